@@ -1,0 +1,5 @@
+"""What every room stands on: errors that name the mend, atomic files, typed configs, progress."""
+
+from gplan_jax.foundation.errors import GplanError, RowError
+
+__all__ = ["GplanError", "RowError"]

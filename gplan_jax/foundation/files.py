@@ -1,0 +1,106 @@
+"""Files and directories that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gplan_jax.foundation.errors import GplanError
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path`` that takes its name when the block ends well.
+
+    On an exception the temporary file is removed and an earlier ``path`` stays as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes private files; a result is as readable as any other new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary directory that is renamed to ``path`` when the block ends well.
+
+    Raises:
+        GplanError: ``path`` exists and is not an empty directory; nothing is ever overwritten.
+    """
+    path = Path(path)
+    refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            path.rmdir()
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_existing(path: Path) -> None:
+    """Raises GplanError where ``path`` already holds something."""
+    if path.is_file():
+        raise GplanError(f"{path} is a file; name a new directory for the output.")
+    if path.is_dir() and any(path.iterdir()):
+        raise GplanError(
+            f"{path} is not empty and is never overwritten; name a new directory or remove it."
+        )
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes ``value`` as indented UTF-8 JSON, atomically."""
+    with atomic_write(path) as temporary:
+        text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads a JSON file; GplanError names the file where it is missing or broken."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise GplanError(f"{path} does not exist.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise GplanError(f"{path} is not valid UTF-8 JSON: {error}.") from None
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
+    """Writes one compact JSON object a line, atomically."""
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as out:
+        for row in rows:
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: str | Path) -> Iterator[Any]:
+    """Yields the objects of a JSONL file; GplanError names the line that is broken."""
+    try:
+        with Path(path).open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise GplanError(f"{path}, line {number}: not JSON ({error}).") from None
+    except FileNotFoundError:
+        raise GplanError(f"{path} does not exist.") from None
