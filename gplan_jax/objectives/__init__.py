@@ -1,0 +1,24 @@
+"""The mathematics of training as pure functions of arrays: curriculum, schedules, losses."""
+
+from gplan_jax.objectives.curriculum import CompressionCurriculum
+from gplan_jax.objectives.schedules import calr_schedule, warmup_constant, warmup_cosine
+from gplan_jax.objectives.section_loss import (
+    PLAN,
+    REASONING,
+    section_loss_sums,
+    section_normalized_loss,
+)
+from gplan_jax.objectives.token_nll import chunked_token_nll, token_nll
+
+__all__ = [
+    "PLAN",
+    "REASONING",
+    "CompressionCurriculum",
+    "calr_schedule",
+    "chunked_token_nll",
+    "section_loss_sums",
+    "section_normalized_loss",
+    "token_nll",
+    "warmup_constant",
+    "warmup_cosine",
+]

@@ -1,0 +1,63 @@
+"""Forward progressive compression: how many leading reasoning blocks are latent, and when.
+
+The stage is a pure function of a sample's global index, so it carries no state: it is the same on
+every host, and a resumed run continues where it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CompressionCurriculum:
+    """Maps a position in the training stream to a compression stage (paper, section 4.1.3).
+
+    The stream is the data set repeated epoch after epoch; the sample at global index i is seen in
+    epoch i // samples_per_epoch, and the stage is ``first_stage + epoch * stages_per_epoch``.
+
+    Attributes:
+        samples_per_epoch: number of samples in one pass over the data.
+        first_stage: stage of the first epoch; 0 is explicit reasoning.
+        stages_per_epoch: blocks that turn latent from one epoch to the next; 0 stands still, which
+            is what training on explicit reasoning (CoT-SFT) wants.
+    """
+
+    samples_per_epoch: int
+    first_stage: int = 0
+    stages_per_epoch: int = 1
+
+    def __post_init__(self) -> None:
+        if self.samples_per_epoch < 1:
+            raise ValueError(f"samples_per_epoch must be positive, not {self.samples_per_epoch}")
+        if self.first_stage < 0 or self.stages_per_epoch < 0:
+            raise ValueError("first_stage and stages_per_epoch must not be negative")
+
+    def epoch(self, global_index: int) -> int:
+        """The epoch, from 0, in which the sample at ``global_index`` is seen."""
+        return global_index // self.samples_per_epoch
+
+    def stage(self, global_index: int) -> int:
+        """g: the compression stage of the sample at ``global_index``."""
+        return self.stage_of_epoch(self.epoch(global_index))
+
+    def stage_of_epoch(self, epoch: int) -> int:
+        """g of every sample seen in ``epoch``."""
+        return self.first_stage + epoch * self.stages_per_epoch
+
+    def first_epoch_beyond(self, stage: int) -> int:
+        """The first epoch whose stage is greater than ``stage``.
+
+        Raises:
+            ValueError: the curriculum stands still at or below ``stage``.
+        """
+        if self.first_stage > stage:
+            return 0
+        if self.stages_per_epoch == 0:
+            raise ValueError(f"a curriculum that stands still never passes stage {stage}")
+        return (stage - self.first_stage) // self.stages_per_epoch + 1
+
+
+def compressed_blocks(stage: int, total_blocks: int) -> int:
+    """b = min(g, B): leading blocks in latent form for a sample of B blocks at stage g."""
+    return min(stage, total_blocks)

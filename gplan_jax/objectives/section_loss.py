@@ -1,0 +1,91 @@
+"""Section-normalized loss: reasoning and plan keep their weights while the reasoning shrinks."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+
+from gplan_jax.objectives.token_nll import token_nll
+
+REASONING = 1
+PLAN = 2
+IGNORED_LABEL = -100
+
+Metrics = dict[str, Array]
+
+
+def section_normalized_loss(
+    logits: Array,
+    labels: Array,
+    sections: Array,
+    *,
+    reasoning_weight: float = 1.0,
+    plan_weight: float = 1.0,
+) -> tuple[Array, Metrics]:
+    """L = sum_s w_s * mean_s / sum_s w_s over the sections s that hold a token (equation 5).
+
+    mean_s is the mean token loss over all tokens of section s in the whole batch. A section with
+    no token drops out of the average; with no token at all the loss is 0.
+
+    Args:
+        logits: [B, S, V].
+        labels: [B, S] token ids, unshifted (position t is predicted from t - 1); -100 marks
+            positions without supervision.
+        sections: [B, S], 0 none, 1 reasoning, 2 plan.
+        reasoning_weight: w_1.
+        plan_weight: w_2.
+
+    Returns:
+        The scalar loss, and metrics ``loss_reasoning``, ``loss_plan`` (0 for an absent section),
+        ``tokens_reasoning``, ``tokens_plan``.
+    """
+    labels, sections = labels[:, 1:], sections[:, 1:]
+    supervised = labels != IGNORED_LABEL
+    nll = token_nll(logits[:, :-1], jnp.where(supervised, labels, 0))
+    sections = jnp.where(supervised, sections, 0)
+    counts = section_counts(sections)
+    sums = section_loss_sums(nll, sections)
+    weights = section_weights(counts, reasoning_weight=reasoning_weight, plan_weight=plan_weight)
+    return jnp.sum(sums * weights), section_metrics(sums, counts)
+
+
+def section_counts(sections: Array) -> Array:
+    """float32 [2]: number of tokens in the reasoning and in the plan section."""
+    return jnp.stack([jnp.sum(sections == s) for s in (REASONING, PLAN)]).astype(jnp.float32)
+
+
+def section_loss_sums(nll: Array, sections: Array) -> Array:
+    """float32 [2]: token losses summed over the reasoning and over the plan section."""
+    return jnp.stack([jnp.sum(jnp.where(sections == s, nll, 0.0)) for s in (REASONING, PLAN)])
+
+
+def section_weights(counts: Array, *, reasoning_weight: float, plan_weight: float) -> Array:
+    """float32 [2]: what one token of each section weighs, w_s / (n_s * sum of present weights).
+
+    The loss is then ``sum(section_loss_sums * section_weights)``, linear in the sums. So gradient
+    accumulation needs the counts of the whole batch once, and its micro-batches simply add up.
+    """
+    present = counts > 0
+    weights = jnp.where(present, jnp.asarray([reasoning_weight, plan_weight], jnp.float32), 0.0)
+    total = jnp.sum(weights)
+    return weights / jnp.where(present, counts, 1.0) / jnp.where(total > 0, total, 1.0)
+
+
+def token_weights(counts: Array) -> Array:
+    """float32 [2]: 1 / n for both sections: the plain mean over all response tokens.
+
+    The loss of Direct-SFT and CoT-SFT, in which no section is favoured.
+    """
+    total = jnp.sum(counts)
+    return jnp.ones(2, jnp.float32) / jnp.where(total > 0, total, 1.0)
+
+
+def section_metrics(sums: Array, counts: Array) -> Metrics:
+    """Mean loss and token count of each section; the mean of an empty section is 0."""
+    means = sums / jnp.where(counts > 0, counts, 1.0)
+    return {
+        "loss_reasoning": means[0],
+        "loss_plan": means[1],
+        "tokens_reasoning": counts[0],
+        "tokens_plan": counts[1],
+    }

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gplan_jax.objectives import chunked_token_nll, token_nll
+
+
+@settings(max_examples=20)
+@given(
+    seed=st.integers(0, 2**31),
+    vocabulary=st.integers(2, 60),
+    chunk=st.integers(1, 70),
+)
+def test_chunks_change_neither_value_nor_gradient(seed: int, vocabulary: int, chunk: int) -> None:
+    keys = jax.random.split(jax.random.key(seed), 3)
+    hidden = jax.random.normal(keys[0], (5, 8))
+    head = jax.random.normal(keys[1], (vocabulary, 8))
+    targets = jax.random.randint(keys[2], (5,), 0, vocabulary)
+    mix = jnp.arange(1.0, 6.0)
+
+    def whole(hidden: jax.Array, head: jax.Array) -> jax.Array:
+        return jnp.sum(mix * token_nll(hidden @ head.T, targets))
+
+    def chunked(hidden: jax.Array, head: jax.Array) -> jax.Array:
+        return jnp.sum(mix * chunked_token_nll(hidden, head, targets, vocab_chunk=chunk))
+
+    expected, expected_gradients = jax.value_and_grad(whole, argnums=(0, 1))(hidden, head)
+    value, gradients = jax.value_and_grad(chunked, argnums=(0, 1))(hidden, head)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for gradient, reference in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(gradient, reference, rtol=1e-4, atol=1e-5)
+
+
+def test_never_holds_the_whole_matrix_of_logits() -> None:
+    tokens, vocabulary, chunk = 64, 4096, 256
+    shapes = (
+        jax.ShapeDtypeStruct((tokens, 16), jnp.float32),
+        jax.ShapeDtypeStruct((vocabulary, 16), jnp.float32),
+        jax.ShapeDtypeStruct((tokens,), jnp.int32),
+    )
+
+    def temporaries(loss: object) -> int:
+        gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))  # type: ignore[arg-type]
+        return gradient.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+
+    full = temporaries(lambda h, w, t: token_nll(h @ w.T, t).sum())
+    sliced = temporaries(lambda h, w, t: chunked_token_nll(h, w, t, vocab_chunk=chunk).sum())
+    assert full > tokens * vocabulary * 4
+    assert sliced < tokens * vocabulary * 4
