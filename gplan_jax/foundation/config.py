@@ -7,6 +7,7 @@ numbers, booleans and lists come out typed.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -48,9 +49,25 @@ def parse_config(kind: type[C], values: dict[str, Any], *, source: str) -> C:
         raise GplanError(f"{source} is not a valid config:\n  " + "\n  ".join(lines)) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads ``5e-6`` as a number, as YAML 1.2 does; PyYAML's 1.1 grammar takes it for a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Parses one YAML document with plain types only."""
+    return yaml.load(text, Loader=_Loader)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise GplanError(f"{path} does not exist; configs/ holds the shipped ones.") from None
     except yaml.YAMLError as error:
@@ -65,7 +82,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise GplanError(f"Override {override!r} is not of the form key=value.")
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         raise GplanError(f"Override {override!r}: the value is not valid YAML ({error}).") from None
     *parents, last = key.split(".")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class GplanError(Exception):
-    """A problem in the user's input or surroundings; the command line prints it and exits with 2."""
+    """Bad input or surroundings; the command line prints the message and exits with 2."""
 
 
 class RowError(GplanError):

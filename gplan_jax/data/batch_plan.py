@@ -1,0 +1,124 @@
+"""Which rows make up which batch: a pure function of the step, the same on every host.
+
+Rows are shuffled anew each epoch by Grain. Inside a window of a few batches they are ordered by
+length, cut into batches and the batches shuffled, so a batch pads little and compiles to few
+shapes. Windows never cross an epoch: every row is seen once an epoch, at that epoch's stage; the
+last batch of an epoch is filled up with empty rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import grain
+import numpy as np
+
+from gplan_jax.objectives.curriculum import CompressionCurriculum
+
+EMPTY_ROW = -1
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """What batch ``step`` holds.
+
+    Attributes:
+        rows: [B] indices of samples, ``EMPTY_ROW`` where the batch is filled up.
+        stage: compression stage of all its rows.
+        epoch: the epoch it belongs to.
+        sequence_length: S, tokens of prompt and response that every row is padded to.
+        response_length: R, supervised positions of a row, padded likewise.
+    """
+
+    rows: np.ndarray
+    stage: int
+    epoch: int
+    sequence_length: int
+    response_length: int
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Batches of a whole run.
+
+    Attributes:
+        lengths_NxGx2: tokens of prompt and response of every row at every stage; stages beyond
+            the last column are as long as the last.
+        curriculum: gives the stage; its ``samples_per_epoch`` is N.
+        batch_size: rows of a (global) batch.
+        epochs: passes over the data.
+        seed: of the shuffle.
+        window_batches: batches whose rows are ordered by length together.
+        length_multiple: S is a multiple of this.
+        response_multiple: R is a multiple of this.
+    """
+
+    lengths_NxGx2: np.ndarray = field(repr=False)
+    curriculum: CompressionCurriculum
+    batch_size: int
+    epochs: int
+    seed: int
+    window_batches: int = 16
+    length_multiple: int = 128
+    response_multiple: int = 64
+
+    def __post_init__(self) -> None:
+        if len(self.lengths_NxGx2) != self.curriculum.samples_per_epoch:
+            raise ValueError("lengths and curriculum disagree on the number of samples")
+        # Per-instance caches: consecutive steps ask for the same epoch.
+        object.__setattr__(self, "_epoch", lru_cache(maxsize=2)(self._plan_epoch))
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        values = (getattr(self, name) for name in self.__dataclass_fields__)
+        return (BatchPlan, tuple(values))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of one epoch, the last one filled up."""
+        return -(-len(self.lengths_NxGx2) // self.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Batches of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    def batch(self, step: int) -> BatchSpec:
+        """The batch of optimizer step ``step`` (from 0)."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        rows = self._epoch(epoch)[position]  # type: ignore[attr-defined]
+        stage = self.curriculum.stage_of_epoch(epoch)
+        lengths = self._lengths_at(stage)[rows[rows != EMPTY_ROW]]
+        return BatchSpec(
+            rows=rows,
+            stage=stage,
+            epoch=epoch,
+            sequence_length=_round_up(int(lengths.sum(axis=1).max()), self.length_multiple),
+            response_length=_round_up(int(lengths[:, 1].max()), self.response_multiple),
+        )
+
+    def _plan_epoch(self, epoch: int) -> list[np.ndarray]:
+        count = len(self.lengths_NxGx2)
+        shuffled = grain.MapDataset.range(count).seed(self.seed).shuffle().repeat(self.epochs)
+        order = np.asarray([shuffled[epoch * count + i] for i in range(count)])
+        totals = self._lengths_at(self.curriculum.stage_of_epoch(epoch)).sum(axis=1)
+        rng = np.random.default_rng([self.seed, epoch])
+        batches: list[np.ndarray] = []
+        window = self.batch_size * self.window_batches
+        for start in range(0, count, window):
+            rows = order[start : start + window]
+            rows = rows[np.argsort(totals[rows], kind="stable")]
+            cut = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+            batches += [cut[i] for i in rng.permutation(len(cut))]
+        return [_fill(rows, self.batch_size) for rows in batches]
+
+    def _lengths_at(self, stage: int) -> np.ndarray:
+        return self.lengths_NxGx2[:, min(stage, self.lengths_NxGx2.shape[1] - 1)]
+
+
+def _fill(rows: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(rows, (0, size - len(rows)), constant_values=EMPTY_ROW)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

@@ -1,0 +1,170 @@
+"""Text to token ids in Qwen3's chat layout, with the section of every response token.
+
+A prompt's content is encoded by a tokenizer that knows no added token, so nothing a user wrote can
+become a control token or a latent one; the control tokens of the layout are put in by id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.files import read_json
+from gplan_jax.gsisr import Prompt
+from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary, response_sections
+
+END = "<|im_end|>"
+START = "<|im_start|>"
+PAD = "<|endoftext|>"
+PLAN_SECTION = 2
+
+
+@dataclass(frozen=True)
+class EncodedResponse:
+    """Token ids of a response, the end token included, and the section of each (1 or 2)."""
+
+    ids: np.ndarray
+    sections: np.ndarray
+
+
+class ChatEncoder:
+    """Encodes prompts and responses with the tokenizer of one model directory.
+
+    Args:
+        tokenizer_json: content of a ``tokenizer.json``.
+        latents: the latent vocabulary that responses may use.
+        source: where the tokenizer came from, for error messages.
+    """
+
+    def __init__(
+        self,
+        tokenizer_json: str,
+        *,
+        latents: LatentVocabulary = GSISR_LATENTS,
+        source: str = "tokenizer.json",
+    ) -> None:
+        self.latents = latents
+        self._json = tokenizer_json
+        self._source = source
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        plain = json.loads(tokenizer_json) | {"added_tokens": []}
+        self._plain_tokenizer = Tokenizer.from_str(json.dumps(plain))
+        self.end_id = self._require(END)
+        self.pad_id = self._require(PAD)
+        self._start_id = self._require(START)
+        self._system_ids = lru_cache(maxsize=8)(self._encode_system)
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        # Worker processes rebuild the encoder: a Rust tokenizer and a cache do not travel.
+        return (_rebuild, (self._json, self.latents, self._source))
+
+    @classmethod
+    def load(cls, model_dir: str | Path) -> ChatEncoder:
+        """Reads ``tokenizer.json``, and the latent vocabulary from ``gplan.json`` where it stands.
+
+        Raises:
+            GplanError: there is no tokenizer, or it lacks a token of the chat layout.
+        """
+        folder = Path(model_dir)
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise GplanError(f"{path} does not exist; a model directory holds its tokenizer.")
+        latents = GSISR_LATENTS
+        if (folder / "gplan.json").is_file():
+            stored = read_json(folder / "gplan.json").get("latents")
+            latents = LatentVocabulary.from_dict(stored) if stored else latents
+        return cls(path.read_text(encoding="utf-8"), latents=latents, source=str(path))
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the tokenizer: caches of token counts hang on it."""
+        return hashlib.sha256(self._json.encode()).hexdigest()
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens, added ones included."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def require_latents(self) -> None:
+        """Raises GplanError where the tokenizer lacks a latent token."""
+        missing = [t for t in self.latents.tokens if self._tokenizer.token_to_id(t) is None]
+        if missing:
+            raise GplanError(
+                f"{self._source} lacks {len(missing)} latent tokens, the first {missing[0]}; "
+                "convert the checkpoint with `gplan convert HF_DIR --out DIR --latents gsisr`."
+            )
+
+    def prompt_ids(self, prompt: Prompt, *, max_length: int) -> np.ndarray:
+        """Ids of the prompt up to where the response starts, at most ``max_length`` of them.
+
+        A prompt that is too long loses tokens on the left of its user part: the system part and
+        the end of the user part, which holds the current context, stay.
+
+        Raises:
+            GplanError: the constant part alone exceeds ``max_length``.
+        """
+        head = self._system_ids(prompt.system)
+        user = self._plain_tokenizer.encode(prompt.user, add_special_tokens=False).ids
+        tail = self._assistant_ids
+        room = max_length - len(head) - len(tail)
+        if room <= 0:
+            raise GplanError(
+                f"The prompt's constant part has {len(head) + len(tail)} tokens, which leaves no "
+                f"room for the user's context in {max_length}; raise data.max_length or choose a "
+                "shorter prompt template."
+            )
+        return np.asarray([*head, *user[-room:], *tail], np.int32)
+
+    def response(self, text: str) -> EncodedResponse:
+        """Ids and sections of a response text, with the end token after it.
+
+        A token belongs to the plan as soon as one of its characters does: byte-level merges such
+        as ``>[`` straddle the border, and the plan's first bracket must be supervised as plan.
+        """
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        plan_starts = [start for start, _, s in response_sections(text) if s == PLAN_SECTION]
+        border = plan_starts[0] if plan_starts else len(text)
+        sections = [2 if end > border else 1 for _, end in encoding.offsets]
+        return EncodedResponse(
+            np.asarray([*encoding.ids, self.end_id], np.int32),
+            np.asarray([*sections, PLAN_SECTION], np.int8),
+        )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, latent tokens written out."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def _require(self, token: str) -> int:
+        index = self._tokenizer.token_to_id(token)
+        if index is None:
+            raise GplanError(
+                f"{self._source} has no token {token}; Qwen3's chat layout needs it. "
+                "Use the tokenizer that belongs to the checkpoint."
+            )
+        return int(index)
+
+    def _encode_system(self, system: str) -> tuple[int, ...]:
+        plain = self._plain_tokenizer.encode
+        newline = plain("\n", add_special_tokens=False).ids
+        content = plain("system\n" + system, add_special_tokens=False).ids
+        user = plain("user\n", add_special_tokens=False).ids
+        return (self._start_id, *content, self.end_id, *newline, self._start_id, *user)
+
+    @property
+    def _assistant_ids(self) -> tuple[int, ...]:
+        plain = self._plain_tokenizer.encode
+        newline = plain("\n", add_special_tokens=False).ids
+        assistant = plain("assistant\n", add_special_tokens=False).ids
+        return (self.end_id, *newline, self._start_id, *assistant)
+
+
+def _rebuild(tokenizer_json: str, latents: LatentVocabulary, source: str) -> ChatEncoder:
+    return ChatEncoder(tokenizer_json, latents=latents, source=source)

@@ -1,0 +1,102 @@
+"""The Grain pipeline of a run: step -> batch plan -> this host's rows -> padded arrays.
+
+The iterator's whole state is the next step, so a checkpoint resumes exactly, also on another number
+of hosts or workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+
+from gplan_jax.data.batch_plan import EMPTY_ROW, BatchPlan, BatchSpec
+from gplan_jax.data.training_set import TrainingSet
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class BatchLoader:
+    """Builds one host's share of the batch of a step. Called by Grain in threads or processes.
+
+    Returns a dict of arrays, b rows of this host, S and R from the batch plan:
+        tokens [b, S]: prompt then response, right-padded;
+        lengths [b]: tokens of each row, 0 for an empty one;
+        targets [b, R]: response tokens in order;
+        target_positions [b, R]: where the hidden state that predicts each target stands;
+        sections [b, R]: 1 reasoning, 2 plan, 0 no target;
+        rows [b]: index of the sample, -1 for an empty row; epoch, stage: scalars.
+    """
+
+    training_set: TrainingSet
+    plan: BatchPlan
+    shard: int = 0
+    shards: int = 1
+
+    def __call__(self, step: int) -> Batch:
+        spec = self.plan.batch(step)
+        share = len(spec.rows) // self.shards
+        rows = spec.rows[self.shard * share : (self.shard + 1) * share]
+        batch = self._empty(spec, rows)
+        for line, row in enumerate(rows):
+            if row != EMPTY_ROW:
+                self._put(batch, line, int(row), spec.stage)
+        return batch
+
+    def _empty(self, spec: BatchSpec, rows: np.ndarray) -> Batch:
+        count, length, responses = len(rows), spec.sequence_length, spec.response_length
+        return {
+            "tokens": np.full((count, length), self.training_set.encoder.pad_id, np.int32),
+            "lengths": np.zeros(count, np.int32),
+            "targets": np.zeros((count, responses), np.int32),
+            "target_positions": np.zeros((count, responses), np.int32),
+            "sections": np.zeros((count, responses), np.int8),
+            "rows": rows.astype(np.int32),
+            "epoch": np.asarray(spec.epoch, np.int32),
+            "stage": np.asarray(spec.stage, np.int32),
+        }
+
+    def _put(self, batch: Batch, line: int, row: int, stage: int) -> None:
+        sample = self.training_set.tokenize(row, stage)
+        prompt, response = len(sample.prompt_ids), len(sample.response_ids)
+        batch["tokens"][line, :prompt] = sample.prompt_ids
+        batch["tokens"][line, prompt : prompt + response] = sample.response_ids
+        batch["lengths"][line] = prompt + response
+        batch["targets"][line, :response] = sample.response_ids
+        batch["target_positions"][line, :response] = prompt - 1 + np.arange(response)
+        batch["sections"][line, :response] = sample.response_sections
+
+
+def batch_iterator(
+    training_set: TrainingSet,
+    plan: BatchPlan,
+    *,
+    shard: int = 0,
+    shards: int = 1,
+    threads: int = 2,
+    workers: int = 0,
+    prefetch: int = 4,
+) -> grain.DatasetIterator:
+    """Iterates over the batches of ``plan`` from its first step, prefetching ahead.
+
+    Args:
+        shard: this host's number among ``shards`` hosts; the batch size must divide by ``shards``.
+        threads: reader threads; batches come in order whatever the number.
+        workers: reader processes; 0 reads in this one.
+        prefetch: batches made ahead.
+    """
+    if plan.batch_size % shards:
+        raise ValueError(f"a batch of {plan.batch_size} rows does not divide by {shards} hosts")
+    dataset = grain.MapDataset.range(plan.total_steps)
+    dataset = dataset.map(BatchLoader(training_set, plan, shard, shards))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    stream = dataset.to_iter_dataset(options)
+    if workers:
+        # Outside absl applications Grain's flags must be declared parsed before it forks workers.
+        from absl import flags
+
+        flags.FLAGS.mark_as_parsed()
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(stream)

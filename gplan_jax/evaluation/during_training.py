@@ -1,0 +1,50 @@
+"""Training with evaluation: the loop below calls back into the rooms above it from here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gplan_jax.data.encoding import ChatEncoder
+from gplan_jax.evaluation.offline import evaluate
+from gplan_jax.foundation import GplanError
+from gplan_jax.gsisr import IntentLibrary, PromptTemplate, read_samples
+from gplan_jax.inference.planner import Planner
+from gplan_jax.models import Qwen3
+from gplan_jax.training.config import TrainConfig
+from gplan_jax.training.loop import train
+
+LOGGED = ("acc1", "ndcg3", "nes", "latent_valid", "exact", "filter_pass")
+
+
+def train_and_evaluate(config: TrainConfig, *, resume: bool = False) -> Path:
+    """Trains, evaluating on ``data.test`` as the config says; returns the model directory.
+
+    Raises:
+        GplanError: as ``train``; or evaluation is asked for and no test rows are named.
+    """
+    if not config.evaluation.every_epochs:
+        return train(config, resume=resume)
+    if config.data.test is None:
+        raise GplanError(
+            "evaluation.every_epochs is set, but data.test names no rows: give data.test=FILE, "
+            "or set evaluation.every_epochs=0."
+        )
+    samples = list(read_samples(config.data.test))[: config.evaluation.limit]
+    train_samples = list(read_samples(config.data.train))
+    library = IntentLibrary.load(config.data.library)
+
+    def score(model: Qwen3, folder: Path) -> dict[str, float]:
+        planner = Planner(
+            model,
+            ChatEncoder.load(config.model),
+            PromptTemplate.load(config.data.template),
+            library,
+            max_length=config.data.max_length,
+            max_new_tokens=config.evaluation.max_new_tokens,
+            batch_size=config.evaluation.batch_size,
+        )
+        texts = planner.generate(samples)
+        metrics = evaluate(samples, texts, train_samples, library, folder)
+        return {name: metrics["model"][name] for name in LOGGED}
+
+    return train(config, resume=resume, evaluate=score)

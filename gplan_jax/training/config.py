@@ -1,0 +1,131 @@
+"""The config of a training run: what configs/*.yaml may say, with the paper's values as defaults.
+
+Sources of the defaults: paper, section 5.1.3 (13 epochs, B* = 9, structure rate 5e-6, polish rate
+1e-6) and equation 5 (equal section weights).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from gplan_jax.foundation.config import Config
+
+DType = Literal["float32", "bfloat16"]
+
+
+class DataConfig(Config):
+    """Rows, prompt and batching.
+
+    Attributes:
+        train: CSV, JSONL or Parquet file of labelled rows.
+        test: rows kept back for evaluation during training.
+        library: YAML file of the intent library; the shipped Amap library where it is not given.
+        template: name of a shipped prompt template, or a directory with system.j2 and user.j2.
+        max_length: tokens of prompt and response together; the prompt is cut, never the response.
+        length_multiple: sequences are padded to a multiple of this; fewer shapes, fewer compiles.
+        response_multiple: likewise for the supervised positions.
+        window_batches: batches whose rows are ordered by length together.
+        threads: reader threads.
+        workers: reader processes; 0 reads in the training process.
+    """
+
+    train: str
+    test: str | None = None
+    library: str | None = None
+    template: str = "amap_zh"
+    max_length: int = Field(2048, gt=0)
+    length_multiple: int = Field(128, gt=0)
+    response_multiple: int = Field(64, gt=0)
+    window_batches: int = Field(16, gt=0)
+    threads: int = Field(2, gt=0)
+    workers: int = Field(0, ge=0)
+
+
+class OptimizerConfig(Config):
+    """AdamW and its learning rate.
+
+    Attributes:
+        schedule: "calr" (two phases, paper equation 4), "cosine" or "constant".
+        learning_rate: structure rate of CALR, peak rate of the others.
+        polish_lr: rate at which CALR's second phase begins.
+        target_blocks: B* of CALR.
+        polish_decay_epochs: epochs of CALR's cosine; 0 means all that remain.
+        warmup_ratio: share of all steps with a linear rise.
+        weight_decay: decoupled decay of the matrices; norm weights never decay.
+        clip_norm: largest global norm of the gradient.
+    """
+
+    schedule: Literal["calr", "cosine", "constant"] = "calr"
+    learning_rate: float = Field(5e-6, gt=0)
+    polish_lr: float = Field(1e-6, gt=0)
+    target_blocks: int = Field(9, ge=0)
+    polish_decay_epochs: float = Field(0.0, ge=0)
+    warmup_ratio: float = Field(0.0, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    b1: float = Field(0.9, ge=0, lt=1)
+    b2: float = Field(0.999, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    clip_norm: float = Field(1.0, gt=0)
+
+
+class LossConfig(Config):
+    """The loss: section weights of PICD, and how much of the vocabulary is held at a time."""
+
+    reasoning_weight: float = Field(1.0, ge=0)
+    plan_weight: float = Field(1.0, gt=0)
+    vocab_chunk: int = Field(16384, gt=0)
+
+
+class PrecisionConfig(Config):
+    """Storage of the weights, dtype of the products, and what is computed again backwards."""
+
+    params: DType = "float32"
+    compute: DType = "bfloat16"
+    remat: Literal["none", "full", "dots"] = "full"
+
+
+class CheckpointConfig(Config):
+    """A checkpoint is written at the end of every epoch, and every ``every_steps`` if not 0."""
+
+    every_steps: int = Field(0, ge=0)
+    keep: int = Field(2, gt=0)
+
+
+class EvaluationConfig(Config):
+    """Evaluation on ``data.test`` every ``every_epochs`` epochs and at the end; 0 is never."""
+
+    every_epochs: int = Field(0, ge=0)
+    limit: int | None = Field(None, gt=0)
+    batch_size: int = Field(16, gt=0)
+    max_new_tokens: int = Field(512, gt=0)
+
+
+class TrainConfig(Config):
+    """One run.
+
+    Attributes:
+        mode: "direct_sft" trains plans alone, "cot_sft" reasoning in words and plan, "picd"
+            reasoning that turns latent block by block, one an epoch.
+        model: directory made by ``gplan convert``, or a Hugging Face directory.
+        output: directory of the run; made anew, or continued with --resume.
+        batch_size: rows an optimizer step, over all hosts.
+        accumulation_steps: micro-batches that a batch is split into.
+        stages_per_epoch: blocks that turn latent an epoch (picd).
+    """
+
+    mode: Literal["direct_sft", "cot_sft", "picd"]
+    model: str
+    output: str
+    epochs: int = Field(13, gt=0)
+    batch_size: int = Field(32, gt=0)
+    accumulation_steps: int = Field(1, gt=0)
+    stages_per_epoch: int = Field(1, gt=0)
+    seed: int = 0
+    data: DataConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = LossConfig()
+    precision: PrecisionConfig = PrecisionConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()

@@ -1,0 +1,86 @@
+"""What is fixed for the length of a run: model, rows, batches, schedule and optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax.numpy as jnp
+import optax
+
+from gplan_jax.data.batch_plan import BatchPlan
+from gplan_jax.data.encoding import ChatEncoder
+from gplan_jax.data.training_set import Mode, TrainingSet
+from gplan_jax.foundation import GplanError
+from gplan_jax.gsisr import IntentLibrary, PromptTemplate, read_samples
+from gplan_jax.models import Qwen3, load_qwen3
+from gplan_jax.objectives.curriculum import CompressionCurriculum
+from gplan_jax.training.config import TrainConfig
+from gplan_jax.training.state import make_optimizer, make_schedule
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that is fixed for the length of a run."""
+
+    config: TrainConfig
+    directory: Path
+    model: Qwen3
+    training_set: TrainingSet
+    plan: BatchPlan
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+
+
+def prepare(config: TrainConfig, directory: Path) -> Run:
+    """Reads model and rows, counts tokens and fixes batches, schedule and optimizer."""
+    if config.batch_size % config.accumulation_steps:
+        raise GplanError(
+            f"batch_size={config.batch_size} does not divide into "
+            f"accumulation_steps={config.accumulation_steps} equal parts."
+        )
+    mode = Mode(config.mode)
+    training_set = TrainingSet.build(
+        list(read_samples(config.data.train)),
+        source=config.data.train,
+        encoder=ChatEncoder.load(config.model),
+        template=PromptTemplate.load(config.data.template),
+        library=IntentLibrary.load(config.data.library),
+        mode=mode,
+        max_length=config.data.max_length,
+    )
+    curriculum = CompressionCurriculum(
+        len(training_set), stages_per_epoch=config.stages_per_epoch if mode is Mode.PICD else 0
+    )
+    blocks = max(training_set.blocks(row) for row in range(len(training_set)))
+    stages = min(curriculum.stage_of_epoch(config.epochs - 1), blocks) + 1
+    plan = BatchPlan(
+        training_set.lengths(stages, cache_dir=directory / "cache"),
+        curriculum,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+        window_batches=config.data.window_batches,
+        length_multiple=config.data.length_multiple,
+        response_multiple=config.data.response_multiple,
+    )
+    schedule = make_schedule(
+        config.optimizer,
+        steps_per_epoch=plan.steps_per_epoch,
+        total_steps=plan.total_steps,
+        curriculum=curriculum,
+    )
+    model = load_qwen3(
+        config.model,
+        param_dtype=jnp.dtype(config.precision.params),
+        compute_dtype=jnp.dtype(config.precision.compute),
+    )
+    model.remat = config.precision.remat
+    if training_set.encoder.vocabulary_size > model.config.vocab_size:
+        raise GplanError(
+            f"The tokenizer of {config.model} has {training_set.encoder.vocabulary_size} tokens, "
+            f"its embedding {model.config.vocab_size} rows; convert the checkpoint with "
+            "`gplan convert`."
+        )
+    optimizer = make_optimizer(config.optimizer, schedule)
+    return Run(config, directory, model, training_set, plan, schedule, optimizer)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.config import Config, load_config, parse_yaml
+
+
+class Inner(Config):
+    learning_rate: float = 0.1
+    clip_norm: float = 1.0
+
+
+class Outer(Config):
+    epochs: int
+    name: str = "run"
+    optimizer: Inner = Inner()
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_overrides_replace_typed_values(tmp_path: Path) -> None:
+    path = write(tmp_path, "epochs: 3\noptimizer: {learning_rate: 5e-6}\n")
+    config = load_config(Outer, path, ["optimizer.clip_norm=0.5", "name=other", "epochs=4"])
+    assert config == Outer(
+        epochs=4, name="other", optimizer=Inner(learning_rate=5e-6, clip_norm=0.5)
+    )
+
+
+@pytest.mark.parametrize("text", ["5e-6", "1E3", "-2e+4", "1.5e-3"])
+def test_exponents_are_numbers(text: str) -> None:
+    assert parse_yaml(text) == float(text)
+
+
+def test_every_fault_is_named_with_near_keys(tmp_path: Path) -> None:
+    path = write(tmp_path, "epochs: many\noptimizer: {learning_rat: 1.0}\n")
+    with pytest.raises(GplanError) as raised:
+        load_config(Outer, path)
+    message = str(raised.value)
+    assert "run.yaml" in message
+    assert "epochs: " in message and "'many'" in message
+    assert "optimizer.learning_rat: unknown key; did you mean learning_rate?" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("epochs", "not of the form key=value"),
+        ("epochs.more=1", "is a value, not a section"),
+        ("epochs=[1", "not valid YAML"),
+    ],
+)
+def test_bad_overrides_are_named(tmp_path: Path, override: str, expected: str) -> None:
+    with pytest.raises(GplanError, match=expected):
+        load_config(Outer, write(tmp_path, "epochs: 3\n"), [override])
+
+
+@pytest.mark.parametrize(("text", "expected"), [("- 1\n", "mapping"), ("a: [", "not valid YAML")])
+def test_files_that_are_no_config(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(GplanError, match=expected):
+        load_config(Outer, write(tmp_path, text))
+    with pytest.raises(GplanError, match="does not exist"):
+        load_config(Outer, tmp_path / "none.yaml")

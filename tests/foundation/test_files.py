@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.files import (
+    atomic_directory,
+    atomic_write,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
+
+
+def test_a_failed_write_leaves_the_earlier_file(tmp_path: Path) -> None:
+    path = tmp_path / "result.txt"
+    path.write_text("earlier")
+    with pytest.raises(OSError, match="disk"), atomic_write(path) as temporary:
+        temporary.write_text("half")
+        raise OSError("disk full")
+    assert path.read_text() == "earlier"
+    assert [p.name for p in tmp_path.iterdir()] == ["result.txt"]
+
+
+def test_a_failed_directory_never_appears(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with pytest.raises(OSError, match="disk"), atomic_directory(target) as temporary:
+        (temporary / "part").write_text("half")
+        raise OSError("disk full")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_is_never_overwritten(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with atomic_directory(target) as temporary:
+        (temporary / "whole").write_text("first")
+    with pytest.raises(GplanError, match="never overwritten"), atomic_directory(target):
+        pass
+    assert (target / "whole").read_text() == "first"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with atomic_directory(empty) as temporary:
+        (temporary / "whole").write_text("second")
+    assert (empty / "whole").read_text() == "second"
+
+
+def test_json_round_trips_and_names_what_is_broken(tmp_path: Path) -> None:
+    rows = [{"工具": "美食"}, {"n": 1.5}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert list(read_jsonl(tmp_path / "rows.jsonl")) == rows
+    write_json(tmp_path / "value.json", rows)
+    assert read_json(tmp_path / "value.json") == rows
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": \n', encoding="utf-8")
+    with pytest.raises(GplanError, match=r"rows\.jsonl, line 2"):
+        list(read_jsonl(tmp_path / "rows.jsonl"))
+    with pytest.raises(GplanError, match="does not exist"):
+        read_json(tmp_path / "none.json")
