@@ -1,0 +1,111 @@
+"""Labels read strictly: what a model learns from must be right, or name the row that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.gsisr.filter import check_plan
+from gplan_jax.gsisr.library import IntentLibrary
+from gplan_jax.gsisr.plans import Plan, canonical_plan, parse_plan
+from gplan_jax.gsisr.readers import OnError, read_numbered_samples
+from gplan_jax.gsisr.samples import Sample
+from gplan_jax.reasoning import (
+    GSISR_LATENTS,
+    LatentVocabulary,
+    ReasoningTrace,
+    parse_trace,
+    split_response,
+    write_trace,
+)
+
+LABEL_COLUMN = "raw_labels"
+_MEND = "Mend the label, or skip faulty rows with --on-error skip"
+
+
+@dataclass(frozen=True)
+class RowPlace:
+    """Where a sample comes from, for error messages: its file and row, counted from 1."""
+
+    file: str | Path
+    row: int
+
+
+@dataclass(frozen=True)
+class Label:
+    """A checked label: its trace where it has one, its plan, and both in canonical writing."""
+
+    trace: ReasoningTrace | None
+    plan: Plan
+    text: str
+
+
+def parse_label(
+    sample: Sample,
+    library: IntentLibrary,
+    where: RowPlace,
+    vocabulary: LatentVocabulary = GSISR_LATENTS,
+) -> Label:
+    """Reads and checks ``raw_labels`` of a sample that comes from ``where``.
+
+    The logic rules are left to ``check_plan``: a label that breaks one can still be learnt from.
+
+    Raises:
+        RowError: the label is empty, its JSON broken, an intent outside the library, its reasoning
+            malformed, or the number of steps not the number of intents; all faults of the plan at
+            once.
+    """
+    try:
+        return _parse(sample.raw_labels, library, vocabulary)
+    except GplanError as error:
+        problem = str(error).rstrip(".")
+        raise RowError(where.file, where.row, LABEL_COLUMN, problem, _MEND) from None
+
+
+def read_labelled_samples(
+    path: str | Path,
+    library: IntentLibrary,
+    *,
+    vocabulary: LatentVocabulary = GSISR_LATENTS,
+    on_error: OnError = "raise",
+    skipped: list[RowError] | None = None,
+) -> Iterator[tuple[Sample, Label]]:
+    """Yields samples with their checked labels; faulty rows and labels are handled alike.
+
+    Raises:
+        GplanError, RowError: as ``read_samples`` and ``parse_label`` do.
+    """
+    yielded = False
+    for row, sample in read_numbered_samples(path, on_error=on_error, skipped=skipped):
+        try:
+            label = parse_label(sample, library, RowPlace(path, row), vocabulary)
+        except RowError as error:
+            if on_error == "raise":
+                raise
+            if skipped is not None:
+                skipped.append(error)
+            continue
+        yielded = True
+        yield sample, label
+    if not yielded:
+        raise GplanError(f"{path} is an empty data set: no row has a usable label.")
+
+
+def _parse(raw_label: str, library: IntentLibrary, vocabulary: LatentVocabulary) -> Label:
+    if not raw_label.strip():
+        raise GplanError("the label is empty; expected a plan")
+    thought, _ = split_response(raw_label)
+    faults = [v for v in check_plan(raw_label, library) if v.tier != "logic"]
+    if faults:
+        raise GplanError("; ".join(fault.message for fault in faults))
+    plan = parse_plan(raw_label, library)
+    if thought is None:
+        return Label(None, plan, canonical_plan(plan, library))
+    trace = parse_trace(thought, vocabulary)
+    if trace.step_count != len(plan):
+        raise GplanError(
+            f"the reasoning has {trace.step_count} steps but the plan has {len(plan)} intents"
+        )
+    return Label(trace, plan, write_trace(trace) + canonical_plan(plan, library))

@@ -1,0 +1,111 @@
+"""The intent library: which tools a plan may call, with which parameters and under which rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from gplan_jax.foundation.config import Config, load_config
+from gplan_jax.foundation.errors import GplanError
+
+LIBRARIES = Path(__file__).parent / "libraries"
+DEFAULT_LIBRARY = LIBRARIES / "amap.yaml"
+
+
+class Parameter(Config):
+    """A parameter: what it means and, value -> meaning, what it may be (any text where None)."""
+
+    meaning: str = ""
+    values: dict[str, str] | None = None
+
+
+class Tool(Config):
+    """A tool: its required and optional parameters, and whether it yields a place."""
+
+    meaning: str = ""
+    parameters: list[str] = Field(default_factory=list)
+    optional: list[str] = Field(default_factory=list)
+    yields_place: bool = False
+
+
+class PlanLength(Config):
+    """How many intents a plan may have."""
+
+    minimum: int = Field(ge=1)
+    maximum: int = Field(ge=1)
+
+
+class IntentLibrary(Config):
+    """A library as its YAML file describes it; libraries/amap.yaml explains each key.
+
+    All keys and values of a plan object come from here, so that another service's library needs
+    no change of code.
+    """
+
+    name: str
+    tool_key: str
+    parameters: dict[str, Parameter]
+    tools: dict[str, Tool] = Field(min_length=1)
+    previous_place: str | None = None
+    exclusive_groups: list[list[str]] = Field(default_factory=list)
+    plan_length: PlanLength
+    relevance_parameters: list[str] = Field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> IntentLibrary:
+        """Reads a library file; the shipped Amap library where ``path`` is None.
+
+        Raises:
+            GplanError: the file is missing, a key is unknown or mistyped, or an entry refers to a
+                tool, parameter or value that the file does not define; all faults at once.
+        """
+        return _load(Path(path or DEFAULT_LIBRARY).resolve())
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of a plan object in canonical order, the tool's key first."""
+        return (self.tool_key, *self.parameters)
+
+    def canonical_intent(self, intent: Mapping[str, Any]) -> dict[str, Any]:
+        """The same intent with its keys in canonical order; unknown keys keep theirs at the end."""
+        known = [key for key in self.keys if key in intent]
+        return {key: intent[key] for key in (*known, *(k for k in intent if k not in self.keys))}
+
+    def relevance_key(self, intent: Mapping[str, str]) -> tuple[str | None, ...]:
+        """What NDCG compares: the tool and ``relevance_parameters``, None where absent."""
+        return tuple(intent.get(key) for key in (self.tool_key, *self.relevance_parameters))
+
+
+@cache
+def _load(path: Path) -> IntentLibrary:
+    library = load_config(IntentLibrary, path)
+    if faults := _faults(library):
+        raise GplanError(f"{path} is not a valid intent library:\n  " + "\n  ".join(faults))
+    return library
+
+
+def _faults(library: IntentLibrary) -> list[str]:
+    faults = []
+    if library.tool_key in library.parameters:
+        faults.append(f"tool_key: {library.tool_key} is also a parameter; rename one")
+    for name, tool in library.tools.items():
+        parameters = [*tool.parameters, *tool.optional]
+        for unknown in sorted(set(parameters) - set(library.parameters)):
+            faults.append(f"tools.{name}: parameter {unknown} is not defined under parameters")
+        if len(set(parameters)) < len(parameters):
+            faults.append(f"tools.{name}: a parameter is listed twice")
+    for group in library.exclusive_groups:
+        for unknown in sorted(set(group) - set(library.tools)):
+            faults.append(f"exclusive_groups: {unknown} is not defined under tools")
+    for unknown in sorted(set(library.relevance_parameters) - set(library.parameters)):
+        faults.append(f"relevance_parameters: {unknown} is not defined under parameters")
+    if library.plan_length.minimum > library.plan_length.maximum:
+        faults.append("plan_length: the minimum is greater than the maximum")
+    values = {value for p in library.parameters.values() for value in p.values or ()}
+    if library.previous_place is not None and library.previous_place not in values:
+        faults.append(f"previous_place: no parameter admits the value {library.previous_place}")
+    return faults

@@ -1,0 +1,126 @@
+"""How close a predicted plan is to the label: the public evaluator's metrics and stricter ones."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr.library import IntentLibrary
+from gplan_jax.gsisr.plans import Intent, Plan, parse_plan
+
+PARAMETER_SUBSTITUTION_COST = 0.3
+
+
+@dataclass(frozen=True)
+class PlanScore:
+    """Scores of one prediction, each between 0 and 1.
+
+    ``acc1``, ``ndcg3`` and ``nes`` are the public evaluator's; ``ndcg3_unique`` gives no credit
+    for repeats, ``ndcg3_positional`` only for the right place, ``exact`` is 1 for the label's
+    plan itself.
+    """
+
+    acc1: float
+    ndcg3: float
+    nes: float
+    ndcg3_unique: float
+    ndcg3_positional: float
+    exact: float
+
+
+def score_prediction(
+    prediction: str, label: str, library: IntentLibrary | None = None
+) -> PlanScore:
+    """Scores a model's text against a label's text (reasoning in either is skipped).
+
+    Raises:
+        GplanError: the label holds no plan, so that no score would mean anything.
+    """
+    library = library or IntentLibrary.load()
+    predicted, wanted = parse_plan(prediction, library), parse_plan(label, library)
+    if not wanted:
+        raise GplanError(f"The label holds no plan to score against: {label[:60]!r}.")
+    return PlanScore(
+        acc1=float(predicted[:1] == wanted[:1]),
+        ndcg3=ndcg(predicted, wanted, 3, library),
+        nes=normalized_edit_similarity(predicted, wanted, library),
+        ndcg3_unique=ndcg_unique(predicted, wanted, 3, library),
+        ndcg3_positional=ndcg_positional(predicted, wanted, 3, library),
+        exact=float(predicted == wanted),
+    )
+
+
+def ndcg(prediction: Plan, label: Plan, k: int = 3, library: IntentLibrary | None = None) -> float:
+    """NDCG@k as the public evaluator computes it: any intent of the label gains 1 at any place.
+
+    sum_i [p_i in label] / log2(i + 1) over its value for min(k, |label|) hits in front, i from 1.
+    Intents are the same when tool and the library's ``relevance_parameters`` agree. An intent that
+    the prediction repeats gains each time; ``ndcg_unique`` mends that.
+    """
+    library = library or IntentLibrary.load()
+    relevant = {library.relevance_key(intent) for intent in label}
+    hits = [library.relevance_key(intent) in relevant for intent in prediction[:k]]
+    return _discounted(hits) / _ideal(len(label), k)
+
+
+def ndcg_unique(
+    prediction: Plan, label: Plan, k: int = 3, library: IntentLibrary | None = None
+) -> float:
+    """NDCG@k in which each intent of the label is credited once."""
+    library = library or IntentLibrary.load()
+    open_credit = Counter(library.relevance_key(intent) for intent in label)
+    hits = []
+    for intent in prediction[:k]:
+        key = library.relevance_key(intent)
+        hits.append(open_credit[key] > 0)
+        open_credit[key] -= 1
+    return _discounted(hits) / _ideal(len(label), k)
+
+
+def ndcg_positional(
+    prediction: Plan, label: Plan, k: int = 3, library: IntentLibrary | None = None
+) -> float:
+    """NDCG@k in which position i gains only where the label has the same intent at position i."""
+    library = library or IntentLibrary.load()
+    pairs = zip(prediction[:k], label[:k], strict=False)
+    hits = [library.relevance_key(p) == library.relevance_key(q) for p, q in pairs]
+    return _discounted(hits) / _ideal(len(label), k)
+
+
+def normalized_edit_similarity(
+    prediction: Plan, label: Plan, library: IntentLibrary | None = None
+) -> float:
+    """NES = 1 - D / max(|prediction|, |label|), D a weighted edit distance (paper equation 14).
+
+    Insertion, deletion and another tool cost 1, the same tool with other parameters 0.3. Two
+    empty plans are equal: 1.
+    """
+    library = library or IntentLibrary.load()
+    longest = max(len(prediction), len(label))
+    if longest == 0:
+        return 1.0
+    row = [float(j) for j in range(len(label) + 1)]
+    for i, predicted in enumerate(prediction, start=1):
+        previous, row = row, [float(i)]
+        for j, wanted in enumerate(label, start=1):
+            substitution = previous[j - 1] + _substitution_cost(predicted, wanted, library)
+            row.append(min(previous[j] + 1, row[j - 1] + 1, substitution))
+    return 1 - row[-1] / longest
+
+
+def _substitution_cost(first: Intent, second: Intent, library: IntentLibrary) -> float:
+    if first == second:
+        return 0.0
+    same_tool = first.get(library.tool_key) == second.get(library.tool_key)
+    return PARAMETER_SUBSTITUTION_COST if same_tool else 1.0
+
+
+def _discounted(hits: Sequence[bool]) -> float:
+    return sum(hit / math.log2(rank + 1) for rank, hit in enumerate(hits, start=1))
+
+
+def _ideal(label_length: int, k: int) -> float:
+    return _discounted([True] * min(k, label_length)) or 1.0

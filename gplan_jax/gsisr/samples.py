@@ -1,0 +1,100 @@
+"""One row of the public GSISR schema, and a split that keeps a user's rows together."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from gplan_jax.foundation.errors import GplanError
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A row under the column names of the public CSV; every value is text, absent ones are "".
+
+    ``profile_feat_5`` is the home city; ``profile_feat_6/7`` and ``8/9`` are place id and
+    city+district of the two habitual places, home and work; ``trigger_1`` is the order type,
+    ``trigger_2/3/4`` its city, district and place, ``trigger_5`` when it was made and
+    ``trigger_6/7`` its start and end. ``raw_labels`` holds the plan, after its reasoning where
+    the row has any, and is "" in a row to plan for.
+    """
+
+    id: str
+    profile_feat_1: str
+    profile_feat_2: str
+    profile_feat_3: str
+    profile_feat_4: str
+    profile_feat_5: str
+    profile_feat_6: str
+    profile_feat_7: str
+    profile_feat_8: str
+    profile_feat_9: str
+    profile_feat_10: str
+    profile_feat_11: str
+    profile_feat_12: str
+    profile_feat_13: str
+    profile_feat_14: str
+    short_term_behavior_seq: str
+    long_term_behavior: str
+    currenttime: str
+    holidayflag: str
+    weekendflag: str
+    current_poi_name: str
+    current_tag: str
+    current_city: str
+    current_district: str
+    trigger_1: str
+    trigger_2: str
+    trigger_3: str
+    trigger_4: str
+    trigger_5: str
+    trigger_6: str
+    trigger_7: str
+    raw_labels: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Column name -> value, in the order of the columns."""
+        return dataclasses.asdict(self)
+
+    def with_label(self, raw_labels: str) -> Sample:
+        """The same context with another label."""
+        return dataclasses.replace(self, raw_labels=raw_labels)
+
+    @classmethod
+    def from_context(cls, context: Mapping[str, str]) -> Sample:
+        """A sample from the columns that are known; the others become "".
+
+        Raises:
+            GplanError: ``context`` has a column that the schema lacks.
+        """
+        if unknown := sorted(set(context) - set(COLUMNS)):
+            raise GplanError(
+                f"Unknown columns: {', '.join(unknown)}. Known ones: {', '.join(COLUMNS)}."
+            )
+        return cls(**{column: context.get(column, "") for column in COLUMNS})
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Sample))
+
+
+def split_by_id(
+    samples: Iterable[Sample], test_fraction: float, seed: int = 0
+) -> tuple[list[Sample], list[Sample]]:
+    """Splits into (train, test) by a salted hash of ``id``, so that no id is in both parts.
+
+    The side of a row depends on its id and ``seed`` alone, not on the other rows, so a part stays
+    what it was when rows are added; its size is ``test_fraction`` on average.
+
+    Raises:
+        GplanError: ``test_fraction`` is not strictly between 0 and 1.
+    """
+    if not 0 < test_fraction < 1:
+        raise GplanError(f"test_fraction is {test_fraction}; it lies between 0 and 1.")
+    parts: tuple[list[Sample], list[Sample]] = ([], [])
+    for sample in samples:
+        digest = hashlib.sha256(f"{seed}:{sample.id}".encode()).digest()
+        share = int.from_bytes(digest[:8], "big") / 2**64
+        parts[share < test_fraction].append(sample)
+    return parts

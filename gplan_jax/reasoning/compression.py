@@ -1,0 +1,85 @@
+"""Replacing the leading blocks of a response by latent tokens (paper sections 4.1.2 and 4.1.3)."""
+
+from __future__ import annotations
+
+import json
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.reasoning.latents import GSISR_LATENTS, LatentVocabulary
+from gplan_jax.reasoning.traces import (
+    THOUGHT_CLOSE,
+    THOUGHT_OPEN,
+    check_plain,
+    scan_blocks,
+    split_response,
+)
+
+REASONING_SECTION, PLAN_SECTION = 1, 2
+
+
+def compress_response(
+    raw_label: str, compressed_blocks: int, vocabulary: LatentVocabulary = GSISR_LATENTS
+) -> str:
+    """Writes a response with its first ``min(compressed_blocks, B)`` blocks latent.
+
+    B = context blocks + plan length (paper equation 3). Whitespace between tags is dropped, line
+    breaks inside a block become one space, the plan is rewritten as compact JSON. A response that
+    is already partly latent is compressed further, so a fully latent one is a fixed point; one
+    without reasoning is only rewritten.
+
+    Raises:
+        GplanError: the reasoning is malformed, the plan is not a JSON array, or the number of
+            steps is not the plan's length.
+    """
+    if compressed_blocks < 0:
+        raise GplanError(f"compressed_blocks is {compressed_blocks}; it counts from 0.")
+    thought, plan_text = split_response(raw_label)
+    plan = _load_plan(plan_text)
+    compact_plan = json.dumps(plan, ensure_ascii=False, separators=(",", ":"))
+    check_plain(compact_plan, "The plan")
+    if thought is None:
+        return compact_plan
+    blocks = scan_blocks(thought, vocabulary)
+    steps = len(blocks) - len(vocabulary.context_blocks)
+    if steps != len(plan):
+        raise GplanError(
+            f"The reasoning has {steps} steps but the plan has {len(plan)} intents; "
+            "write one STEP block for each intent."
+        )
+    parts = [THOUGHT_OPEN]
+    for index, block in enumerate(blocks):
+        if block.text is None or index < compressed_blocks:
+            parts.extend(vocabulary.block_tokens(block.name))
+        else:
+            check_plain(block.text, f"Block {block.name}")
+            parts.append(f"<{block.name}>{block.text}</{block.name}>")
+    return "".join([*parts, THOUGHT_CLOSE, compact_plan])
+
+
+def block_count(raw_label: str, vocabulary: LatentVocabulary = GSISR_LATENTS) -> int:
+    """B, the number of reasoning blocks of a response, latent or not; 0 without reasoning."""
+    thought, _ = split_response(raw_label)
+    return 0 if thought is None else len(scan_blocks(thought, vocabulary))
+
+
+def response_sections(text: str) -> list[tuple[int, int, int]]:
+    """Spans ``(start, end, section)`` of a written response, in characters, without a gap.
+
+    Section 1 is the reasoning, up to and with ``</THOUGHT>``; section 2 is the plan after it. A
+    response without reasoning is one plan span (paper equation 5).
+    """
+    end = 0
+    if text.startswith(THOUGHT_OPEN) and THOUGHT_CLOSE in text:
+        end = text.index(THOUGHT_CLOSE) + len(THOUGHT_CLOSE)
+    spans = [(0, end, REASONING_SECTION), (end, len(text), PLAN_SECTION)]
+    return [span for span in spans if span[0] < span[1]]
+
+
+def _load_plan(plan_text: str) -> list[object]:
+    try:
+        plan = json.loads(plan_text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise GplanError(f"The plan is not valid JSON: {error}.") from None
+    if not isinstance(plan, list):
+        raise GplanError("The plan must be a JSON array of objects.")
+    return plan

@@ -1,0 +1,93 @@
+"""The reserved tokens that stand for compressed reasoning blocks (paper section 4.1.2).
+
+A block named CONTEXT becomes ``<THOUGHT_CONTEXT_a><THOUGHT_CONTEXT_b><THOUGHT_CONTEXT_c>``, step i
+becomes ``<T_i_a><T_i_b><T_i_c>``. Each of these is one vocabulary entry of the model.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from gplan_jax.foundation.errors import GplanError
+
+_BLOCK_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
+_STEP_NAME = re.compile(r"STEP_([1-9][0-9]*)")
+
+
+def step_number(block_name: str) -> int | None:
+    """The i of ``STEP_i``, or None where the name is not that of a step."""
+    match = _STEP_NAME.fullmatch(block_name)
+    return int(match.group(1)) if match else None
+
+
+@dataclass(frozen=True)
+class LatentVocabulary:
+    """The latent tokens of one task.
+
+    Args:
+        context_blocks: names of the blocks before the steps, in the order they are written.
+        max_steps: the longest plan that has latent tokens.
+        width: tokens a block, K in the paper; at most 26 (they are lettered a, b, c, ...).
+
+    Raises:
+        GplanError: a name is not upper case, occurs twice or could be mistaken for a step.
+    """
+
+    context_blocks: tuple[str, ...] = ("CONTEXT", "STRATEGY")
+    max_steps: int = 9
+    width: int = 3
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.width <= len(string.ascii_lowercase):
+            raise GplanError(f"Latent width {self.width} is not between 1 and 26.")
+        if self.max_steps < 1:
+            raise GplanError(f"max_steps is {self.max_steps}; a plan has at least one step.")
+        if len(set(self.context_blocks)) != len(self.context_blocks):
+            raise GplanError(f"Block names repeat: {', '.join(self.context_blocks)}.")
+        for name in self.context_blocks:
+            if not _BLOCK_NAME.fullmatch(name) or name == "THOUGHT" or step_number(name):
+                raise GplanError(
+                    f"{name!r} can't name a reasoning block; use upper-case letters, digits and "
+                    "_, and neither THOUGHT nor STEP_i."
+                )
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """All latent tokens: context blocks first, then the steps; 33 for GSISR."""
+        names = [*self.context_blocks, *(f"STEP_{i}" for i in range(1, self.max_steps + 1))]
+        return tuple(token for name in names for token in self.block_tokens(name))
+
+    def block_tokens(self, name: str) -> tuple[str, ...]:
+        """The ``width`` tokens of block ``name`` (``CONTEXT``, ``STEP_2``, ...).
+
+        Raises:
+            GplanError: the vocabulary has no such block.
+        """
+        step = step_number(name)
+        if step is not None and step <= self.max_steps:
+            stem = f"T_{step}"
+        elif name in self.context_blocks:
+            stem = f"THOUGHT_{name}"
+        else:
+            raise GplanError(
+                f"No latent tokens for block {name}: this vocabulary has "
+                f"{', '.join(self.context_blocks)} and STEP_1 to STEP_{self.max_steps}."
+            )
+        return tuple(f"<{stem}_{letter}>" for letter in string.ascii_lowercase[: self.width])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a JSON file; ``from_dict`` reads them back."""
+        return asdict(self) | {"context_blocks": list(self.context_blocks)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LatentVocabulary:
+        """The vocabulary that ``to_dict`` described."""
+        return cls(**{**values, "context_blocks": tuple(values["context_blocks"])})
+
+
+GSISR_LATENTS = LatentVocabulary()

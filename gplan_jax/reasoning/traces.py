@@ -1,0 +1,156 @@
+"""Reasoning traces: named blocks inside ``<THOUGHT>``, read and written strictly.
+
+    <THOUGHT><CONTEXT>...</CONTEXT><STRATEGY>...</STRATEGY><STEP_1>...</STEP_1>...</THOUGHT>
+
+The source is the paper's "Chain of Thought Structure" (section 4.1.1).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.reasoning.latents import GSISR_LATENTS, LatentVocabulary, step_number
+
+THOUGHT_OPEN, THOUGHT_CLOSE = "<THOUGHT>", "</THOUGHT>"
+
+# What a tokenizer could read as a control token, or a parser as structure: never inside a block.
+_MARKUP = re.compile(r"</?[A-Z][A-Za-z0-9_]*>|<\|[^|<>]*\|>")
+_LINE_BREAKS = re.compile(r"\s*[\r\n]\s*")
+_EXCERPT = 40
+
+
+@dataclass(frozen=True)
+class ReasoningTrace:
+    """A trace: pairs of block name and text, the context blocks first, then STEP_1 .. STEP_n.
+
+    Raises:
+        GplanError: a name repeats, steps are not numbered 1..n at the end, or a text is empty or
+            holds markup.
+    """
+
+    blocks: tuple[tuple[str, str], ...]
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.blocks]
+        if len(set(names)) != len(names):
+            raise GplanError(f"A reasoning trace names a block twice: {', '.join(names)}.")
+        numbers = [number for name in names if (number := step_number(name))]
+        steps = [f"STEP_{i}" for i in range(1, len(numbers) + 1)]
+        if not numbers or names[-len(numbers) :] != steps:
+            raise GplanError(
+                "The steps of a reasoning trace must be STEP_1, STEP_2, ... without a gap, after "
+                f"all other blocks; these are {', '.join(names) or 'no blocks'}."
+            )
+        for name, text in self.blocks:
+            check_plain(text, f"block {name}")
+            if not text.strip():
+                raise GplanError(f"Block {name} is empty; write at least a word.")
+
+    @property
+    def step_count(self) -> int:
+        """The number of STEP blocks, which must equal the plan's length."""
+        return sum(step_number(name) is not None for name, _ in self.blocks)
+
+    def __getitem__(self, name: str) -> str:
+        """The text of block ``name``; KeyError where the trace has none."""
+        return dict(self.blocks)[name]
+
+
+@dataclass(frozen=True)
+class ScannedBlock:
+    """One block as it stands in a response; ``text`` is None where it is latent."""
+
+    name: str
+    text: str | None
+
+
+def check_plain(text: str, what: str) -> None:
+    """Raises GplanError where ``text`` holds a tag or control token that would break out."""
+    if found := _MARKUP.search(text):
+        raise GplanError(f"{what} contains {found.group()}; tags and control tokens can't nest.")
+
+
+def split_response(raw_label: str) -> tuple[str | None, str]:
+    """Splits a response into its ``<THOUGHT>`` block, None where it has none, and the plan text.
+
+    Raises:
+        GplanError: the block is opened and never closed.
+    """
+    text = raw_label.strip()
+    if not text.startswith(THOUGHT_OPEN):
+        return None, text
+    end = text.find(THOUGHT_CLOSE)
+    if end < 0:
+        raise GplanError(f"{THOUGHT_OPEN} is never closed by {THOUGHT_CLOSE}.")
+    end += len(THOUGHT_CLOSE)
+    return text[:end], text[end:].strip()
+
+
+def scan_blocks(thought: str, vocabulary: LatentVocabulary) -> list[ScannedBlock]:
+    """Reads the blocks of a ``<THOUGHT>`` block whose leading ones may already be latent.
+
+    Raises:
+        GplanError: blocks are missing, out of order or nested, a latent block follows a textual
+            one, or anything else stands between the blocks.
+    """
+    inner = thought[len(THOUGHT_OPEN) : -len(THOUGHT_CLOSE)].strip()
+    blocks: list[ScannedBlock] = []
+    while inner:
+        name = _expected_name(len(blocks), vocabulary)
+        latent = "".join(vocabulary.block_tokens(name))
+        if inner.startswith(latent) and all(block.text is None for block in blocks):
+            blocks.append(ScannedBlock(name, None))
+            inner = inner[len(latent) :].lstrip()
+            continue
+        if not inner.startswith(f"<{name}>"):
+            raise GplanError(f"Expected <{name}> in the reasoning but found {_excerpt(inner)}.")
+        text, close, rest = inner[len(name) + 2 :].partition(f"</{name}>")
+        if not close:
+            raise GplanError(f"<{name}> is never closed by </{name}>.")
+        blocks.append(ScannedBlock(name, _LINE_BREAKS.sub(" ", text.strip())))
+        inner = rest.lstrip()
+    if len(blocks) <= len(vocabulary.context_blocks):
+        name = _expected_name(len(blocks), vocabulary)
+        raise GplanError(f"The reasoning ends before <{name}>; every plan has at least one step.")
+    return blocks
+
+
+def parse_trace(text: str, vocabulary: LatentVocabulary = GSISR_LATENTS) -> ReasoningTrace:
+    """Reads a trace strictly: all blocks textual, in order, nothing else beside them.
+
+    Text is kept as written but for its ends, which are stripped, and line breaks, which become
+    one space each.
+
+    Raises:
+        GplanError: what is wrong and where; see ``scan_blocks`` and ``ReasoningTrace``.
+    """
+    thought, rest = split_response(text)
+    if thought is None or rest:
+        raise GplanError(
+            f"A reasoning trace is one {THOUGHT_OPEN}...{THOUGHT_CLOSE} block and nothing else, "
+            f"but here is {_excerpt(rest)}."
+        )
+    blocks = []
+    for block in scan_blocks(thought, vocabulary):
+        if block.text is None:
+            raise GplanError(f"Block {block.name} is already latent; a trace holds its text.")
+        blocks.append((block.name, block.text))
+    return ReasoningTrace(tuple(blocks))
+
+
+def write_trace(trace: ReasoningTrace) -> str:
+    """Writes a trace without whitespace between tags; ``parse_trace`` reads it back."""
+    body = "".join(f"<{name}>{text}</{name}>" for name, text in trace.blocks)
+    return f"{THOUGHT_OPEN}{body}{THOUGHT_CLOSE}"
+
+
+def _expected_name(index: int, vocabulary: LatentVocabulary) -> str:
+    if index < len(vocabulary.context_blocks):
+        return vocabulary.context_blocks[index]
+    return f"STEP_{index - len(vocabulary.context_blocks) + 1}"
+
+
+def _excerpt(text: str) -> str:
+    return repr(text if len(text) <= _EXCERPT else text[:_EXCERPT] + "...")
