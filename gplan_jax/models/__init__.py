@@ -1,0 +1,24 @@
+"""Qwen3 in Flax NNX, and the way between Hugging Face checkpoints and GPlan model directories."""
+
+from gplan_jax.models.cache import KVCache, init_cache
+from gplan_jax.models.config import Qwen3Config
+from gplan_jax.models.loading import load_qwen3
+from gplan_jax.models.model_directory import (
+    ModelRecord,
+    read_config,
+    save_model_directory,
+    save_qwen3,
+)
+from gplan_jax.models.qwen3 import Qwen3
+
+__all__ = [
+    "KVCache",
+    "ModelRecord",
+    "Qwen3",
+    "Qwen3Config",
+    "init_cache",
+    "load_qwen3",
+    "read_config",
+    "save_model_directory",
+    "save_qwen3",
+]

@@ -1,0 +1,117 @@
+"""The shape of a Qwen3 dense model, read from and written to a Hugging Face ``config.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, cast
+
+from gplan_jax.foundation.errors import GplanError
+
+_REQUIRED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Qwen3Config:
+    """The numbers that fix every array shape and constant of the model.
+
+    Field names are those of ``config.json``; ``rope_theta`` is read from ``rope_parameters``
+    (transformers 5) or from the top level (earlier).
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int = 128
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 1_000_000.0
+    tie_word_embeddings: bool = False
+    max_position_embeddings: int = 40_960
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise GplanError(
+                f"Qwen3 config: num_attention_heads {self.num_attention_heads} is not a multiple "
+                f"of num_key_value_heads {self.num_key_value_heads}."
+            )
+        if self.head_dim % 2:
+            raise GplanError(f"Qwen3 config: head_dim {self.head_dim} must be even (rotary pairs).")
+
+    @classmethod
+    def from_hf(cls, values: dict[str, Any], *, source: str = "config.json") -> Qwen3Config:
+        """Reads a Hugging Face config; ``source`` names it in errors.
+
+        Raises:
+            GplanError: it is not a Qwen3 dense config, a key is missing, or it asks for a feature
+                this model does not have (attention bias, sliding window, scaled rotary
+                embeddings); all faults are listed in one message.
+        """
+        faults = _unsupported(values)
+        faults += [f"{key}: missing" for key in _REQUIRED if values.get(key) is None]
+        theta = _rope(values).get("rope_theta", values.get("rope_theta"))
+        if theta is None:
+            faults.append("rope_theta: missing, both in rope_parameters and at the top level")
+        if faults:
+            raise GplanError(f"{source} is not a supported Qwen3 config:\n  " + "\n  ".join(faults))
+        # Where head_dim is absent, transformers' Qwen3Config means 128, not hidden / heads.
+        optional = {
+            key: values[key]
+            for key in (
+                "head_dim",
+                "rms_norm_eps",
+                "tie_word_embeddings",
+                "max_position_embeddings",
+                "initializer_range",
+            )
+            if values.get(key) is not None
+        }
+        required = {key: values[key] for key in _REQUIRED}
+        return cls(**required, **optional, rope_theta=float(cast(float, theta)))
+
+    def to_hf(self) -> dict[str, Any]:
+        """Returns the ``config.json`` that transformers reads as this shape."""
+        fields = dataclasses.asdict(self)
+        theta = fields.pop("rope_theta")
+        return {
+            "architectures": ["Qwen3ForCausalLM"],
+            "model_type": "qwen3",
+            **fields,
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "hidden_act": "silu",
+            "rope_parameters": {"rope_theta": theta, "rope_type": "default"},
+            "sliding_window": None,
+            "use_sliding_window": False,
+            "use_cache": True,
+        }
+
+
+def _rope(values: dict[str, Any]) -> dict[str, Any]:
+    return values.get("rope_parameters") or values.get("rope_scaling") or {}
+
+
+def _unsupported(values: dict[str, Any]) -> list[str]:
+    faults = []
+    if values.get("model_type") != "qwen3":
+        faults.append(f"model_type: {values.get('model_type')!r}, expected 'qwen3' (dense)")
+    if values.get("attention_bias"):
+        faults.append("attention_bias: true, but Qwen3 checkpoints have no attention biases")
+    if values.get("hidden_act", "silu") != "silu":
+        faults.append(f"hidden_act: {values['hidden_act']!r}, expected 'silu'")
+    layer_types = set(values.get("layer_types") or ())
+    if values.get("use_sliding_window") or layer_types - {"full_attention"}:
+        faults.append("use_sliding_window: sliding-window layers are not supported")
+    rope_type = _rope(values).get("rope_type") or _rope(values).get("type") or "default"
+    if rope_type != "default":
+        faults.append(f"rope type {rope_type!r}: only unscaled rotary embeddings are supported")
+    return faults
