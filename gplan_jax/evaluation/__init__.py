@@ -1,0 +1,1 @@
+"""Evaluation: offline scores beside the floors, their tables and plots."""
