@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from gplan_jax.gsisr import Sample
+
 # Tests are about values, not speed: one device, no accelerator, no surprises between machines.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 settings.register_profile("gplan", deadline=None, max_examples=50)
 settings.load_profile("gplan")
+
+TINY_ROWS = 40
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -23,3 +27,61 @@ def shared() -> Path:
     if not (SHARED / "golden").is_dir():
         pytest.skip("golden figures (../shared beside the repository) are not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def world_rows() -> list[Sample]:
+    """A few simulated rows, with reasoning."""
+    from gplan_jax.synthesis.world import simulate_rows
+
+    return list(simulate_rows(TINY_ROWS, seed=1))
+
+
+@pytest.fixture(scope="session")
+def tiny_hf_dir(tmp_path_factory: pytest.TempPathFactory, world_rows: list[Sample]) -> Path:
+    """A tiny random Qwen3 checkpoint in Hugging Face format, with its own tokenizer."""
+    from gplan_jax.gsisr import IntentLibrary, PromptTemplate
+    from gplan_jax.synthesis.tiny_checkpoint import write_tiny_checkpoint
+
+    folder = tmp_path_factory.mktemp("tiny") / "hf"
+    template, library = PromptTemplate.load("compact_zh"), IntentLibrary.load()
+    texts = [s.raw_labels for s in world_rows]
+    texts += [template.render(s, library).user for s in world_rows]
+    write_tiny_checkpoint(
+        folder,
+        texts,
+        vocab_size=512,
+        hidden_size=32,
+        layers=2,
+        heads=2,
+        kv_heads=1,
+        head_dim=16,
+        intermediate_size=48,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tiny_hf_dir: Path) -> Path:
+    """The same checkpoint as a model directory with the latent tokens."""
+    from gplan_jax.models import convert_checkpoint
+    from gplan_jax.reasoning import GSISR_LATENTS
+
+    folder = tiny_hf_dir.parent / "model"
+    convert_checkpoint(
+        tiny_hf_dir,
+        folder,
+        new_tokens=GSISR_LATENTS.tokens,
+        metadata={"latents": GSISR_LATENTS.to_dict()},
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world_file(tmp_path_factory: pytest.TempPathFactory, world_rows: list[Sample]) -> Path:
+    """The simulated rows as a CSV file."""
+    from gplan_jax.gsisr import write_samples
+
+    path = tmp_path_factory.mktemp("rows") / "world.csv"
+    write_samples(path, world_rows)
+    return path

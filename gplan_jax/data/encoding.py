@@ -79,7 +79,7 @@ class ChatEncoder:
             raise GplanError(f"{path} does not exist; a model directory holds its tokenizer.")
         latents = GSISR_LATENTS
         if (folder / "gplan.json").is_file():
-            stored = read_json(folder / "gplan.json").get("latents")
+            stored = read_json(folder / "gplan.json")["metadata"].get("latents")
             latents = LatentVocabulary.from_dict(stored) if stored else latents
         return cls(path.read_text(encoding="utf-8"), latents=latents, source=str(path))
 

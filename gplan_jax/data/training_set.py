@@ -11,22 +11,24 @@ from pathlib import Path
 import numpy as np
 
 from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.foundation import GplanError
+from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.files import atomic_write
 from gplan_jax.foundation.progress import track
 from gplan_jax.gsisr import (
     IntentLibrary,
+    Label,
     Prompt,
     PromptTemplate,
     Sample,
     canonical_plan,
-    parse_label,
+    read_labelled_samples,
 )
-from gplan_jax.reasoning import block_count, compress_response
+from gplan_jax.gsisr.readers import OnError
+from gplan_jax.reasoning import compress_response
 
 
 class Mode(StrEnum):
-    """What a response holds: the plan alone, explicit reasoning, or reasoning that turns latent."""
+    """What a response holds: the plan alone, reasoning in words, or reasoning that turns latent."""
 
     DIRECT_SFT = "direct_sft"
     COT_SFT = "cot_sft"
@@ -47,13 +49,14 @@ class TrainingSet:
     """Labelled rows with all that turns one into tokens. Pure: nothing is kept between calls.
 
     Attributes:
-        samples: rows whose ``raw_labels`` hold a plan, and a reasoning trace unless the mode is
-            Direct-SFT.
+        samples: the rows.
+        labels: their checked labels; each has a trace unless the mode is Direct-SFT.
         mode: what responses hold.
         max_length: tokens of prompt and response together; only the prompt is ever cut.
     """
 
     samples: tuple[Sample, ...]
+    labels: tuple[Label, ...]
     encoder: ChatEncoder
     template: PromptTemplate
     library: IntentLibrary
@@ -61,53 +64,53 @@ class TrainingSet:
     max_length: int
 
     @classmethod
-    def build(
+    def read(
         cls,
-        samples: Sequence[Sample],
+        path: str | Path,
         *,
-        source: str | Path,
         encoder: ChatEncoder,
         template: PromptTemplate,
         library: IntentLibrary,
         mode: Mode,
         max_length: int,
+        on_error: OnError = "raise",
+        skipped: list[RowError] | None = None,
     ) -> TrainingSet:
-        """Checks every label against the library and the mode, then wraps the rows.
+        """Reads a data file and checks every label against the library and the mode.
 
         Raises:
-            RowError: a label is missing, broken, uses a tool outside the library, or lacks the
-                trace that the mode trains on.
-            GplanError: there are no rows, or PICD meets a tokenizer without latent tokens.
+            GplanError, RowError: as ``read_labelled_samples``; a label lacks the trace that the
+                mode trains on; PICD meets a tokenizer without latent tokens.
         """
-        if not samples:
-            raise GplanError(f"{source} holds no rows to train on.")
         if mode is Mode.PICD:
             encoder.require_latents()
-        for row, sample in enumerate(samples, start=1):
-            label = parse_label(sample, library, where=(source, row))
-            if mode is not Mode.DIRECT_SFT and label.trace is None:
-                raise GplanError(
-                    f"{source}, row {row}, column raw_labels: the plan has no reasoning, which "
-                    f"mode {mode} trains on. Write it with `gplan explain --data {source}`."
-                )
-        return cls(tuple(samples), encoder, template, library, mode, max_length)
+        pairs = read_labelled_samples(
+            path, library, vocabulary=encoder.latents, on_error=on_error, skipped=skipped
+        )
+        samples, labels = zip(*pairs, strict=True)
+        bare = sum(label.trace is None for label in labels)
+        if bare and mode is not Mode.DIRECT_SFT:
+            raise GplanError(
+                f"{path}: {bare} of {len(labels)} rows have a plan without the reasoning that "
+                f"mode={mode} trains on. Write it with `gplan explain --data {path} --out FILE`."
+            )
+        return cls(samples, labels, encoder, template, library, mode, max_length)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def blocks(self, row: int) -> int:
         """B: reasoning blocks of a row, 0 where responses hold none."""
-        if self.mode is Mode.DIRECT_SFT:
-            return 0
-        return block_count(self.samples[row].raw_labels)
+        trace = self.labels[row].trace
+        return 0 if trace is None or self.mode is Mode.DIRECT_SFT else len(trace.blocks)
 
     def response_text(self, row: int, stage: int) -> str:
         """The response at compression stage g: its first min(g, B) blocks are latent."""
-        label = self.samples[row].raw_labels
+        label = self.labels[row]
         if self.mode is Mode.DIRECT_SFT:
-            return canonical_plan(parse_label(self.samples[row], self.library).plan)
-        blocks = min(stage, block_count(label)) if self.mode is Mode.PICD else 0
-        return compress_response(label, blocks, self.encoder.latents)
+            return canonical_plan(label.plan, self.library)
+        blocks = min(stage, self.blocks(row)) if self.mode is Mode.PICD else 0
+        return compress_response(label.text, blocks, self.encoder.latents)
 
     def prompt(self, row: int) -> Prompt:
         """The prompt of a row; it is the same at every stage."""
@@ -120,40 +123,40 @@ class TrainingSet:
             GplanError: the response leaves no room for the prompt's constant part.
         """
         response = self.encoder.response(self.response_text(row, stage))
-        prompt_ids = self.encoder.prompt_ids(
-            self.prompt(row), max_length=self.max_length - len(response.ids)
-        )
+        room = self.max_length - len(response.ids)
+        prompt_ids = self.encoder.prompt_ids(self.prompt(row), max_length=room)
         return TokenizedSample(prompt_ids, response.ids, response.sections)
 
     def lengths(self, stages: int, *, cache_dir: Path | None = None) -> np.ndarray:
         """int32 [N, stages, 2]: tokens of prompt and of response for every row and stage.
 
-        Counted once; ``cache_dir`` keeps the table under a hash of everything it depends on.
+        ``cache_dir`` keeps the table under a hash of everything it depends on, so that a resumed
+        run need not count again.
         """
         path = cache_dir / f"lengths-{self._fingerprint(stages)}.npy" if cache_dir else None
         if path and path.is_file():
             return np.load(path)
-        table = np.zeros((len(self), stages, 2), np.int32)
-        for row in track(range(len(self)), "counting tokens"):
-            prompt = self.prompt(row)
-            last = self.blocks(row) if self.mode is Mode.PICD else 0
-            for stage in range(stages):
-                if stage > last:  # fully latent: nothing changes any more
-                    table[row, stage] = table[row, stage - 1]
-                    continue
-                response = self.encoder.response(self.response_text(row, stage))
-                room = self.max_length - len(response.ids)
-                prompt_ids = self.encoder.prompt_ids(prompt, max_length=room)
-                table[row, stage] = len(prompt_ids), len(response.ids)
+        rows = track(range(len(self)), "counting tokens")
+        table = np.asarray([self._row_lengths(row, stages) for row in rows], np.int32)
         if path:
             with atomic_write(path) as temporary, temporary.open("wb") as out:
                 np.save(out, table)
         return table
 
+    def _row_lengths(self, row: int, stages: int) -> Sequence[tuple[int, int]]:
+        last = self.blocks(row) if self.mode is Mode.PICD else 0
+        whole_prompt = len(self.encoder.prompt_ids(self.prompt(row), max_length=self.max_length))
+        lengths = []
+        for stage in range(min(stages, last + 1)):
+            response = len(self.encoder.response(self.response_text(row, stage)).ids)
+            lengths.append((min(whole_prompt, self.max_length - response), response))
+        # Once a response is fully latent nothing changes any more.
+        return lengths + lengths[-1:] * (stages - len(lengths))
+
     def _fingerprint(self, stages: int) -> str:
         digest = hashlib.sha256(f"{self.mode}|{self.max_length}|{stages}".encode())
         digest.update(self.encoder.fingerprint.encode())
-        for row, sample in enumerate(self.samples):
+        for row, label in enumerate(self.labels):
             prompt = self.prompt(row)
-            digest.update(f"{prompt.system}|{prompt.user}|{sample.raw_labels}".encode())
+            digest.update(f"{prompt.system}\0{prompt.user}\0{label.text}\0".encode())
         return digest.hexdigest()[:16]

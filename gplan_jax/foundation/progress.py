@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -16,6 +16,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from gplan_jax.foundation.errors import RowError
 
 T = TypeVar("T")
 PLAIN_LINE_SECONDS = 15.0
@@ -79,3 +81,15 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
         for item in iterable:
             yield item
             bar.advance()
+
+
+def report_skipped(skipped: Sequence[RowError], *, most: int = 20) -> None:
+    """Counts the rows left out by --on-error skip on stderr, and lists the first ``most``."""
+    if not skipped:
+        return
+    console = Console(stderr=True)
+    console.print(f"Skipped {len(skipped)} faulty rows:", highlight=False)
+    for error in skipped[:most]:
+        console.print(f"  {error}", highlight=False, markup=False, soft_wrap=True)
+    if len(skipped) > most:
+        console.print(f"  ... and {len(skipped) - most} more", highlight=False)

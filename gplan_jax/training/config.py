@@ -23,6 +23,7 @@ class DataConfig(Config):
         test: rows kept back for evaluation during training.
         library: YAML file of the intent library; the shipped Amap library where it is not given.
         template: name of a shipped prompt template, or a directory with system.j2 and user.j2.
+        on_error: "raise" stops at a faulty row, "skip" leaves it out and lists it.
         max_length: tokens of prompt and response together; the prompt is cut, never the response.
         length_multiple: sequences are padded to a multiple of this; fewer shapes, fewer compiles.
         response_multiple: likewise for the supervised positions.
@@ -35,6 +36,7 @@ class DataConfig(Config):
     test: str | None = None
     library: str | None = None
     template: str = "amap_zh"
+    on_error: Literal["raise", "skip"] = "raise"
     max_length: int = Field(2048, gt=0)
     length_multiple: int = Field(128, gt=0)
     response_multiple: int = Field(64, gt=0)

@@ -11,8 +11,9 @@ import optax
 from gplan_jax.data.batch_plan import BatchPlan
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.training_set import Mode, TrainingSet
-from gplan_jax.foundation import GplanError
-from gplan_jax.gsisr import IntentLibrary, PromptTemplate, read_samples
+from gplan_jax.foundation import GplanError, RowError
+from gplan_jax.foundation.progress import report_skipped
+from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.models import Qwen3, load_qwen3
 from gplan_jax.objectives.curriculum import CompressionCurriculum
 from gplan_jax.training.config import TrainConfig
@@ -40,15 +41,18 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
             f"accumulation_steps={config.accumulation_steps} equal parts."
         )
     mode = Mode(config.mode)
-    training_set = TrainingSet.build(
-        list(read_samples(config.data.train)),
-        source=config.data.train,
+    skipped: list[RowError] = []
+    training_set = TrainingSet.read(
+        config.data.train,
         encoder=ChatEncoder.load(config.model),
         template=PromptTemplate.load(config.data.template),
         library=IntentLibrary.load(config.data.library),
         mode=mode,
         max_length=config.data.max_length,
+        on_error=config.data.on_error,
+        skipped=skipped,
     )
+    report_skipped(skipped)
     curriculum = CompressionCurriculum(
         len(training_set), stages_per_epoch=config.stages_per_epoch if mode is Mode.PICD else 0
     )

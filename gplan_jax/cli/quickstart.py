@@ -1,0 +1,26 @@
+"""`gplan quickstart`: the whole way on a small simulated world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Directory of all results.")] = Path("runs/quickstart"),
+    rows: Annotated[int, typer.Option(min=60, help="Simulated rows.")] = 2400,
+    seed: Annotated[int, typer.Option(help="Seed of world, weights and shuffles.")] = 0,
+) -> None:
+    """Simulate rows, make and convert a tiny checkpoint, train, evaluate, show three plans.
+
+    Needs no download and no GPU. A run that was stopped continues when called again.
+
+    Example: gplan quickstart --out runs/quickstart
+    """
+    from rich.console import Console
+
+    from gplan_jax.quickstart.run import quickstart as run
+
+    run(out, rows=rows, seed=seed, console=Console())

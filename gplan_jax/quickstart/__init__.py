@@ -1,0 +1,1 @@
+"""The whole way on a small simulated world: rows, checkpoint, training, evaluation, plans."""

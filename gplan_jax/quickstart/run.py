@@ -1,0 +1,139 @@
+"""The quickstart's stages in order; each leaves a result on disk and is skipped where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from gplan_jax.evaluation.offline import METRICS, evaluate
+from gplan_jax.evaluation.plots import draw_learning_curves
+from gplan_jax.evaluation.tables import comparison_table, plan_view, render
+from gplan_jax.foundation.config import load_config
+from gplan_jax.foundation.files import atomic_write, read_json
+from gplan_jax.gsisr import (
+    IntentLibrary,
+    PromptTemplate,
+    Sample,
+    facts_of,
+    read_samples,
+    split_by_id,
+    write_samples,
+)
+from gplan_jax.inference.planner import Planner
+from gplan_jax.models import convert_checkpoint
+from gplan_jax.reasoning import GSISR_LATENTS
+from gplan_jax.synthesis.tiny_checkpoint import write_tiny_checkpoint
+from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.training.config import TrainConfig
+from gplan_jax.training.loop import train
+
+MODES = ("direct_sft", "picd")
+TEMPLATE = "compact_zh"
+MAX_LENGTH = 768
+
+
+def quickstart(out: Path, *, rows: int, seed: int, console: Console) -> None:
+    """Runs all stages under ``out``; a run that was stopped continues where it was.
+
+    Args:
+        out: directory of all results.
+        rows: simulated rows, a sixth of them kept back by id.
+        seed: of the world, the weights and the shuffles.
+        console: where headings and tables go.
+    """
+    data, checkpoint = out / "data", out / "checkpoint"
+    train_file, test_file = data / "train.csv", data / "test.csv"
+    if not test_file.is_file():
+        console.rule("1. A small simulated world")
+        train_rows, test_rows = split_by_id(list(simulate_rows(rows, seed)), 1 / 6, seed)
+        write_samples(train_file, train_rows)
+        write_samples(test_file, test_rows)
+        console.print(f"{len(train_rows)} training rows, {len(test_rows)} test rows in {data}")
+    if not checkpoint.is_dir():
+        console.rule("2. A tiny Qwen3 checkpoint in Hugging Face format, converted")
+        hugging_face = out / "checkpoint_hf"
+        if not hugging_face.is_dir():
+            write_tiny_checkpoint(hugging_face, _texts(train_file), seed=seed)
+        convert_checkpoint(
+            hugging_face,
+            checkpoint,
+            new_tokens=GSISR_LATENTS.tokens,
+            metadata={"latents": GSISR_LATENTS.to_dict()},
+            seed=seed,
+        )
+        console.print(f"{hugging_face} -> {checkpoint}, with {len(GSISR_LATENTS.tokens)} latents")
+    test_rows = list(read_samples(test_file))
+    for number, mode in enumerate(MODES, start=3):
+        console.rule(f"{number}. Training: {mode}")
+        _train_and_evaluate(out, mode, train_file, test_rows, seed)
+    console.rule("5. Results")
+    _show(out, test_rows, console)
+
+
+def _texts(train_file: Path) -> Iterator[str]:
+    """All text that the tiny tokenizer should be good at: prompts and answers of the rows."""
+    template, library = PromptTemplate.load(TEMPLATE), IntentLibrary.load()
+    for sample in read_samples(train_file):
+        prompt = template.render(sample, library)
+        yield from (prompt.system, prompt.user, sample.raw_labels)
+
+
+def _train_and_evaluate(
+    out: Path, mode: str, train_file: Path, test_rows: list[Sample], seed: int
+) -> None:
+    run, scores = out / mode, out / "evaluation" / mode
+    overrides = [
+        f"model={out / 'checkpoint'}",
+        f"output={run}",
+        f"data.train={train_file}",
+        f"seed={seed}",
+    ]
+    config = load_config(TrainConfig, Path(__file__).parent / f"{mode}.yaml", overrides)
+    model = train(config, resume=(run / "config.yaml").is_file())
+    if not scores.is_dir():
+        planner = Planner.load(model, max_length=MAX_LENGTH, max_new_tokens=256, batch_size=64)
+        texts = planner.generate(test_rows)
+        evaluate(test_rows, texts, list(read_samples(train_file)), planner.library, scores)
+
+
+def _show(out: Path, test_rows: list[Sample], console: Console) -> None:
+    runs: dict[str, Any] = {mode: read_json(out / "evaluation" / mode / METRICS) for mode in MODES}
+    table = comparison_table(runs)
+    with atomic_write(out / "results.txt") as temporary:
+        temporary.write_text(render(table), encoding="utf-8")
+    curves = draw_learning_curves(
+        {mode: out / mode / "log.jsonl" for mode in MODES}, out / "learning_curves.png"
+    )
+    planner = Planner.load(
+        out / "picd" / "model", max_length=MAX_LENGTH, max_new_tokens=256, batch_size=4
+    )
+    shown = _different_contexts(test_rows, 3)
+    for sample, text in zip(shown, planner.generate(shown), strict=True):
+        console.print()
+        console.print(planner.template.render(sample, planner.library).user, style="dim")
+        console.print(plan_view(text, planner.library))
+    console.print()
+    console.print(table)
+    console.print(f"Everything is in {out}:")
+    for what, where in (
+        ("table", out / "results.txt"),
+        ("learning curves", curves),
+        ("PICD planner", out / "picd" / "model"),
+        ("predictions", out / "evaluation"),
+    ):
+        console.print(f"  {what:16}{where}", highlight=False)
+    console.print(
+        f"Try: gplan plan --model {out}/picd/model --data {out}/data/test.csv --row 5",
+        highlight=False,
+    )
+
+
+def _different_contexts(samples: list[Sample], count: int) -> list[Sample]:
+    """The first rows of different order types: three contexts that call for different plans."""
+    by_type: dict[str, Sample] = {}
+    for sample in samples:
+        by_type.setdefault(facts_of(sample).order_type, sample)
+    return list(by_type.values())[:count]

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gplan_jax.data import ChatEncoder, Mode, TrainingSet
+from gplan_jax.foundation import GplanError, RowError
+from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, write_samples
+from gplan_jax.reasoning import split_response
+
+
+def read(path: Path, model_dir: Path, mode: Mode, **options: object) -> TrainingSet:
+    settings: dict[str, object] = {"max_length": 700} | options
+    return TrainingSet.read(
+        path,
+        encoder=ChatEncoder.load(model_dir),
+        template=PromptTemplate.load("compact_zh"),
+        library=IntentLibrary.load(),
+        mode=mode,
+        **settings,  # type: ignore[arg-type]
+    )
+
+
+def test_modes_differ_in_the_response(world_file: Path, tiny_model_dir: Path) -> None:
+    sets = {mode: read(world_file, tiny_model_dir, mode) for mode in Mode}
+    thought, plan = split_response(sets[Mode.PICD].labels[0].text)
+    assert sets[Mode.DIRECT_SFT].response_text(0, 5) == plan
+    explicit = sets[Mode.COT_SFT].response_text(0, 5)
+    assert explicit == sets[Mode.COT_SFT].response_text(0, 0) == f"{thought}{plan}"
+    assert sets[Mode.PICD].response_text(0, 0) == explicit
+    latent = sets[Mode.PICD].response_text(0, 99)
+    assert latent.endswith(plan) and "<STEP_" not in latent and "<T_1_a>" in latent
+
+
+def test_length_table_counts_what_tokenize_gives(
+    world_file: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    rows = read(world_file, tiny_model_dir, Mode.PICD, max_length=260)
+    table = rows.lengths(9, cache_dir=tmp_path)
+    for row in range(0, len(rows), 5):
+        for stage in range(9):
+            sample = rows.tokenize(row, stage)
+            assert table[row, stage].tolist() == [len(sample.prompt_ids), len(sample.response_ids)]
+            assert table[row, stage].sum() <= 260
+    assert len(list(tmp_path.iterdir())) == 1
+    np.testing.assert_array_equal(rows.lengths(9, cache_dir=tmp_path), table)
+    read(world_file, tiny_model_dir, Mode.PICD, max_length=261).lengths(9, cache_dir=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2  # other settings, another table
+
+
+def test_a_response_is_never_cut(world_file: Path, tiny_model_dir: Path) -> None:
+    rows = read(world_file, tiny_model_dir, Mode.COT_SFT, max_length=60)
+    with pytest.raises(GplanError, match=r"data\.max_length"):
+        rows.tokenize(0, 0)
+
+
+def test_rows_without_reasoning_train_plans_only(
+    world_rows: list[Sample], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "plain.csv"
+    bare = [dataclasses.replace(s, raw_labels=split_response(s.raw_labels)[1]) for s in world_rows]
+    write_samples(path, bare)
+    assert len(read(path, tiny_model_dir, Mode.DIRECT_SFT)) == len(bare)
+    for mode in (Mode.COT_SFT, Mode.PICD):
+        with pytest.raises(GplanError, match=r"40 of 40 rows.*gplan explain"):
+            read(path, tiny_model_dir, mode)
+
+
+def test_faulty_rows_are_named_or_skipped(
+    world_rows: list[Sample], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "faulty.csv"
+    faulty = dataclasses.replace(world_rows[1], raw_labels='[{"工具名称": "tool_99"}]')
+    write_samples(path, [world_rows[0], faulty, *world_rows[2:]])
+    with pytest.raises(RowError, match=r"faulty\.csv, row 2, column raw_labels.*tool_99"):
+        read(path, tiny_model_dir, Mode.PICD)
+    skipped: list[RowError] = []
+    rows = read(path, tiny_model_dir, Mode.PICD, on_error="skip", skipped=skipped)
+    assert len(rows) == len(world_rows) - 1
+    assert [error.row for error in skipped] == [2]
+
+
+def test_picd_needs_latent_tokens(world_file: Path, tiny_hf_dir: Path) -> None:
+    with pytest.raises(GplanError, match="latent tokens"):
+        read(world_file, tiny_hf_dir, Mode.PICD)
