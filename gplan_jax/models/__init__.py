@@ -2,20 +2,24 @@
 
 from gplan_jax.models.cache import KVCache, init_cache
 from gplan_jax.models.config import Qwen3Config
-from gplan_jax.models.loading import load_qwen3
-from gplan_jax.models.model_directory import (
+from gplan_jax.models.convert import CheckpointReport, convert_checkpoint, export_checkpoint
+from gplan_jax.models.directory import (
     ModelRecord,
     read_config,
     save_model_directory,
     save_qwen3,
 )
+from gplan_jax.models.loading import load_qwen3
 from gplan_jax.models.qwen3 import Qwen3
 
 __all__ = [
+    "CheckpointReport",
     "KVCache",
     "ModelRecord",
     "Qwen3",
     "Qwen3Config",
+    "convert_checkpoint",
+    "export_checkpoint",
     "init_cache",
     "load_qwen3",
     "read_config",

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from gplan_jax.models.model_directory import PARAMS, is_model_directory, read_config
+from gplan_jax.models.directory import PARAMS, is_model_directory, read_config
 from gplan_jax.models.parameter_store import ParameterStore
 from gplan_jax.models.params import check_tensors, read_parameter, rules
 from gplan_jax.models.qwen3 import Qwen3, Remat

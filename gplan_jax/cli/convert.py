@@ -1,0 +1,81 @@
+"""`gplan convert` and `gplan export`: between Hugging Face checkpoints and model directories."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from gplan_jax.models import CheckpointReport
+
+
+class Latents(enum.StrEnum):
+    """Which latent tokens a converted checkpoint takes in."""
+
+    gsisr = "gsisr"
+    none = "none"
+
+
+def convert(
+    hf_dir: Annotated[
+        Path, typer.Argument(help="Qwen3 checkpoint: config.json, *.safetensors, tokenizer.json.")
+    ],
+    out: Annotated[Path, typer.Option(help="New directory for the model.")],
+    latents: Annotated[
+        Latents, typer.Option(help="Latent tokens to add: the 33 of GSISR, or none.")
+    ] = Latents.gsisr,
+    seed: Annotated[int, typer.Option(help="Seed of the new tokens' embedding noise.")] = 0,
+) -> None:
+    """Turn a Hugging Face Qwen3 checkpoint into a GPlan model directory.
+
+    Example: gplan convert Qwen3-1.7B --out models/qwen3-1.7b
+    """
+    from gplan_jax.models import convert_checkpoint
+    from gplan_jax.reasoning import GSISR_LATENTS
+
+    with_latents = latents is Latents.gsisr
+    report = convert_checkpoint(
+        hf_dir,
+        out,
+        new_tokens=GSISR_LATENTS.tokens if with_latents else (),
+        metadata={"latents": GSISR_LATENTS.to_dict()} if with_latents else {},
+        seed=seed,
+        progress=True,
+    )
+    typer.echo(f"Converted. The model is in {report.directory}")
+    _describe(report)
+    if report.new_tokens:
+        ids = report.new_tokens.values()
+        known = len(report.new_tokens) - report.tokens_added
+        typer.echo(
+            f"  latent tokens  {report.tokens_added} added"
+            + (f", {known} already there" if known else "")
+            + f", ids {min(ids)} to {max(ids)}"
+        )
+
+
+def export(
+    model_dir: Annotated[Path, typer.Argument(help="GPlan model directory.")],
+    out: Annotated[Path, typer.Option(help="New directory for the Hugging Face checkpoint.")],
+) -> None:
+    """Turn a GPlan model directory into a Hugging Face checkpoint that transformers loads.
+
+    Example: gplan export runs/picd/model --out qwen3-planner-hf
+    """
+    from gplan_jax.models import export_checkpoint
+
+    report = export_checkpoint(model_dir, out, progress=True)
+    typer.echo(f"Exported. The Hugging Face checkpoint is in {report.directory}")
+    _describe(report)
+
+
+def _describe(report: CheckpointReport) -> None:
+    if report.rows_after == report.rows_before:
+        rows = f"{report.rows_after:,}, as in the original checkpoint"
+    else:
+        rows = f"{report.rows_after:,}, grown from {report.rows_before:,}"
+    typer.echo(f"  parameters     {report.parameters:,} in {report.dtype}")
+    typer.echo(f"  embedding rows {rows}")

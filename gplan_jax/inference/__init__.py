@@ -1,0 +1,1 @@
+"""From prompts to plans: batched greedy decoding and the planner around it."""

@@ -1,0 +1,89 @@
+"""The tokenizer beside the weights: its size, and how it takes in latent tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.files import read_json, write_json
+
+_TOKENIZER, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerExtension:
+    """A tokenizer with new tokens.
+
+    Attributes:
+        tokenizer: with the tokens in it.
+        ids: each asked-for token -> its id.
+        size_before: number of ids (largest id + 1) without the new tokens.
+        size_after: the same with them.
+    """
+
+    tokenizer: Tokenizer
+    ids: dict[str, int]
+    size_before: int
+    size_after: int
+
+    @property
+    def added(self) -> list[str]:
+        """The tokens that the tokenizer did not have."""
+        return [token for token, number in self.ids.items() if number >= self.size_before]
+
+    def write(self, directory: Path) -> None:
+        """Writes the tokenizer over the unextended copy in ``directory``."""
+        if not self.added:
+            return
+        self.tokenizer.save(str(directory / _TOKENIZER))
+        settings_path = directory / _SETTINGS
+        settings = read_json(settings_path) if settings_path.is_file() else {}
+        # Where transformers keeps a second list of the added tokens, it must name them all.
+        if "added_tokens_decoder" in settings:
+            flags = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
+            settings["added_tokens_decoder"] |= {
+                str(self.ids[token]): {"content": token, **flags, "special": True}
+                for token in self.added
+            }
+            write_json(settings_path, settings)
+
+
+def extend_tokenizer(directory: Path, new_tokens: Sequence[str]) -> TokenizerExtension | None:
+    """Adds ``new_tokens`` to a checkpoint's tokenizer as special tokens with the next ids.
+
+    A token the tokenizer already has keeps its id. Returns None where there is no tokenizer and
+    no token to add.
+
+    Raises:
+        GplanError: tokens are empty or repeated, or tokenizer.json is missing or broken.
+    """
+    if len(set(new_tokens)) < len(new_tokens) or "" in new_tokens:
+        raise GplanError(f"New tokens must be distinct and not empty: {', '.join(new_tokens)}.")
+    path = directory / _TOKENIZER
+    if not path.is_file():
+        if new_tokens:
+            raise GplanError(
+                f"{path} does not exist, so {len(new_tokens)} tokens cannot be added; download the "
+                "tokenizer beside the weights or convert without new tokens."
+            )
+        return None
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise GplanError(f"{path} is not a readable tokenizer: {error}.") from None
+    before = _size(tokenizer)
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in new_tokens]
+    )
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    ids = {token: vocabulary[token] for token in new_tokens}
+    return TokenizerExtension(tokenizer, ids, before, _size(tokenizer))
+
+
+def _size(tokenizer: Tokenizer) -> int:
+    # Not the number of tokens: ids may have gaps, and rows are addressed by id.
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
