@@ -1,0 +1,231 @@
+"""What follows from a row's columns: the facts that prompts, rules and floors share.
+
+On the public rows the first intent depends above all on the order's type, on how far the order's
+place is, on what kind of place the user is at, on when the order was made and begins, and on
+whether the user has just looked at the order's place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr.behavior import Behavior, long_term, short_term
+from gplan_jax.gsisr.samples import Sample
+
+Distance = Literal["here", "district", "city", "elsewhere", "unknown"]
+Phase = Literal["before", "during", "started", "ended", "unknown"]
+DayPart = Literal["night", "morning", "noon", "afternoon", "evening"]
+PlaceKind = Literal[
+    "hotel", "fuel", "charging", "service_area", "hub", "sights", "food", "work", "home",
+    "district", "shopping", "other", "unknown",
+]  # fmt: skip
+
+# The first kind with a word that the category contains; order settles overlaps.
+_KIND_WORDS: tuple[tuple[PlaceKind, tuple[str, ...]], ...] = (
+    ("fuel", ("加油",)),
+    ("charging", ("充电",)),
+    ("service_area", ("服务区", "收费站")),
+    ("hotel", ("酒店", "民宿", "旅馆", "旅舍", "客栈", "公寓", "经济型", "舒适型", "高档型",
+               "豪华型", "住宿", "度假村", "农家院")),
+    ("hub", ("高铁", "机场", "火车", "站前", "航站", "车站", "轮渡", "地铁")),
+    ("sights", ("景", "公园", "文物", "博物", "古镇", "寺庙", "名山", "遗产", "美术馆", "展览",
+                "游客", "梯田", "自然", "冰雪")),
+    ("food", ("餐", "菜", "奶茶", "咖啡", "火锅", "小吃", "烧烤", "烤肉", "汤", "米线", "面馆",
+              "甜品", "美食", "卤味", "生煎", "烩面", "黄焖鸡")),
+    ("work", ("公司", "写字楼", "园区", "政府", "机关")),
+    ("home", ("住宅", "村庄", "小区", "商住", "乡镇")),
+    ("district", ("商圈",)),
+    ("shopping", ("商场", "购物", "超市", "市场", "店", "商业街", "特色街", "广场")),
+)  # fmt: skip
+
+RECENT_HOURS = 2
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything derivable from a row's columns that a planner or a rule needs.
+
+    Order (the event that triggered the plan):
+        order_type: its type as written, 酒店, 加油, ...; "" without an order.
+        order_distance: where its place lies: at the current place ("here"), in the same district,
+            in the same city, elsewhere; "unknown" where a column is empty.
+        order_in_home_city, order_at_home, order_at_work: whether its place is in the home city, is
+            the first or second habitual place; None where unknown.
+        minutes_since_order: since it was made; None where unknown.
+        hours_to_start, hours_to_end: from now to its start and end, negative once past.
+        days_to_start: the same in calendar days: 0 today, 1 tomorrow.
+        starts_at_midnight: its start is a mere date.
+        phase: before its start, during it, started without a known end, ended, unknown.
+        order_category: what kind of place its place is, where the history tells; else "".
+        order_recency: how many behaviours ago its place was last looked at, 0 the latest; None
+            where never.
+        order_visits: how often the long-term history names its place.
+
+    Current place and time:
+        now: the current time.
+        hour, day_part, weekend, holiday: parts of it; night ends at 6, morning at 11, noon at 14,
+            afternoon at 18.
+        place_category, place_kind: what kind of place it is, as written and in a dozen kinds.
+        at_home, at_work: it is the first or second habitual place; None where unknown.
+        near_home, near_work: it is in that place's district; None where unknown.
+        in_home_city: it is in the home city; None where unknown.
+        place_recency, place_visits: as for the order's place.
+
+    Behaviour:
+        hours_since_behavior: full hours since the latest one; None without any.
+        locality: the latest one's 本地, 异地行前, 异地行中 or 未知地点; "" without any.
+        recent_count: behaviours of the last two hours.
+        other_category: category of the latest recent place that is neither the current place nor
+            the order's, a sign of where the user is going; "" without one.
+    """
+
+    order_type: str
+    order_distance: Distance
+    order_in_home_city: bool | None
+    order_at_home: bool | None
+    order_at_work: bool | None
+    minutes_since_order: float | None
+    hours_to_start: float | None
+    hours_to_end: float | None
+    days_to_start: int | None
+    starts_at_midnight: bool
+    phase: Phase
+    order_category: str
+    order_recency: int | None
+    order_visits: int
+    now: datetime
+    hour: int
+    day_part: DayPart
+    weekend: bool
+    holiday: bool
+    place_category: str
+    place_kind: PlaceKind
+    at_home: bool | None
+    at_work: bool | None
+    near_home: bool | None
+    near_work: bool | None
+    in_home_city: bool | None
+    place_recency: int | None
+    place_visits: int
+    hours_since_behavior: int | None
+    locality: str
+    recent_count: int
+    other_category: str
+
+
+def facts_of(sample: Sample) -> Facts:
+    """Derives the facts of a sample.
+
+    Raises:
+        GplanError: ``currenttime`` is missing, or a time is not written YYYY-MM-DD HH:MM:SS.
+    """
+    now = _time(sample, "currenttime")
+    if now is None:
+        raise GplanError("currenttime is empty; write the time of the request in it.")
+    made, start, end = (_time(sample, f"trigger_{i}") for i in (5, 6, 7))
+    behaviors = short_term(sample.short_term_behavior_seq, now)
+    visits = {habit.place: habit.count for habit in long_term(sample.long_term_behavior)}
+    latest = behaviors[-1] if behaviors else None
+    since = int(_hours(latest.when, now)) if latest else None
+    recent = [b for b in behaviors if _hours(b.when, now) <= RECENT_HOURS]
+    place, order_place = sample.current_poi_name, sample.trigger_4
+    here = sample.current_city + sample.current_district
+    others = [b for b in recent if b.place not in (place, order_place)]
+    return Facts(
+        order_type=sample.trigger_1,
+        order_distance=_distance(sample),
+        order_in_home_city=_same(sample.trigger_2, sample.profile_feat_5),
+        order_at_home=_same(order_place, sample.profile_feat_6),
+        order_at_work=_same(order_place, sample.profile_feat_8),
+        minutes_since_order=_hours(made, now) * 60 if made else None,
+        hours_to_start=_hours(now, start) if start else None,
+        hours_to_end=_hours(now, end) if end else None,
+        days_to_start=(start.date() - now.date()).days if start else None,
+        starts_at_midnight=start is not None and (start.hour, start.minute) == (0, 0),
+        phase=_phase(now, start, end),
+        order_category=next(
+            (b.category for b in reversed(behaviors) if b.place == order_place), ""
+        ),
+        order_recency=_recency(behaviors, order_place),
+        order_visits=visits.get(order_place, 0),
+        now=now,
+        hour=now.hour,
+        day_part=_day_part(now.hour),
+        weekend=sample.weekendflag == "1",
+        holiday=sample.holidayflag == "1",
+        place_category=sample.current_tag,
+        place_kind=place_kind(sample.current_tag),
+        at_home=_same(place, sample.profile_feat_6),
+        at_work=_same(place, sample.profile_feat_8),
+        near_home=_same(here, sample.profile_feat_7),
+        near_work=_same(here, sample.profile_feat_9),
+        in_home_city=_same(sample.current_city, sample.profile_feat_5),
+        place_recency=_recency(behaviors, place),
+        place_visits=visits.get(place, 0),
+        hours_since_behavior=max(since, 0) if since is not None else None,
+        locality=latest.locality if latest else "",
+        recent_count=len(recent),
+        other_category=others[-1].category if others else "",
+    )
+
+
+def place_kind(category: str) -> PlaceKind:
+    """The kind of a place from its category's words, "other" where none is known."""
+    if not category:
+        return "unknown"
+    kinds = (kind for kind, words in _KIND_WORDS if any(word in category for word in words))
+    return next(kinds, "other")
+
+
+def _time(sample: Sample, column: str) -> datetime | None:
+    text = getattr(sample, column).strip()
+    if not text:
+        return None
+    try:
+        return datetime.strptime(text, "%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        problem = f"{column} of sample {sample.id} is {text!r}"
+        raise GplanError(f"{problem}; write times as YYYY-MM-DD HH:MM:SS.") from None
+
+
+def _hours(earlier: datetime, later: datetime) -> float:
+    return (later - earlier).total_seconds() / 3600
+
+
+def _same(first: str, second: str) -> bool | None:
+    return first == second if first and second else None
+
+
+def _distance(sample: Sample) -> Distance:
+    if not sample.trigger_2 or not sample.current_city:
+        return "unknown"
+    if _same(sample.current_poi_name, sample.trigger_4):
+        return "here"
+    if sample.current_city != sample.trigger_2:
+        return "elsewhere"
+    return "district" if _same(sample.current_district, sample.trigger_3) else "city"
+
+
+def _phase(now: datetime, start: datetime | None, end: datetime | None) -> Phase:
+    if start is None:
+        return "unknown"
+    if now < start:
+        return "before"
+    if end is None:
+        return "started"
+    return "during" if now <= end else "ended"
+
+
+def _day_part(hour: int) -> DayPart:
+    bounds: tuple[tuple[int, DayPart], ...] = (
+        (6, "night"), (11, "morning"), (14, "noon"), (18, "afternoon"), (24, "evening"),
+    )  # fmt: skip
+    return next(name for end, name in bounds if hour < end)
+
+
+def _recency(behaviors: tuple[Behavior, ...], place: str) -> int | None:
+    ago = (i for i, behavior in enumerate(reversed(behaviors)) if behavior.place == place)
+    return next(ago, None)
