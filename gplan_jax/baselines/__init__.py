@@ -1,0 +1,1 @@
+"""Baselines: what a planner has to beat."""

@@ -1,0 +1,113 @@
+"""`gplan evaluate`, `gplan score`, `gplan plan`: a planner's figures and its plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[Path, typer.Option(help="A model directory, as convert or train writes it.")]
+Library = Annotated[
+    Path | None, typer.Option(help="Intent library (YAML); else the model's own, else Amap's.")
+]
+Template = Annotated[
+    str | None, typer.Option(help="Prompt template, a name or folder; else the model's own.")
+]
+
+
+def evaluate(
+    model: Model,
+    data: Annotated[Path, typer.Option(help="Labelled rows: .csv, .jsonl or .parquet.")],
+    out: Annotated[Path, typer.Option(help="New directory for predictions and metrics.")],
+    train_data: Annotated[
+        Path | None, typer.Option(help="Training rows: the floors are fitted on them.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
+    library: Library = None,
+    template: Template = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded together.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 512,
+) -> None:
+    """Plan every row of a file and score the plans against their labels, beside the floors.
+
+    Example: gplan evaluate --model runs/picd/model --data test.csv --train-data train.csv --out
+    runs/picd/test
+    """
+    from rich.console import Console
+
+    from gplan_jax.evaluation.offline import METRICS, PREDICTIONS
+    from gplan_jax.evaluation.runner import evaluate_model
+    from gplan_jax.evaluation.tables import metrics_table
+
+    metrics = evaluate_model(
+        model,
+        data,
+        out,
+        train_data=train_data,
+        limit=limit,
+        template=template,
+        library=str(library) if library else None,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+    )
+    Console().print(metrics_table(metrics, name=model.name))
+    typer.echo(f"Finished. The result is in {out}")
+    typer.echo(f"  every answer with its scores  {out / PREDICTIONS}")
+    typer.echo(f"  means and intervals           {out / METRICS}")
+
+
+def score(
+    predictions: Annotated[Path, typer.Option(help="A predictions.jsonl: id, text, label a row.")],
+    library: Library = None,
+) -> None:
+    """Compute the scores of a predictions file again, from its texts alone.
+
+    Example: gplan score --predictions runs/picd/test/predictions.jsonl
+    """
+    from rich.console import Console
+
+    from gplan_jax.evaluation.offline import score_file
+    from gplan_jax.evaluation.tables import metrics_table
+    from gplan_jax.gsisr import IntentLibrary
+
+    metrics = score_file(predictions, IntentLibrary.load(library))
+    Console().print(metrics_table(metrics, name="predictions"))
+    typer.echo(f"Computed from the texts in {predictions}; nothing was written.")
+
+
+def plan(
+    model: Model,
+    data: Annotated[Path | None, typer.Option(help="Rows: .csv, .jsonl or .parquet.")] = None,
+    row: Annotated[int | None, typer.Option(min=1, help="Row of the file, from 1.")] = None,
+    prompt_id: Annotated[str | None, typer.Option("--id", help="Id of the row instead.")] = None,
+    context: Annotated[
+        Path | None, typer.Option(help="JSON object, column -> text, instead of a data file.")
+    ] = None,
+    library: Library = None,
+    template: Template = None,
+) -> None:
+    """Plan for one context and show the plan as a table.
+
+    Examples: gplan plan --model runs/picd/model --data test.csv --row 3 | gplan plan --model
+    runs/picd/model --context context.json
+    """
+    from rich.console import Console
+
+    from gplan_jax.evaluation.runner import find_sample, read_context
+    from gplan_jax.evaluation.tables import plan_view
+    from gplan_jax.foundation import GplanError
+    from gplan_jax.inference.planner import Planner
+
+    if data is None and context is not None and row is None and prompt_id is None:
+        sample = read_context(context)
+    elif data is not None and context is None and (row is None) != (prompt_id is None):
+        sample = find_sample(data, row=row, prompt_id=prompt_id)
+    else:
+        raise GplanError("Name the row: --data FILE with --row N or --id ID, or --context FILE.")
+    planner = Planner.load(model, template=template, library=str(library) if library else None)
+    [text] = planner.generate([sample])
+    view = plan_view(
+        text, planner.library, latents=planner.encoder.latents, label=sample.raw_labels
+    )
+    Console().print(view)

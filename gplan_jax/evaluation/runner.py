@@ -1,0 +1,111 @@
+"""From a model directory and a data file to scores, or to the answer for one row."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import gplan_jax
+from gplan_jax.evaluation.offline import check_rows, evaluate
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.files import read_json, refuse_existing
+from gplan_jax.gsisr import Sample, read_samples
+from gplan_jax.inference.planner import Planner
+
+
+def evaluate_model(
+    model: str | Path,
+    data: str | Path,
+    out_dir: str | Path,
+    *,
+    train_data: str | Path | None = None,
+    limit: int | None = None,
+    **planner_options: Any,
+) -> dict[str, Any]:
+    """Plans the rows of ``data`` and evaluates the answers into ``out_dir``; returns the metrics.
+
+    All that can be wrong with the input is found before the model starts.
+
+    Args:
+        model: a model directory.
+        data: labelled rows.
+        out_dir: a new directory.
+        train_data: labelled rows to fit the floors on.
+        limit: evaluate only that many rows, the first ones.
+        planner_options: options of ``Planner.load``; they are kept in metrics.json.
+
+    Raises:
+        GplanError: a file is missing or broken, or the rows can't be evaluated.
+    """
+    refuse_existing(Path(out_dir))
+    samples = list(islice(read_samples(data), limit))
+    train = None if train_data is None else list(read_samples(train_data))
+    planner = Planner.load(model, **planner_options)
+    check_rows(samples, train, planner.library)
+    started = time.monotonic()
+    texts = planner.generate(samples)
+    run = {
+        "model": str(model),
+        **planner_options,
+        "library": planner.library.name,
+        "data": _identity(data),
+        "train_data": None if train_data is None else _identity(train_data),
+        "limit": limit,
+        "seconds_of_decoding": round(time.monotonic() - started, 1),
+        **environment(),
+    }
+    latents = planner.encoder.latents
+    return evaluate(samples, texts, train, planner.library, out_dir, latents=latents, run=run)
+
+
+def environment() -> dict[str, Any]:
+    """What the figures were computed with: versions, and the devices that JAX uses."""
+    devices = jax.devices()
+    return {
+        "gplan_jax": gplan_jax.__version__,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+    }
+
+
+def find_sample(
+    path: str | Path, *, row: int | None = None, prompt_id: str | None = None
+) -> Sample:
+    """The sample in ``row`` (counted from 1), or the first one with ``prompt_id``.
+
+    Raises:
+        GplanError: the file has no such row.
+    """
+    seen = 0
+    for seen, sample in enumerate(read_samples(path), start=1):
+        if seen == row or (row is None and sample.id == prompt_id):
+            return sample
+    wanted = f"row {row}" if row is not None else f"row with id {prompt_id}"
+    raise GplanError(f"{path} has no {wanted}; its {seen} rows are counted from 1.")
+
+
+def read_context(path: str | Path) -> Sample:
+    """A sample from a JSON object of column -> text; columns that are not given are empty.
+
+    Raises:
+        GplanError: the file is missing, not a JSON object of texts, or names an unknown column.
+    """
+    context = read_json(path)
+    if not isinstance(context, dict) or not all(isinstance(v, str) for v in context.values()):
+        raise GplanError(f"{path} must be a JSON object whose values are texts, column by column.")
+    try:
+        return Sample.from_context(context)
+    except GplanError as error:
+        raise GplanError(f"{path}: {error}") from None
+
+
+def _identity(path: str | Path) -> dict[str, str]:
+    with Path(path).open("rb") as file:
+        return {"file": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

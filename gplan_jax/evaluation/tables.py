@@ -1,0 +1,156 @@
+"""What the terminal shows: the metrics of a run beside the floors, and the plan of one row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr import (
+    IntentLibrary,
+    Plan,
+    check_plan,
+    latent_failure,
+    parse_plan,
+    score_prediction,
+)
+from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary
+
+# Measure -> heading; those with a percent sign are shown times 100.
+HEADINGS = {
+    "acc1": "Acc@1\n%",
+    "ndcg3": "NDCG@3",
+    "nes": "NES",
+    "latent_valid": "Latent-\nValid %",
+    "exact": "Exact\n%",
+    "filter_pass": "Filter\npass %",
+}
+WITH_INTERVAL = ("acc1", "ndcg3", "nes")
+PUBLIC_STATIC_NDCG3 = 0.746
+NOTHING = "–"
+
+
+def metrics_table(metrics: Mapping[str, Any], *, name: str = "model") -> Table:
+    """The metrics of one evaluation: the model's row with its Acc@1 interval, then the floors'.
+
+    Args:
+        metrics: what `evaluate` and `score_file` return.
+        name: how the model's row is called.
+    """
+    return comparison_table({name: metrics})
+
+
+def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Several runs on the same rows, each with its 95% intervals, and below them the floors.
+
+    Args:
+        runs: run name -> its metrics; the floors shown are the first run's.
+
+    Raises:
+        GplanError: the runs were evaluated on different numbers of rows.
+    """
+    first = next(iter(runs.values()))
+    if len({metrics["rows"] for metrics in runs.values()}) > 1:
+        counts = ", ".join(f"{name} {metrics['rows']}" for name, metrics in runs.items())
+        raise GplanError(f"Runs on different rows can't stand in one table (rows: {counts}).")
+    table = Table(caption=_caption(first), caption_justify="left")
+    table.add_column("")
+    for heading in HEADINGS.values():
+        table.add_column(heading, justify="right", vertical="bottom")
+    for name, metrics in runs.items():
+        table.add_row(Text(name, style="bold"), *_means(metrics["model"]))
+        table.add_row("  95% interval", *_intervals(metrics["intervals"]["model"]), style="dim")
+    table.add_section()
+    for name, means in first["floors"].items():
+        table.add_row(Text(name.replace("_", " ")), *_means(means))
+    return table
+
+
+def _means(means: Mapping[str, float]) -> list[str]:
+    return [
+        _figure(measure, means[measure]) if measure in means else NOTHING for measure in HEADINGS
+    ]
+
+
+def _intervals(intervals: Mapping[str, Sequence[float]]) -> list[str]:
+    return [
+        "–".join(_figure(measure, bound) for bound in intervals[measure])
+        if measure in WITH_INTERVAL
+        else ""
+        for measure in HEADINGS
+    ]
+
+
+def _figure(measure: str, value: float) -> str:
+    return f"{100 * value:.1f}" if "%" in HEADINGS[measure] else f"{value:.3f}"
+
+
+def _caption(metrics: Mapping[str, Any]) -> str:
+    size = f"{metrics['rows']} rows of {metrics['ids']} ids."
+    if not metrics["floors"]:
+        return (
+            f"{size} No floors: {metrics['floors_left_out']}. Mind that a static list of four "
+            f"frequent intents reaches NDCG@3 {PUBLIC_STATIC_NDCG3} on the public rows."
+        )
+    caption = f"{size} Below the line: floors, fitted on the training rows."
+    if static := metrics["floors"].get("popularity_list"):
+        caption += (
+            " Mind that a static list of four frequent intents reaches NDCG@3 "
+            f"{static['ndcg3']:.3f} on these rows."
+        )
+    return caption
+
+
+def plan_view(
+    text: str,
+    library: IntentLibrary,
+    *,
+    latents: LatentVocabulary = GSISR_LATENTS,
+    label: str = "",
+) -> RenderableType:
+    """One answer as a table of its intents, and below it Latent-Valid and the rule filter.
+
+    Args:
+        text: the model's raw answer.
+        library: gives the tools' meanings and the rules.
+        latents: the latent vocabulary that Latent-Valid checks for.
+        label: the row's raw label; where it has a plan, that is shown below with the scores.
+    """
+    plan = parse_plan(text, library)
+    failure = latent_failure(text, latents, library)
+    violations = check_plan(text, library)
+    parts: list[RenderableType] = [
+        _plan_table(plan, library, "Plan") if plan else Text("The answer holds no plan."),
+        Text(f"Latent-Valid: {'yes' if failure is None else f'no ({failure})'}"),
+        Text(f"Rule filter:  {'not passed' if violations else 'passed'}"),
+        *(Text(f"  {v.tier}/{v.code}: {v.message}") for v in violations),
+    ]
+    if wanted := parse_plan(label, library):
+        score = score_prediction(text, label, library)
+        figures = f"Acc@1 {score.acc1:.0f}, NDCG@3 {score.ndcg3:.3f}, NES {score.nes:.3f}"
+        parts += [_plan_table(wanted, library, "Label"), Text(f"Against the label: {figures}")]
+    return Group(*parts)
+
+
+def _plan_table(plan: Plan, library: IntentLibrary, title: str) -> Table:
+    table = Table("#", "Tool", "Meaning", "Parameters", title=title, title_justify="left")
+    for position, intent in enumerate(plan, start=1):
+        name = intent.get(library.tool_key, NOTHING)
+        meaning = library.tools[name].meaning if name in library.tools else "not in the library"
+        parameters = [f"{key}: {value}" for key, value in intent.items() if key != library.tool_key]
+        cells = (str(position), name, meaning, ", ".join(parameters) or NOTHING)
+        # A model's words are text, never markup of the table.
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def render(content: RenderableType, *, width: int = 100) -> str:
+    """Plain text of ``content``, without colours, for files and tests."""
+    console = Console(width=width, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(content)
+    return capture.get()
