@@ -7,10 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import Field
 
 from gplan_jax.foundation.config import Config, load_config
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.files import atomic_write
 
 LIBRARIES = Path(__file__).parent / "libraries"
 DEFAULT_LIBRARY = LIBRARIES / "amap.yaml"
@@ -63,7 +65,15 @@ class IntentLibrary(Config):
             GplanError: the file is missing, a key is unknown or mistyped, or an entry refers to a
                 tool, parameter or value that the file does not define; all faults at once.
         """
-        return _load(Path(path or DEFAULT_LIBRARY).resolve())
+        return _amap() if path is None else _load(Path(path))
+
+    def save(self, path: str | Path) -> None:
+        """Writes the library as a YAML file that ``load`` reads back."""
+        values = self.model_dump(exclude_defaults=True)
+        with atomic_write(path) as temporary:
+            temporary.write_text(
+                yaml.safe_dump(values, allow_unicode=True, sort_keys=False), encoding="utf-8"
+            )
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -81,6 +91,10 @@ class IntentLibrary(Config):
 
 
 @cache
+def _amap() -> IntentLibrary:
+    return _load(DEFAULT_LIBRARY)
+
+
 def _load(path: Path) -> IntentLibrary:
     library = load_config(IntentLibrary, path)
     if faults := _faults(library):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class PromptTemplate:
             raise GplanError(f"Prompt template {folder} lacks {' and '.join(missing)}.")
         system, user = ((folder / name).read_text(encoding="utf-8") for name in _FILES)
         template = cls(folder.name, system, user)
-        _ = template._compiled  # A wrong template is better refused now than at the first row.
+        _compile(template)  # A wrong template is better refused now than at the first row.
         return template
 
     def save(self, folder: str | Path) -> None:
@@ -79,7 +79,7 @@ class PromptTemplate:
             GplanError: the template names something that does not exist, or the sample has a
                 time that can't be read.
         """
-        system, user = self._compiled
+        system, user = _compile(self)
         try:
             return Prompt(
                 system=system.render(library=library).strip(),
@@ -88,25 +88,26 @@ class PromptTemplate:
         except (jinja2.TemplateError, TypeError, LookupError) as error:
             raise GplanError(f"Prompt template {self.name} can't be filled in: {error}.") from None
 
-    @cached_property
-    def _compiled(self) -> tuple[jinja2.Template, jinja2.Template]:
-        # Sandboxed: a template may come with somebody else's model directory.
-        environment = ImmutableSandboxedEnvironment(
-            autoescape=False,  # The text is read by a model, not by a browser.
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            finalize=_one_line,
-        )
-        environment.filters |= {"bucket": bucket, "choose": choose}
-        compiled = []
-        for name, source in zip(_FILES, (self.system, self.user), strict=True):
-            try:
-                compiled.append(environment.from_string(source))
-            except jinja2.TemplateSyntaxError as error:
-                place = f"Prompt template {self.name}, {name}, line {error.lineno}"
-                raise GplanError(f"{place}: {error.message}.") from None
-        return compiled[0], compiled[1]
+
+@cache
+def _compile(template: PromptTemplate) -> tuple[jinja2.Template, jinja2.Template]:
+    # Sandboxed: a template may come with somebody else's model directory.
+    environment = ImmutableSandboxedEnvironment(
+        autoescape=False,  # The text is read by a model, not by a browser.
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_one_line,
+    )
+    environment.filters |= {"bucket": bucket, "choose": choose}
+    compiled = []
+    for name, source in zip(_FILES, (template.system, template.user), strict=True):
+        try:
+            compiled.append(environment.from_string(source))
+        except jinja2.TemplateSyntaxError as error:
+            place = f"Prompt template {template.name}, {name}, line {error.lineno}"
+            raise GplanError(f"{place}: {error.message}.") from None
+    return compiled[0], compiled[1]
 
 
 def bucket(

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr import (
+    IntentLibrary,
+    Plan,
+    canonical_plan,
+    ndcg,
+    normalized_edit_similarity,
+    score_prediction,
+)
+from gplan_jax.gsisr.metrics import ndcg_positional, ndcg_unique
+
+intents = st.one_of(
+    st.sampled_from(["tool_6", "tool_8", "tool_9"]).map(lambda tool: {"工具名称": tool}),
+    st.sampled_from(["美食", "购物"]).map(lambda tag: {"工具名称": "tool_7", "tag": tag}),
+    st.tuples(st.sampled_from(["附近", "全城"]), st.sampled_from(["美食", "景点"])).map(
+        lambda p: {"工具名称": "tool_5", "起始位置": "当前位置", "空间范围": p[0], "tag": p[1]}
+    ),
+)
+plans = st.lists(intents, min_size=1, max_size=6)
+
+
+def tool(number: int, **parameters: str) -> dict[str, str]:
+    return {"工具名称": f"tool_{number}", **parameters}
+
+
+def test_golden_scores(shared: Path) -> None:
+    lines = (shared / "golden/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    for row in map(json.loads, lines):
+        score = score_prediction(row["pred"], row["label"])
+        assert score.acc1 == row["acc1"]
+        assert score.ndcg3 == pytest.approx(row["ndcg3"], abs=1e-12, rel=0)
+        assert score.nes == pytest.approx(row["nes"], abs=1e-12, rel=0)
+
+
+@given(plans)
+def test_a_plan_scores_full_marks_against_itself(plan: Plan) -> None:
+    score = score_prediction(canonical_plan(plan), canonical_plan(plan))
+    assert (score.acc1, score.nes, score.exact) == (1, 1, 1)
+    assert score.ndcg3 == score.ndcg3_unique == score.ndcg3_positional == 1
+
+
+@given(plans, plans)
+def test_scores_keep_their_order(first: Plan, second: Plan) -> None:
+    score = score_prediction(canonical_plan(first), canonical_plan(second))
+    assert 0 <= score.ndcg3_positional <= score.ndcg3_unique <= score.ndcg3 <= 1
+    assert 0 <= score.nes <= 1
+    assert score.exact == (first == second) == (score.nes == 1)
+    assert score.exact <= score.acc1 == (first[0] == second[0])
+
+
+@given(plans, plans)
+def test_edit_similarity_is_symmetric(first: Plan, second: Plan) -> None:
+    one_way = normalized_edit_similarity(first, second)
+    assert one_way == pytest.approx(normalized_edit_similarity(second, first), abs=1e-12)
+    backwards = normalized_edit_similarity(first[::-1], second[::-1])
+    assert one_way == pytest.approx(backwards, abs=1e-12)
+
+
+@given(plans, plans)
+def test_edit_similarity_agrees_with_the_recursive_definition(first: Plan, second: Plan) -> None:
+    def distance(a: Plan, b: Plan) -> float:
+        if not a or not b:
+            return len(a) + len(b)
+        same_tool = a[0]["工具名称"] == b[0]["工具名称"]
+        change = 0 if a[0] == b[0] else 0.3 if same_tool else 1
+        return min(distance(a[1:], b) + 1, distance(a, b[1:]) + 1, distance(a[1:], b[1:]) + change)
+
+    first, second = first[:4], second[:4]
+    wanted = 1 - distance(first, second) / max(len(first), len(second))
+    assert normalized_edit_similarity(first, second) == pytest.approx(wanted, abs=1e-12)
+
+
+@given(plans, plans, st.integers(1, 6))
+def test_ndcg_looks_no_further_than_k(prediction: Plan, label: Plan, k: int) -> None:
+    for metric in (ndcg, ndcg_unique, ndcg_positional):
+        assert metric(prediction, label, k) == metric(prediction[:k], label, k)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label", "wanted"),
+    [
+        ([], [tool(6)], 0),
+        ([tool(6)], [tool(6)], 1),
+        ([tool(6), tool(8)], [tool(8), tool(6)], 0),
+        ([tool(6)], [tool(6), tool(8), tool(9)], 1 - 2 / 3),
+        ([tool(7, tag="美食")], [tool(7, tag="购物")], 0.7),
+        ([tool(7, tag="美食")], [tool(7)], 0.7),
+    ],
+)
+def test_edit_similarity_by_hand(prediction: Plan, label: Plan, wanted: float) -> None:
+    assert normalized_edit_similarity(prediction, label) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_a_repeat_is_credited_by_the_public_ndcg_and_once_by_ours() -> None:
+    label = [tool(9), tool(6), tool(8)]
+    prediction = [tool(9), tool(9), tool(9)]
+    full = 1 + 1 / math.log2(3) + 1 / 2
+    assert ndcg(prediction, label) == 1
+    assert ndcg_unique(prediction, label) == pytest.approx(1 / full)
+    assert ndcg_positional(prediction, label) == pytest.approx(1 / full)
+
+
+def test_positional_credit_needs_the_place() -> None:
+    label, swapped = [tool(6), tool(8), tool(9)], [tool(8), tool(6), tool(9)]
+    assert ndcg(swapped, label) == ndcg_unique(swapped, label) == 1
+    full = 1 + 1 / math.log2(3) + 1 / 2
+    assert ndcg_positional(swapped, label) == pytest.approx(0.5 / full)
+
+
+def test_relevance_looks_at_tool_and_tag_only() -> None:
+    near = tool(5, 起始位置="当前位置", 空间范围="附近", tag="美食")
+    city = tool(5, 起始位置="当前位置", 空间范围="全城", tag="美食")
+    assert ndcg([near], [city]) == 1
+    assert ndcg([near], [near | {"tag": "景点"}]) == 0
+
+
+def test_reasoning_is_not_scored() -> None:
+    label = canonical_plan([tool(9)])
+    thought = "<THOUGHT><CONTEXT>[]</CONTEXT></THOUGHT>"
+    assert score_prediction(thought + label, thought + label).exact == 1
+
+
+def test_a_refusal_scores_nothing() -> None:
+    score = score_prediction("对不起", canonical_plan([tool(9)]))
+    assert (score.acc1, score.ndcg3, score.nes, score.exact) == (0, 0, 0, 0)
+
+
+def test_a_label_without_a_plan_is_an_error() -> None:
+    with pytest.raises(GplanError, match="label holds no plan"):
+        score_prediction("[]", "none")
+
+
+def test_another_library(english: IntentLibrary) -> None:
+    label = '[{"action":"walk","target":"library"},{"action":"rest"}]'
+    other = '[{"action":"walk","target":"canteen"},{"action":"rest"}]'
+    score = score_prediction(other, label, english)
+    assert score.nes == pytest.approx(0.85)
+    assert (score.acc1, score.exact) == (0, 0)
+    assert score.ndcg3 == pytest.approx((1 / math.log2(3)) / (1 + 1 / math.log2(3)))
