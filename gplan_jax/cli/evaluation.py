@@ -14,6 +14,10 @@ Library = Annotated[
 Template = Annotated[
     str | None, typer.Option(help="Prompt template, a name or folder; else the model's own.")
 ]
+MaxLength = Annotated[
+    int, typer.Option(min=1, help="Longest prompt and answer together, in tokens.")
+]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 
 
 def evaluate(
@@ -27,12 +31,12 @@ def evaluate(
     library: Library = None,
     template: Template = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded together.")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 512,
+    max_length: MaxLength = 2048,
+    max_new_tokens: MaxNewTokens = 512,
 ) -> None:
     """Plan every row of a file and score the plans against their labels, beside the floors.
 
-    Example: gplan evaluate --model runs/picd/model --data test.csv --train-data train.csv --out
-    runs/picd/test
+    Example: gplan evaluate --model run/model --data test.csv --out run/test
     """
     from rich.console import Console
 
@@ -49,6 +53,7 @@ def evaluate(
         template=template,
         library=str(library) if library else None,
         batch_size=batch_size,
+        max_length=max_length,
         max_new_tokens=max_new_tokens,
     )
     Console().print(metrics_table(metrics, name=model.name))
@@ -63,7 +68,7 @@ def score(
 ) -> None:
     """Compute the scores of a predictions file again, from its texts alone.
 
-    Example: gplan score --predictions runs/picd/test/predictions.jsonl
+    Example: gplan score --predictions run/test/predictions.jsonl
     """
     from rich.console import Console
 
@@ -86,11 +91,14 @@ def plan(
     ] = None,
     library: Library = None,
     template: Template = None,
+    max_length: MaxLength = 2048,
+    max_new_tokens: MaxNewTokens = 512,
 ) -> None:
     """Plan for one context and show the plan as a table.
 
-    Examples: gplan plan --model runs/picd/model --data test.csv --row 3 | gplan plan --model
-    runs/picd/model --context context.json
+    Example: gplan plan --model run/model --data test.csv --row 3
+
+    Example: gplan plan --model run/model --context context.json
     """
     from rich.console import Console
 
@@ -105,7 +113,14 @@ def plan(
         sample = find_sample(data, row=row, prompt_id=prompt_id)
     else:
         raise GplanError("Name the row: --data FILE with --row N or --id ID, or --context FILE.")
-    planner = Planner.load(model, template=template, library=str(library) if library else None)
+    planner = Planner.load(
+        model,
+        template=template,
+        library=str(library) if library else None,
+        max_length=max_length,
+        max_new_tokens=max_new_tokens,
+        batch_size=1,
+    )
     [text] = planner.generate([sample])
     view = plan_view(
         text, planner.library, latents=planner.encoder.latents, label=sample.raw_labels

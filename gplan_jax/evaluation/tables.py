@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -29,13 +29,13 @@ HEADINGS = {
     "exact": "Exact\n%",
     "filter_pass": "Filter\npass %",
 }
-WITH_INTERVAL = ("acc1", "ndcg3", "nes")
 PUBLIC_STATIC_NDCG3 = 0.746
 NOTHING = "–"
+EXCERPT = 200
 
 
 def metrics_table(metrics: Mapping[str, Any], *, name: str = "model") -> Table:
-    """The metrics of one evaluation: the model's row with its Acc@1 interval, then the floors'.
+    """The metrics of one evaluation: the model with its 95% intervals, then the floors.
 
     Args:
         metrics: what `evaluate` and `score_file` return.
@@ -62,26 +62,20 @@ def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     for heading in HEADINGS.values():
         table.add_column(heading, justify="right", vertical="bottom")
     for name, metrics in runs.items():
-        table.add_row(Text(name, style="bold"), *_means(metrics["model"]))
-        table.add_row("  95% interval", *_intervals(metrics["intervals"]["model"]), style="dim")
+        table.add_row(Text(name, style="bold"), *_cells(metrics["model"]))
+        bounds = metrics["intervals"]["model"]
+        for side, label in enumerate(("  95% from", "  95% to")):
+            cells = _cells({measure: bounds[measure][side] for measure in HEADINGS})
+            table.add_row(label, *cells, style="dim")
     table.add_section()
     for name, means in first["floors"].items():
-        table.add_row(Text(name.replace("_", " ")), *_means(means))
+        table.add_row(Text(name.replace("_", " ")), *_cells(means))
     return table
 
 
-def _means(means: Mapping[str, float]) -> list[str]:
+def _cells(means: Mapping[str, float]) -> list[str]:
     return [
         _figure(measure, means[measure]) if measure in means else NOTHING for measure in HEADINGS
-    ]
-
-
-def _intervals(intervals: Mapping[str, Sequence[float]]) -> list[str]:
-    return [
-        "–".join(_figure(measure, bound) for bound in intervals[measure])
-        if measure in WITH_INTERVAL
-        else ""
-        for measure in HEADINGS
     ]
 
 
@@ -123,8 +117,9 @@ def plan_view(
     plan = parse_plan(text, library)
     failure = latent_failure(text, latents, library)
     violations = check_plan(text, library)
+    excerpt = text if len(text) <= EXCERPT else text[:EXCERPT] + "…"
     parts: list[RenderableType] = [
-        _plan_table(plan, library, "Plan") if plan else Text("The answer holds no plan."),
+        _plan_table(plan, library, "Plan") if plan else Text(f"No plan in the answer: {excerpt!r}"),
         Text(f"Latent-Valid: {'yes' if failure is None else f'no ({failure})'}"),
         Text(f"Rule filter:  {'not passed' if violations else 'passed'}"),
         *(Text(f"  {v.tier}/{v.code}: {v.message}") for v in violations),
@@ -141,8 +136,9 @@ def _plan_table(plan: Plan, library: IntentLibrary, title: str) -> Table:
     for position, intent in enumerate(plan, start=1):
         name = intent.get(library.tool_key, NOTHING)
         meaning = library.tools[name].meaning if name in library.tools else "not in the library"
-        parameters = [f"{key}: {value}" for key, value in intent.items() if key != library.tool_key]
-        cells = (str(position), name, meaning, ", ".join(parameters) or NOTHING)
+        # Spaces only between parameters, so that a narrow terminal breaks the line there.
+        parameters = [f"{key}={value}" for key, value in intent.items() if key != library.tool_key]
+        cells = (str(position), name, meaning, " ".join(parameters) or NOTHING)
         # A model's words are text, never markup of the table.
         table.add_row(*(Text(cell) for cell in cells))
     return table

@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gplan_jax.evaluation import offline
@@ -73,6 +73,7 @@ def test_empty_answers_score_zero_everywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("train", [None, TRAIN])
+@settings(max_examples=15)
 @given(data=st.data())
 def test_the_file_alone_gives_the_same_figures(
     train: list[Sample] | None, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
