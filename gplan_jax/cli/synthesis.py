@@ -1,0 +1,69 @@
+"""Commands that make data: reasoning for rows that have none, and rows of a simulated world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+LISTED_ROWS = 10
+
+
+def explain(
+    data: Annotated[Path, typer.Option(help="Rows with plans: .csv, .jsonl or .parquet.")],
+    out: Annotated[Path, typer.Option(help="Where the rows with reasoning go, same kinds.")],
+    library: Annotated[
+        Path | None, typer.Option(help="Intent library file; the shipped Amap library if left out.")
+    ] = None,
+    on_error: Annotated[
+        Literal["raise", "skip"], typer.Option(help="Stop at a faulty row, or leave it out.")
+    ] = "raise",
+) -> None:
+    """Write a structured reasoning trace before the plan of every row, by rules over its facts.
+
+    Example: gplan explain --data gsisr_dev.csv --out explained.csv --on-error skip
+    """
+    from gplan_jax.foundation import RowError
+    from gplan_jax.gsisr import IntentLibrary
+    from gplan_jax.synthesis.explain import explain_file
+
+    skipped: list[RowError] = []
+    report = explain_file(
+        data, out, IntentLibrary.load(library), on_error=on_error, skipped=skipped
+    )
+    for error in skipped[:LISTED_ROWS]:
+        typer.echo(f"skipped: {error}", err=True)
+    if len(skipped) > LISTED_ROWS:
+        typer.echo(f"skipped: {len(skipped) - LISTED_ROWS} more rows", err=True)
+    typer.echo(
+        f"{report.rows} rows with reasoning are in {out} "
+        f"({report.mean_characters:.0f} characters of reasoning a row, {report.skipped} skipped)."
+    )
+
+
+def synthesize(
+    rows: Annotated[int, typer.Option(min=1, help="Rows to write.")],
+    out: Annotated[Path, typer.Option(help="Where they go: .csv, .jsonl or .parquet.")],
+    seed: Annotated[int, typer.Option(help="The same seed writes the same rows.")] = 0,
+    test_rows: Annotated[
+        int, typer.Option(min=0, help="Rows of other users, written beside OUT as NAME_test.")
+    ] = 0,
+) -> None:
+    """Write rows of a small simulated world, with reasoning and plans, in the public schema.
+
+    Example: gplan synthesize --rows 5000 --seed 1 --out world.csv --test-rows 500
+    """
+    from gplan_jax.foundation.progress import track
+    from gplan_jax.gsisr import write_samples
+    from gplan_jax.synthesis.world import FIRST_ID, simulate_rows
+
+    write_samples(out, track(simulate_rows(rows, seed), "synthesize", total=rows))
+    message = f"{rows} rows are in {out}"
+    if test_rows:
+        test_out = out.with_stem(f"{out.stem}_test")
+        # The first run uses at most one id a row, so ids from here on are of other users.
+        others = simulate_rows(test_rows, seed, first_id=FIRST_ID + rows)
+        write_samples(test_out, track(others, "synthesize test rows", total=test_rows))
+        message += f", {test_rows} rows of other users in {test_out}"
+    typer.echo(message + ".")

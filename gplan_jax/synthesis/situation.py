@@ -1,0 +1,226 @@
+"""The named facts of a trace: the few aspects of a row that its reasoning may speak of.
+
+Each aspect takes one value out of a fixed set, and the value is the phrase that a trace uses for
+it. A trace that only says phrases of its row's situation can't claim what doesn't hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import time, timedelta
+from enum import StrEnum
+
+from gplan_jax.gsisr import Facts
+
+
+class Phase(StrEnum):
+    """Where the current time stands between the order's start and end."""
+
+    LATER = "明天或之后开始"
+    LATER_TODAY = "今天稍后开始"
+    SOON = "三小时内开始"
+    THIS_DAY = "就在今天"
+    JUST_STARTED = "开始不到两小时"
+    ACTIVE = "正在进行"
+    LAST_DAY = "今天到期"
+    LONG_STARTED = "开始已过两小时"
+    OVER = "已经结束"
+
+
+class OrderPlace(StrEnum):
+    """How the current position relates to the order's place."""
+
+    AT = "人在订单地"
+    SAME_DISTRICT = "与订单地同区"
+    SAME_CITY = "与订单地同城异区"
+    OTHER_CITY = "与订单地不同城"
+
+
+class Habitual(StrEnum):
+    """The habitual place that the user is at."""
+
+    HOME = "正在家中"
+    WORK = "正在公司"
+
+
+class Region(StrEnum):
+    """Whether the user is in the home city."""
+
+    HOME_CITY = "身在常住城市"
+    AWAY = "身在外地"
+
+
+class DayPart(StrEnum):
+    """The part of the day, cut where needs change."""
+
+    NIGHT = "凌晨"
+    MORNING = "早上"
+    LUNCH = "午饭时间"
+    AFTERNOON = "下午"
+    DINNER = "晚饭时间"
+    EVENING = "晚上"
+
+
+class DayOff(StrEnum):
+    """A day without work."""
+
+    WEEKEND = "周末"
+    HOLIDAY = "节假日"
+
+
+class Surroundings(StrEnum):
+    """What kind of place the user is at."""
+
+    RESIDENCE = "住宅区里"
+    OFFICE = "办公场所"
+    LODGING = "住宿场所"
+    SIGHT = "景点里"
+    FOOD = "餐饮场所"
+    SHOPPING = "购物场所"
+    DISTRICT = "商圈里"
+    HUB = "交通枢纽"
+    FUEL = "加油站里"
+    CHARGING = "充电站里"
+    ROAD = "公路服务区"
+
+
+class Attention(StrEnum):
+    """What the latest behaviours were about."""
+
+    ORDER_PLACE = "刚看过订单地"
+    OTHER_PLACE = "近两小时看过别处"
+
+
+PLACES: Mapping[str, OrderPlace] = {
+    "here": OrderPlace.AT,
+    "district": OrderPlace.SAME_DISTRICT,
+    "city": OrderPlace.SAME_CITY,
+    "elsewhere": OrderPlace.OTHER_CITY,
+}
+DAY_PARTS: Mapping[str, DayPart] = {
+    "night": DayPart.NIGHT,
+    "morning": DayPart.MORNING,
+    "noon": DayPart.LUNCH,
+    "afternoon": DayPart.AFTERNOON,
+}
+KINDS: Mapping[str, Surroundings] = {
+    "home": Surroundings.RESIDENCE,
+    "work": Surroundings.OFFICE,
+    "hotel": Surroundings.LODGING,
+    "sights": Surroundings.SIGHT,
+    "food": Surroundings.FOOD,
+    "shopping": Surroundings.SHOPPING,
+    "district": Surroundings.DISTRICT,
+    "hub": Surroundings.HUB,
+    "fuel": Surroundings.FUEL,
+    "charging": Surroundings.CHARGING,
+    "service_area": Surroundings.ROAD,
+}
+DINNER_ENDS = 21
+SOON_HOURS = 3
+JUST_HOURS = 2
+# Ends of orders that hold for whole days: the first and the last second of a day.
+DAY_ENDS = (time(0, 0, 0), time(23, 59, 59))
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """The aspects of one row; None where the columns don't tell.
+
+    Attributes:
+        order: the trigger type as the row holds it, for example 酒店.
+    """
+
+    order: str
+    phase: Phase | None
+    place: OrderPlace | None
+    habitual: Habitual | None
+    region: Region | None
+    day_part: DayPart
+    day_off: DayOff | None
+    surroundings: Surroundings | None
+    attention: Attention | None
+
+    def phrases(self) -> tuple[str, ...]:
+        """The phrases that hold, in the order in which a CONTEXT says them."""
+        aspects = (
+            self.place,
+            self.habitual,
+            self.region,
+            self.day_off,
+            self.day_part,
+            None if self.habitual else self.surroundings,
+            self.attention,
+        )
+        return (self.order_phrase, *(str(aspect) for aspect in aspects if aspect is not None))
+
+    @property
+    def order_phrase(self) -> str:
+        """The order and its phase, for example 酒店订单正在进行."""
+        return f"{self.order}订单{self.phase or ''}"
+
+
+def situation_of(facts: Facts) -> Situation:
+    """The aspects of a row's facts that its reasoning may name."""
+    return Situation(
+        order=facts.order_type,
+        phase=_phase(facts),
+        place=PLACES.get(facts.order_distance),
+        habitual=_habitual(facts),
+        region=_region(facts),
+        day_part=_day_part(facts),
+        day_off=_day_off(facts),
+        surroundings=KINDS.get(facts.place_kind),
+        attention=_attention(facts),
+    )
+
+
+def _phase(facts: Facts) -> Phase | None:
+    if facts.hours_to_start is None or facts.days_to_start is None:
+        return None
+    if facts.hours_to_start > 0:
+        if facts.hours_to_start <= SOON_HOURS and not facts.starts_at_midnight:
+            return Phase.SOON
+        return Phase.LATER if facts.days_to_start > 0 else Phase.LATER_TODAY
+    if facts.hours_to_end is not None:
+        # Hours are fractions: back to whole seconds, so that a midnight stays a midnight.
+        end = facts.now + timedelta(seconds=round(facts.hours_to_end * 3600))
+        if end.date() == facts.now.date() and end.time() in DAY_ENDS:
+            return Phase.LAST_DAY
+        if facts.hours_to_end < 0:
+            return Phase.OVER
+    if facts.starts_at_midnight and facts.days_to_start == 0:
+        return Phase.THIS_DAY
+    if facts.hours_to_end is not None:
+        return Phase.ACTIVE
+    return Phase.JUST_STARTED if facts.hours_to_start >= -JUST_HOURS else Phase.LONG_STARTED
+
+
+def _habitual(facts: Facts) -> Habitual | None:
+    if facts.at_home:
+        return Habitual.HOME
+    return Habitual.WORK if facts.at_work else None
+
+
+def _region(facts: Facts) -> Region | None:
+    if facts.in_home_city is None:
+        return None
+    return Region.HOME_CITY if facts.in_home_city else Region.AWAY
+
+
+def _day_part(facts: Facts) -> DayPart:
+    evening = DayPart.DINNER if facts.hour < DINNER_ENDS else DayPart.EVENING
+    return DAY_PARTS.get(facts.day_part, evening)
+
+
+def _day_off(facts: Facts) -> DayOff | None:
+    if facts.holiday:
+        return DayOff.HOLIDAY
+    return DayOff.WEEKEND if facts.weekend else None
+
+
+def _attention(facts: Facts) -> Attention | None:
+    if facts.order_recency == 0:
+        return Attention.ORDER_PLACE
+    return Attention.OTHER_PLACE if facts.other_category else None
