@@ -15,7 +15,8 @@ Template = Annotated[
     str | None, typer.Option(help="Prompt template, a name or folder; else the model's own.")
 ]
 MaxLength = Annotated[
-    int, typer.Option(min=1, help="Longest prompt and answer together, in tokens.")
+    int | None,
+    typer.Option(min=1, help="Longest prompt and answer together, in tokens; else as in training."),
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 
@@ -31,7 +32,7 @@ def evaluate(
     library: Library = None,
     template: Template = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded together.")] = 16,
-    max_length: MaxLength = 2048,
+    max_length: MaxLength = None,
     max_new_tokens: MaxNewTokens = 512,
 ) -> None:
     """Plan every row of a file and score the plans against their labels, beside the floors.
@@ -91,7 +92,7 @@ def plan(
     ] = None,
     library: Library = None,
     template: Template = None,
-    max_length: MaxLength = 2048,
+    max_length: MaxLength = None,
     max_new_tokens: MaxNewTokens = 512,
 ) -> None:
     """Plan for one context and show the plan as a table.

@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_write
-from gplan_jax.gsisr.facts import facts_of
+from gplan_jax.gsisr.facts import facts_of, place_kind
 from gplan_jax.gsisr.library import IntentLibrary
 from gplan_jax.gsisr.samples import Sample
 
@@ -99,7 +99,7 @@ def _compile(template: PromptTemplate) -> tuple[jinja2.Template, jinja2.Template
         lstrip_blocks=True,
         finalize=_one_line,
     )
-    environment.filters |= {"bucket": bucket, "choose": choose}
+    environment.filters |= {"bucket": bucket, "choose": choose, "place_kind": place_kind}
     compiled = []
     for name, source in zip(_FILES, (template.system, template.user), strict=True):
         try:

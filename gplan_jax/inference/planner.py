@@ -9,11 +9,11 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from gplan_jax.data.encoding import ChatEncoder
+from gplan_jax.data.task_files import load_task
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample
 from gplan_jax.inference.decoding import GreedyDecoder
 from gplan_jax.models import Qwen3, load_qwen3
-from gplan_jax.models.directory import LIBRARY_FILE, PROMPT_FOLDER
 
 
 @dataclass(frozen=True)
@@ -45,31 +45,27 @@ class Planner:
         template: str | None = None,
         library: str | None = None,
         compute_dtype: str = "float32",
-        max_length: int = 2048,
+        max_length: int | None = None,
         max_new_tokens: int = 512,
         batch_size: int = 16,
     ) -> Planner:
         """Loads a model directory or a Hugging Face directory.
 
-        Prompt template and intent library are those that training stored in the directory, unless
-        others are named; a directory without them gets the shipped Amap ones.
+        Prompt template, intent library and ``max_length`` are those that training stored in the
+        directory, unless others are given; a directory without them gets the shipped Amap ones.
 
         Raises:
             GplanError: the directory, the template or the library is missing or broken.
         """
         folder = Path(model_dir)
-        stored_prompt, stored_library = folder / PROMPT_FOLDER, folder / LIBRARY_FILE
-        if template is None and stored_prompt.is_dir():
-            template = str(stored_prompt)
-        if library is None and stored_library.is_file():
-            library = str(stored_library)
+        task = load_task(folder, template=template, library=library, max_length=max_length)
         model = load_qwen3(folder, compute_dtype=jnp.dtype(compute_dtype))
         return cls(
             model,
             ChatEncoder.load(folder),
-            PromptTemplate.load(template or "amap_zh"),
-            IntentLibrary.load(library),
-            max_length=max_length,
+            task.template,
+            task.library,
+            max_length=task.max_length,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
         )

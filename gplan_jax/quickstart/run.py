@@ -32,7 +32,6 @@ from gplan_jax.training.loop import train
 
 MODES = ("direct_sft", "picd")
 TEMPLATE = "compact_zh"
-MAX_LENGTH = 768
 
 
 def quickstart(out: Path, *, rows: int, seed: int, console: Console) -> None:
@@ -94,7 +93,7 @@ def _train_and_evaluate(
     config = load_config(TrainConfig, Path(__file__).parent / f"{mode}.yaml", overrides)
     model = train(config, resume=(run / "config.yaml").is_file())
     if not scores.is_dir():
-        planner = Planner.load(model, max_length=MAX_LENGTH, max_new_tokens=256, batch_size=64)
+        planner = Planner.load(model, max_new_tokens=256, batch_size=64)
         texts = planner.generate(test_rows)
         evaluate(test_rows, texts, list(read_samples(train_file)), planner.library, scores)
 
@@ -107,9 +106,7 @@ def _show(out: Path, test_rows: list[Sample], console: Console) -> None:
     curves = draw_learning_curves(
         {mode: out / mode / "log.jsonl" for mode in MODES}, out / "learning_curves.png"
     )
-    planner = Planner.load(
-        out / "picd" / "model", max_length=MAX_LENGTH, max_new_tokens=256, batch_size=4
-    )
+    planner = Planner.load(out / "picd" / "model", max_new_tokens=256, batch_size=4)
     shown = _different_contexts(test_rows, 3)
     for sample, text in zip(shown, planner.generate(shown), strict=True):
         console.print()

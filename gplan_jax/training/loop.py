@@ -8,7 +8,9 @@ from pathlib import Path
 from flax import nnx
 
 from gplan_jax.data.pipeline import batch_iterator
+from gplan_jax.data.task_files import Task, save_task
 from gplan_jax.data.training_set import Mode
+from gplan_jax.foundation.files import atomic_directory
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.models import Qwen3, save_model_directory
 from gplan_jax.training.checkpoints import RunCheckpoints
@@ -91,7 +93,10 @@ def train(config: TrainConfig, *, resume: bool = False, evaluate: Evaluate | Non
                 evaluate_if_due()
 
     nnx.update(run.model, state.params)
-    save_model_directory(run.model, finished, source_dir=Path(config.model))
+    with atomic_directory(finished) as folder:
+        save_model_directory(run.model, folder, source_dir=Path(config.model))
+        rows = run.training_set
+        save_task(folder, Task(rows.template, rows.library, rows.max_length))
     return finished
 
 

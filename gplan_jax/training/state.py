@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.objectives.curriculum import CompressionCurriculum
@@ -17,7 +17,7 @@ from gplan_jax.training.config import OptimizerConfig
 Params = Any
 
 
-@chex.dataclass(frozen=True)
+@struct.dataclass
 class TrainState:
     """Weights, optimizer state and the number of steps taken: a pytree, donated to each step."""
 
@@ -43,11 +43,11 @@ def make_schedule(
     Raises:
         GplanError: CALR is asked for, but the curriculum never passes its target.
     """
-    warmup = {"total_steps": total_steps, "warmup_ratio": config.warmup_ratio}
-    if config.schedule == "constant":
-        return warmup_constant(config.learning_rate, **warmup)
-    if config.schedule == "cosine":
-        return warmup_cosine(config.learning_rate, **warmup)
+    if config.schedule != "calr":
+        single_phase = warmup_constant if config.schedule == "constant" else warmup_cosine
+        return single_phase(
+            config.learning_rate, total_steps=total_steps, warmup_ratio=config.warmup_ratio
+        )
     if curriculum.stages_per_epoch == 0:
         raise GplanError(
             "optimizer.schedule=calr follows a moving curriculum, which only mode=picd has; "
