@@ -58,12 +58,13 @@ def ndcg(prediction: Plan, label: Plan, k: int = 3, library: IntentLibrary | Non
 
     sum_i [p_i in label] / log2(i + 1) over its value for min(k, |label|) hits in front, i from 1.
     Intents are the same when tool and the library's ``relevance_parameters`` agree. An intent that
-    the prediction repeats gains each time; ``ndcg_unique`` mends that.
+    the prediction repeats gains each time (the sum is capped at 1, which a label shorter than k
+    could exceed); ``ndcg_unique`` mends that.
     """
     library = library or IntentLibrary.load()
     relevant = {library.relevance_key(intent) for intent in label}
     hits = [library.relevance_key(intent) in relevant for intent in prediction[:k]]
-    return _discounted(hits) / _ideal(len(label), k)
+    return min(1.0, _discounted(hits) / _ideal(len(label), k))
 
 
 def ndcg_unique(

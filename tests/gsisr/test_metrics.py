@@ -147,3 +147,7 @@ def test_another_library(english: IntentLibrary) -> None:
     assert score.nes == pytest.approx(0.85)
     assert (score.acc1, score.exact) == (0, 0)
     assert score.ndcg3 == pytest.approx((1 / math.log2(3)) / (1 + 1 / math.log2(3)))
+
+
+def test_repeats_never_score_more_than_a_perfect_plan() -> None:
+    assert ndcg([tool(9)] * 3, [tool(9)]) == 1
