@@ -124,8 +124,8 @@ def _times(
 ) -> tuple[datetime, datetime | None]:
     """Start and end to the second; refuelling orders carry no end."""
     hours = {
-        Phase.SOON: generator.uniform(0.2, 2.8),
-        Phase.LATER_TODAY: generator.uniform(3.2, 9.0),
+        Phase.SOON: generator.uniform(0.2, 2.9),
+        Phase.LATER_TODAY: generator.uniform(3.1, 9.0),
         Phase.LATER: generator.uniform(26.0, 80.0),
         Phase.JUST_STARTED: -generator.uniform(0.02, 1.8),
         Phase.ACTIVE: -generator.uniform(0.2, 1.8),

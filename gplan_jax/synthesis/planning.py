@@ -33,7 +33,6 @@ from gplan_jax.synthesis.intents import (
     travel,
 )
 from gplan_jax.synthesis.situation import (
-    Attention,
     DayPart,
     Habitual,
     OrderPlace,
@@ -74,13 +73,10 @@ def _opening(s: Situation) -> Plan:
 
 
 def _is_over(s: Situation) -> bool:
-    """Done with the order: it ended, was used up, or the last night of a hotel has passed."""
-    checkout = (
-        s.order == "酒店"
-        and s.phase is Phase.LAST_DAY
-        and s.day_part in (DayPart.MORNING, DayPart.LUNCH)
-    )
-    return checkout or s.phase in (Phase.OVER, Phase.LONG_STARTED)
+    """Done with the order; on its last day a guest still sleeps until the morning."""
+    guest_at_night = s.order == "酒店" and s.day_part is DayPart.NIGHT
+    left = s.phase is Phase.LAST_DAY and not guest_at_night
+    return left or s.phase in (Phase.OVER, Phase.LONG_STARTED)
 
 
 def _arrival(s: Situation) -> Plan:
@@ -118,7 +114,7 @@ def _next_way(s: Situation) -> Intent:
         return travel(WORK)
     if local and s.habitual is not Habitual.HOME and s.day_part in LATE_TIMES:
         return travel(HOME)
-    return travel(SHORT_TERM) if s.attention is Attention.OTHER_PLACE else ride(GUESS)
+    return travel(SHORT_TERM) if local else ride(GUESS)
 
 
 def _waiting(s: Situation) -> Plan:

@@ -10,6 +10,7 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import (
     COLUMNS,
     IntentLibrary,
+    PromptTemplate,
     RowPlace,
     Sample,
     canonical_plan,
@@ -118,3 +119,21 @@ def test_first_intents_follow_from_several_facts_together(world_rows: list[Sampl
             seen.setdefault(getattr(situation, aspect), Counter())[first] += 1
         right = sum(counts.most_common(1)[0][1] for counts in seen.values())
         assert right < 0.75 * len(firsts), aspect
+
+
+def test_the_compact_prompt_tells_what_the_plan_depends_on(library: IntentLibrary) -> None:
+    """Rows that look alike in the lines a planner needs have the same first intent but for 5%."""
+    template = PromptTemplate.load("compact_zh")
+    seen: dict[tuple[str, ...], Counter[str]] = {}
+    for row in simulate_rows(2500, seed=6):
+        lines = dict(line.split(":", 1) for line in template.render(row, library).user.split("\n"))
+        at_home = lines["家附近"] == "在家"
+        at_work = lines["公司附近"] == "在公司"
+        needed = ("时段", "常住城市", "此地", "距订单结束", "距订单开始", "订单地", "订单")
+        key = (*(lines[name] for name in needed), str(at_home), str(at_work))
+        first = canonical_plan(parse_plan(row.raw_labels)[:1])
+        seen.setdefault(key, Counter())[first] += 1
+    again = [counts for counts in seen.values() if counts.total() > 1]
+    rows = sum(counts.total() - 1 for counts in again)
+    agreeing = sum(counts.most_common(1)[0][1] - 1 for counts in again)
+    assert rows > 100 and agreeing > 0.95 * rows
