@@ -59,7 +59,8 @@ def extend_tokenizer(directory: Path, new_tokens: Sequence[str]) -> TokenizerExt
     no token to add.
 
     Raises:
-        GplanError: tokens are empty or repeated, or tokenizer.json is missing or broken.
+        GplanError: tokens are empty or repeated, tokenizer.json is missing or broken, or its ids
+            have gaps (the library would then give a new token an id that is in use).
     """
     if len(set(new_tokens)) < len(new_tokens) or "" in new_tokens:
         raise GplanError(f"New tokens must be distinct and not empty: {', '.join(new_tokens)}.")
@@ -76,6 +77,12 @@ def extend_tokenizer(directory: Path, new_tokens: Sequence[str]) -> TokenizerExt
     except Exception as error:  # the library raises bare Exception
         raise GplanError(f"{path} is not a readable tokenizer: {error}.") from None
     before = _size(tokenizer)
+    added = set(new_tokens) - tokenizer.get_vocab(with_added_tokens=True).keys()
+    if added and before != tokenizer.get_vocab_size(with_added_tokens=True):
+        raise GplanError(
+            f"{path} has ids up to {before - 1} for {tokenizer.get_vocab_size()} tokens; tokens "
+            "can be added only where the ids have no gaps."
+        )
     tokenizer.add_special_tokens(
         [AddedToken(token, special=True, normalized=False) for token in new_tokens]
     )
