@@ -119,7 +119,6 @@ def test_the_compact_prompt_tells_what_changes_a_plan(sample: Sample) -> None:
         {"profile_feat_7": "乙市南区"},
         {"profile_feat_9": "乙市南区"},
         {"short_term_behavior_seq": ""},
-        {"long_term_behavior": "舒适型的p_9act_4了20次"},
     ]
     rendered = [user(), *(user(**change) for change in changes)]
     assert len(set(rendered)) == len(rendered)
