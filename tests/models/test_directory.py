@@ -101,7 +101,7 @@ def test_a_source_of_another_shape_is_refused(
     base: Path, tmp_path: Path, config: Qwen3Config
 ) -> None:
     values = config.to_hf() | {"intermediate_size": 24}
-    other = Qwen3(Qwen3Config.from_hf(values), rngs=nnx.Rngs(0))
+    other = nnx.eval_shape(lambda: Qwen3(Qwen3Config.from_hf(values), rngs=nnx.Rngs(0)))
     with pytest.raises(GplanError, match="intermediate_size=24"):
         save_model_directory(other, tmp_path / "run", source_dir=base)
     assert not (tmp_path / "run").exists()
