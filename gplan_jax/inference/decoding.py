@@ -9,9 +9,10 @@ Letters: B batch, S bucket length, M new tokens, C = S + M cache slots.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,12 +64,18 @@ class GreedyDecoder:
             )
         self._pad_id, self._batch_size = pad_id, batch_size
         graphdef, self._params = nnx.split(model, nnx.Param)
-        self._program = functools.partial(
-            _generate, graphdef, end_id=end_id, pad_id=pad_id, max_new_tokens=max_new_tokens
-        )
+        limits = _Limits(end_id=end_id, pad_id=pad_id, max_new_tokens=max_new_tokens)
+        self._program = functools.partial(_generate, graphdef, limits)
 
-    def decode(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    def decode(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        on_rows: Callable[[int], None] | None = None,
+    ) -> list[list[int]]:
         """Returns each prompt's new tokens, without the end token, in the order of the prompts.
+
+        ``on_rows`` hears after each batch how many prompts it answered, for a progress bar.
 
         Raises:
             GplanError: a prompt is empty or longer than the largest bucket.
@@ -89,6 +96,8 @@ class GreedyDecoder:
             tokens_BxM, counts_B = jax.device_get(self._program(self._params, ids_BxS, lengths_B))
             for slot, row in enumerate(rows):
                 answers[row] = tokens_BxM[slot, : counts_B[slot]].tolist()
+            if on_rows is not None:
+                on_rows(len(rows))
         return answers
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
@@ -102,18 +111,29 @@ class GreedyDecoder:
                 yield bucket, rows[start : start + self._batch_size]
 
 
-@functools.partial(
-    jax.jit, static_argnums=0, static_argnames=("end_id", "pad_id", "max_new_tokens")
-)
+@dataclasses.dataclass(frozen=True)
+class _Limits:
+    """What is fixed when a program is compiled."""
+
+    end_id: int
+    pad_id: int
+    max_new_tokens: int
+
+
+class _State(NamedTuple):
+    """Rows after token ``step``: it is chosen and noted, but not yet in the cache."""
+
+    step: jax.Array
+    token_B: jax.Array
+    done_B: jax.Array
+    counts_B: jax.Array
+    tokens_BxM: jax.Array
+    cache: KVCache
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "limits"))
 def _generate(
-    graphdef: Any,
-    params: Any,
-    ids_BxS: jax.Array,
-    lengths_B: jax.Array,
-    *,
-    end_id: int,
-    pad_id: int,
-    max_new_tokens: int,
+    graphdef: Any, limits: _Limits, params: Any, ids_BxS: jax.Array, lengths_B: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Returns new tokens [B, M] and how many of each row come before its end token [B].
 
@@ -121,50 +141,72 @@ def _generate(
     to compile it again. A row of length 0 is a dummy: it is done before it starts.
     """
     model: Qwen3 = nnx.merge(graphdef, params)
+    bucket = ids_BxS.shape[1]
+
+    def unfinished(state: _State) -> jax.Array:
+        return (state.step + 1 < limits.max_new_tokens) & ~jnp.all(state.done_B)
+
+    def advance(state: _State) -> _State:
+        return _advance(model, limits, lengths_B, bucket, state)
+
+    start = _prefill(model, limits, ids_BxS, lengths_B)
+    end = jax.lax.while_loop(unfinished, advance, start)
+    return end.tokens_BxM, end.counts_B
+
+
+def _prefill(model: Qwen3, limits: _Limits, ids_BxS: jax.Array, lengths_B: jax.Array) -> _State:
+    """Runs the prompts and chooses each row's first token."""
     batch, bucket = ids_BxS.shape
-    slots_C = jnp.arange(bucket + max_new_tokens)
-    prompt_BxC = slots_C < lengths_B[:, None]
-
-    def next_token(hidden_BxD: jax.Array) -> jax.Array:
-        return jnp.argmax(model.logits(hidden_BxD), axis=-1).astype(jnp.int32)
-
-    def emit(
-        step: jax.Array | int, token_B: jax.Array, done_B: jax.Array, tokens_BxM: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        done_B = done_B | (token_B == end_id)
-        return done_B, tokens_BxM.at[:, step].set(jnp.where(done_B, pad_id, token_B))
-
-    State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, KVCache]
-
-    def unfinished(state: State) -> jax.Array:
-        step, _, done_B, *_ = state
-        return (step + 1 < max_new_tokens) & ~jnp.all(done_B)
-
-    def advance(state: State) -> State:
-        step, token_B, done_B, counts_B, tokens_BxM, cache = state
-        generated_C = (slots_C >= bucket) & (slots_C <= bucket + step)
-        hidden_Bx1xD, cache = model.hidden_with_cache(
-            token_B[:, None],
-            (lengths_B + step)[:, None],
-            cache,
-            bucket + step,
-            (prompt_BxC | generated_C)[:, None, :],
-        )
-        token_B = next_token(hidden_Bx1xD[:, 0])
-        done_B, tokens_BxM = emit(step + 1, token_B, done_B, tokens_BxM)
-        return step + 1, token_B, done_B, counts_B + ~done_B, tokens_BxM, cache
-
+    slots_C = jnp.arange(bucket + limits.max_new_tokens)
     causal_SxC = slots_C <= jnp.arange(bucket)[:, None]
+    prompt_Bx1xC = slots_C < lengths_B[:, None, None]
     hidden_BxSxD, cache = model.hidden_with_cache(
         ids_BxS,
         jnp.arange(bucket)[None],
-        init_cache(model.config, batch, bucket + max_new_tokens, model.compute_dtype),
+        init_cache(model.config, batch, len(slots_C), model.compute_dtype),
         0,
-        causal_SxC & prompt_BxC[:, None, :],
+        causal_SxC & prompt_Bx1xC,
     )
-    token_B = next_token(hidden_BxSxD[jnp.arange(batch), lengths_B - 1])
-    empty = jnp.full((batch, max_new_tokens), pad_id, jnp.int32)
-    done_B, tokens_BxM = emit(0, token_B, lengths_B == 0, empty)
-    start = (jnp.int32(0), token_B, done_B, (~done_B).astype(jnp.int32), tokens_BxM, cache)
-    _, _, _, counts_B, tokens_BxM, _ = jax.lax.while_loop(unfinished, advance, start)
-    return tokens_BxM, counts_B
+    before = _State(
+        step=jnp.int32(-1),
+        token_B=lengths_B,
+        done_B=lengths_B == 0,
+        counts_B=jnp.zeros(batch, jnp.int32),
+        tokens_BxM=jnp.full((batch, limits.max_new_tokens), limits.pad_id, jnp.int32),
+        cache=cache,
+    )
+    return _choose(model, limits, before, hidden_BxSxD[jnp.arange(batch), lengths_B - 1])
+
+
+def _advance(
+    model: Qwen3, limits: _Limits, lengths_B: jax.Array, bucket: int, state: _State
+) -> _State:
+    """Puts each row's token into the cache and chooses its next one."""
+    slot = bucket + state.step
+    slots_C = jnp.arange(bucket + limits.max_new_tokens)
+    prompt_BxC = slots_C < lengths_B[:, None]
+    generated_C = (slots_C >= bucket) & (slots_C <= slot)
+    hidden_Bx1xD, cache = model.hidden_with_cache(
+        state.token_B[:, None],
+        (lengths_B + state.step)[:, None],
+        state.cache,
+        slot,
+        (prompt_BxC | generated_C)[:, None, :],
+    )
+    return _choose(model, limits, state._replace(cache=cache), hidden_Bx1xD[:, 0])
+
+
+def _choose(model: Qwen3, limits: _Limits, state: _State, hidden_BxD: jax.Array) -> _State:
+    """Takes the most likely token of each row and notes it where the row is not done."""
+    token_B = jnp.argmax(model.logits(hidden_BxD), axis=-1).astype(jnp.int32)
+    done_B = state.done_B | (token_B == limits.end_id)
+    step = state.step + 1
+    noted_B = jnp.where(done_B, limits.pad_id, token_B)
+    return _State(
+        step=step,
+        token_B=token_B,
+        done_B=done_B,
+        counts_B=state.counts_B + ~done_B,
+        tokens_BxM=state.tokens_BxM.at[:, step].set(noted_B),
+        cache=state.cache,
+    )

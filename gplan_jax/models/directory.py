@@ -1,9 +1,6 @@
 """A GPlan model directory: what lies beside ``params/``, and how a live model is written as one.
 
-    config.json  tokenizer.json  tokenizer_config.json  generation_config.json  gplan.json  params/
-
-A trained planner's directory also holds the prompt template and intent library it was trained
-with, under ``PROMPT_FOLDER`` and ``LIBRARY_FILE``.
+config.json  tokenizer.json  tokenizer_config.json  generation_config.json  gplan.json  params/
 """
 
 from __future__ import annotations
@@ -26,7 +23,6 @@ from gplan_jax.models.qwen3 import Qwen3
 from gplan_jax.models.safetensors_files import stored_tensors, write_sharded
 
 PARAMS, RECORD = "params", "gplan.json"
-PROMPT_FOLDER, LIBRARY_FILE = "prompt", "intent_library.yaml"
 _FORMAT = 1
 # What transformers and our own encoder read; vocab.json and merges.txt repeat tokenizer.json.
 _COMPANIONS = (
@@ -35,8 +31,6 @@ _COMPANIONS = (
     "special_tokens_map.json",
     "chat_template.jinja",
     "generation_config.json",
-    PROMPT_FOLDER,
-    LIBRARY_FILE,
 )
 
 
@@ -92,14 +86,7 @@ def read_config(directory: str | Path) -> Qwen3Config:
     return Qwen3Config.from_hf(read_json(path), source=str(path))
 
 
-def copy_companions(
-    source: Path,
-    target: Path,
-    *,
-    vocab_size: int,
-    dtype: np.dtype,
-    attachments: Mapping[str, Path] | None = None,
-) -> None:
+def copy_companions(source: Path, target: Path, *, vocab_size: int, dtype: np.dtype) -> None:
     """Copies what lies beside the weights; config.json is rewritten only where it differs.
 
     Args:
@@ -107,15 +94,10 @@ def copy_companions(
         target: the directory being written.
         vocab_size: embedding rows of the weights in ``target``.
         dtype: dtype of the weights in ``target``.
-        attachments: name in ``target`` -> file or folder to be copied there, instead of the
-            source's own where it has one of that name.
     """
-    companions = {name: source / name for name in _COMPANIONS if (source / name).exists()}
-    for name, origin in (companions | dict(attachments or {})).items():
-        if origin.is_dir():
-            shutil.copytree(origin, target / name)
-        else:
-            shutil.copyfile(origin, target / name)
+    for name in _COMPANIONS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
     values = read_json(source / "config.json")
     dtype_key = "torch_dtype" if "torch_dtype" in values else "dtype"
     changed = {**values, "vocab_size": vocab_size, dtype_key: str(dtype)}
@@ -125,13 +107,7 @@ def copy_companions(
         write_json(target / "config.json", changed)
 
 
-def save_model_directory(
-    model: Qwen3,
-    out_dir: str | Path,
-    *,
-    source_dir: str | Path,
-    attachments: Mapping[str, Path] | None = None,
-) -> None:
+def save_model_directory(model: Qwen3, out_dir: str | Path, *, source_dir: str | Path) -> None:
     """Writes a live model as a GPlan model directory.
 
     Args:
@@ -139,8 +115,6 @@ def save_model_directory(
         out_dir: a new directory; it appears whole or not at all.
         source_dir: where the model came from (model directory or Hugging Face checkpoint):
             tokenizer, config and record are taken over from it.
-        attachments: name in ``out_dir`` -> file or folder to be copied there, for instance the
-            ``PROMPT_FOLDER`` and ``LIBRARY_FILE`` of the run.
 
     Raises:
         GplanError: ``out_dir`` holds something, or the source is of another shape.
@@ -148,7 +122,7 @@ def save_model_directory(
     source, parameters = Path(source_dir), model_parameters(model)
     _check_same_shape(model, source)
     with atomic_directory(out_dir) as target:
-        _copy(model, source, target, attachments)
+        _copy(model, source, target)
         _record_of(source).write(target)
         for _ in save_parameters(target / PARAMS, parameters, _host(parameters)):
             pass
@@ -186,16 +160,9 @@ def _host(parameters: Mapping[str, Any]) -> Callable[[str], np.ndarray]:
     return lambda path: np.asarray(parameters[path])
 
 
-def _copy(
-    model: Qwen3, source: Path, target: Path, attachments: Mapping[str, Path] | None = None
-) -> None:
-    copy_companions(
-        source,
-        target,
-        vocab_size=model.config.vocab_size,
-        dtype=np.dtype(model.embedding[...].dtype),
-        attachments=attachments,
-    )
+def _copy(model: Qwen3, source: Path, target: Path) -> None:
+    dtype = np.dtype(model.embedding[...].dtype)
+    copy_companions(source, target, vocab_size=model.config.vocab_size, dtype=dtype)
 
 
 def _check_same_shape(model: Qwen3, source: Path) -> None:

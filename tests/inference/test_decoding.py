@@ -87,7 +87,10 @@ def test_golden_greedy_tokens(shared: Path, name: str) -> None:
 def test_padded_cached_batches_equal_full_forward_passes(
     model: Qwen3, prompts: list[list[int]], reference: list[list[int]]
 ) -> None:
-    assert make_decoder(model).decode(prompts) == reference
+    finished: list[int] = []
+    assert make_decoder(model).decode(prompts, on_rows=finished.append) == reference
+    assert sum(finished) == len(prompts)
+    assert max(finished) == 3  # the batch size: rows of one bucket are batched together
 
 
 @pytest.mark.parametrize("step", [0, 2, 5])

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors
 from flax import nnx
 
 from gplan_jax.foundation.errors import GplanError
@@ -49,19 +50,12 @@ def trained(base: Path) -> Qwen3:
 def test_a_trained_model_comes_back_with_its_origin(
     base: Path, trained: Qwen3, tmp_path: Path
 ) -> None:
-    (tmp_path / "templates").mkdir()
-    (tmp_path / "templates" / "system.j2").write_text("be brief")
-    attachments = {"prompt": tmp_path / "templates"}
-    save_model_directory(trained, tmp_path / "run", source_dir=base, attachments=attachments)
+    save_model_directory(trained, tmp_path / "run", source_dir=base)
     np.testing.assert_array_equal(load_qwen3(tmp_path / "run")(IDS), trained(IDS))
     assert ModelRecord.read(tmp_path / "run") == ModelRecord.read(base)
     tokenizer = (tmp_path / "run" / "tokenizer.json").read_bytes()
     assert tokenizer == (base / "tokenizer.json").read_bytes()
-    assert (tmp_path / "run" / "prompt" / "system.j2").read_text() == "be brief"
     assert json.loads((tmp_path / "run" / "config.json").read_text())["dtype"] == "float32"
-    # A model trained on from there carries the attachment along.
-    save_model_directory(trained, tmp_path / "next", source_dir=tmp_path / "run")
-    assert (tmp_path / "next" / "prompt" / "system.j2").is_file()
 
 
 def test_saving_and_exporting_give_the_same_checkpoint(
@@ -91,8 +85,6 @@ def test_a_hugging_face_source_needs_no_conversion_first(
 
 
 def safetensors_names(directory: Path) -> set[str]:
-    import safetensors
-
     with safetensors.safe_open(directory / "model.safetensors", "np") as file:
         return set(file.keys())
 

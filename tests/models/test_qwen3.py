@@ -70,8 +70,8 @@ def test_gradients_through_the_scan_equal_the_written_out_model(
     graphdef, params = nnx.split(model, nnx.Param)
     value_and_grad = jax.jit(jax.value_and_grad(lambda p: loss(nnx.merge(graphdef, p)(IDS))))
     value, gradients = value_and_grad(params)
-    expected_value, expected = jax.value_and_grad(
-        lambda t: loss(reference_logits(t, any_config, IDS))
+    expected_value, expected = jax.jit(
+        jax.value_and_grad(lambda t: loss(reference_logits(t, any_config, IDS)))
     )({name: jnp.asarray(tensor) for name, tensor in tensors.items()})
     np.testing.assert_allclose(value, expected_value, rtol=1e-6)
     # The mapping's own inverse puts the gradients under the checkpoint's names.
