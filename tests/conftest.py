@@ -41,12 +41,11 @@ def world_rows() -> list[Sample]:
 def tiny_hf_dir(tmp_path_factory: pytest.TempPathFactory, world_rows: list[Sample]) -> Path:
     """A tiny random Qwen3 checkpoint in Hugging Face format, with its own tokenizer."""
     from gplan_jax.gsisr import IntentLibrary, PromptTemplate
-    from gplan_jax.synthesis.tiny_checkpoint import write_tiny_checkpoint
+    from gplan_jax.synthesis.tiny_checkpoint import training_texts, write_tiny_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny") / "hf"
     template, library = PromptTemplate.load("compact_zh"), IntentLibrary.load()
-    texts = [s.raw_labels for s in world_rows]
-    texts += [template.render(s, library).user for s in world_rows]
+    texts = list(training_texts(world_rows, template, library))
     write_tiny_checkpoint(
         folder,
         texts,

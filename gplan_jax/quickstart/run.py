@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,14 @@ from gplan_jax.gsisr import (
 from gplan_jax.inference.planner import Planner
 from gplan_jax.models import convert_checkpoint
 from gplan_jax.reasoning import GSISR_LATENTS
-from gplan_jax.synthesis.tiny_checkpoint import write_tiny_checkpoint
+from gplan_jax.synthesis.tiny_checkpoint import training_texts, write_tiny_checkpoint
 from gplan_jax.synthesis.world import simulate_rows
 from gplan_jax.training.config import TrainConfig
 from gplan_jax.training.loop import train
 
 MODES = ("direct_sft", "picd")
 TEMPLATE = "compact_zh"
+TINY = {"hidden_size": 128, "layers": 3, "heads": 2, "kv_heads": 1, "head_dim": 64}
 
 
 def quickstart(out: Path, *, rows: int, seed: int, console: Console) -> None:
@@ -55,7 +55,10 @@ def quickstart(out: Path, *, rows: int, seed: int, console: Console) -> None:
         console.rule("2. A tiny Qwen3 checkpoint in Hugging Face format, converted")
         hugging_face = out / "checkpoint_hf"
         if not hugging_face.is_dir():
-            write_tiny_checkpoint(hugging_face, _texts(train_file), seed=seed)
+            texts = training_texts(
+                read_samples(train_file), PromptTemplate.load(TEMPLATE), IntentLibrary.load()
+            )
+            write_tiny_checkpoint(hugging_face, texts, seed=seed, **TINY)
         convert_checkpoint(
             hugging_face,
             checkpoint,
@@ -70,14 +73,6 @@ def quickstart(out: Path, *, rows: int, seed: int, console: Console) -> None:
         _train_and_evaluate(out, mode, train_file, test_rows, seed)
     console.rule("5. Results")
     _show(out, test_rows, console)
-
-
-def _texts(train_file: Path) -> Iterator[str]:
-    """All text that the tiny tokenizer should be good at: prompts and answers of the rows."""
-    template, library = PromptTemplate.load(TEMPLATE), IntentLibrary.load()
-    for sample in read_samples(train_file):
-        prompt = template.render(sample, library)
-        yield from (prompt.system, prompt.user, sample.raw_labels)
 
 
 def _train_and_evaluate(

@@ -18,6 +18,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_directory, write_json
+from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample
 from gplan_jax.reasoning import GSISR_LATENTS
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -116,6 +117,15 @@ def write_tiny_checkpoint(
         save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
     parameters = sum(tensor.size for tensor in tensors.values())
     return {"tokens": tokens, "rows": rows, "parameters": parameters}
+
+
+def training_texts(
+    samples: Iterable[Sample], template: PromptTemplate, library: IntentLibrary
+) -> Iterator[str]:
+    """Everything a small tokenizer should be good at: the prompts and labels of ``samples``."""
+    for sample in samples:
+        prompt = template.render(sample, library)
+        yield from (prompt.system, prompt.user, sample.raw_labels)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -53,8 +53,8 @@ def test_user_text_never_becomes_a_control_token(tiny_model_dir: Path, text: lis
 def test_truncation_cuts_the_left_of_the_user_part(encoder: ChatEncoder) -> None:
     prompt = Prompt(system="规则", user="很久以前的历史" * 30 + "现在的位置")
     whole = encoder.prompt_ids(prompt, max_length=10_000)
-    cut = encoder.prompt_ids(prompt, max_length=40)
-    assert len(cut) == 40 < len(whole)
+    cut = encoder.prompt_ids(prompt, max_length=len(whole) - 50)
+    assert len(cut) == len(whole) - 50
     text = encoder.decode(cut)
     assert text.startswith("<|im_start|>system\n规则<|im_end|>")
     assert text.endswith("现在的位置<|im_end|>\n<|im_start|>assistant\n")

@@ -1,0 +1,26 @@
+"""Splits rows by user id: python scripts/split_rows.py rows.csv --out DIR --test 0.2 --seed 0"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gplan_jax.gsisr import read_samples, split_by_id, write_samples
+
+
+def main() -> None:
+    """Writes DIR/train.csv and DIR/test.csv; no id stands in both."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--test", type=float, default=0.2, help="share of the ids kept back")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    parts = split_by_id(list(read_samples(options.data)), options.test, options.seed)
+    for name, rows in zip(("train", "test"), parts, strict=True):
+        write_samples(options.out / f"{name}.csv", rows)
+        print(f"{len(rows)} rows in {options.out / f'{name}.csv'}")
+
+
+if __name__ == "__main__":
+    main()
