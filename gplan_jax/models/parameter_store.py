@@ -6,7 +6,9 @@ parameter and not for itself.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,10 @@ def save_parameters(
     context.memory.deepcopy_host_arrays = False
     target = folder.resolve()
     for path in paths:
-        with context:
+        with context, storage_errors(folder):
             ocp.partial.save(target, _nest(path, read(path)))
         yield path
-    with context:
+    with context, storage_errors(folder):
         ocp.partial.finalize(target)
 
 
@@ -49,12 +51,8 @@ class ParameterStore:
 
     def __init__(self, folder: Path, config: Qwen3Config) -> None:
         self._folder = folder.resolve()
-        try:
+        with storage_errors(folder):
             metadata = ocp.pytree_metadata(self._folder).metadata
-        except (OSError, ValueError) as error:
-            raise GplanError(
-                f"{folder} is not a readable set of parameters ({error}); run gplan convert again."
-            ) from None
         self._leaves = dict(_flatten(metadata))
         _check(folder, {path: tuple(leaf.shape) for path, leaf in self._leaves.items()}, config)
 
@@ -67,9 +65,27 @@ class ParameterStore:
         """Reads one parameter into host memory."""
         context = ocp.Context()
         context.pytree.loading.partial_load = True
-        with context:
+        with context, storage_errors(self._folder):
             tree = ocp.load_pytree(self._folder, _nest(path, self._leaves[path]))
         return dict(_flatten(tree))[path]
+
+
+@contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Turns Orbax's errors into ones a user can act on.
+
+    Raises:
+        OSError: ENOSPC where the disk is full (TensorStore raises a ValueError for it).
+        GplanError: ``folder`` is missing, torn or not a checkpoint.
+    """
+    try:
+        yield
+    except (ValueError, FileNotFoundError, NotADirectoryError) as error:
+        if "No space left on device" in str(error):
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from None
+        raise GplanError(
+            f"{folder} is not a whole set of parameters ({error}); copy or convert it again."
+        ) from None
 
 
 def stacked_shape(rule: Rule, config: Qwen3Config) -> tuple[int, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import shutil
 from pathlib import Path
 
 import ml_dtypes
@@ -11,7 +13,12 @@ import pytest
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.models import Qwen3Config
-from gplan_jax.models.parameter_store import ParameterStore, save_parameters, stacked_shape
+from gplan_jax.models.parameter_store import (
+    ParameterStore,
+    save_parameters,
+    stacked_shape,
+    storage_errors,
+)
 from gplan_jax.models.params import rules
 
 
@@ -63,8 +70,25 @@ def test_extra_parameters_are_refused(tmp_path: Path, config: Qwen3Config) -> No
 
 
 def test_no_checkpoint_there(tmp_path: Path, config: Qwen3Config) -> None:
-    with pytest.raises(GplanError, match="not a readable set of parameters"):
+    with pytest.raises(GplanError, match="not a whole set of parameters"):
         ParameterStore(tmp_path / "params", config)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(GplanError, match="not a readable set of parameters"):
+    with pytest.raises(GplanError, match="not a whole set of parameters"):
         ParameterStore(tmp_path / "empty", config)
+
+
+def test_lost_data_files_are_an_error_that_names_the_folder(
+    folder: Path, config: Qwen3Config, tmp_path: Path
+) -> None:
+    copy = tmp_path / "params"
+    shutil.copytree(folder, copy)
+    for data in copy.rglob("d/*"):
+        data.unlink()
+    with pytest.raises(GplanError, match=r"params is not a whole set of parameters"):
+        ParameterStore(copy, config).read("embedding")
+
+
+def test_a_full_disk_is_told_apart_from_a_broken_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as error, storage_errors(tmp_path):
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write 8 bytes: No space left on device")
+    assert error.value.errno == errno.ENOSPC
