@@ -53,6 +53,8 @@ class ParameterStore:
         self._folder = folder.resolve()
         with storage_errors(folder):
             metadata = ocp.pytree_metadata(self._folder).metadata
+            if not isinstance(metadata, dict):
+                raise ValueError("no parameters in it")
         self._leaves = dict(_flatten(metadata))
         _check(folder, {path: tuple(leaf.shape) for path, leaf in self._leaves.items()}, config)
 
@@ -67,6 +69,9 @@ class ParameterStore:
         context.pytree.loading.partial_load = True
         with context, storage_errors(self._folder):
             tree = ocp.load_pytree(self._folder, _nest(path, self._leaves[path]))
+            # Where an array's files are gone, Orbax logs it and returns nothing in its place.
+            if not isinstance(tree, dict) or not isinstance(dict(_flatten(tree))[path], np.ndarray):
+                raise ValueError(f"{path} is lost")
         return dict(_flatten(tree))[path]
 
 
@@ -83,8 +88,9 @@ def storage_errors(folder: Path) -> Iterator[None]:
     except (ValueError, FileNotFoundError, NotADirectoryError) as error:
         if "No space left on device" in str(error):
             raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from None
+        reason = str(error).partition(" [tensorstore_spec")[0]
         raise GplanError(
-            f"{folder} is not a whole set of parameters ({error}); copy or convert it again."
+            f"{folder} is not a whole set of parameters ({reason}); copy or convert it again."
         ) from None
 
 
