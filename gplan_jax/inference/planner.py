@@ -87,10 +87,6 @@ class Planner:
             length_buckets=range(multiple, longest + multiple, multiple),
             batch_size=self.batch_size,
         )
-        texts: list[str] = []
         with ProgressBar("planning", len(prompts)) as bar:
-            for start in range(0, len(prompts), self.batch_size):
-                answers = decoder.decode(prompts[start : start + self.batch_size])
-                texts += [self.encoder.decode(ids) for ids in answers]
-                bar.advance(steps=len(answers))
-        return texts
+            answers = decoder.decode(prompts, on_rows=lambda rows: bar.advance(steps=rows))
+        return [self.encoder.decode(ids) for ids in answers]

@@ -31,7 +31,6 @@ from gplan_jax.training.loop import train
 
 MODES = ("direct_sft", "picd")
 TEMPLATE = "compact_zh"
-TINY = {"hidden_size": 128, "layers": 3, "heads": 2, "kv_heads": 1, "head_dim": 64}
 
 
 def quickstart(out: Path, *, rows: int, seed: int, console: Console) -> None:
@@ -58,7 +57,9 @@ def quickstart(out: Path, *, rows: int, seed: int, console: Console) -> None:
             texts = training_texts(
                 read_samples(train_file), PromptTemplate.load(TEMPLATE), IntentLibrary.load()
             )
-            write_tiny_checkpoint(hugging_face, texts, seed=seed, **TINY)
+            write_tiny_checkpoint(
+                hugging_face, texts, layers=3, heads=2, kv_heads=1, head_dim=64, seed=seed
+            )
         convert_checkpoint(
             hugging_face,
             checkpoint,
