@@ -14,24 +14,27 @@ class CompressionCurriculum:
     """Maps a position in the training stream to a compression stage (paper, section 4.1.3).
 
     The stream is the data set repeated epoch after epoch; the sample at global index i is seen in
-    epoch i // samples_per_epoch, and the stage is ``first_stage + epoch * stages_per_epoch``.
+    epoch e = i // samples_per_epoch, at stage g = first_stage + e // epochs_per_stage.
 
     Attributes:
         samples_per_epoch: number of samples in one pass over the data.
         first_stage: stage of the first epoch; 0 is explicit reasoning.
-        stages_per_epoch: blocks that turn latent from one epoch to the next; 0 stands still, which
-            is what training on explicit reasoning (CoT-SFT) wants.
+        epochs_per_stage: epochs that every stage lasts. The paper has 1; small data sets want more,
+            so that a stage is long enough to be learnt. None stands still, which is what training
+            on explicit reasoning (CoT-SFT) wants.
     """
 
     samples_per_epoch: int
     first_stage: int = 0
-    stages_per_epoch: int = 1
+    epochs_per_stage: int | None = 1
 
     def __post_init__(self) -> None:
         if self.samples_per_epoch < 1:
             raise ValueError(f"samples_per_epoch must be positive, not {self.samples_per_epoch}")
-        if self.first_stage < 0 or self.stages_per_epoch < 0:
-            raise ValueError("first_stage and stages_per_epoch must not be negative")
+        if self.first_stage < 0:
+            raise ValueError(f"first_stage must not be negative, not {self.first_stage}")
+        if self.epochs_per_stage is not None and self.epochs_per_stage < 1:
+            raise ValueError(f"epochs_per_stage must be positive, not {self.epochs_per_stage}")
 
     def epoch(self, global_index: int) -> int:
         """The epoch, from 0, in which the sample at ``global_index`` is seen."""
@@ -43,7 +46,9 @@ class CompressionCurriculum:
 
     def stage_of_epoch(self, epoch: int) -> int:
         """g of every sample seen in ``epoch``."""
-        return self.first_stage + epoch * self.stages_per_epoch
+        if self.epochs_per_stage is None:
+            return self.first_stage
+        return self.first_stage + epoch // self.epochs_per_stage
 
     def first_epoch_beyond(self, stage: int) -> int:
         """The first epoch whose stage is greater than ``stage``.
@@ -53,9 +58,9 @@ class CompressionCurriculum:
         """
         if self.first_stage > stage:
             return 0
-        if self.stages_per_epoch == 0:
+        if self.epochs_per_stage is None:
             raise ValueError(f"a curriculum that stands still never passes stage {stage}")
-        return (stage - self.first_stage) // self.stages_per_epoch + 1
+        return (stage - self.first_stage + 1) * self.epochs_per_stage
 
 
 def compressed_blocks(stage: int, total_blocks: int) -> int:

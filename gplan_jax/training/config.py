@@ -114,7 +114,7 @@ class TrainConfig(Config):
         output: directory of the run; made anew, or continued with --resume.
         batch_size: rows an optimizer step, over all hosts.
         accumulation_steps: micro-batches that a batch is split into.
-        stages_per_epoch: blocks that turn latent an epoch (picd).
+        epochs_per_stage: epochs until one block more turns latent (picd); small data wants several.
     """
 
     mode: Literal["direct_sft", "cot_sft", "picd"]
@@ -123,7 +123,7 @@ class TrainConfig(Config):
     epochs: int = Field(13, gt=0)
     batch_size: int = Field(32, gt=0)
     accumulation_steps: int = Field(1, gt=0)
-    stages_per_epoch: int = Field(1, gt=0)
+    epochs_per_stage: int = Field(1, gt=0)
     seed: int = 0
     data: DataConfig
     optimizer: OptimizerConfig = OptimizerConfig()

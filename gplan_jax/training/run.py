@@ -54,7 +54,7 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
     )
     report_skipped(skipped)
     curriculum = CompressionCurriculum(
-        len(training_set), stages_per_epoch=config.stages_per_epoch if mode is Mode.PICD else 0
+        len(training_set), epochs_per_stage=config.epochs_per_stage if mode is Mode.PICD else None
     )
     blocks = max(training_set.blocks(row) for row in range(len(training_set)))
     stages = min(curriculum.stage_of_epoch(config.epochs - 1), blocks) + 1

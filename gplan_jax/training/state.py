@@ -48,7 +48,7 @@ def make_schedule(
         return single_phase(
             config.learning_rate, total_steps=total_steps, warmup_ratio=config.warmup_ratio
         )
-    if curriculum.stages_per_epoch == 0:
+    if curriculum.epochs_per_stage is None:
         raise GplanError(
             "optimizer.schedule=calr follows a moving curriculum, which only mode=picd has; "
             "choose optimizer.schedule=cosine or constant."

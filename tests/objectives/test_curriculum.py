@@ -12,6 +12,13 @@ def test_one_block_more_every_epoch() -> None:
     assert [curriculum.stage(i) for i in range(15)] == [0] * 5 + [1] * 5 + [2] * 5
 
 
+def test_a_stage_may_last_several_epochs() -> None:
+    curriculum = CompressionCurriculum(samples_per_epoch=2, epochs_per_stage=3)
+    assert [curriculum.stage(i) for i in range(14)] == [0] * 6 + [1] * 6 + [2] * 2
+    still = CompressionCurriculum(samples_per_epoch=2, first_stage=1, epochs_per_stage=None)
+    assert {still.stage(i) for i in range(20)} == {1}
+
+
 def test_a_short_plan_is_latent_before_a_long_one() -> None:
     short, long = 2 + 4, 2 + 6
     stages = [CompressionCurriculum(1).stage(epoch) for epoch in range(13)]
@@ -40,5 +47,7 @@ def test_refuses_what_has_no_meaning() -> None:
         CompressionCurriculum(0)
     with pytest.raises(ValueError, match="negative"):
         CompressionCurriculum(1, first_stage=-1)
+    with pytest.raises(ValueError, match="epochs_per_stage"):
+        CompressionCurriculum(1, epochs_per_stage=0)
     with pytest.raises(ValueError, match="stands still"):
-        CompressionCurriculum(1, stages_per_epoch=0).first_epoch_beyond(3)
+        CompressionCurriculum(1, epochs_per_stage=None).first_epoch_beyond(3)

@@ -37,7 +37,7 @@ def test_calr_equals_golden_rates(shared: Path) -> None:
 
 @given(steps_per_epoch=st.integers(1, 20), target=st.integers(0, 12), pace=st.integers(1, 3))
 def test_boundary_follows_the_curriculum(steps_per_epoch: int, target: int, pace: int) -> None:
-    curriculum = CompressionCurriculum(samples_per_epoch=7, stages_per_epoch=pace)
+    curriculum = CompressionCurriculum(samples_per_epoch=7, epochs_per_stage=pace)
     epochs = 16
     schedule = calr_schedule(
         steps_per_epoch=steps_per_epoch,

@@ -48,7 +48,7 @@ def test_calr_needs_a_moving_curriculum() -> None:
             OptimizerConfig(schedule="calr"),
             steps_per_epoch=3,
             total_steps=9,
-            curriculum=CompressionCurriculum(5, stages_per_epoch=0),
+            curriculum=CompressionCurriculum(5, epochs_per_stage=None),
         )
 
 
