@@ -26,18 +26,22 @@ RAW_POINTS_TO_SMOOTH = 60
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart: the log's key, its title, and whether its noise is worth a running mean."""
+    """One chart: the log's key, its title, and how it is drawn.
+
+    A noisy series gets a running mean; a loss that falls by orders of magnitude a log scale.
+    """
 
     key: str
     title: str
     noisy: bool = False
     stepped: bool = False
+    log_scale: bool = False
 
 
 PANELS = (
-    Panel("loss", "Training loss", noisy=True),
-    Panel("loss_plan", "Loss on the plan section", noisy=True),
-    Panel("loss_reasoning", "Loss on the reasoning section", noisy=True),
+    Panel("loss", "Training loss", noisy=True, log_scale=True),
+    Panel("loss_plan", "Loss on the plan section", noisy=True, log_scale=True),
+    Panel("loss_reasoning", "Loss on the reasoning section", noisy=True, log_scale=True),
     Panel("stage", "Compression stage (latent blocks)", stepped=True),
     Panel("learning_rate", "Learning rate"),
     Panel("tokens_per_second", "Tokens per second", noisy=True),
@@ -163,11 +167,15 @@ def _draw_panel(
     if present:
         axes.set_xlabel("step")
         axes.set_xlim(left=0)
+        if panel.log_scale:
+            axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        if panel.log_scale:
+            return
         # From just under zero: a small change looks small, a line at zero is not cut in half, and a
         # stage that never moves still has a scale.
         top = max(axes.get_ylim()[1], 1.0 if panel.stepped else 0.0)
         axes.set_ylim(bottom=-0.015 * top, top=top)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.locator_params(axis="y", integer=panel.stepped)
     else:
         axes.set(xticks=[], yticks=[])
