@@ -7,11 +7,12 @@ from typing import Any
 
 from rich.console import Console
 
-from gplan_jax.evaluation.offline import METRICS, evaluate
+from gplan_jax.data.task_files import load_task
+from gplan_jax.evaluation.offline import METRICS, PREDICTIONS, evaluate
 from gplan_jax.evaluation.plots import draw_learning_curves
 from gplan_jax.evaluation.tables import comparison_table, plan_view, render
 from gplan_jax.foundation.config import load_config
-from gplan_jax.foundation.files import atomic_write, read_json
+from gplan_jax.foundation.files import atomic_write, read_json, read_jsonl
 from gplan_jax.gsisr import (
     IntentLibrary,
     PromptTemplate,
@@ -31,6 +32,7 @@ from gplan_jax.training.loop import train
 
 MODES = ("direct_sft", "picd")
 TEMPLATE = "compact_zh"
+MAX_NEW_TOKENS = 160
 
 
 def quickstart(out: Path, *, rows: int, seed: int, console: Console) -> None:
@@ -89,7 +91,7 @@ def _train_and_evaluate(
     config = load_config(TrainConfig, Path(__file__).parent / f"{mode}.yaml", overrides)
     model = train(config, resume=(run / "config.yaml").is_file())
     if not scores.is_dir():
-        planner = Planner.load(model, max_new_tokens=256, batch_size=64)
+        planner = Planner.load(model, max_new_tokens=MAX_NEW_TOKENS, batch_size=64)
         texts = planner.generate(test_rows)
         evaluate(test_rows, texts, list(read_samples(train_file)), planner.library, scores)
 
@@ -102,12 +104,14 @@ def _show(out: Path, test_rows: list[Sample], console: Console) -> None:
     curves = draw_learning_curves(
         {mode: out / mode / "log.jsonl" for mode in MODES}, out / "learning_curves.png"
     )
-    planner = Planner.load(out / "picd" / "model", max_new_tokens=256, batch_size=4)
-    shown = _different_contexts(test_rows, 3)
-    for sample, text in zip(shown, planner.generate(shown), strict=True):
+    answers = list(read_jsonl(out / "evaluation" / "picd" / PREDICTIONS))
+    task = load_task(out / "picd" / "model")
+    for row in _different_contexts(test_rows, 3):
         console.print()
-        console.print(planner.template.render(sample, planner.library).user, style="dim")
-        console.print(plan_view(text, planner.library))
+        console.print(task.template.render(test_rows[row], task.library).user, style="dim")
+        console.print(
+            plan_view(answers[row]["text"], task.library, label=test_rows[row].raw_labels)
+        )
     console.print()
     console.print(table)
     console.print(f"Everything is in {out}:")
@@ -124,9 +128,9 @@ def _show(out: Path, test_rows: list[Sample], console: Console) -> None:
     )
 
 
-def _different_contexts(samples: list[Sample], count: int) -> list[Sample]:
-    """The first rows of different order types: three contexts that call for different plans."""
-    by_type: dict[str, Sample] = {}
-    for sample in samples:
-        by_type.setdefault(facts_of(sample).order_type, sample)
+def _different_contexts(samples: list[Sample], count: int) -> list[int]:
+    """The first rows of different order types: contexts that call for different plans."""
+    by_type: dict[str, int] = {}
+    for row, sample in enumerate(samples):
+        by_type.setdefault(facts_of(sample).order_type, row)
     return list(by_type.values())[:count]

@@ -34,6 +34,7 @@ SPLIT = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 # Qwen3's layout of a conversation without tools and thinking:
 # <|im_start|>role\ncontent<|im_end|>\n for every turn.
+CHAT_ROLES = "system\nuser\nassistant\n"
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}"
@@ -122,10 +123,10 @@ def write_tiny_checkpoint(
 def training_texts(
     samples: Iterable[Sample], template: PromptTemplate, library: IntentLibrary
 ) -> Iterator[str]:
-    """Everything a small tokenizer should be good at: the prompts and labels of ``samples``."""
+    """What a small tokenizer should be good at: the layout, prompts and labels of ``samples``."""
     for sample in samples:
         prompt = template.render(sample, library)
-        yield from (prompt.system, prompt.user, sample.raw_labels)
+        yield from (CHAT_ROLES, prompt.system, prompt.user, sample.raw_labels)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
