@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import atomic_write, read_json, write_json
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 
@@ -45,16 +46,24 @@ def load_task(
     """The task of a model directory; what is named replaces it, what neither has is Amap's.
 
     Raises:
-        GplanError: the template or the library is missing or broken.
+        GplanError: the template, the library or the length is missing or broken.
     """
     if template is None and (model_dir / PROMPT_FOLDER).is_dir():
         template = str(model_dir / PROMPT_FOLDER)
     if library is None and (model_dir / LIBRARY_FILE).is_file():
         library = str(model_dir / LIBRARY_FILE)
     if max_length is None and (model_dir / TASK_FILE).is_file():
-        max_length = read_json(model_dir / TASK_FILE)["max_length"]
+        max_length = _max_length(model_dir / TASK_FILE)
     return Task(
         PromptTemplate.load(template or "amap_zh"),
         IntentLibrary.load(library),
         max_length or DEFAULT_MAX_LENGTH,
     )
+
+
+def _max_length(path: Path) -> int:
+    task = read_json(path)
+    length = task.get("max_length") if isinstance(task, dict) else None
+    if not isinstance(length, int) or length < 1:
+        raise GplanError(f"{path} must be a JSON object with max_length, a positive integer.")
+    return length

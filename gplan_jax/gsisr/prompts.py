@@ -61,7 +61,10 @@ class PromptTemplate:
             )
         if missing := [name for name in _FILES if not (folder / name).is_file()]:
             raise GplanError(f"Prompt template {folder} lacks {' and '.join(missing)}.")
-        system, user = ((folder / name).read_text(encoding="utf-8") for name in _FILES)
+        try:
+            system, user = ((folder / name).read_text(encoding="utf-8") for name in _FILES)
+        except UnicodeDecodeError as error:
+            raise GplanError(f"Prompt template {folder} is not UTF-8 text: {error}.") from None
         template = cls(folder.name, system, user)
         _compile(template)  # A wrong template is better refused now than at the first row.
         return template
@@ -80,12 +83,13 @@ class PromptTemplate:
                 time that can't be read.
         """
         system, user = _compile(self)
+        facts = facts_of(sample)
         try:
             return Prompt(
                 system=system.render(library=library).strip(),
-                user=user.render(sample=sample, facts=facts_of(sample), library=library).strip(),
+                user=user.render(sample=sample, facts=facts, library=library).strip(),
             )
-        except (jinja2.TemplateError, TypeError, LookupError) as error:
+        except Exception as error:  # Whatever somebody's template runs into.
             raise GplanError(f"Prompt template {self.name} can't be filled in: {error}.") from None
 
 

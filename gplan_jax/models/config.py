@@ -56,11 +56,14 @@ class Qwen3Config:
                 this model does not have (attention bias, sliding window, scaled rotary
                 embeddings); all faults are listed in one message.
         """
+        if not isinstance(values, dict):
+            raise GplanError(f"{source} is not a JSON object; download the checkpoint again.")
         faults = _unsupported(values)
         faults += [f"{key}: missing" for key in _REQUIRED if values.get(key) is None]
         theta = _rope(values).get("rope_theta", values.get("rope_theta"))
         if theta is None:
             faults.append("rope_theta: missing, both in rope_parameters and at the top level")
+        faults += _mistyped({**values, "rope_theta": theta})
         if faults:
             raise GplanError(f"{source} is not a supported Qwen3 config:\n  " + "\n  ".join(faults))
         # Where head_dim is absent, transformers' Qwen3Config means 128, not hidden / heads.
@@ -96,8 +99,25 @@ class Qwen3Config:
         }
 
 
+def _mistyped(values: dict[str, Any]) -> list[str]:
+    """What is there, but not as the type of its field; counts and scales must be above zero."""
+    faults = []
+    for field in dataclasses.fields(Qwen3Config):
+        value = values.get(field.name)
+        if field.type == "bool":
+            right, expected = isinstance(value, bool), "true or false"
+        else:
+            kinds = int if field.type == "int" else int | float
+            right = isinstance(value, kinds) and not isinstance(value, bool) and value > 0
+            expected = f"a positive {'integer' if field.type == 'int' else 'number'}"
+        if value is not None and not right:
+            faults.append(f"{field.name}: {value!r}, expected {expected}")
+    return faults
+
+
 def _rope(values: dict[str, Any]) -> dict[str, Any]:
-    return values.get("rope_parameters") or values.get("rope_scaling") or {}
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    return rope if isinstance(rope, dict) else {"rope_type": rope}
 
 
 def _unsupported(values: dict[str, Any]) -> list[str]:

@@ -30,7 +30,7 @@ from gplan_jax.models.params import (
     rules,
 )
 from gplan_jax.models.safetensors_files import stored_tensors, write_sharded
-from gplan_jax.models.tokenizer_files import TokenizerExtension, extend_tokenizer
+from gplan_jax.models.tokenizer_files import TokenizerExtension, check_tokenizer, extend_tokenizer
 
 _VOCABULARY_MULTIPLE = 128
 _NOISE = 0.1  # of the spread of the real rows: new tokens start alike, but not the same
@@ -93,8 +93,9 @@ def convert_checkpoint(
     config = read_config(source)
     tensors = stored_tensors(source)
     check_tensors(tensors, config, source=str(source))
+    check_tokenizer(source, rows=config.vocab_size)
     extension = extend_tokenizer(source, new_tokens)
-    rows = _rows_needed(source, config, extension)
+    rows = _rows_needed(config, extension)
     dtype = tensors[EMBEDDING].dtype
     by_path = {rule.path: rule for rule in rules(config)}
 
@@ -140,10 +141,12 @@ def export_checkpoint(
     ``lm_head.weight`` of a tied model is written only where its source held it.
 
     Raises:
-        GplanError: ``model_dir`` is not a whole model directory, or ``out_dir`` holds something.
+        GplanError: ``model_dir`` is not a whole model directory, its tokenizer has more ids than
+            the embedding has rows, or ``out_dir`` holds something.
     """
     source = Path(model_dir)
     record, config = ModelRecord.read(source), read_config(source)
+    check_tokenizer(source, rows=config.vocab_size, needed=bool(record.new_tokens))
     store = ParameterStore(source / PARAMS, config)
     dtypes = store.dtypes
     tensors = list(
@@ -163,17 +166,9 @@ def export_checkpoint(
     )
 
 
-def _rows_needed(source: Path, config: Qwen3Config, extension: TokenizerExtension | None) -> int:
-    rows = config.vocab_size
-    if extension is None:
-        return rows
-    if extension.size_before > rows:
-        raise GplanError(
-            f"{source / 'tokenizer.json'} has ids up to {extension.size_before - 1}, but the "
-            f"embedding has {rows} rows; the tokenizer belongs to another checkpoint."
-        )
-    if extension.size_after <= rows:
-        return rows
+def _rows_needed(config: Qwen3Config, extension: TokenizerExtension | None) -> int:
+    if extension is None or extension.size_after <= config.vocab_size:
+        return config.vocab_size
     return -(-extension.size_after // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
 
 

@@ -72,6 +72,9 @@ class ModelRecord:
         at_fault = {field.name for field in dataclasses.fields(cls)} ^ values.keys()
         if at_fault:
             raise GplanError(f"{path}: keys missing or unknown: {', '.join(sorted(at_fault))}.")
+        for name in ("new_tokens", "metadata"):
+            if not isinstance(values[name], dict):
+                raise GplanError(f"{path}: {name} is not a JSON object; run gplan convert again.")
         return cls(**values)
 
 

@@ -15,6 +15,7 @@ from gplan_jax.models.parameter_store import ParameterStore
 from gplan_jax.models.params import check_tensors, read_parameter, rules
 from gplan_jax.models.qwen3 import Qwen3, Remat
 from gplan_jax.models.safetensors_files import stored_tensors
+from gplan_jax.models.tokenizer_files import check_tokenizer
 
 
 def load_qwen3(
@@ -34,10 +35,11 @@ def load_qwen3(
 
     Raises:
         GplanError: the directory does not hold a whole Qwen3 dense checkpoint that matches its
-            config.json; every fault is listed.
+            config.json (every fault is listed), or its tokenizer has ids beyond the embedding.
     """
     directory = Path(path)
     config = read_config(directory)
+    check_tokenizer(directory, rows=config.vocab_size)
     read = _reader(directory)
     # Only shapes: nothing random is computed for weights that are about to be replaced.
     model = nnx.eval_shape(

@@ -94,9 +94,16 @@ def _shards(directory: Path) -> tuple[list[str], dict[str, str]]:
     """Returns the shard file names and, where there is an index, tensor name -> shard."""
     index = directory / _INDEX
     if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise GplanError(f"{index} has no weight_map; download the checkpoint again.")
+        content = read_json(index)
+        weight_map = content.get("weight_map") if isinstance(content, dict) else None
+        if (
+            not isinstance(weight_map, dict)
+            or not weight_map
+            or not all(isinstance(shard, str) for shard in weight_map.values())
+        ):
+            raise GplanError(
+                f"{index} has no weight_map of tensors to shards; download the checkpoint again."
+            )
         return sorted(set(weight_map.values())), weight_map
     if (directory / _SINGLE).is_file():
         return [_SINGLE], {}
@@ -118,11 +125,24 @@ def _read_header(path: Path) -> Iterator[tuple[str, StoredTensor]]:
             header: dict[str, Any] = json.loads(shard.read(length))
         except ValueError:
             raise GplanError(f"{path.name}: its header is not JSON") from None
+    if not isinstance(header, dict):
+        raise GplanError(f"{path.name}: its header is not a JSON object")
     header.pop("__metadata__", None)
+    if broken := [name for name, entry in header.items() if not _is_entry(entry)]:
+        raise GplanError(f"{path.name}: its header does not describe {', '.join(broken)}")
     end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if end != size:
         raise GplanError(f"{path.name}: torn: {size} bytes, but its header describes {end}")
     return iter([(name, _entry(path, 8 + length, name, header[name])) for name in header])
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        return False
+    return all(isinstance(number, int) and number >= 0 for number in shape + offsets)
 
 
 def _entry(path: Path, data_start: int, name: str, entry: dict[str, Any]) -> StoredTensor:

@@ -72,10 +72,7 @@ def extend_tokenizer(directory: Path, new_tokens: Sequence[str]) -> TokenizerExt
                 "tokenizer beside the weights or convert without new tokens."
             )
         return None
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise GplanError(f"{path} is not a readable tokenizer: {error}.") from None
+    tokenizer = _read(path)
     before = _size(tokenizer)
     added = set(new_tokens) - tokenizer.get_vocab(with_added_tokens=True).keys()
     if added and before != tokenizer.get_vocab_size(with_added_tokens=True):
@@ -89,6 +86,37 @@ def extend_tokenizer(directory: Path, new_tokens: Sequence[str]) -> TokenizerExt
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     ids = {token: vocabulary[token] for token in new_tokens}
     return TokenizerExtension(tokenizer, ids, before, _size(tokenizer))
+
+
+def check_tokenizer(directory: Path, *, rows: int, needed: bool = False) -> None:
+    """Checks that every id of the tokenizer beside some weights has a row in the embedding.
+
+    Args:
+        directory: a model directory or Hugging Face checkpoint.
+        rows: rows of its embedding.
+        needed: whether a missing tokenizer is a fault.
+
+    Raises:
+        GplanError: the tokenizer has ids beyond the embedding, is broken, or is needed and missing.
+    """
+    path = directory / _TOKENIZER
+    if not path.is_file():
+        if needed:
+            raise GplanError(f"{path} does not exist; copy it from where the weights came from.")
+        return
+    size = _size(_read(path))
+    if size > rows:
+        raise GplanError(
+            f"{path} has ids up to {size - 1}, but the embedding has {rows} rows; the tokenizer "
+            "belongs to another checkpoint."
+        )
+
+
+def _read(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise GplanError(f"{path} is not a readable tokenizer: {error}.") from None
 
 
 def _size(tokenizer: Tokenizer) -> int:

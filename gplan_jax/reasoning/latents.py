@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -86,8 +86,16 @@ class LatentVocabulary:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LatentVocabulary:
-        """The vocabulary that ``to_dict`` described."""
-        return cls(**{**values, "context_blocks": tuple(values["context_blocks"])})
+        """The vocabulary that ``to_dict`` described.
+
+        Raises:
+            GplanError: ``values`` describes none.
+        """
+        try:
+            return cls(**{**values, "context_blocks": tuple(values["context_blocks"])})
+        except (KeyError, TypeError):
+            keys = ", ".join(field.name for field in fields(cls))
+            raise GplanError(f"{values!r} is no latent vocabulary; it needs {keys}.") from None
 
 
 GSISR_LATENTS = LatentVocabulary()

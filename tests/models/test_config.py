@@ -65,3 +65,26 @@ def test_all_faults_are_in_one_message(values: dict[str, object]) -> None:
         Qwen3Config.from_hf(values | {"attention_bias": True}, source="some.json")
     for key in ("hidden_size", "vocab_size", "attention_bias"):
         assert key in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hidden_size", "32"),
+        ("num_key_value_heads", 0),
+        ("vocab_size", 2.5),
+        ("num_hidden_layers", True),
+        ("tie_word_embeddings", "no"),
+        ("rms_norm_eps", [1e-6]),
+    ],
+)
+def test_values_of_another_type_are_named(
+    key: str, value: object, values: dict[str, object]
+) -> None:
+    with pytest.raises(GplanError, match=f"{key}: .*, expected"):
+        Qwen3Config.from_hf(values | {key: value})
+
+
+def test_a_config_that_is_no_object() -> None:
+    with pytest.raises(GplanError, match=r"here/config\.json is not a JSON object"):
+        Qwen3Config.from_hf([], source="here/config.json")  # type: ignore[arg-type]

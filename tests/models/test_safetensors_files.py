@@ -121,3 +121,26 @@ def test_pickled_weights_only(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(GplanError, match="safetensors format"):
         stored_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": {"a": 5}}'])
+def test_an_index_that_is_no_index(content: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(content, encoding="utf-8")
+    with pytest.raises(GplanError, match="no weight_map of tensors to shards"):
+        stored_tensors(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (b"[1]", "its header is not a JSON object"),
+        (b'{"w": 5}', "does not describe w"),
+        (b'{"w": {"dtype": "F32", "shape": 3, "data_offsets": [0, 4]}}', "does not describe w"),
+        (b'{"w": {"dtype": "F32", "shape": [1], "data_offsets": [4]}}', "does not describe w"),
+    ],
+)
+def test_a_header_of_another_form(header: bytes, said: str, tmp_path: Path) -> None:
+    raw = len(header).to_bytes(8, "little") + header
+    (tmp_path / "model.safetensors").write_bytes(raw)
+    with pytest.raises(GplanError, match=said):
+        stored_tensors(tmp_path)
