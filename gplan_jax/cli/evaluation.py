@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -29,6 +29,9 @@ def evaluate(
         Path | None, typer.Option(help="Training rows: the floors are fitted on them.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
+    on_error: Annotated[
+        Literal["raise", "skip"], typer.Option(help="Stop at a faulty row, or leave it out.")
+    ] = "raise",
     library: Library = None,
     template: Template = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded together.")] = 16,
@@ -51,6 +54,7 @@ def evaluate(
         out,
         train_data=train_data,
         limit=limit,
+        on_error=on_error,
         template=template,
         library=str(library) if library else None,
         batch_size=batch_size,

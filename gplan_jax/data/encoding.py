@@ -17,8 +17,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.foundation.files import read_json
 from gplan_jax.gsisr import Prompt
+from gplan_jax.models.directory import ModelRecord, is_model_directory
 from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary, response_sections
 
 END = "<|im_end|>"
@@ -54,7 +54,10 @@ class ChatEncoder:
         self.latents = latents
         self._json = tokenizer_json
         self._source = source
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        try:
+            self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        except Exception as error:  # the library raises bare Exception
+            raise GplanError(f"{source} is not a readable tokenizer: {error}.") from None
         plain = json.loads(tokenizer_json) | {"added_tokens": []}
         self._plain_tokenizer = Tokenizer.from_str(json.dumps(plain))
         self.end_id = self._require(END)
@@ -71,16 +74,20 @@ class ChatEncoder:
         """Reads ``tokenizer.json``, and the latent vocabulary from ``gplan.json`` where it stands.
 
         Raises:
-            GplanError: there is no tokenizer, or it lacks a token of the chat layout.
+            GplanError: there is no tokenizer, it is broken or lacks a token of the chat layout, or
+                gplan.json is broken.
         """
         folder = Path(model_dir)
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise GplanError(f"{path} does not exist; a model directory holds its tokenizer.")
         latents = GSISR_LATENTS
-        if (folder / "gplan.json").is_file():
-            stored = read_json(folder / "gplan.json")["metadata"].get("latents")
-            latents = LatentVocabulary.from_dict(stored) if stored else latents
+        if is_model_directory(folder):
+            stored = ModelRecord.read(folder).metadata.get("latents")
+            try:
+                latents = LatentVocabulary.from_dict(stored) if stored else latents
+            except GplanError as error:
+                raise GplanError(f"{folder / 'gplan.json'}, metadata.latents: {error}") from None
         return cls(path.read_text(encoding="utf-8"), latents=latents, source=str(path))
 
     @property
@@ -111,17 +118,26 @@ class ChatEncoder:
         Raises:
             GplanError: the constant part alone exceeds ``max_length``.
         """
-        head = self._system_ids(prompt.system)
+        room = self.user_room(prompt, max_length=max_length)
+        head, tail = self._system_ids(prompt.system), self._assistant_ids
         user = self._plain_tokenizer.encode(prompt.user, add_special_tokens=False).ids
-        tail = self._assistant_ids
-        room = max_length - len(head) - len(tail)
-        if room <= 0:
-            raise GplanError(
-                f"The prompt's constant part has {len(head) + len(tail)} tokens, which leaves no "
-                f"room for the user's context in {max_length}; raise data.max_length or choose a "
-                "shorter prompt template."
-            )
         return np.asarray([*head, *user[-room:], *tail], np.int32)
+
+    def user_room(self, prompt: Prompt, *, max_length: int) -> int:
+        """How many tokens of its user part a prompt of ``max_length`` tokens can hold.
+
+        Raises:
+            GplanError: none, the constant part alone takes them all.
+        """
+        constant = len(self._system_ids(prompt.system)) + len(self._assistant_ids)
+        if constant >= max_length:
+            raise GplanError(
+                f"The prompt's constant part has {constant} tokens, but beside the answer only "
+                f"{max(max_length, 0)} are left for the whole prompt; allow for more tokens "
+                "(data.max_length of a config, --max-length of a command), for shorter answers "
+                "(max_new_tokens), or choose a shorter prompt template."
+            )
+        return max_length - constant
 
     def response(self, text: str) -> EncodedResponse:
         """Ids and sections of a response text, with the end token after it.

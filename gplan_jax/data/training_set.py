@@ -132,6 +132,9 @@ class TrainingSet:
 
         ``cache_dir`` keeps the table under a hash of everything it depends on, so that a resumed
         run need not count again.
+
+        Raises:
+            GplanError: a row's response leaves no room for its prompt; the row's id is named.
         """
         path = cache_dir / f"lengths-{self._fingerprint(stages)}.npy" if cache_dir else None
         if path and path.is_file():
@@ -145,11 +148,20 @@ class TrainingSet:
 
     def _row_lengths(self, row: int, stages: int) -> Sequence[tuple[int, int]]:
         last = self.blocks(row) if self.mode is Mode.PICD else 0
-        whole_prompt = len(self.encoder.prompt_ids(self.prompt(row), max_length=self.max_length))
-        lengths = []
-        for stage in range(min(stages, last + 1)):
-            response = len(self.encoder.response(self.response_text(row, stage)).ids)
-            lengths.append((min(whole_prompt, self.max_length - response), response))
+        prompt = self.prompt(row)
+        responses = [
+            len(self.encoder.response(self.response_text(row, stage)).ids)
+            for stage in range(min(stages, last + 1))
+        ]
+        try:
+            self.encoder.user_room(prompt, max_length=self.max_length - max(responses))
+        except GplanError as error:
+            raise GplanError(
+                f"The answer of the row with id {self.samples[row].id} has {max(responses)} "
+                f"tokens of at most {self.max_length} for prompt and answer. {error}"
+            ) from None
+        whole = len(self.encoder.prompt_ids(prompt, max_length=self.max_length))
+        lengths = [(min(whole, self.max_length - response), response) for response in responses]
         # Once a response is fully latent nothing changes any more.
         return lengths + lengths[-1:] * (stages - len(lengths))
 

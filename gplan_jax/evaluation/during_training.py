@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.evaluation.offline import evaluate
-from gplan_jax.foundation import GplanError
-from gplan_jax.gsisr import IntentLibrary, PromptTemplate, read_samples
+from gplan_jax.evaluation.offline import check_rows, evaluate
+from gplan_jax.evaluation.runner import labelled_rows
+from gplan_jax.foundation import GplanError, RowError
+from gplan_jax.foundation.progress import report_skipped
+from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.inference.planner import Planner
 from gplan_jax.models import Qwen3
 from gplan_jax.training.config import TrainConfig
@@ -20,7 +22,8 @@ def train_and_evaluate(config: TrainConfig, *, resume: bool = False) -> Path:
     """Trains, evaluating on ``data.test`` as the config says; returns the model directory.
 
     Raises:
-        GplanError: as ``train``; or evaluation is asked for and no test rows are named.
+        GplanError: as ``train``; or evaluation is asked for and no test rows are named, they can't
+            be evaluated, or answers leave no room for a prompt.
     """
     if not config.evaluation.every_epochs:
         return train(config, resume=resume)
@@ -29,15 +32,25 @@ def train_and_evaluate(config: TrainConfig, *, resume: bool = False) -> Path:
             "evaluation.every_epochs is set, but data.test names no rows: give data.test=FILE, "
             "or set evaluation.every_epochs=0."
         )
-    samples = list(read_samples(config.data.test))[: config.evaluation.limit]
-    train_samples = list(read_samples(config.data.train))
     library = IntentLibrary.load(config.data.library)
+    template, encoder = PromptTemplate.load(config.data.template), ChatEncoder.load(config.model)
+    on_error, limit = config.data.on_error, config.evaluation.limit
+    skipped: list[RowError] = []
+    samples = labelled_rows(
+        config.data.test, library, on_error=on_error, skipped=skipped, limit=limit
+    )
+    report_skipped(skipped)
+    train_samples = labelled_rows(config.data.train, library, on_error=on_error)
+    # What would stop the evaluation is better found before an epoch than after it.
+    check_rows(samples, train_samples, library)
+    room = config.data.max_length - config.evaluation.max_new_tokens
+    encoder.user_room(template.render(samples[0], library), max_length=room)
 
     def score(model: Qwen3, folder: Path) -> dict[str, float]:
         planner = Planner(
             model,
-            ChatEncoder.load(config.model),
-            PromptTemplate.load(config.data.template),
+            encoder,
+            template,
             library,
             max_length=config.data.max_length,
             max_new_tokens=config.evaluation.max_new_tokens,

@@ -12,10 +12,13 @@ from typing import Any
 import jax
 
 import gplan_jax
+from gplan_jax.data.task_files import load_task
 from gplan_jax.evaluation.offline import check_rows, evaluate
-from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.files import read_json, refuse_existing
-from gplan_jax.gsisr import Sample, read_samples
+from gplan_jax.foundation.progress import report_skipped
+from gplan_jax.gsisr import IntentLibrary, Sample, read_labelled_samples, read_samples
+from gplan_jax.gsisr.readers import OnError
 from gplan_jax.inference.planner import Planner
 
 
@@ -26,6 +29,7 @@ def evaluate_model(
     *,
     train_data: str | Path | None = None,
     limit: int | None = None,
+    on_error: OnError = "raise",
     **planner_options: Any,
 ) -> dict[str, Any]:
     """Plans the rows of ``data`` and evaluates the answers into ``out_dir``; returns the metrics.
@@ -38,16 +42,23 @@ def evaluate_model(
         out_dir: a new directory.
         train_data: labelled rows to fit the floors on.
         limit: evaluate only that many rows, the first ones.
+        on_error: "raise" ends at the first faulty row of either file, "skip" leaves it out.
         planner_options: options of ``Planner.load``; they are kept in metrics.json.
 
     Raises:
-        GplanError: a file is missing or broken, or the rows can't be evaluated.
+        GplanError, RowError: a file is missing or broken, a label is not right, or the rows can't
+            be evaluated.
     """
     refuse_existing(Path(out_dir))
-    samples = list(islice(read_samples(data), limit))
-    train = None if train_data is None else list(read_samples(train_data))
+    library = load_task(Path(model), library=planner_options.get("library")).library
+    skipped: list[RowError] = []
+    samples = labelled_rows(data, library, on_error=on_error, skipped=skipped, limit=limit)
+    train = None
+    if train_data is not None:
+        train = labelled_rows(train_data, library, on_error=on_error, skipped=skipped)
+    report_skipped(skipped)
+    check_rows(samples, train, library)
     planner = Planner.load(model, **planner_options)
-    check_rows(samples, train, planner.library)
     started = time.monotonic()
     texts = planner.generate(samples)
     run = {
@@ -57,11 +68,29 @@ def evaluate_model(
         "data": _identity(data),
         "train_data": None if train_data is None else _identity(train_data),
         "limit": limit,
+        "rows_skipped": sum(error.file == Path(data) for error in skipped),
         "seconds_of_decoding": round(time.monotonic() - started, 1),
         **environment(),
     }
     latents = planner.encoder.latents
     return evaluate(samples, texts, train, planner.library, out_dir, latents=latents, run=run)
+
+
+def labelled_rows(
+    path: str | Path,
+    library: IntentLibrary,
+    *,
+    on_error: OnError = "raise",
+    skipped: list[RowError] | None = None,
+    limit: int | None = None,
+) -> list[Sample]:
+    """The first ``limit`` rows of a file whose labels are right: a wrong label makes wrong figures.
+
+    Raises:
+        GplanError, RowError: as ``read_labelled_samples``, which explains the arguments.
+    """
+    pairs = read_labelled_samples(path, library, on_error=on_error, skipped=skipped)
+    return [sample for sample, _ in islice(pairs, limit)]
 
 
 def environment() -> dict[str, Any]:

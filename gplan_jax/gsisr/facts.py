@@ -42,6 +42,7 @@ _KIND_WORDS: tuple[tuple[PlaceKind, tuple[str, ...]], ...] = (
 )  # fmt: skip
 
 RECENT_HOURS = 2
+REQUEST_TIME, ORDER_TIMES = "currenttime", ("trigger_5", "trigger_6", "trigger_7")
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,8 @@ def facts_of(sample: Sample) -> Facts:
     Raises:
         GplanError: ``currenttime`` is missing, or a time is not written YYYY-MM-DD HH:MM:SS.
     """
-    now = _time(sample, "currenttime")
-    if now is None:
-        raise GplanError("currenttime is empty; write the time of the request in it.")
-    made, start, end = (_time(sample, f"trigger_{i}") for i in (5, 6, 7))
+    now = request_time(sample)
+    made, start, end = (time_of(sample, column) for column in ORDER_TIMES)
     behaviors = short_term(sample.short_term_behavior_seq, now)
     visits = {habit.place: habit.count for habit in long_term(sample.long_term_behavior)}
     latest = behaviors[-1] if behaviors else None
@@ -180,7 +179,16 @@ def place_kind(category: str) -> PlaceKind:
     return next(kinds, "other")
 
 
-def _time(sample: Sample, column: str) -> datetime | None:
+def request_time(sample: Sample) -> datetime:
+    """When the plan is asked for; GplanError where ``currenttime`` is empty or no time."""
+    now = time_of(sample, REQUEST_TIME)
+    if now is None:
+        raise GplanError(f"{REQUEST_TIME} is empty; write the time of the request in it.")
+    return now
+
+
+def time_of(sample: Sample, column: str) -> datetime | None:
+    """The time in a column, None where it is empty; GplanError where it is no time."""
     text = getattr(sample, column).strip()
     if not text:
         return None

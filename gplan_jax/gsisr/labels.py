@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.gsisr.facts import ORDER_TIMES, request_time, time_of
 from gplan_jax.gsisr.filter import check_plan
 from gplan_jax.gsisr.library import IntentLibrary
 from gplan_jax.gsisr.plans import Plan, canonical_plan, parse_plan
-from gplan_jax.gsisr.readers import OnError, read_numbered_samples
+from gplan_jax.gsisr.readers import (
+    SKIP_HINT,
+    OnError,
+    empty_data_set,
+    read_numbered_samples,
+)
 from gplan_jax.gsisr.samples import Sample
 from gplan_jax.reasoning import (
     GSISR_LATENTS,
@@ -22,7 +28,7 @@ from gplan_jax.reasoning import (
 )
 
 LABEL_COLUMN = "raw_labels"
-_MEND = "Mend the label, or skip faulty rows with --on-error skip"
+_MEND = f"Mend the label, or {SKIP_HINT}."
 
 
 @dataclass(frozen=True)
@@ -72,25 +78,36 @@ def read_labelled_samples(
     on_error: OnError = "raise",
     skipped: list[RowError] | None = None,
 ) -> Iterator[tuple[Sample, Label]]:
-    """Yields samples with their checked labels; faulty rows and labels are handled alike.
+    """Yields samples with their checked labels; faulty rows, times and labels are handled alike.
 
     Raises:
         GplanError, RowError: as ``read_samples`` and ``parse_label`` do.
     """
-    yielded = False
-    for row, sample in read_numbered_samples(path, on_error=on_error, skipped=skipped):
+    faulty: list[RowError] = [] if skipped is None else skipped
+    yielded, already = False, len(faulty)
+    for row, sample in read_numbered_samples(path, on_error=on_error, skipped=faulty):
         try:
+            _check_times(sample, path, row)
             label = parse_label(sample, library, RowPlace(path, row), vocabulary)
         except RowError as error:
             if on_error == "raise":
                 raise
-            if skipped is not None:
-                skipped.append(error)
+            faulty.append(error)
             continue
         yielded = True
         yield sample, label
     if not yielded:
-        raise GplanError(f"{path} is an empty data set: no row has a usable label.")
+        raise empty_data_set(path, faulty[already:])
+
+
+def _check_times(sample: Sample, path: str | Path, row: int) -> None:
+    try:
+        request_time(sample)
+        for column in ORDER_TIMES:
+            time_of(sample, column)
+    except GplanError as error:
+        problem = str(error).rstrip(".")
+        raise RowError(path, row, None, problem, f"Mend it, or {SKIP_HINT}.") from None
 
 
 def _parse(raw_label: str, library: IntentLibrary, vocabulary: LatentVocabulary) -> Label:

@@ -6,7 +6,7 @@ import csv
 import difflib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,8 @@ OnError = Literal["raise", "skip"]
 Row = tuple[int, Mapping[str, Any] | RowError]
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
-_ROW_MEND = "Mend the row, or skip faulty rows with --on-error skip"
+SKIP_HINT = "skip faulty rows with --on-error skip (data.on_error=skip of a config)"
+_ROW_MEND = f"Mend the row, or {SKIP_HINT}."
 
 
 def read_samples(
@@ -60,22 +61,30 @@ def check_suffix(path: Path) -> None:
 def _samples(
     path: Path, rows: Iterable[Row], on_error: OnError, skipped: list[RowError] | None
 ) -> Iterator[tuple[int, Sample]]:
-    faulty = yielded = 0
+    faulty: list[RowError] = [] if skipped is None else skipped
+    yielded, already = 0, len(faulty)
     for number, row in rows:
         try:
             sample = _sample(path, number, row)
         except RowError as error:
             if on_error == "raise":
                 raise
-            faulty += 1
-            if skipped is not None:
-                skipped.append(error)
+            faulty.append(error)
             continue
         yielded += 1
         yield number, sample
     if not yielded:
-        detail = f"all {faulty} rows are faulty" if faulty else "it has no rows"
-        raise GplanError(f"{path} is an empty data set: {detail}.")
+        raise empty_data_set(path, faulty[already:])
+
+
+def empty_data_set(path: str | Path, faulty: Sequence[RowError]) -> GplanError:
+    """The error of a file that has no row to work on, with the first fault of those it has."""
+    if not faulty:
+        return GplanError(f"{path} is an empty data set: it has no rows.")
+    return GplanError(
+        f"{path} is an empty data set: all {len(faulty)} rows are faulty. "
+        f"The first fault: {faulty[0]}"
+    )
 
 
 def _sample(path: Path, number: int, row: Mapping[str, Any] | RowError) -> Sample:

@@ -39,7 +39,14 @@ def telling_planner(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     path = tmp_path / "rows.csv"
-    write_samples(path, [Sample.from_context({"id": "u1", "raw_labels": PLAN})])
+    write_samples(
+        path,
+        [
+            Sample.from_context(
+                {"id": "u1", "currenttime": "2025-01-01 08:00:00", "raw_labels": PLAN}
+            )
+        ],
+    )
     return path
 
 

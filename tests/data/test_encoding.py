@@ -58,7 +58,7 @@ def test_truncation_cuts_the_left_of_the_user_part(encoder: ChatEncoder) -> None
     text = encoder.decode(cut)
     assert text.startswith("<|im_start|>system\n规则<|im_end|>")
     assert text.endswith("现在的位置<|im_end|>\n<|im_start|>assistant\n")
-    with pytest.raises(GplanError, match="no room for the user's context"):
+    with pytest.raises(GplanError, match="21 tokens, but beside the answer only 5"):
         encoder.prompt_ids(prompt, max_length=5)
 
 

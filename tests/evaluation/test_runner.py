@@ -32,7 +32,6 @@ class TellingPlanner:
 
     @classmethod
     def load(cls, model: Path, **options: Any) -> TellingPlanner:
-        cls.asked = 0
         return cls()
 
     def generate(self, samples: Sequence[Sample]) -> list[str]:
@@ -43,6 +42,7 @@ class TellingPlanner:
 @pytest.fixture(autouse=True)
 def planner(monkeypatch: pytest.MonkeyPatch) -> type[TellingPlanner]:
     monkeypatch.setattr(runner, "Planner", TellingPlanner)
+    TellingPlanner.asked = 0
     return TellingPlanner
 
 
@@ -77,7 +77,7 @@ def test_a_row_without_a_label_is_found_before_the_model_starts(
     labels: list[str], tmp_path: Path
 ) -> None:
     data = write_rows(tmp_path / "test.csv", labels)
-    with pytest.raises(GplanError, match=f"Row {len(labels)} .* no plan in raw_labels"):
+    with pytest.raises(GplanError, match=f"test.csv, row {len(labels)}, column raw_labels"):
         evaluate_model("model", data, tmp_path / "out")
     assert TellingPlanner.asked == 0
 

@@ -23,7 +23,8 @@ WHERE = RowPlace("rows.csv", 7)
 
 
 def labelled(raw: str) -> Sample:
-    return Sample.from_context({"id": "1", "raw_labels": raw})
+    now = "2025-01-01 08:00:00"
+    return Sample.from_context({"id": "1", "currenttime": now, "raw_labels": raw})
 
 
 def test_a_plan_without_reasoning(amap: IntentLibrary) -> None:

@@ -162,7 +162,9 @@ def test_an_empty_data_set_is_an_error(content: str, tmp_path: Path) -> None:
 def test_a_data_set_whose_rows_are_all_skipped_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("{\n{\n", encoding="utf-8")
-    with pytest.raises(GplanError, match="all 2 rows are faulty"):
+    with pytest.raises(
+        GplanError, match=r"all 2 rows are faulty\. The first fault: .*a\.jsonl, row 1"
+    ):
         list(read_samples(path, on_error="skip"))
 
 
