@@ -38,17 +38,37 @@ BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 def main() -> None:
     """Runs the command line; a known problem ends in one message and a non-zero exit code."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax's threads log a traceback at ERROR for what is then raised and reported here, once.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         app()
     except GplanError as error:
         _stop(str(error), BAD_INPUT)
-    except KeyboardInterrupt:
-        _stop("interrupted; what was finished stays on disk", INTERRUPTED)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # How typer ends on Ctrl-C, without a word.
+            _stop(
+                "interrupted; what was finished stays on disk (train goes on with --resume)",
+                INTERRUPTED,
+            )
+        raise
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            _stop("the disk is full; free some space and run the command again", FAILED)
-        _stop(str(error), FAILED)
+        _stop(describe_os_error(error), FAILED)
+
+
+def describe_os_error(error: OSError) -> str:
+    """What the operating system refused, the path it refused it for, and the mend."""
+    path = error.filename2 or error.filename
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "the disk is full; free some space and run the command again"
+        case errno.EISDIR:
+            return f"{path} is a directory; name a file"
+        case errno.ENOTDIR | errno.EEXIST:
+            return f"{path}: a file stands where a directory is needed; name another path"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return f"{path} may not be written or read here; name another path, or get permission"
+        case _:
+            return str(error)
 
 
 def _stop(message: str, code: int) -> None:

@@ -84,14 +84,29 @@ def storage_errors(folder: Path) -> Iterator[None]:
         GplanError: ``folder`` is missing, torn or not a checkpoint.
     """
     try:
-        yield
+        with full_disk_errors(folder):
+            yield
     except (ValueError, FileNotFoundError, NotADirectoryError) as error:
+        raise GplanError(
+            f"{folder} is not a whole set of parameters ({storage_reason(error)}); copy or convert "
+            "it again."
+        ) from None
+
+
+@contextmanager
+def full_disk_errors(folder: Path) -> Iterator[None]:
+    """Turns what TensorStore raises on a full disk, a ValueError, into OSError ENOSPC."""
+    try:
+        yield
+    except Exception as error:
         if "No space left on device" in str(error):
             raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from None
-        reason = str(error).partition(" [tensorstore_spec")[0]
-        raise GplanError(
-            f"{folder} is not a whole set of parameters ({reason}); copy or convert it again."
-        ) from None
+        raise
+
+
+def storage_reason(error: Exception) -> str:
+    """The message of an error of Orbax without TensorStore's dump of its settings."""
+    return str(error).partition(" [tensorstore_spec")[0]
 
 
 def stacked_shape(rule: Rule, config: Qwen3Config) -> tuple[int, ...]:

@@ -10,13 +10,15 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from gplan_jax.foundation import GplanError
+from gplan_jax.models.parameter_store import full_disk_errors, storage_reason
 from gplan_jax.training.state import TrainState
 
 
 class RunCheckpoints:
     """The newest ``keep`` checkpoints under one directory, written in the background.
 
-    Orbax writes to a temporary name and renames: a checkpoint is whole or absent.
+    Orbax writes to a temporary name and renames: a checkpoint is whole or absent. A write that
+    fails in the background is raised by the next call, at the latest on leaving the context.
     """
 
     def __init__(self, directory: Path, *, keep: int) -> None:
@@ -38,7 +40,8 @@ class RunCheckpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._checkpointer.close()
+        with full_disk_errors(self._directory):
+            self._checkpointer.close()
 
     @property
     def latest_step(self) -> int | None:
@@ -47,16 +50,21 @@ class RunCheckpoints:
         return None if latest is None else latest.step
 
     def save(self, state: TrainState, iterator: Any, *, step: int) -> None:
-        """Copies state and iterator, then writes them while training goes on."""
-        self._checkpointer.save_checkpointables_async(
-            step, {"state": _plain(state), "data": iterator}
-        )
+        """Copies state and iterator, then writes them while training goes on.
+
+        Raises:
+            OSError: ENOSPC where the disk is full; earlier checkpoints stay.
+        """
+        with full_disk_errors(self._directory):
+            self._checkpointer.save_checkpointables_async(
+                step, {"state": _plain(state), "data": iterator}
+            )
 
     def restore(self, like: TrainState, iterator: Any) -> TrainState:
         """The state of the newest checkpoint in the layout of ``like``; moves ``iterator`` there.
 
         Raises:
-            GplanError: the checkpoint does not fit the model.
+            GplanError: the checkpoint does not fit the model or is torn.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _plain(like)
@@ -65,9 +73,12 @@ class RunCheckpoints:
             loaded = self._checkpointer.load_checkpointables(
                 abstract_checkpointables={"state": abstract, "data": iterator}
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            step = self.latest_step
             raise GplanError(
-                f"The checkpoint under {self._directory} does not fit this run's model: {error}"
+                f"{self._directory / str(step)} is torn or does not fit this run's model "
+                f"({storage_reason(error)}); remove it to resume from an earlier checkpoint, or "
+                "start a new run."
             ) from None
         state = loaded["state"]
         return TrainState(

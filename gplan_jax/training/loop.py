@@ -18,7 +18,7 @@ from gplan_jax.training.config import TrainConfig
 from gplan_jax.training.metrics_log import MetricsLog
 from gplan_jax.training.reporter import StepReporter
 from gplan_jax.training.run import Run, prepare
-from gplan_jax.training.run_directory import open_run
+from gplan_jax.training.run_directory import open_run, record_run
 from gplan_jax.training.state import TrainState
 from gplan_jax.training.step import DEVICE_FIELDS, make_train_step
 
@@ -44,6 +44,8 @@ def train(config: TrainConfig, *, resume: bool = False, evaluate: Evaluate | Non
     if finished.is_dir():
         return finished
     run = prepare(config, directory)
+    if not resume:
+        record_run(config, directory)
 
     graphdef, params = nnx.split(run.model, nnx.Param)
     state = TrainState.create(params, run.optimizer)

@@ -17,6 +17,7 @@ from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.models import Qwen3, load_qwen3
 from gplan_jax.objectives.curriculum import CompressionCurriculum
 from gplan_jax.training.config import TrainConfig
+from gplan_jax.training.run_directory import CACHE_NAME
 from gplan_jax.training.state import make_optimizer, make_schedule
 
 
@@ -34,7 +35,11 @@ class Run:
 
 
 def prepare(config: TrainConfig, directory: Path) -> Run:
-    """Reads model and rows, counts tokens and fixes batches, schedule and optimizer."""
+    """Reads rows and model, counts tokens and fixes batches, schedule and optimizer.
+
+    Raises:
+        GplanError: bad input; nothing but counted tokens has been written then.
+    """
     if config.batch_size % config.accumulation_steps:
         raise GplanError(
             f"batch_size={config.batch_size} does not divide into "
@@ -53,13 +58,19 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
         skipped=skipped,
     )
     report_skipped(skipped)
+    model = load_qwen3(
+        config.model,
+        param_dtype=jnp.dtype(config.precision.params),
+        compute_dtype=jnp.dtype(config.precision.compute),
+    )
+    model.remat = config.precision.remat
     curriculum = CompressionCurriculum(
         len(training_set), epochs_per_stage=config.epochs_per_stage if mode is Mode.PICD else None
     )
     blocks = max(training_set.blocks(row) for row in range(len(training_set)))
     stages = min(curriculum.stage_of_epoch(config.epochs - 1), blocks) + 1
     plan = BatchPlan(
-        training_set.lengths(stages, cache_dir=directory / "cache"),
+        training_set.lengths(stages, cache_dir=directory / CACHE_NAME),
         curriculum,
         batch_size=config.batch_size,
         epochs=config.epochs,
@@ -74,17 +85,5 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
         total_steps=plan.total_steps,
         curriculum=curriculum,
     )
-    model = load_qwen3(
-        config.model,
-        param_dtype=jnp.dtype(config.precision.params),
-        compute_dtype=jnp.dtype(config.precision.compute),
-    )
-    model.remat = config.precision.remat
-    if training_set.encoder.vocabulary_size > model.config.vocab_size:
-        raise GplanError(
-            f"The tokenizer of {config.model} has {training_set.encoder.vocabulary_size} tokens, "
-            f"its embedding {model.config.vocab_size} rows; convert the checkpoint with "
-            "`gplan convert`."
-        )
     optimizer = make_optimizer(config.optimizer, schedule)
     return Run(config, directory, model, training_set, plan, schedule, optimizer)

@@ -1,6 +1,7 @@
 """The directory of a run: made once, continued only when asked, never overwritten.
 
-RUN/config.yaml     the config as it was resolved
+RUN/config.yaml     the config as it was resolved; a directory without it holds no run
+RUN/cache/          token counts of the rows
 RUN/log.jsonl       a record a step; RUN/tensorboard the same for TensorBoard
 RUN/checkpoints/    weights, optimizer, step and data iterator of the newest steps
 RUN/evaluation/     predictions and metrics of each evaluation
@@ -19,11 +20,13 @@ from gplan_jax.foundation.config import parse_yaml
 from gplan_jax.foundation.files import atomic_write, refuse_existing
 from gplan_jax.training.config import TrainConfig
 
-CONFIG_NAME = "config.yaml"
+CONFIG_NAME, CACHE_NAME = "config.yaml", "cache"
 
 
 def open_run(config: TrainConfig, *, resume: bool) -> Path:
-    """Makes the run's directory, or checks that it is this run's when resuming.
+    """The run's directory, checked to be free, or to be this run's when resuming.
+
+    Nothing is written yet: a run that fails on bad input leaves its directory free for the next.
 
     Raises:
         GplanError: the directory holds something and ``resume`` is not set; or it is resumed with
@@ -37,10 +40,8 @@ def open_run(config: TrainConfig, *, resume: bool) -> Path:
                 f"{directory} already holds a run; continue it with --resume, or name another "
                 "directory with output=DIR."
             )
-        refuse_existing(directory)
-        with atomic_write(stored) as temporary:
-            text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
-            temporary.write_text(text, encoding="utf-8")
+        if not _holds_only_counts(directory):
+            refuse_existing(directory)
         return directory
     if not stored.is_file():
         raise GplanError(f"{directory} holds no run to resume; start one without --resume.")
@@ -51,6 +52,17 @@ def open_run(config: TrainConfig, *, resume: bool) -> Path:
             + "\n  ".join(differences)
         )
     return directory
+
+
+def record_run(config: TrainConfig, directory: Path) -> None:
+    """Writes the config: from here on the directory holds a run, which --resume continues."""
+    with atomic_write(directory / CONFIG_NAME) as temporary:
+        text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _holds_only_counts(directory: Path) -> bool:
+    return directory.is_dir() and [path.name for path in directory.iterdir()] == [CACHE_NAME]
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
