@@ -69,7 +69,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise GplanError(f"{path} does not exist; configs/ holds the shipped ones.") from None
+        raise GplanError(f"{path} does not exist.") from None
+    except UnicodeDecodeError as error:
+        raise GplanError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from None
     except yaml.YAMLError as error:
         raise GplanError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
@@ -97,6 +99,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 def _explain(kind: type[Config], fault: Any) -> str:
     location = [str(part) for part in fault["loc"]]
     key = ".".join(location)
+    if fault["type"] == "missing":
+        return f"{key}: missing; it has no default"
     if fault["type"] != "extra_forbidden":
         return f"{key}: {fault['msg']} (given: {fault['input']!r})"
     known = _fields_at(kind, location[:-1])

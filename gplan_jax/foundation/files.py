@@ -104,3 +104,5 @@ def read_jsonl(path: str | Path) -> Iterator[Any]:
                     raise GplanError(f"{path}, line {number}: not JSON ({error}).") from None
     except FileNotFoundError:
         raise GplanError(f"{path} does not exist.") from None
+    except UnicodeDecodeError as error:
+        raise GplanError(f"{path} is not UTF-8 text: {error}.") from None

@@ -12,7 +12,7 @@ from gplan_jax.evaluation.offline import METRICS, PREDICTIONS, evaluate
 from gplan_jax.evaluation.plots import draw_learning_curves
 from gplan_jax.evaluation.tables import comparison_table, plan_view, render
 from gplan_jax.foundation.config import load_config
-from gplan_jax.foundation.files import atomic_write, read_json, read_jsonl
+from gplan_jax.foundation.files import atomic_write, read_json, read_jsonl, refuse_existing
 from gplan_jax.gsisr import (
     IntentLibrary,
     PromptTemplate,
@@ -43,9 +43,14 @@ def quickstart(out: Path, *, rows: int, seed: int, console: Console) -> None:
         rows: simulated rows, a sixth of them kept back by id.
         seed: of the world, the weights and the shuffles.
         console: where headings and tables go.
+
+    Raises:
+        GplanError: ``out`` holds something else.
     """
     data, checkpoint = out / "data", out / "checkpoint"
     train_file, test_file = data / "train.csv", data / "test.csv"
+    if not data.is_dir():
+        refuse_existing(out)
     if not test_file.is_file():
         console.rule("1. A small simulated world")
         train_rows, test_rows = split_by_id(list(simulate_rows(rows, seed)), 1 / 6, seed)

@@ -67,3 +67,14 @@ def test_files_that_are_no_config(tmp_path: Path, text: str, expected: str) -> N
         load_config(Outer, write(tmp_path, text))
     with pytest.raises(GplanError, match="does not exist"):
         load_config(Outer, tmp_path / "none.yaml")
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_bytes(b"name: \xff\xfe\n")
+    with pytest.raises(GplanError, match=r"run\.yaml is not UTF-8"):
+        load_config(Outer, tmp_path / "run.yaml")
+
+
+def test_a_key_without_default_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(GplanError, match="epochs: missing"):
+        load_config(Outer, write(tmp_path, "name: run\n"))

@@ -56,5 +56,8 @@ def test_json_round_trips_and_names_what_is_broken(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": \n', encoding="utf-8")
     with pytest.raises(GplanError, match=r"rows\.jsonl, line 2"):
         list(read_jsonl(tmp_path / "rows.jsonl"))
+    (tmp_path / "rows.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(GplanError, match="not UTF-8"):
+        list(read_jsonl(tmp_path / "rows.jsonl"))
     with pytest.raises(GplanError, match="does not exist"):
         read_json(tmp_path / "none.json")
