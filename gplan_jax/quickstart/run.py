@@ -35,7 +35,7 @@ TEMPLATE = "compact_zh"
 MAX_NEW_TOKENS = 160
 COMPARISON_NOTE = (
     "Both runs are cut short to fit in minutes (direct_sft 8 epochs, picd 12), with one seed and "
-    "few rows:\nthe table shows that the way works, not which method is better."
+    "few rows: the table shows that the way works, not which method is better."
 )
 
 
@@ -123,7 +123,7 @@ def _show(out: Path, test_rows: list[Sample], console: Console) -> None:
         )
     console.print()
     console.print(table)
-    console.print(COMPARISON_NOTE, style="dim")
+    console.print(COMPARISON_NOTE, style="dim", soft_wrap=True)
     console.print(f"Everything is in {out}:")
     for what, where in (
         ("table", out / "results.txt"),
@@ -135,6 +135,7 @@ def _show(out: Path, test_rows: list[Sample], console: Console) -> None:
     console.print(
         f"Try: gplan plan --model {out}/picd/model --data {out}/data/test.csv --row 5",
         highlight=False,
+        soft_wrap=True,
     )
 
 
