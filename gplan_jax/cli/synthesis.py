@@ -7,8 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-LISTED_ROWS = 10
-
 
 def explain(
     data: Annotated[Path, typer.Option(help="Rows with plans: .csv, .jsonl or .parquet.")],
@@ -25,6 +23,7 @@ def explain(
     Example: gplan explain --data gsisr_dev.csv --out explained.csv --on-error skip
     """
     from gplan_jax.foundation import RowError
+    from gplan_jax.foundation.progress import report_skipped
     from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.explain import explain_file
 
@@ -32,10 +31,7 @@ def explain(
     report = explain_file(
         data, out, IntentLibrary.load(library), on_error=on_error, skipped=skipped
     )
-    for error in skipped[:LISTED_ROWS]:
-        typer.echo(f"skipped: {error}", err=True)
-    if len(skipped) > LISTED_ROWS:
-        typer.echo(f"skipped: {len(skipped) - LISTED_ROWS} more rows", err=True)
+    report_skipped(skipped)
     typer.echo(
         f"{report.rows} rows with reasoning are in {out} "
         f"({report.mean_characters:.0f} characters of reasoning a row, {report.skipped} skipped)."

@@ -19,12 +19,17 @@ from tokenizers import Tokenizer
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import Prompt
 from gplan_jax.models.directory import ModelRecord, is_model_directory
-from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary, response_sections
+from gplan_jax.reasoning import (
+    GSISR_LATENTS,
+    PLAN_SECTION,
+    REASONING_SECTION,
+    LatentVocabulary,
+    response_sections,
+)
 
 END = "<|im_end|>"
 START = "<|im_start|>"
 PAD = "<|endoftext|>"
-PLAN_SECTION = 2
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,9 @@ class ChatEncoder:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         plan_starts = [start for start, _, s in response_sections(text) if s == PLAN_SECTION]
         border = plan_starts[0] if plan_starts else len(text)
-        sections = [2 if end > border else 1 for _, end in encoding.offsets]
+        sections = [
+            PLAN_SECTION if end > border else REASONING_SECTION for _, end in encoding.offsets
+        ]
         return EncodedResponse(
             np.asarray([*encoding.ids, self.end_id], np.int32),
             np.asarray([*sections, PLAN_SECTION], np.int8),
