@@ -21,7 +21,7 @@ from gplan_jax.models.cache import KVCache
 from gplan_jax.models.config import Qwen3Config
 from gplan_jax.models.layers import rms_norm, rotate, rotation
 
-Remat = Literal["none", "full", "dots"]
+Remat = Literal["none", "full", "dots", "offload"]
 CosSin = tuple[jax.Array, jax.Array]
 
 

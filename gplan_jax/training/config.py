@@ -28,6 +28,8 @@ class DataConfig(Config):
         length_multiple: sequences are padded to a multiple of this; fewer shapes, fewer compiles.
         response_multiple: likewise for the supervised positions.
         window_batches: batches whose rows are ordered by length together.
+        layout: "prefix_tree" computes the system prompt, which all rows share, once a step;
+            "plain" computes it in every row. Loss and gradient are the same.
         threads: reader threads.
         workers: reader processes; 0 reads in the training process.
     """
@@ -41,6 +43,7 @@ class DataConfig(Config):
     length_multiple: int = Field(128, gt=0)
     response_multiple: int = Field(64, gt=0)
     window_batches: int = Field(16, gt=0)
+    layout: Literal["prefix_tree", "plain"] = "prefix_tree"
     threads: int = Field(2, gt=0)
     workers: int = Field(0, ge=0)
 
@@ -80,19 +83,64 @@ class LossConfig(Config):
     vocab_chunk: int = Field(16384, gt=0)
 
 
+class MeshConfig(Config):
+    """How the devices are arranged; one axis may be -1, which takes all devices that remain.
+
+    Attributes:
+        data: copies of the weights; each sees other rows of a batch.
+        fsdp: devices that share one copy of weights and optimizer state, and split rows as well.
+        tensor: devices that split the heads, the feed-forward and the vocabulary of one copy.
+    """
+
+    data: int = Field(1, ge=-1)
+    fsdp: int = Field(-1, ge=-1)
+    tensor: int = Field(1, ge=-1)
+
+
 class PrecisionConfig(Config):
-    """Storage of the weights, dtype of the products, and what is computed again backwards."""
+    """Storage of the weights, dtype of the products, and what is computed again backwards.
+
+    Attributes:
+        params: dtype of the weights between steps. float32 master weights are the default: at the
+            paper's rates an update is smaller than half a bfloat16 step and would be rounded away.
+        compute: dtype of the matrix products.
+        remat: what the backward pass computes again: "none" keeps everything, "full" keeps only
+            each layer's input, "dots" the products with weights, "offload" moves each layer's
+            input to host memory.
+        attention: kernel of the attention; "auto" is cuDNN flash on GPU, splash on TPU, else XLA.
+    """
 
     params: DType = "float32"
     compute: DType = "bfloat16"
-    remat: Literal["none", "full", "dots"] = "full"
+    remat: Literal["none", "full", "dots", "offload"] = "full"
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
 
 
 class CheckpointConfig(Config):
-    """A checkpoint is written at the end of every epoch, and every ``every_steps`` if not 0."""
+    """When checkpoints are written and which are kept.
+
+    Attributes:
+        every_steps: a checkpoint every so many steps, besides the one at the end of every epoch; 0
+            writes only those.
+        keep: newest checkpoints that are kept.
+        keep_best: checkpoints with the best ``best_metric`` that are kept besides; 0 keeps none.
+        best_metric: an evaluation's figure; higher is better.
+    """
 
     every_steps: int = Field(0, ge=0)
     keep: int = Field(2, gt=0)
+    keep_best: int = Field(0, ge=0)
+    best_metric: str = "acc1"
+
+
+class LoggingConfig(Config):
+    """Besides log.jsonl and TensorBoard, which are always written.
+
+    Attributes:
+        wandb_project: project at Weights & Biases; None logs nothing there.
+    """
+
+    wandb_project: str | None = None
 
 
 class EvaluationConfig(Config):
@@ -126,8 +174,10 @@ class TrainConfig(Config):
     epochs_per_stage: int = Field(1, gt=0)
     seed: int = 0
     data: DataConfig
+    mesh: MeshConfig = MeshConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
     precision: PrecisionConfig = PrecisionConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    logging: LoggingConfig = LoggingConfig()

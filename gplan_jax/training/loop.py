@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from flax import nnx
+import jax
 
-from gplan_jax.data.pipeline import batch_iterator
 from gplan_jax.data.task_files import Task, save_task
-from gplan_jax.data.training_set import Mode
 from gplan_jax.foundation.files import atomic_directory
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.models import Qwen3, save_model_directory
@@ -19,8 +17,6 @@ from gplan_jax.training.metrics_log import MetricsLog
 from gplan_jax.training.reporter import StepReporter
 from gplan_jax.training.run import Run, prepare
 from gplan_jax.training.run_directory import open_run, record_run
-from gplan_jax.training.state import TrainState
-from gplan_jax.training.step import DEVICE_FIELDS, make_train_step
 
 Evaluate = Callable[[Qwen3, Path], dict[str, float]]
 """Scores a model, writes what it finds under the given new directory, returns the means."""
@@ -47,20 +43,11 @@ def train(config: TrainConfig, *, resume: bool = False, evaluate: Evaluate | Non
     if not resume:
         record_run(config, directory)
 
-    graphdef, params = nnx.split(run.model, nnx.Param)
-    state = TrainState.create(params, run.optimizer)
-    iterator = batch_iterator(
-        run.training_set, run.plan, threads=config.data.threads, workers=config.data.workers
-    )
-    step = make_train_step(
-        graphdef,
-        run.optimizer,
-        loss=config.loss,
-        average="sections" if config.mode == Mode.PICD else "tokens",
-        accumulation_steps=config.accumulation_steps,
-    )
-
-    with RunCheckpoints(directory / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
+    with (
+        jax.set_mesh(run.mesh),
+        RunCheckpoints(directory / "checkpoints", keep=config.checkpoint.keep) as checkpoints,
+    ):
+        state, iterator, step = run.initial_state(), run.batches(), run.train_step()
         taken = checkpoints.latest_step or 0
         if taken:
             state = checkpoints.restore(state, iterator)
@@ -76,15 +63,14 @@ def train(config: TrainConfig, *, resume: bool = False, evaluate: Evaluate | Non
                 folder = directory / "evaluation" / f"epoch-{epoch:03d}"
                 # A run that died in an evaluation makes it up; one that finished it does not.
                 if evaluate and not rest and _evaluation_is_due(run, epoch) and not folder.exists():
-                    nnx.update(run.model, state.params)
-                    scores = evaluate(run.model, folder)
+                    scores = evaluate(run.update_model(state), folder)
                     log.write({"kind": "evaluation", "step": taken, "epoch": epoch, **scores})
                     reporter.restart_clock()
 
             evaluate_if_due()
             while taken < total:
                 batch = next(iterator)
-                state, metrics = step(state, {name: batch[name] for name in DEVICE_FIELDS})
+                state, metrics = step(state, run.to_devices(batch))
                 taken += 1
                 reporter.hold(taken, batch, metrics)
                 if _checkpoint_is_due(run, taken):
@@ -94,9 +80,8 @@ def train(config: TrainConfig, *, resume: bool = False, evaluate: Evaluate | Non
                     reporter.restart_clock()
                 evaluate_if_due()
 
-    nnx.update(run.model, state.params)
     with atomic_directory(finished) as folder:
-        save_model_directory(run.model, folder, source_dir=Path(config.model))
+        save_model_directory(run.update_model(state), folder, source_dir=Path(config.model))
         rows = run.training_set
         save_task(folder, Task(rows.template, rows.library, rows.max_length))
     return finished

@@ -1,15 +1,19 @@
-"""What is fixed for the length of a run: model, rows, batches, schedule and optimizer."""
+"""What is fixed for the length of a run: devices, model, rows, batches, schedule and step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import grain
 import jax.numpy as jnp
 import optax
+from flax import nnx
+from jax.sharding import Mesh
 
 from gplan_jax.data.batch_plan import BatchPlan
 from gplan_jax.data.encoding import ChatEncoder
+from gplan_jax.data.pipeline import Batch, batch_iterator
 from gplan_jax.data.training_set import Mode, TrainingSet
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.progress import report_skipped
@@ -17,8 +21,10 @@ from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.models import Qwen3, load_qwen3
 from gplan_jax.objectives.curriculum import CompressionCurriculum
 from gplan_jax.training.config import TrainConfig
+from gplan_jax.training.mesh import make_mesh
 from gplan_jax.training.run_directory import CACHE_NAME
-from gplan_jax.training.state import make_optimizer, make_schedule
+from gplan_jax.training.state import TrainState, make_optimizer, make_schedule
+from gplan_jax.training.step import DEVICE_FIELDS, DeviceBatch, TrainStep, make_train_step
 
 
 @dataclass(frozen=True)
@@ -27,11 +33,42 @@ class Run:
 
     config: TrainConfig
     directory: Path
+    mesh: Mesh
     model: Qwen3
     training_set: TrainingSet
     plan: BatchPlan
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step, on the devices of the mesh."""
+        return TrainState.create(nnx.state(self.model, nnx.Param), self.optimizer)
+
+    def train_step(self) -> TrainStep:
+        """The compiled step: (state, batch on devices) -> (state, metrics)."""
+        return make_train_step(
+            nnx.graphdef(self.model),
+            self.optimizer,
+            loss=self.config.loss,
+            average="sections" if self.config.mode == Mode.PICD else "tokens",
+            accumulation_steps=self.config.accumulation_steps,
+        )
+
+    def batches(self) -> grain.DatasetIterator:
+        """This process's share of every batch, from the first step; its state is the next step."""
+        data = self.config.data
+        return batch_iterator(
+            self.training_set, self.plan, threads=data.threads, workers=data.workers
+        )
+
+    def to_devices(self, batch: Batch) -> DeviceBatch:
+        """The fields of a batch that the step reads, laid out over the mesh."""
+        return {name: jnp.asarray(batch[name]) for name in DEVICE_FIELDS}
+
+    def update_model(self, state: TrainState) -> Qwen3:
+        """The run's model with the weights of ``state``."""
+        nnx.update(self.model, state.params)
+        return self.model
 
 
 def prepare(config: TrainConfig, directory: Path) -> Run:
@@ -45,6 +82,7 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
             f"batch_size={config.batch_size} does not divide into "
             f"accumulation_steps={config.accumulation_steps} equal parts."
         )
+    mesh = make_mesh(config.mesh)
     mode = Mode(config.mode)
     skipped: list[RowError] = []
     training_set = TrainingSet.read(
@@ -86,4 +124,4 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
         curriculum=curriculum,
     )
     optimizer = make_optimizer(config.optimizer, schedule)
-    return Run(config, directory, model, training_set, plan, schedule, optimizer)
+    return Run(config, directory, mesh, model, training_set, plan, schedule, optimizer)
