@@ -1,0 +1,290 @@
+"""Rows and layouts for bench_train.py: the same batches of the same rows, laid out in three ways.
+
+padded       every row padded to the longest length there may be, logits [B, S, V] at every
+             position: the public recipe on our model
+plain        bucketed lengths, logits only where a response token is supervised, a slice of the
+             vocabulary at a time
+prefix_tree  as plain, with the system prompt, which all rows share, computed once a step
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from bench_flops import Work, needed_work, padded_work, plain_work
+from flax import nnx
+from jax import Array
+
+from gplan_jax.data import BatchPlan, ChatEncoder, Mode, TrainingSet
+from gplan_jax.data.batch_plan import EMPTY_ROW
+from gplan_jax.data.pipeline import Batch, BatchLoader
+from gplan_jax.foundation import GplanError
+from gplan_jax.gsisr import IntentLibrary, PromptTemplate, write_samples
+from gplan_jax.models import Qwen3, Qwen3Config
+from gplan_jax.models.tokenizer_files import extend_tokenizer
+from gplan_jax.objectives.curriculum import CompressionCurriculum
+from gplan_jax.objectives.section_loss import (
+    IGNORED_LABEL,
+    section_counts,
+    section_loss_sums,
+    section_weights,
+)
+from gplan_jax.objectives.token_nll import token_nll
+from gplan_jax.reasoning import GSISR_LATENTS
+from gplan_jax.synthesis.explain import explain_file
+from gplan_jax.synthesis.tiny_checkpoint import train_tokenizer, training_texts
+from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.training.config import DataConfig, PrecisionConfig, TrainConfig
+from gplan_jax.training.mesh import make_mesh
+from gplan_jax.training.run import Run
+from gplan_jax.training.state import TrainState, make_optimizer
+from gplan_jax.training.step import DeviceBatch, TrainStep
+
+LAYOUTS = ("padded", "plain", "prefix_tree")
+TINY_TOKENIZER_SIZE = 1024
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to lay out a run's batches.
+
+    Attributes:
+        run: model, plan and data; its plan says how far rows are padded.
+        step: (state, batch on devices) -> (state, metrics), not yet compiled.
+        to_devices: a host batch -> what ``step`` takes.
+        micro_rows: rows that the step takes at a time.
+    """
+
+    name: str
+    run: Run
+    step: TrainStep
+    to_devices: Callable[[Batch], DeviceBatch]
+    micro_rows: int
+
+    def load(self, number: int) -> Batch:
+        """The host batch of optimizer step ``number``, token ids within the vocabulary."""
+        batch = BatchLoader(self.run.training_set, self.run.plan)(number)
+        size = self.run.model.config.vocab_size
+        ids = {
+            name: batch[name] % size for name in ("tokens", "targets", "prefix") if name in batch
+        }
+        return batch | ids
+
+    def work(self, batch: Batch) -> Work:
+        """What a step on ``batch`` multiplies, padding included."""
+        rows, length = batch["tokens"].shape
+        if self.name == "padded":
+            return padded_work(rows, length, rows * length)
+        prefix = len(batch["prefix"]) if "prefix" in batch else 0
+        return padded_work(rows, length, batch["targets"].size, prefix)
+
+
+@dataclass(frozen=True)
+class UsefulWork:
+    """What a batch needs whatever the layout: every row by itself, and the prefix shared."""
+
+    plain: Work
+    needed: Work
+    tokens: int
+    prefix: int
+
+
+def useful_work(training_set: TrainingSet, rows: np.ndarray, stage: int) -> UsefulWork:
+    """The work on the real tokens of some rows; what all of them begin with is their prefix."""
+    samples = [training_set.tokenize(int(row), stage) for row in rows if row != EMPTY_ROW]
+    prompts = [sample.prompt_ids for sample in samples]
+    # The last prompt token predicts the first of the response: it is computed in every row.
+    shortest = min(map(len, prompts)) - 1
+    same = np.all([prompt[:shortest] == prompts[0][:shortest] for prompt in prompts], axis=0)
+    prefix = shortest if same.all() else int(np.argmin(same))
+    lengths = np.asarray([len(s.prompt_ids) + len(s.response_ids) for s in samples])
+    targets = sum(len(s.response_ids) for s in samples)
+    return UsefulWork(
+        plain_work(lengths, targets),
+        needed_work(lengths, targets, prefix),
+        int(lengths.sum()),
+        prefix,
+    )
+
+
+def read_rows(
+    folder: Path,
+    *,
+    rows: Path | None,
+    tokenizer: Path | None,
+    template: str,
+    mode: Mode,
+    max_length: int,
+    simulated: int,
+) -> TrainingSet:
+    """Rows of a file, or simulated ones, with a given tokenizer, or a small one made for them.
+
+    Responses with reasoning are written by the rule teacher. ``folder`` takes what is made.
+    """
+    library, prompt_template = IntentLibrary.load(), PromptTemplate.load(template)
+    world = folder / "world.csv"
+    if rows is None or tokenizer is None:
+        write_samples(world, simulate_rows(simulated, seed=0))
+    if tokenizer is None:
+        texts = training_texts(simulate_rows(simulated, seed=0), prompt_template, library)
+        train_tokenizer(texts, TINY_TOKENIZER_SIZE).save(str(folder / "tokenizer.json"))
+    extension = extend_tokenizer(tokenizer or folder, GSISR_LATENTS.tokens)
+    assert extension is not None  # only without a tokenizer and without new tokens
+    source = rows or world
+    if mode is not Mode.DIRECT_SFT:
+        source, unexplained = folder / "explained.csv", source
+        explain_file(unexplained, source, library, on_error="skip")
+    return TrainingSet.read(
+        source,
+        encoder=ChatEncoder(extension.tokenizer.to_str()),
+        template=prompt_template,
+        library=library,
+        mode=mode,
+        max_length=max_length,
+        on_error="skip",
+    )
+
+
+def make_layouts(
+    names: list[str],
+    training_set: TrainingSet,
+    shape: Qwen3Config,
+    config: TrainConfig,
+    *,
+    micro_rows: int,
+) -> list[Layout]:
+    """The layouts of one run: the same model, optimizer and order of rows.
+
+    The learning rate is 0 in a way the compiler can't see: every step does all its work, and the
+    weights stay, so losses of the layouts can be compared at every step.
+    """
+    model = Qwen3(
+        shape,
+        rngs=nnx.Rngs(config.seed),
+        param_dtype=jnp.dtype(config.precision.params),
+        compute_dtype=jnp.dtype(config.precision.compute),
+        remat=config.precision.remat,
+    )
+    curriculum = CompressionCurriculum(
+        len(training_set), epochs_per_stage=1 if training_set.mode is Mode.PICD else None
+    )
+    blocks = max(training_set.blocks(row) for row in range(len(training_set)))
+    data = config.data
+    plan = BatchPlan(
+        training_set.lengths(blocks + 1),
+        curriculum,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+        window_batches=data.window_batches,
+        length_multiple=data.length_multiple,
+        response_multiple=data.response_multiple,
+    )
+    rate: optax.Schedule = lambda step: jnp.where(step < 0, 1.0, 0.0)  # noqa: E731
+    optimizer = make_optimizer(config.optimizer, rate)
+    run = Run(
+        config=config,
+        directory=Path(),
+        mesh=make_mesh(config.mesh),
+        model=model,
+        training_set=training_set,
+        plan=plan,
+        schedule=rate,
+        optimizer=optimizer,
+    )
+    return [make_layout(name, run, micro_rows=micro_rows) for name in names]
+
+
+def make_layout(name: str, run: Run, *, micro_rows: int) -> Layout:
+    """A run in the layout of that name; ``micro_rows`` are what padded takes at a time."""
+    if name == "padded":
+        run = replace(run, plan=replace(run.plan, length_multiple=run.training_set.max_length))
+        step = make_padded_step(nnx.graphdef(run.model), run.optimizer, micro_rows=micro_rows)
+        return Layout(name, run, step, to_padded, micro_rows)
+    data = run.config.data.model_copy(update={"layout": name})
+    run = replace(run, config=run.config.model_copy(update={"data": data}))
+    rows = run.config.batch_size // run.config.accumulation_steps
+    return Layout(name, run, run.train_step(), run.to_devices, rows)
+
+
+def labelled(batch: Batch) -> dict[str, np.ndarray]:
+    """A plain batch in the public recipe's form: tokens, lengths, labels and sections [B, S]."""
+    labels = np.full(batch["tokens"].shape, IGNORED_LABEL, np.int32)
+    sections = np.zeros(batch["tokens"].shape, np.int8)
+    row, column = np.nonzero(batch["sections"])
+    # The state at a target's position predicts the token after it.
+    position = batch["target_positions"][row, column] + 1
+    labels[row, position] = batch["targets"][row, column]
+    sections[row, position] = batch["sections"][row, column]
+    fields = {"tokens": batch["tokens"], "lengths": batch["lengths"]}
+    return fields | {"labels": labels, "sections": sections}
+
+
+def to_padded(batch: Batch) -> DeviceBatch:
+    """What ``make_padded_step`` takes, on the device."""
+    return {name: jnp.asarray(value) for name, value in labelled(batch).items()}
+
+
+def make_padded_step(
+    graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, *, micro_rows: int
+) -> TrainStep:
+    """The public recipe's step on our model: logits [b, S, V] of ``micro_rows`` rows at a time.
+
+    The loss is the section-normalized one with equal weights, over the whole batch.
+    """
+
+    def step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, dict[str, Array]]:
+        counts = section_counts(batch["sections"][:, 1:])
+        weights = section_weights(counts, reasoning_weight=1.0, plan_weight=1.0)
+
+        def weighted_loss(params: Any, rows: DeviceBatch) -> Array:
+            mask = jnp.arange(rows["tokens"].shape[1]) < rows["lengths"][:, None]
+            logits = nnx.merge(graphdef, params)(rows["tokens"], mask)
+            labels = jnp.maximum(rows["labels"][:, 1:], 0)
+            nll = token_nll(logits[:, :-1], labels)
+            return jnp.sum(section_loss_sums(nll, rows["sections"][:, 1:]) * weights)
+
+        def add(carry: Any, rows: DeviceBatch) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, carry, gradient_of(state.params, rows)), None
+
+        gradient_of = jax.value_and_grad(weighted_loss)
+        split = jax.tree.map(lambda x: x.reshape(-1, micro_rows, *x.shape[1:]), dict(batch))
+        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
+        (loss, gradients), _ = jax.lax.scan(add, (jnp.zeros(()), zeros), split)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(gradients)}
+        return TrainState(params, optimizer_state, state.step + 1), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def bench_config(
+    *,
+    mode: Mode,
+    batch_size: int,
+    accumulation_steps: int,
+    epochs: int,
+    data: dict[str, Any],
+    precision: dict[str, Any],
+) -> TrainConfig:
+    """The config of a run that is never written down; paths in it are names only."""
+    if batch_size % accumulation_steps:
+        raise GplanError(f"{accumulation_steps} micro-batches don't divide {batch_size} rows.")
+    return TrainConfig(
+        mode=mode.value,
+        model="random weights",
+        output="nowhere",
+        batch_size=batch_size,
+        accumulation_steps=accumulation_steps,
+        epochs=epochs,
+        data=DataConfig(train="rows of the benchmark", **data),
+        precision=PrecisionConfig(**precision),
+    )

@@ -1,0 +1,432 @@
+"""Training steps of the layouts side by side in one run; prints one JSON line of figures.
+
+    python scripts/bench_train.py                                  # tiny, any machine, a minute
+    python scripts/bench_train.py --shape small --mode picd --rounds 5
+    python scripts/bench_train.py --shape small --vocab 151936 --torch-python HF_VENV/bin/python
+    python scripts/bench_train.py --shape qwen3-1.7b --compute bfloat16 --remat full --batch-size 32
+
+The layouts (scripts/bench_layouts.py says which) take the same rows in the same order, a few
+batches spread over a whole run; their steps take turns, so a machine whose speed drifts treats them
+alike. Data loading is outside the clock. docs/benchmarks.md says what each figure means.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from bench_flops import PEAKS, SHAPES, Work
+from bench_layouts import (
+    LAYOUTS,
+    Layout,
+    UsefulWork,
+    bench_config,
+    make_layout,
+    make_layouts,
+    read_rows,
+    useful_work,
+)
+from bench_torch import TorchSteps, torch_steps
+
+from gplan_jax.data import Mode
+from gplan_jax.data.batch_plan import EMPTY_ROW
+from gplan_jax.foundation import GplanError
+from gplan_jax.models import Qwen3Config
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+PUBLIC_ROWS, PUBLIC_TOKENIZER = SHARED / "gsisr" / "gsisr_dev.csv", SHARED / "qwen3_tokenizer"
+TORCH = "torch_padded"
+# Threads of another library may spin for a moment after their step.
+SETTLE_SECONDS = 0.5
+PEAK_SIZE, PEAK_REPEATS = 2048, 5
+
+
+@dataclass
+class Timings:
+    """What was measured of one layout.
+
+    Attributes:
+        seconds: [rounds][batches] of a step.
+        losses: [rounds][batches].
+        compile_seconds: of every shape.
+        bytes: most memory that a step of any shape takes: weights, optimizer, batch, temporaries.
+    """
+
+    seconds: list[list[float]] = field(default_factory=list)
+    losses: list[list[float]] = field(default_factory=list)
+    compile_seconds: list[float] = field(default_factory=list)
+    bytes: float = 0.0
+
+    def step_seconds(self) -> list[float]:
+        """The median over the rounds for every batch."""
+        return [statistics.median(times) for times in zip(*self.seconds, strict=True)]
+
+
+def main() -> None:
+    """Parses the command line, measures, prints."""
+    options = parse()
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            print(json.dumps(run(options, Path(name)), ensure_ascii=False))
+        except GplanError as error:
+            raise SystemExit(f"error: {error}") from None
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--shape", choices=SHAPES, default="tiny")
+    add("--vocab", type=int, help="another size of the vocabulary; token ids are taken modulo it")
+    add("--layouts", default=",".join(LAYOUTS), help="of %(default)s, in the order of their turns")
+    add("--rows", type=Path, help="labelled rows; the public ones where they lie beside, else a "
+        "simulated world")  # fmt: skip
+    add("--tokenizer", type=Path, help="directory of tokenizer.json; Qwen3's where it lies beside, "
+        "else a small one made for the rows")  # fmt: skip
+    add("--simulated", type=int, default=0, help="rows of a simulated world with a small "
+        "tokenizer, whatever lies beside")  # fmt: skip
+    add("--template", default="amap_zh", help="prompt template")
+    add("--mode", type=Mode, choices=list(Mode), default=Mode.PICD)
+    add("--batch-size", type=int, default=8, help="rows an optimizer step")
+    add("--accumulation-steps", type=int, default=1, help="of plain and prefix_tree")
+    add("--padded-micro-rows", type=int, default=2, help="rows that padded layouts take at a time")
+    add("--max-length", type=int, default=2048, help="tokens; padded pads every row to it")
+    add("--length-multiple", type=int, default=64)
+    add("--response-multiple", type=int, default=32)
+    add("--epochs", type=int, default=13, help="of the run that batches are taken from")
+    add("--batches", type=int, default=3, help="how many, spread evenly over the run")
+    add("--rounds", type=int, default=3, help="how often each layout takes each batch")
+    add("--compute", choices=("float32", "bfloat16"), default="float32")
+    add("--remat", choices=("none", "full", "dots", "offload"), default="full")
+    add("--attention", choices=("auto", "xla", "cudnn", "splash"), default="auto")
+    add("--torch-python", type=Path, help="a Python with torch and transformers: its padded step "
+        "takes its turn too")  # fmt: skip
+    add("--torch-rounds", type=int, default=1, help="rounds that torch takes part in")
+    return parser.parse_args()
+
+
+def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Measures all layouts; the figures by name."""
+    # Compile times are of interest, so nothing compiled before may be taken up.
+    jax.config.update("jax_enable_compilation_cache", False)
+    shape = SHAPES[options.shape]
+    shape = replace(shape, vocab_size=options.vocab or shape.vocab_size)
+    rows, tokenizer = sources(options)
+    training_set = read_rows(
+        folder,
+        rows=rows,
+        tokenizer=tokenizer,
+        template=options.template,
+        mode=options.mode,
+        max_length=options.max_length,
+        simulated=options.simulated,
+    )
+    config = bench_config(
+        mode=options.mode,
+        batch_size=options.batch_size,
+        accumulation_steps=options.accumulation_steps,
+        epochs=options.epochs,
+        data={
+            "max_length": options.max_length,
+            "length_multiple": options.length_multiple,
+            "response_multiple": options.response_multiple,
+        },
+        precision={
+            "compute": options.compute,
+            "remat": options.remat,
+            "attention": options.attention,
+        },
+    )
+    layouts = make_layouts(
+        options.layouts.split(","),
+        training_set,
+        shape,
+        config,
+        micro_rows=options.padded_micro_rows,
+    )
+    numbers = full_batches(layouts[0], options.batches)
+    useful = [useful_of(layouts[0], number) for number in numbers]
+    torch_python = options.torch_python or (sys.executable if find_spec("torch") else None)
+    padded = make_layout("padded", layouts[0].run, micro_rows=options.padded_micro_rows)
+    with torch_steps(torch_python, folder, padded, numbers) as torch_worker:
+        timings, peak = measure(layouts, numbers, options, torch_worker)
+    figures = {
+        layout.name: layout_figures(layout, numbers, timings[layout.name], useful, shape, peak)
+        for layout in layouts
+    }
+    if torch_worker:
+        figures[TORCH] = torch_figures(torch_worker, timings[TORCH], useful, shape, peak)
+    return {
+        "benchmark": "train_step_layouts",
+        "shape": options.shape,
+        "vocabulary": shape.vocab_size,
+        "mode": options.mode.value,
+        "rows": str(rows.name) if rows else f"{options.simulated} simulated",
+        "tokenizer": str(tokenizer.name) if tokenizer else "made for the rows",
+        "template": options.template,
+        "batch_size": options.batch_size,
+        "batches": len(numbers),
+        "rounds": options.rounds,
+        "compute": options.compute,
+        "remat": options.remat,
+        "tokens_per_row": round(sum(work.tokens for work in useful) / rows_in(useful, options)),
+        "prefix_tokens": useful[0].prefix,
+        "layouts": figures,
+        "speed_ratios": ratios(timings),
+        "predicted_ratios": predicted_ratios(figures),
+        "loss_difference": largest_difference(timings),
+        "peak_tflops": round(peak / 1e12, 3),
+        "ran_on": device_name(),
+        "versions": {name: version(name) for name in ("jax", "flax", "optax")},
+    }
+
+
+def sources(options: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    """Rows and tokenizer; None where they are to be made."""
+    if options.simulated:
+        return None, None
+    rows = options.rows or (PUBLIC_ROWS if PUBLIC_ROWS.is_file() else None)
+    tokenizer = options.tokenizer or (PUBLIC_TOKENIZER if PUBLIC_TOKENIZER.is_dir() else None)
+    if rows is None:
+        options.simulated = 256
+    return rows, tokenizer
+
+
+def rows_in(useful: Sequence[UsefulWork], options: argparse.Namespace) -> int:
+    """Rows of all measured batches."""
+    return len(useful) * options.batch_size
+
+
+def full_batches(layout: Layout, count: int) -> list[int]:
+    """``count`` steps spread over the run, moved on where a batch is filled up with empty rows."""
+    plan = layout.run.plan
+    full = [n for n in range(plan.total_steps) if EMPTY_ROW not in plan.batch(n).rows]
+    if len(full) < count:
+        raise GplanError(f"The run has only {len(full)} full batches, not {count}.")
+    places = (np.arange(count) + 0.5) * len(full) / count
+    return [full[int(place)] for place in places]
+
+
+def useful_of(layout: Layout, number: int) -> UsefulWork:
+    """The work that a batch needs in any layout."""
+    spec = layout.run.plan.batch(number)
+    return useful_work(layout.run.training_set, spec.rows, spec.stage)
+
+
+def measure(
+    layouts: Sequence[Layout],
+    numbers: Sequence[int],
+    options: argparse.Namespace,
+    torch_worker: TorchSteps | None,
+) -> tuple[dict[str, Timings], float]:
+    """Timings of every layout, and the device's peak in operations a second."""
+    timings = {layout.name: Timings() for layout in layouts}
+    if torch_worker:
+        timings[TORCH] = Timings()
+    # One state goes through all layouts, so only one set of weights is held.
+    with jax.set_mesh(layouts[0].run.mesh):
+        state = layouts[0].run.initial_state()
+        compiled: dict[tuple[str, int], Any] = {}
+        by_shape: dict[tuple[Any, ...], Any] = {}
+        for layout in layouts:
+            for number in numbers:
+                batch = layout.to_devices(layout.load(number))
+                key = (layout.name, *((k, v.shape) for k, v in sorted(batch.items())))
+                if key not in by_shape:
+                    by_shape[key] = compile_step(layout, state, batch, timings[layout.name])
+                compiled[layout.name, number] = by_shape[key]
+                state, metrics = by_shape[key](state, batch)  # the first call is slower
+                jax.block_until_ready(metrics)
+        peaks = []
+        for turn in range(options.rounds):
+            peaks.append(peak_flops())
+            times: dict[str, list[float]] = {name: [] for name in timings}
+            losses: dict[str, list[float]] = {name: [] for name in timings}
+            for number in numbers:
+                for layout in layouts:
+                    batch = layout.to_devices(layout.load(number))
+                    jax.block_until_ready((state, batch))
+                    started = time.perf_counter()
+                    state, metrics = compiled[layout.name, number](state, batch)
+                    jax.block_until_ready((state, metrics))
+                    times[layout.name].append(time.perf_counter() - started)
+                    losses[layout.name].append(float(metrics["loss"]))
+                if torch_worker and turn < options.torch_rounds:
+                    answer = torch_worker.step(number)
+                    times[TORCH].append(answer["seconds"])
+                    losses[TORCH].append(answer["loss"])
+                    timings[TORCH].bytes = answer["peak_gib"] * 2**30
+                    time.sleep(SETTLE_SECONDS)
+            for name in timings:
+                if times[name]:
+                    timings[name].seconds.append(times[name])
+                    timings[name].losses.append(losses[name])
+    return timings, statistics.median(peaks)
+
+
+def compile_step(layout: Layout, state: Any, batch: Any, timings: Timings) -> Any:
+    """Compiles a layout's step for one shape; notes the time and the memory it asks for."""
+    started = time.perf_counter()
+    compiled = layout.step.lower(state, batch).compile()  # type: ignore[attr-defined]
+    timings.compile_seconds.append(time.perf_counter() - started)
+    memory = compiled.memory_analysis()
+    needed = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+    timings.bytes = max(timings.bytes, needed)
+    return compiled
+
+
+def peak_flops() -> float:
+    """Operations a second: the maker's figure, or on an unknown device a large product's best."""
+    device = jax.devices()[0]
+    for name, peak in PEAKS.items():
+        if name.lower() in device.device_kind.lower():
+            return peak * len(jax.devices())
+    ones = jnp.ones((PEAK_SIZE, PEAK_SIZE), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(ones, ones))
+    seconds = []
+    for _ in range(PEAK_REPEATS):
+        started = time.perf_counter()
+        jax.block_until_ready(product(ones, ones))
+        seconds.append(time.perf_counter() - started)
+    return 2 * PEAK_SIZE**3 / min(seconds)
+
+
+def layout_figures(
+    layout: Layout,
+    numbers: Sequence[int],
+    timings: Timings,
+    useful: Sequence[UsefulWork],
+    shape: Qwen3Config,
+    peak: float,
+) -> dict[str, Any]:
+    """The figures of a layout of ours."""
+    work = sum_work([layout.work(layout.load(number)) for number in numbers])
+    batch_size = layout.run.config.batch_size
+    return {
+        **speed_figures(timings, useful, batch_size, shape, peak),
+        "gflop_per_step": round(work.flops(shape) / len(numbers) / 1e9, 2),
+        "head_share": round(work.head_share(shape), 3),
+        "attention_share": round(work.attention_share(shape), 3),
+        "peak_gib": round(timings.bytes / 2**30, 3),
+        "compile_seconds": round(max(timings.compile_seconds), 1),
+        "compiled_shapes": len(timings.compile_seconds),
+        "loss": timings.losses[0][0],
+    }
+
+
+def torch_figures(
+    worker: TorchSteps,
+    timings: Timings,
+    useful: Sequence[UsefulWork],
+    shape: Qwen3Config,
+    peak: float,
+) -> dict[str, Any]:
+    """The figures of the PyTorch step; its memory is the whole process on a CPU."""
+    return {
+        **speed_figures(timings, useful, worker.batch_size, shape, peak),
+        "peak_gib": round(timings.bytes / 2**30, 3),
+        "loss": timings.losses[0][0],
+        **worker.versions,
+    }
+
+
+def speed_figures(
+    timings: Timings,
+    useful: Sequence[UsefulWork],
+    batch_size: int,
+    shape: Qwen3Config,
+    peak: float,
+) -> dict[str, float]:
+    """Throughput in rows and real tokens, and the share of the peak that useful work takes."""
+    seconds = sum(timings.step_seconds())
+    plain = sum(work.plain.flops(shape) for work in useful)
+    needed = sum(work.needed.flops(shape) for work in useful)
+    return {
+        "samples_per_second": round(len(useful) * batch_size / seconds, 3),
+        "tokens_per_second": round(sum(work.tokens for work in useful) / seconds, 1),
+        "step_seconds": round(seconds / len(useful), 4),
+        "utilisation_needed": round(needed / seconds / peak, 4),
+        "utilisation_plain": round(plain / seconds / peak, 4),
+    }
+
+
+def sum_work(parts: Sequence[Work]) -> Work:
+    """All parts together."""
+    return sum(parts[1:], parts[0])
+
+
+def ratios(timings: dict[str, Timings]) -> dict[str, dict[str, Any]]:
+    """How many times faster the last layout of ours is than each other one, round by round."""
+    ours = [name for name in timings if name != TORCH]
+    pairs = [(fast, slow) for i, fast in enumerate(ours) for slow in ours[:i]]
+    pairs += [(fast, TORCH) for fast in ours if TORCH in timings]
+    found = {}
+    for fast, slow in pairs:
+        rounds = zip(timings[fast].seconds, timings[slow].seconds, strict=False)
+        values = [sum(slow_times) / sum(fast_times) for fast_times, slow_times in rounds]
+        found[f"{fast} / {slow}"] = {
+            "median": round(statistics.median(values), 2),
+            "range": [round(min(values), 2), round(max(values), 2)],
+        }
+    return found
+
+
+def predicted_ratios(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """The same ratios by counted operations alone."""
+    ours = [name for name in figures if name != TORCH]
+    return {
+        f"{fast} / {slow}": round(
+            figures[slow]["gflop_per_step"] / figures[fast]["gflop_per_step"], 2
+        )
+        for i, fast in enumerate(ours)
+        for slow in ours[:i]
+    }
+
+
+def largest_difference(timings: dict[str, Timings]) -> float:
+    """Largest relative difference between the layouts' losses of one batch."""
+    losses = np.asarray([timing.losses[0] for timing in timings.values()])
+    return float(np.max(np.ptp(losses, axis=0) / np.abs(losses).max(axis=0)))
+
+
+def device_name() -> str:
+    """What the steps ran on."""
+    devices = jax.devices()
+    if devices[0].platform == "cpu":
+        return f"{os.cpu_count()} CPU cores ({processor()}), Python {platform.python_version()}"
+    return f"{len(devices)} x {devices[0].device_kind}, Python {platform.python_version()}"
+
+
+def processor() -> str:
+    """The CPU's name where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+if __name__ == "__main__":
+    main()
