@@ -27,7 +27,7 @@ class BatchSpec:
         rows: [B] indices of samples, ``EMPTY_ROW`` where the batch is filled up.
         stage: compression stage of all its rows.
         epoch: the epoch it belongs to.
-        sequence_length: S, tokens of prompt and response that every row is padded to.
+        sequence_length: S, tokens of a row (without a shared prefix), padded.
         response_length: R, supervised positions of a row, padded likewise.
     """
 
@@ -52,6 +52,7 @@ class BatchPlan:
         window_batches: batches whose rows are ordered by length together.
         length_multiple: S is a multiple of this.
         response_multiple: R is a multiple of this.
+        prefix_length: leading tokens of every prompt that batches hold once for all rows.
     """
 
     lengths_NxGx2: np.ndarray = field(repr=False)
@@ -62,6 +63,7 @@ class BatchPlan:
     window_batches: int = 16
     length_multiple: int = 128
     response_multiple: int = 64
+    prefix_length: int = 0
 
     def __post_init__(self) -> None:
         if len(self.lengths_NxGx2) != self.curriculum.samples_per_epoch:
@@ -93,8 +95,10 @@ class BatchPlan:
             rows=rows,
             stage=stage,
             epoch=epoch,
-            sequence_length=_round_up(int(lengths.sum(axis=1).max()), self.length_multiple),
-            response_length=_round_up(int(lengths[:, 1].max()), self.response_multiple),
+            sequence_length=round_up(
+                int(lengths.sum(axis=1).max()) - self.prefix_length, self.length_multiple
+            ),
+            response_length=round_up(int(lengths[:, 1].max()), self.response_multiple),
         )
 
     def _plan_epoch(self, epoch: int) -> list[np.ndarray]:
@@ -120,5 +124,6 @@ def _fill(rows: np.ndarray, size: int) -> np.ndarray:
     return np.pad(rows, (0, size - len(rows)), constant_values=EMPTY_ROW)
 
 
-def _round_up(value: int, multiple: int) -> int:
+def round_up(value: int, multiple: int) -> int:
+    """The least multiple that is not below ``value``."""
     return -(-value // multiple) * multiple

@@ -114,6 +114,10 @@ class ChatEncoder:
                 "convert the checkpoint with `gplan convert HF_DIR --out DIR --latents gsisr`."
             )
 
+    def system_ids(self, prompt: Prompt) -> np.ndarray:
+        """Ids that all prompts of a template begin with: the system part and the user header."""
+        return np.asarray(self._system_ids(prompt.system), np.int32)
+
     def prompt_ids(self, prompt: Prompt, *, max_length: int) -> np.ndarray:
         """Ids of the prompt up to where the response starts, at most ``max_length`` of them.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 
-from gplan_jax.data.batch_plan import EMPTY_ROW, BatchPlan, BatchSpec
+from gplan_jax.data.batch_plan import EMPTY_ROW, BatchPlan, BatchSpec, round_up
 from gplan_jax.data.training_set import TrainingSet
 
 Batch = dict[str, np.ndarray]
@@ -22,12 +22,14 @@ class BatchLoader:
     """Builds one host's share of the batch of a step. Called by Grain in threads or processes.
 
     Returns a dict of arrays, b rows of this host, S and R from the batch plan:
-        tokens [b, S]: prompt then response, right-padded;
+        tokens [b, S]: prompt then response, right-padded, without the prefix where there is one;
         lengths [b]: tokens of each row, 0 for an empty one;
         targets [b, R]: response tokens in order;
         target_positions [b, R]: where the hidden state that predicts each target stands;
         sections [b, R]: 1 reasoning, 2 plan, 0 no target;
         rows [b]: index of the sample, -1 for an empty row; epoch, stage: scalars.
+    Where the plan has a prefix that all prompts share, also:
+        prefix [P]: its tokens, right-padded; prefix_length: how many they are.
     """
 
     training_set: TrainingSet
@@ -56,12 +58,23 @@ class BatchLoader:
             "rows": rows.astype(np.int32),
             "epoch": np.asarray(spec.epoch, np.int32),
             "stage": np.asarray(spec.stage, np.int32),
+            **self._prefix(),
         }
+
+    def _prefix(self) -> Batch:
+        length = self.plan.prefix_length
+        if not length:
+            return {}
+        padding = round_up(length, self.plan.length_multiple) - length
+        pad_id = self.training_set.encoder.pad_id
+        prefix = np.pad(self.training_set.prefix_ids, (0, padding), constant_values=pad_id)
+        return {"prefix": prefix, "prefix_length": np.asarray(length, np.int32)}
 
     def _put(self, batch: Batch, line: int, row: int, stage: int) -> None:
         sample = self.training_set.tokenize(row, stage)
-        prompt, response = len(sample.prompt_ids), len(sample.response_ids)
-        batch["tokens"][line, :prompt] = sample.prompt_ids
+        prompt_ids = sample.prompt_ids[self.plan.prefix_length :]
+        prompt, response = len(prompt_ids), len(sample.response_ids)
+        batch["tokens"][line, :prompt] = prompt_ids
         batch["tokens"][line, prompt : prompt + response] = sample.response_ids
         batch["lengths"][line] = prompt + response
         batch["targets"][line, :response] = sample.response_ids

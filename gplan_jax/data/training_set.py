@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,11 @@ class TrainingSet:
     def prompt(self, row: int) -> Prompt:
         """The prompt of a row; it is the same at every stage."""
         return self.template.render(self.samples[row], self.library)
+
+    @cached_property
+    def prefix_ids(self) -> np.ndarray:
+        """int32 [P]: what every row's prompt begins with, its system part."""
+        return self.encoder.system_ids(self.prompt(0))
 
     def tokenize(self, row: int, stage: int) -> TokenizedSample:
         """Token ids of a row at a stage; the prompt is cut so that both fit in ``max_length``.

@@ -1,5 +1,8 @@
 """Keys and values of tokens already seen, one stacked array each for all layers.
 
+``KVCache`` is written while decoding; ``LayeredContext`` is read-only and differentiable: what a
+shared prefix gives to the sequences that continue it.
+
 Letters: L layers, B batch, C cache slots, T new tokens, K key/value heads, H head size.
 """
 
@@ -47,3 +50,22 @@ def init_cache(config: Qwen3Config, batch: int, length: int, dtype: DTypeLike) -
         config.head_dim,
     )
     return KVCache(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LayeredContext:
+    """Keys and values that continuing sequences see in full, [L, B, C, K, H]; B is 1 where shared.
+
+    ``lengths`` [B] counts the slots in use; slots beyond are padding.
+    """
+
+    key: jax.Array
+    value: jax.Array
+    lengths: jax.Array
+
+    def rows(self, index_N: jax.Array) -> LayeredContext:
+        """The context of each of N continuing sequences; one that is shared stays as it is."""
+        if self.lengths.shape[0] == 1:
+            return self
+        return LayeredContext(self.key[:, index_N], self.value[:, index_N], self.lengths[index_N])

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax.typing import DTypeLike
 from orbax.checkpoint import v1 as ocp
 
 from gplan_jax.foundation.errors import GplanError
@@ -65,12 +67,26 @@ class ParameterStore:
 
     def read(self, path: str) -> np.ndarray:
         """Reads one parameter into host memory."""
+        return self._load(path, self._leaves[path], np.ndarray)
+
+    def read_to_devices(
+        self, path: str, dtype: DTypeLike | None, sharding: jax.sharding.Sharding
+    ) -> jax.Array:
+        """Reads of one parameter what this process's devices hold, as ``dtype`` (None: as stored).
+
+        Converting and slicing are left to the storage, so the host holds no more than its slices.
+        """
+        leaf = self._leaves[path]
+        wanted = jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding)
+        return self._load(path, wanted, jax.Array)
+
+    def _load(self, path: str, leaf: Any, kind: type) -> Any:
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context, storage_errors(self._folder):
-            tree = ocp.load_pytree(self._folder, _nest(path, self._leaves[path]))
+            tree = ocp.load_pytree(self._folder, _nest(path, leaf))
             # Where an array's files are gone, Orbax logs it and returns nothing in its place.
-            if not isinstance(tree, dict) or not isinstance(dict(_flatten(tree))[path], np.ndarray):
+            if not isinstance(tree, dict) or not isinstance(dict(_flatten(tree))[path], kind):
                 raise ValueError(f"{path} is lost")
         return dict(_flatten(tree))[path]
 

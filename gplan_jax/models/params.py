@@ -169,13 +169,22 @@ def read_parameter(
     rule: Rule, tensors: Mapping[str, StoredTensor], config: Qwen3Config
 ) -> np.ndarray:
     """Reads one parameter, a tensor at a time, into its (stacked) array."""
-    names = rule.names(config)
+    parts = layers_of(rule, tensors, config)
     if not rule.stacked:
-        return rule.to_parameter(tensors[names[0]].read(), config)
+        return next(parts)
+    names = rule.names(config)
     stacked = np.empty((len(names), *rule.shape(config)), tensors[names[0]].dtype)
-    for layer, name in enumerate(names):
-        stacked[layer] = rule.to_parameter(tensors[name].read(), config)
+    for layer, part in enumerate(parts):
+        stacked[layer] = part
     return stacked
+
+
+def layers_of(
+    rule: Rule, tensors: Mapping[str, StoredTensor], config: Qwen3Config
+) -> Iterator[np.ndarray]:
+    """Yields the layers of a parameter as they are read; one array where it is not stacked."""
+    for name in rule.names(config):
+        yield rule.to_parameter(tensors[name].read(), config)
 
 
 def checkpoint_tensors(

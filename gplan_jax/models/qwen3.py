@@ -9,20 +9,28 @@ embedding, softmax and logits are float32. A tied model has one ``embedding`` an
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from gplan_jax.models.attention import attention, causal_mask
-from gplan_jax.models.cache import KVCache
+from gplan_jax.models.attention import Context, Kernel, attention, causal_attention
+from gplan_jax.models.cache import KVCache, LayeredContext
 from gplan_jax.models.config import Qwen3Config
 from gplan_jax.models.layers import rms_norm, rotate, rotation
+from gplan_jax.models.sharding import constrain
 
 Remat = Literal["none", "full", "dots", "offload"]
 CosSin = tuple[jax.Array, jax.Array]
+# Lets queries meet keys: (query, key, value) -> (mixed values, whatever the caller wants kept).
+Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+
+_LAYER_INPUT = "layer_input"
 
 
 class Attention(nnx.Module):
@@ -31,33 +39,23 @@ class Attention(nnx.Module):
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs, param_dtype: DTypeLike) -> None:
         d, h = config.hidden_size, config.head_dim
         n, k = config.num_attention_heads, config.num_key_value_heads
-        self.query = _normal(rngs, (d, n, h), param_dtype, config)
-        self.key = _normal(rngs, (d, k, h), param_dtype, config)
-        self.value = _normal(rngs, (d, k, h), param_dtype, config)
-        self.output = _normal(rngs, (n, h, d), param_dtype, config)
-        self.query_norm = nnx.Param(jnp.ones((h,), param_dtype))
-        self.key_norm = nnx.Param(jnp.ones((h,), param_dtype))
+        make = _Parameters(config, rngs, param_dtype)
+        self.query = make.matrix((d, n, h), ("embed", "heads", "head_dim"))
+        self.key = make.matrix((d, k, h), ("embed", "kv_heads", "head_dim"))
+        self.value = make.matrix((d, k, h), ("embed", "kv_heads", "head_dim"))
+        self.output = make.matrix((n, h, d), ("heads", "head_dim", "embed"))
+        self.query_norm = make.scale(h, "head_dim")
+        self.key_norm = make.scale(h, "head_dim")
         self.eps = config.rms_norm_eps
 
-    def __call__(
-        self,
-        x_BxTxD: jax.Array,
-        cos_sin: CosSin,
-        mask: jax.Array,
-        cache: KVCache | None,
-        layer: jax.Array,
-        slot: jax.Array,
-    ) -> tuple[jax.Array, KVCache | None]:
+    def __call__(self, x_BxTxD: jax.Array, cos_sin: CosSin, mix: Mix) -> tuple[jax.Array, Any]:
         query = _project("BTD,DNH->BTNH", x_BxTxD, self.query)
         key = _project("BTD,DKH->BTKH", x_BxTxD, self.key)
         value = _project("BTD,DKH->BTKH", x_BxTxD, self.value)
         query = rotate(rms_norm(query, self.query_norm[...], self.eps), cos_sin)
         key = rotate(rms_norm(key, self.key_norm[...], self.eps), cos_sin)
-        if cache is not None:
-            cache = cache.write(layer, slot, key, value)
-            key, value = cache.layer(layer)
-        mixed = attention(query, key, value, mask).astype(x_BxTxD.dtype)
-        return _project("BTNH,NHD->BTD", mixed, self.output), cache
+        mixed, kept = mix(query, key, value)
+        return _project("BTNH,NHD->BTD", mixed.astype(x_BxTxD.dtype), self.output), kept
 
 
 class Mlp(nnx.Module):
@@ -65,9 +63,10 @@ class Mlp(nnx.Module):
 
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs, param_dtype: DTypeLike) -> None:
         d, f = config.hidden_size, config.intermediate_size
-        self.gate = _normal(rngs, (d, f), param_dtype, config)
-        self.up = _normal(rngs, (d, f), param_dtype, config)
-        self.down = _normal(rngs, (f, d), param_dtype, config)
+        make = _Parameters(config, rngs, param_dtype)
+        self.gate = make.matrix((d, f), ("embed", "mlp"))
+        self.up = make.matrix((d, f), ("embed", "mlp"))
+        self.down = make.matrix((f, d), ("mlp", "embed"))
 
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
         gate = jax.nn.silu(_project("BTD,DF->BTF", x_BxTxD, self.gate))
@@ -78,25 +77,18 @@ class Block(nnx.Module):
     """One pre-norm transformer layer."""
 
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs, param_dtype: DTypeLike) -> None:
-        self.attention_norm = nnx.Param(jnp.ones((config.hidden_size,), param_dtype))
+        make = _Parameters(config, rngs, param_dtype)
+        self.attention_norm = make.scale(config.hidden_size, "embed")
         self.attention = Attention(config, rngs=rngs, param_dtype=param_dtype)
-        self.mlp_norm = nnx.Param(jnp.ones((config.hidden_size,), param_dtype))
+        self.mlp_norm = make.scale(config.hidden_size, "embed")
         self.mlp = Mlp(config, rngs=rngs, param_dtype=param_dtype)
         self.eps = config.rms_norm_eps
 
-    def __call__(
-        self,
-        x_BxTxD: jax.Array,
-        cos_sin: CosSin,
-        mask: jax.Array,
-        cache: KVCache | None,
-        layer: jax.Array,
-        slot: jax.Array,
-    ) -> tuple[jax.Array, KVCache | None]:
+    def __call__(self, x_BxTxD: jax.Array, cos_sin: CosSin, mix: Mix) -> tuple[jax.Array, Any]:
         normed = rms_norm(x_BxTxD, self.attention_norm[...], self.eps)
-        mixed, cache = self.attention(normed, cos_sin, mask, cache, layer, slot)
+        mixed, kept = self.attention(normed, cos_sin, mix)
         x_BxTxD = x_BxTxD + mixed
-        return x_BxTxD + self.mlp(rms_norm(x_BxTxD, self.mlp_norm[...], self.eps)), cache
+        return x_BxTxD + self.mlp(rms_norm(x_BxTxD, self.mlp_norm[...], self.eps)), kept
 
 
 class Qwen3(nnx.Module):
@@ -108,7 +100,9 @@ class Qwen3(nnx.Module):
         param_dtype: dtype the parameters are stored in.
         compute_dtype: dtype of matrix products; None means ``param_dtype``.
         remat: what the backward pass computes again instead of keeping: "none" keeps all, "full"
-            keeps only each layer's input, "dots" keeps the products with weights.
+            keeps only each layer's input, "dots" keeps the products with weights, "offload" keeps
+            each layer's input in host memory.
+        kernel: how queries meet keys where nothing is cached; see ``attention``.
     """
 
     def __init__(
@@ -119,18 +113,21 @@ class Qwen3(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         compute_dtype: DTypeLike | None = None,
         remat: Remat = "none",
+        kernel: Kernel = "xla",
     ) -> None:
         self.config = config
         self.compute_dtype = jnp.dtype(param_dtype if compute_dtype is None else compute_dtype)
         self.remat = remat
+        self.kernel = kernel
+        make = _Parameters(config, rngs, param_dtype)
         vocabulary = (config.vocab_size, config.hidden_size)
-        self.embedding = _normal(rngs, vocabulary, param_dtype, config)
+        self.embedding = make.matrix(vocabulary, ("vocab", "embed"))
         tied = config.tie_word_embeddings
-        self.head = None if tied else _normal(rngs, vocabulary, param_dtype, config)
-        self.final_norm = nnx.Param(jnp.ones((config.hidden_size,), param_dtype))
+        self.head = None if tied else make.matrix(vocabulary, ("vocab", "embed"))
+        self.final_norm = make.scale(config.hidden_size, "embed")
 
         @nnx.split_rngs(splits=config.num_hidden_layers)
-        @nnx.vmap
+        @nnx.vmap(transform_metadata={nnx.PARTITION_NAME: "layers"})
         def stack(rngs: nnx.Rngs) -> Block:
             return Block(config, rngs=rngs, param_dtype=param_dtype)
 
@@ -152,13 +149,65 @@ class Qwen3(nnx.Module):
 
         Positions count from 0 along S where none are given; attention is causal along S.
         """
+        rows, length = input_ids_BxS.shape
         if attention_mask_BxS is None:
-            attention_mask_BxS = jnp.ones_like(input_ids_BxS)
+            lengths_B = jnp.full(rows, length, jnp.int32)
+        else:
+            lengths_B = jnp.sum(attention_mask_BxS.astype(jnp.int32), axis=1)
+        return self.branch(input_ids_BxS, lengths_B, positions_BxS=positions_BxS)[0]
+
+    def branch(
+        self,
+        input_ids_BxS: jax.Array,
+        lengths_B: jax.Array,
+        ancestors: Sequence[LayeredContext] = (),
+        *,
+        positions_BxS: jax.Array | None = None,
+        keep: bool = False,
+    ) -> tuple[jax.Array, LayeredContext | None]:
+        """Runs right-padded sequences that continue the sequences of ``ancestors``.
+
+        Args:
+            input_ids_BxS: the tokens of each branch.
+            lengths_B: how many of them are no padding.
+            ancestors: what each branch continues, from the root on; all of it is seen.
+            positions_BxS: rotary positions; they go on from the ancestors where not given.
+            keep: whether the branches are to be continued in turn.
+
+        Returns:
+            The states after the final norm [B, S, D], and the branches as a context where ``keep``.
+        """
         if positions_BxS is None:
-            positions_BxS = jnp.arange(input_ids_BxS.shape[1])[None]
-        mask = causal_mask(attention_mask_BxS)
-        hidden, _ = self._run(input_ids_BxS, positions_BxS, mask, None, jnp.int32(0))
-        return hidden
+            start = sum((ancestor.lengths for ancestor in ancestors), jnp.zeros(1, jnp.int32))
+            positions_BxS = start[:, None] + jnp.arange(input_ids_BxS.shape[1])
+
+        def mix_of(kv: Any) -> Mix:
+            contexts = [
+                Context(key, value, ancestor.lengths)
+                for (key, value), ancestor in zip(kv, ancestors, strict=True)
+            ]
+
+            def mix(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, Any]:
+                mixed = causal_attention(query, key, value, lengths_B, contexts, kernel=self.kernel)
+                return mixed, (key, value) if keep else None
+
+            return mix
+
+        kv_by_layer = tuple((ancestor.key, ancestor.value) for ancestor in ancestors)
+
+        def one_layer(hidden: jax.Array, xs: tuple[Any, Any]) -> tuple[jax.Array, Any]:
+            parameters, kv = xs
+            hidden = checkpoint_name(_split_rows(hidden), _LAYER_INPUT)
+            return nnx.merge(block, parameters)(hidden, cos_sin, mix_of(kv))
+
+        block, stacked = nnx.split(self.layers)
+        cos_sin = rotation(positions_BxS, self.config.head_dim, self.config.rope_theta)
+        hidden, kept = jax.lax.scan(
+            _rematerialised(one_layer, self.remat),
+            self._embed(input_ids_BxS),
+            (stacked, kv_by_layer),
+        )
+        return self._finish(hidden), LayeredContext(kept[0], kept[1], lengths_B) if keep else None
 
     def hidden_with_cache(
         self,
@@ -181,8 +230,25 @@ class Qwen3(nnx.Module):
             The states after the final norm [B, T, D] and the cache with the new tokens.
         """
         slot = jnp.asarray(write_slot, jnp.int32)
-        hidden, cache_after = self._run(input_ids_BxT, positions_BxT, key_mask_BxTxC, cache, slot)
-        return hidden, cast(KVCache, cache_after)
+        cos_sin = rotation(positions_BxT, self.config.head_dim, self.config.rope_theta)
+        block, stacked = nnx.split(self.layers)
+
+        def one_layer(
+            carry: tuple[jax.Array, KVCache], xs: tuple[jax.Array, Any]
+        ) -> tuple[tuple[jax.Array, KVCache], None]:
+            (hidden, cache), (layer, parameters) = carry, xs
+
+            def mix(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, Any]:
+                written = cache.write(layer, slot, key, value)
+                return attention(query, *written.layer(layer), key_mask_BxTxC), written
+
+            return nnx.merge(block, parameters)(hidden, cos_sin, mix), None
+
+        numbers = jnp.arange(self.config.num_hidden_layers)
+        (hidden, cache_after), _ = jax.lax.scan(
+            one_layer, (self._embed(input_ids_BxT), cache), (numbers, stacked)
+        )
+        return self._finish(hidden), cache_after
 
     def head_VxD(self) -> jax.Array:
         """Returns the output matrix [V, D]: the embedding itself where they are tied."""
@@ -193,47 +259,57 @@ class Qwen3(nnx.Module):
         head = self.head_VxD().astype(hidden.dtype)
         return jnp.einsum("...D,VD->...V", hidden, head, preferred_element_type=jnp.float32)
 
-    def _run(
-        self,
-        input_ids_BxT: jax.Array,
-        positions_BxT: jax.Array,
-        mask: jax.Array,
-        cache: KVCache | None,
-        slot: jax.Array,
-    ) -> tuple[jax.Array, KVCache | None]:
-        cos_sin = rotation(positions_BxT, self.config.head_dim, self.config.rope_theta)
-        hidden = self.embedding[...][input_ids_BxT].astype(self.compute_dtype)
-        block, stacked = nnx.split(self.layers)
+    def _embed(self, input_ids_BxT: jax.Array) -> jax.Array:
+        return self.embedding[...][input_ids_BxT].astype(self.compute_dtype)
 
-        def one_layer(
-            carry: tuple[jax.Array, KVCache | None], xs: tuple[jax.Array, Any]
-        ) -> tuple[tuple[jax.Array, KVCache | None], None]:
-            layer, parameters = xs
-            hidden, cache = carry
-            return nnx.merge(block, parameters)(hidden, cos_sin, mask, cache, layer, slot), None
+    def _finish(self, hidden_BxTxD: jax.Array) -> jax.Array:
+        return rms_norm(hidden_BxTxD, self.final_norm[...], self.config.rms_norm_eps)
 
-        numbers = jnp.arange(self.config.num_hidden_layers)
-        (hidden, cache), _ = jax.lax.scan(
-            _rematerialised(one_layer, self.remat), (hidden, cache), (numbers, stacked)
-        )
-        return rms_norm(hidden, self.final_norm[...], self.config.rms_norm_eps), cache
+
+@dataclasses.dataclass(frozen=True)
+class _Parameters:
+    """Makes parameters that know the logical names of their axes (``models.sharding``)."""
+
+    config: Qwen3Config
+    rngs: nnx.Rngs
+    dtype: DTypeLike
+
+    def matrix(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
+        initializer = nnx.initializers.normal(self.config.initializer_range)
+        return _named(initializer(self.rngs.params(), shape, self.dtype), axes)
+
+    def scale(self, size: int, axis: str) -> nnx.Param:
+        return _named(jnp.ones((size,), self.dtype), (axis,))
+
+
+def _named(value: jax.Array, axes: tuple[str, ...]) -> nnx.Param:
+    # The names are for the whole program to be laid out by later; nothing is moved here.
+    return nnx.Param(value, out_sharding=axes, eager_sharding=False)
+
+
+def _split_rows(hidden_BxTxD: jax.Array) -> jax.Array:
+    if hidden_BxTxD.shape[0] == 1:
+        return constrain(hidden_BxTxD, None, "shared_sequence", None)
+    return constrain(hidden_BxTxD, "batch", None, None)
 
 
 def _project(equation: str, x: jax.Array, weight: nnx.Param) -> jax.Array:
     return jnp.einsum(equation, x, weight[...].astype(x.dtype))
 
 
-def _normal(
-    rngs: nnx.Rngs, shape: tuple[int, ...], dtype: DTypeLike, config: Qwen3Config
-) -> nnx.Param:
-    initializer = nnx.initializers.normal(config.initializer_range)
-    return nnx.Param(initializer(rngs.params(), shape, dtype))
-
-
 def _rematerialised(function: Any, remat: Remat) -> Any:
     if remat == "none":
         return function
-    keep_products = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims
-    policy = keep_products if remat == "dots" else None
+    policies = jax.checkpoint_policies
+    policy = {
+        "full": None,
+        "dots": policies.checkpoint_dots_with_no_batch_dims,
+        "offload": policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=[_LAYER_INPUT],
+            offload_src="device",
+            offload_dst="pinned_host",
+        ),
+    }[remat]
     # Inside a scan nothing can be merged with the forward pass, so no barrier is needed.
     return jax.checkpoint(function, policy=policy, prevent_cse=False)

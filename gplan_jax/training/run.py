@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grain
+import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
@@ -15,16 +16,24 @@ from gplan_jax.data.batch_plan import BatchPlan
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.pipeline import Batch, batch_iterator
 from gplan_jax.data.training_set import Mode, TrainingSet
-from gplan_jax.foundation import GplanError, RowError
+from gplan_jax.foundation import RowError
 from gplan_jax.foundation.progress import report_skipped
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.models import Qwen3, load_qwen3
+from gplan_jax.models.attention import resolve_kernel
+from gplan_jax.models.directory import read_config
 from gplan_jax.objectives.curriculum import CompressionCurriculum
 from gplan_jax.training.config import TrainConfig
-from gplan_jax.training.mesh import make_mesh
+from gplan_jax.training.mesh import batch_shard, check_mesh, make_mesh, put_batch
 from gplan_jax.training.run_directory import CACHE_NAME
 from gplan_jax.training.state import TrainState, make_optimizer, make_schedule
-from gplan_jax.training.step import DEVICE_FIELDS, DeviceBatch, TrainStep, make_train_step
+from gplan_jax.training.step import (
+    ROW_FIELDS,
+    SHARED_FIELDS,
+    DeviceBatch,
+    TrainStep,
+    make_train_step,
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,11 @@ class Run:
 
     def initial_state(self) -> TrainState:
         """The state before the first step, on the devices of the mesh."""
-        return TrainState.create(nnx.state(self.model, nnx.Param), self.optimizer)
+        create = jax.jit(
+            lambda params: TrainState.create(params, self.optimizer),
+            out_shardings=self._state_shardings,
+        )
+        return create(nnx.state(self.model, nnx.Param))
 
     def train_step(self) -> TrainStep:
         """The compiled step: (state, batch on devices) -> (state, metrics)."""
@@ -52,23 +65,35 @@ class Run:
             loss=self.config.loss,
             average="sections" if self.config.mode == Mode.PICD else "tokens",
             accumulation_steps=self.config.accumulation_steps,
+            state_shardings=self._state_shardings,
         )
 
     def batches(self) -> grain.DatasetIterator:
         """This process's share of every batch, from the first step; its state is the next step."""
         data = self.config.data
+        shard, shards = batch_shard(self.mesh)
         return batch_iterator(
-            self.training_set, self.plan, threads=data.threads, workers=data.workers
+            self.training_set,
+            self.plan,
+            shard=shard,
+            shards=shards,
+            threads=data.threads,
+            workers=data.workers,
         )
 
     def to_devices(self, batch: Batch) -> DeviceBatch:
         """The fields of a batch that the step reads, laid out over the mesh."""
-        return {name: jnp.asarray(batch[name]) for name in DEVICE_FIELDS}
+        fields = [name for name in (*ROW_FIELDS, *SHARED_FIELDS) if name in batch]
+        return put_batch({name: batch[name] for name in fields}, self.mesh, shared=SHARED_FIELDS)
 
     def update_model(self, state: TrainState) -> Qwen3:
         """The run's model with the weights of ``state``."""
         nnx.update(self.model, state.params)
         return self.model
+
+    @property
+    def _state_shardings(self) -> TrainState:
+        return TrainState.shardings(nnx.state(self.model, nnx.Param), self.optimizer, self.mesh)
 
 
 def prepare(config: TrainConfig, directory: Path) -> Run:
@@ -77,12 +102,8 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
     Raises:
         GplanError: bad input; nothing but counted tokens has been written then.
     """
-    if config.batch_size % config.accumulation_steps:
-        raise GplanError(
-            f"batch_size={config.batch_size} does not divide into "
-            f"accumulation_steps={config.accumulation_steps} equal parts."
-        )
     mesh = make_mesh(config.mesh)
+    check_mesh(mesh, config, read_config(config.model))
     mode = Mode(config.mode)
     skipped: list[RowError] = []
     training_set = TrainingSet.read(
@@ -100,8 +121,15 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
         config.model,
         param_dtype=jnp.dtype(config.precision.params),
         compute_dtype=jnp.dtype(config.precision.compute),
+        remat=config.precision.remat,
+        mesh=mesh,
     )
-    model.remat = config.precision.remat
+    model.kernel = resolve_kernel(
+        config.precision.attention,
+        platform=mesh.devices.flat[0].platform,
+        dtype=model.compute_dtype,
+        head_dim=model.config.head_dim,
+    )
     curriculum = CompressionCurriculum(
         len(training_set), epochs_per_stage=config.epochs_per_stage if mode is Mode.PICD else None
     )
@@ -116,6 +144,7 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
         window_batches=config.data.window_batches,
         length_multiple=config.data.length_multiple,
         response_multiple=config.data.response_multiple,
+        prefix_length=len(training_set.prefix_ids) if config.data.layout == "prefix_tree" else 0,
     )
     schedule = make_schedule(
         config.optimizer,

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.sharding import Mesh
 
 from gplan_jax.foundation import GplanError
+from gplan_jax.models.sharding import named_shardings
 from gplan_jax.objectives.curriculum import CompressionCurriculum
 from gplan_jax.objectives.schedules import calr_schedule, warmup_constant, warmup_cosine
 from gplan_jax.training.config import OptimizerConfig
@@ -29,6 +31,14 @@ class TrainState:
     def create(cls, params: Params, optimizer: optax.GradientTransformation) -> TrainState:
         """The state before the first step."""
         return cls(params=params, optimizer=optimizer.init(params), step=jnp.zeros((), jnp.int32))
+
+    @classmethod
+    def shardings(
+        cls, params: Params, optimizer: optax.GradientTransformation, mesh: Mesh
+    ) -> TrainState:
+        """Where each array of the state lives: optimizer moments lie where their weights do."""
+        abstract = jax.eval_shape(lambda weights: cls.create(weights, optimizer), params)
+        return named_shardings(abstract, mesh)
 
 
 def make_schedule(

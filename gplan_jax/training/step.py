@@ -1,12 +1,13 @@
 """One optimizer step as a pure function: (state, batch) -> (state, metrics), compiled by jit.
 
 Only hidden states of positions that predict a response token meet the vocabulary, a slice of it at
-a time: [B, S, V] never exists.
+a time: [B, S, V] never exists. Where a batch has a prefix that all its rows share, the prefix runs
+once a step, forwards and backwards, however many micro-batches the rows are split into.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -15,6 +16,8 @@ import optax
 from flax import nnx
 from jax import Array
 
+from gplan_jax.models import Qwen3
+from gplan_jax.models.cache import LayeredContext
 from gplan_jax.objectives.section_loss import (
     Metrics,
     section_counts,
@@ -29,7 +32,9 @@ from gplan_jax.training.state import Params, TrainState
 
 DeviceBatch = Mapping[str, Array]
 TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, Metrics]]
-DEVICE_FIELDS = ("tokens", "lengths", "targets", "target_positions", "sections")
+KeysValues = tuple[tuple[Array, Array], ...]
+ROW_FIELDS = ("tokens", "lengths", "targets", "target_positions", "sections")
+SHARED_FIELDS = ("prefix", "prefix_length")
 
 
 def make_train_step(
@@ -39,6 +44,7 @@ def make_train_step(
     loss: LossConfig,
     average: Literal["sections", "tokens"],
     accumulation_steps: int = 1,
+    state_shardings: TrainState | None = None,
 ) -> TrainStep:
     """Builds the step of a run.
 
@@ -50,11 +56,12 @@ def make_train_step(
             mean over all response tokens (Direct-SFT, CoT-SFT).
         accumulation_steps: micro-batches that the rows are split into. Sums are added up and
             divided once by the counts of the whole batch, so the loss does not depend on it.
+        state_shardings: where the state lives, so that it stays there; None on one device.
 
     Returns:
-        A compiled function that donates the state. Batches hold ``DEVICE_FIELDS`` as
-        ``data.pipeline.BatchLoader`` makes them. Metrics are scalars: ``loss``, those of
-        ``section_metrics``, ``grad_norm``.
+        A compiled function that donates the state. Batches hold ``ROW_FIELDS``, and
+        ``SHARED_FIELDS`` where their rows share a prefix, as ``data.pipeline.BatchLoader`` makes
+        them. Metrics are scalars: ``loss``, those of ``section_metrics``, ``grad_norm``.
     """
 
     def step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Metrics]:
@@ -66,13 +73,25 @@ def make_train_step(
         else:
             weights = token_weights(counts)
 
-        def weighted_loss(params: Params, rows: DeviceBatch) -> tuple[Array, Array]:
-            sums = response_loss_sums(
-                nnx.merge(graphdef, params), rows, vocab_chunk=loss.vocab_chunk
-            )
+        def weighted_loss(
+            params: Params, prefix: KeysValues, rows: DeviceBatch
+        ) -> tuple[Array, Array]:
+            contexts = [LayeredContext(*kv, batch["prefix_length"][None]) for kv in prefix]
+            model = nnx.merge(graphdef, params)
+            sums = response_loss_sums(model, rows, contexts, vocab_chunk=loss.vocab_chunk)
             return jnp.sum(sums * weights), sums
 
-        gradients, sums = _accumulate(weighted_loss, state.params, batch, accumulation_steps)
+        def run_prefix(params: Params) -> KeysValues:
+            return prefix_keys_values(nnx.merge(graphdef, params), batch)
+
+        prefix, pull_back = jax.vjp(run_prefix, state.params)
+        rows = {name: batch[name] for name in ROW_FIELDS}
+        (gradients, prefix_cotangent), sums = _accumulate(
+            weighted_loss, state.params, prefix, rows, accumulation_steps
+        )
+        if prefix:
+            (through_prefix,) = pull_back(prefix_cotangent)
+            gradients = jax.tree.map(jnp.add, gradients, through_prefix)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         metrics = {
             "loss": jnp.sum(sums * weights),
@@ -86,14 +105,36 @@ def make_train_step(
         )
         return state, metrics
 
-    return jax.jit(step, donate_argnums=0)
+    out_shardings = None if state_shardings is None else (state_shardings, None)
+    return jax.jit(step, donate_argnums=0, out_shardings=out_shardings)
 
 
-def response_loss_sums(model: Any, batch: DeviceBatch, *, vocab_chunk: int) -> Array:
-    """float32 [2]: summed negative log-likelihood of the reasoning and of the plan tokens."""
-    tokens_BxS = batch["tokens"]
-    mask_BxS = jnp.arange(tokens_BxS.shape[1]) < batch["lengths"][:, None]
-    hidden_BxSxD = model.hidden(tokens_BxS, mask_BxS)
+def prefix_keys_values(model: Qwen3, batch: DeviceBatch) -> KeysValues:
+    """Keys and values of the prefix that all rows share, one pair; empty where there is none."""
+    if "prefix" not in batch:
+        return ()
+    tokens_1xP, length_1 = batch["prefix"][None], batch["prefix_length"][None]
+    _, context = model.branch(tokens_1xP, length_1, keep=True)
+    assert context is not None
+    return ((context.key, context.value),)
+
+
+def response_loss_sums(
+    model: Qwen3,
+    batch: DeviceBatch,
+    contexts: Sequence[LayeredContext] = (),
+    *,
+    vocab_chunk: int,
+) -> Array:
+    """float32 [2]: summed negative log-likelihood of the reasoning and of the plan tokens.
+
+    Args:
+        model: the language model.
+        batch: ``ROW_FIELDS``; positions count from each row's own first token.
+        contexts: what every row continues.
+        vocab_chunk: see ``chunked_token_nll``.
+    """
+    hidden_BxSxD, _ = model.branch(batch["tokens"], batch["lengths"], contexts)
     hidden_BxRxD = jnp.take_along_axis(hidden_BxSxD, batch["target_positions"][..., None], axis=1)
     nll_N = chunked_token_nll(
         hidden_BxRxD.reshape(-1, hidden_BxRxD.shape[-1]),
@@ -105,20 +146,34 @@ def response_loss_sums(model: Any, batch: DeviceBatch, *, vocab_chunk: int) -> A
 
 
 def _accumulate(
-    loss: Callable[[Params, DeviceBatch], tuple[Array, Array]],
+    loss: Callable[[Params, KeysValues, DeviceBatch], tuple[Array, Array]],
     params: Params,
-    batch: DeviceBatch,
+    prefix: KeysValues,
+    rows: DeviceBatch,
     parts: int,
-) -> tuple[Params, Array]:
-    """Gradient and section sums of the whole batch, taken over ``parts`` micro-batches in turn."""
-    gradient_of = jax.grad(loss, has_aux=True)
+) -> tuple[tuple[Params, KeysValues], Array]:
+    """Gradients of weights and prefix, and section sums, over ``parts`` micro-batches in turn."""
+    gradient_of = jax.grad(loss, argnums=(0, 1), has_aux=True)
     if parts == 1:
-        return gradient_of(params, batch)
-    split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), dict(batch))
+        return gradient_of(params, prefix, rows)
 
-    def add(carry: tuple[Params, Array], rows: DeviceBatch) -> tuple[tuple[Params, Array], None]:
-        return jax.tree.map(jnp.add, carry, gradient_of(params, rows)), None
+    def add(carry: Any, part: DeviceBatch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, carry, gradient_of(params, prefix, part)), None
 
-    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-    total, _ = jax.lax.scan(add, (zeros, jnp.zeros(2, jnp.float32)), split)
-    return total
+    float32_zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (params, prefix))
+    (gradients, sums), _ = jax.lax.scan(
+        add,
+        (float32_zeros, jnp.zeros(2, jnp.float32)),
+        jax.tree.map(lambda x: _split(x, parts), dict(rows)),
+    )
+    gradients, cotangent = gradients
+    # A cotangent has the dtype of what it belongs to.
+    return (gradients, jax.tree.map(lambda c, x: c.astype(x.dtype), cotangent, prefix)), sums
+
+
+def _split(x: Array, parts: int) -> Array:
+    """[B, ...] -> [parts, B / parts, ...]; row r goes to part r % parts.
+
+    So each part takes as many rows from every device, and no row moves to another.
+    """
+    return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
