@@ -28,6 +28,7 @@ from gplan_jax.data.pipeline import Batch, BatchLoader
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, write_samples
 from gplan_jax.models import Qwen3, Qwen3Config
+from gplan_jax.models.attention import resolve_kernel
 from gplan_jax.models.tokenizer_files import extend_tokenizer
 from gplan_jax.objectives.curriculum import CompressionCurriculum
 from gplan_jax.objectives.section_loss import (
@@ -35,6 +36,7 @@ from gplan_jax.objectives.section_loss import (
     section_counts,
     section_loss_sums,
     section_weights,
+    token_weights,
 )
 from gplan_jax.objectives.token_nll import token_nll
 from gplan_jax.reasoning import GSISR_LATENTS
@@ -159,19 +161,34 @@ def make_layouts(
     config: TrainConfig,
     *,
     micro_rows: int,
+    weights: bool = True,
 ) -> list[Layout]:
     """The layouts of one run: the same model, optimizer and order of rows.
+
+    Without ``weights`` the model has only shapes.
 
     The learning rate is 0 in a way the compiler can't see: every step does all its work, and the
     weights stay, so losses of the layouts can be compared at every step.
     """
-    model = Qwen3(
-        shape,
-        rngs=nnx.Rngs(config.seed),
-        param_dtype=jnp.dtype(config.precision.params),
-        compute_dtype=jnp.dtype(config.precision.compute),
-        remat=config.precision.remat,
+    mesh = make_mesh(config.mesh)
+    kernel = resolve_kernel(
+        config.precision.attention,
+        platform=mesh.devices.flat[0].platform,
+        dtype=config.precision.compute,
+        head_dim=shape.head_dim,
     )
+
+    def random_model() -> Qwen3:
+        return Qwen3(
+            shape,
+            rngs=nnx.Rngs(config.seed),
+            param_dtype=jnp.dtype(config.precision.params),
+            compute_dtype=jnp.dtype(config.precision.compute),
+            remat=config.precision.remat,
+            kernel=kernel,
+        )
+
+    model = random_model() if weights else nnx.eval_shape(random_model)
     curriculum = CompressionCurriculum(
         len(training_set), epochs_per_stage=1 if training_set.mode is Mode.PICD else None
     )
@@ -192,7 +209,7 @@ def make_layouts(
     run = Run(
         config=config,
         directory=Path(),
-        mesh=make_mesh(config.mesh),
+        mesh=mesh,
         model=model,
         training_set=training_set,
         plan=plan,
@@ -206,10 +223,16 @@ def make_layout(name: str, run: Run, *, micro_rows: int) -> Layout:
     """A run in the layout of that name; ``micro_rows`` are what padded takes at a time."""
     if name == "padded":
         run = replace(run, plan=replace(run.plan, length_multiple=run.training_set.max_length))
-        step = make_padded_step(nnx.graphdef(run.model), run.optimizer, micro_rows=micro_rows)
+        step = make_padded_step(
+            nnx.graphdef(run.model),
+            run.optimizer,
+            by_section=run.training_set.mode is Mode.PICD,
+            micro_rows=micro_rows,
+        )
         return Layout(name, run, step, to_padded, micro_rows)
-    data = run.config.data.model_copy(update={"layout": name})
-    run = replace(run, config=run.config.model_copy(update={"data": data}))
+    if name == "prefix_tree":
+        prefix_length = len(run.training_set.prefix_ids)
+        run = replace(run, plan=replace(run.plan, prefix_length=prefix_length))
     rows = run.config.batch_size // run.config.accumulation_steps
     return Layout(name, run, run.train_step(), run.to_devices, rows)
 
@@ -233,16 +256,23 @@ def to_padded(batch: Batch) -> DeviceBatch:
 
 
 def make_padded_step(
-    graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, *, micro_rows: int
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    *,
+    by_section: bool,
+    micro_rows: int,
 ) -> TrainStep:
     """The public recipe's step on our model: logits [b, S, V] of ``micro_rows`` rows at a time.
 
-    The loss is the section-normalized one with equal weights, over the whole batch.
+    The loss is the mean of the two sections' means (``by_section``) or that of all tokens.
     """
 
     def step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, dict[str, Array]]:
         counts = section_counts(batch["sections"][:, 1:])
-        weights = section_weights(counts, reasoning_weight=1.0, plan_weight=1.0)
+        if by_section:
+            weights = section_weights(counts, reasoning_weight=1.0, plan_weight=1.0)
+        else:
+            weights = token_weights(counts)
 
         def weighted_loss(params: Any, rows: DeviceBatch) -> Array:
             mask = jnp.arange(rows["tokens"].shape[1]) < rows["lengths"][:, None]

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from bench_layouts import Layout, labelled
 
+from gplan_jax.data import Mode
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import write_json
 from gplan_jax.models import Qwen3
@@ -81,6 +82,7 @@ def torch_steps(
         "platform": jax.devices()[0].platform,
         "threads": os.cpu_count(),
         "micro_rows": padded.micro_rows,
+        "by_section": padded.run.training_set.mode is Mode.PICD,
         "bfloat16": padded.run.config.precision.compute == "bfloat16",
     }
     write_json(folder / "job.json", job)

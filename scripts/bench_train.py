@@ -19,18 +19,16 @@ import platform
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from bench_flops import PEAKS, SHAPES, Work
+from bench_flops import SHAPES, Work
 from bench_layouts import (
     LAYOUTS,
     Layout,
@@ -41,7 +39,8 @@ from bench_layouts import (
     read_rows,
     useful_work,
 )
-from bench_torch import TorchSteps, torch_steps
+from bench_measure import TORCH, Timings, measure
+from bench_torch import torch_steps
 
 from gplan_jax.data import Mode
 from gplan_jax.data.batch_plan import EMPTY_ROW
@@ -50,31 +49,6 @@ from gplan_jax.models import Qwen3Config
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 PUBLIC_ROWS, PUBLIC_TOKENIZER = SHARED / "gsisr" / "gsisr_dev.csv", SHARED / "qwen3_tokenizer"
-TORCH = "torch_padded"
-# Threads of another library may spin for a moment after their step.
-SETTLE_SECONDS = 0.5
-PEAK_SIZE, PEAK_REPEATS = 2048, 5
-
-
-@dataclass
-class Timings:
-    """What was measured of one layout.
-
-    Attributes:
-        seconds: [rounds][batches] of a step.
-        losses: [rounds][batches].
-        compile_seconds: of every shape.
-        bytes: most memory that a step of any shape takes: weights, optimizer, batch, temporaries.
-    """
-
-    seconds: list[list[float]] = field(default_factory=list)
-    losses: list[list[float]] = field(default_factory=list)
-    compile_seconds: list[float] = field(default_factory=list)
-    bytes: float = 0.0
-
-    def step_seconds(self) -> list[float]:
-        """The median over the rounds for every batch."""
-        return [statistics.median(times) for times in zip(*self.seconds, strict=True)]
 
 
 def main() -> None:
@@ -116,6 +90,7 @@ def parse() -> argparse.Namespace:
     add("--compute", choices=("float32", "bfloat16"), default="float32")
     add("--remat", choices=("none", "full", "dots", "offload"), default="full")
     add("--attention", choices=("auto", "xla", "cudnn", "splash"), default="auto")
+    add("--count-only", action="store_true", help="count operations, measure nothing")
     add("--torch-python", type=Path, help="a Python with torch and transformers: its padded step "
         "takes its turn too")  # fmt: skip
     add("--torch-rounds", type=int, default=1, help="rounds that torch takes part in")
@@ -160,41 +135,54 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         shape,
         config,
         micro_rows=options.padded_micro_rows,
+        weights=not options.count_only,
     )
     numbers = full_batches(layouts[0], options.batches)
     useful = [useful_of(layouts[0], number) for number in numbers]
-    torch_python = options.torch_python or (sys.executable if find_spec("torch") else None)
-    padded = make_layout("padded", layouts[0].run, micro_rows=options.padded_micro_rows)
-    with torch_steps(torch_python, folder, padded, numbers) as torch_worker:
-        timings, peak = measure(layouts, numbers, options, torch_worker)
-    figures = {
-        layout.name: layout_figures(layout, numbers, timings[layout.name], useful, shape, peak)
-        for layout in layouts
-    }
-    if torch_worker:
-        figures[TORCH] = torch_figures(torch_worker, timings[TORCH], useful, shape, peak)
-    return {
+    rows_seen = len(numbers) * options.batch_size
+    figures = {layout.name: counted_figures(layout, numbers, shape) for layout in layouts}
+    report = {
         "benchmark": "train_step_layouts",
         "shape": options.shape,
         "vocabulary": shape.vocab_size,
         "mode": options.mode.value,
-        "rows": str(rows.name) if rows else f"{options.simulated} simulated",
-        "tokenizer": str(tokenizer.name) if tokenizer else "made for the rows",
+        "rows": rows.name if rows else f"{options.simulated} simulated",
+        "tokenizer": tokenizer.name if tokenizer else "made for the rows",
         "template": options.template,
         "batch_size": options.batch_size,
         "batches": len(numbers),
+        "tokens_per_row": round(sum(work.tokens for work in useful) / rows_seen),
+        "prefix_tokens": useful[0].prefix,
+        "layouts": figures,
+        "counted_ratios": counted_ratios(figures),
+    }
+    if options.count_only:
+        return report
+    torch_python = options.torch_python or (sys.executable if find_spec("torch") else None)
+    padded = make_layout("padded", layouts[0].run, micro_rows=options.padded_micro_rows)
+    with torch_steps(torch_python, folder, padded, numbers) as torch_worker:
+        timings, peak = measure(
+            layouts,
+            numbers,
+            torch_worker,
+            rounds=options.rounds,
+            torch_rounds=options.torch_rounds,
+        )
+    for name, times in timings.items():
+        figures.setdefault(name, {}).update(
+            speed_figures(times, useful, options.batch_size, shape, peak)
+        )
+    return report | {
+        "speed_ratios": speed_ratios(timings),
+        "loss_difference": largest_difference(timings),
         "rounds": options.rounds,
         "compute": options.compute,
         "remat": options.remat,
-        "tokens_per_row": round(sum(work.tokens for work in useful) / rows_in(useful, options)),
-        "prefix_tokens": useful[0].prefix,
-        "layouts": figures,
-        "speed_ratios": ratios(timings),
-        "predicted_ratios": predicted_ratios(figures),
-        "loss_difference": largest_difference(timings),
+        "kernel": layouts[0].run.model.kernel,
         "peak_tflops": round(peak / 1e12, 3),
         "ran_on": device_name(),
-        "versions": {name: version(name) for name in ("jax", "flax", "optax")},
+        "versions": {name: version(name) for name in ("jax", "flax", "optax")}
+        | (torch_worker.versions if torch_worker else {}),
     }
 
 
@@ -207,11 +195,6 @@ def sources(options: argparse.Namespace) -> tuple[Path | None, Path | None]:
     if rows is None:
         options.simulated = 256
     return rows, tokenizer
-
-
-def rows_in(useful: Sequence[UsefulWork], options: argparse.Namespace) -> int:
-    """Rows of all measured batches."""
-    return len(useful) * options.batch_size
 
 
 def full_batches(layout: Layout, count: int) -> list[int]:
@@ -230,126 +213,13 @@ def useful_of(layout: Layout, number: int) -> UsefulWork:
     return useful_work(layout.run.training_set, spec.rows, spec.stage)
 
 
-def measure(
-    layouts: Sequence[Layout],
-    numbers: Sequence[int],
-    options: argparse.Namespace,
-    torch_worker: TorchSteps | None,
-) -> tuple[dict[str, Timings], float]:
-    """Timings of every layout, and the device's peak in operations a second."""
-    timings = {layout.name: Timings() for layout in layouts}
-    if torch_worker:
-        timings[TORCH] = Timings()
-    # One state goes through all layouts, so only one set of weights is held.
-    with jax.set_mesh(layouts[0].run.mesh):
-        state = layouts[0].run.initial_state()
-        compiled: dict[tuple[str, int], Any] = {}
-        by_shape: dict[tuple[Any, ...], Any] = {}
-        for layout in layouts:
-            for number in numbers:
-                batch = layout.to_devices(layout.load(number))
-                key = (layout.name, *((k, v.shape) for k, v in sorted(batch.items())))
-                if key not in by_shape:
-                    by_shape[key] = compile_step(layout, state, batch, timings[layout.name])
-                compiled[layout.name, number] = by_shape[key]
-                state, metrics = by_shape[key](state, batch)  # the first call is slower
-                jax.block_until_ready(metrics)
-        peaks = []
-        for turn in range(options.rounds):
-            peaks.append(peak_flops())
-            times: dict[str, list[float]] = {name: [] for name in timings}
-            losses: dict[str, list[float]] = {name: [] for name in timings}
-            for number in numbers:
-                for layout in layouts:
-                    batch = layout.to_devices(layout.load(number))
-                    jax.block_until_ready((state, batch))
-                    started = time.perf_counter()
-                    state, metrics = compiled[layout.name, number](state, batch)
-                    jax.block_until_ready((state, metrics))
-                    times[layout.name].append(time.perf_counter() - started)
-                    losses[layout.name].append(float(metrics["loss"]))
-                if torch_worker and turn < options.torch_rounds:
-                    answer = torch_worker.step(number)
-                    times[TORCH].append(answer["seconds"])
-                    losses[TORCH].append(answer["loss"])
-                    timings[TORCH].bytes = answer["peak_gib"] * 2**30
-                    time.sleep(SETTLE_SECONDS)
-            for name in timings:
-                if times[name]:
-                    timings[name].seconds.append(times[name])
-                    timings[name].losses.append(losses[name])
-    return timings, statistics.median(peaks)
-
-
-def compile_step(layout: Layout, state: Any, batch: Any, timings: Timings) -> Any:
-    """Compiles a layout's step for one shape; notes the time and the memory it asks for."""
-    started = time.perf_counter()
-    compiled = layout.step.lower(state, batch).compile()  # type: ignore[attr-defined]
-    timings.compile_seconds.append(time.perf_counter() - started)
-    memory = compiled.memory_analysis()
-    needed = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
-    timings.bytes = max(timings.bytes, needed)
-    return compiled
-
-
-def peak_flops() -> float:
-    """Operations a second: the maker's figure, or on an unknown device a large product's best."""
-    device = jax.devices()[0]
-    for name, peak in PEAKS.items():
-        if name.lower() in device.device_kind.lower():
-            return peak * len(jax.devices())
-    ones = jnp.ones((PEAK_SIZE, PEAK_SIZE), jnp.float32)
-    product = jax.jit(jnp.matmul)
-    jax.block_until_ready(product(ones, ones))
-    seconds = []
-    for _ in range(PEAK_REPEATS):
-        started = time.perf_counter()
-        jax.block_until_ready(product(ones, ones))
-        seconds.append(time.perf_counter() - started)
-    return 2 * PEAK_SIZE**3 / min(seconds)
-
-
-def layout_figures(
-    layout: Layout,
-    numbers: Sequence[int],
-    timings: Timings,
-    useful: Sequence[UsefulWork],
-    shape: Qwen3Config,
-    peak: float,
-) -> dict[str, Any]:
-    """The figures of a layout of ours."""
+def counted_figures(layout: Layout, numbers: Sequence[int], shape: Qwen3Config) -> dict[str, Any]:
+    """What a step of a layout multiplies, padding included, and what takes how much of it."""
     work = sum_work([layout.work(layout.load(number)) for number in numbers])
-    batch_size = layout.run.config.batch_size
     return {
-        **speed_figures(timings, useful, batch_size, shape, peak),
         "gflop_per_step": round(work.flops(shape) / len(numbers) / 1e9, 2),
         "head_share": round(work.head_share(shape), 3),
         "attention_share": round(work.attention_share(shape), 3),
-        "peak_gib": round(timings.bytes / 2**30, 3),
-        "compile_seconds": round(max(timings.compile_seconds), 1),
-        "compiled_shapes": len(timings.compile_seconds),
-        "loss": timings.losses[0][0],
-    }
-
-
-def torch_figures(
-    worker: TorchSteps,
-    timings: Timings,
-    useful: Sequence[UsefulWork],
-    shape: Qwen3Config,
-    peak: float,
-) -> dict[str, Any]:
-    """The figures of the PyTorch step; its memory is the whole process on a CPU."""
-    return {
-        **speed_figures(timings, useful, worker.batch_size, shape, peak),
-        "peak_gib": round(timings.bytes / 2**30, 3),
-        "loss": timings.losses[0][0],
-        **worker.versions,
     }
 
 
@@ -359,8 +229,8 @@ def speed_figures(
     batch_size: int,
     shape: Qwen3Config,
     peak: float,
-) -> dict[str, float]:
-    """Throughput in rows and real tokens, and the share of the peak that useful work takes."""
+) -> dict[str, Any]:
+    """Throughput in rows and real tokens, share of the peak that useful work takes, memory."""
     seconds = sum(timings.step_seconds())
     plain = sum(work.plain.flops(shape) for work in useful)
     needed = sum(work.needed.flops(shape) for work in useful)
@@ -370,6 +240,10 @@ def speed_figures(
         "step_seconds": round(seconds / len(useful), 4),
         "utilisation_needed": round(needed / seconds / peak, 4),
         "utilisation_plain": round(plain / seconds / peak, 4),
+        "peak_gib": round(timings.bytes / 2**30, 3),
+        "compile_seconds": round(max(timings.compile_seconds, default=0.0), 1),
+        "compiled_shapes": len(timings.compile_seconds),
+        "loss": timings.losses[0][0],
     }
 
 
@@ -378,8 +252,8 @@ def sum_work(parts: Sequence[Work]) -> Work:
     return sum(parts[1:], parts[0])
 
 
-def ratios(timings: dict[str, Timings]) -> dict[str, dict[str, Any]]:
-    """How many times faster the last layout of ours is than each other one, round by round."""
+def speed_ratios(timings: dict[str, Timings]) -> dict[str, dict[str, Any]]:
+    """How many times faster one layout is than another: the median round, and all rounds' range."""
     ours = [name for name in timings if name != TORCH]
     pairs = [(fast, slow) for i, fast in enumerate(ours) for slow in ours[:i]]
     pairs += [(fast, TORCH) for fast in ours if TORCH in timings]
@@ -394,9 +268,9 @@ def ratios(timings: dict[str, Timings]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def predicted_ratios(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
+def counted_ratios(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
     """The same ratios by counted operations alone."""
-    ours = [name for name in figures if name != TORCH]
+    ours = list(figures)
     return {
         f"{fast} / {slow}": round(
             figures[slow]["gflop_per_step"] / figures[fast]["gflop_per_step"], 2

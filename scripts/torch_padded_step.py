@@ -17,6 +17,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ def main() -> None:
             batch = {name: torch.as_tensor(arrays[name], device=device) for name in arrays.files}
         synchronize(device)
         started = time.perf_counter()
-        loss = step(model, optimizer, batch, job["micro_rows"], job["bfloat16"], device)
+        loss = step(model, optimizer, batch, job, device)
         synchronize(device)
         say(
             {
@@ -61,23 +62,18 @@ def step(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     batch: dict[str, torch.Tensor],
-    micro_rows: int,
-    bfloat16: bool,
+    job: dict[str, Any],
     device: str,
 ) -> float:
-    """One optimizer step over micro-batches; the mean of the section means of the token losses."""
-    labels, sections = batch["labels"][:, 1:], batch["sections"][:, 1:]
-    counts = [(sections == section).sum() for section in (1, 2)]
-    present = sum(int(count > 0) for count in counts)
-    weights = torch.zeros_like(sections, dtype=torch.float32)
-    for section, count in zip((1, 2), counts, strict=True):
-        weights[sections == section] = 1.0 / (max(int(count), 1) * present)
-    total = 0.0
+    """One optimizer step over micro-batches of ``job["micro_rows"]`` rows; returns the loss."""
+    labels = batch["labels"][:, 1:]
+    weights = token_weights(batch["sections"][:, 1:], by_section=job["by_section"])
+    total, micro_rows = 0.0, job["micro_rows"]
     for start in range(0, len(labels), micro_rows):
         rows = slice(start, start + micro_rows)
         tokens = batch["tokens"][rows].long()
         mask = torch.arange(tokens.shape[1], device=device) < batch["lengths"][rows, None]
-        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=job["bfloat16"]):
             logits = model(input_ids=tokens, attention_mask=mask.long()).logits
         nll = cross_entropy(
             logits[:, :-1].float().flatten(0, 1),
@@ -93,6 +89,13 @@ def step(
     optimizer.step()
     optimizer.zero_grad()
     return total
+
+
+def token_weights(sections: torch.Tensor, *, by_section: bool) -> torch.Tensor:
+    """What each token weighs: the mean over the sections' means, or over all tokens."""
+    groups = [sections == 1, sections == 2] if by_section else [sections > 0]
+    present = [group for group in groups if group.any()]
+    return sum(group.float() / (group.sum() * len(present)) for group in present)
 
 
 def peak_gib(device: str) -> float:
