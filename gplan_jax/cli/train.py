@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,20 +17,50 @@ def train(
         typer.Argument(metavar="[KEY=VALUE]...", help="Replace values, e.g. epochs=3."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in the output directory.")
+        bool,
+        typer.Option("--resume", help="Continue the run in the output directory, exactly."),
+    ] = False,
+    allow_changes: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changes",
+            help="Resume although config, rows or prompt have changed in what the weights "
+            "depend on. The changes are shown and logged.",
+        ),
     ] = False,
 ) -> None:
     """Train a planner: Direct-SFT, CoT-SFT or PICD, as the config's mode says.
 
     Example: gplan train configs/picd_qwen3_1_7b.yaml data.train=rows.csv output=runs/picd
+
+    SIGTERM and Ctrl-C finish the running step, write a checkpoint and exit with 143 or 130; the
+    same command with --resume goes on. Bad input exits with 2, a full or read-only disk with 1.
     """
     from gplan_jax.evaluation.during_training import train_and_evaluate
     from gplan_jax.foundation.config import load_config
     from gplan_jax.training.config import TrainConfig
+    from gplan_jax.training.metrics_log import best_evaluation
+    from gplan_jax.training.preemption import RunStopped
 
     settings = load_config(TrainConfig, config, overrides or [])
-    model = train_and_evaluate(settings, resume=resume)
+    try:
+        model = train_and_evaluate(settings, resume=resume, allow_changes=allow_changes)
+    except RunStopped as stopped:
+        again = ["gplan", "train", str(config), *(overrides or []), "--resume"]
+        typer.echo(f"{stopped}\n  {shlex.join(again)}", err=True)
+        raise typer.Exit(stopped.exit_code) from None
+    except OSError:
+        print(
+            f"The run in {settings.output} has stopped; its checkpoints so far are whole, and "
+            "--resume goes on from the newest.",
+            file=sys.stderr,
+        )
+        raise
     typer.echo(f"Finished. The model is in {model}")
     typer.echo(f"  figures of every step  {settings.output}/log.jsonl (tensorboard beside it)")
+    best = best_evaluation(model.parent, settings.checkpoint.best_metric)
+    if best:
+        kept = f", model in {model.parent / 'best'}" if settings.checkpoint.keep_best else ""
+        typer.echo(f"  best evaluation        {best}{kept}")
     typer.echo(f"  score it               gplan evaluate --model {model} --data FILE --out DIR")
     typer.echo(f"  to Hugging Face        gplan export {model} --out DIR")

@@ -18,15 +18,23 @@ from gplan_jax.training.loop import train
 LOGGED = ("acc1", "ndcg3", "nes", "latent_valid", "exact", "filter_pass")
 
 
-def train_and_evaluate(config: TrainConfig, *, resume: bool = False) -> Path:
+def train_and_evaluate(
+    config: TrainConfig, *, resume: bool = False, allow_changes: bool = False
+) -> Path:
     """Trains, evaluating on ``data.test`` as the config says; returns the model directory.
 
     Raises:
         GplanError: as ``train``; or evaluation is asked for and no test rows are named, they can't
-            be evaluated, or answers leave no room for a prompt.
+            be evaluated, answers leave no room for a prompt, or ``checkpoint.best_metric`` is no
+            figure of an evaluation.
     """
     if not config.evaluation.every_epochs:
-        return train(config, resume=resume)
+        return train(config, resume=resume, allow_changes=allow_changes)
+    if config.checkpoint.keep_best and config.checkpoint.best_metric not in LOGGED:
+        raise GplanError(
+            f"checkpoint.best_metric={config.checkpoint.best_metric} is no figure of an "
+            f"evaluation; there are {', '.join(LOGGED)}."
+        )
     if config.data.test is None:
         raise GplanError(
             "evaluation.every_epochs is set, but data.test names no rows: give data.test=FILE, "
@@ -60,4 +68,4 @@ def train_and_evaluate(config: TrainConfig, *, resume: bool = False) -> Path:
         metrics = evaluate(samples, texts, train_samples, library, folder)
         return {name: metrics["model"][name] for name in LOGGED}
 
-    return train(config, resume=resume, evaluate=score)
+    return train(config, resume=resume, allow_changes=allow_changes, evaluate=score)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
 from gplan_jax.data.batch_plan import EMPTY_ROW
 from gplan_jax.data.pipeline import Batch
 from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.files import write_json
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.objectives.section_loss import Metrics
+from gplan_jax.training.array_marks import Mark
 from gplan_jax.training.metrics_log import MetricsLog
+from gplan_jax.training.processes import is_primary
 from gplan_jax.training.run import Run
+
+_IDS_SHOWN = 8
 
 
 @dataclass
@@ -23,12 +29,12 @@ class StepReporter:
     """Holds the newest step's metrics until the next step is on its way.
 
     Reading a metric waits for the device; a step that is read only after the next was dispatched
-    costs no idle time.
+    costs no idle time. ``bar`` is None in all processes but the first.
     """
 
     run: Run
     log: MetricsLog
-    bar: ProgressBar
+    bar: ProgressBar | None
     _held: tuple[int, Batch, Metrics] | None = field(default=None, init=False)
     _last_report: float = field(default_factory=time.monotonic, init=False)
 
@@ -41,7 +47,7 @@ class StepReporter:
         """Reports the held step, if any.
 
         Raises:
-            GplanError: its loss is not finite; the ids of its rows are named.
+            GplanError: its loss or gradient is not finite; the ids of its rows are written.
         """
         if self._held is None:
             return
@@ -51,17 +57,25 @@ class StepReporter:
         now = time.monotonic()
         seconds, self._last_report = now - self._last_report, now
         record = self._record(taken, batch, values) | {
-            "tokens_per_second": round(float(batch["lengths"].sum()) / seconds, 1)
+            "tokens_per_second": round(_row_tokens(batch, self.run.plan.batch_size) / seconds, 1)
         }
         self.log.write(record)
-        self.bar.advance(_note(record))
-        if not math.isfinite(record["loss"]):
-            samples = self.run.training_set.samples
-            ids = ", ".join(samples[row].id for row in batch["rows"] if row != EMPTY_ROW)
-            raise GplanError(
-                f"The loss of step {taken} is {record['loss']}; its batch held the rows with id "
-                f"{ids}. Look at these rows, or start anew with a lower optimizer.learning_rate."
-            )
+        if self.bar:
+            self.bar.advance(_note(record))
+        for name, what in (("loss", "loss"), ("grad_norm", "norm of the gradient")):
+            if not math.isfinite(record[name]):
+                self._stop(taken, values, f"The {what} of step {taken} is {record[name]}")
+
+    def require_finite(self, taken: int, marks: Mapping[str, Mark]) -> None:
+        """Stops the run where an array of the state after step ``taken`` is not finite.
+
+        Raises:
+            GplanError: as ``flush``.
+        """
+        names = [name for name, mark in marks.items() if not mark.finite]
+        if names:
+            more = f" and {len(names) - 1} other arrays" if len(names) > 1 else ""
+            self._stop(taken, {}, f"After step {taken}, {names[0]}{more} of the state isn't finite")
 
     def restart_clock(self) -> None:
         """Leaves out of the throughput what was not training: an evaluation, a checkpoint."""
@@ -79,6 +93,39 @@ class StepReporter:
             **kept,
             "learning_rate": float(self.run.schedule(taken - 1)),
         }
+
+    def _stop(self, taken: int, values: Mapping[str, float], problem: str) -> NoReturn:
+        """Writes RUN/bad-batch-<step>.json and raises."""
+        # A process holds its share of a batch; the plan knows all of it.
+        spec = self.run.plan.batch(taken - 1)
+        rows = [int(row) for row in spec.rows if row != EMPTY_ROW]
+        ids = [self.run.training_set.samples[row].id for row in rows]
+        path = self.run.directory / f"bad-batch-{taken}.json"
+        if is_primary():
+            bad = {
+                "problem": problem,
+                "step": taken,
+                "epoch": int(spec.epoch),
+                "stage": int(spec.stage),
+                # JSON has no NaN.
+                "metrics": {n: v if math.isfinite(v) else str(v) for n, v in values.items()},
+                "rows": rows,
+                "ids": ids,
+            }
+            write_json(path, bad)
+        shown = ", ".join(ids[:_IDS_SHOWN]) + (", ..." if len(ids) > _IDS_SHOWN else "")
+        raise GplanError(
+            f"{problem}; its batch held the {len(ids)} rows with id {shown} (all of them in "
+            f"{path}). No checkpoint holds it. Look at these rows, or start anew with a lower "
+            "optimizer.learning_rate."
+        )
+
+
+def _row_tokens(batch: Batch, batch_size: int) -> float:
+    """Tokens of the rows of all processes, a shared prefix counted in each row."""
+    lengths = batch["lengths"]
+    tokens = lengths.sum() + batch.get("prefix_length", 0) * (lengths > 0).sum()
+    return float(tokens) * batch_size / len(lengths)
 
 
 def _note(record: dict[str, Any]) -> str:

@@ -238,11 +238,11 @@ def test_a_full_disk_under_checkpoints_is_an_error_of_the_disk(
     when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full:
-        def save_checkpointables_async(self, *_: Any) -> None: ...
+        def save_checkpointables_async(self, *_: Any, **__: Any) -> None: ...
 
         def close(self) -> None: ...
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise ValueError("UNAVAILABLE: write: No space left on device [tensorstore_spec='...']")
 
     monkeypatch.setattr(Full, when, fail)
@@ -251,5 +251,5 @@ def test_a_full_disk_under_checkpoints_is_an_error_of_the_disk(
     )
     monkeypatch.setattr("gplan_jax.training.checkpoints._plain", lambda state: state)
     with pytest.raises(OSError) as error, RunCheckpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save({}, None, step=1)  # type: ignore[arg-type]
+        checkpoints.save({}, {"step": 1})  # type: ignore[arg-type]
     assert error.value.errno == errno.ENOSPC

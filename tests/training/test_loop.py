@@ -17,6 +17,8 @@ import pytest
 from flax import nnx
 
 from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.files import read_json
+from gplan_jax.gsisr import read_samples
 from gplan_jax.models import Qwen3, load_qwen3
 from gplan_jax.training.config import TrainConfig
 from gplan_jax.training.loop import train
@@ -177,9 +179,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         tmp_path / "run",
         optimizer={"learning_rate": 1e30, "polish_lr": 1e-4, "clip_norm": 1e30},
     )
-    with pytest.raises(GplanError, match=r"The loss of step \d+ is nan; .* rows with id \d+"):
+    run = tmp_path / "run"
+    with pytest.raises(
+        GplanError, match=r"of step \d+ is nan; .* rows with id \d+.*\.json"
+    ) as raised:
         train(config)
-    assert not (tmp_path / "run" / "model").exists()
+    assert not (run / "model").exists()
+    [path] = run.glob("bad-batch-*.json")
+    assert str(path) in str(raised.value)
+    bad = read_json(path)
+    last = read_log(run / "log.jsonl")[-1]
+    assert {k: bad[k] for k in ("step", "epoch", "stage")} == {
+        k: last[k] for k in ("step", "epoch", "stage")
+    }
+    ids = [sample.id for sample in read_samples(world_file)]
+    assert bad["ids"] == [ids[row] for row in bad["rows"]] and len(bad["ids"]) == 8
+    assert all(int(saved.name) < bad["step"] for saved in (run / "checkpoints").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""Checksums of arrays, computed on their devices: equal on every mesh, host and file format.
+
+A checkpoint stores the mark of every array beside the arrays and compares it after reading. That
+covers the whole way from device to file and back, where OCDBT checks only its own index and not the
+numbers: a flipped bit in them is read without a word. It costs one pass over the memory of each
+device (milliseconds for gigabytes), where hashing the files would read all of them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One array: its dtype, shape, ``checksum`` of bits and places, and whether all is finite."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    checksum: int
+    finite: bool
+
+
+def mark_arrays(arrays: Mapping[str, Array]) -> dict[str, Mark]:
+    """The mark of each array; waits for the devices.
+
+    ``checksum = sum_i mix(bits_i xor i * 0x9E3779B9) mod 2^32``, i the flat index and mix the
+    finalizer of MurmurHash3. mix is a bijection, so one changed word always changes the sum; sums
+    of integers do not depend on their order, so any sharding gives the same.
+    """
+    marks = jax.device_get(_mark_all(dict(arrays)))
+    return {
+        name: Mark(str(x.dtype), x.shape, int(marks[name][0]), bool(marks[name][1]))
+        for name, x in arrays.items()
+    }
+
+
+@jax.jit
+def _mark_all(arrays: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
+    return {name: (_checksum(x), jnp.isfinite(x).all()) for name, x in arrays.items()}
+
+
+def _checksum(x: Array) -> Array:
+    bits = _words(x)
+    place = jnp.zeros(bits.shape, jnp.uint32)
+    for axis, size in enumerate(bits.shape):
+        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    return jnp.sum(_mix(bits ^ (place * jnp.uint32(0x9E3779B9))), dtype=jnp.uint32)
+
+
+def _words(x: Array) -> Array:
+    """The bits of an array as uint32; a trailing axis holds the two halves of 64-bit numbers."""
+    if x.dtype == jnp.bool_:
+        return x.astype(jnp.uint32)
+    width = min(x.dtype.itemsize, 4)
+    bits = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[width])
+    return bits.astype(jnp.uint32)
+
+
+def _mix(h: Array) -> Array:
+    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+    return h ^ (h >> 16)
