@@ -11,6 +11,7 @@ import typer
 from gplan_jax.cli import convert, evaluation, synthesis, train
 from gplan_jax.cli import quickstart as quickstart_command
 from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.compilation_cache import keep_compiled_programs
 
 app = typer.Typer(
     help="GPlan: from a Qwen3 checkpoint and user-context rows to a planner, in JAX.",
@@ -40,6 +41,7 @@ def main() -> None:
     """Runs the command line; a known problem ends in one message and a non-zero exit code."""
     # Orbax's threads log a traceback at ERROR for what is then raised and reported here, once.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    keep_compiled_programs()
     try:
         app()
     except GplanError as error:

@@ -97,14 +97,23 @@ def batch_shard(mesh: Mesh) -> tuple[int, int]:
     parts = axis_size(mesh, dict(LOGICAL_AXES)["batch"])
     indices = NamedSharding(mesh, partition_spec("batch")).addressable_devices_indices_map((parts,))
     held = sorted({index[0].indices(parts)[0] for index in indices.values() if index})
-    share = len(held)
-    if held != list(range(held[0], held[0] + share)) or parts % share or held[0] % share:
+    return share_of(held, parts)
+
+
+def share_of(held: Sequence[int], parts: int) -> tuple[int, int]:
+    """The number of the share that is made up of the parts ``held``, and of all shares.
+
+    Raises:
+        GplanError: they are not one of several equal, contiguous shares.
+    """
+    size, first = len(held), held[0]
+    if list(held) != list(range(first, first + size)) or parts % size or first % size:
         raise GplanError(
-            f"The devices of process {jax.process_index()} hold the parts {held} of {parts} of a "
-            "batch, which are no contiguous share; choose a mesh whose tensor axis divides the "
-            "devices of a host."
+            f"The devices of process {jax.process_index()} hold the parts {list(held)} of {parts} "
+            "of a batch, which are no contiguous, equal share; choose a mesh whose tensor axis "
+            "divides the devices of a host, or is a multiple of them."
         )
-    return held[0] // share, parts // share
+    return first // size, parts // size
 
 
 def put_batch(

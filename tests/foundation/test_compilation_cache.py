@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+from gplan_jax.foundation.compilation_cache import keep_compiled_programs
+keep_compiled_programs()
+import jax
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+print(jax.jit(lambda x: x * 2 + 1)(3.0))
+"""
+
+
+def run(**environment: str) -> None:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    subprocess.run([sys.executable, "-c", PROGRAM], check=True, env=kept | environment)
+
+
+def programs(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*-cache")}
+
+
+def test_programs_are_kept_under_the_users_cache(tmp_path: Path) -> None:
+    run(XDG_CACHE_HOME=str(tmp_path))
+    first = programs(tmp_path / "gplan" / "compiled")
+    assert first
+    run(XDG_CACHE_HOME=str(tmp_path))
+    assert programs(tmp_path / "gplan" / "compiled") == first
+
+
+def test_jax_own_variables_win(tmp_path: Path) -> None:
+    elsewhere, off = tmp_path / "elsewhere", tmp_path / "off"
+    run(XDG_CACHE_HOME=str(tmp_path / "cache"), JAX_COMPILATION_CACHE_DIR=str(elsewhere))
+    run(XDG_CACHE_HOME=str(off), JAX_ENABLE_COMPILATION_CACHE="false")
+    assert programs(elsewhere)
+    assert not programs(tmp_path / "cache") and not programs(off)
