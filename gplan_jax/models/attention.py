@@ -8,41 +8,88 @@ Letters: B batch, T queries, C keys, N query heads, K key/value heads (N = K * G
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, cast
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.typing import DTypeLike
 
 from gplan_jax.foundation import GplanError
+from gplan_jax.models.attention_merge import ATTENTION_RESIDUALS, Context, merged_attention
+from gplan_jax.models.sharding import axis_size, partition_spec
+
+__all__ = [
+    "ATTENTION_RESIDUALS",
+    "Context",
+    "Kernel",
+    "attention",
+    "causal_attention",
+    "causal_mask",
+    "over_mesh",
+    "resolve_kernel",
+]
 
 Kernel = Literal["xla", "cudnn", "splash"]
+KernelCall = Callable[[jax.Array, jax.Array, jax.Array, tuple[Context, ...]], jax.Array]
 
 # Finite, so that a row that may see nothing (a dummy row of a batch) gives numbers, not NaN.
 _MASKED_SCORE = float(jnp.finfo(jnp.float32).min)
 
+# Queries of one block of the XLA kernel: few enough that a block's scores stay near the processor.
+_QUERY_BLOCK = 128
+_MOST_BLOCKS = 16  # each block is compiled on its own
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Context:
-    """Keys and values that every query of a row sees, such as those of a shared prompt.
 
-    A leading 1 stands for every row of the batch: it is shared, not repeated.
+def resolve_kernel(name: str, *, platform: str, dtype: DTypeLike, head_dim: int) -> Kernel:
+    """Returns the kernel that ``name`` means: "auto" is the fastest that can run, else ``name``.
+
+    Args:
+        name: "auto", "xla", "cudnn" or "splash".
+        platform: of the devices: "cpu", "gpu" ("cuda") or "tpu".
+        dtype: of queries, keys and values.
+        head_dim: H.
+
+    Raises:
+        GplanError: the named kernel can't run here; the message says why.
     """
+    obstacles = {
+        "xla": None,
+        "cudnn": _cudnn_obstacle(platform, jnp.dtype(dtype), head_dim),
+        "splash": _splash_obstacle(platform, head_dim),
+    }
+    kernels: tuple[Kernel, ...] = ("cudnn", "splash", "xla")
+    for kernel in kernels:
+        if name in ("auto", kernel) and obstacles[kernel] is None:
+            return kernel
+    if name not in obstacles:
+        raise GplanError(
+            f"precision.attention={name} is no kernel; choose auto, {', '.join(kernels)}."
+        )
+    raise GplanError(
+        f"precision.attention={name} can't run here: {obstacles[name]}. Choose auto or xla."
+    )
 
-    key: jax.Array  # [1 or B, C, K, H], rotated
-    value: jax.Array  # [1 or B, C, K, H]
-    lengths: jax.Array  # int32 [1 or B]: keys c < length are visible
+
+def _cudnn_obstacle(platform: str, dtype: jnp.dtype, head_dim: int) -> str | None:
+    if platform not in ("gpu", "cuda"):
+        return f"cuDNN needs an NVIDIA GPU and these devices are {platform}"
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return f"cuDNN flash attention computes in bfloat16 or float16, not {dtype}"
+    if head_dim > 128 or head_dim % 8:
+        return f"cuDNN takes heads of a multiple of 8 up to 128, not of {head_dim}"
+    return None
 
 
-def resolve_kernel(
-    name: str, *, platform: str, dtype: jax.typing.DTypeLike, head_dim: int
-) -> Kernel:
-    """Returns the kernel that ``name`` ("auto" or a kernel's own name) means on a platform."""
-    if name == "auto":
-        return "xla"
-    return cast(Kernel, name)
+def _splash_obstacle(platform: str, head_dim: int) -> str | None:
+    if platform != "tpu":
+        return f"splash attention needs a TPU and these devices are {platform}"
+    if head_dim % 128:
+        return f"splash attention takes heads of a multiple of 128, not of {head_dim}"
+    return None
 
 
 def causal_attention(
@@ -68,38 +115,149 @@ def causal_attention(
         kernel: see ``resolve_kernel``.
 
     Returns:
-        [B, T, N, H] in the dtype of the values, with the softmax in float32. Outputs at t >= length
-        are finite and mean nothing; give them no cotangent.
+        [B, T, N, H] in the dtype of the values, with the softmax in float32; zero from a row's
+        length on, so that padding sends no gradient anywhere.
+
+    Raises:
+        GplanError: under a mesh, rows or heads that a GPU or TPU kernel can't share out equally.
     """
-    if kernel != "xla":
-        raise GplanError(f"kernel {kernel!r} can't run here: use 'xla'")
+    operands = (query_BxTxNxH, key_BxTxKxH, value_BxTxKxH, tuple(contexts))
+    if kernel == "xla":
+        mixed = _xla_attention(*operands)
+    elif kernel == "cudnn":
+        from gplan_jax.models.attention_cudnn import CUDNN_FLASH
+
+        mixed = over_mesh(partial(merged_attention, CUDNN_FLASH), *operands)
+    else:
+        from gplan_jax.models.attention_splash import splash_attention
+
+        mixed = over_mesh(splash_attention, *operands)
+    inside_BxT = jnp.arange(mixed.shape[1]) < lengths_B[:, None]
+    return jnp.where(inside_BxT[..., None, None], mixed, 0)
+
+
+def over_mesh(
+    call: KernelCall,
+    query_BxTxNxH: jax.Array,
+    key_BxTxKxH: jax.Array,
+    value_BxTxKxH: jax.Array,
+    contexts: tuple[Context, ...],
+) -> jax.Array:
+    """Runs a kernel that the compiler can't partition on each device's own rows and heads.
+
+    Rows are split over the batch axes of the mesh in force and heads over its tensor axis, by the
+    table of ``sharding``; shared contexts go whole to every row's device. A lone row is computed by
+    all, since its tokens depend on one another.
+
+    Raises:
+        GplanError: rows or heads don't divide by their mesh axes.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or any(kind is AxisType.Manual for kind in mesh.axis_types):
+        return call(query_BxTxNxH, key_BxTxKxH, value_BxTxKxH, contexts)
+    for what, axis, size in (
+        ("rows", "batch", query_BxTxNxH.shape[0]),
+        ("query heads", "heads", query_BxTxNxH.shape[2]),
+        ("key/value heads", "kv_heads", key_BxTxKxH.shape[2]),
+    ):
+        names = partition_spec(axis)[0]
+        if size % axis_size(mesh, names) and not (axis == "batch" and size == 1):
+            raise GplanError(
+                f"{size} {what} don't divide by mesh {names}={axis_size(mesh, names)}; choose "
+                "another mesh, or precision.attention=xla."
+            )
+
+    rows = "batch" if query_BxTxNxH.shape[0] > 1 else None
+
+    def spec_of(context: Context) -> Context:
+        own_rows = rows if context.key.shape[0] > 1 else None
+        kv = partition_spec(own_rows, None, "kv_heads", None)
+        return Context(kv, kv, partition_spec(own_rows))  # type: ignore[arg-type]
+
+    query = partition_spec(rows, None, "heads", None)
+    kv = partition_spec(rows, None, "kv_heads", None)
+    return jax.shard_map(
+        call,
+        in_specs=(query, kv, kv, tuple(map(spec_of, contexts))),
+        out_specs=query,
+        check_vma=False,  # the kernels don't say over which axes their results vary
+    )(query_BxTxNxH, key_BxTxKxH, value_BxTxKxH, contexts)
+
+
+def _xla_attention(
+    query_BxTxNxH: jax.Array,
+    key_BxTxKxH: jax.Array,
+    value_BxTxKxH: jax.Array,
+    contexts: tuple[Context, ...],
+) -> jax.Array:
+    """Attends a block of queries at a time, to its own keys up to the block's end only.
+
+    Each block is computed again in the backward pass rather than kept: the same time, and no [T, C]
+    scores between the passes (docs/architecture.md has figures).
+    """
     batch, queries, heads, head_dim = query_BxTxNxH.shape
     groups = key_BxTxKxH.shape[2]
     grouped = query_BxTxNxH.reshape(batch, queries, groups, heads // groups, head_dim)
-    scores = [_scores(grouped, key_BxTxKxH, jnp.tril(jnp.ones((1, queries, queries), bool)))]
-    for part in contexts:
-        seen = jnp.arange(part.key.shape[1]) < part.lengths[:, None]
-        scores.append(_scores(grouped, part.key, seen[:, None]))
-    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(value_BxTxKxH.dtype)
-    start, mixed = 0, jnp.zeros_like(grouped)
-    for value in (value_BxTxKxH, *(part.value for part in contexts)):
-        end = start + value.shape[1]
-        mixed += _mix(weights[..., start:end], value)
-        start = end
-    return mixed.reshape(batch, queries, heads, head_dim)
+    block = max(_QUERY_BLOCK, math.ceil(queries / _MOST_BLOCKS))
+    if batch == 1 and not jax.sharding.get_abstract_mesh().empty:
+        block = queries  # a lone row's tokens may be split over the mesh: slices would move them
+    mixed = []
+    for start in range(0, queries, block):
+        end = min(queries, start + block)
+        attend = jax.checkpoint(partial(_attend_block, start))
+        operands = (grouped[:, start:end], key_BxTxKxH[:, :end], value_BxTxKxH[:, :end])
+        mixed.append(attend(*operands, contexts))
+    return jnp.concatenate(mixed, axis=1).reshape(batch, queries, heads, head_dim)
+
+
+def _attend_block(
+    start: int,
+    query_BxTxKxGxH: jax.Array,
+    key_BxCxKxH: jax.Array,
+    value_BxCxKxH: jax.Array,
+    contexts: tuple[Context, ...],
+) -> jax.Array:
+    """One softmax over own keys, the last T of which the queries are, and contexts.
+
+    Scores stay in one array a part, in the order that its matrix product gives: joining them on the
+    key axis would copy the most memory there is here.
+    """
+    query_positions = start + jnp.arange(query_BxTxKxGxH.shape[1])
+    seen = jnp.arange(key_BxCxKxH.shape[1]) <= query_positions[:, None]
+    parts = [(_scores(query_BxTxKxGxH, key_BxCxKxH, seen[None, None, :, None]), value_BxCxKxH)]
+    for context in contexts:
+        seen = jnp.arange(context.key.shape[1]) < context.lengths[:, None]
+        scores = _scores(query_BxTxKxGxH, context.key, seen[:, None, None, None])
+        parts.append((scores, context.value))
+    peaks = [_rows_first(jnp.max(scores, axis=-1), value) for scores, value in parts]
+    # Softmax does not depend on what is subtracted: no gradient.
+    peak = jax.lax.stop_gradient(jnp.max(jnp.stack(peaks), axis=0))
+    total, mixed = jnp.zeros_like(peak), jnp.zeros(query_BxTxKxGxH.shape, jnp.float32)
+    for scores, value in parts:
+        weights = jnp.exp(scores - _rows_first(peak, value)[..., None])
+        total += _rows_first(jnp.sum(weights, axis=-1), value)
+        mixed += _mix(weights.astype(value.dtype), value)
+    return (mixed / total.transpose(0, 2, 1, 3)[..., None]).astype(value_BxCxKxH.dtype)
 
 
 def _scores(query_BxTxKxGxH: jax.Array, key: jax.Array, seen: jax.Array) -> jax.Array:
-    equation = "BTKGH,CKH->BKGTC" if key.shape[0] == 1 else "BTKGH,BCKH->BKGTC"
-    key = key[0] if key.shape[0] == 1 else key
+    """q k^T / sqrt(H) where seen: [B, K, T, G, C], or [K, B, T, G, C] for a key of all rows."""
+    shared = key.shape[0] == 1
+    equation, key = ("BTKGH,CKH->KBTGC", key[0]) if shared else ("BTKGH,BCKH->BKTGC", key)
     scores = jnp.einsum(equation, query_BxTxKxGxH, key, preferred_element_type=jnp.float32)
-    return jnp.where(seen[:, None, None], scores * query_BxTxKxGxH.shape[-1] ** -0.5, _MASKED_SCORE)
+    return jnp.where(seen, scores * query_BxTxKxGxH.shape[-1] ** -0.5, _MASKED_SCORE)
 
 
-def _mix(weights_BxKxGxTxC: jax.Array, value: jax.Array) -> jax.Array:
-    if value.shape[0] == 1:
-        return jnp.einsum("BKGTC,CKH->BTKGH", weights_BxKxGxTxC, value[0])
-    return jnp.einsum("BKGTC,BCKH->BTKGH", weights_BxKxGxTxC, value)
+def _mix(weights: jax.Array, value: jax.Array) -> jax.Array:
+    """Float32 sums [B, T, K, G, H] of values by weights, which are in the order of ``_scores``."""
+    shared = value.shape[0] == 1
+    equation, value = ("KBTGC,CKH->BTKGH", value[0]) if shared else ("BKTGC,BCKH->BTKGH", value)
+    return jnp.einsum(equation, weights, value, preferred_element_type=jnp.float32)
+
+
+def _rows_first(x: jax.Array, value: jax.Array) -> jax.Array:
+    """Turns [K, B, ...], the order of scores of a shared key, into [B, K, ...], and back."""
+    return x.swapaxes(0, 1) if value.shape[0] == 1 else x
 
 
 def attention(
