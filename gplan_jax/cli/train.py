@@ -39,16 +39,21 @@ def train(
     from gplan_jax.evaluation.during_training import train_and_evaluate
     from gplan_jax.foundation.config import load_config
     from gplan_jax.training.config import TrainConfig
+    from gplan_jax.training.distributed import joined
     from gplan_jax.training.metrics_log import best_evaluation
     from gplan_jax.training.preemption import RunStopped
+    from gplan_jax.training.rendezvous import StartTimeout
 
     settings = load_config(TrainConfig, config, overrides or [])
     try:
-        model = train_and_evaluate(settings, resume=resume, allow_changes=allow_changes)
+        with joined() as place:
+            model = train_and_evaluate(settings, resume=resume, allow_changes=allow_changes)
     except RunStopped as stopped:
         again = ["gplan", "train", str(config), *(overrides or []), "--resume"]
         typer.echo(f"{stopped}\n  {shlex.join(again)}", err=True)
         raise typer.Exit(stopped.exit_code) from None
+    except StartTimeout:
+        raise
     except OSError:
         print(
             f"The run in {settings.output} has stopped; its checkpoints so far are whole, and "
@@ -56,6 +61,8 @@ def train(
             file=sys.stderr,
         )
         raise
+    if place and place.process:
+        return  # The first process speaks for all.
     typer.echo(f"Finished. The model is in {model}")
     typer.echo(f"  figures of every step  {settings.output}/log.jsonl (tensorboard beside it)")
     best = best_evaluation(model.parent, settings.checkpoint.best_metric)

@@ -22,7 +22,8 @@ import jax
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.training.peer_watch import PeerWatch
-from gplan_jax.training.rendezvous import StartTimeout, meet
+from gplan_jax.training.preemption import RunStopped
+from gplan_jax.training.rendezvous import StartTimeout, assemble
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 DEVICES, BIND, TIMEOUT = (
@@ -72,7 +73,9 @@ def joined() -> Iterator[Place | None]:
         yield place
     except BaseException as error:
         watch.end()
-        if not isinstance(error, SystemExit):
+        if isinstance(error, RunStopped):  # All stop at the same step.
+            jax.distributed.shutdown()
+        else:
             watch.announce(f"{type(error).__name__}: {error}")
         raise
     watch.end()
@@ -92,7 +95,7 @@ def initialize(environment: Mapping[str, str] = os.environ) -> Place | None:
     if place is None:
         return None
     bind = environment.get(BIND)
-    meet(
+    assemble(
         place.address,
         process=place.process,
         processes=place.processes,

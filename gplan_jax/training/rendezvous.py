@@ -36,7 +36,7 @@ class _Guest:
     process: int | None = None
 
 
-def meet(
+def assemble(
     address: tuple[str, int],
     *,
     process: int,
