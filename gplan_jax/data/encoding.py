@@ -105,6 +105,12 @@ class ChatEncoder:
         """Number of tokens, added ones included."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def latent_ids(self) -> tuple[int, ...]:
+        """Ids of the latent tokens that the tokenizer has, ascending."""
+        ids = (self._tokenizer.token_to_id(token) for token in self.latents.tokens)
+        return tuple(sorted(index for index in ids if index is not None))
+
     def require_latents(self) -> None:
         """Raises GplanError where the tokenizer lacks a latent token."""
         missing = [t for t in self.latents.tokens if self._tokenizer.token_to_id(t) is None]

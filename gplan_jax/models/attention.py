@@ -87,8 +87,8 @@ def _cudnn_obstacle(platform: str, dtype: jnp.dtype, head_dim: int) -> str | Non
 def _splash_obstacle(platform: str, head_dim: int) -> str | None:
     if platform != "tpu":
         return f"splash attention needs a TPU and these devices are {platform}"
-    if head_dim % 128:
-        return f"splash attention takes heads of a multiple of 128, not of {head_dim}"
+    if head_dim % 128 and head_dim != 64:
+        return f"splash attention takes heads of 64 or a multiple of 128, not of {head_dim}"
     return None
 
 

@@ -23,6 +23,7 @@ from gplan_jax.models.attention import Context, Kernel, attention, causal_attent
 from gplan_jax.models.cache import KVCache, LayeredContext
 from gplan_jax.models.config import Qwen3Config
 from gplan_jax.models.layers import rms_norm, rotate, rotation
+from gplan_jax.models.low_rank import LowRank, TrainedRows
 from gplan_jax.models.sharding import constrain
 
 Remat = Literal["none", "full", "dots", "offload"]
@@ -47,15 +48,20 @@ class Attention(nnx.Module):
         self.query_norm = make.scale(h, "head_dim")
         self.key_norm = make.scale(h, "head_dim")
         self.eps = config.rms_norm_eps
+        self.query_lora: LowRank | None = nnx.data(None)
+        self.key_lora: LowRank | None = nnx.data(None)
+        self.value_lora: LowRank | None = nnx.data(None)
+        self.output_lora: LowRank | None = nnx.data(None)
 
     def __call__(self, x_BxTxD: jax.Array, cos_sin: CosSin, mix: Mix) -> tuple[jax.Array, Any]:
-        query = _project("BTD,DNH->BTNH", x_BxTxD, self.query)
-        key = _project("BTD,DKH->BTKH", x_BxTxD, self.key)
-        value = _project("BTD,DKH->BTKH", x_BxTxD, self.value)
+        query = _project("BTD,DNH->BTNH", x_BxTxD, self.query, self.query_lora)
+        key = _project("BTD,DKH->BTKH", x_BxTxD, self.key, self.key_lora)
+        value = _project("BTD,DKH->BTKH", x_BxTxD, self.value, self.value_lora)
         query = rotate(rms_norm(query, self.query_norm[...], self.eps), cos_sin)
         key = rotate(rms_norm(key, self.key_norm[...], self.eps), cos_sin)
         mixed, kept = mix(query, key, value)
-        return _project("BTNH,NHD->BTD", mixed.astype(x_BxTxD.dtype), self.output), kept
+        mixed = mixed.astype(x_BxTxD.dtype)
+        return _project("BTNH,NHD->BTD", mixed, self.output, self.output_lora), kept
 
 
 class Mlp(nnx.Module):
@@ -67,10 +73,14 @@ class Mlp(nnx.Module):
         self.gate = make.matrix((d, f), ("embed", "mlp"))
         self.up = make.matrix((d, f), ("embed", "mlp"))
         self.down = make.matrix((f, d), ("mlp", "embed"))
+        self.gate_lora: LowRank | None = nnx.data(None)
+        self.up_lora: LowRank | None = nnx.data(None)
+        self.down_lora: LowRank | None = nnx.data(None)
 
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
-        gate = jax.nn.silu(_project("BTD,DF->BTF", x_BxTxD, self.gate))
-        return _project("BTF,FD->BTD", gate * _project("BTD,DF->BTF", x_BxTxD, self.up), self.down)
+        gate = jax.nn.silu(_project("BTD,DF->BTF", x_BxTxD, self.gate, self.gate_lora))
+        up = _project("BTD,DF->BTF", x_BxTxD, self.up, self.up_lora)
+        return _project("BTF,FD->BTD", gate * up, self.down, self.down_lora)
 
 
 class Block(nnx.Module):
@@ -125,6 +135,7 @@ class Qwen3(nnx.Module):
         tied = config.tie_word_embeddings
         self.head = None if tied else make.matrix(vocabulary, ("vocab", "embed"))
         self.final_norm = make.scale(config.hidden_size, "embed")
+        self.trained_rows: TrainedRows | None = nnx.data(None)  # see ``lora``
 
         @nnx.split_rngs(splits=config.num_hidden_layers)
         @nnx.vmap(transform_metadata={nnx.PARTITION_NAME: "layers"})
@@ -252,7 +263,8 @@ class Qwen3(nnx.Module):
 
     def head_VxD(self) -> jax.Array:
         """Returns the output matrix [V, D]: the embedding itself where they are tied."""
-        return self.embedding[...] if self.head is None else self.head[...]
+        head = self.embedding[...] if self.head is None else self.head[...]
+        return head if self.trained_rows is None else self.trained_rows.put_into(head, "head")
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Returns float32 logits [..., V] of states [..., D]."""
@@ -260,7 +272,10 @@ class Qwen3(nnx.Module):
         return jnp.einsum("...D,VD->...V", hidden, head, preferred_element_type=jnp.float32)
 
     def _embed(self, input_ids_BxT: jax.Array) -> jax.Array:
-        return self.embedding[...][input_ids_BxT].astype(self.compute_dtype)
+        embedded = self.embedding[...][input_ids_BxT].astype(self.compute_dtype)
+        if self.trained_rows is None:
+            return embedded
+        return self.trained_rows.embed(input_ids_BxT, embedded)
 
     def _finish(self, hidden_BxTxD: jax.Array) -> jax.Array:
         return rms_norm(hidden_BxTxD, self.final_norm[...], self.config.rms_norm_eps)
@@ -293,8 +308,9 @@ def _split_rows(hidden_BxTxD: jax.Array) -> jax.Array:
     return constrain(hidden_BxTxD, "batch", None, None)
 
 
-def _project(equation: str, x: jax.Array, weight: nnx.Param) -> jax.Array:
-    return jnp.einsum(equation, x, weight[...].astype(x.dtype))
+def _project(equation: str, x: jax.Array, weight: nnx.Param, adapter: LowRank | None) -> jax.Array:
+    projected = jnp.einsum(equation, x, weight[...].astype(x.dtype))
+    return projected if adapter is None else projected + adapter(equation, x)
 
 
 def _rematerialised(function: Any, remat: Remat) -> Any:

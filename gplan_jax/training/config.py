@@ -97,6 +97,25 @@ class MeshConfig(Config):
     tensor: int = Field(1, ge=-1)
 
 
+class LoraConfig(Config):
+    """Low-rank adapters instead of all weights; latent tokens' embedding rows always train too.
+
+    The frozen weights are held in ``precision.compute``; adapters and their optimizer are float32.
+    Adapters want a far higher learning rate than whole weights: 1e-4 is a usual start.
+
+    Attributes:
+        rank: of the adapters; 0 trains all weights.
+        alpha: their part is scaled by alpha / rank.
+        targets: projections that have one.
+    """
+
+    rank: int = Field(0, ge=0)
+    alpha: float = Field(32.0, gt=0)
+    targets: list[Literal["query", "key", "value", "output", "gate", "up", "down"]] = Field(
+        ["query", "key", "value", "output", "gate", "up", "down"], min_length=1
+    )
+
+
 class PrecisionConfig(Config):
     """Storage of the weights, dtype of the products, and what is computed again backwards.
 
@@ -178,6 +197,7 @@ class TrainConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
     precision: PrecisionConfig = PrecisionConfig()
+    lora: LoraConfig = LoraConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     logging: LoggingConfig = LoggingConfig()

@@ -268,12 +268,12 @@ def _save_best(
 
 def _save_model(run: Run, params: Params, folder: Path) -> None:
     """Writes weights with all that reads them as a model directory, once for all processes."""
+    model = run.finished_model(params)
     if jax.process_count() > 1:
-        params = jax.tree.map(_whole, params)
+        nnx.update(model, jax.tree.map(_whole, nnx.state(model, nnx.Param)))
     if is_primary():
-        nnx.update(run.model, params)
         with atomic_directory(folder) as temporary:
-            save_model_directory(run.model, temporary, source_dir=Path(run.config.model))
+            save_model_directory(model, temporary, source_dir=Path(run.config.model))
             rows = run.training_set
             save_task(temporary, Task(rows.template, rows.library, rows.max_length))
     meet(f"{folder.name} is written")

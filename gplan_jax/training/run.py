@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grain
 import jax
@@ -22,11 +24,13 @@ from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.models import Qwen3, load_qwen3
 from gplan_jax.models.attention import resolve_kernel
 from gplan_jax.models.directory import read_config
+from gplan_jax.models.lora import add_lora, merged
+from gplan_jax.models.low_rank import LoraParam
 from gplan_jax.objectives.curriculum import CompressionCurriculum
 from gplan_jax.training.config import TrainConfig
 from gplan_jax.training.mesh import batch_shard, check_mesh, make_mesh, put_batch
 from gplan_jax.training.run_directory import CACHE_NAME
-from gplan_jax.training.state import TrainState, make_optimizer, make_schedule
+from gplan_jax.training.state import Params, TrainState, make_optimizer, make_schedule
 from gplan_jax.training.step import (
     ROW_FIELDS,
     SHARED_FIELDS,
@@ -55,18 +59,20 @@ class Run:
             lambda params: TrainState.create(params, self.optimizer),
             out_shardings=self._state_shardings,
         )
-        return create(nnx.state(self.model, nnx.Param))
+        return create(self._trained)
 
     def train_step(self) -> TrainStep:
         """The compiled step: (state, batch on devices) -> (state, metrics)."""
-        return make_train_step(
-            nnx.graphdef(self.model),
+        graphdef, _, *frozen = nnx.split(self.model, *self._filters)
+        step = make_train_step(
+            graphdef,
             self.optimizer,
             loss=self.config.loss,
             average="sections" if self.config.mode == Mode.PICD else "tokens",
             accumulation_steps=self.config.accumulation_steps,
             state_shardings=self._state_shardings,
         )
+        return functools.partial(step, frozen=frozen[0]) if frozen else step
 
     def batches(self) -> grain.DatasetIterator:
         """This process's share of every batch, from the first step; its state is the next step."""
@@ -91,9 +97,23 @@ class Run:
         nnx.update(self.model, state.params)
         return self.model
 
+    def finished_model(self, params: Params) -> Qwen3:
+        """The model with trained parameters as it is saved: adapters merged into the weights."""
+        nnx.update(self.model, params)
+        return merged(self.model) if self.config.lora.rank else self.model
+
+    @property
+    def _filters(self) -> tuple[Any, ...]:
+        """What trains, and what is frozen beside it."""
+        return (LoraParam, ...) if self.config.lora.rank else (nnx.Param,)
+
+    @property
+    def _trained(self) -> Params:
+        return nnx.state(self.model, self._filters[0])
+
     @property
     def _state_shardings(self) -> TrainState:
-        return TrainState.shardings(nnx.state(self.model, nnx.Param), self.optimizer, self.mesh)
+        return TrainState.shardings(self._trained, self.optimizer, self.mesh)
 
 
 def prepare(config: TrainConfig, directory: Path) -> Run:
@@ -106,9 +126,10 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
     check_mesh(mesh, config, read_config(config.model))
     mode = Mode(config.mode)
     skipped: list[RowError] = []
+    encoder = ChatEncoder.load(config.model)
     training_set = TrainingSet.read(
         config.data.train,
-        encoder=ChatEncoder.load(config.model),
+        encoder=encoder,
         template=PromptTemplate.load(config.data.template),
         library=IntentLibrary.load(config.data.library),
         mode=mode,
@@ -117,9 +138,11 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
         skipped=skipped,
     )
     report_skipped(skipped)
+    lora, precision = config.lora, config.precision
     model = load_qwen3(
         config.model,
-        param_dtype=jnp.dtype(config.precision.params),
+        # Frozen weights are never updated: no master copy is needed beyond what is multiplied.
+        param_dtype=jnp.dtype(precision.compute if lora.rank else precision.params),
         compute_dtype=jnp.dtype(config.precision.compute),
         remat=config.precision.remat,
         mesh=mesh,
@@ -130,6 +153,16 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
         dtype=model.compute_dtype,
         head_dim=model.config.head_dim,
     )
+    if lora.rank:
+        add_lora(
+            model,
+            rank=lora.rank,
+            alpha=lora.alpha,
+            targets=lora.targets,
+            trained_rows=encoder.latent_ids,
+            seed=config.seed,
+            mesh=mesh,
+        )
     curriculum = CompressionCurriculum(
         len(training_set), epochs_per_stage=config.epochs_per_stage if mode is Mode.PICD else None
     )

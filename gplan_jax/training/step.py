@@ -31,7 +31,7 @@ from gplan_jax.training.config import LossConfig
 from gplan_jax.training.state import Params, TrainState
 
 DeviceBatch = Mapping[str, Array]
-TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, Metrics]]
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
 KeysValues = tuple[tuple[Array, Array], ...]
 ROW_FIELDS = ("tokens", "lengths", "targets", "target_positions", "sections")
 SHARED_FIELDS = ("prefix", "prefix_length")
@@ -49,7 +49,8 @@ def make_train_step(
     """Builds the step of a run.
 
     Args:
-        graphdef: static part of the model, from ``nnx.split(model, nnx.Param)``.
+        graphdef: static part of the model, from ``nnx.split(model, nnx.Param)``, or from
+            ``nnx.split(model, LoraParam, ...)`` where adapters train.
         optimizer: turns gradients into updates.
         loss: section weights and vocabulary slice.
         average: "sections" for the section-normalized loss (PICD, equation 5), "tokens" for the
@@ -59,12 +60,19 @@ def make_train_step(
         state_shardings: where the state lives, so that it stays there; None on one device.
 
     Returns:
-        A compiled function that donates the state. Batches hold ``ROW_FIELDS``, and
-        ``SHARED_FIELDS`` where their rows share a prefix, as ``data.pipeline.BatchLoader`` makes
-        them. Metrics are scalars: ``loss``, those of ``section_metrics``, ``grad_norm``.
+        A compiled function (state, batch, frozen=None) that donates the state; ``frozen`` is what
+        ``nnx.split`` leaves beside the trained parameters, if anything. Batches hold
+        ``ROW_FIELDS``, and ``SHARED_FIELDS`` where their rows share a prefix, as
+        ``data.pipeline.BatchLoader`` makes them. Metrics are scalars: ``loss``, those of
+        ``section_metrics``, ``grad_norm``.
     """
 
-    def step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, batch: DeviceBatch, frozen: Params = None
+    ) -> tuple[TrainState, Metrics]:
+        def model_of(params: Params) -> Qwen3:
+            return nnx.merge(graphdef, params, *([] if frozen is None else [frozen]))
+
         counts = section_counts(batch["sections"])
         if average == "sections":
             weights = section_weights(
@@ -77,12 +85,13 @@ def make_train_step(
             params: Params, prefix: KeysValues, rows: DeviceBatch
         ) -> tuple[Array, Array]:
             contexts = [LayeredContext(*kv, batch["prefix_length"][None]) for kv in prefix]
-            model = nnx.merge(graphdef, params)
-            sums = response_loss_sums(model, rows, contexts, vocab_chunk=loss.vocab_chunk)
+            sums = response_loss_sums(
+                model_of(params), rows, contexts, vocab_chunk=loss.vocab_chunk
+            )
             return jnp.sum(sums * weights), sums
 
         def run_prefix(params: Params) -> KeysValues:
-            return prefix_keys_values(nnx.merge(graphdef, params), batch)
+            return prefix_keys_values(model_of(params), batch)
 
         prefix, pull_back = jax.vjp(run_prefix, state.params)
         rows = {name: batch[name] for name in ROW_FIELDS}
