@@ -18,7 +18,7 @@ from gplan_jax.models.parameter_store import ParameterStore, stacked_shape
 from gplan_jax.models.params import Rule, check_tensors, layers_of, rules
 from gplan_jax.models.qwen3 import Qwen3, Remat
 from gplan_jax.models.safetensors_files import StoredTensor, stored_tensors
-from gplan_jax.models.sharding import named_shardings
+from gplan_jax.models.sharding import LOGICAL_AXES, named_shardings
 from gplan_jax.models.tokenizer_files import check_tokenizer
 
 Sharding = NamedSharding | SingleDeviceSharding
@@ -74,15 +74,17 @@ def abstract_qwen3(
     remat: Remat = "none",
 ) -> Qwen3:
     """A model of shapes without values: nothing random is computed, nothing is allocated."""
-    return nnx.eval_shape(
-        lambda: Qwen3(
-            config,
-            rngs=nnx.Rngs(0),
-            param_dtype=param_dtype,
-            compute_dtype=compute_dtype,
-            remat=remat,
+    # Where a mesh is set, NNX looks the names of the axes up at once.
+    with nnx.logical_axis_rules(LOGICAL_AXES):
+        return nnx.eval_shape(
+            lambda: Qwen3(
+                config,
+                rngs=nnx.Rngs(0),
+                param_dtype=param_dtype,
+                compute_dtype=compute_dtype,
+                remat=remat,
+            )
         )
-    )
 
 
 def _shardings(model: Qwen3, mesh: Mesh | None) -> dict:
