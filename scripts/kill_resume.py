@@ -3,7 +3,7 @@
     python scripts/kill_resume.py --kills 20 --seed 0 --work runs/kill_resume
 
 One run is left in peace. Another gets SIGKILL at random moments, by turns: anywhere from its start
-on, some time after it took a step, and while a checkpoint is being written. At the end both must
+on, some steps later, and while a checkpoint is being written. At the end both must
 have the same weights bit for bit and the same log; every row must have gone to the device exactly
 once an epoch (a witness beside the run writes down their ids); and no kill may cost a checkpoint.
 Exits with 1 and says what differs where that does not hold. On one CPU; takes some 10 minutes.
@@ -21,12 +21,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 ROWS, BATCH, EPOCHS, EVERY = 96, 4, 10, 3
-KINDS = ("anywhere", "after a step", "in a save")
+STEPS = ROWS // BATCH * EPOCHS
+KINDS = ("anywhere", "after steps", "in a save")
 
 
 @dataclass
@@ -55,7 +57,7 @@ def main() -> None:
     faults = _compare(work) + _count_rows(work) + _lost(kills)
     report = {
         "kills": [asdict(kill) for kill in kills],
-        "steps": ROWS // BATCH * EPOCHS,
+        "steps": STEPS,
         "steps_taken_again": _taken_again(work),
         "unbroken_seconds": round(unbroken_seconds, 1),
         "seconds": round(time.monotonic() - started, 1),
@@ -94,25 +96,29 @@ def _strike(
     run: Path, process: subprocess.Popen[bytes], kind: str, chance: random.Random
 ) -> Kill | None:
     """Kills the process at a moment of the given kind; None where it ended before."""
-    started, before = time.monotonic(), _log_size(run)
-    until = started + chance.uniform(0, 7) if kind == "anywhere" else None
+    started, lines, left = time.monotonic(), _lines(run), _writing(run)
+    # Kills spread over the run on any machine: by steps and saves, and by time only at the start.
+    steps, saves = chance.randint(1, 2 * STEPS // 20), chance.randint(1, 2 * STEPS // EVERY // 20)
+    seen: set[tuple[str, int]] = set()
+    until = started + chance.uniform(0, 8) if kind == "anywhere" else None
     while until is None or time.monotonic() < until:
         if process.poll() is not None:
             return None
-        if until is None and kind == "after a step" and _log_size(run) > before:
-            until = time.monotonic() + chance.uniform(0, 0.7)
-        if until is None and kind == "in a save" and _saving(run):
+        seen |= _writing(run) - left
+        if until is None and kind == "after steps" and _lines(run) >= lines + steps:
+            until = time.monotonic() + chance.uniform(0, 0.3)
+        if until is None and kind == "in a save" and len(seen) >= saves:
             until = time.monotonic() + chance.uniform(0, 0.05)
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    steps = [record["step"] for record in _records(run / "log.jsonl")]
+    logged = [record["step"] for record in _records(run / "log.jsonl")]
     return Kill(
         kind,
         round(time.monotonic() - started, 3),
-        max(steps, default=0),
+        max(logged, default=0),
         max(_checkpoints(run), default=0),
-        _saving(run),
+        bool(_writing(run) - left),
     )
 
 
@@ -256,7 +262,7 @@ def _count_rows(work: Path) -> list[str]:
         if earlier["ids"] != entry["ids"]:
             faults.append(f"step {entry['step']} was taken again with other rows")
         steps[entry["step"]] = entry
-    if sorted(steps) != list(range(1, ROWS // BATCH * EPOCHS + 1)):
+    if sorted(steps) != list(range(1, STEPS + 1)):
         faults.append("a step is missing")
     for epoch in range(EPOCHS):
         seen = Counter(
@@ -278,7 +284,7 @@ def _lost(kills: list[Kill]) -> list[str]:
 
 
 def _taken_again(work: Path) -> int:
-    return len(_records(work / "killed-rows.jsonl")) - ROWS // BATCH * EPOCHS
+    return len(_records(work / "killed-rows.jsonl")) - STEPS
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
@@ -288,17 +294,22 @@ def _records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _log_size(run: Path) -> int:
+def _lines(run: Path) -> int:
     log = run / "log.jsonl"
-    return log.stat().st_size if log.is_file() else 0
+    return log.read_bytes().count(b"\n") if log.is_file() else 0
 
 
 def _checkpoints(run: Path) -> list[int]:
     return [int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit()]
 
 
-def _saving(run: Path) -> bool:
-    return any((run / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+def _writing(run: Path) -> set[tuple[str, int]]:
+    """The checkpoints being written, or left half written; the inode tells a new one of a name."""
+    found = set()
+    for path in (run / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
+        with suppress(FileNotFoundError):
+            found.add((path.name, path.stat().st_ino))
+    return found
 
 
 def _arguments() -> argparse.Namespace:

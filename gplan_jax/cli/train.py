@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -45,24 +44,31 @@ def train(
     from gplan_jax.training.rendezvous import StartTimeout
 
     settings = load_config(TrainConfig, config, overrides or [])
+    stopped: RunStopped | None = None
     try:
         with joined() as place:
-            model = train_and_evaluate(settings, resume=resume, allow_changes=allow_changes)
-    except RunStopped as stopped:
-        again = ["gplan", "train", str(config), *(overrides or []), "--resume"]
-        typer.echo(f"{stopped}\n  {shlex.join(again)}", err=True)
-        raise typer.Exit(stopped.exit_code) from None
+            try:
+                model = train_and_evaluate(settings, resume=resume, allow_changes=allow_changes)
+            except RunStopped as stop:
+                stopped = stop  # All processes stop at the same step; none of them has failed.
     except StartTimeout:
         raise
     except OSError:
-        print(
-            f"The run in {settings.output} has stopped; its checkpoints so far are whole, and "
-            "--resume goes on from the newest.",
-            file=sys.stderr,
-        )
+        if (Path(settings.output) / "config.yaml").is_file():
+            typer.echo(
+                f"The run in {settings.output} has stopped; its checkpoints so far are whole, and "
+                "--resume goes on from the newest.",
+                err=True,
+            )
         raise
-    if place and place.process:
-        return  # The first process speaks for all.
+    first = not (place and place.process)  # It speaks for all.
+    if stopped:
+        if first:
+            again = ["gplan", "train", str(config), *(overrides or []), "--resume"]
+            typer.echo(f"{stopped}\n  {shlex.join(again)}", err=True)
+        raise typer.Exit(stopped.exit_code)
+    if not first:
+        return
     typer.echo(f"Finished. The model is in {model}")
     typer.echo(f"  figures of every step  {settings.output}/log.jsonl (tensorboard beside it)")
     best = best_evaluation(model.parent, settings.checkpoint.best_metric)

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import nnx
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.training.array_marks import Mark
+from gplan_jax.training.array_marks import Mark, mark_arrays
 from gplan_jax.training.config import TrainConfig
 from gplan_jax.training.run import Run
 
@@ -34,8 +35,8 @@ Record = dict[str, Any]
 def fingerprint_inputs(run: Run) -> dict[str, str]:
     """Hashes of what a run reads: rows with labels, prompt and library, tokenizer, model shape.
 
-    Content and not paths: files may move. The weights that a run starts from are not hashed; a
-    resumed run takes its weights from the checkpoint.
+    Content and not paths: files may move. The weights that a run starts from count where adapters
+    are trained on top of them; otherwise a resumed run takes all weights from the checkpoint.
     """
     rows = run.training_set
     data = hashlib.sha256()
@@ -47,7 +48,7 @@ def fingerprint_inputs(run: Run) -> dict[str, str]:
         "rows": data.hexdigest(),
         "prompt": _digest(prompt),
         "tokenizer": rows.encoder.fingerprint,
-        "model": _digest(dataclasses.asdict(run.model.config)),
+        "model": _digest([dataclasses.asdict(run.model.config), _frozen(run)]),
     }
 
 
@@ -131,6 +132,14 @@ def wrong_arrays(record: Record, marks: Mapping[str, Mark]) -> Sequence[str]:
     """Names of the arrays that are not what was saved."""
     saved = record["arrays"]
     return [name for name, mark in marks.items() if saved[name][-1] != mark.checksum]
+
+
+def _frozen(run: Run) -> list[int]:
+    """Checksums of the weights that training leaves as they are."""
+    if not run.config.lora.rank:
+        return []
+    arrays = enumerate(jax.tree.leaves(nnx.state(run.model, nnx.Param)))
+    return [mark.checksum for mark in mark_arrays({str(n): x for n, x in arrays}).values()]
 
 
 def _digest(value: Any) -> str:
