@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from gplan_jax.cli import convert, evaluation, synthesis, train
+from gplan_jax.cli import convert, evaluation, memory, synthesis, train
 from gplan_jax.cli import quickstart as quickstart_command
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.compilation_cache import keep_compiled_programs
@@ -28,6 +28,7 @@ for command in (
     synthesis.synthesize,
     synthesis.explain,
     train.train,
+    memory.plan_memory,
     evaluation.evaluate,
     evaluation.score,
     evaluation.plan,

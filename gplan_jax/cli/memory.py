@@ -1,0 +1,77 @@
+"""`gplan plan-memory`: what a training step needs on devices that need not be here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def plan_memory(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run; configs/ holds some.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Replace values, e.g. mesh.tensor=2."),
+    ] = None,
+    topology: Annotated[
+        str, typer.Option(help="e.g. v5e:4x4, v5p:2x2x4, v6e:2x4, h100:8, or local.")
+    ] = "local",
+    model: Annotated[
+        str | None, typer.Option(help="A shipped shape (qwen3-1.7b, ...) for config.model.")
+    ] = None,
+    sequence_length: Annotated[
+        int | None, typer.Option(help="Longest row, prompt and response; data.max_length if unset.")
+    ] = None,
+    prefix_length: Annotated[int, typer.Option(help="Tokens of the shared system prompt.")] = 761,
+    response_length: Annotated[int, typer.Option(help="Tokens of the longest response.")] = 311,
+    search: Annotated[
+        bool, typer.Option(help="Where it does not fit, look for the nearest setting that does.")
+    ] = True,
+) -> None:
+    """Compile the training step for a topology and say what it needs and whether it fits.
+
+    Needs no weights, no rows and no accelerator; for TPUs, libtpu (gplan-jax[tpu]).
+
+    Example: gplan plan-memory configs/picd_qwen3_1_7b.yaml --topology v5e:4x4
+    """
+    import jax
+
+    from gplan_jax.foundation.config import load_config
+    from gplan_jax.training.abstract_step import RowLengths, model_shape
+    from gplan_jax.training.config import TrainConfig
+    from gplan_jax.training.memory_plan import MemoryPlan, plan_memory
+    from gplan_jax.training.memory_report import describe
+    from gplan_jax.training.memory_search import overrides as changes
+    from gplan_jax.training.memory_search import search_fitting
+    from gplan_jax.training.topologies import parse_topology
+
+    settings = load_config(TrainConfig, config, overrides or [])
+    devices = parse_topology(topology)
+    if devices.needs_libtpu:
+        # Only a compiler is wanted: libtpu would look for chips on this machine, and wait for them.
+        jax.config.update("jax_platforms", "cpu")
+    shape = model_shape(settings, model)
+    lengths = RowLengths(
+        sequence_length or settings.data.max_length, prefix_length, response_length
+    )
+
+    def plan_of(candidate: TrainConfig) -> MemoryPlan:
+        return plan_memory(candidate, shape, devices, lengths)
+
+    def progress(line: str) -> None:
+        typer.echo(line, err=True)
+
+    progress(f"planning {config} on {topology}; compiling takes about a minute")
+    plan = plan_of(settings)
+    typer.echo(describe(plan))
+    if plan.fits or not plan.capacity or not search:
+        return
+    result = search_fitting(settings, shape, devices.devices, plan_of, report=progress)
+    if result.found is None:
+        stopped = "" if result.complete else f" (stopped after {len(result.tried)} plans)"
+        typer.echo(f"No setting that was tried fits{stopped}; take more devices or fewer rows.")
+        raise typer.Exit(1)
+    typer.echo("")
+    typer.echo(f"The nearest setting that fits: {' '.join(changes(settings, result.found.config))}")
+    typer.echo(describe(result.found))

@@ -1,0 +1,208 @@
+"""A run's step with shapes in place of values: no weights, no rows, no devices needed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gplan_jax.data.batch_plan import round_up
+from gplan_jax.data.training_set import Mode
+from gplan_jax.foundation import GplanError
+from gplan_jax.models import Qwen3
+from gplan_jax.models.attention import resolve_kernel
+from gplan_jax.models.config import Qwen3Config
+from gplan_jax.models.directory import read_config
+from gplan_jax.models.loading import abstract_qwen3
+from gplan_jax.models.sharding import partition_spec
+from gplan_jax.objectives.curriculum import CompressionCurriculum
+from gplan_jax.training.config import TrainConfig
+from gplan_jax.training.mesh import check_mesh
+from gplan_jax.training.state import TrainState, make_optimizer, make_schedule
+from gplan_jax.training.step import make_train_step
+
+
+def _qwen3(d: int, f: int, layers: int, n: int, k: int) -> Qwen3Config:
+    return Qwen3Config(151_936, d, f, layers, n, k, head_dim=128, tie_word_embeddings=True)
+
+
+# Public config.json files of the dense Qwen3 models.
+QWEN3_SHAPES = {
+    "qwen3-0.6b": _qwen3(1024, 3072, 28, 16, 8),
+    "qwen3-1.7b": _qwen3(2048, 6144, 28, 16, 8),
+    "qwen3-4b": _qwen3(2560, 9728, 36, 32, 8),
+}
+
+
+@dataclass(frozen=True)
+class RowLengths:
+    """Tokens of the longest row that a batch is to hold.
+
+    Attributes:
+        sequence: prompt and response together.
+        prefix: the system prompt, which all rows share.
+        response: the supervised part.
+    """
+
+    sequence: int
+    prefix: int
+    response: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.prefix + self.response < self.sequence:
+            raise GplanError(
+                f"prefix {self.prefix} and response {self.response} leave nothing of a sequence "
+                f"of {self.sequence} tokens; give --sequence-length, --prefix-length and "
+                "--response-length that fit together."
+            )
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """Padded sizes of a batch, as ``data.pipeline.BatchLoader`` makes it.
+
+    Attributes:
+        rows: of an optimizer step.
+        tokens: S, of a row without the shared prefix.
+        responses: R, supervised positions of a row.
+        prefix: P, 0 in the plain layout.
+    """
+
+    rows: int
+    tokens: int
+    responses: int
+    prefix: int
+
+
+@dataclass(frozen=True)
+class AbstractStep:
+    """A run's jitted step and what it is called with; the arrays are shapes with shardings."""
+
+    model: Qwen3
+    step: Any
+    state: TrainState
+    batch: Any
+
+
+def model_shape(config: TrainConfig, name: str | None = None) -> Qwen3Config:
+    """The shape of a run's model: its directory's config.json, else a shipped shape by name.
+
+    Args:
+        config: ``config.model`` is the directory.
+        name: a name in ``QWEN3_SHAPES``, read instead of the directory.
+
+    Raises:
+        GplanError: there is neither.
+    """
+    directory = Path(config.model)
+    if name is None and (directory / "config.json").is_file():
+        return read_config(directory)
+    wanted = (name or directory.name).lower()
+    for known, shape in QWEN3_SHAPES.items():
+        if re.sub(r"[^a-z0-9.]", "", wanted) == known.replace("-", ""):
+            return shape
+    known_names = ", ".join(QWEN3_SHAPES)
+    if name is not None:
+        raise GplanError(f"--model {name!r} is no shipped shape; choose one of {known_names}.")
+    raise GplanError(
+        f"{directory}/config.json does not exist, and the name says no shape; make the directory "
+        f"with gplan convert, or give --model with one of {known_names}."
+    )
+
+
+def batch_shape(config: TrainConfig, lengths: RowLengths) -> BatchShape:
+    """Sizes of the batch that holds rows of ``lengths``, padded as the config says."""
+    data = config.data
+    shared = lengths.prefix if data.layout == "prefix_tree" else 0
+    return BatchShape(
+        rows=config.batch_size,
+        tokens=round_up(lengths.sequence - shared, data.length_multiple),
+        responses=round_up(lengths.response, data.response_multiple),
+        prefix=round_up(shared, data.length_multiple),
+    )
+
+
+def abstract_step(
+    config: TrainConfig,
+    shape: Qwen3Config,
+    mesh: Mesh,
+    batch: BatchShape,
+    *,
+    platform: str,
+) -> AbstractStep:
+    """The step that ``training.run`` would build on ``mesh``, and the shapes it is called with.
+
+    Args:
+        platform: of the mesh's devices: "tpu", "gpu" or "cpu"; it decides the attention kernel.
+
+    Raises:
+        GplanError: rows, heads or widths do not divide by the mesh, or a kernel can't run there.
+    """
+    check_mesh(mesh, config, shape)
+    model = abstract_qwen3(
+        shape,
+        jnp.dtype(config.precision.params),
+        jnp.dtype(config.precision.compute),
+        config.precision.remat,
+    )
+    model.kernel = resolve_kernel(
+        config.precision.attention,
+        platform=platform,
+        dtype=model.compute_dtype,
+        head_dim=shape.head_dim,
+    )
+    mode = Mode(config.mode)
+    # Only the learning rate depends on the number of steps, and it costs nothing.
+    schedule = make_schedule(
+        config.optimizer,
+        steps_per_epoch=1000,
+        total_steps=1000 * config.epochs,
+        curriculum=CompressionCurriculum(
+            1000, epochs_per_stage=config.epochs_per_stage if mode is Mode.PICD else None
+        ),
+    )
+    optimizer = make_optimizer(config.optimizer, schedule)
+    params = nnx.state(model, nnx.Param)
+    shardings = TrainState.shardings(params, optimizer, mesh)
+    state = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        jax.eval_shape(lambda weights: TrainState.create(weights, optimizer), params),
+        shardings,
+    )
+    step = make_train_step(
+        nnx.graphdef(model),
+        optimizer,
+        loss=config.loss,
+        average="sections" if mode is Mode.PICD else "tokens",
+        accumulation_steps=config.accumulation_steps,
+        state_shardings=shardings,
+    )
+    return AbstractStep(model, step, state, abstract_batch(batch, mesh))
+
+
+def abstract_batch(shape: BatchShape, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays of a batch as shapes, laid out over ``mesh`` as ``mesh.put_batch`` does."""
+    rows = NamedSharding(mesh, partition_spec("batch"))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    responses = (shape.rows, shape.responses)
+    sizes = {
+        "tokens": ((shape.rows, shape.tokens), jnp.int32),
+        "lengths": ((shape.rows,), jnp.int32),
+        "targets": (responses, jnp.int32),
+        "target_positions": (responses, jnp.int32),
+        "sections": (responses, jnp.int8),
+    }
+    batch = {
+        name: jax.ShapeDtypeStruct(size, dtype, sharding=rows)
+        for name, (size, dtype) in sizes.items()
+    }
+    if shape.prefix:
+        batch["prefix"] = jax.ShapeDtypeStruct((shape.prefix,), jnp.int32, sharding=everywhere)
+        batch["prefix_length"] = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+    return batch

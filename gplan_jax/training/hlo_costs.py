@@ -1,0 +1,406 @@
+"""What one step of a compiled module costs a device: FLOPs, main-memory traffic and collectives.
+
+All figures are multiplied by the trip counts of the loops around them (``hlo_module``).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gplan_jax.training.hlo_module import Computation, Instruction, Module, Shape, parse_shapes
+
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+# Instructions that only name, group or await data; copies are counted where they start.
+_NO_TRAFFIC = [
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "call",
+    "conditional",
+    "async-done",
+    "async-update",
+    "copy-done",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "opt-barrier",
+    "add-dependency",
+    "domain",
+]
+
+
+@dataclass(frozen=True)
+class Collective:
+    """All executions of one kind of collective in a step, seen from one device.
+
+    Attributes:
+        kind: e.g. "all-gather".
+        count: how often a step runs it.
+        bytes_sent: what the device sends in a step, in a ring of g devices: (g - 1) times its own
+            part for an all-gather of its part; (g - 1) / g of the operand for a reduce-scatter or
+            an all-to-all; twice that for an all-reduce; the operand for a permute.
+    """
+
+    kind: str
+    count: int
+    bytes_sent: float
+
+
+@dataclass(frozen=True)
+class HloCosts:
+    """Costs of one step on one device.
+
+    Attributes:
+        matmul_flops: 2 x multiplications of all matrix products and convolutions, recomputation
+            included.
+        kernel_flops: of hand-written kernels: what they state of themselves, and splash attention
+            from its block grid.
+        silent_kernels: executions of kernels that state nothing; they count nothing.
+        hbm_bytes: bytes that instructions read from and write to main memory.
+        collectives: by kind, the most bytes first.
+        unknown_loops: loops whose trips could not be read; they are counted once.
+    """
+
+    matmul_flops: float
+    kernel_flops: float
+    silent_kernels: int
+    hbm_bytes: float
+    collectives: tuple[Collective, ...]
+    unknown_loops: tuple[str, ...]
+
+    @property
+    def flops(self) -> float:
+        return self.matmul_flops + self.kernel_flops
+
+    @property
+    def bytes_sent(self) -> float:
+        return sum(collective.bytes_sent for collective in self.collectives)
+
+
+def hlo_costs(module: Module) -> HloCosts:
+    """Adds up what one execution of ``module`` costs a device."""
+    executions = module.executions()
+    fused = _fused(module)
+    matmul, kernels, hbm, silent = 0.0, 0.0, 0.0, 0
+    for computation in module.computations.values():
+        times = executions.counts[computation.name]
+        if not times:
+            continue
+        for line in computation.instructions.values():
+            matmul += times * matmul_flops(computation, line)
+            if line.opcode == "custom-call" and "tpu_custom_call" in line.attributes:
+                stated = kernel_flops(line)
+                kernels += times * (stated or 0.0)
+                silent += times * (stated is None)
+            if computation.name not in fused:
+                hbm += times * _traffic(module, computation, line)
+    return HloCosts(
+        matmul_flops=matmul,
+        kernel_flops=kernels,
+        silent_kernels=silent,
+        hbm_bytes=hbm,
+        collectives=collectives(module, executions.counts),
+        unknown_loops=executions.unknown_loops,
+    )
+
+
+def collectives(module: Module, counts: dict[str, int]) -> tuple[Collective, ...]:
+    """Collectives of a step by kind.
+
+    A TPU compiler may spread one collective over several fusions (start, middle, done), which then
+    share a channel: a channel counts once.
+    """
+    found: dict[object, tuple[str, int, float]] = {}
+    for computation in module.computations.values():
+        times = counts[computation.name]
+        for line in computation.instructions.values():
+            kind = line.opcode.removesuffix("-start")
+            if kind not in COLLECTIVES or not times:
+                continue
+            channel = re.search(r"channel_id=(\d+)", line.attributes)
+            key = channel.group(1) if channel else (computation.name, line.name)
+            sent = _bytes_sent(kind, line, operand_bytes(computation, line), module.partitions)
+            known = found.get(key)
+            if known is None or times * sent > known[1] * known[2]:
+                found[key] = (kind, times, sent)
+    totals: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
+    for kind, times, sent in found.values():
+        totals[kind][0] += times
+        totals[kind][1] += times * sent
+    listed = [Collective(kind, int(count), sent) for kind, (count, sent) in totals.items()]
+    return tuple(sorted(listed, key=lambda c: -c.bytes_sent))
+
+
+def group_size(attributes: str, partitions: int) -> int:
+    """Devices that take part in one group of a collective, from any form of ``replica_groups``."""
+    found = re.search(r"replica_groups=\{\{([\d,]*)\}", attributes)
+    if found:
+        return found.group(1).count(",") + 1
+    found = re.search(r"replica_groups=\[(\d+),(\d+)\]<=", attributes)
+    if found:
+        return int(found.group(2))
+    found = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes)
+    if found:
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found.group(1))}
+        named = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found.group(2))
+        return math.prod(int(part) if part else sizes[name] for name, part in named)
+    return partitions
+
+
+def operand_bytes(computation: Computation, line: Instruction) -> float:
+    """Bytes of all operands of an instruction."""
+    return sum(_bytes_of(computation, name) for name in line.operands)
+
+
+def matmul_flops(computation: Computation, line: Instruction) -> float:
+    """FLOPs of a ``dot`` or ``convolution``: 2 x multiplications that meet no padding; else 0."""
+    if line.opcode == "dot":
+        left = _shape_of(computation, line.operands[0])
+        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line.attributes)
+        axes = [int(axis) for axis in contracted.group(1).split(",") if axis] if contracted else []
+        return 2.0 * line.shapes[0].elements * math.prod(left.sizes[axis] for axis in axes)
+    if line.opcode == "convolution":
+        return _convolution_flops(computation, line)
+    return 0.0
+
+
+def _convolution_flops(computation: Computation, line: Instruction) -> float:
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", line.attributes)
+    if labels is None:
+        return 0.0
+    left, right, out = labels.groups()
+    image, kernel = (_shape_of(computation, name).sizes for name in line.operands[:2])
+    result = line.shapes[0].sizes
+    pairs = 1.0
+    for axis in (label for label in left if label.isdigit()):
+        pairs *= _valid_pairs(
+            image[left.index(axis)],
+            kernel[right.index(axis)],
+            result[out.index(axis)],
+            **_window(line.attributes, int(axis)),
+        )
+    features = result[out.index("b")] * result[out.index("f")] * kernel[right.index("i")]
+    groups = re.search(r"batch_group_count=(\d+)", line.attributes)
+    return 2.0 * features * pairs / (int(groups.group(1)) if groups else 1)
+
+
+def _window(attributes: str, axis: int) -> dict[str, int]:
+    window = re.search(r"window=\{([^}]*)\}", attributes)
+    fields = dict(re.findall(r"(\w+)=(\S+)", window.group(1))) if window else {}
+
+    def value(name: str, default: str) -> str:
+        return fields[name].split("x")[axis] if name in fields else default
+
+    return {
+        "stride": int(value("stride", "1")),
+        "pad": int(value("pad", "0_0").split("_")[0]),
+        "image_dilation": int(value("lhs_dilate", "1")),
+        "kernel_dilation": int(value("rhs_dilate", "1")),
+    }
+
+
+def _valid_pairs(
+    image: int,
+    kernel: int,
+    result: int,
+    *,
+    stride: int,
+    pad: int,
+    image_dilation: int,
+    kernel_dilation: int,
+) -> int:
+    """(output, kernel) positions along one axis that meet a real input element.
+
+    TPU compilers write batched products as dilated or padded convolutions; most of their positions
+    meet holes and cost nothing.
+    """
+    places = (
+        np.arange(result)[:, None] * stride - pad + np.arange(kernel)[None, :] * kernel_dilation
+    )
+    real = (places >= 0) & (places <= (image - 1) * image_dilation) & (places % image_dilation == 0)
+    return int(real.sum())
+
+
+def _bytes_sent(kind: str, line: Instruction, operand: float, partitions: int) -> float:
+    group = group_size(line.attributes, partitions)
+    match kind:
+        case "all-gather":
+            return operand * (group - 1)
+        case "all-reduce":
+            return 2 * operand * (group - 1) / group
+        case "reduce-scatter" | "all-to-all" | "ragged-all-to-all":
+            return operand * (group - 1) / group
+        case _:
+            return operand
+
+
+# Matrix products of [block_q, H] x [H, block_kv] size in each of the splash attention kernels.
+_SPLASH_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
+
+
+def kernel_flops(line: Instruction) -> float | None:
+    """FLOPs of a Pallas kernel; None where it neither states them nor is a splash attention.
+
+    A splash kernel computes every block that its causal mask does not hide whole: queries are the
+    last T of C positions, in a grid of blocks that its first operand spans.
+    """
+    stated = re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', line.attributes)
+    if stated:
+        return float(stated.group(1))
+    splash = re.match(r"splash_mha_(fwd|dq|dkv)", line.name)
+    listed = re.search(r"operand_layout_constraints=\{(.*?\})\}", line.attributes)
+    if splash is None or listed is None:
+        return None
+    operands = parse_shapes(listed.group(1))
+    grid = operands[0].sizes[-2:]
+    query, key = [x.sizes for x in operands if x.dtype in ("bf16", "f16", "f32")][:2]
+    *_, length, width = query
+    return (
+        2.0
+        * _SPLASH_PRODUCTS[splash.group(1)]
+        * math.prod(query[:-2])
+        * width
+        * _causal_pairs(length, key[-2], *grid)
+    )
+
+
+def _causal_pairs(queries: int, keys: int, query_blocks: int, key_blocks: int) -> int:
+    """Query-key pairs of the blocks that a causal mask, aligned at the end, does not hide whole."""
+    block_q, block_kv = queries // query_blocks, keys // key_blocks
+    last = keys - queries + block_q * (1 + np.arange(query_blocks))
+    blocks = np.minimum(-(-last // block_kv), key_blocks).sum()
+    return int(blocks) * block_q * block_kv
+
+
+def _fused(module: Module) -> set[str]:
+    """Computations that are the inside of a fusion: their values stay in registers."""
+    inside: set[str] = set()
+    waiting = [
+        callee
+        for computation in module.computations.values()
+        for line in computation.instructions.values()
+        if line.opcode in ("fusion", "async-start") and (callee := line.called("calls"))
+    ]
+    while waiting:
+        name = waiting.pop()
+        if name in inside or name not in module.computations:
+            continue
+        inside.add(name)
+        lines = module.computations[name].instructions.values()
+        waiting += [callee for line in lines if (callee := line.called("calls"))]
+    return inside
+
+
+def _traffic(module: Module, computation: Computation, line: Instruction) -> float:
+    """Bytes one execution of an instruction moves to and from main memory.
+
+    A slice reads what it returns and an update in place writes what it is given, also inside a
+    fusion; anything else reads its operands and writes its result. Results that live in the chip's
+    fast memory are free.
+    """
+    if line.opcode in _NO_TRAFFIC or line.opcode.endswith("-done"):
+        return 0.0
+    inner = module.computations.get(line.called("calls") or "")
+    if line.opcode == "fusion" and inner is not None:
+        read = sum(
+            _read_by_fusion(module, inner, number, _hbm(_shapes_of(computation, name)))
+            for number, name in enumerate(line.operands)
+        )
+        return read + _written_by_fusion(module, inner, line.shapes)
+    if line.opcode in ("slice", "dynamic-slice", "gather"):
+        return 2 * _hbm(line.shapes)
+    if line.opcode in ("dynamic-update-slice", "scatter"):
+        update = line.operands[1 if line.opcode == "dynamic-update-slice" else -1]
+        return 2 * _hbm(_shapes_of(computation, update))
+    if line.opcode in ("copy-start", "async-start"):
+        # The tuple names operand and result; a sliced operand is read only where it is returned.
+        result = min(line.shapes[:2], key=lambda shape: shape.bytes, default=None)
+        sides = [shape for shape in line.shapes[:2] if shape.in_hbm]
+        return (result.bytes if result else 0.0) * len(sides)
+    read = sum(_hbm(_shapes_of(computation, name)) for name in line.operands)
+    return read + _hbm(line.shapes)
+
+
+def _read_by_fusion(module: Module, inner: Computation, number: int, whole: float) -> float:
+    """Bytes of operand ``number`` that a fusion reads, ``whole`` at most."""
+    parameter = _parameter(inner, number)
+    if not whole or parameter is None:
+        return whole
+    names, read = {parameter.name}, 0.0
+    for line in inner.instructions.values():
+        places = [place for place, name in enumerate(line.operands) if name in names]
+        if not places:
+            continue
+        nested = module.computations.get(line.called("calls") or "")
+        if line.opcode == "bitcast":
+            names.add(line.name)
+        elif line.opcode in ("dynamic-slice", "slice", "gather"):
+            read += line.bytes
+        elif line.opcode == "tuple" or (line.opcode == "dynamic-update-slice" and places == [0]):
+            continue  # passed on, or updated in place
+        elif line.opcode == "fusion" and nested is not None:
+            read += sum(_read_by_fusion(module, nested, place, whole) for place in places)
+        else:
+            return whole
+    return min(read, whole)
+
+
+def _written_by_fusion(module: Module, inner: Computation, shapes: tuple[Shape, ...]) -> float:
+    """Bytes a fusion with results ``shapes`` writes: nothing for what it only passes on."""
+    root = inner.root
+    parts = [inner.instructions[name] for name in root.operands] if root.opcode == "tuple" else []
+    written = 0.0
+    for shape, part in zip(shapes, parts or [root], strict=False):
+        while part.opcode == "bitcast":
+            part = inner.instructions[part.operands[0]]
+        nested = module.computations.get(part.called("calls") or "")
+        if not shape.in_hbm or part.opcode == "parameter":
+            continue
+        if part.opcode == "dynamic-update-slice":
+            written += _bytes_of(inner, part.operands[1])
+        elif part.opcode == "fusion" and nested is not None and len(part.shapes) == 1:
+            written += _written_by_fusion(module, nested, (shape,))
+        else:
+            written += shape.bytes
+    return written
+
+
+def _parameter(computation: Computation, number: int) -> Instruction | None:
+    for line in computation.instructions.values():
+        if line.opcode == "parameter" and line.arguments == str(number):
+            return line
+    return None
+
+
+def _hbm(shapes: Iterable[Shape]) -> float:
+    return sum(shape.bytes for shape in shapes if shape.in_hbm)
+
+
+def _shapes_of(computation: Computation, name: str) -> tuple[Shape, ...]:
+    line = computation.instructions.get(name)
+    return line.shapes if line else ()
+
+
+def _shape_of(computation: Computation, name: str) -> Shape:
+    return _shapes_of(computation, name)[0]
+
+
+def _bytes_of(computation: Computation, name: str) -> float:
+    return sum(shape.bytes for shape in _shapes_of(computation, name))

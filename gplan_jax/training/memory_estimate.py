@@ -1,0 +1,95 @@
+"""An analytic estimate of a step's memory, for devices that no compiler here can compile for."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import cast
+
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
+
+from gplan_jax.models import Qwen3
+from gplan_jax.models.config import Qwen3Config
+from gplan_jax.models.loading import abstract_qwen3
+from gplan_jax.models.sharding import LOGICAL_AXES, axis_size
+from gplan_jax.training.abstract_step import BatchShape, RowLengths, abstract_step, batch_shape
+from gplan_jax.training.config import TrainConfig
+from gplan_jax.training.kept_activations import kept_activation_bytes
+from gplan_jax.training.memory_plan import (
+    Memory,
+    MemoryPlan,
+    device_bytes,
+    gradient_sums,
+    useful_flops,
+)
+from gplan_jax.training.mesh import AXES, mesh_shape
+from gplan_jax.training.topologies import Topology
+
+
+def estimate(
+    config: TrainConfig, shape: Qwen3Config, topology: Topology, lengths: RowLengths
+) -> MemoryPlan:
+    """Estimates a plan without compiling: state exactly, the rest from shapes.
+
+    Temporaries are the sum of what is live when the first layer is differentiated, the busiest
+    moment of a step: one layer's values, gathered weights and gradients of one layer, the gradient
+    of one micro-batch, and one vocabulary slice's logits with their gradient. What a compiler
+    fuses away is not taken off and fragmentation is not added.
+
+    Raises:
+        GplanError: rows, heads or widths do not divide by the mesh.
+    """
+    if topology.chip is None:
+        raise ValueError("an estimate needs a chip")
+    sizes = mesh_shape(config.mesh, topology.devices)
+    mesh = cast(Mesh, AbstractMesh(sizes, AXES))  # shapes of shards need no devices
+    batch = batch_shape(config, lengths)
+    built = abstract_step(config, shape, mesh, batch, platform=topology.chip.platform)
+    row_parts = axis_size(mesh, dict(LOGICAL_AXES)["batch"])
+    kept = kept_activation_bytes(built.model, config, batch, row_parts)
+    memory = Memory(
+        weights=device_bytes(built.state.params),
+        optimizer=device_bytes((built.state.optimizer, built.state.step)),
+        batch=device_bytes(built.batch),
+        gradients=gradient_sums(built, config),
+        activations=kept,
+        temporaries=_working_set(built.model, config, batch, row_parts, sizes[2])
+        + device_bytes(built.state.params),
+    )
+    return MemoryPlan(
+        topology=topology,
+        config=config,
+        shape=shape,
+        mesh=sizes,
+        batch=batch,
+        kernel=built.model.kernel,
+        source="estimate",
+        memory=memory,
+        needed=memory.peak,
+        capacity=topology.chip.memory,
+        useful_flops=useful_flops(shape, config, lengths),
+    )
+
+
+def _working_set(
+    model: Qwen3, config: TrainConfig, batch: BatchShape, row_parts: int, tensor: int
+) -> float:
+    """Bytes of one layer's own values, its gathered weights and gradients, and one logits slice."""
+    shape, item = model.config, jnp.dtype(model.compute_dtype).itemsize
+    one_layer = abstract_qwen3(
+        dataclasses.replace(shape, num_hidden_layers=1),
+        jnp.dtype(config.precision.params),
+        model.compute_dtype,
+        "none",
+    )
+    one_layer.kernel = model.kernel
+    values = kept_activation_bytes(one_layer, config, batch, row_parts)
+    d, h = shape.hidden_size, shape.head_dim
+    heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads
+    weights = (d * h * heads + 3 * d * shape.intermediate_size) * item / tensor
+    rows = batch.rows // config.accumulation_steps // row_parts
+    chunk = min(config.loss.vocab_chunk, shape.vocab_size)
+    # Logits and their gradient in float32; the gathered output matrix in the compute dtype.
+    logits = 2 * 4 * rows * batch.responses * chunk
+    head = shape.vocab_size * d * item / tensor
+    return values + 2 * weights + logits + head

@@ -1,0 +1,182 @@
+"""Devices that need not be here: names of TPU slices and GPU machines, and what their chips can do.
+
+Sources of the figures, per chip: docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e ("System
+architecture": peak compute in bf16, HBM bandwidth, bidirectional inter-chip interconnect (ICI)
+bandwidth, half of which goes each way) and NVIDIA's data sheets (dense bf16 without sparsity;
+NVLink likewise halved). TPU memory is what the compiler grants a program, a little less than the
+chip has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from gplan_jax.foundation import GplanError
+from gplan_jax.training.config import MeshConfig
+from gplan_jax.training.mesh import AXES, make_mesh, mesh_shape
+
+GIB = 2**30
+TEN9 = 10**9
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What one chip can do.
+
+    Attributes:
+        name: as in a topology's name.
+        platform: "tpu" or "gpu".
+        peak_flops: dense bf16 products a second.
+        memory: bytes of HBM that a program may use.
+        bandwidth: bytes of HBM a second.
+        link: bytes a second that leave the chip over all its links to other chips of the slice or
+            machine (as many arrive at the same time); 0 where it has none.
+        axes: of a slice: 2 or 3; 0 for a GPU.
+    """
+
+    name: str
+    platform: Literal["tpu", "gpu"]
+    peak_flops: float
+    memory: float
+    bandwidth: float
+    link: float
+    axes: int = 0
+
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("v4", "tpu", 275e12, 31.25 * GIB, 1228e9, 300e9, 3),
+        Chip("v5e", "tpu", 197e12, 15.75 * GIB, 819e9, 200e9, 2),
+        Chip("v5p", "tpu", 459e12, 95.73 * GIB, 2765e9, 600e9, 3),
+        Chip("v6e", "tpu", 918e12, 31.24 * GIB, 1638e9, 400e9, 2),
+        Chip("a100", "gpu", 312e12, 80 * TEN9, 2039e9, 300e9),
+        Chip("h100", "gpu", 989e12, 80 * TEN9, 3350e9, 450e9),
+        Chip("h200", "gpu", 989e12, 141 * TEN9, 4800e9, 450e9),
+    )
+}
+# Some that the compiler knows; any multiple of a host's 2 x 2 chips answers.
+EXAMPLES = {
+    "v4": ("2x2x1", "2x2x2", "2x2x4", "4x4x4"),
+    "v5e": ("1x1", "2x2", "2x4", "4x4", "8x8", "16x16"),
+    "v5p": ("2x2x1", "2x2x2", "2x2x4", "4x4x4"),
+    "v6e": ("1x1", "2x2", "2x4", "4x4", "8x8", "16x16"),
+    "a100": ("1", "8"),
+    "h100": ("1", "8"),
+    "h200": ("1", "8"),
+}
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Devices by name: ``chip`` is None for "local", the devices of this machine."""
+
+    name: str
+    chip: Chip | None
+    devices: int
+
+    @property
+    def needs_libtpu(self) -> bool:
+        return self.chip is not None and self.chip.platform == "tpu"
+
+
+def parse_topology(name: str) -> Topology:
+    """Reads "v5e:4x4", "h100:8" or "local".
+
+    Raises:
+        GplanError: no such chip, or no such shape; the message lists names that answer.
+    """
+    if name == LOCAL:
+        return Topology(name, local_chip(), len(jax.devices()))
+    kind, _, shape = name.partition(":")
+    chip = CHIPS.get(kind)
+    if chip is None or not re.fullmatch(r"\d+(x\d+)*", shape):
+        raise _unknown(name)
+    sizes = [int(size) for size in shape.split("x")]
+    if 0 in sizes or len(sizes) != max(1, chip.axes):
+        raise _unknown(name)
+    return Topology(name, chip, math.prod(sizes))
+
+
+def local_chip() -> Chip | None:
+    """The chip of this machine's devices; None for a CPU or a chip that the table lacks."""
+    kind = jax.devices()[0].device_kind.lower()
+    names = {"v5 lite": "v5e", "v6 lite": "v6e", "v5p": "v5p", "v5": "v5p"}
+    for part, name in (*names.items(), *((name, name) for name in CHIPS)):
+        if part in kind:
+            return CHIPS[name]
+    return None
+
+
+def topology_mesh(topology: Topology, config: MeshConfig) -> Mesh:
+    """The mesh a run on these devices would make, without the devices.
+
+    Raises:
+        GplanError: libtpu is not installed, it knows no such slice, or the mesh does not divide it.
+    """
+    shape = mesh_shape(config, topology.devices)
+    if not topology.needs_libtpu:
+        return make_mesh(config)
+    # As make_mesh does on the slice itself: axes follow its wires.
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(shape, AXES, axis_types=types, devices=_tpu_devices(topology))
+
+
+def _tpu_devices(topology: Topology) -> list[Any]:
+    if importlib.util.find_spec("libtpu") is None:
+        raise GplanError(
+            f"Compiling for {topology.name} needs libtpu, which is not installed (no TPU is "
+            "needed): pip install 'gplan-jax[tpu]'"
+        )
+    # Without this, libtpu asks a cloud machine's metadata server what it runs on, and waits.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    from jax.experimental import topologies
+
+    # A v4 chip's two cores form one device, as they do in a job.
+    options = {"chip_config_name": "megacore"} if topology.name.startswith("v4:") else {}
+    with _quiet_stderr():
+        try:
+            description = topologies.get_topology_desc(
+                platform="tpu", topology_name=topology.name, **options
+            )
+        except Exception as error:  # libtpu's own error type differs between versions
+            raise _unknown(topology.name, str(error).splitlines()[0]) from None
+    return list(description.devices)
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """libtpu warns at length, straight to the process's stderr, that this machine has no TPU."""
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def _unknown(name: str, reason: str = "") -> GplanError:
+    lines = [
+        f"  {chip:<5} " + " ".join(f"{chip}:{shape}" for shape in shapes)
+        for chip, shapes in EXAMPLES.items()
+    ]
+    said = f" ({reason})" if reason else ""
+    return GplanError(
+        f"Unknown topology {name!r}{said}. These answer, among others:\n"
+        + "\n".join(lines)
+        + f"\n  {LOCAL}  the devices of this machine"
+    )
