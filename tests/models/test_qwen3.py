@@ -55,7 +55,7 @@ def test_logits_equal_the_written_out_model(
     np.testing.assert_allclose(jax.jit(load_qwen3(checkpoint))(IDS), expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("remat", ["none", "full", "dots"])
+@pytest.mark.parametrize("remat", ["none", "full", "dots", "offload"])
 def test_gradients_through_the_scan_equal_the_written_out_model(
     checkpoint: Path,
     any_config: Qwen3Config,
