@@ -23,8 +23,8 @@ def _shape(vocabulary: int, d: int, f: int, layers: int, n: int, k: int, h: int)
 SHAPES = {
     "tiny": _shape(512, 64, 192, 2, 2, 1, 32),
     "small": _shape(4096, 256, 768, 4, 4, 2, 64),
-    "medium": _shape(8192, 512, 1536, 4, 8, 4, 64),
-    "wide": _shape(16384, 1024, 3072, 2, 8, 4, 128),
+    "medium": _shape(6144, 512, 1536, 4, 8, 4, 64),
+    "wide": _shape(5120, 1024, 3072, 2, 8, 4, 128),
     "qwen3-0.6b": _shape(151_936, 1024, 3072, 28, 16, 8, 128),
     "qwen3-1.7b": _shape(151_936, 2048, 6144, 28, 16, 8, 128),
     "qwen3-4b": _shape(151_936, 2560, 9728, 36, 32, 8, 128),

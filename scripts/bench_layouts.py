@@ -160,7 +160,6 @@ def make_layouts(
     shape: Qwen3Config,
     config: TrainConfig,
     *,
-    micro_rows: int,
     weights: bool = True,
 ) -> list[Layout]:
     """The layouts of one run: the same model, optimizer and order of rows.
@@ -216,11 +215,12 @@ def make_layouts(
         schedule=rate,
         optimizer=optimizer,
     )
-    return [make_layout(name, run, micro_rows=micro_rows) for name in names]
+    return [make_layout(name, run) for name in names]
 
 
-def make_layout(name: str, run: Run, *, micro_rows: int) -> Layout:
-    """A run in the layout of that name; ``micro_rows`` are what padded takes at a time."""
+def make_layout(name: str, run: Run) -> Layout:
+    """A run in the layout of that name."""
+    micro_rows = run.config.batch_size // run.config.accumulation_steps
     if name == "padded":
         run = replace(run, plan=replace(run.plan, length_multiple=run.training_set.max_length))
         step = make_padded_step(
@@ -233,8 +233,7 @@ def make_layout(name: str, run: Run, *, micro_rows: int) -> Layout:
     if name == "prefix_tree":
         prefix_length = len(run.training_set.prefix_ids)
         run = replace(run, plan=replace(run.plan, prefix_length=prefix_length))
-    rows = run.config.batch_size // run.config.accumulation_steps
-    return Layout(name, run, run.train_step(), run.to_devices, rows)
+    return Layout(name, run, run.train_step(), run.to_devices, micro_rows)
 
 
 def labelled(batch: Batch) -> dict[str, np.ndarray]:
@@ -300,20 +299,20 @@ def bench_config(
     *,
     mode: Mode,
     batch_size: int,
-    accumulation_steps: int,
+    micro_rows: int,
     epochs: int,
     data: dict[str, Any],
     precision: dict[str, Any],
 ) -> TrainConfig:
     """The config of a run that is never written down; paths in it are names only."""
-    if batch_size % accumulation_steps:
-        raise GplanError(f"{accumulation_steps} micro-batches don't divide {batch_size} rows.")
+    if batch_size % micro_rows:
+        raise GplanError(f"{batch_size} rows don't divide into micro-batches of {micro_rows}.")
     return TrainConfig(
         mode=mode.value,
         model="random weights",
         output="nowhere",
         batch_size=batch_size,
-        accumulation_steps=accumulation_steps,
+        accumulation_steps=batch_size // micro_rows,
         epochs=epochs,
         data=DataConfig(train="rows of the benchmark", **data),
         precision=PrecisionConfig(**precision),

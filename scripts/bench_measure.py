@@ -15,6 +15,7 @@ from bench_layouts import Layout
 from bench_torch import TorchSteps
 
 TORCH = "torch_padded"
+Answer = dict[str, Any]  # seconds, processor, loss of one step
 # Threads of another library may spin for a moment after their step.
 SETTLE_SECONDS = 0.5
 PEAK_SIZE, PEAK_REPEATS = 2048, 5
@@ -26,12 +27,14 @@ class Timings:
 
     Attributes:
         seconds: [rounds][batches] of a step.
+        processor: likewise, seconds of all CPU cores together: what a busy machine disturbs less.
         losses: [rounds][batches].
         compile_seconds: of every shape.
         bytes: most memory that a step of any shape takes: weights, optimizer, batch, temporaries.
     """
 
     seconds: list[list[float]] = field(default_factory=list)
+    processor: list[list[float]] = field(default_factory=list)
     losses: list[list[float]] = field(default_factory=list)
     compile_seconds: list[float] = field(default_factory=list)
     bytes: float = 0.0
@@ -70,37 +73,41 @@ def measure(
         for layout in layouts:
             for number in numbers:
                 batch = layout.to_devices(layout.load(number))
-                key = (layout.name, *((k, v.shape) for k, v in sorted(batch.items())))
+                key = (layout.name, *((name, batch[name].shape) for name in sorted(batch)))
                 if key not in by_shape:
                     by_shape[key] = compile_step(layout, state, batch, timings[layout.name])
+                    state, metrics = by_shape[key](state, batch)  # the first call is slower
+                    jax.block_until_ready(metrics)
                 compiled[layout.name, number] = by_shape[key]
-                state, metrics = by_shape[key](state, batch)  # the first call is slower
-                jax.block_until_ready(metrics)
         peaks = []
         for turn in range(rounds):
             peaks.append(peak_flops())
-            times: dict[str, list[float]] = {name: [] for name in timings}
-            losses: dict[str, list[float]] = {name: [] for name in timings}
+            answers: dict[str, list[Answer]] = {name: [] for name in timings}
             for number in numbers:
                 for layout in layouts:
                     batch = layout.to_devices(layout.load(number))
-                    jax.block_until_ready((state, batch))
-                    started = time.perf_counter()
-                    state, metrics = compiled[layout.name, number](state, batch)
-                    jax.block_until_ready((state, metrics))
-                    times[layout.name].append(time.perf_counter() - started)
-                    losses[layout.name].append(float(metrics["loss"]))
+                    state, answer = take_step(compiled[layout.name, number], state, batch)
+                    answers[layout.name].append(answer)
                 if torch_worker and turn < torch_rounds:
-                    answer = torch_worker.step(number)
-                    times[TORCH].append(answer["seconds"])
-                    losses[TORCH].append(answer["loss"])
-                    timings[TORCH].bytes = answer["peak_gib"] * 2**30
+                    answers[TORCH].append(torch_worker.step(number))
+                    timings[TORCH].bytes = answers[TORCH][-1]["peak_gib"] * 2**30
                     time.sleep(SETTLE_SECONDS)
-            for name in timings:
-                if times[name]:
-                    timings[name].seconds.append(times[name])
-                    timings[name].losses.append(losses[name])
+            for name, found in answers.items():
+                if found:
+                    timings[name].seconds.append([answer["seconds"] for answer in found])
+                    timings[name].processor.append([answer["processor"] for answer in found])
+                    timings[name].losses.append([answer["loss"] for answer in found])
     return timings, statistics.median(peaks)
+
+
+def take_step(compiled: Any, state: Any, batch: Any) -> tuple[Any, Answer]:
+    """Takes one step and waits for all of it."""
+    jax.block_until_ready((state, batch))
+    wall, processor = time.perf_counter(), time.process_time()
+    state, metrics = compiled(state, batch)
+    jax.block_until_ready((state, metrics))
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    return state, {"seconds": wall, "processor": processor, "loss": float(metrics["loss"])}
 
 
 def compile_step(layout: Layout, state: Any, batch: Any, timings: Timings) -> Any:

@@ -69,6 +69,7 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--shape", choices=SHAPES, default="tiny")
     add("--vocab", type=int, help="another size of the vocabulary; token ids are taken modulo it")
+    add("--layers", type=int, help="another number of layers")
     add("--layouts", default=",".join(LAYOUTS), help="of %(default)s, in the order of their turns")
     add("--rows", type=Path, help="labelled rows; the public ones where they lie beside, else a "
         "simulated world")  # fmt: skip
@@ -79,8 +80,9 @@ def parse() -> argparse.Namespace:
     add("--template", default="amap_zh", help="prompt template")
     add("--mode", type=Mode, choices=list(Mode), default=Mode.PICD)
     add("--batch-size", type=int, default=8, help="rows an optimizer step")
-    add("--accumulation-steps", type=int, default=1, help="of plain and prefix_tree")
-    add("--padded-micro-rows", type=int, default=2, help="rows that padded layouts take at a time")
+    add(
+        "--micro-rows", type=int, default=4, help="rows that a step takes at a time, in all layouts"
+    )
     add("--max-length", type=int, default=2048, help="tokens; padded pads every row to it")
     add("--length-multiple", type=int, default=64)
     add("--response-multiple", type=int, default=32)
@@ -102,7 +104,11 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     # Compile times are of interest, so nothing compiled before may be taken up.
     jax.config.update("jax_enable_compilation_cache", False)
     shape = SHAPES[options.shape]
-    shape = replace(shape, vocab_size=options.vocab or shape.vocab_size)
+    shape = replace(
+        shape,
+        vocab_size=options.vocab or shape.vocab_size,
+        num_hidden_layers=options.layers or shape.num_hidden_layers,
+    )
     rows, tokenizer = sources(options)
     training_set = read_rows(
         folder,
@@ -116,7 +122,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     config = bench_config(
         mode=options.mode,
         batch_size=options.batch_size,
-        accumulation_steps=options.accumulation_steps,
+        micro_rows=options.micro_rows,
         epochs=options.epochs,
         data={
             "max_length": options.max_length,
@@ -134,7 +140,6 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         training_set,
         shape,
         config,
-        micro_rows=options.padded_micro_rows,
         weights=not options.count_only,
     )
     numbers = full_batches(layouts[0], options.batches)
@@ -144,12 +149,14 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     report = {
         "benchmark": "train_step_layouts",
         "shape": options.shape,
+        "layers": shape.num_hidden_layers,
         "vocabulary": shape.vocab_size,
         "mode": options.mode.value,
         "rows": rows.name if rows else f"{options.simulated} simulated",
         "tokenizer": tokenizer.name if tokenizer else "made for the rows",
         "template": options.template,
         "batch_size": options.batch_size,
+        "micro_rows": options.micro_rows,
         "batches": len(numbers),
         "tokens_per_row": round(sum(work.tokens for work in useful) / rows_seen),
         "prefix_tokens": useful[0].prefix,
@@ -159,7 +166,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if options.count_only:
         return report
     torch_python = options.torch_python or (sys.executable if find_spec("torch") else None)
-    padded = make_layout("padded", layouts[0].run, micro_rows=options.padded_micro_rows)
+    padded = make_layout("padded", layouts[0].run)
     with torch_steps(torch_python, folder, padded, numbers) as torch_worker:
         timings, peak = measure(
             layouts,
@@ -173,7 +180,8 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             speed_figures(times, useful, options.batch_size, shape, peak)
         )
     return report | {
-        "speed_ratios": speed_ratios(timings),
+        "speed_ratios": ratios({name: times.seconds for name, times in timings.items()}),
+        "processor_ratios": ratios({name: times.processor for name, times in timings.items()}),
         "loss_difference": largest_difference(timings),
         "rounds": options.rounds,
         "compute": options.compute,
@@ -238,6 +246,7 @@ def speed_figures(
         "samples_per_second": round(len(useful) * batch_size / seconds, 3),
         "tokens_per_second": round(sum(work.tokens for work in useful) / seconds, 1),
         "step_seconds": round(seconds / len(useful), 4),
+        "processor_seconds": round(statistics.median(map(sum, timings.processor)) / len(useful), 4),
         "utilisation_needed": round(needed / seconds / peak, 4),
         "utilisation_plain": round(plain / seconds / peak, 4),
         "peak_gib": round(timings.bytes / 2**30, 3),
@@ -252,14 +261,14 @@ def sum_work(parts: Sequence[Work]) -> Work:
     return sum(parts[1:], parts[0])
 
 
-def speed_ratios(timings: dict[str, Timings]) -> dict[str, dict[str, Any]]:
+def ratios(seconds: dict[str, list[list[float]]]) -> dict[str, dict[str, Any]]:
     """How many times faster one layout is than another: the median round, and all rounds' range."""
-    ours = [name for name in timings if name != TORCH]
+    ours = [name for name in seconds if name != TORCH]
     pairs = [(fast, slow) for i, fast in enumerate(ours) for slow in ours[:i]]
-    pairs += [(fast, TORCH) for fast in ours if TORCH in timings]
+    pairs += [(fast, TORCH) for fast in ours if TORCH in seconds]
     found = {}
     for fast, slow in pairs:
-        rounds = zip(timings[fast].seconds, timings[slow].seconds, strict=False)
+        rounds = zip(seconds[fast], seconds[slow], strict=False)  # torch may sit out the last ones
         values = [sum(slow_times) / sum(fast_times) for fast_times, slow_times in rounds]
         found[f"{fast} / {slow}"] = {
             "median": round(statistics.median(values), 2),

@@ -7,7 +7,7 @@ logits at every position, AdamW.
 JOB_DIRECTORY holds ``model/`` (a Hugging Face checkpoint), ``job.json`` and ``batch_0.npz``, ...
 (tokens [B, S], lengths [B], labels [B, S] with -100 where unsupervised, sections [B, S]). One JSON
 line says what it runs on; then every line read from standard input is the number of a batch, and
-is answered by one JSON line: seconds, loss.
+is answered by one JSON line: seconds, processor (of all cores together), loss, peak_gib.
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ def main() -> None:
         with np.load(folder / f"batch_{int(line)}.npz") as arrays:
             batch = {name: torch.as_tensor(arrays[name], device=device) for name in arrays.files}
         synchronize(device)
-        started = time.perf_counter()
+        wall, processor = time.perf_counter(), time.process_time()
         loss = step(model, optimizer, batch, job, device)
         synchronize(device)
         say(
             {
-                "seconds": time.perf_counter() - started,
+                "seconds": time.perf_counter() - wall,
+                "processor": time.process_time() - processor,
                 "loss": loss,
                 "peak_gib": peak_gib(device),
             }
