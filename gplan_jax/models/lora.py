@@ -8,12 +8,12 @@ rows are parameters of their own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.models.loading import abstract_qwen3
@@ -64,28 +64,49 @@ def add_lora(
         )
     if rank > model.config.hidden_size:
         raise GplanError(f"lora.rank {rank} exceeds the model's width {model.config.hidden_size}.")
-    rng = np.random.default_rng(seed)
+    ids = tuple(sorted(trained_rows))
+    axes: dict[str, tuple[str | None, ...]] = {}
     for name in targets:
-        module_name, inputs, outputs = TARGETS[name]
-        module = getattr(model.layers, module_name)
-        layers, *sizes = getattr(module, name)[...].shape
-        ins, outs = sizes[: len(inputs)], sizes[len(inputs) :]
-        down = rng.standard_normal((layers, *ins, rank), np.float32) / np.sqrt(np.prod(ins))
-        up = np.zeros((layers, rank, *outs), np.float32)
-        adapter = LowRank(
-            down=_placed(down, ("layers", *inputs, None), mesh),
-            up=_placed(up, ("layers", None, *outputs), mesh),
-            scale=alpha / rank,
+        _, inputs, outputs = TARGETS[name]
+        axes[f"{name}.down"] = ("layers", *inputs, None)
+        axes[f"{name}.up"] = ("layers", None, *outputs)
+    matrices = ["embedding"] if model.head is None else ["embedding", "head"]
+    axes |= {matrix: (None, "embed") for matrix in matrices if ids}
+
+    def start() -> dict[str, jax.Array]:
+        """The values that training starts from; nothing of a frozen weight is copied whole."""
+        values = {}
+        for number, name in enumerate(targets):
+            module, inputs, _ = TARGETS[name]
+            layers, *sizes = getattr(getattr(model.layers, module), name).get_value().shape
+            ins, outs = sizes[: len(inputs)], sizes[len(inputs) :]
+            key = jax.random.fold_in(jax.random.key(seed), number)
+            spread = math.prod(ins) ** -0.5
+            values[f"{name}.down"] = spread * jax.random.normal(key, (layers, *ins, rank))
+            values[f"{name}.up"] = jnp.zeros((layers, rank, *outs))
+        return values
+
+    def rows(matrix_VxD: jax.Array) -> jax.Array:
+        return matrix_VxD[jnp.asarray(ids)].astype(jnp.float32)
+
+    run = _runner(model, axes, mesh)
+    values = run(start)
+    for matrix in matrices if ids else ():
+        values |= run(
+            lambda m, matrix=matrix: {matrix: rows(m)}, getattr(model, matrix).get_value()
         )
-        setattr(module, f"{name}_lora", adapter)
-    if trained_rows:
-        ids = tuple(sorted(trained_rows))
+    trained = {
+        name: LoraParam(value, out_sharding=axes[name], eager_sharding=False)
+        for name, value in values.items()
+    }
+    for name in targets:
+        adapter = LowRank(
+            down=trained[f"{name}.down"], up=trained[f"{name}.up"], scale=alpha / rank
+        )
+        setattr(getattr(model.layers, TARGETS[name][0]), f"{name}_lora", adapter)
+    if ids:
         model.trained_rows = TrainedRows(
-            ids,
-            embedding=_placed(_rows(model.embedding[...], ids), (None, "embed"), mesh),
-            head=None
-            if model.head is None
-            else _placed(_rows(model.head[...], ids), (None, "embed"), mesh),
+            ids, embedding=trained["embedding"], head=trained.get("head")
         )
 
 
@@ -117,21 +138,18 @@ def _add_product(weight: jax.Array, down: jax.Array, up: jax.Array, scale: float
     return (weight.astype(jnp.float32) + scale * product).astype(weight.dtype)
 
 
-def _rows(matrix_VxD: jax.Array, ids: Sequence[int]) -> np.ndarray:
-    sharding = matrix_VxD.sharding
-    everywhere = (
-        NamedSharding(sharding.mesh, PartitionSpec())
-        if isinstance(sharding, NamedSharding)
-        else sharding
-    )
-    take = jax.jit(lambda m: m[jnp.asarray(ids)].astype(jnp.float32), out_shardings=everywhere)
-    return np.asarray(take(matrix_VxD))
-
-
-def _placed(value: np.ndarray, axes: tuple[str | None, ...], mesh: Mesh | None) -> LoraParam:
+def _runner(
+    model: Qwen3, axes: Mapping[str, tuple[str | None, ...]], mesh: Mesh | None
+) -> Callable[..., dict[str, jax.Array]]:
+    """Runs a function whose results live where ``axes`` say; gives shapes for a model of shapes."""
+    if isinstance(model.embedding.get_value(), jax.ShapeDtypeStruct):
+        return jax.eval_shape
     if mesh is None:
-        array = jnp.asarray(value)
-    else:
-        sharding = NamedSharding(mesh, partition_spec(*axes))
-        array = jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
-    return LoraParam(array, out_sharding=axes, eager_sharding=False)
+        return lambda function, *operands: function(*operands)
+
+    def run(function: Callable[..., dict[str, jax.Array]], *operands: jax.Array) -> dict:
+        names = jax.eval_shape(function, *operands)
+        out = {name: NamedSharding(mesh, partition_spec(*axes[name])) for name in names}
+        return jax.jit(function, out_shardings=out)(*operands)
+
+    return run
