@@ -1,11 +1,13 @@
-"""Attention against a loop over heads, and its masks."""
+"""Attention against a loop over heads, its masks, and which kernel serves where."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from gplan_jax.models.attention import attention, causal_mask
+from gplan_jax.foundation import GplanError
+from gplan_jax.models.attention import attention, causal_mask, resolve_kernel
 
 
 def test_equals_a_loop_over_rows_and_heads() -> None:
@@ -46,3 +48,45 @@ def test_causal_mask_hides_the_future_and_padding() -> None:
     assert mask.tolist() == [
         [[True, False, False], [True, True, False], [True, True, False]],
     ]
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtype", "head_dim", "kernel"),
+    [
+        ("gpu", jnp.bfloat16, 128, "cudnn"),
+        ("cuda", jnp.float16, 64, "cudnn"),
+        ("gpu", jnp.float32, 128, "xla"),
+        ("gpu", jnp.bfloat16, 256, "xla"),
+        ("gpu", jnp.bfloat16, 36, "xla"),
+        ("tpu", jnp.bfloat16, 128, "splash"),
+        ("tpu", jnp.float32, 64, "splash"),
+        ("tpu", jnp.bfloat16, 16, "xla"),
+        ("cpu", jnp.bfloat16, 128, "xla"),
+    ],
+)
+def test_auto_is_the_kernel_that_can_run(
+    platform: str, dtype: type, head_dim: int, kernel: str
+) -> None:
+    def resolve(name: str) -> str:
+        return resolve_kernel(name, platform=platform, dtype=dtype, head_dim=head_dim)
+
+    assert resolve("auto") == resolve(kernel) == kernel
+    assert resolve("xla") == "xla"
+
+
+@pytest.mark.parametrize(
+    ("name", "platform", "dtype", "head_dim", "reason"),
+    [
+        ("cudnn", "cpu", jnp.bfloat16, 128, "needs an NVIDIA GPU and these devices are cpu"),
+        ("cudnn", "gpu", jnp.float32, 128, "in bfloat16 or float16, not float32"),
+        ("cudnn", "gpu", jnp.bfloat16, 136, "multiple of 8 up to 128, not of 136"),
+        ("splash", "gpu", jnp.bfloat16, 128, "needs a TPU and these devices are gpu"),
+        ("splash", "tpu", jnp.bfloat16, 96, "64 or a multiple of 128, not of 96"),
+        ("flash", "gpu", jnp.bfloat16, 128, "is no kernel; choose auto, cudnn, splash, xla"),
+    ],
+)
+def test_a_kernel_that_cannot_run_says_why(
+    name: str, platform: str, dtype: type, head_dim: int, reason: str
+) -> None:
+    with pytest.raises(GplanError, match=f"precision.attention={name} .*{reason}"):
+        resolve_kernel(name, platform=platform, dtype=dtype, head_dim=head_dim)

@@ -1,0 +1,70 @@
+"""The cuDNN path as far as a machine without a GPU can follow it: what it lowers to."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from gplan_jax.foundation import GplanError
+from gplan_jax.models import attention_cudnn
+from gplan_jax.models.attention import Context, causal_attention
+
+BATCH, QUERIES, KEYS, HEADS, KV_HEADS, HEAD_DIM = 2, 384, 256, 4, 2, 64
+
+
+def lowered_for_cuda(monkeypatch: pytest.MonkeyPatch, context_rows: list[int]) -> str:
+    """Forward and backward pass as StableHLO for a GPU."""
+    # jax asks the cuDNN on this machine for its version: there is none, and none is needed here.
+    monkeypatch.setattr(attention_cudnn._cudnn(), "check_cudnn_version", lambda: 91000)
+
+    def array(*shape: int, dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    def loss(query: Any, key: Any, value: Any, kv: Any, lengths: Any) -> jax.Array:
+        contexts = [
+            Context(*pair, jnp.full(rows, KEYS - 1))
+            for pair, rows in zip(kv, context_rows, strict=True)
+        ]
+        mixed = causal_attention(query, key, value, lengths, contexts, kernel="cudnn")
+        return jnp.sum(mixed.astype(jnp.float32))
+
+    own = array(BATCH, QUERIES, KV_HEADS, HEAD_DIM)
+    kv = [(array(rows, KEYS, KV_HEADS, HEAD_DIM),) * 2 for rows in context_rows]
+    operands = array(BATCH, QUERIES, HEADS, HEAD_DIM), own, own, kv, array(BATCH, dtype=jnp.int32)
+    traced = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3))).trace(*operands)
+    return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize("context_rows", [[], [1], [BATCH], [1, BATCH]])
+def test_lowers_to_one_flash_call_a_part_and_pass(
+    monkeypatch: pytest.MonkeyPatch, context_rows: list[int]
+) -> None:
+    text = lowered_for_cuda(monkeypatch, context_rows)
+    calls = re.findall(r"custom_call @__cudnn\$(\w+)", text)
+    parts = 1 + len(context_rows)
+    assert sorted(calls) == ["fmhaSoftmax"] * parts + ["fmhaSoftmaxBackward"] * parts
+    masks = re.findall(r"mask_type\\22: \\22(\w+)\\22", text)
+    assert sorted(masks) == ["CAUSAL"] * 2 + ["PADDING"] * 2 * len(context_rows)
+
+
+def test_has_no_array_of_queries_by_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = lowered_for_cuda(monkeypatch, [1, BATCH])
+    shapes = {
+        tuple(map(int, sizes.rstrip("x").split("x")))
+        for sizes in re.findall(r"tensor<((?:\d+x)+)\w+>", text)
+    }
+    assert (BATCH, QUERIES, HEADS, HEAD_DIM) in shapes
+    assert (1, BATCH * QUERIES, HEADS, HEAD_DIM) in shapes  # a shared context: one row of queries
+    assert (BATCH, KEYS, KV_HEADS, HEAD_DIM) in shapes  # a context of each row
+    for shape in shapes:
+        assert sum(size in (QUERIES, KEYS, QUERIES + KEYS, BATCH * QUERIES) for size in shape) < 2
+
+
+def test_another_jax_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(attention_cudnn._cudnn(), "_dot_product_attention_bwd_p_wrapper")
+    with pytest.raises(GplanError, match=r"_bwd_p_wrapper.*constraints\.txt"):
+        attention_cudnn._cudnn()
