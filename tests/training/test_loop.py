@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,37 +25,8 @@ from gplan_jax.training.config import TrainConfig
 from gplan_jax.training.loop import train
 from gplan_jax.training.metrics_log import read_log
 
-
-def make_config(data: Path, model: Path, output: Path, **changes: Any) -> TrainConfig:
-    values: dict[str, Any] = {
-        "mode": "picd",
-        "model": str(model),
-        "output": str(output),
-        "epochs": 3,
-        "batch_size": 8,
-        "data": {
-            "train": str(data),
-            "template": "compact_zh",
-            "max_length": 512,
-            "length_multiple": 512,
-            "response_multiple": 384,
-        },
-        "optimizer": {"learning_rate": 1e-3, "polish_lr": 1e-4, "target_blocks": 1},
-        "precision": {"compute": "float32", "remat": "none"},
-        "checkpoint": {"every_steps": 2, "keep": 2},
-    }
-    return TrainConfig.model_validate(values | changes)
-
-
-@pytest.fixture(scope="module")
-def unbroken(
-    tmp_path_factory: pytest.TempPathFactory, world_file: Path, tiny_model_dir: Path
-) -> TrainConfig:
-    """A finished run and its config."""
-    output = tmp_path_factory.mktemp("runs") / "unbroken"
-    config = make_config(world_file, tiny_model_dir, output)
-    train(config)
-    return config
+pytestmark = pytest.mark.usefixtures("kept_programs")
+MakeConfig = Callable[..., TrainConfig]
 
 
 def steps_of(run: str | Path) -> list[dict[str, Any]]:
@@ -89,10 +61,10 @@ train(TrainConfig.model_validate_json(Path(sys.argv[1]).read_text()))
 
 
 def test_a_killed_run_resumes_bit_for_bit(
-    unbroken: TrainConfig, world_file: Path, tiny_model_dir: Path, tmp_path: Path
+    unbroken: TrainConfig, make_config: MakeConfig, tmp_path: Path
 ) -> None:
     output = tmp_path / "killed"
-    config = make_config(world_file, tiny_model_dir, output)
+    config = make_config(output)
     (tmp_path / "config.json").write_text(config.model_dump_json())
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED_RUN, str(tmp_path / "config.json")],
@@ -136,18 +108,14 @@ def test_a_run_is_never_overwritten_or_mixed(unbroken: TrainConfig) -> None:
     assert (Path(unbroken.output) / "log.jsonl").read_bytes() == before
 
 
-def test_nothing_to_resume_is_said(world_file: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
-    config = make_config(world_file, tiny_model_dir, tmp_path / "none")
+def test_nothing_to_resume_is_said(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(tmp_path / "none")
     with pytest.raises(GplanError, match="no run to resume"):
         train(config, resume=True)
 
 
-def test_evaluation_is_called_and_logged(
-    world_file: Path, tiny_model_dir: Path, tmp_path: Path
-) -> None:
+def test_evaluation_is_called_and_logged(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(
-        world_file,
-        tiny_model_dir,
         tmp_path / "run",
         epochs=3,
         mode="direct_sft",
@@ -170,12 +138,8 @@ def test_evaluation_is_called_and_logged(
     assert all("loss_reasoning" not in r for r in records)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(
-    world_file: Path, tiny_model_dir: Path, tmp_path: Path
-) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(
-        world_file,
-        tiny_model_dir,
         tmp_path / "run",
         optimizer={"learning_rate": 1e30, "polish_lr": 1e-4, "clip_norm": 1e30},
     )
@@ -192,7 +156,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert {k: bad[k] for k in ("step", "epoch", "stage")} == {
         k: last[k] for k in ("step", "epoch", "stage")
     }
-    ids = [sample.id for sample in read_samples(world_file)]
+    ids = [sample.id for sample in read_samples(config.data.train)]
     assert bad["ids"] == [ids[row] for row in bad["rows"]] and len(bad["ids"]) == 8
     assert all(int(saved.name) < bad["step"] for saved in (run / "checkpoints").iterdir())
 
@@ -205,10 +169,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     ],
 )
 def test_settings_that_do_not_go_together(
-    world_file: Path, tiny_model_dir: Path, tmp_path: Path, changes: dict[str, Any], expected: str
+    make_config: MakeConfig, tmp_path: Path, changes: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(GplanError, match=expected):
-        train(make_config(world_file, tiny_model_dir, tmp_path / "run", **changes))
+        train(make_config(tmp_path / "run", **changes))
 
 
 def test_the_config_is_kept_as_resolved(unbroken: TrainConfig) -> None:
