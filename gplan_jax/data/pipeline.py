@@ -18,6 +18,24 @@ Batch = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
+class Share:
+    """The rows of a batch that one process loads: some of ``of`` equal parts.
+
+    Attributes:
+        parts: their numbers, ascending. They need not lie side by side: the devices of one host of
+            a TPU slice are neighbours in two dimensions.
+        of: parts of a whole batch.
+    """
+
+    parts: tuple[int, ...] = (0,)
+    of: int = 1
+
+    def take(self, rows_B: np.ndarray) -> np.ndarray:
+        """The process's rows, part after part."""
+        return rows_B.reshape(self.of, -1)[list(self.parts)].reshape(-1)
+
+
+@dataclass(frozen=True)
 class BatchLoader:
     """Builds one host's share of the batch of a step. Called by Grain in threads or processes.
 
@@ -34,13 +52,11 @@ class BatchLoader:
 
     training_set: TrainingSet
     plan: BatchPlan
-    shard: int = 0
-    shards: int = 1
+    share: Share = Share()
 
     def __call__(self, step: int) -> Batch:
         spec = self.plan.batch(step)
-        share = len(spec.rows) // self.shards
-        rows = spec.rows[self.shard * share : (self.shard + 1) * share]
+        rows = self.share.take(spec.rows)
         batch = self._empty(spec, rows)
         for line, row in enumerate(rows):
             if row != EMPTY_ROW:
@@ -86,8 +102,7 @@ def batch_iterator(
     training_set: TrainingSet,
     plan: BatchPlan,
     *,
-    shard: int = 0,
-    shards: int = 1,
+    share: Share | None = None,
     threads: int = 2,
     workers: int = 0,
     prefetch: int = 4,
@@ -95,15 +110,16 @@ def batch_iterator(
     """Iterates over the batches of ``plan`` from its first step, prefetching ahead.
 
     Args:
-        shard: this host's number among ``shards`` hosts; the batch size must divide by ``shards``.
+        share: what this process loads of each batch; None is all.
         threads: reader threads; batches come in order whatever the number.
         workers: reader processes; 0 reads in this one.
         prefetch: batches made ahead.
     """
-    if plan.batch_size % shards:
-        raise ValueError(f"a batch of {plan.batch_size} rows does not divide by {shards} hosts")
+    share = share or Share()
+    if plan.batch_size % share.of:
+        raise ValueError(f"a batch of {plan.batch_size} rows does not divide into {share.of} parts")
     dataset = grain.MapDataset.range(plan.total_steps)
-    dataset = dataset.map(BatchLoader(training_set, plan, shard, shards))
+    dataset = dataset.map(BatchLoader(training_set, plan, share))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     stream = dataset.to_iter_dataset(options)
     if workers:

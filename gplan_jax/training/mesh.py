@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from gplan_jax.data.pipeline import Share
 from gplan_jax.foundation import GplanError
 from gplan_jax.models.config import Qwen3Config
 from gplan_jax.models.sharding import LOGICAL_AXES, axis_size, partition_spec
@@ -86,43 +87,42 @@ def check_mesh(mesh: Mesh, config: TrainConfig, model: Qwen3Config) -> None:
         raise GplanError("The run does not fit its mesh:\n  " + "\n  ".join(faults))
 
 
-def batch_shard(mesh: Mesh) -> tuple[int, int]:
-    """Which share of a batch this process loads, and how many shares there are.
+def batch_share(mesh: Mesh) -> Share:
+    """What this process loads of each batch: the parts that its devices hold.
 
-    Processes whose devices hold the same rows (a tensor axis across hosts) load the same share.
-
-    Raises:
-        GplanError: this process's devices hold no one contiguous, equal share.
+    Processes whose devices hold the same rows (a tensor axis across hosts) load the same parts.
     """
     parts = axis_size(mesh, dict(LOGICAL_AXES)["batch"])
     indices = NamedSharding(mesh, partition_spec("batch")).addressable_devices_indices_map((parts,))
-    held = sorted({index[0].indices(parts)[0] for index in indices.values() if index})
-    return share_of(held, parts)
-
-
-def share_of(held: Sequence[int], parts: int) -> tuple[int, int]:
-    """The number of the share that is made up of the parts ``held``, and of all shares.
-
-    Raises:
-        GplanError: they are not one of several equal, contiguous shares.
-    """
-    size, first = len(held), held[0]
-    if list(held) != list(range(first, first + size)) or parts % size or first % size:
-        raise GplanError(
-            f"The devices of process {jax.process_index()} hold the parts {list(held)} of {parts} "
-            "of a batch, which are no contiguous, equal share; choose a mesh whose tensor axis "
-            "divides the devices of a host, or is a multiple of them."
-        )
-    return first // size, parts // size
+    held = {index[0].indices(parts)[0] for index in indices.values() if index}
+    return Share(tuple(sorted(held)), parts)
 
 
 def put_batch(
     batch: Mapping[str, np.ndarray], mesh: Mesh, *, shared: Collection[str] = ()
 ) -> dict[str, jax.Array]:
-    """Lays this process's rows out over the mesh; fields named in ``shared`` are replicated."""
+    """Lays the rows of this process's ``batch_share`` out over the mesh.
+
+    Args:
+        batch: name -> array of this process's rows, or of something that all rows share.
+        mesh: the devices.
+        shared: names of the latter; they are replicated.
+    """
+    share, rows = batch_share(mesh), NamedSharding(mesh, partition_spec("batch"))
 
     def put(name: str, value: np.ndarray) -> jax.Array:
-        spec = PartitionSpec() if name in shared else partition_spec("batch")
-        return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), value)
+        if name in shared:
+            everywhere = NamedSharding(mesh, PartitionSpec())
+            return jax.make_array_from_callback(value.shape, everywhere, lambda _: value)
+        by_part = value.reshape(len(share.parts), -1, *value.shape[1:])
+        count = by_part.shape[1]
+        parts = dict(zip(share.parts, by_part, strict=True))
+
+        def rows_at(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
+            return parts[(index[0].start or 0) // count]
+
+        shape = (share.of * count, *value.shape[1:])
+        return jax.make_array_from_callback(shape, rows, rows_at)
 
     return {name: put(name, value) for name, value in batch.items()}

@@ -28,7 +28,7 @@ from gplan_jax.models.lora import add_lora, merged
 from gplan_jax.models.low_rank import LoraParam
 from gplan_jax.objectives.curriculum import CompressionCurriculum
 from gplan_jax.training.config import TrainConfig
-from gplan_jax.training.mesh import batch_shard, check_mesh, make_mesh, put_batch
+from gplan_jax.training.mesh import batch_share, check_mesh, make_mesh, put_batch
 from gplan_jax.training.run_directory import CACHE_NAME
 from gplan_jax.training.state import Params, TrainState, make_optimizer, make_schedule
 from gplan_jax.training.step import (
@@ -77,12 +77,10 @@ class Run:
     def batches(self) -> grain.DatasetIterator:
         """This process's share of every batch, from the first step; its state is the next step."""
         data = self.config.data
-        shard, shards = batch_shard(self.mesh)
         return batch_iterator(
             self.training_set,
             self.plan,
-            shard=shard,
-            shards=shards,
+            share=batch_share(self.mesh),
             threads=data.threads,
             workers=data.workers,
         )

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gplan_jax.data import BatchPlan, ChatEncoder, Mode, TrainingSet
-from gplan_jax.data.pipeline import BatchLoader, batch_iterator
+from gplan_jax.data.pipeline import BatchLoader, Share, batch_iterator
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.objectives import CompressionCurriculum
 
@@ -67,11 +68,44 @@ def test_hosts_share_one_global_batch(training_set: TrainingSet, plan: BatchPlan
     for step in (0, plan.steps_per_epoch, plan.total_steps - 1):
         whole = BatchLoader(training_set, plan)(step)
         for shards in (2, 3):
-            parts = [BatchLoader(training_set, plan, n, shards)(step) for n in range(shards)]
+            shares = [Share((n,), shards) for n in range(shards)]
+            parts = [BatchLoader(training_set, plan, share)(step) for share in shares]
             for name, values in whole.items():
                 if values.ndim:
                     joined = np.concatenate([part[name] for part in parts])
                     np.testing.assert_array_equal(joined, values)
+
+
+def test_a_share_need_not_be_contiguous(training_set: TrainingSet, plan: BatchPlan) -> None:
+    whole = BatchLoader(training_set, plan)(1)
+    some = BatchLoader(training_set, plan, Share((0, 2), 3))(1)
+    for name in ("rows", "tokens", "targets"):
+        np.testing.assert_array_equal(some[name], whole[name][[0, 1, 4, 5]])
+
+
+def test_a_shared_prefix_stands_apart_and_nothing_is_lost(
+    training_set: TrainingSet, plan: BatchPlan
+) -> None:
+    length = len(training_set.prefix_ids)
+    apart = dataclasses.replace(plan, prefix_length=length)
+    for step in (0, plan.steps_per_epoch * 3, plan.total_steps - 1):
+        plain, tree = BatchLoader(training_set, plan)(step), BatchLoader(training_set, apart)(step)
+        assert tree["prefix_length"] == length and len(tree["prefix"]) % plan.length_multiple == 0
+        assert tree["tokens"].shape[1] % plan.length_multiple == 0
+        for line, row in enumerate(tree["rows"]):
+            np.testing.assert_array_equal(tree["rows"], plain["rows"])
+            if row < 0:
+                assert tree["lengths"][line] == 0
+                continue
+            rest = tree["tokens"][line][: tree["lengths"][line]]
+            whole = np.concatenate([tree["prefix"][:length], rest])
+            np.testing.assert_array_equal(whole, plain["tokens"][line][: plain["lengths"][line]])
+            count = int((tree["sections"][line] > 0).sum())
+            np.testing.assert_array_equal(
+                tree["target_positions"][line][:count] + length,
+                plain["target_positions"][line][:count],
+            )
+        np.testing.assert_array_equal(tree["targets"], plain["targets"])
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -117,5 +151,5 @@ def test_arrays_agree_with_each_other(training_set: TrainingSet, plan: BatchPlan
 
 
 def test_a_batch_must_divide_by_the_hosts(training_set: TrainingSet, plan: BatchPlan) -> None:
-    with pytest.raises(ValueError, match="6 rows does not divide by 4 hosts"):
-        batch_iterator(training_set, plan, shards=4)
+    with pytest.raises(ValueError, match="6 rows does not divide into 4 parts"):
+        batch_iterator(training_set, plan, share=Share((0,), 4))

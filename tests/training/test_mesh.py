@@ -2,20 +2,18 @@ from __future__ import annotations
 
 import jax
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from jax.sharding import AxisType
 
+from gplan_jax.data.pipeline import Share
 from gplan_jax.foundation import GplanError
 from gplan_jax.models import Qwen3Config
 from gplan_jax.training.config import DataConfig, MeshConfig, TrainConfig
 from gplan_jax.training.mesh import (
     AXES,
-    batch_shard,
+    batch_share,
     check_mesh,
     make_mesh,
     mesh_shape,
-    share_of,
 )
 
 MODEL = Qwen3Config(
@@ -97,20 +95,7 @@ def test_micro_batches_divide_over_the_devices() -> None:
 
 
 def test_one_process_loads_the_whole_batch() -> None:
-    assert batch_shard(make_mesh(MeshConfig())) == (0, 1)
-
-
-@given(st.integers(1, 8), st.integers(1, 8), st.data())
-def test_equal_contiguous_shares_are_numbered(size: int, shares: int, data: st.DataObject) -> None:
-    number = data.draw(st.integers(0, shares - 1))
-    held = list(range(number * size, (number + 1) * size))
-    assert share_of(held, size * shares) == (number, shares)
-
-
-@pytest.mark.parametrize(("held", "parts"), [([0, 2], 4), ([1, 2], 4), ([0, 1, 2], 4)])
-def test_a_scattered_share_is_refused(held: list[int], parts: int) -> None:
-    with pytest.raises(GplanError, match="no contiguous, equal share"):
-        share_of(held, parts)
+    assert batch_share(make_mesh(MeshConfig())) == Share((0,), 1)
 
 
 def test_axes_are_auto() -> None:
