@@ -18,7 +18,7 @@ TORCH = "torch_padded"
 Answer = dict[str, Any]  # seconds, processor, loss of one step
 # Threads of another library may spin for a moment after their step.
 SETTLE_SECONDS = 0.5
-PEAK_SIZE, PEAK_REPEATS = 2048, 5
+PEAK_SIZE, PEAK_REPEATS = 1024, 10
 
 
 @dataclass

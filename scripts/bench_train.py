@@ -1,9 +1,11 @@
 """Training steps of the layouts side by side in one run; prints one JSON line of figures.
 
     python scripts/bench_train.py                                  # tiny, any machine, a minute
-    python scripts/bench_train.py --shape small --mode picd --rounds 5
+    python scripts/bench_train.py --shape wide --batch-size 32 --rounds 5
     python scripts/bench_train.py --shape small --vocab 151936 --torch-python HF_VENV/bin/python
-    python scripts/bench_train.py --shape qwen3-1.7b --compute bfloat16 --remat full --batch-size 32
+    python scripts/bench_train.py --shape qwen3-1.7b --compute bfloat16 --batch-size 64 \\
+        --micro-rows 8                                             # an accelerator
+    python scripts/bench_train.py --shape qwen3-1.7b --batch-size 64 --count-only
 
 The layouts (scripts/bench_layouts.py says which) take the same rows in the same order, a few
 batches spread over a whole run; their steps take turns, so a machine whose speed drifts treats them
