@@ -295,13 +295,13 @@ def _is_here(topology: Topology) -> bool:
 @contextlib.contextmanager
 def _fresh_compilation() -> Iterator[None]:
     """A step from the compilation cache would be neither timed nor written out as text."""
-    name = "jax_enable_compilation_cache"
-    before = jax.config.read(name)
-    jax.config.update(name, False)
+    options: Any = jax.config
+    before = options.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
     try:
         yield
     finally:
-        jax.config.update(name, before)
+        jax.config.update("jax_enable_compilation_cache", before)
 
 
 def _module_text(dump: Path, compiled: Any) -> str:
