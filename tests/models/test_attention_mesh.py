@@ -46,8 +46,14 @@ def test_what_does_not_divide_is_named(report: str) -> None:
     assert "3 rows don't divide by mesh ('data', 'fsdp')=4; choose another mesh" in report
 
 
+def test_cudnn_is_called_on_a_devices_own_rows_and_heads(report: str) -> None:
+    assert "cudnn: ['2x2x16x8', '1x2x32x8', '2x2x16x8']" in report
+
+
 def main() -> None:
     """Compares, and prints a line for each comparison; run with eight devices."""
+    import re
+
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -55,6 +61,7 @@ def main() -> None:
     from test_attention_kernels import PLAIN_FLASH
 
     from gplan_jax.foundation import GplanError
+    from gplan_jax.models import attention_cudnn
     from gplan_jax.models.attention import Context, causal_attention, over_mesh
     from gplan_jax.models.attention_merge import merged_attention
     from gplan_jax.models.attention_splash import splash_attention
@@ -74,6 +81,7 @@ def main() -> None:
     calls = {
         "merged": partial(merged_attention, PLAIN_FLASH),
         "splash": partial(splash_attention, interpret=True),
+        "cudnn": partial(merged_attention, attention_cudnn.CUDNN_FLASH),
     }
 
     def loss(kernel: str, query: Any, key: Any, value: Any, kv: Any) -> Any:
@@ -109,6 +117,14 @@ def main() -> None:
                 both("merged", arrays)
         except GplanError as error:
             print(error)
+
+    attention_cudnn._cudnn().check_cudnn_version = lambda: 91000  # there is none to ask
+    low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), arrays_of[8])
+    with jax.set_mesh(meshes[MESHES[0]]):
+        traced = jax.jit(partial(loss, "cudnn")).trace(*low)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    results = re.findall(r"@__cudnn\$fmhaSoftmax\(.*?-> \(tensor<([\dx]+)xbf16>", text)
+    print(f"cudnn: {results}")
 
 
 if __name__ == "__main__":
