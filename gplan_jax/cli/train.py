@@ -32,8 +32,9 @@ def train(
 
     Example: gplan train configs/picd_qwen3_1_7b.yaml data.train=rows.csv output=runs/picd
 
-    SIGTERM and Ctrl-C finish the running step, write a checkpoint and exit with 143 or 130; the
-    same command with --resume goes on. Bad input exits with 2, a full or read-only disk with 1.
+    On SIGTERM or Ctrl-C it finishes the step, writes a checkpoint and exits with
+    143 or 130; the same command with --resume goes on. Bad input exits with 2,
+    a full or read-only disk with 1.
     """
     from gplan_jax.evaluation.during_training import train_and_evaluate
     from gplan_jax.foundation.config import load_config

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +213,41 @@ def test_fewer_epochs_than_were_trained_are_refused(run: Path, make_config: Make
     changed = make_config(run, epochs=1, optimizer={"schedule": "constant"})
     with pytest.raises(GplanError, match="has taken 7 steps, and this config ends after 5"):
         train(changed, resume=True, allow_changes=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MiB; only the superuser can make one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no small disk can be mounted here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_stops_the_run_and_costs_nothing(
+    run: Path, small_disk: Path, make_config: MakeConfig, unbroken: TrainConfig
+) -> None:
+    moved = Path(shutil.copytree(run, small_disk / "run"))
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 2**18))
+    with pytest.raises(OSError) as raised:
+        train(make_config(moved), resume=True)
+    assert raised.value.errno == errno.ENOSPC
+    assert {"6", "7"} <= {path.name for path in (moved / "checkpoints").iterdir()}
+    ballast.unlink()
+    train(make_config(moved), resume=True)
+    assert_same_end(moved, unbroken)
+
+
+def test_a_read_only_disk_is_named_before_training(
+    run: Path, small_disk: Path, make_config: MakeConfig
+) -> None:
+    moved = Path(shutil.copytree(run, small_disk / "run"))
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(OSError) as raised:
+        train(make_config(moved), resume=True)
+    assert raised.value.errno == errno.EROFS
+    assert sorted(path.name for path in (moved / "checkpoints").iterdir()) == ["6", "7"]
