@@ -141,6 +141,8 @@ def _tpu_devices(topology: Topology) -> list[Any]:
         )
     # Without this, libtpu asks a cloud machine's metadata server what it runs on, and waits.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    # It only compiles, so it need not be the one process that holds the chips.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
     # A v4 chip's two cores form one device, as they do in a job.
@@ -151,7 +153,10 @@ def _tpu_devices(topology: Topology) -> list[Any]:
                 platform="tpu", topology_name=topology.name, **options
             )
         except Exception as error:  # libtpu's own error type differs between versions
-            raise _unknown(topology.name, str(error).splitlines()[0]) from None
+            said = str(error).splitlines()[0]
+            if not said.startswith(("INVALID_ARGUMENT", "NOT_FOUND")):
+                raise GplanError(f"libtpu can't describe {topology.name}: {said}") from None
+            raise _unknown(topology.name, said) from None
     return list(description.devices)
 
 
