@@ -25,6 +25,8 @@ SHAPES = {
     "small": _shape(4096, 256, 768, 4, 4, 2, 64),
     "medium": _shape(6144, 512, 1536, 4, 8, 4, 64),
     "wide": _shape(5120, 1024, 3072, 2, 8, 4, 128),
+    # Attention and vocabulary take the shares they have in Qwen3-1.7B, at a CPU's size.
+    "balanced": _shape(2816, 512, 2048, 2, 2, 1, 64),
     "qwen3-0.6b": _shape(151_936, 1024, 3072, 28, 16, 8, 128),
     "qwen3-1.7b": _shape(151_936, 2048, 6144, 28, 16, 8, 128),
     "qwen3-4b": _shape(151_936, 2560, 9728, 36, 32, 8, 128),
