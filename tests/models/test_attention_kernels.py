@@ -111,7 +111,8 @@ def _both_passes(kernel: str) -> Callable[..., Any]:
         output, pull = jax.vjp(forward, *arrays)
         return output, pull(d_output)
 
-    return jax.jit(both)
+    # Compiling is nearly all of the time here.
+    return jax.jit(both, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def random_operands(
