@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 from flax import nnx
@@ -128,7 +129,7 @@ def _advance(
     evaluate: Evaluate | None,
 ) -> TrainState:
     """Trains from step ``taken`` to the end; ``scores`` gains that of each evaluation."""
-    total, step, batches = run.plan.total_steps, run.train_step(), seek(run.batches(), taken)
+    total, step = run.plan.total_steps, run.train_step()
 
     def save() -> None:
         # What is not finite must stop the run before it is checkpointed.
@@ -159,19 +160,29 @@ def _advance(
             scores[taken] = _score(found, run.config.checkpoint.best_metric)
         reporter.restart_clock()
 
-    evaluate_if_due()
-    while taken < total:
-        batch: Batch = next(batches)
-        state, metrics = step(state, run.to_devices(batch))
-        taken += 1
-        reporter.hold(taken, batch, metrics)
-        stopping = signals.reached(taken)
-        if stopping or _checkpoint_is_due(run, taken):
+    def stop() -> NoReturn:
+        if taken and taken not in checkpoints.steps:
             save()
-        if stopping:
-            checkpoints.wait()
-            raise signals.stopped(taken, total)
-        evaluate_if_due()
+        checkpoints.wait()
+        raise signals.stopped(taken, total)
+
+    evaluate_if_due()
+    with closing(seek(run.batches(), taken)) as batches:
+        while taken < total:
+            try:
+                batch: Batch = next(batches)
+            except Exception:
+                if signals.noted:  # Reader processes may have heard it as well, and be gone.
+                    stop()
+                raise
+            state, metrics = step(state, run.to_devices(batch))
+            taken += 1
+            reporter.hold(taken, batch, metrics)
+            if _checkpoint_is_due(run, taken):
+                save()
+            if signals.reached(taken):
+                stop()
+            evaluate_if_due()
     return state
 
 

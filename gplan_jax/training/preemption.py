@@ -28,9 +28,9 @@ class RunStopped(Exception):
     """
 
     def __init__(self, name: str, exit_code: int, step: int, total: int) -> None:
+        written = f"; the checkpoint of step {step} is written" if step else ""
         super().__init__(
-            f"Stopped by {name} after step {step} of {total}; the checkpoint of step {step} is "
-            "written. Go on with --resume."
+            f"Stopped by {name} after step {step} of {total}{written}. Go on with --resume."
         )
         self.exit_code = exit_code
 
@@ -59,11 +59,16 @@ class StopSignals:
         for number, handler in self._earlier.items():
             signal.signal(number, handler)
 
+    @property
+    def noted(self) -> bool:
+        """True once this process itself has heard a signal."""
+        return self._number is not None
+
     def reached(self, step: int) -> bool:
         """True at the step after which all processes stop; every process asks at every step."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
-        return self._number is not None
+        return self.noted
 
     @contextmanager
     def interruptible(self, step: int, total: int) -> Iterator[None]:

@@ -20,6 +20,7 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, write_json
 from gplan_jax.gsisr import read_samples, write_samples
 from gplan_jax.models import Qwen3, load_qwen3
+from gplan_jax.training import loop as loop_module
 from gplan_jax.training.config import TrainConfig
 from gplan_jax.training.loop import train
 from gplan_jax.training.metrics_log import best_evaluation, read_log
@@ -251,3 +252,34 @@ def test_a_read_only_disk_is_named_before_training(
         train(make_config(moved), resume=True)
     assert raised.value.errno == errno.EROFS
     assert sorted(path.name for path in (moved / "checkpoints").iterdir()) == ["6", "7"]
+
+
+class ReadersGone:
+    """Batches until the reader processes die."""
+
+    def __init__(self, batches: Any, told: bool) -> None:
+        self.batches, self.told, self.left = batches, told, 2
+
+    def __next__(self) -> Any:
+        if self.left:
+            self.left -= 1
+            return next(self.batches)
+        if self.told:
+            signal.raise_signal(signal.SIGTERM)
+        raise OSError("handle is closed")
+
+    def close(self) -> None:
+        self.batches.close()
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_readers_that_a_signal_ended_first_do_not_hide_it(
+    told: bool, run: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seek = loop_module.seek
+    monkeypatch.setattr(loop_module, "seek", lambda *a: ReadersGone(seek(*a), told))
+    expected = (RunStopped, "after step 9 of 15") if told else (OSError, "handle is closed")
+    with pytest.raises(expected[0], match=expected[1]):
+        train(make_config(run), resume=True)
+    newest = max(int(p.name) for p in (run / "checkpoints").iterdir())
+    assert newest == (9 if told else 8)
