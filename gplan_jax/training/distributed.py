@@ -22,7 +22,6 @@ import jax
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.training.peer_watch import PeerWatch
-from gplan_jax.training.preemption import RunStopped
 from gplan_jax.training.rendezvous import StartTimeout, assemble
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -73,10 +72,7 @@ def joined() -> Iterator[Place | None]:
         yield place
     except BaseException as error:
         watch.end()
-        if isinstance(error, RunStopped):  # All stop at the same step.
-            jax.distributed.shutdown()
-        else:
-            watch.announce(f"{type(error).__name__}: {error}")
+        watch.announce(f"{type(error).__name__}: {error}")
         raise
     watch.end()
     jax.distributed.shutdown()

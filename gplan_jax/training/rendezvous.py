@@ -34,6 +34,7 @@ class _Guest:
     connection: socket.socket
     line: bytes = b""
     process: int | None = None
+    waits: bool = False  # It has said who it is: it is owed a verdict.
 
 
 def assemble(
@@ -91,7 +92,7 @@ def _receive(
                     selector.unregister(guest.connection)
                     guest.connection.close()
                     guests.remove(guest)
-                elif guest.process is None and guest.line.endswith(b"\n"):
+                elif not guest.waits and guest.line.endswith(b"\n"):
                     wrong = wrong or _welcome(guest, guests, processes, hosts)
         missing = _missing(guests, processes)
         if wrong:
@@ -102,10 +103,10 @@ def _receive(
         else:
             verdict = {"verdict": "start"}
         for guest in guests:
-            if guest.process is None:
-                guest.connection.close()
-            else:
+            if guest.waits:
                 _answer(guest.connection, verdict)
+            else:
+                guest.connection.close()
     _obey(verdict)
 
 
@@ -142,6 +143,7 @@ def _welcome(guest: _Guest, guests: list[_Guest], processes: int, hosts: dict[in
         process, told, host = int(said["process"]), int(said["processes"]), str(said["host"])
     except (KeyError, TypeError, ValueError):
         return ""  # Not one of ours: a port scan, say.
+    guest.waits = True
     if told != processes:
         return (
             f"process {process} on {host} was told of {told} processes, process 0 on {hosts[0]} of "
