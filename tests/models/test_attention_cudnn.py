@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from typing import Any
 
@@ -12,6 +13,20 @@ import pytest
 from gplan_jax.foundation import GplanError
 from gplan_jax.models import attention_cudnn
 from gplan_jax.models.attention import Context, causal_attention
+
+# What the compiler must know of an H200, in XLA's GpuTargetConfigProto.
+H200 = """
+platform_name: "CUDA" device_description_str: "NVIDIA H200" dnn_version_info { major: 9 minor: 10 }
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
+  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 4800000000000 l2_cache_size: 62914560 clock_rate_ghz: 1.98
+  device_memory_size: 150000000000 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 } registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+"""
 
 BATCH, QUERIES, KEYS, HEADS, KV_HEADS, HEAD_DIM = 2, 384, 256, 4, 2, 64
 
@@ -68,3 +83,33 @@ def test_another_jax_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(attention_cudnn._cudnn(), "_dot_product_attention_bwd_p_wrapper")
     with pytest.raises(GplanError, match=r"_bwd_p_wrapper.*constraints\.txt"):
         attention_cudnn._cudnn()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda13_plugin") is None,
+    reason='compiles for a GPU: pip install "jax[cuda13]", then pytest -m slow',
+)
+def test_compiles_for_an_h200() -> None:
+    from jax.experimental.topologies import get_topology_desc
+
+    devices = get_topology_desc(
+        platform="cuda", topology_name="h200", target_config=H200, topology="1x1x1"
+    ).devices
+    sharding = jax.sharding.SingleDeviceSharding(devices[0])
+
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding)
+
+    def loss(query: Any, key: Any, value: Any, kv: Any) -> jax.Array:
+        context = Context(*kv, jnp.asarray([KEYS - 7]))
+        lengths = jnp.full(BATCH, QUERIES)
+        mixed = causal_attention(query, key, value, lengths, [context], kernel="cudnn")
+        return jnp.sum(mixed.astype(jnp.float32))
+
+    own, shared = (array(rows, n, KV_HEADS, HEAD_DIM) for rows, n in ((BATCH, QUERIES), (1, KEYS)))
+    gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))
+    query = array(BATCH, QUERIES, HEADS, HEAD_DIM)
+    text = gradient.lower(query, own, own, (shared, shared)).compile().as_text()
+    calls = re.findall(r'custom_call_target="__cudnn\$(\w+)"', text)
+    assert sorted(calls) == ["fmhaSoftmax"] * 2 + ["fmhaSoftmaxBackward"] * 2
