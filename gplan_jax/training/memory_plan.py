@@ -35,7 +35,7 @@ from gplan_jax.training.hlo_costs import HloCosts, hlo_costs
 from gplan_jax.training.hlo_module import parse_module
 from gplan_jax.training.kept_activations import kept_activation_bytes
 from gplan_jax.training.mesh import mesh_shape
-from gplan_jax.training.topologies import Chip, Topology, topology_mesh
+from gplan_jax.training.topologies import Chip, Topology, local_chip, topology_mesh
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ def _memory(
 
 
 def _is_here(topology: Topology) -> bool:
-    return jax.default_backend() == "gpu" and len(jax.devices()) == topology.devices
+    return local_chip() is topology.chip and len(jax.devices()) == topology.devices
 
 
 @contextlib.contextmanager
