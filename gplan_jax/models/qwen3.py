@@ -19,12 +19,19 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from gplan_jax.models.attention import Context, Kernel, attention, causal_attention
+from gplan_jax.models.attention import (
+    ATTENTION_RESIDUALS,
+    Context,
+    Kernel,
+    attention,
+    causal_attention,
+)
 from gplan_jax.models.cache import KVCache, LayeredContext
 from gplan_jax.models.config import Qwen3Config
 from gplan_jax.models.layers import rms_norm, rotate, rotation
 from gplan_jax.models.low_rank import LowRank, TrainedRows
 from gplan_jax.models.sharding import constrain
+from gplan_jax.models.vocab_parallel import embed_tokens
 
 Remat = Literal["none", "full", "dots", "offload"]
 CosSin = tuple[jax.Array, jax.Array]
@@ -131,9 +138,9 @@ class Qwen3(nnx.Module):
         self.kernel = kernel
         make = _Parameters(config, rngs, param_dtype)
         vocabulary = (config.vocab_size, config.hidden_size)
-        self.embedding = make.matrix(vocabulary, ("vocab", "embed"))
+        self.embedding = make.matrix(vocabulary, ("vocab", None))
         tied = config.tie_word_embeddings
-        self.head = None if tied else make.matrix(vocabulary, ("vocab", "embed"))
+        self.head = None if tied else make.matrix(vocabulary, ("vocab", None))
         self.final_norm = make.scale(config.hidden_size, "embed")
         self.trained_rows: TrainedRows | None = nnx.data(None)  # see ``lora``
 
@@ -209,13 +216,14 @@ class Qwen3(nnx.Module):
         def one_layer(hidden: jax.Array, xs: tuple[Any, Any]) -> tuple[jax.Array, Any]:
             parameters, kv = xs
             hidden = checkpoint_name(_split_rows(hidden), _LAYER_INPUT)
-            return nnx.merge(block, parameters)(hidden, cos_sin, mix_of(kv))
+            hidden, kept = nnx.merge(block, parameters)(hidden, cos_sin, mix_of(kv))
+            return _split_rows(hidden), kept
 
         block, stacked = nnx.split(self.layers)
         cos_sin = rotation(positions_BxS, self.config.head_dim, self.config.rope_theta)
         hidden, kept = jax.lax.scan(
             _rematerialised(one_layer, self.remat),
-            self._embed(input_ids_BxS),
+            _split_rows(self._embed(input_ids_BxS)),
             (stacked, kv_by_layer),
         )
         return self._finish(hidden), LayeredContext(kept[0], kept[1], lengths_B) if keep else None
@@ -272,7 +280,7 @@ class Qwen3(nnx.Module):
         return jnp.einsum("...D,VD->...V", hidden, head, preferred_element_type=jnp.float32)
 
     def _embed(self, input_ids_BxT: jax.Array) -> jax.Array:
-        embedded = self.embedding[...][input_ids_BxT].astype(self.compute_dtype)
+        embedded = embed_tokens(self.embedding[...], input_ids_BxT, self.compute_dtype)
         if self.trained_rows is None:
             return embedded
         return self.trained_rows.embed(input_ids_BxT, embedded)
@@ -289,7 +297,7 @@ class _Parameters:
     rngs: nnx.Rngs
     dtype: DTypeLike
 
-    def matrix(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
+    def matrix(self, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
         initializer = nnx.initializers.normal(self.config.initializer_range)
         return _named(initializer(self.rngs.params(), shape, self.dtype), axes)
 
@@ -297,7 +305,7 @@ class _Parameters:
         return _named(jnp.ones((size,), self.dtype), (axis,))
 
 
-def _named(value: jax.Array, axes: tuple[str, ...]) -> nnx.Param:
+def _named(value: jax.Array, axes: tuple[str | None, ...]) -> nnx.Param:
     # The names are for the whole program to be laid out by later; nothing is moved here.
     return nnx.Param(value, out_sharding=axes, eager_sharding=False)
 
@@ -309,7 +317,11 @@ def _split_rows(hidden_BxTxD: jax.Array) -> jax.Array:
 
 
 def _project(equation: str, x: jax.Array, weight: nnx.Param, adapter: LowRank | None) -> jax.Array:
-    projected = jnp.einsum(equation, x, weight[...].astype(x.dtype))
+    matrix = weight[...].astype(x.dtype)
+    # Its gradient is laid out like it: summed to the devices that hold it, and not to all. Inside
+    # the scan the layer axis, which comes first, is gone.
+    matrix = constrain(matrix, *weight.get_metadata("out_sharding")[-matrix.ndim :])
+    projected = jnp.einsum(equation, x, matrix)
     return projected if adapter is None else projected + adapter(equation, x)
 
 
@@ -319,7 +331,10 @@ def _rematerialised(function: Any, remat: Remat) -> Any:
     policies = jax.checkpoint_policies
     policy = {
         "full": None,
-        "dots": policies.checkpoint_dots_with_no_batch_dims,
+        "dots": policies.save_from_both_policies(
+            policies.checkpoint_dots_with_no_batch_dims,
+            policies.save_only_these_names(ATTENTION_RESIDUALS),
+        ),
         "offload": policies.save_and_offload_only_these_names(
             names_which_can_be_saved=[],
             names_which_can_be_offloaded=[_LAYER_INPUT],

@@ -18,6 +18,8 @@ MeshAxes = tuple[str, ...] | str | None
 LOGICAL_AXES: tuple[tuple[str, MeshAxes], ...] = (
     # Activations and batches.
     ("batch", ("data", "fsdp")),
+    # Rows as a copy of the weights sees them: the devices that share it see all of them.
+    ("copy_batch", "data"),
     # A sequence that all rows share has no batch to split: its tokens are split instead.
     ("shared_sequence", ("data", "fsdp")),
     # Parameters: the model axis over fsdp, what heads and feed-forward compute apart over tensor.
@@ -25,7 +27,8 @@ LOGICAL_AXES: tuple[tuple[str, MeshAxes], ...] = (
     ("heads", "tensor"),
     ("kv_heads", "tensor"),
     ("mlp", "tensor"),
-    ("vocab", "tensor"),
+    # Embedding and head are split by rows, not by width (``vocab_parallel`` says why).
+    ("vocab", ("fsdp", "tensor")),
     ("head_dim", None),
     ("layers", None),
 )

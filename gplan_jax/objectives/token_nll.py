@@ -19,17 +19,30 @@ def chunked_token_nll(
 ) -> Array:
     """``token_nll(hidden @ head.T, targets)`` that holds one slice of the vocabulary at a time.
 
+    Arguments as ``partition_and_picked``; targets in [0, V). Returns float32 [N].
+    """
+    partition_N, picked_N = partition_and_picked(
+        hidden_NxD, head_VxD, targets_N, vocab_chunk=vocab_chunk
+    )
+    return partition_N - picked_N
+
+
+def partition_and_picked(
+    hidden_NxD: Array, head_VxD: Array, targets_N: Array, *, vocab_chunk: int
+) -> tuple[Array, Array]:
+    """log sum_v exp(logits), and each target's logit, a slice of the vocabulary at a time.
+
     The log-partition is a log-sum-exp over the slices' own log-partitions; the slices' logits are
     computed again in the backward pass instead of being kept, so memory is O(N * vocab_chunk).
 
     Args:
         hidden_NxD: hidden states of the supervised positions, after the final norm.
         head_VxD: output matrix (the embedding itself where the two are tied).
-        targets_N: token ids in [0, V).
+        targets_N: rows of the head; one outside [0, V) has 0 for its logit.
         vocab_chunk: upper bound on the rows of the head in one slice.
 
     Returns:
-        float32 [N].
+        float32 [N] each.
     """
     vocabulary, width = head_VxD.shape
     slices = -(-vocabulary // vocab_chunk)
@@ -58,4 +71,4 @@ def chunked_token_nll(
         last_partition_N, last_picked_N = one_slice(head_VxD[whole * size :], whole * size)
         partition_N = jnp.logaddexp(partition_N, last_partition_N)
         picked_N = picked_N + last_picked_N
-    return partition_N - picked_N
+    return partition_N, picked_N

@@ -78,11 +78,11 @@ def check_mesh(mesh: Mesh, config: TrainConfig, model: Qwen3Config) -> None:
         ("vocab_size", "vocab"),
         ("hidden_size", "embed"),
     ):
-        size, parts = getattr(model, name), axis_size(mesh, table[axis])
+        names = table[axis]
+        size, parts = getattr(model, name), axis_size(mesh, names)
         if size % parts:
-            faults.append(
-                f"the model's {name} {size} does not divide by mesh {table[axis]}={parts}"
-            )
+            product = names if isinstance(names, str) else " * ".join(names or ())
+            faults.append(f"the model's {name} {size} does not divide by mesh {product} = {parts}")
     if faults:
         raise GplanError("The run does not fit its mesh:\n  " + "\n  ".join(faults))
 

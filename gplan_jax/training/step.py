@@ -18,6 +18,7 @@ from jax import Array
 
 from gplan_jax.models import Qwen3
 from gplan_jax.models.cache import LayeredContext
+from gplan_jax.models.vocab_parallel import vocabulary_nll
 from gplan_jax.objectives.section_loss import (
     Metrics,
     section_counts,
@@ -26,7 +27,6 @@ from gplan_jax.objectives.section_loss import (
     section_weights,
     token_weights,
 )
-from gplan_jax.objectives.token_nll import chunked_token_nll
 from gplan_jax.training.config import LossConfig
 from gplan_jax.training.state import Params, TrainState
 
@@ -145,13 +145,13 @@ def response_loss_sums(
     """
     hidden_BxSxD, _ = model.branch(batch["tokens"], batch["lengths"], contexts)
     hidden_BxRxD = jnp.take_along_axis(hidden_BxSxD, batch["target_positions"][..., None], axis=1)
-    nll_N = chunked_token_nll(
-        hidden_BxRxD.reshape(-1, hidden_BxRxD.shape[-1]),
+    nll_BxR = vocabulary_nll(
+        hidden_BxRxD,
         model.head_VxD().astype(hidden_BxRxD.dtype),
-        batch["targets"].reshape(-1),
+        batch["targets"],
         vocab_chunk=vocab_chunk,
     )
-    return section_loss_sums(nll_N.reshape(batch["targets"].shape), batch["sections"])
+    return section_loss_sums(nll_BxR, batch["sections"])
 
 
 def _accumulate(

@@ -75,8 +75,9 @@ def test_all_that_does_not_divide_is_listed_at_once() -> None:
         check_mesh(Grid(2, 3, 4), config(batch_size=8), MODEL)  # type: ignore[arg-type]
     message = str(error.value)
     assert "8 rows do not divide by mesh data * fsdp = 6" in message
-    assert "num_key_value_heads 2 does not divide by mesh tensor=4" in message
-    assert "hidden_size 16 does not divide by mesh fsdp=3" in message
+    assert "num_key_value_heads 2 does not divide by mesh tensor = 4" in message
+    assert "hidden_size 16 does not divide by mesh fsdp = 3" in message
+    assert "vocab_size 96" not in message  # 12 parts do
     assert "num_attention_heads" not in message  # 4 heads do divide
 
 
