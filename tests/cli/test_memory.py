@@ -70,7 +70,10 @@ def test_a_tiny_model_is_compiled_for_this_machine(
     path = tmp_path / "run.yaml"
     data = {"train": "rows.csv", "length_multiple": 16, "response_multiple": 8}
     run = {"mode": "cot_sft", "model": str(tiny_model_dir), "output": "run", "batch_size": 4}
-    write_json(path, {**run, "data": data, "optimizer": {"schedule": "cosine"}})
+    precision = {"compute": "float32", "remat": "none"}
+    write_json(
+        path, {**run, "data": data, "precision": precision, "optimizer": {"schedule": "cosine"}}
+    )
     lengths = ("--sequence-length", 48, "--prefix-length", 16, "--response-length", 8)
     code, out, _ = gplan(path, "--topology", "local", *lengths)
     assert code == 0
