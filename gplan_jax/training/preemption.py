@@ -19,8 +19,8 @@ import jax
 from jax.experimental import multihost_utils
 
 
-class RunStopped(Exception):
-    """A run that was told to stop and has written its checkpoint.
+class RunStopped(SystemExit):
+    """A run that was told to stop and has written its checkpoint: no failure, so a SystemExit.
 
     Attributes:
         exit_code: 128 + the signal's number, as of a process that the signal ended: 143 for
@@ -29,10 +29,14 @@ class RunStopped(Exception):
 
     def __init__(self, name: str, exit_code: int, step: int, total: int) -> None:
         written = f"; the checkpoint of step {step} is written" if step else ""
-        super().__init__(
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+        self._message = (
             f"Stopped by {name} after step {step} of {total}{written}. Go on with --resume."
         )
-        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return self._message
 
 
 class StopSignals:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
 
 from gplan_jax.data.batch_plan import EMPTY_ROW
 from gplan_jax.data.pipeline import Batch
@@ -36,7 +37,13 @@ class StepReporter:
     log: MetricsLog
     bar: ProgressBar | None
     _held: tuple[int, Batch, Metrics] | None = field(default=None, init=False)
+    _rates: np.ndarray = field(init=False, repr=False)
     _last_report: float = field(default_factory=time.monotonic, init=False)
+
+    def __post_init__(self) -> None:
+        # All at once: a rate computed between two steps would wait in the queue of the device.
+        steps = np.arange(self.run.plan.total_steps)
+        self._rates = np.asarray(jax.jit(jax.vmap(self.run.schedule))(steps))
 
     def hold(self, taken: int, batch: Batch, metrics: Metrics) -> None:
         """Reports the step held before, then holds this one; ``taken`` counts steps from 1."""
@@ -91,7 +98,7 @@ class StepReporter:
             "epoch": int(batch["epoch"]),
             "stage": int(batch["stage"]),
             **kept,
-            "learning_rate": float(self.run.schedule(taken - 1)),
+            "learning_rate": float(self._rates[taken - 1]),
         }
 
     def _stop(self, taken: int, values: Mapping[str, float], problem: str) -> NoReturn:
