@@ -70,6 +70,10 @@ def joined() -> Iterator[Place | None]:
     watch = PeerWatch(place.process)
     try:
         yield place
+    except SystemExit:  # Told to stop, say: then all end at the same step, and none has failed.
+        watch.end()
+        jax.distributed.shutdown()
+        raise
     except BaseException as error:
         watch.end()
         watch.announce(f"{type(error).__name__}: {error}")
