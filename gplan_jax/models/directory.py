@@ -6,6 +6,7 @@ config.json  tokenizer.json  tokenizer_config.json  generation_config.json  gpla
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -110,7 +111,9 @@ def copy_companions(source: Path, target: Path, *, vocab_size: int, dtype: np.dt
         write_json(target / "config.json", changed)
 
 
-def save_model_directory(model: Qwen3, out_dir: str | Path, *, source_dir: str | Path) -> None:
+def save_model_directory(
+    model: Qwen3, out_dir: str | Path, *, source_dir: str | Path, shards: Path | None = None
+) -> None:
     """Writes a live model as a GPlan model directory.
 
     Args:
@@ -118,6 +121,8 @@ def save_model_directory(model: Qwen3, out_dir: str | Path, *, source_dir: str |
         out_dir: a new directory; it appears whole or not at all.
         source_dir: where the model came from (model directory or Hugging Face checkpoint):
             tokenizer, config and record are taken over from it.
+        shards: what ``save_shards`` has written of this model, which is moved; without it the
+            weights are written here, by this process alone.
 
     Raises:
         GplanError: ``out_dir`` holds something, or the source is of another shape.
@@ -127,8 +132,21 @@ def save_model_directory(model: Qwen3, out_dir: str | Path, *, source_dir: str |
     with atomic_directory(out_dir) as target:
         _copy(model, source, target)
         _record_of(source).write(target)
+        if shards:
+            os.replace(shards, target / PARAMS)
+            return
         for _ in save_parameters(target / PARAMS, parameters, _host(parameters)):
             pass
+
+
+def save_shards(model: Qwen3, folder: Path) -> None:
+    """Writes the weights from all processes at once, each the shards that its devices hold.
+
+    Every process must call it, with the same free ``folder``: Orbax waits for all of them.
+    """
+    parameters = model_parameters(model)
+    for _ in save_parameters(folder, parameters, parameters.__getitem__):
+        pass
 
 
 def save_qwen3(model: Qwen3, out_dir: str | Path, *, source_dir: str | Path) -> None:

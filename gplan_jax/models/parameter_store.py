@@ -25,7 +25,7 @@ _CHUNK_BYTES = 64 * 2**20  # compressed and buffered piece by piece, not as one 
 
 
 def save_parameters(
-    folder: Path, paths: Iterable[str], read: Callable[[str], np.ndarray]
+    folder: Path, paths: Iterable[str], read: Callable[[str], np.ndarray | jax.Array]
 ) -> Iterator[str]:
     """Writes ``read(path)`` for each path, in turn; yields each path once written.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import jax
-from flax import nnx
-from jax.experimental import multihost_utils
 
 from gplan_jax.data.pipeline import Batch
 from gplan_jax.data.seek import seek
@@ -18,6 +17,7 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import atomic_directory
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.models import Qwen3, save_model_directory
+from gplan_jax.models.directory import save_shards
 from gplan_jax.training.array_marks import mark_arrays
 from gplan_jax.training.checkpoints import RunCheckpoints, abstract, best_steps, named_arrays
 from gplan_jax.training.config import TrainConfig
@@ -279,18 +279,18 @@ def _save_best(
 
 def _save_model(run: Run, params: Params, folder: Path) -> None:
     """Writes weights with all that reads them as a model directory, once for all processes."""
-    model = run.finished_model(params)
+    model, shards = run.finished_model(params), None
     if jax.process_count() > 1:
-        nnx.update(model, jax.tree.map(_whole, nnx.state(model, nnx.Param)))
+        shards = folder.with_name(f"{folder.name}-shards")
+        if is_primary():
+            # Of a run that was killed while it wrote; Orbax adds a suffix of its own.
+            for left in folder.parent.glob(f"{shards.name}*"):
+                shutil.rmtree(left)
+        meet(f"{shards.name} is free")
+        save_shards(model, shards)
     if is_primary():
         with atomic_directory(folder) as temporary:
-            save_model_directory(model, temporary, source_dir=Path(run.config.model))
+            save_model_directory(model, temporary, source_dir=Path(run.config.model), shards=shards)
             rows = run.training_set
             save_task(temporary, Task(rows.template, rows.library, rows.max_length))
     meet(f"{folder.name} is written")
-
-
-def _whole(x: jax.Array) -> object:
-    """An array in the memory of the first host, array by array; the others keep their share."""
-    whole = multihost_utils.process_allgather(x, tiled=True)
-    return whole if is_primary() else x

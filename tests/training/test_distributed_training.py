@@ -19,9 +19,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample
-from gplan_jax.models import convert_checkpoint
+from gplan_jax.models import convert_checkpoint, load_qwen3
 from gplan_jax.reasoning import GSISR_LATENTS
 from gplan_jax.synthesis.tiny_checkpoint import training_texts, write_tiny_checkpoint
 from gplan_jax.training.checkpoints import RunCheckpoints, abstract
@@ -205,3 +206,19 @@ def test_two_processes_train_like_one_device_and_hand_their_checkpoint_to_it(
     weights = state_at(config, STEPS, tmp_path / "last").params
     expected = state_at(alone, STEPS, tmp_path / "last-alone").params
     assert max(distances(weights, expected)) < TOLERANCE
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_ends_with_the_model_of_one_device(
+    alone: TrainConfig, world_file: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    config = make_config(world_file, model_dir, tmp_path / "together", MESHES["fsdp=8"])
+    for code, text in finish(start_two(config, tmp_path)):
+        assert code == 0, text
+    assert losses(config) == pytest.approx(losses(alone), rel=TOLERANCE)
+    found, expected = (
+        nnx.state(load_qwen3(Path(c.output) / "model"), nnx.Param) for c in (config, alone)
+    )
+    assert max(distances(found, expected)) < TOLERANCE
+    names = [sorted(p.name for p in (Path(c.output) / "model").iterdir()) for c in (config, alone)]
+    assert names[0] == names[1]
