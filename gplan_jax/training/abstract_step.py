@@ -20,8 +20,11 @@ from gplan_jax.models.attention import resolve_kernel
 from gplan_jax.models.config import Qwen3Config
 from gplan_jax.models.directory import read_config
 from gplan_jax.models.loading import abstract_qwen3
-from gplan_jax.models.sharding import partition_spec
+from gplan_jax.models.lora import add_lora
+from gplan_jax.models.low_rank import LoraParam
+from gplan_jax.models.sharding import named_shardings, partition_spec
 from gplan_jax.objectives.curriculum import CompressionCurriculum
+from gplan_jax.reasoning import GSISR_LATENTS
 from gplan_jax.training.config import TrainConfig
 from gplan_jax.training.mesh import check_mesh
 from gplan_jax.training.state import TrainState, make_optimizer, make_schedule
@@ -82,12 +85,21 @@ class BatchShape:
 
 @dataclass(frozen=True)
 class AbstractStep:
-    """A run's jitted step and what it is called with; the arrays are shapes with shardings."""
+    """A run's jitted step and what it is called with; the arrays are shapes with shardings.
+
+    Attributes:
+        frozen: weights that do not train, where LoRA adapters do; else None.
+    """
 
     model: Qwen3
     step: Any
     state: TrainState
     batch: Any
+    frozen: Any
+
+    def lower(self) -> Any:
+        """The step traced for the devices of its shardings."""
+        return self.step.lower(self.state, self.batch, frozen=self.frozen)
 
 
 def model_shape(config: TrainConfig, name: str | None = None) -> Qwen3Config:
@@ -145,12 +157,7 @@ def abstract_step(
         GplanError: rows, heads or widths do not divide by the mesh, or a kernel can't run there.
     """
     check_mesh(mesh, config, shape)
-    model = abstract_qwen3(
-        shape,
-        jnp.dtype(config.precision.params),
-        jnp.dtype(config.precision.compute),
-        config.precision.remat,
-    )
+    model = abstract_model(config, shape)
     model.kernel = resolve_kernel(
         config.precision.attention,
         platform=platform,
@@ -168,22 +175,65 @@ def abstract_step(
         ),
     )
     optimizer = make_optimizer(config.optimizer, schedule)
-    params = nnx.state(model, nnx.Param)
+    graphdef, params, *frozen = nnx.split(model, *trained_filters(config))
     shardings = TrainState.shardings(params, optimizer, mesh)
-    state = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        jax.eval_shape(lambda weights: TrainState.create(weights, optimizer), params),
-        shardings,
-    )
+    state = jax.eval_shape(lambda weights: TrainState.create(weights, optimizer), params)
     step = make_train_step(
-        nnx.graphdef(model),
+        graphdef,
         optimizer,
         loss=config.loss,
         average="sections" if mode is Mode.PICD else "tokens",
         accumulation_steps=config.accumulation_steps,
         state_shardings=shardings,
     )
-    return AbstractStep(model, step, state, abstract_batch(batch, mesh))
+    return AbstractStep(
+        model,
+        step,
+        _laid_out(state, shardings),
+        abstract_batch(batch, mesh),
+        _laid_out(frozen[0], named_shardings(frozen[0], mesh)) if frozen else None,
+    )
+
+
+def abstract_model(config: TrainConfig, shape: Qwen3Config) -> Qwen3:
+    """The model of a run, of shapes: adapters beside frozen weights where the config has LoRA."""
+    precision, lora = config.precision, config.lora
+    dtype = jnp.dtype(precision.compute if lora.rank else precision.params)
+    if not lora.rank:
+        return abstract_qwen3(shape, dtype, jnp.dtype(precision.compute), precision.remat)
+
+    def build() -> Qwen3:
+        model = Qwen3(
+            shape,
+            rngs=nnx.Rngs(0),
+            param_dtype=dtype,
+            compute_dtype=jnp.dtype(precision.compute),
+            remat=precision.remat,
+        )
+        add_lora(
+            model,
+            rank=lora.rank,
+            alpha=lora.alpha,
+            targets=lora.targets,
+            # As many rows as there are latent tokens; which ones changes no shape.
+            trained_rows=range(len(GSISR_LATENTS.tokens)),
+        )
+        return model
+
+    return nnx.eval_shape(build)
+
+
+def trained_filters(config: TrainConfig) -> tuple[Any, ...]:
+    """What ``nnx.split`` parts the model by: what trains, then what is frozen if anything is."""
+    return (LoraParam, ...) if config.lora.rank else (nnx.Param,)
+
+
+def _laid_out(tree: Any, shardings: Any) -> Any:
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        tree,
+        shardings,
+    )
 
 
 def abstract_batch(shape: BatchShape, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

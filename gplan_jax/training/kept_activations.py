@@ -11,7 +11,7 @@ from flax import nnx
 
 from gplan_jax.models import Qwen3
 from gplan_jax.models.cache import LayeredContext
-from gplan_jax.training.abstract_step import BatchShape
+from gplan_jax.training.abstract_step import BatchShape, trained_filters
 from gplan_jax.training.config import TrainConfig
 
 
@@ -32,21 +32,24 @@ def kept_activation_bytes(
     if model.remat == "offload":
         return 0.0
     rows = batch.rows // config.accumulation_steps // row_parts
-    graphdef, params = nnx.split(_traceable(model), nnx.Param)
+    graphdef, params, *frozen = nnx.split(_traceable(model), *trained_filters(config))
     tokens = jax.ShapeDtypeStruct((rows, batch.tokens), jnp.int32)
     lengths = jax.ShapeDtypeStruct((rows,), jnp.int32)
     prefix = _prefix_keys_values(model, batch)
 
-    def pull_back(params: Any, prefix: Any, tokens: jax.Array, lengths: jax.Array) -> Any:
+    def pull_back(
+        params: Any, prefix: Any, frozen: Any, tokens: jax.Array, lengths: jax.Array
+    ) -> Any:
         def run(params: Any, prefix: Any) -> jax.Array:
             seen = jnp.full(1, batch.prefix)
             contexts = [LayeredContext(key, value, seen) for key, value in prefix]
-            return nnx.merge(graphdef, params).branch(tokens, lengths, contexts)[0]
+            return nnx.merge(graphdef, params, *frozen).branch(tokens, lengths, contexts)[0]
 
         return jax.vjp(run, params, prefix)[1]
 
-    residuals = jax.tree.leaves(jax.eval_shape(pull_back, params, prefix, tokens, lengths))
-    inputs = {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((params, prefix))}
+    traced = jax.eval_shape(pull_back, params, prefix, frozen, tokens, lengths)
+    residuals = jax.tree.leaves(traced)
+    inputs = {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((params, prefix, frozen))}
     return sum(
         leaf.size * np.dtype(leaf.dtype).itemsize
         for leaf in residuals

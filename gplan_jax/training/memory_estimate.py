@@ -10,9 +10,14 @@ from jax.sharding import AbstractMesh, Mesh
 
 from gplan_jax.models import Qwen3
 from gplan_jax.models.config import Qwen3Config
-from gplan_jax.models.loading import abstract_qwen3
 from gplan_jax.models.sharding import LOGICAL_AXES, axis_size
-from gplan_jax.training.abstract_step import BatchShape, RowLengths, abstract_step, batch_shape
+from gplan_jax.training.abstract_step import (
+    BatchShape,
+    RowLengths,
+    abstract_model,
+    abstract_step,
+    batch_shape,
+)
 from gplan_jax.training.config import TrainConfig
 from gplan_jax.training.kept_activations import kept_activation_bytes
 from gplan_jax.training.memory_plan import (
@@ -48,7 +53,7 @@ def estimate(
     row_parts = axis_size(mesh, dict(LOGICAL_AXES)["batch"])
     kept = kept_activation_bytes(built.model, config, batch, row_parts)
     memory = Memory(
-        weights=device_bytes(built.state.params),
+        weights=device_bytes((built.state.params, built.frozen)),
         optimizer=device_bytes((built.state.optimizer, built.state.step)),
         batch=device_bytes(built.batch),
         gradients=gradient_sums(built, config),
@@ -76,11 +81,10 @@ def _working_set(
 ) -> float:
     """Bytes of one layer's own values, its gathered weights and gradients, and one logits slice."""
     shape, item = model.config, jnp.dtype(model.compute_dtype).itemsize
-    one_layer = abstract_qwen3(
+    keep_all = config.precision.model_copy(update={"remat": "none"})
+    one_layer = abstract_model(
+        config.model_copy(update={"precision": keep_all}),
         dataclasses.replace(shape, num_hidden_layers=1),
-        jnp.dtype(config.precision.params),
-        model.compute_dtype,
-        "none",
     )
     one_layer.kernel = model.kernel
     values = kept_activation_bytes(one_layer, config, batch, row_parts)

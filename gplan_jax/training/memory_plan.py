@@ -195,7 +195,7 @@ def plan_memory(
     }
     begin = time.perf_counter()
     with jax.set_mesh(mesh):
-        lowered = built.step.lower(built.state, built.batch)
+        lowered = built.lower()
     lowered_at = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="gplan-plan-") as dump:
         try:
@@ -233,7 +233,8 @@ def useful_flops(shape: Qwen3Config, config: TrainConfig, lengths: RowLengths) -
 
     3 x (forward): 2 x parameters of the layers for every token ("6ND"), 4 N H for every visible
     query-key pair of a layer, and 2 V D for every supervised position. With the prefix-tree layout
-    the shared prefix counts once a step.
+    the shared prefix counts once a step. Weights that LoRA freezes have no gradient of their own:
+    theirs is 2 x (forward), and the adapters are left out.
     """
     d, h = shape.hidden_size, shape.head_dim
     heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads
@@ -242,11 +243,10 @@ def useful_flops(shape: Qwen3Config, config: TrainConfig, lengths: RowLengths) -
     own = lengths.sequence - shared
     tokens = config.batch_size * own + shared
     pairs = config.batch_size * (own * (own + 1) / 2 + own * shared) + shared * (shared + 1) / 2
-    forward = shape.num_hidden_layers * (
-        2 * layer * tokens + 4 * shape.num_attention_heads * h * pairs
-    )
-    forward += 2 * shape.vocab_size * d * config.batch_size * lengths.response
-    return 3.0 * forward
+    weights = shape.num_hidden_layers * 2 * layer * tokens
+    weights += 2 * shape.vocab_size * d * config.batch_size * lengths.response
+    attention = shape.num_hidden_layers * 4 * shape.num_attention_heads * h * pairs
+    return (2.0 if config.lora.rank else 3.0) * weights + 3.0 * attention
 
 
 def device_bytes(tree: Any) -> float:
@@ -270,7 +270,8 @@ def _memory(
 ) -> Memory:
     """Splits the compiler's totals: arguments exactly, temporaries by what is known to be there."""
     unaliased = stats.output_size_in_bytes - stats.alias_size_in_bytes
-    weights, inputs = device_bytes(built.state.params), device_bytes(built.batch)
+    weights = device_bytes((built.state.params, built.frozen))
+    inputs = device_bytes(built.batch)
     live = stats.temp_size_in_bytes + unaliased
     gradients = min(gradient_sums(built, config), live)
     row_parts = axis_size(mesh, dict(LOGICAL_AXES)["batch"])

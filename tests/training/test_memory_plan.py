@@ -217,6 +217,21 @@ def test_an_estimate_is_named_one_and_its_state_is_exact() -> None:
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_lora_holds_no_master_copy_and_no_moments_of_frozen_weights() -> None:
+    shape = QWEN3_SHAPES["qwen3-1.7b"]
+    settings = config(
+        batch_size=64,
+        precision={"compute": "bfloat16", "remat": "full"},
+        data={"train": "t"},
+        lora={"rank": 16},
+    )
+    plan = estimate(settings, shape, parse_topology("h100:1"), RowLengths(2048, 761, 311))
+    assert plan.memory is not None
+    adapters = 28 * 16 * (4 * 2048 + 2 * (2048 + 1024) + 3 * (2048 + 6144)) + 33 * 2048
+    assert plan.memory.weights == 2 * 1_720_574_976 + 4 * adapters
+    assert 0 <= plan.memory.optimizer - 8 * adapters < 64
+
+
 def test_shapes_by_directory_name_option_and_file(tiny_model_dir: Any) -> None:
     assert model_shape(config(model="models/Qwen3-4B")) == QWEN3_SHAPES["qwen3-4b"]
     assert model_shape(config(model="x"), "qwen3-0.6b") == QWEN3_SHAPES["qwen3-0.6b"]
