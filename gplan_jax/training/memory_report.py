@@ -32,7 +32,13 @@ def verdict(plan: MemoryPlan) -> str:
 
 
 def gib(size: float) -> str:
-    return f"{size / GIB:,.2f} GiB"
+    """A size for reading: in GiB, or in MiB where that would show nothing."""
+    return f"{size / GIB:,.2f} GiB" if not 0 < size < GIB / 100 else f"{size / 2**20:,.2f} MiB"
+
+
+def tera(value: float) -> str:
+    """Multiples of 10^12 with a decimal, or three digits where that would show nothing."""
+    return f"{value / 1e12:,.1f}" if value >= 1e11 else f"{value / 1e12:.3g}"
 
 
 def _lines(plan: MemoryPlan) -> Iterator[str]:
@@ -43,7 +49,7 @@ def _lines(plan: MemoryPlan) -> Iterator[str]:
     chip_name = chip.name if chip else jax.devices()[0].device_kind
     yield (
         f"model     {plan.shape.num_hidden_layers} layers, width {plan.shape.hidden_size:,}, "
-        f"{parameters / 1e9:.2f} B parameters"
+        f"{_count(parameters)} parameters"
     )
     yield (
         f"devices   {plan.topology.devices} x {chip_name}, "
@@ -54,7 +60,7 @@ def _lines(plan: MemoryPlan) -> Iterator[str]:
         f"{batch.tokens:,} tokens a row{shared}, {batch.responses} supervised"
     )
     yield (
-        f"step      weights {config.precision.params}, products {config.precision.compute}, "
+        f"step      {_weights(plan)}, products {config.precision.compute}, "
         f"remat {config.precision.remat}, attention {plan.kernel}"
     )
     yield f"source    {_source(plan)}"
@@ -64,6 +70,13 @@ def _lines(plan: MemoryPlan) -> Iterator[str]:
     yield from _collectives(plan)
     yield from _roofline(plan)
     yield verdict(plan)
+
+
+def _weights(plan: MemoryPlan) -> str:
+    precision, rank = plan.config.precision, plan.config.lora.rank
+    if rank:
+        return f"LoRA of rank {rank} on {precision.compute} weights"
+    return f"weights {precision.params}"
 
 
 def _source(plan: MemoryPlan) -> str:
@@ -107,16 +120,16 @@ def _work(plan: MemoryPlan) -> Iterator[str]:
     rows = [
         (
             "useful, all devices",
-            f"{plan.useful_flops / 1e12:,.1f}",
-            "3 x (2 x weights x tokens + attention + vocabulary)",
+            tera(plan.useful_flops),
+            "forward and backward, for real tokens; nothing twice",
         ),
-        ("useful, a device", f"{plan.useful_flops / devices / 1e12:,.1f}", "an equal share of it"),
+        ("useful, a device", tera(plan.useful_flops / devices), "an equal share of it"),
     ]
     if plan.costs is not None:
         rows += [
             (
                 "executed, a device",
-                f"{plan.costs.flops / 1e12:,.1f}",
+                tera(plan.costs.flops),
                 "products in the compiled module, times loop trips",
             ),
         ]
@@ -124,7 +137,7 @@ def _work(plan: MemoryPlan) -> Iterator[str]:
         rows.append(
             (
                 "XLA cost_analysis",
-                f"{plan.xla_flops / 1e12:,.1f}",
+                tera(plan.xla_flops),
                 "counts every loop body once: not the step's",
             )
         )
@@ -143,7 +156,16 @@ def _collectives(plan: MemoryPlan) -> Iterator[str]:
         return
     yield from _table(
         ("collectives of a step", "count", "GB sent by a device"),
-        [(c.kind, f"{c.count:,}", f"{c.bytes_sent / 1e9:,.2f}") for c in plan.costs.collectives],
+        [
+            (
+                c.kind,
+                f"{c.count:,}",
+                f"{c.bytes_sent / 1e9:,.2f}"
+                if c.bytes_sent >= 1e7
+                else f"{c.bytes_sent / 1e9:.2g}",
+            )
+            for c in plan.costs.collectives
+        ],
     )
 
 
@@ -181,6 +203,10 @@ def _parameters(plan: MemoryPlan) -> float:
     layer += 2 * shape.head_dim
     tables = shape.vocab_size * (1 if shape.tie_word_embeddings else 2)
     return float(shape.num_hidden_layers * layer + (tables + 1) * shape.hidden_size)
+
+
+def _count(parameters: float) -> str:
+    return f"{parameters / 1e9:.2f} B" if parameters >= 1e8 else f"{parameters / 1e6:.2f} M"
 
 
 def _table(head: Row, rows: Sequence[Row]) -> Iterator[str]:
