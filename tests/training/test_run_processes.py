@@ -152,3 +152,4 @@ def test_two_processes_fall_back_together(
     assert "torn" not in ended[1][1]  # The first process speaks for both.
     assert len(losses(run)) == STEPS
     np.testing.assert_allclose(losses(run), losses(alone), rtol=1e-4)
+    assert (run / "model" / "tokenizer.json").is_file()
