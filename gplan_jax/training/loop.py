@@ -23,7 +23,7 @@ from gplan_jax.training.checkpoints import RunCheckpoints, abstract, best_steps,
 from gplan_jax.training.config import TrainConfig
 from gplan_jax.training.metrics_log import MetricsLog, evaluation_scores
 from gplan_jax.training.preemption import StopSignals
-from gplan_jax.training.processes import is_primary, meet, say
+from gplan_jax.training.processes import differing, is_primary, meet, say
 from gplan_jax.training.reporter import StepReporter
 from gplan_jax.training.run import Run, prepare
 from gplan_jax.training.run_directory import (
@@ -76,6 +76,11 @@ def train(
         say(describe(changes))
     run = prepare(config, directory)
     inputs = fingerprint_inputs(run)
+    if different := differing(inputs):
+        raise GplanError(
+            f"The processes of this run read different {' and '.join(different)}; each trains on "
+            "its share of the same rows, so give every host the same files."
+        )
     _check_content(directory, inputs, allow_changes=allow_changes)
     meet("the run's directory is checked")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -23,6 +25,16 @@ def meet(name: str) -> None:
     """Waits until every process has come to the point ``name``."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def differing(digests: Mapping[str, str]) -> list[str]:
+    """The keys whose hexadecimal digests are not the same in every process."""
+    if jax.process_count() == 1:
+        return []
+    keys = sorted(digests)
+    own = np.asarray([list(bytes.fromhex(digests[key])[:8]) for key in keys], np.uint8)
+    of_all = multihost_utils.process_allgather(own)
+    return [key for n, key in enumerate(keys) if (of_all[:, n] != of_all[0, n]).any()]
 
 
 def any_fault(fault: str | None) -> str | None:
