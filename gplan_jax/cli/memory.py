@@ -31,7 +31,7 @@ def plan_memory(
 ) -> None:
     """Compile the training step for a topology and say what it needs and whether it fits.
 
-    Needs no weights, no rows and no accelerator; for TPUs, libtpu (gplan-jax[tpu]).
+    Needs no weights, no rows and no accelerator; for TPUs, libtpu (the extra "tpu").
 
     Example: gplan plan-memory configs/picd_qwen3_1_7b.yaml --topology v5e:4x4
     """
