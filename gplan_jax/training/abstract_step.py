@@ -13,22 +13,24 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gplan_jax.data.batch_plan import round_up
-from gplan_jax.data.training_set import Mode
 from gplan_jax.foundation import GplanError
 from gplan_jax.models import Qwen3
-from gplan_jax.models.attention import resolve_kernel
 from gplan_jax.models.config import Qwen3Config
 from gplan_jax.models.directory import read_config
 from gplan_jax.models.loading import abstract_qwen3
-from gplan_jax.models.lora import add_lora
-from gplan_jax.models.low_rank import LoraParam
 from gplan_jax.models.sharding import named_shardings, partition_spec
-from gplan_jax.objectives.curriculum import CompressionCurriculum
 from gplan_jax.reasoning import GSISR_LATENTS
+from gplan_jax.training.assembly import (
+    add_adapters,
+    curriculum_of,
+    kernel_of,
+    step_of,
+    trained_filters,
+    weights_dtype,
+)
 from gplan_jax.training.config import TrainConfig
 from gplan_jax.training.mesh import check_mesh
 from gplan_jax.training.state import TrainState, make_optimizer, make_schedule
-from gplan_jax.training.step import make_train_step
 
 
 def _qwen3(d: int, f: int, layers: int, n: int, k: int) -> Qwen3Config:
@@ -158,34 +160,19 @@ def abstract_step(
     """
     check_mesh(mesh, config, shape)
     model = abstract_model(config, shape)
-    model.kernel = resolve_kernel(
-        config.precision.attention,
-        platform=platform,
-        dtype=model.compute_dtype,
-        head_dim=shape.head_dim,
-    )
-    mode = Mode(config.mode)
+    model.kernel = kernel_of(config, model, platform=platform)
     # Only the learning rate depends on the number of steps, and it costs nothing.
     schedule = make_schedule(
         config.optimizer,
         steps_per_epoch=1000,
         total_steps=1000 * config.epochs,
-        curriculum=CompressionCurriculum(
-            1000, epochs_per_stage=config.epochs_per_stage if mode is Mode.PICD else None
-        ),
+        curriculum=curriculum_of(config, 1000),
     )
     optimizer = make_optimizer(config.optimizer, schedule)
     graphdef, params, *frozen = nnx.split(model, *trained_filters(config))
     shardings = TrainState.shardings(params, optimizer, mesh)
     state = jax.eval_shape(lambda weights: TrainState.create(weights, optimizer), params)
-    step = make_train_step(
-        graphdef,
-        optimizer,
-        loss=config.loss,
-        average="sections" if mode is Mode.PICD else "tokens",
-        accumulation_steps=config.accumulation_steps,
-        state_shardings=shardings,
-    )
+    step = step_of(config, graphdef, optimizer, shardings)
     return AbstractStep(
         model,
         step,
@@ -197,35 +184,13 @@ def abstract_step(
 
 def abstract_model(config: TrainConfig, shape: Qwen3Config) -> Qwen3:
     """The model of a run, of shapes: adapters beside frozen weights where the config has LoRA."""
-    precision, lora = config.precision, config.lora
-    dtype = jnp.dtype(precision.compute if lora.rank else precision.params)
-    if not lora.rank:
-        return abstract_qwen3(shape, dtype, jnp.dtype(precision.compute), precision.remat)
-
-    def build() -> Qwen3:
-        model = Qwen3(
-            shape,
-            rngs=nnx.Rngs(0),
-            param_dtype=dtype,
-            compute_dtype=jnp.dtype(precision.compute),
-            remat=precision.remat,
-        )
-        add_lora(
-            model,
-            rank=lora.rank,
-            alpha=lora.alpha,
-            targets=lora.targets,
-            # As many rows as there are latent tokens; which ones changes no shape.
-            trained_rows=range(len(GSISR_LATENTS.tokens)),
-        )
-        return model
-
-    return nnx.eval_shape(build)
-
-
-def trained_filters(config: TrainConfig) -> tuple[Any, ...]:
-    """What ``nnx.split`` parts the model by: what trains, then what is frozen if anything is."""
-    return (LoraParam, ...) if config.lora.rank else (nnx.Param,)
+    precision = config.precision
+    model = abstract_qwen3(
+        shape, weights_dtype(config), jnp.dtype(precision.compute), precision.remat
+    )
+    # As many rows as there are latent tokens; which ones changes no shape.
+    add_adapters(model, config, latent_ids=range(len(GSISR_LATENTS.tokens)))
+    return model
 
 
 def _laid_out(tree: Any, shardings: Any) -> Any:

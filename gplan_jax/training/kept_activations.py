@@ -11,7 +11,8 @@ from flax import nnx
 
 from gplan_jax.models import Qwen3
 from gplan_jax.models.cache import LayeredContext
-from gplan_jax.training.abstract_step import BatchShape, trained_filters
+from gplan_jax.training.abstract_step import BatchShape
+from gplan_jax.training.assembly import trained_filters
 from gplan_jax.training.config import TrainConfig
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grain
 import jax
@@ -22,11 +21,16 @@ from gplan_jax.foundation import RowError
 from gplan_jax.foundation.progress import report_skipped
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.models import Qwen3, load_qwen3
-from gplan_jax.models.attention import resolve_kernel
 from gplan_jax.models.directory import read_config
-from gplan_jax.models.lora import add_lora, merged
-from gplan_jax.models.low_rank import LoraParam
-from gplan_jax.objectives.curriculum import CompressionCurriculum
+from gplan_jax.models.lora import merged
+from gplan_jax.training.assembly import (
+    add_adapters,
+    curriculum_of,
+    kernel_of,
+    step_of,
+    trained_filters,
+    weights_dtype,
+)
 from gplan_jax.training.config import TrainConfig
 from gplan_jax.training.mesh import batch_share, check_mesh, make_mesh, put_batch
 from gplan_jax.training.run_directory import CACHE_NAME
@@ -36,7 +40,6 @@ from gplan_jax.training.step import (
     SHARED_FIELDS,
     DeviceBatch,
     TrainStep,
-    make_train_step,
 )
 
 
@@ -63,15 +66,8 @@ class Run:
 
     def train_step(self) -> TrainStep:
         """The compiled step: (state, batch on devices) -> (state, metrics)."""
-        graphdef, _, *frozen = nnx.split(self.model, *self._filters)
-        step = make_train_step(
-            graphdef,
-            self.optimizer,
-            loss=self.config.loss,
-            average="sections" if self.config.mode == Mode.PICD else "tokens",
-            accumulation_steps=self.config.accumulation_steps,
-            state_shardings=self._state_shardings,
-        )
+        graphdef, _, *frozen = nnx.split(self.model, *trained_filters(self.config))
+        step = step_of(self.config, graphdef, self.optimizer, self._state_shardings)
         return functools.partial(step, frozen=frozen[0]) if frozen else step
 
     def batches(self) -> grain.DatasetIterator:
@@ -101,13 +97,8 @@ class Run:
         return merged(self.model) if self.config.lora.rank else self.model
 
     @property
-    def _filters(self) -> tuple[Any, ...]:
-        """What trains, and what is frozen beside it."""
-        return (LoraParam, ...) if self.config.lora.rank else (nnx.Param,)
-
-    @property
     def _trained(self) -> Params:
-        return nnx.state(self.model, self._filters[0])
+        return nnx.state(self.model, trained_filters(self.config)[0])
 
     @property
     def _state_shardings(self) -> TrainState:
@@ -136,34 +127,16 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
         skipped=skipped,
     )
     report_skipped(skipped)
-    lora, precision = config.lora, config.precision
     model = load_qwen3(
         config.model,
-        # Frozen weights are never updated: no master copy is needed beyond what is multiplied.
-        param_dtype=jnp.dtype(precision.compute if lora.rank else precision.params),
+        param_dtype=weights_dtype(config),
         compute_dtype=jnp.dtype(config.precision.compute),
         remat=config.precision.remat,
         mesh=mesh,
     )
-    model.kernel = resolve_kernel(
-        config.precision.attention,
-        platform=mesh.devices.flat[0].platform,
-        dtype=model.compute_dtype,
-        head_dim=model.config.head_dim,
-    )
-    if lora.rank:
-        add_lora(
-            model,
-            rank=lora.rank,
-            alpha=lora.alpha,
-            targets=lora.targets,
-            trained_rows=encoder.latent_ids,
-            seed=config.seed,
-            mesh=mesh,
-        )
-    curriculum = CompressionCurriculum(
-        len(training_set), epochs_per_stage=config.epochs_per_stage if mode is Mode.PICD else None
-    )
+    model.kernel = kernel_of(config, model, platform=mesh.devices.flat[0].platform)
+    add_adapters(model, config, latent_ids=encoder.latent_ids, mesh=mesh)
+    curriculum = curriculum_of(config, len(training_set))
     blocks = max(training_set.blocks(row) for row in range(len(training_set)))
     stages = min(curriculum.stage_of_epoch(config.epochs - 1), blocks) + 1
     plan = BatchPlan(

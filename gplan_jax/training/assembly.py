@@ -1,0 +1,87 @@
+"""What a config makes of a model: put together alike for a run and for its memory plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from gplan_jax.data.training_set import Mode
+from gplan_jax.models import Qwen3
+from gplan_jax.models.attention import Kernel, resolve_kernel
+from gplan_jax.models.lora import add_lora
+from gplan_jax.models.low_rank import LoraParam
+from gplan_jax.objectives.curriculum import CompressionCurriculum
+from gplan_jax.training.config import TrainConfig
+from gplan_jax.training.state import TrainState
+from gplan_jax.training.step import TrainStep, make_train_step
+
+
+def weights_dtype(config: TrainConfig) -> jnp.dtype:
+    """Dtype that the model's weights are held in.
+
+    Frozen ones are never updated: they need no master copy beyond what is multiplied.
+    """
+    precision = config.precision
+    return jnp.dtype(precision.compute if config.lora.rank else precision.params)
+
+
+def kernel_of(config: TrainConfig, model: Qwen3, *, platform: str) -> Kernel:
+    """The attention kernel of a config on a platform ("cpu", "gpu" or "tpu")."""
+    return resolve_kernel(
+        config.precision.attention,
+        platform=platform,
+        dtype=model.compute_dtype,
+        head_dim=model.config.head_dim,
+    )
+
+
+def add_adapters(
+    model: Qwen3, config: TrainConfig, *, latent_ids: Sequence[int], mesh: Mesh | None = None
+) -> None:
+    """Puts the config's adapters into the model, if it has any; latent rows train beside them."""
+    lora = config.lora
+    if lora.rank:
+        add_lora(
+            model,
+            rank=lora.rank,
+            alpha=lora.alpha,
+            targets=lora.targets,
+            trained_rows=latent_ids,
+            seed=config.seed,
+            mesh=mesh,
+        )
+
+
+def trained_filters(config: TrainConfig) -> tuple[Any, ...]:
+    """What ``nnx.split`` parts the model by: what trains, then what is frozen if anything is."""
+    return (LoraParam, ...) if config.lora.rank else (nnx.Param,)
+
+
+def curriculum_of(config: TrainConfig, samples: int) -> CompressionCurriculum:
+    """The curriculum over so many samples; it moves in PICD alone."""
+    moves = Mode(config.mode) is Mode.PICD
+    return CompressionCurriculum(
+        samples, epochs_per_stage=config.epochs_per_stage if moves else None
+    )
+
+
+def step_of(
+    config: TrainConfig,
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    shardings: TrainState,
+) -> TrainStep:
+    """The jit-compiled step of a config."""
+    return make_train_step(
+        graphdef,
+        optimizer,
+        loss=config.loss,
+        average="sections" if Mode(config.mode) is Mode.PICD else "tokens",
+        accumulation_steps=config.accumulation_steps,
+        state_shardings=shardings,
+    )
