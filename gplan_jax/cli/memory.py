@@ -38,13 +38,13 @@ def plan_memory(
     import jax
 
     from gplan_jax.foundation.config import load_config
-    from gplan_jax.training.abstract_step import RowLengths, model_shape
     from gplan_jax.training.config import TrainConfig
-    from gplan_jax.training.memory_plan import MemoryPlan, plan_memory
-    from gplan_jax.training.memory_report import describe
-    from gplan_jax.training.memory_search import overrides as changes
-    from gplan_jax.training.memory_search import search_fitting
-    from gplan_jax.training.topologies import parse_topology
+    from gplan_jax.training.memory.abstract_step import RowLengths, model_shape
+    from gplan_jax.training.memory.plan import MemoryPlan, plan_memory
+    from gplan_jax.training.memory.report import describe
+    from gplan_jax.training.memory.search import overrides as changes
+    from gplan_jax.training.memory.search import search_fitting
+    from gplan_jax.training.memory.topologies import parse_topology
 
     settings = load_config(TrainConfig, config, overrides or [])
     devices = parse_topology(topology)

@@ -9,7 +9,7 @@ import pytest
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.training.config import MeshConfig
-from gplan_jax.training.topologies import CHIPS, EXAMPLES, parse_topology, topology_mesh
+from gplan_jax.training.memory.topologies import CHIPS, EXAMPLES, parse_topology, topology_mesh
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
-from gplan_jax.training.memory_plan import MemoryPlan
-from gplan_jax.training.topologies import GIB
+from gplan_jax.training.memory.plan import MemoryPlan
+from gplan_jax.training.memory.topologies import GIB
 
 Row = tuple[str, ...]
 

@@ -16,10 +16,10 @@ PROGRAM = """
 import json
 from gplan_jax.foundation.config import parse_config
 from gplan_jax.models.config import Qwen3Config
-from gplan_jax.training.abstract_step import RowLengths
+from gplan_jax.training.memory.abstract_step import RowLengths
 from gplan_jax.training.config import TrainConfig
-from gplan_jax.training.memory_plan import plan_memory
-from gplan_jax.training.topologies import parse_topology
+from gplan_jax.training.memory.plan import plan_memory
+from gplan_jax.training.memory.topologies import parse_topology
 
 config = parse_config(
     TrainConfig,

@@ -10,8 +10,8 @@ import textwrap
 
 import pytest
 
-from gplan_jax.training.hlo_costs import Collective, group_size, hlo_costs
-from gplan_jax.training.hlo_module import Module, parse_module
+from gplan_jax.training.memory.hlo_costs import Collective, group_size, hlo_costs
+from gplan_jax.training.memory.hlo_module import Module, parse_module
 
 
 def module(*lines: str, others: str = "") -> Module:
@@ -177,8 +177,8 @@ def test_a_scanned_and_sharded_program_compiled_for_eight_devices() -> None:
         import json
         import jax, jax.numpy as jnp
         from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-        from gplan_jax.training.hlo_costs import hlo_costs
-        from gplan_jax.training.hlo_module import parse_module
+        from gplan_jax.training.memory.hlo_costs import hlo_costs
+        from gplan_jax.training.memory.hlo_module import parse_module
         mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
         def put(shape, spec):
             return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))

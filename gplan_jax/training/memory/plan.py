@@ -23,19 +23,19 @@ from jax.sharding import Mesh
 from gplan_jax.foundation import GplanError
 from gplan_jax.models.config import Qwen3Config
 from gplan_jax.models.sharding import LOGICAL_AXES, axis_size
-from gplan_jax.training.abstract_step import (
+from gplan_jax.training.config import TrainConfig
+from gplan_jax.training.memory.abstract_step import (
     AbstractStep,
     BatchShape,
     RowLengths,
     abstract_step,
     batch_shape,
 )
-from gplan_jax.training.config import TrainConfig
-from gplan_jax.training.hlo_costs import HloCosts, hlo_costs
-from gplan_jax.training.hlo_module import parse_module
-from gplan_jax.training.kept_activations import kept_activation_bytes
+from gplan_jax.training.memory.hlo_costs import HloCosts, hlo_costs
+from gplan_jax.training.memory.hlo_module import parse_module
+from gplan_jax.training.memory.kept_activations import kept_activation_bytes
+from gplan_jax.training.memory.topologies import Chip, Topology, local_chip, topology_mesh
 from gplan_jax.training.mesh import mesh_shape
-from gplan_jax.training.topologies import Chip, Topology, local_chip, topology_mesh
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def plan_memory(
     Raises:
         GplanError: libtpu is missing, or the run does not divide by the mesh.
     """
-    from gplan_jax.training.memory_estimate import estimate
+    from gplan_jax.training.memory.estimate import estimate
 
     chip = topology.chip
     if chip is not None and chip.platform == "gpu" and not _is_here(topology):

@@ -9,12 +9,12 @@ import pytest
 
 from gplan_jax.foundation.config import parse_config
 from gplan_jax.models.config import Qwen3Config
-from gplan_jax.training.abstract_step import QWEN3_SHAPES, BatchShape
 from gplan_jax.training.config import TrainConfig
-from gplan_jax.training.memory_plan import Memory, MemoryPlan
-from gplan_jax.training.memory_search import overrides, search_fitting, stages
+from gplan_jax.training.memory.abstract_step import QWEN3_SHAPES, BatchShape
+from gplan_jax.training.memory.plan import Memory, MemoryPlan
+from gplan_jax.training.memory.search import overrides, search_fitting, stages
+from gplan_jax.training.memory.topologies import parse_topology
 from gplan_jax.training.mesh import mesh_shape
-from gplan_jax.training.topologies import parse_topology
 
 SHAPE = QWEN3_SHAPES["qwen3-1.7b"]
 DEVICES = 16

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gplan_jax.training.hlo_module import Computation, Instruction, Module, Shape, parse_shapes
+from gplan_jax.training.memory.hlo_module import (
+    Computation,
+    Instruction,
+    Module,
+    Shape,
+    parse_shapes,
+)
 
 COLLECTIVES = (
     "all-gather",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from gplan_jax.models.config import Qwen3Config
 from gplan_jax.training.config import TrainConfig
-from gplan_jax.training.memory_plan import MemoryPlan
+from gplan_jax.training.memory.plan import MemoryPlan
 from gplan_jax.training.mesh import mesh_shape
 
 REMATS = ("none", "dots", "full", "offload")

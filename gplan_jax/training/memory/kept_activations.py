@@ -11,9 +11,9 @@ from flax import nnx
 
 from gplan_jax.models import Qwen3
 from gplan_jax.models.cache import LayeredContext
-from gplan_jax.training.abstract_step import BatchShape
 from gplan_jax.training.assembly import trained_filters
 from gplan_jax.training.config import TrainConfig
+from gplan_jax.training.memory.abstract_step import BatchShape
 
 
 def kept_activation_bytes(

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from gplan_jax.training.hlo_module import Shape, parse_module, parse_shapes
+from gplan_jax.training.memory.hlo_module import Shape, parse_module, parse_shapes
 
 # The form that TPU compilers print: layouts with brackets, no stated trip count.
 COUNTED = """HloModule jit_step, is_scheduled=true, num_partitions=4

@@ -13,26 +13,26 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import parse_config
 from gplan_jax.models.config import Qwen3Config
 from gplan_jax.models.loading import abstract_qwen3
-from gplan_jax.training.abstract_step import (
+from gplan_jax.training.config import TrainConfig
+from gplan_jax.training.memory.abstract_step import (
     QWEN3_SHAPES,
     BatchShape,
     RowLengths,
     batch_shape,
     model_shape,
 )
-from gplan_jax.training.config import TrainConfig
-from gplan_jax.training.hlo_costs import Collective, HloCosts
-from gplan_jax.training.kept_activations import kept_activation_bytes
-from gplan_jax.training.memory_estimate import estimate
-from gplan_jax.training.memory_plan import (
+from gplan_jax.training.memory.estimate import estimate
+from gplan_jax.training.memory.hlo_costs import Collective, HloCosts
+from gplan_jax.training.memory.kept_activations import kept_activation_bytes
+from gplan_jax.training.memory.plan import (
     MemoryPlan,
     _needed_bytes,
     plan_memory,
     roofline,
     useful_flops,
 )
-from gplan_jax.training.memory_report import describe, verdict
-from gplan_jax.training.topologies import CHIPS, GIB, parse_topology
+from gplan_jax.training.memory.report import describe, verdict
+from gplan_jax.training.memory.topologies import CHIPS, GIB, parse_topology
 
 TINY = Qwen3Config(512, 64, 192, 3, 2, 1, head_dim=32, tie_word_embeddings=True)
 LENGTHS = RowLengths(sequence=48, prefix=16, response=8)

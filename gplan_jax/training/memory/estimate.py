@@ -11,24 +11,24 @@ from jax.sharding import AbstractMesh, Mesh
 from gplan_jax.models import Qwen3
 from gplan_jax.models.config import Qwen3Config
 from gplan_jax.models.sharding import LOGICAL_AXES, axis_size
-from gplan_jax.training.abstract_step import (
+from gplan_jax.training.config import TrainConfig
+from gplan_jax.training.memory.abstract_step import (
     BatchShape,
     RowLengths,
     abstract_model,
     abstract_step,
     batch_shape,
 )
-from gplan_jax.training.config import TrainConfig
-from gplan_jax.training.kept_activations import kept_activation_bytes
-from gplan_jax.training.memory_plan import (
+from gplan_jax.training.memory.kept_activations import kept_activation_bytes
+from gplan_jax.training.memory.plan import (
     Memory,
     MemoryPlan,
     device_bytes,
     gradient_sums,
     useful_flops,
 )
+from gplan_jax.training.memory.topologies import Topology
 from gplan_jax.training.mesh import AXES, mesh_shape
-from gplan_jax.training.topologies import Topology
 
 
 def estimate(
