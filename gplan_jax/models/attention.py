@@ -28,7 +28,6 @@ __all__ = [
     "Kernel",
     "attention",
     "causal_attention",
-    "causal_mask",
     "over_mesh",
     "resolve_kernel",
 ]
@@ -284,10 +283,3 @@ def attention(
     weights = jax.nn.softmax(scores, axis=-1).astype(value_BxCxKxH.dtype)
     mixed = jnp.einsum("BKGTC,BCKH->BTKGH", weights, value_BxCxKxH)
     return mixed.reshape(batch, queries, heads, head_dim)
-
-
-def causal_mask(attention_mask_BxS: jax.Array) -> jax.Array:
-    """Returns bool [B, S, S]: a query sees itself and earlier keys that are not padding."""
-    length = attention_mask_BxS.shape[-1]
-    earlier = jnp.tril(jnp.ones((length, length), dtype=bool))
-    return earlier[None] & attention_mask_BxS.astype(bool)[:, None, :]

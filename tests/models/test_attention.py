@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.models.attention import attention, causal_mask, resolve_kernel
+from gplan_jax.models.attention import attention, resolve_kernel
 
 
 def test_equals_a_loop_over_rows_and_heads() -> None:
@@ -41,13 +41,6 @@ def test_bfloat16_values_are_mixed_with_a_float32_softmax() -> None:
         *(jnp.asarray(x, jnp.bfloat16).astype(jnp.float32) for x in (query, key, value)), mask
     )
     np.testing.assert_allclose(low.astype(jnp.float32), exact, atol=0.01)
-
-
-def test_causal_mask_hides_the_future_and_padding() -> None:
-    mask = causal_mask(jnp.asarray([[1, 1, 0]]))
-    assert mask.tolist() == [
-        [[True, False, False], [True, True, False], [True, True, False]],
-    ]
 
 
 @pytest.mark.parametrize(
