@@ -15,12 +15,11 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
 from jax.typing import DTypeLike
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.models.attention_merge import ATTENTION_RESIDUALS, Context, merged_attention
-from gplan_jax.models.sharding import axis_size, partition_spec
+from gplan_jax.models.sharding import axis_size, mesh_in_force, partition_spec
 
 __all__ = [
     "ATTENTION_RESIDUALS",
@@ -151,8 +150,8 @@ def over_mesh(
     Raises:
         GplanError: rows or heads don't divide by their mesh axes.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or any(kind is AxisType.Manual for kind in mesh.axis_types):
+    mesh = mesh_in_force()
+    if mesh is None or mesh.size == 1:
         return call(query_BxTxNxH, key_BxTxKxH, value_BxTxKxH, contexts)
     for what, axis, size in (
         ("rows", "batch", query_BxTxNxH.shape[0]),

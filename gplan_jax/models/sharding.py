@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 MeshAxes = tuple[str, ...] | str | None
 
@@ -59,14 +59,21 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
     An axis that does not divide by its mesh axes is left to the compiler.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or any(kind is AxisType.Manual for kind in mesh.axis_types):
+    mesh = mesh_in_force()
+    if mesh is None:
         return x
     spec = partition_spec(*axes)
     divides = all(
         size % axis_size(mesh, names) == 0 for size, names in zip(x.shape, spec, strict=True)
     )
     return jax.lax.with_sharding_constraint(x, spec) if divides else x
+
+
+def mesh_in_force() -> AbstractMesh | None:
+    """The mesh that the compiler lays arrays out over; None without one and inside shard_map."""
+    mesh = jax.sharding.get_abstract_mesh()
+    manual = any(kind is AxisType.Manual for kind in mesh.axis_types)
+    return None if mesh.empty or manual else mesh
 
 
 def axis_size(mesh: Any, names: MeshAxes) -> int:

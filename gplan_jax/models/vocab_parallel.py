@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
 from jax.typing import DTypeLike
 
-from gplan_jax.models.sharding import axis_size, partition_spec
+from gplan_jax.models.sharding import axis_size, mesh_in_force, partition_spec
 from gplan_jax.objectives.token_nll import chunked_token_nll, partition_and_picked
 
 
@@ -87,7 +86,7 @@ def vocabulary_nll(
 
 def _mesh() -> jax.sharding.AbstractMesh | None:
     """The mesh in force, where it splits the vocabulary."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or any(kind is AxisType.Manual for kind in mesh.axis_types):
+    mesh = mesh_in_force()
+    if mesh is None or axis_size(mesh, partition_spec("vocab")[0]) == 1:
         return None
-    return mesh if axis_size(mesh, partition_spec("vocab")[0]) > 1 else None
+    return mesh

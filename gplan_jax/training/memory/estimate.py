@@ -58,7 +58,7 @@ def estimate(
         batch=device_bytes(built.batch),
         gradients=gradient_sums(built, config),
         activations=kept,
-        temporaries=_working_set(built.model, config, batch, row_parts, sizes[2])
+        temporaries=_working_set(built.model, config, batch, row_parts, *sizes[1:])
         + device_bytes(built.state.params),
     )
     return MemoryPlan(
@@ -77,7 +77,7 @@ def estimate(
 
 
 def _working_set(
-    model: Qwen3, config: TrainConfig, batch: BatchShape, row_parts: int, tensor: int
+    model: Qwen3, config: TrainConfig, batch: BatchShape, row_parts: int, fsdp: int, tensor: int
 ) -> float:
     """Bytes of one layer's own values, its gathered weights and gradients, and one logits slice."""
     shape, item = model.config, jnp.dtype(model.compute_dtype).itemsize
@@ -92,8 +92,10 @@ def _working_set(
     heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads
     weights = (d * h * heads + 3 * d * shape.intermediate_size) * item / tensor
     rows = batch.rows // config.accumulation_steps // row_parts
-    chunk = min(config.loss.vocab_chunk, shape.vocab_size)
-    # Logits and their gradient in float32; the gathered output matrix in the compute dtype.
-    logits = 2 * 4 * rows * batch.responses * chunk
-    head = shape.vocab_size * d * item / tensor
+    # A device scores the rows of all that share its copy against its own part of the vocabulary:
+    # logits and their gradient in float32, that part of the matrix in the compute dtype.
+    vocabulary = shape.vocab_size / (fsdp * tensor)
+    chunk = min(config.loss.vocab_chunk, vocabulary)
+    logits = 2 * 4 * rows * fsdp * batch.responses * chunk
+    head = vocabulary * d * item
     return values + 2 * weights + logits + head
