@@ -1,0 +1,95 @@
+"""The rules of plans over numbered intents, as bitsets: bit i stands for intent i."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr import Intent, IntentLibrary
+
+
+@dataclass(frozen=True)
+class PlanRules:
+    """What ``check_plan`` asks of a plan whose intents are admissible.
+
+    Attributes:
+        minimum, maximum: bounds of the plan length.
+        all: every intent.
+        free: those that do not refer to the previous place.
+        yields: those that yield a place.
+        closes: for each intent those that can't follow it: itself, and all of its groups' tools.
+    """
+
+    minimum: int
+    maximum: int
+    all: int
+    free: int
+    yields: int
+    closes: tuple[int, ...]
+
+
+def plan_rules(
+    library: IntentLibrary, intents: Sequence[Intent], *, most_steps: int | None = None
+) -> PlanRules:
+    """The rules of a library; ``most_steps`` bounds plans whose length is announced beforehand.
+
+    Whatever a plan holds already, it can always be brought to the minimum; an announced length
+    must be within reach whatever is taken, so the maximum is lowered to what always is.
+
+    Raises:
+        GplanError: some plan could reach a point where nothing may follow although it is shorter
+            than the minimum, or latent tokens end before the minimum.
+    """
+    of_tool: dict[str, int] = dict.fromkeys(library.tools, 0)
+    free = yields = 0
+    for i, intent in enumerate(intents):
+        tool = intent[library.tool_key]
+        of_tool[tool] |= 1 << i
+        refers = any(
+            v == library.previous_place for k, v in intent.items() if k != library.tool_key
+        )
+        free |= 0 if refers else 1 << i
+        yields |= (1 << i) * library.tools[tool].yields_place
+    groups = [
+        sum(of_tool[tool] for tool in dict.fromkeys(group)) for group in library.exclusive_groups
+    ]
+    closes = []
+    for i in range(len(intents)):
+        together = 1 << i
+        for group in groups:
+            together |= group if group >> i & 1 else 0
+        closes.append(together)
+    minimum, maximum = library.plan_length.minimum, library.plan_length.maximum
+    reach = _within_reach(free, closes, groups)
+    if reach < minimum:
+        raise GplanError(
+            f"A plan of the library {library.name} could get stuck after {reach} intents, but "
+            f"plan_length.minimum is {minimum}: only {reach} are available whatever a plan holds "
+            "already. Lower the minimum, or add intents without exclusive group or reference."
+        )
+    if most_steps is not None:
+        maximum = min(maximum, most_steps, reach)
+    if maximum < minimum:
+        raise GplanError(
+            f"The latent vocabulary has {most_steps} steps, but a plan of the library "
+            f"{library.name} has at least {minimum} intents."
+        )
+    return PlanRules(minimum, maximum, (1 << len(intents)) - 1, free, yields, tuple(closes))
+
+
+def _within_reach(free: int, closes: Sequence[int], groups: Sequence[int]) -> int:
+    """How many intents every plan can have at least, however it begins.
+
+    Those that never close, and one for each cluster of groups that share a tool: until one of a
+    cluster is taken, all of it is available.
+    """
+    grouped = 0
+    clusters: list[int] = []
+    for group in groups:
+        apart = [cluster for cluster in clusters if not cluster & group]
+        for cluster in clusters:
+            group |= cluster if cluster & group else 0
+        clusters = [*apart, group]
+        grouped |= group
+    return (free & ~grouped).bit_count() + sum(bool(cluster & free) for cluster in clusters)

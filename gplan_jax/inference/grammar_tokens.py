@@ -1,0 +1,219 @@
+"""How a tokenizer writes plans: the pieces that every plan is made of, checked on every pair.
+
+    [{"tool":"  a  "},{"tool":"  b  "},{"tool":"  c  "}]
+    `- start -' body `- joint -' body `- joint -' body end
+
+A plan's tokens are the model's own, those of ``encoder.response``; so pieces are cut where token
+sequences part, not where characters do, and a token may straddle two of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gplan_jax.data.encoding import ChatEncoder
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr import Intent, IntentLibrary, canonical_plan
+from gplan_jax.reasoning import LatentVocabulary
+from gplan_jax.reasoning.traces import THOUGHT_CLOSE, THOUGHT_OPEN, check_plain
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PlanPieces:
+    """The tokens of all plans, by intent: start, body, then joint, body, ..., and an end.
+
+    Attributes:
+        start: what every plan begins with, as far as all intents agree.
+        bodies: what is left of each intent up to where going on and ending part.
+        joints: from there to the body of the next intent, whichever that is.
+        ends: from there to the end of the plan.
+    """
+
+    start: Tokens
+    bodies: tuple[Tokens, ...]
+    joints: tuple[Tokens, ...]
+    ends: tuple[Tokens, ...]
+
+    def plan(self, intents: Sequence[int]) -> Tokens:
+        """The tokens after the start of a plan of these intents."""
+        tokens: list[int] = []
+        for intent in intents[:-1]:
+            tokens += self.bodies[intent] + self.joints[intent]
+        return (*tokens, *self.bodies[intents[-1]], *self.ends[intents[-1]])
+
+
+@dataclass(frozen=True)
+class LatentPieces:
+    """The tokens in front of a plan in latent form: head, blocks of steps, close.
+
+    Attributes:
+        head: ``<THOUGHT>`` and the context blocks.
+        steps: the blocks T_1, T_2, ... as many as the vocabulary has.
+        close: ``</THOUGHT>`` and the plan's start, up to the body of the first intent.
+    """
+
+    head: Tokens
+    steps: tuple[Tokens, ...]
+    close: Tokens
+
+
+def admissible_intents(library: IntentLibrary) -> tuple[Intent, ...]:
+    """Every intent that the library admits, in canonical writing, in the library's order.
+
+    Raises:
+        GplanError: a tool takes free text, or admits nothing at all for any tool.
+    """
+    intents: list[Intent] = []
+    for name, tool in library.tools.items():
+        choices: list[list[str | None]] = []
+        for key in library.parameters:
+            if key not in tool.parameters and key not in tool.optional:
+                continue
+            values = library.parameters[key].values
+            if values is None:
+                raise GplanError(
+                    f"{name} takes any text as {key}, so the library's plans can't be listed; "
+                    f"list the values of {key} in the library, or decode unconstrained."
+                )
+            absent: list[str | None] = [None] if key in tool.optional else []
+            choices.append(absent + [value for value in values if value])
+        keys = [k for k in library.parameters if k in (*tool.parameters, *tool.optional)]
+        for combination in itertools.product(*choices):
+            given = {k: v for k, v in zip(keys, combination, strict=True) if v is not None}
+            intents.append({library.tool_key: name, **given})
+    if not intents:
+        raise GplanError(f"The library {library.name} admits no intent; give parameters values.")
+    return tuple(intents)
+
+
+def plan_pieces(
+    intents: Sequence[Intent], library: IntentLibrary, encoder: ChatEncoder
+) -> PlanPieces:
+    """Cuts the tokens of plans into pieces and checks that every pair of intents keeps to them.
+
+    Raises:
+        GplanError: the tokenizer loses characters of an intent, or writes an intent in different
+            tokens beside another one; the message names them.
+    """
+    everything = range(len(intents))
+    other = [0 if i else len(intents) - 1 for i in everything]
+    alone = [_ids([intents[i]], library, encoder) for i in everything]
+    paired = [_ids([intents[i], intents[other[i]]], library, encoder) for i in everything]
+    for intent, ids in zip(intents, alone, strict=True):
+        _check_text(intent, ids, library, encoder)
+    parting = [_common(a, p) for a, p in zip(alone, paired, strict=True)]
+    shared = min(_common(alone[0], ids) for ids in alone)
+    begin = min(shared, *parting)
+    tails = [len(ids) - begin for ids in alone]
+    pieces = PlanPieces(
+        start=alone[0][:begin],
+        bodies=tuple(alone[i][begin : parting[i]] for i in everything),
+        joints=tuple(p[parting[i] : len(p) - tails[other[i]]] for i, p in enumerate(paired)),
+        ends=tuple(alone[i][parting[i] :] for i in everything),
+    )
+    for first in everything:
+        beside = [i for j in everything[first + 1 :] for i in (first, j)]
+        if beside:
+            _check_row([*beside, first], pieces, intents, library, encoder)
+    return pieces
+
+
+def latent_pieces(
+    intents: Sequence[Intent], pieces: PlanPieces, library: IntentLibrary, encoder: ChatEncoder
+) -> LatentPieces:
+    """The tokens of the latent prefixes, checked in front of every intent.
+
+    Raises:
+        GplanError: the tokenizer lacks a latent token, or writes an intent in different tokens
+            behind the prefix.
+    """
+    encoder.require_latents()
+    latents = encoder.latents
+    steps = tuple(_block(f"STEP_{i + 1}", latents, encoder) for i in range(latents.max_steps))
+    after = sum(len(block) for block in steps)
+    close: Tokens | None = None
+    for i, intent in enumerate(intents):
+        text = latent_prefix(latents, latents.max_steps) + canonical_plan([intent], library)
+        ids = _encode(text, encoder)
+        plan = pieces.plan([i])
+        border = ids.index(steps[-1][-1]) + 1
+        found = ids[border : len(ids) - len(plan)]
+        close = found if close is None else close
+        if found != close or ids[border + len(close) :] != plan:
+            raise GplanError(
+                f"The tokenizer writes {_text(intent, library)} in other tokens behind "
+                f"{THOUGHT_CLOSE} than elsewhere; decode unconstrained."
+            )
+    assert close is not None
+    return LatentPieces(head=ids[: border - after], steps=steps, close=close)
+
+
+def latent_prefix(latents: LatentVocabulary, steps: int) -> str:
+    """``<THOUGHT>``, all context blocks, the first ``steps`` steps and ``</THOUGHT>``."""
+    names = (*latents.context_blocks, *(f"STEP_{i + 1}" for i in range(steps)))
+    tokens = [token for name in names for token in latents.block_tokens(name)]
+    return "".join([THOUGHT_OPEN, *tokens, THOUGHT_CLOSE])
+
+
+def _encode(text: str, encoder: ChatEncoder) -> Tokens:
+    return tuple(encoder.response(text).ids[:-1].tolist())
+
+
+def _ids(plan: Sequence[Intent], library: IntentLibrary, encoder: ChatEncoder) -> Tokens:
+    return _encode(canonical_plan(plan, library), encoder)
+
+
+def _text(intent: Intent, library: IntentLibrary) -> str:
+    return canonical_plan([intent], library)[1:-1]
+
+
+def _block(name: str, latents: LatentVocabulary, encoder: ChatEncoder) -> Tokens:
+    return _encode("".join(latents.block_tokens(name)), encoder)
+
+
+def _common(first: Tokens, second: Tokens) -> int:
+    """How many tokens both begin with."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+def _check_text(intent: Intent, ids: Tokens, library: IntentLibrary, encoder: ChatEncoder) -> None:
+    text = canonical_plan([intent], library)
+    check_plain(text, f"The intent {text[1:-1]} of the library {library.name}")
+    if (written := encoder.decode(ids)) != text:
+        raise GplanError(
+            f"The tokenizer turns {text[1:-1]} into {written[1:-1]}, which the library does not "
+            "admit; write its names and values in Unicode's composed form (NFC)."
+        )
+
+
+def _check_row(
+    row: Sequence[int],
+    pieces: PlanPieces,
+    intents: Sequence[Intent],
+    library: IntentLibrary,
+    encoder: ChatEncoder,
+) -> None:
+    """A row of intents, whatever the rules say to it, must have the tokens of its pieces."""
+    found = _ids([intents[i] for i in row], library, encoder)
+    wanted = (*pieces.start, *pieces.plan(row))
+    if found == wanted:
+        return
+    fault, position = _common(found, wanted), len(pieces.start)
+    for left, right in itertools.pairwise(row):
+        position += len(pieces.bodies[left]) + len(pieces.joints[left])
+        if fault < position:
+            break
+    raise merged(intents[left], intents[right])
+
+
+def merged(left: Intent, right: Intent) -> GplanError:
+    """The error where the tokens of two intents can't be told apart or depend on each other."""
+    return GplanError(
+        f"In this tokenizer the tokens of {left} and {right} depend on each other, so plans can't "
+        "be compiled into a grammar; decode unconstrained, or rename one of them in the library."
+    )
