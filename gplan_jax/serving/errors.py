@@ -1,0 +1,69 @@
+"""How a request can fail: one kind of error, with its status and what a client is told."""
+
+from __future__ import annotations
+
+import math
+
+from starlette.responses import JSONResponse
+
+RETRY_AFTER_S = 1.0
+
+
+class ApiError(Exception):
+    """A request that is not answered with a plan.
+
+    Args:
+        status: of the HTTP response.
+        code: a word for programs to go by, and the outcome that metrics count.
+        message: for people; it may name keys and columns, but no server internals.
+        column: the context's column at fault, where one is.
+        retry_after_s: seconds after which another try makes sense.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        column: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+        self.column, self.retry_after_s = column, retry_after_s
+
+    def to_dict(self) -> dict[str, str]:
+        """The value of ``error`` in a response's body."""
+        fields = {"code": self.code, "message": self.message}
+        return fields | ({"column": self.column} if self.column else {})
+
+    def response(self) -> JSONResponse:
+        """The whole response. A body that was not read to its end ends the connection."""
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        if self.status in (408, 413):
+            headers["Connection"] = "close"
+        return AsciiResponse({"error": self.to_dict()}, self.status, headers)
+
+
+class AsciiResponse(JSONResponse):
+    """JSON with every other character escaped, so that no text of a user can break the encoding."""
+
+    def render(self, content: object) -> bytes:
+        import json
+
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def starting() -> ApiError:
+    """The engine still compiles."""
+    return ApiError(503, "starting", "The model is being loaded.", retry_after_s=RETRY_AFTER_S)
+
+
+def draining() -> ApiError:
+    """The server has been told to stop."""
+    return ApiError(503, "draining", "The server is about to stop.", retry_after_s=RETRY_AFTER_S)

@@ -1,0 +1,207 @@
+"""The bodies of requests and answers; the OpenAPI page and the web page's form come from here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field, StringConstraints
+
+from gplan_jax.gsisr import Sample
+
+MAX_VALUE_CHARS = 16_384
+MAX_CONTEXTS = 64
+MAX_SEED = 2**31 - 1
+
+# NUL ends texts in too many places to be let in; lone surrogates pydantic refuses by itself.
+Text = Annotated[str, StringConstraints(max_length=MAX_VALUE_CHARS, pattern=r"^[^\u0000]*$")]
+Group = Literal["profile", "history", "time and place", "trigger"]
+
+
+class _Body(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _column(group: Group, description: str, example: str = "") -> Any:
+    extra: dict[str, Any] = {"x-group": group}
+    examples = [example] if example else None
+    return Field(default="", description=description, examples=examples, json_schema_extra=extra)
+
+
+class Context(_Body):
+    """The columns of one row, every value text; one that is left out is empty."""
+
+    id: Text = _column("profile", "Id of the user", "1000001")
+    profile_feat_1: Text = _column("profile", "Attribute 1, coded", "0")
+    profile_feat_2: Text = _column("profile", "Attribute 2, coded", "2")
+    profile_feat_3: Text = _column("profile", "Attribute 3, coded", "1")
+    profile_feat_4: Text = _column("profile", "Attribute 4, coded")
+    profile_feat_5: Text = _column("profile", "Home city", "雾汀市")
+    profile_feat_6: Text = _column("profile", "Home: place id", "p_9001893")
+    profile_feat_7: Text = _column("profile", "Home: city and district", "雾汀市扶光区")
+    profile_feat_8: Text = _column("profile", "Work: place id", "p_9000808")
+    profile_feat_9: Text = _column("profile", "Work: city and district", "雾汀市扶光区")
+    profile_feat_10: Text = _column("profile", "Attribute 10, coded", "0")
+    profile_feat_11: Text = _column("profile", "Attribute 11, coded", "3")
+    profile_feat_12: Text = _column("profile", "Attribute 12, coded")
+    profile_feat_13: Text = _column("profile", "Preferences, coded", "pf_8:高|pf_65:低")
+    profile_feat_14: Text = _column("profile", "Counted preferences, coded", "pf_56:4")
+    short_term_behavior_seq: Text = _column(
+        "history",
+        "Recent behaviours, oldest first",
+        "在4月27日周一22点act_7了&act_4了位于本地小吃快餐的p_9001318",
+    )
+    long_term_behavior: Text = _column(
+        "history", "Habits: places and how often", "住宅区的p_9001893act_8了64次"
+    )
+    currenttime: Text = _column(
+        "time and place", "Time, as YYYY-MM-DD HH:MM:SS", "2026-05-04 18:16:38"
+    )
+    holidayflag: Text = _column("time and place", "Holiday: 1, else 0", "1")
+    weekendflag: Text = _column("time and place", "Weekend: 1, else 0", "0")
+    current_poi_name: Text = _column("time and place", "Current place: id", "p_9002911")
+    current_tag: Text = _column("time and place", "Current place: category", "高铁站")
+    current_city: Text = _column("time and place", "Current city", "曦禾市")
+    current_district: Text = _column("time and place", "Current district", "揽月区")
+    trigger_1: Text = _column("trigger", "Order: type", "门票")
+    trigger_2: Text = _column("trigger", "Order: city", "曦禾市")
+    trigger_3: Text = _column("trigger", "Order: district", "揽月区")
+    trigger_4: Text = _column("trigger", "Order: place id", "p_9000121")
+    trigger_5: Text = _column("trigger", "Order: made at, as YYYY-MM-DD HH:MM:SS")
+    trigger_6: Text = _column("trigger", "Order: start", "2026-05-04 00:00:00")
+    trigger_7: Text = _column("trigger", "Order: end", "2026-06-03 00:00:00")
+
+    def sample(self) -> Sample:
+        """The row to plan for, without a label."""
+        return Sample.from_context(self.model_dump())
+
+
+class _Options(_Body):
+    deadline_ms: int | None = Field(
+        default=None, ge=1, description="Milliseconds after which the answer is of no use."
+    )
+    temperature: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=10.0,
+        allow_inf_nan=False,
+        description="0 takes the likeliest plan; above, plans are drawn.",
+    )
+    seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Of the draws; one seed, one plan.")
+
+
+class PlanBody(_Options):
+    """One context to plan for."""
+
+    context: Context
+
+
+class PlansBody(_Options):
+    """Several contexts; options and deadline hold for each of them."""
+
+    contexts: list[Context] = Field(min_length=1, max_length=MAX_CONTEXTS)
+
+
+class ErrorDetail(_Body):
+    """Why there is no answer."""
+
+    code: str = Field(description="For programs.")
+    message: str = Field(description="For people.")
+    column: str | None = Field(default=None, description="The column at fault, where one is.")
+
+
+class ErrorAnswer(_Body):
+    """Body of every answer that is no plan."""
+
+    error: ErrorDetail
+
+
+class ViolationAnswer(_Body):
+    """A rule that the plan breaks."""
+
+    tier: Literal["format", "schema", "logic"]
+    code: str
+    message: str
+
+
+class Timings(_Body):
+    """Milliseconds: waiting for a slot, prefill, decoding, and all from arrival to answer."""
+
+    queue: float
+    prefill: float
+    decode: float
+    total: float
+
+
+class Usage(_Body):
+    """What the answer cost.
+
+    Prompt tokens, those of them that came from the prefix cache, tokens of the response,
+    sequential passes over the weights, tokens that were drafted and that turned out right.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    response_tokens: int
+    passes: int
+    drafted_tokens: int
+    accepted_tokens: int
+
+
+class PlanResult(_Body):
+    """A plan, whether it may be carried out, and what it cost."""
+
+    id: str = Field(description="Id of the request, as in X-Request-Id.")
+    model: str
+    plan: list[dict[str, str]] = Field(description="Tool calls in order; [] where none was found.")
+    text: str = Field(description="The whole response of the model.")
+    latent_valid: bool | None = Field(
+        description="Whether the latent prefix is well formed; null for a model without one."
+    )
+    passed: bool = Field(description="Whether the rule filter found nothing.")
+    violations: list[ViolationAnswer]
+    timings_ms: Timings
+    usage: Usage
+
+
+class PlansResult(_Body):
+    """One answer or error a context, in their order."""
+
+    results: list[PlanResult | ErrorAnswer]
+
+
+class ToolAnswer(_Body):
+    """A tool of the intent library."""
+
+    meaning: str
+    parameters: list[str]
+
+
+class ModelAnswer(_Body):
+    """What the server runs."""
+
+    model: str
+    mode: str
+    library: str
+    tool_key: str
+    tools: dict[str, ToolAnswer]
+    deadline_ms: int
+
+
+class StatusAnswer(_Body):
+    """One word on the server's state."""
+
+    status: str
+
+
+class Example(_Body):
+    """A simulated context under a name."""
+
+    name: str
+    context: Context
+
+
+class ExamplesAnswer(_Body):
+    """Simulated contexts, no real users'."""
+
+    examples: list[Example]
