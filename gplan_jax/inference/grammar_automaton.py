@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Intent
 from gplan_jax.inference.grammar_tokens import LatentPieces, PlanPieces, Tokens, merged
 

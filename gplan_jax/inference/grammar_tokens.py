@@ -203,12 +203,10 @@ def _check_row(
     wanted = (*pieces.start, *pieces.plan(row))
     if found == wanted:
         return
-    fault, position = _common(found, wanted), len(pieces.start)
-    for left, right in itertools.pairwise(row):
-        position += len(pieces.bodies[left]) + len(pieces.joints[left])
-        if fault < position:
-            break
-    raise merged(intents[left], intents[right])
+    borders = itertools.accumulate(len(pieces.bodies[i]) + len(pieces.joints[i]) for i in row)
+    fault = _common(found, wanted) - len(pieces.start)
+    slot = next(i for i, border in enumerate(borders) if fault < border or i == len(row) - 2)
+    raise merged(intents[row[slot]], intents[row[slot + 1]])
 
 
 def merged(left: Intent, right: Intent) -> GplanError:
