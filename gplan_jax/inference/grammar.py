@@ -75,12 +75,12 @@ class PrefixDecision(NamedTuple):
 
     Attributes:
         steps: the plan length if it is closed.
-        index: of the token after which that is decided.
+        position: of the token after which that is decided.
         state: after that token.
     """
 
     steps: int
-    index: int
+    position: int
     state: GrammarState
 
 
