@@ -70,17 +70,18 @@ class GrammarState(NamedTuple):
     steps: int
 
 
-class PrefixDecision(NamedTuple):
+@dataclass(frozen=True)
+class PrefixDecision:
     """A plan length that a latent prefix may announce: closed there, or gone on to the next step.
 
     Attributes:
         steps: the plan length if it is closed.
-        position: of the token after which that is decided.
+        index: of the token after which that is decided.
         state: after that token.
     """
 
     steps: int
-    position: int
+    index: int
     state: GrammarState
 
 
