@@ -98,6 +98,7 @@ def causal_attention(
     contexts: Sequence[Context] = (),
     *,
     kernel: Kernel = "xla",
+    own_mask_BxTxT: jax.Array | None = None,
 ) -> jax.Array:
     """Computes attention over a row's earlier tokens and everything in its contexts.
 
@@ -111,6 +112,8 @@ def causal_attention(
         lengths_B: int32, the tokens of each row; 0 for a dummy row.
         contexts: what all tokens of a row see besides.
         kernel: see ``resolve_kernel``.
+        own_mask_BxTxT: True where query t of a row sees its key j, in place of j <= t: the tokens
+            of a tree. It is meant for few queries and always takes the XLA kernel.
 
     Returns:
         [B, T, N, H] in the dtype of the values, with the softmax in float32; zero from a row's
@@ -128,7 +131,9 @@ def causal_attention(
                 "its rows must divide theirs."
             )
     operands = (query_BxTxNxH, key_BxTxKxH, value_BxTxKxH, tuple(contexts))
-    if kernel == "xla":
+    if own_mask_BxTxT is not None:
+        mixed = _attend(own_mask_BxTxT[:, None, :, None], *operands)
+    elif kernel == "xla":
         mixed = _xla_attention(*operands)
     elif kernel == "cudnn":
         from gplan_jax.models.attention_cudnn import CUDNN_FLASH
@@ -223,14 +228,25 @@ def _attend_block(
     value_BxCxKxH: jax.Array,
     contexts: tuple[Context, ...],
 ) -> jax.Array:
-    """One softmax over own keys, the last T of which the queries are, and contexts.
+    """Attends to contexts and own keys, the last T of which the queries are."""
+    query_positions = start + jnp.arange(query_BxTxNxH.shape[1])
+    seen = jnp.arange(key_BxCxKxH.shape[1]) <= query_positions[:, None]
+    return _attend(seen[:, None], query_BxTxNxH, key_BxCxKxH, value_BxCxKxH, contexts)
+
+
+def _attend(
+    own_seen: jax.Array,
+    query_BxTxNxH: jax.Array,
+    key_BxCxKxH: jax.Array,
+    value_BxCxKxH: jax.Array,
+    contexts: tuple[Context, ...],
+) -> jax.Array:
+    """One softmax over the own keys that are seen and contexts; see ``_scores`` for ``own_seen``.
 
     Scores stay in one array a part, in the order that its matrix product gives: joining them on the
     key axis would copy the most memory there is here.
     """
-    query_positions = start + jnp.arange(query_BxTxNxH.shape[1])
-    seen = jnp.arange(key_BxCxKxH.shape[1]) <= query_positions[:, None]
-    parts = [(_scores(query_BxTxNxH, key_BxCxKxH, seen[:, None]), value_BxCxKxH)]
+    parts = [(_scores(query_BxTxNxH, key_BxCxKxH, own_seen), value_BxCxKxH)]
     for context in contexts:
         seen = jnp.arange(context.key.shape[1]) < context.lengths[:, None]
         scores = _scores(query_BxTxNxH, context.key, seen[:, None, None, None])

@@ -58,7 +58,8 @@ class LayeredContext:
     """Keys and values that continuing sequences see in full, [L, B, C, K, H]; B is 1 where shared.
 
     A multiple of B sequences may go on from it, those of one row side by side: see ``Context``.
-    ``lengths`` [B] counts the slots in use; slots beyond are padding.
+    ``lengths`` [B] counts the slots in use; slots beyond are padding. Keys and values may have more
+    rows than ``lengths``: those are not looked at.
     """
 
     key: jax.Array

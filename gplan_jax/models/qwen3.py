@@ -28,6 +28,7 @@ from gplan_jax.models.attention import (
 )
 from gplan_jax.models.cache import KVCache, LayeredContext
 from gplan_jax.models.config import Qwen3Config
+from gplan_jax.models.int8 import Int8Matrix
 from gplan_jax.models.layers import rms_norm, rotate, rotation
 from gplan_jax.models.low_rank import LowRank, TrainedRows
 from gplan_jax.models.sharding import constrain
@@ -181,6 +182,7 @@ class Qwen3(nnx.Module):
         ancestors: Sequence[LayeredContext] = (),
         *,
         positions_BxS: jax.Array | None = None,
+        mask_BxSxS: jax.Array | None = None,
         keep: bool = False,
     ) -> tuple[jax.Array, LayeredContext | None]:
         """Runs right-padded sequences that continue the sequences of ``ancestors``.
@@ -191,6 +193,8 @@ class Qwen3(nnx.Module):
             ancestors: what each branch continues, from the root on; all of it is seen. One of n
                 rows, where n divides B, is shared by groups of B / n branches side by side.
             positions_BxS: rotary positions; they go on from the ancestors where not given.
+            mask_BxSxS: which tokens of its own row a token sees where that is not the earlier
+                ones: the branches are trees.
             keep: whether the branches are to be continued in turn.
 
         Returns:
@@ -207,12 +211,21 @@ class Qwen3(nnx.Module):
 
         def mix_of(kv: Any) -> Mix:
             contexts = [
-                Context(key, value, ancestor.lengths)
+                Context(key[:n], value[:n], ancestor.lengths)
                 for (key, value), ancestor in zip(kv, ancestors, strict=True)
+                for n in [len(ancestor.lengths)]
             ]
 
             def mix(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, Any]:
-                mixed = causal_attention(query, key, value, lengths_B, contexts, kernel=self.kernel)
+                mixed = causal_attention(
+                    query,
+                    key,
+                    value,
+                    lengths_B,
+                    contexts,
+                    kernel=self.kernel,
+                    own_mask_BxTxT=mask_BxSxS,
+                )
                 return mixed, (key, value) if keep else None
 
             return mix
@@ -323,7 +336,8 @@ def _split_rows(hidden_BxTxD: jax.Array) -> jax.Array:
 
 
 def _project(equation: str, x: jax.Array, weight: nnx.Param, adapter: LowRank | None) -> jax.Array:
-    matrix = weight[...].astype(x.dtype)
+    stored = weight.get_value()
+    matrix = stored.dense(x.dtype) if isinstance(stored, Int8Matrix) else stored.astype(x.dtype)
     # Its gradient is laid out like it: summed to the devices that hold it, and not to all. Inside
     # the scan the layer axis, which comes first, is gone.
     matrix = constrain(matrix, *weight.get_metadata("out_sharding")[-matrix.ndim :])
