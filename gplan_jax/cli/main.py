@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from gplan_jax.cli import convert, evaluation, memory, sensitivity, synthesis, train
+from gplan_jax.cli import bench, convert, evaluation, memory, sensitivity, synthesis, train
 from gplan_jax.cli import quickstart as quickstart_command
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.compilation_cache import keep_compiled_programs
@@ -36,6 +36,7 @@ for command in (
     sensitivity.sensitivity,
 ):
     app.command()(command)
+app.add_typer(bench.bench, name="bench")
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 

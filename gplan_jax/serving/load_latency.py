@@ -32,8 +32,9 @@ from gplan_jax.serving.load_machine import describe_machine, machine
 from gplan_jax.serving.load_report import (
     Summary,
     latency_table,
-    load_table,
+    server_table,
     summarize,
+    waiting_table,
     warning_lines,
 )
 from gplan_jax.serving.load_server import local_server, serve_command, wait_until_ready
@@ -99,7 +100,7 @@ def compare_latency(
     chosen = {name: modes.get(name) or own_mode(folder) for name, folder in models.items()}
     results: dict[str, Any] = {"ran_on": machine(), "load": asdict(plan), "models": {}}
     for name, folder in models.items():
-        options = ["--mode", chosen[name], *serve_options]
+        options = ["--mode", chosen[name], *patient(plan), *serve_options]
 
         def command(
             port: int, folder: Path = folder, options: Sequence[str] = options
@@ -228,6 +229,11 @@ def own_mode(model_dir: Path) -> DecodingMode:
     return "unconstrained" if load_task(model_dir).response == "reasoning" else "drafted"
 
 
+def patient(plan: LoadPlan) -> list[str]:
+    """Options of a server that gives up on no request before its client does."""
+    return ["--deadline-ms", str(round(plan.timeout_s * 1000))]
+
+
 def check_names(models: Mapping[str, Path], modes: Mapping[str, Any]) -> None:
     """Raises GplanError where a name can't be a folder, or a mode belongs to no model."""
     for name in models:
@@ -252,13 +258,11 @@ def latency_view(results: Mapping[str, Any]) -> RenderableType:
         for name, model in models.items()
         for qps, summary in model["runs"].items()
     }
+    by_model = {name: model["runs"] for name, model in models.items()}
     return Group(
-        latency_table(
-            {name: model["runs"] for name, model in models.items()}, title="Response times"
-        ),
-        Text(""),
-        load_table(runs, title="Every run; latencies count from the intended send time"),
-        Text(""),
+        latency_table(by_model, title="Response times (as in the paper's table 5)"),
+        waiting_table(runs, title="Every run; latencies count from the intended send time"),
+        server_table(runs, title="What the server says, means of the answered requests"),
         *warning_lines(runs),
         Text(describe_machine(results["ran_on"])),
     )

@@ -1,0 +1,33 @@
+"""A server with an engine that has no model, as a process: what load is tried out on.
+
+python tests/serving/fake_server.py --port 8000 --delay-s 0.05 --slots 4 --queue 16
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import uvicorn
+from fake_engine import FakeEngine
+
+from gplan_jax.gsisr import IntentLibrary
+from gplan_jax.reasoning import GSISR_LATENTS
+from gplan_jax.serving.app import create_app
+from gplan_jax.serving.settings import ServerSettings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--delay-s", type=float, default=0.05, help="time in a slot")
+    parser.add_argument("--slots", type=int, default=4)
+    parser.add_argument("--queue", type=int, default=16)
+    options = parser.parse_args()
+    engine = FakeEngine(delay_s=options.delay_s, slots=options.slots, queue=options.queue)
+    app = create_app(engine, IntentLibrary.load(), GSISR_LATENTS, settings=ServerSettings())
+    uvicorn.run(app, port=options.port, access_log=False, log_level="warning")
+    engine.close()
+
+
+if __name__ == "__main__":
+    main()
