@@ -25,7 +25,7 @@ class Drafter(Protocol):
     """What proposes the tokens behind a chain; ``DraftModel`` does."""
 
     def tree(
-        self, state: GrammarState, chain: Sequence[int], context: tuple[str, ...], budget: int
+        self, state: GrammarState, chain: tuple[int, ...], context: tuple[str, ...], budget: int
     ) -> DraftTree:
         """A tree of at most ``budget`` nodes that begins with the chain; ``state`` is behind it."""
 
@@ -80,7 +80,7 @@ class ContinuousDecoder:
         max_new_tokens: int,
         prefix_cache_bytes: int = 0,
     ) -> None:
-        self._programs, self._system = programs, system
+        self.programs, self._system = programs, system
         self._grammar, self._drafter = grammar, drafter
         self._end_id, self._max_new_tokens = end_id, max_new_tokens
         self._start = known_start(grammar, drafted=drafter is not None)
@@ -106,7 +106,7 @@ class ContinuousDecoder:
             raise GplanError("No slot is free; release a row first.")
         ids = [int(token) for token in prompted.ids[self._system :]]
         tail = self._start.tokens
-        longest = self._programs.shapes.buckets[-1] - len(tail)
+        longest = self.programs.shapes.buckets[-1] - len(tail)
         if not 1 <= len(ids) <= longest:
             raise GplanError(
                 f"A prompt of {len(ids)} tokens after its system part was given; this engine takes "
@@ -126,13 +126,13 @@ class ContinuousDecoder:
         rows = [row for row in self.rows.values() if not row.finished]
         if not rows:
             return []
-        shapes = self._programs.shapes
+        shapes = self.programs.shapes
         size = shapes.rows(max(row.slot for row in rows))
         nodes = shapes.nodes[size]
         trees = empty_trees(size, nodes, shapes.window)
-        places = self._programs.empty_places(size, nodes)
+        places = self.programs.empty_places(size, nodes)
         drafted = lay_out(rows, self._trees_of(nodes), trees, places, self._words)
-        choices = self._programs.verify(trees, places)
+        choices = self.programs.verify(trees, places)
         self.counts.passes += 1
         self.counts.rows_of_passes[len(rows)] += 1
         for row, tree in zip(rows, drafted, strict=True):
@@ -168,17 +168,17 @@ class ContinuousDecoder:
             base=len(ids),
             passes=1,
         )
-        places = self._programs.empty_places(self._programs.shapes.queries)
+        places = self.programs.empty_places(self.programs.shapes.queries)
         before_start = len(ids) - held - 1
         queries = [before_start + front for front, _ in start.decisions] or [before_start]
         if grammar is not None and places is not None:
             for index, (_, state) in enumerate(start.decisions):
                 places.node[index] = state.node
                 places.open_bits[index] = grammar.words(grammar.open_bits(state))
-        choices = self._programs.prefill(slot, rest, held, queries, places)
+        choices = self.programs.prefill(slot, rest, held, queries, places)
         self.counts.passes += 1
         for number in self.pages.missing(shared):
-            self.pages.put(shared, number, self._programs.read_page(slot, number * PAGE))
+            self.pages.put(shared, number, self.programs.read_page(slot, number * PAGE))
         if grammar is not None:
             begin(row, grammar, start, choices)
         else:
@@ -187,7 +187,7 @@ class ContinuousDecoder:
 
     def _restore(self, slot: int, shared: list[int], tokens: int) -> int:
         """Puts the cached pages of a user prefix into a slot; how many tokens they are."""
-        shapes = self._programs.shapes
+        shapes = self.programs.shapes
         pages = self.pages.find(shared)
         # What is left is padded to a bucket, which must fit behind the pages.
         while pages and len(pages) * PAGE + shapes.bucket(tokens - len(pages) * PAGE) > (
@@ -195,7 +195,7 @@ class ContinuousDecoder:
         ):
             pages.pop()
         for number, page in enumerate(pages):
-            self._programs.write_page(slot, number * PAGE, page)
+            self.programs.write_page(slot, number * PAGE, page)
         return len(pages) * PAGE
 
     def _take_freely(self, row: Row, token: int) -> None:
@@ -209,7 +209,8 @@ class ContinuousDecoder:
         drafter = self._drafter
 
         def chain_alone(row: Row) -> DraftTree:
-            return DraftTree(row.chain[:1], (-1,), (row.state,), 1)
+            states = () if row.state is None else (row.state,)
+            return DraftTree(row.chain[:1], (-1,), states, 1)
 
         def drafted(row: Row) -> DraftTree:
             assert drafter is not None and row.state is not None

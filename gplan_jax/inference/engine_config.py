@@ -18,6 +18,10 @@ class EngineConfig(Config):
             follows the plan grammar; "drafted" gives the same tokens in fewer passes.
         slots: requests decoded together.
         queue: requests that may wait for a slot; more are refused.
+        response: what a response holds where the grammar has to know: "plan" alone, or "latent"
+            tokens and the plan; None takes what training stored beside the model.
+        response_room: tokens of the model's ``max_length`` that prompts are cut to leave free; a
+            response may go on beyond.
         max_new_tokens: longest response of the unconstrained mode, in tokens.
         draft_tokens: tokens of one pass, shared by the rows that decode together.
         prefix_cache_mib: memory for the keys and values of users' profiles and histories.
@@ -29,6 +33,8 @@ class EngineConfig(Config):
     mode: DecodingMode = "drafted"
     slots: int = Field(default=8, ge=1, le=256)
     queue: int = Field(default=64, ge=0)
+    response: Literal["plan", "latent"] | None = None
+    response_room: int = Field(default=160, ge=1)
     max_new_tokens: int = Field(default=512, ge=1)
     draft_tokens: int = Field(default=64, ge=1, le=1024)
     prefix_cache_mib: int = Field(default=256, ge=0)

@@ -78,6 +78,16 @@ def start_of(grammar: PlanGrammar) -> Start:
     return Start(prefix.tokens, tuple(decisions))
 
 
+def longest_response(grammar: PlanGrammar) -> int:
+    """Tokens that no response exceeds."""
+    pieces = grammar.pieces
+    intents = zip(pieces.bodies, pieces.joints, pieces.ends, strict=True)
+    longest = max(len(body) + max(len(joint), len(end)) for body, joint, end in intents)
+    close = grammar.latent.close if grammar.latent else ()
+    prefix = grammar.decisions_of_prefix().tokens
+    return len(prefix) + len(close) + grammar.rules.maximum * longest
+
+
 def begin(row: Row, grammar: PlanGrammar, start: Start, logits_QxE: np.ndarray) -> None:
     """Reads what a prefill has decided; the tokens of ``start`` that stay are held from now on.
 
