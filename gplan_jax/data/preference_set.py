@@ -24,8 +24,10 @@ from gplan_jax.foundation.progress import track
 from gplan_jax.gsisr import (
     ContextPair,
     IntentLibrary,
+    Plan,
     PromptTemplate,
     Sample,
+    parse_plan,
     read_context_pairs,
 )
 from gplan_jax.gsisr.readers import SKIP_HINT, OnError, empty_data_set
@@ -105,6 +107,12 @@ class PreferenceSet:
         """The texts of every pair that training depends on."""
         for pair in self.pairs:
             yield [text for context in pair.contexts for text in dataclasses.astuple(context)]
+
+    def plans(self) -> Iterator[tuple[Sample, Plan]]:
+        """Every context of every pair and the plan that fits it."""
+        for pair in self.pairs:
+            for context in pair.contexts:
+                yield context, parse_plan(context.raw_labels, self.library)
 
     @cached_property
     def prefix_ids(self) -> np.ndarray:

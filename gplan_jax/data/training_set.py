@@ -18,6 +18,7 @@ from gplan_jax.foundation.progress import track
 from gplan_jax.gsisr import (
     IntentLibrary,
     Label,
+    Plan,
     Prompt,
     PromptTemplate,
     Sample,
@@ -112,6 +113,11 @@ class TrainingSet:
         """The texts of every row that training depends on."""
         for sample, label in zip(self.samples, self.labels, strict=True):
             yield [*astuple(sample), label.text]
+
+    def plans(self) -> Iterator[tuple[Sample, Plan]]:
+        """Every row's context and plan."""
+        for sample, label in zip(self.samples, self.labels, strict=True):
+            yield sample, label.plan
 
     def blocks(self, row: int) -> int:
         """B: reasoning blocks of a row, 0 where responses hold none."""

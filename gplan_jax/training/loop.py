@@ -12,10 +12,12 @@ import jax
 
 from gplan_jax.data.pipeline import Batch
 from gplan_jax.data.seek import seek
-from gplan_jax.data.task_files import Task, save_task
+from gplan_jax.data.task_files import RESPONSES, Task, save_task
+from gplan_jax.data.training_set import Mode
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import atomic_directory
 from gplan_jax.foundation.progress import ProgressBar
+from gplan_jax.gsisr.intent_counts import IntentCounts
 from gplan_jax.models import Qwen3, save_model_directory
 from gplan_jax.models.directory import save_shards
 from gplan_jax.training.array_marks import mark_arrays
@@ -301,5 +303,7 @@ def _save_model(run: Run, params: Params, folder: Path) -> None:
         with atomic_directory(folder) as temporary:
             save_model_directory(model, temporary, source_dir=Path(run.config.model), shards=shards)
             rows = run.training_set
-            save_task(temporary, Task(rows.template, rows.library, rows.max_length))
+            response = RESPONSES[Mode(run.config.mode)]
+            task = Task(rows.template, rows.library, rows.max_length, response)
+            save_task(temporary, task, IntentCounts.fit(rows.plans(), rows.library))
     meet(f"{folder.name} is written")

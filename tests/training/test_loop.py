@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from gplan_jax.data.task_files import COUNTS_FILE, load_task
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json
 from gplan_jax.gsisr import read_samples
+from gplan_jax.gsisr.intent_counts import IntentCounts
 from gplan_jax.models import Qwen3, load_qwen3
 from gplan_jax.training.config import TrainConfig
 from gplan_jax.training.loop import train
@@ -49,6 +51,8 @@ def test_a_run_leaves_log_checkpoints_and_model(unbroken: TrainConfig) -> None:
     assert len(list((run / "checkpoints").iterdir())) == 2
     assert list((run / "tensorboard").iterdir())
     assert (run / "model" / "tokenizer.json").is_file()
+    assert load_task(run / "model").response == "latent"
+    assert len(IntentCounts.load(run / "model" / COUNTS_FILE)) == 40
 
 
 KILLED_RUN = """

@@ -1,0 +1,70 @@
+"""What is kept beside a model's weights: written, read back, missing or broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gplan_jax.data.task_files import (
+    COUNTS_FILE,
+    RESPONSES,
+    TASK_FILE,
+    Response,
+    Task,
+    load_task,
+    save_task,
+)
+from gplan_jax.data.training_set import Mode
+from gplan_jax.foundation import GplanError
+from gplan_jax.gsisr import IntentLibrary, PromptTemplate
+from gplan_jax.gsisr.intent_counts import IntentCounts
+
+
+def task(response: Response | None = None) -> Task:
+    return Task(PromptTemplate.load("compact_zh"), IntentLibrary.load(), 777, response)
+
+
+@pytest.mark.parametrize("response", [None, "plan", "latent", "reasoning"])
+def test_a_task_reads_back(response: Response | None, tmp_path: Path) -> None:
+    save_task(tmp_path, task(response))
+    again = load_task(tmp_path)
+    assert (again.max_length, again.response) == (777, response)
+    assert again.template.user == task().template.user and again.library == task().library
+    assert load_task(tmp_path, max_length=55).max_length == 55
+    assert not (tmp_path / COUNTS_FILE).exists()
+
+
+def test_every_mode_says_what_its_responses_hold() -> None:
+    assert RESPONSES.keys() == set(Mode)
+
+
+def test_counts_stand_beside_the_task(tmp_path: Path) -> None:
+    counts = IntentCounts()
+    counts.add((), ["a", "b"])
+    save_task(tmp_path, task(), counts)
+    assert len(IntentCounts.load(tmp_path / COUNTS_FILE)) == 1
+
+
+def test_an_older_directory_does_not_tell(tmp_path: Path) -> None:
+    assert load_task(tmp_path).response is None
+    (tmp_path / TASK_FILE).write_text('{"max_length": 9}')
+    assert (load_task(tmp_path).max_length, load_task(tmp_path).response) == (9, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ([], "max_length"),
+        ({"max_length": 0}, "max_length"),
+        ({"max_length": "9"}, "max_length"),
+        ({"max_length": 9, "response": "prose"}, "response is 'prose'"),
+        ({"max_length": 9, "response": ["plan"]}, "response is"),
+    ],
+)
+def test_a_broken_task_is_named(content: object, named: str, tmp_path: Path) -> None:
+    (tmp_path / TASK_FILE).write_text(json.dumps(content))
+    with pytest.raises(GplanError) as error:
+        load_task(tmp_path)
+    assert str(tmp_path / TASK_FILE) in str(error.value) and named in str(error.value)
