@@ -49,24 +49,25 @@ class PrefixPages:
         return found
 
     def missing(self, tokens: Sequence[int]) -> list[int]:
-        """Numbers of the whole pages of ``tokens`` that are not there, the last one first.
-
-        Put in that order, the first page is the one used last and so the last to go.
-        """
-        keys = self._keys(tokens)
-        numbers = range(len(keys) - 1, -1, -1)
-        return [number for number in numbers if keys[number] not in self._pages]
+        """Numbers of the whole pages of ``tokens`` that are not there, ascending."""
+        return [n for n, key in enumerate(self._keys(tokens)) if key not in self._pages]
 
     def put(self, tokens: Sequence[int], number: int, page: KVCache) -> None:
-        """Keeps page ``number`` of ``tokens``; the least recently used ones make room for it."""
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(page))
-        if size > self._budget:
+        """Keeps page ``number`` of ``tokens``, unless an earlier one of theirs would have to go."""
+        keys = self._keys(tokens)[: number + 1]
+        size = _bytes(page)
+        while self._pages and self.bytes + size > self._budget:
+            oldest = next(iter(self._pages))
+            if oldest in keys:
+                return
+            self.bytes -= _bytes(self._pages.pop(oldest))
+        if self.bytes + size > self._budget:
             return
-        while self.bytes + size > self._budget:
-            _, dropped = self._pages.popitem(last=False)
-            self.bytes -= sum(leaf.nbytes for leaf in jax.tree.leaves(dropped))
-        self._pages[self._keys(tokens)[number]] = page
+        self._pages[keys[number]] = page
         self.bytes += size
+        for key in reversed(keys):
+            if key in self._pages:
+                self._pages.move_to_end(key)
 
     def _keys(self, tokens: Sequence[int]) -> list[bytes]:
         """A hash for each whole page, of all tokens up to its end."""
@@ -78,3 +79,7 @@ class PrefixPages:
             digest.update(np.asarray(tokens[start : start + self.page], np.int32).tobytes())
             keys.append(digest.digest())
         return keys
+
+
+def _bytes(page: KVCache) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(page))

@@ -152,11 +152,11 @@ def choose(row: Row, edges: Sequence[Edge], logits_E: np.ndarray) -> Edge:
     """
     if len(edges) == 1:
         return edges[0]
-    scores = logits_E
+    scores = logits_E[[edge.number for edge in edges]]
     if row.temperature > 0:
         generator = np.random.default_rng((row.seed, len(row.response)))
-        scores = logits_E / row.temperature + generator.gumbel(size=len(logits_E))
-    return max(edges, key=lambda edge: (scores[edge.number], -edge.number))
+        scores = scores / row.temperature + generator.gumbel(size=len(edges))
+    return edges[int(np.argmax(scores))]
 
 
 def lay_out(

@@ -203,7 +203,8 @@ def test_a_thousand_contexts(tiny_model_dir: Path, form: ResponseForm, seed: int
     """125 contexts of each form and model: 1,000 in all.
 
     The slow loop is checked at once for all tokens of a response: each is the likeliest after those
-    before it, so by induction the loop writes just these.
+    before it, so by induction the loop writes just these. Two logits that float32 can't tell apart
+    are a tie that the order of sums decides; at most one choice in a thousand may be one.
     """
     rows = list(simulate_rows(125, seed=seed))
     case = make_case(form, tiny_model_dir, rows, seed)
@@ -211,6 +212,7 @@ def test_a_thousand_contexts(tiny_model_dir: Path, form: ResponseForm, seed: int
     drafters = (None, DraftModel(case.grammar, counts), planners.RandomDrafts(case.grammar, seed))
     results = [planners.decode(case.decoder(drafter), case.prompts) for drafter in drafters]
     forward = planners.forward_of(case.model, planners.MAX_PROMPT + 300)
+    ties, tokens = 0, 0
     for prompt, plain, *others in zip(case.prompts, *results, strict=True):
         assert all(row.response == plain.response for row in others)
         text = case.encoder.decode(plain.response)
@@ -219,7 +221,10 @@ def test_a_thousand_contexts(tiny_model_dir: Path, form: ResponseForm, seed: int
         logits = forward([*prompt.ids, *plain.response])
         state = case.grammar.start
         for index, token in enumerate(plain.response, start=len(prompt.ids) - 1):
-            assert planners.likeliest(case.grammar, state, logits[index]) == token
+            best = planners.likeliest(case.grammar, state, logits[index])
+            assert logits[index, best] - logits[index, token] <= 2e-6
+            ties, tokens = ties + (best != token), tokens + 1
             state = case.grammar.advance(state, token)
         assert case.grammar.finished(state)
+    assert ties <= tokens / 1000
     assert np.mean([row.passes for row in results[1]]) < np.mean([r.passes for r in results[0]]) / 4
