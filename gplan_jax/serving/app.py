@@ -16,7 +16,7 @@ from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.inference.requests import Engine
 from gplan_jax.reasoning import LatentVocabulary
 from gplan_jax.serving.endpoints import PlanEndpoints
-from gplan_jax.serving.errors import ApiError
+from gplan_jax.serving.errors import ApiError, failed
 from gplan_jax.serving.examples import example_contexts
 from gplan_jax.serving.gate import Gate
 from gplan_jax.serving.metrics import ServerMetrics
@@ -73,7 +73,7 @@ def create_app(
     _add_page(app)
     _add_error_handlers(app, metrics)
     describe(app, settings, {"/v1/plan": PlanBody, "/v1/plans": PlansBody})
-    app.add_middleware(RequestShell, settings=settings, metrics=metrics, gate=gate)
+    app.add_middleware(RequestShell, settings=settings, metrics=metrics)
     return app
 
 
@@ -115,9 +115,11 @@ def _add_descriptions(app: FastAPI, library: IntentLibrary, settings: ServerSett
 
 
 def _add_probes(app: FastAPI, gate: Gate, metrics: ServerMetrics) -> None:
-    @app.get("/healthz")
+    @app.get("/healthz", responses={503: PLAN_ERRORS[503]})
     async def healthz() -> StatusAnswer:
-        """Whether the process answers."""
+        """Whether the process is well: 503 once the engine has failed, and only a restart helps."""
+        if gate.failed():
+            raise failed()
         return StatusAnswer(status="ok")
 
     @app.get("/readyz", responses={503: PLAN_ERRORS[503]})

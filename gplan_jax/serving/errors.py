@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 from starlette.responses import JSONResponse
@@ -54,14 +55,23 @@ class AsciiResponse(JSONResponse):
     """JSON with every other character escaped, so that no text of a user can break the encoding."""
 
     def render(self, content: object) -> bytes:
-        import json
-
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 def starting() -> ApiError:
     """The engine still compiles."""
     return ApiError(503, "starting", "The model is being loaded.", retry_after_s=RETRY_AFTER_S)
+
+
+def failed() -> ApiError:
+    """The engine has ended by itself."""
+    return ApiError(503, "failed", "The engine has failed; the server must be restarted.")
+
+
+def overloaded(retry_after_s: float = RETRY_AFTER_S) -> ApiError:
+    """No slot and no place in the queue is free."""
+    message = "The queue is full; try again later."
+    return ApiError(503, "overloaded", message, retry_after_s=retry_after_s)
 
 
 def draining() -> ApiError:

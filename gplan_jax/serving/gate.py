@@ -5,25 +5,44 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gplan_jax.inference.requests import Engine
-from gplan_jax.serving.errors import draining, starting
+from gplan_jax.serving.errors import ApiError, draining, failed, overloaded, starting
 
 
 @dataclass
 class Gate:
-    """The server's own state beside its engine's; it is used on the event loop alone.
+    """The server's own state beside its engine's.
 
     Attributes:
-        draining: the server is about to stop and takes no plan requests.
-        in_flight: HTTP requests that have come and whose response is not sent to its end.
+        draining: the server is about to stop.
+        started: the engine has been ready before; where it no longer is, it has failed.
     """
 
     engine: Engine
     draining: bool = False
-    in_flight: int = 0
+    started: bool = False
 
     def check(self) -> None:
-        """Raises ApiError (503) where no plan request is taken now."""
+        """Raises ApiError (503) where no plans are made now."""
+        problem = self._problem()
+        if problem is not None:
+            raise problem
+
+    def check_room(self) -> None:
+        """As ``check``, also where the queue is full: before any work is done for a request."""
+        self.check()
+        state = self.engine.snapshot()
+        if state.queued >= state.queue_limit and state.active >= state.slots:
+            raise overloaded()
+
+    def failed(self) -> bool:
+        """Whether the engine has come to an end by itself; only a new process helps."""
+        problem = self._problem()
+        return problem is not None and problem.code == "failed"
+
+    def _problem(self) -> ApiError | None:
         if self.draining:
-            raise draining()
-        if not self.engine.snapshot().ready:
-            raise starting()
+            return draining()
+        if self.engine.snapshot().ready:
+            self.started = True
+            return None
+        return failed() if self.started else starting()

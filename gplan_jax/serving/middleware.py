@@ -12,7 +12,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gplan_jax.serving.errors import ApiError
-from gplan_jax.serving.gate import Gate
 from gplan_jax.serving.logs import log
 from gplan_jax.serving.metrics import ServerMetrics
 from gplan_jax.serving.settings import ServerSettings
@@ -39,10 +38,8 @@ class RequestShell:
     that the endpoints add the fields of their log line to.
     """
 
-    def __init__(
-        self, app: ASGIApp, settings: ServerSettings, metrics: ServerMetrics, gate: Gate
-    ) -> None:
-        self._app, self._settings, self._metrics, self._gate = app, settings, metrics, gate
+    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: ServerMetrics) -> None:
+        self._app, self._settings, self._metrics = app, settings, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection event of the ASGI server."""
@@ -63,7 +60,6 @@ class RequestShell:
                     headers.setdefault(name, value)
             await send(message)
 
-        self._gate.in_flight += 1
         try:
             if refusal := self._refusal(scope):
                 request.fields["code"] = refusal.code
@@ -80,7 +76,6 @@ class RequestShell:
             self._metrics.count_outcome(fault.code)
             await fault.response()(scope, receive, send_marked)
         finally:
-            self._gate.in_flight -= 1
             self._finish(scope, request)
 
     def _refusal(self, scope: Scope) -> ApiError | None:

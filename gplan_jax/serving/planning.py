@@ -18,7 +18,7 @@ from gplan_jax.inference.requests import (
     PlanRequest,
 )
 from gplan_jax.reasoning import LatentVocabulary
-from gplan_jax.serving.errors import ApiError, draining
+from gplan_jax.serving.errors import ApiError, draining, overloaded
 from gplan_jax.serving.metrics import ServerMetrics
 from gplan_jax.serving.schemas import PlanResult, Timings, Usage, ViolationAnswer
 
@@ -125,8 +125,7 @@ def as_api_error(error: GplanError) -> ApiError:
     """What a client is told of an engine's refusal."""
     match error:
         case Overloaded():
-            message = "The queue is full; try again later."
-            return ApiError(503, "overloaded", message, retry_after_s=error.retry_after_s)
+            return overloaded(error.retry_after_s)
         case Draining():
             return draining()
         case DeadlineExceeded():
