@@ -274,7 +274,7 @@ def test_plans_that_are_added_are_drafted_soon(small: PlanGrammar) -> None:
     state, counts = after(small, start), IntentCounts()
     model = DraftModel(small, counts)
     before = model.edge_probabilities(state, KEY)
-    for plan in plans[: STALE_AFTER - 1]:
+    for plan in itertools.islice(itertools.cycle(plans), STALE_AFTER - 1):
         counts.add(KEY, intent_texts(plan, SMALL))
         assert model.edge_probabilities(state, KEY) == before
     counts.add(KEY, intent_texts(plans[0], SMALL))
