@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 
-import uvicorn
 from fake_engine import FakeEngine
 
 from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.reasoning import GSISR_LATENTS
 from gplan_jax.serving.app import create_app
+from gplan_jax.serving.server import DrainingServer, listen
 from gplan_jax.serving.settings import ServerSettings
 
 
@@ -25,8 +25,7 @@ def main() -> None:
     options = parser.parse_args()
     engine = FakeEngine(delay_s=options.delay_s, slots=options.slots, queue=options.queue)
     app = create_app(engine, IntentLibrary.load(), GSISR_LATENTS, settings=ServerSettings())
-    uvicorn.run(app, port=options.port, access_log=False, log_level="warning")
-    engine.close()
+    DrainingServer(app, engine, drain_s=5.0).run(sockets=[listen("127.0.0.1", options.port)])
 
 
 if __name__ == "__main__":
