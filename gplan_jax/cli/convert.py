@@ -63,13 +63,31 @@ def export(
 ) -> None:
     """Turn a GPlan model directory into a Hugging Face checkpoint that transformers loads.
 
+    Where the model has an intent library, OUT/guided holds its plans as grammars for the guided
+    decoding of vLLM and SGLang; docs/other_servers.md shows how to use them.
+
     Example: gplan export runs/picd/model --out qwen3-planner-hf
     """
+    from gplan_jax.data.task_files import LIBRARY_FILE
     from gplan_jax.models import export_checkpoint
 
     report = export_checkpoint(model_dir, out, progress=True)
     typer.echo(f"Exported. The Hugging Face checkpoint is in {report.directory}")
     _describe(report)
+    if (model_dir / LIBRARY_FILE).is_file():
+        _write_guided(model_dir, out / "guided")
+
+
+def _write_guided(model_dir: Path, folder: Path) -> None:
+    from gplan_jax.data import ChatEncoder
+    from gplan_jax.data.task_files import LIBRARY_FILE
+    from gplan_jax.gsisr import IntentLibrary
+    from gplan_jax.inference.guided_decoding import write_guided_files
+
+    library = IntentLibrary.load(model_dir / LIBRARY_FILE)
+    paths = write_guided_files(folder, library, ChatEncoder.load(model_dir))
+    names = ", ".join(path.name for path in paths)
+    typer.echo(f"  plan grammars  {names} in {folder}, for guided decoding in vLLM and SGLang")
 
 
 def _describe(report: CheckpointReport) -> None:

@@ -1,0 +1,153 @@
+"""Plans as context-free grammars, for the guided decoding of other servers.
+
+GUIDED/plan.ebnf    for xgrammar (vLLM's and SGLang's default)
+GUIDED/plan.lark    for llguidance
+GUIDED/latent.*     the same behind the latent prefix, as many steps as intents
+
+They hold a plan's JSON to the library: its tools, their parameters in order, admissible values, the
+plan length. They don't know what a plan holds already: repeated intents, exclusive groups and
+references to a place that no intent has yielded are left to ``check_plan``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gplan_jax.data.encoding import ChatEncoder
+from gplan_jax.foundation.files import atomic_write
+from gplan_jax.gsisr import IntentLibrary
+from gplan_jax.inference.grammar_tokens import latent_prefix
+from gplan_jax.reasoning.traces import THOUGHT_CLOSE, THOUGHT_OPEN
+
+Syntax = Literal["ebnf", "lark"]
+
+
+@dataclass(frozen=True)
+class _Notation:
+    """How a grammar file is written; a literal is JSON text in both.
+
+    Attributes:
+        header: first lines.
+        root: name of the rule that a response follows.
+        define: between a rule's name and its body.
+        token: a vocabulary entry by its id.
+        text: a rule for any JSON text but the empty one.
+    """
+
+    header: str
+    root: str
+    define: str
+    token: Callable[[int], str]
+    text: str
+
+
+_NOTATIONS: dict[Syntax, _Notation] = {
+    "ebnf": _Notation(
+        header="",
+        root="root",
+        define=" ::= ",
+        token=lambda index: f"Token({index})",
+        text=r'text ::= "\"" ([^"\\\x00-\x1f] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4}))+ "\""',
+    ),
+    "lark": _Notation(
+        header="%llguidance {}\n",
+        root="start",
+        define=": ",
+        token=lambda index: f"<[{index}]>",
+        text=r'text: /"([^"\\\x00-\x1f]|\\(["\\\/bfnrt]|u[0-9a-fA-F]{4}))+"/',
+    ),
+}
+
+
+def plan_grammar(library: IntentLibrary, syntax: Syntax) -> str:
+    """The grammar of a response that is a plan and nothing else, as a file's text."""
+    bounds = library.plan_length
+    return _file(library, syntax, [_plan(bounds.minimum, bounds.maximum, "")])
+
+
+def latent_grammar(library: IntentLibrary, encoder: ChatEncoder, syntax: Syntax) -> str:
+    """The grammar of a latent prefix and a plan with as many intents as the prefix has steps.
+
+    Latent tokens stand in it by id: as text they could also be written in other tokens.
+
+    Raises:
+        GplanError: the tokenizer lacks a latent token.
+    """
+    encoder.require_latents()
+    latents, token = encoder.latents, _NOTATIONS[syntax].token
+    bounds = library.plan_length
+    plans = []
+    for steps in range(bounds.minimum, min(bounds.maximum, latents.max_steps) + 1):
+        text = latent_prefix(latents, steps)[len(THOUGHT_OPEN) : -len(THOUGHT_CLOSE)]
+        ids = " ".join(token(int(index)) for index in encoder.response(text).ids[:-1])
+        plans.append(f"{_literal(THOUGHT_OPEN)} {ids} {_plan(steps, steps, THOUGHT_CLOSE)}")
+    return _file(library, syntax, plans)
+
+
+def write_guided_files(folder: Path, library: IntentLibrary, encoder: ChatEncoder) -> list[Path]:
+    """Writes all grammar files of a model; those in latent form where it has the latent tokens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    latent = len(encoder.latent_ids) == len(encoder.latents.tokens)
+    paths = []
+    for syntax in _NOTATIONS:
+        texts = {"plan": plan_grammar(library, syntax)}
+        if latent:
+            texts["latent"] = latent_grammar(library, encoder, syntax)
+        for name, text in texts.items():
+            paths.append(folder / f"{name}.{syntax}")
+            with atomic_write(paths[-1]) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    return sorted(paths)
+
+
+def _file(library: IntentLibrary, syntax: Syntax, plans: list[str]) -> str:
+    notation = _NOTATIONS[syntax]
+    rules = [(notation.root, plans), *_intent_rules(library)]
+    lines = [name + notation.define + "\n    | ".join(choices) for name, choices in rules]
+    if any(parameter.values is None for parameter in library.parameters.values()):
+        lines.append(notation.text)
+    return notation.header + "\n".join(lines) + "\n"
+
+
+def _plan(minimum: int, maximum: int, before: str) -> str:
+    more = f" ({_literal(',')} intent){{{minimum - 1},{maximum - 1}}}" if maximum > 1 else ""
+    return f"{_literal(before + '[')} intent{more} {_literal(']')}"
+
+
+def _intent_rules(library: IntentLibrary) -> Iterator[tuple[str, list[str]]]:
+    """The rule of an intent and those of the values, which have numbers: names are free text."""
+    values = {
+        key: ["text"]
+        if p.values is None
+        else [_literal(_json(value)) for value in p.values if value]
+        for key, p in library.parameters.items()
+    }
+    rules = {key: f"value{number}" for number, key in enumerate(values, start=1) if values[key]}
+    tools = []
+    for name, tool in library.tools.items():
+        if not rules.keys() >= set(tool.parameters):
+            continue
+        parts = [_literal(f"{{{_json(library.tool_key)}:{_json(name)}")]
+        for key, rule in rules.items():
+            pair = f"{_literal(',' + _json(key) + ':')} {rule}"
+            if key in tool.parameters:
+                parts.append(pair)
+            elif key in tool.optional:
+                parts.append(f"({pair})?")
+        tools.append(" ".join([*parts, _literal("}")]))
+    yield "intent", tools
+    for key, rule in rules.items():
+        yield rule, values[key]
+
+
+def _json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _literal(text: str) -> str:
+    """A literal of either notation, which both escape as JSON does."""
+    return _json(text)
