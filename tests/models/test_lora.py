@@ -52,7 +52,8 @@ def disturb(model: Qwen3, seed: int) -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_training_starts_at_the_checkpoint(tied: bool) -> None:
-    np.testing.assert_allclose(adapted_model(tied=tied)(IDS), new_model(tied=tied)(IDS), atol=1e-6)
+    adapted, plain = jax.jit(adapted_model(tied=tied)), jax.jit(new_model(tied=tied))
+    np.testing.assert_allclose(adapted(IDS), plain(IDS), atol=1e-6)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -61,8 +62,9 @@ def test_merged_weights_compute_what_adapters_do(tied: bool) -> None:
     disturb(model, 1)
     plain = merged(model)
     assert not jax.tree.leaves(nnx.state(plain, LoraParam))
-    np.testing.assert_allclose(plain(IDS), model(IDS), atol=2e-5)
-    assert jnp.abs(plain(IDS) - new_model(tied=tied)(IDS)).max() > 0.1
+    found = jax.jit(plain)(IDS)
+    np.testing.assert_allclose(found, jax.jit(model)(IDS), atol=2e-5)
+    assert jnp.abs(found - jax.jit(new_model(tied=tied))(IDS)).max() > 0.1
 
 
 @settings(max_examples=7, deadline=None)
@@ -96,7 +98,9 @@ def test_gradients_are_those_through_the_merged_weights(tied: bool) -> None:
     def through_weights(trained: nnx.State) -> jax.Array:
         return loss(merged(nnx.merge(graphdef, trained, frozen))(IDS))
 
-    ours, theirs = jax.grad(through_adapters)(trained), jax.grad(through_weights)(trained)
+    ours, theirs = (
+        jax.jit(jax.grad(through))(trained) for through in (through_adapters, through_weights)
+    )
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert jnp.abs(b).max() > 0
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))

@@ -98,10 +98,11 @@ def test_loss_and_gradient_are_those_of_whole_sequences(seed: int) -> None:
 
 def test_a_change_in_a_shared_segment_reaches_only_its_descendants() -> None:
     levels = random_tree(3)
-    before = tree_states(MODEL, levels)
+    states = jax.jit(lambda levels: tree_states(MODEL, levels))
+    before = states(levels)
     changed = levels[1].tokens.at[0, 0].add(1) % CONFIG.vocab_size
     levels[1] = TreeLevel(changed, levels[1].lengths, levels[1].parents)
-    after = tree_states(MODEL, levels)
+    after = states(levels)
     contexts = np.asarray(levels[2].parents) == 0
     leaves = contexts[np.asarray(levels[3].parents)]
     for depth, touched in ((2, contexts), (3, leaves)):

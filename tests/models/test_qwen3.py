@@ -51,28 +51,36 @@ def test_logits_equal_the_written_out_model(
     tensors: dict[str, np.ndarray],
     reference_logits: Callable,
 ) -> None:
-    expected = reference_logits(tensors, any_config, IDS)
+    expected = jax.jit(lambda t: reference_logits(t, any_config, IDS))(tensors)
     np.testing.assert_allclose(jax.jit(load_qwen3(checkpoint))(IDS), expected, atol=2e-5)
+
+
+def loss(logits: jax.Array) -> jax.Array:
+    return -jax.nn.log_softmax(logits[:, :-1])[:, jnp.arange(8), IDS[:, 1:]].mean()
+
+
+@pytest.fixture(scope="module")
+def written_out_gradients(
+    any_config: Qwen3Config, tensors: dict[str, np.ndarray], reference_logits: Callable
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss of the written-out model, and its gradients by the tensors' names."""
+    return jax.jit(jax.value_and_grad(lambda t: loss(reference_logits(t, any_config, IDS))))(
+        {name: jnp.asarray(tensor) for name, tensor in tensors.items()}
+    )
 
 
 @pytest.mark.parametrize("remat", ["none", "full", "dots", "offload"])
 def test_gradients_through_the_scan_equal_the_written_out_model(
     checkpoint: Path,
     any_config: Qwen3Config,
-    tensors: dict[str, np.ndarray],
-    reference_logits: Callable,
+    written_out_gradients: tuple[jax.Array, dict[str, jax.Array]],
     remat: str,
 ) -> None:
-    def loss(logits: jax.Array) -> jax.Array:
-        return -jax.nn.log_softmax(logits[:, :-1])[:, jnp.arange(8), IDS[:, 1:]].mean()
-
     model = load_qwen3(checkpoint, remat=remat)  # type: ignore[arg-type]
     graphdef, params = nnx.split(model, nnx.Param)
     value_and_grad = jax.jit(jax.value_and_grad(lambda p: loss(nnx.merge(graphdef, p)(IDS))))
     value, gradients = value_and_grad(params)
-    expected_value, expected = jax.jit(
-        jax.value_and_grad(lambda t: loss(reference_logits(t, any_config, IDS)))
-    )({name: jnp.asarray(tensor) for name, tensor in tensors.items()})
+    expected_value, expected = written_out_gradients
     np.testing.assert_allclose(value, expected_value, rtol=1e-6)
     # The mapping's own inverse puts the gradients under the checkpoint's names.
     nnx.update(model, gradients)
@@ -90,7 +98,7 @@ def test_gradients_through_the_scan_equal_the_written_out_model(
 
 
 def test_padding_on_the_right_changes_nothing(checkpoint: Path) -> None:
-    model = load_qwen3(checkpoint)
+    model = jax.jit(load_qwen3(checkpoint))
     mask = np.ones_like(IDS)
     mask[1, 5:] = 0
     padded = model(np.where(mask, IDS, 39), mask)
@@ -100,10 +108,10 @@ def test_padding_on_the_right_changes_nothing(checkpoint: Path) -> None:
 
 def test_logits_depend_on_relative_positions_only(checkpoint: Path) -> None:
     model = load_qwen3(checkpoint)
-    moved = model.hidden(IDS, positions_BxS=jnp.arange(9)[None] + 17)
-    np.testing.assert_allclose(moved, model.hidden(IDS), atol=2e-5)
-    spread = model.hidden(IDS, positions_BxS=2 * jnp.arange(9)[None])
-    assert jnp.abs(spread - model.hidden(IDS)).max() > 1e-2
+    hidden = jax.jit(lambda positions: model.hidden(IDS, positions_BxS=positions))
+    plain, positions = jax.jit(model.hidden)(IDS), jnp.arange(9)[None]
+    np.testing.assert_allclose(hidden(positions + 17), plain, atol=2e-5)
+    assert jnp.abs(hidden(2 * positions) - plain).max() > 1e-2
 
 
 def test_prefill_and_steps_through_the_cache_equal_the_full_forward(checkpoint: Path) -> None:
@@ -114,15 +122,13 @@ def test_prefill_and_steps_through_the_cache_equal_the_full_forward(checkpoint: 
     cache = init_cache(model.config, 2, 9, jnp.float32)
     prompts = np.where(prompt_BxC[:, :bucket], IDS[:, :bucket], 0)
     causal = slots <= np.arange(bucket)[:, None]
-    hidden, cache = model.hidden_with_cache(
-        prompts, jnp.arange(bucket)[None], cache, 0, causal & prompt_BxC[:, None]
-    )
-    full = model(IDS)
+    step = jax.jit(lambda *args: model.hidden_with_cache(*args))
+    hidden, cache = step(prompts, jnp.arange(bucket)[None], cache, 0, causal & prompt_BxC[:, None])
+    full = jax.jit(model)(IDS)
     for row, length in enumerate(lengths):
         np.testing.assert_allclose(
             model.logits(hidden)[row, :length], full[row, :length], atol=2e-5
         )
-    step = jax.jit(lambda *args: model.hidden_with_cache(*args))
     for t in range(3):
         mask = prompt_BxC | ((slots >= bucket) & (slots <= bucket + t))
         positions = lengths + t
@@ -144,7 +150,7 @@ def test_dtype_policy(checkpoint: Path) -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(mixed))} == {jnp.dtype("float32")}
     hidden, logits = jax.jit(lambda ids: (mixed.hidden(ids), mixed(ids)))(IDS)
     assert (hidden.dtype, logits.dtype) == (jnp.bfloat16, jnp.float32)
-    exact = load_qwen3(checkpoint)(IDS)
+    exact = jax.jit(load_qwen3(checkpoint))(IDS)
     assert 0 < jnp.abs(logits - exact).max() < 0.05 * jnp.abs(exact).max()
 
 

@@ -28,8 +28,9 @@ def test_chunks_change_neither_value_nor_gradient(seed: int, vocabulary: int, ch
     def chunked(hidden: jax.Array, head: jax.Array) -> jax.Array:
         return jnp.sum(mix * chunked_token_nll(hidden, head, targets, vocab_chunk=chunk))
 
-    expected, expected_gradients = jax.value_and_grad(whole, argnums=(0, 1))(hidden, head)
-    value, gradients = jax.value_and_grad(chunked, argnums=(0, 1))(hidden, head)
+    (expected, expected_gradients), (value, gradients) = jax.jit(
+        lambda *arrays: [jax.value_and_grad(f, argnums=(0, 1))(*arrays) for f in (whole, chunked)]
+    )(hidden, head)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     for gradient, reference in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(gradient, reference, rtol=1e-4, atol=1e-5)
