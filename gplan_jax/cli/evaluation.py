@@ -19,6 +19,21 @@ MaxLength = Annotated[
     typer.Option(min=1, help="Longest prompt and answer together, in tokens; else as in training."),
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+Mode = Annotated[
+    Literal["unconstrained", "constrained", "drafted"],
+    typer.Option(
+        help="Plain greedy decoding; by the plan grammar; or that in fewer passes with drafts."
+    ),
+]
+Response = Annotated[
+    Literal["plan", "latent"] | None,
+    typer.Option(help="What answers hold, for the grammar; else what training stored."),
+]
+Temperature = Annotated[
+    float, typer.Option(min=0.0, help="Draw from the grammar's tokens; 0 takes the likeliest.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of the draws.")]
+Beams = Annotated[int, typer.Option(min=1, help="Beam search for the likeliest whole plan.")]
 
 
 def evaluate(
@@ -37,8 +52,15 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded together.")] = 16,
     max_length: MaxLength = None,
     max_new_tokens: MaxNewTokens = 512,
+    mode: Mode = "unconstrained",
+    response: Response = None,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    beams: Beams = 1,
 ) -> None:
     """Plan every row of a file and score the plans against their labels, beside the floors.
+
+    Latent-Valid is only honest without the grammar, which the default mode leaves out.
 
     Example: gplan evaluate --model run/model --data test.csv --out run/test
     """
@@ -60,6 +82,11 @@ def evaluate(
         batch_size=batch_size,
         max_length=max_length,
         max_new_tokens=max_new_tokens,
+        mode=mode,
+        response=response,
+        temperature=temperature,
+        seed=seed,
+        beams=beams,
     )
     Console().print(metrics_table(metrics, name=model.name))
     typer.echo(f"Finished. The result is in {out}")
@@ -98,6 +125,11 @@ def plan(
     template: Template = None,
     max_length: MaxLength = None,
     max_new_tokens: MaxNewTokens = 512,
+    mode: Mode = "unconstrained",
+    response: Response = None,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    beams: Beams = 1,
 ) -> None:
     """Plan for one context and show the plan as a table.
 
@@ -125,6 +157,11 @@ def plan(
         max_length=max_length,
         max_new_tokens=max_new_tokens,
         batch_size=1,
+        mode=mode,
+        response=response,
+        temperature=temperature,
+        seed=seed,
+        beams=beams,
     )
     [text] = planner.generate([sample])
     view = plan_view(

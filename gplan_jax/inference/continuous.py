@@ -231,3 +231,32 @@ def known_start(grammar: PlanGrammar | None, *, drafted: bool) -> Start:
         return start_of(grammar)
     decided = len(grammar.edges(grammar.start)) > 1
     return Start((), ((0, grammar.start),) if decided else ())
+
+
+def decode_all(
+    decoder: ContinuousDecoder, prompts: Sequence[Prompted], *, on_row: Callable[[], None]
+) -> list[Row]:
+    """Decodes prompts, as many at a time as there are slots; the rows in order of the prompts.
+
+    Args:
+        decoder: with no rows of anybody else.
+        prompts: what to decode.
+        on_row: hears of each row that is finished.
+    """
+    done: list[Row | None] = [None] * len(prompts)
+    numbers: dict[int, int] = {}
+    waiting = iter(enumerate(prompts))
+    upcoming = next(waiting, None)
+    while upcoming is not None or numbers:
+        finished = []
+        if upcoming is not None and decoder.free_slots:
+            number, prompt = upcoming
+            row, _ = decoder.admit(prompt)
+            numbers[row.slot] = number
+            finished += [row] if row.finished else []
+            upcoming = next(waiting, None)
+        for row in [*finished, *decoder.step()]:
+            done[numbers.pop(row.slot)] = row
+            decoder.release(row)
+            on_row()
+    return [row for row in done if row is not None]

@@ -15,18 +15,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jax.numpy as jnp
-
-from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.data.task_files import COUNTS_FILE, Task, load_task
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import COLUMNS, Sample
-from gplan_jax.gsisr.intent_counts import IntentCounts
-from gplan_jax.inference.continuous import ContinuousDecoder, Prompted, known_start
-from gplan_jax.inference.drafts import DraftModel
+from gplan_jax.inference.assembly import build_decoder, load_parts
+from gplan_jax.inference.continuous import ContinuousDecoder, Prompted
 from gplan_jax.inference.engine_config import EngineConfig
-from gplan_jax.inference.grammar import PlanGrammar
-from gplan_jax.inference.programs import Programs, shapes_of
 from gplan_jax.inference.prompting import Prompter
 from gplan_jax.inference.requests import (
     DeadlineExceeded,
@@ -36,9 +28,7 @@ from gplan_jax.inference.requests import (
     PlanAnswer,
     PlanRequest,
 )
-from gplan_jax.inference.rows import Row, longest_response
-from gplan_jax.models import Qwen3, load_qwen3
-from gplan_jax.models.int8 import round_layers_to_int8
+from gplan_jax.inference.rows import Row
 
 _LOG = logging.getLogger(__name__)
 _LEAST_RETRY_S = 1.0
@@ -104,77 +94,11 @@ class PlanEngine:
                 constrained, or the library can't be compiled into a grammar.
         """
         config = config or EngineConfig()
-        folder = Path(model_dir)
-        task = load_task(folder, template=template, library=library, max_length=max_length)
-        encoder = ChatEncoder.load(folder)
-        grammar = None
-        if config.mode != "unconstrained":
-            form = config.response or task.response
-            if form not in ("plan", "latent"):
-                raise GplanError(_form_fault(folder, form))
-            if form == "latent":
-                encoder.require_latents()
-            grammar = PlanGrammar.compile(task.library, encoder, form)
-        model = load_qwen3(folder, param_dtype=config.compute_dtype)
-        model.compute_dtype = jnp.dtype(config.compute_dtype)
-        if config.weights == "int8":
-            round_layers_to_int8(model)
-        counts_file = folder / COUNTS_FILE
-        counts = IntentCounts.load(counts_file) if counts_file.is_file() else IntentCounts()
-        return cls.of(model, encoder, task, config, grammar, counts, name=folder.name)
-
-    @classmethod
-    def of(
-        cls,
-        model: Qwen3,
-        encoder: ChatEncoder,
-        task: Task,
-        config: EngineConfig,
-        grammar: PlanGrammar | None,
-        counts: IntentCounts,
-        *,
-        name: str,
-    ) -> PlanEngine:
-        """An engine of parts that are loaded already; see ``load``."""
-        drafted = config.mode == "drafted"
-        cache_bytes = config.prefix_cache_mib << 20
-        prompter = Prompter(
-            encoder,
-            task.template,
-            task.library,
-            task.max_length - config.response_room,
-            find_shared=cache_bytes > 0,
+        parts = load_parts(
+            Path(model_dir), config, template=template, library=library, max_length=max_length
         )
-        system = prompter.system_ids(Sample(**dict.fromkeys(COLUMNS, "") | _ANY_TIME))
-        start = known_start(grammar, drafted=drafted)
-        shapes = shapes_of(
-            prompt=prompter.max_length - len(system),
-            tail=len(start.tokens),
-            response=config.max_new_tokens if grammar is None else longest_response(grammar),
-            slots=config.slots,
-            nodes=config.draft_tokens if drafted else 1,
-            least_nodes=config.draft_tokens if drafted else 1,
-            queries=max(1, len(start.decisions)),
-        )
-        programs = Programs(
-            model,
-            system,
-            shapes,
-            vocabulary=encoder.vocabulary_size,
-            grammar=grammar,
-            pages=cache_bytes > 0,
-        )
-        drafter = DraftModel(grammar, counts) if drafted and grammar is not None else None
-        decoder = ContinuousDecoder(
-            programs,
-            system=len(system),
-            grammar=grammar,
-            drafter=drafter,
-            end_id=encoder.end_id,
-            max_new_tokens=config.max_new_tokens,
-            prefix_cache_bytes=cache_bytes,
-        )
-        return cls(name, decoder, prompter, queue=config.queue, slots=config.slots)
+        decoder, prompter = build_decoder(parts, config)
+        return cls(parts.name, decoder, prompter, queue=config.queue, slots=config.slots)
 
     def submit(self, request: PlanRequest) -> Future[PlanAnswer]:
         """Queues a request; see ``requests.Engine``."""
@@ -318,9 +242,6 @@ class PlanEngine:
             _settle(entry.future, self._fault or Draining("The engine was closed."))
 
 
-_ANY_TIME = {"currenttime": "2000-01-01 00:00:00"}
-
-
 def _settle(future: Future[PlanAnswer], outcome: PlanAnswer | Exception) -> None:
     """Gives a future its outcome, unless somebody has cancelled it meanwhile."""
     if not future.set_running_or_notify_cancel():
@@ -329,16 +250,3 @@ def _settle(future: Future[PlanAnswer], outcome: PlanAnswer | Exception) -> None
         future.set_exception(outcome)
     else:
         future.set_result(outcome)
-
-
-def _form_fault(folder: Path, form: str | None) -> str:
-    if form is None:
-        return (
-            f"{folder} does not say what its responses look like (older models don't); name it "
-            "with --response plan (Direct-SFT) or --response latent (PICD, SC-DPO), or decode "
-            "with --mode unconstrained."
-        )
-    return (
-        f"The responses of {folder} hold reasoning in words, which no grammar describes; decode "
-        "with --mode unconstrained."
-    )

@@ -1,8 +1,9 @@
 """The compiled programs of an engine: every shape that it will ever run, made before it starts.
 
 Shapes are buckets: a prompt is padded to the next multiple of a step, the rows of a pass to the
-next power of two. Programs are compiled ahead of time and called as they are, so that a shape that
-was not foreseen is an error and not a compilation in the middle of a request.
+next power of two. A server's programs are compiled ahead of time and called as they are, so that a
+shape that was not foreseen is an error and not a compilation in the middle of a request; a planner
+that works through a file compiles what it meets.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ class Programs:
         vocabulary: tokens that the tokenizer has.
         grammar: whose edges are wanted; None for plain decoding over the vocabulary.
         pages: whether user prefixes will be read from and written to the cache.
+        ahead: whether to compile everything now, or each program when it is first called.
 
     Raises:
         GplanError: the longest sequence has more positions than the model.
@@ -117,6 +119,7 @@ class Programs:
         vocabulary: int,
         grammar: PlanGrammar | None,
         pages: bool,
+        ahead: bool = True,
     ) -> None:
         limit = model.config.max_position_embeddings
         if len(system_ids) + shapes.places > limit:
@@ -132,11 +135,14 @@ class Programs:
         dtype = model.compute_dtype
         self._cache = init_cache(model.config, max(shapes.nodes), shapes.places, dtype)
         self._words = None if grammar is None else grammar.table.edge_bits.shape[-1]
-        self._compiled = self._compile(graphdef, vocabulary, pages)
+        self._jitted = _jitted(graphdef, vocabulary)
+        self._compiled: dict[tuple, Callable] = {}
+        if ahead:
+            self._compile_all(pages)
 
     @property
     def count(self) -> int:
-        """Programs there are; none is made later."""
+        """Programs compiled so far; if that was done ahead, none is added later."""
         return len(self._compiled)
 
     def prefill(
@@ -158,24 +164,31 @@ class Programs:
         query_Q = np.zeros(self.shapes.queries, np.int32)
         query_Q[: len(queries)] = queries
         numbers = (np.int32(len(ids)), np.int32(slot), np.int32(start))
-        program = self._compiled["prefill", bucket, start > 0]
-        self._cache, choices = program(self._served, self._cache, ids_S, *numbers, query_Q, places)
+        self._cache, choices = self._call(
+            ("prefill", bucket, start > 0),
+            self._served,
+            self._cache,
+            ids_S,
+            *numbers,
+            query_Q,
+            places,
+        )
         return np.asarray(choices)
 
     def verify(self, trees: Trees, places: Places | None) -> np.ndarray:
         """Runs the trees of the first b slots; edge logits [b, T, E] or likely tokens [b, T]."""
-        program = self._compiled["verify", len(trees.ids_bxT)]
-        self._cache, choices = program(self._served, self._cache, trees, places)
+        key = ("verify", *trees.ids_bxT.shape)
+        self._cache, choices = self._call(key, self._served, self._cache, trees, places)
         return np.asarray(choices)
 
     def read_page(self, slot: int, start: int) -> KVCache:
         """A page of a slot's keys and values."""
-        return self._compiled["read_page",](self._cache, np.int32(slot), np.int32(start))
+        return self._call(("read_page",), self._cache, np.int32(slot), np.int32(start))
 
     def write_page(self, slot: int, start: int, page: KVCache) -> None:
         """Puts a page into a slot."""
-        program = self._compiled["write_page",]
-        self._cache = program(self._cache, page, np.int32(slot), np.int32(start))
+        numbers = (np.int32(slot), np.int32(start))
+        self._cache = self._call(("write_page",), self._cache, page, *numbers)
 
     def empty_places(self, *shape: int) -> Places | None:
         """Places without an open edge, to be filled in; None for plain decoding."""
@@ -183,41 +196,58 @@ class Programs:
             return None
         return Places(np.zeros(shape, np.int32), np.zeros((*shape, self._words), np.uint32))
 
-    def _compile(self, graphdef: Any, vocabulary: int, pages: bool) -> dict[tuple, Callable]:
+    def _call(self, key: tuple, *operands: Any) -> Any:
+        program = self._compiled.get(key)
+        if program is None:
+            program = self._compiled[key] = self._lower(key, operands).compile()
+        return program(*operands)
+
+    def _lower(self, key: tuple, operands: Sequence[Any]) -> Any:
+        # Shapes are those of the operands; what is left of a prefill's key is a flag.
+        name, *shape = key
+        return self._jitted[name, *(shape[1:] if name == "prefill" else ())].lower(*operands)
+
+    def _compile_all(self, pages: bool) -> None:
         served, cache, number = self._served, self._cache, np.int32(0)
         query_Q = np.zeros(self.shapes.queries, np.int32)
-        lowered: dict[tuple, Any] = {}
+        operands: dict[tuple, tuple] = {}
         for bucket in self.shapes.buckets:
             for continues in (False, True) if pages else (False,):
-                function = jax.jit(
-                    partial(prefill, graphdef, vocabulary, continues), donate_argnums=1
-                )
-                places = self.empty_places(self.shapes.queries)
-                ids_S = np.zeros(bucket, np.int32)
-                lowered["prefill", bucket, continues] = function.lower(
-                    served, cache, ids_S, number, number, number, query_Q, places
-                )
+                ids_S, places = np.zeros(bucket, np.int32), self.empty_places(self.shapes.queries)
+                numbers = (number, number, number)
+                operands["prefill", bucket, continues] = (
+                    served, cache, ids_S, *numbers, query_Q, places,
+                )  # fmt: skip
         for rows, nodes in self.shapes.nodes.items():
-            function = jax.jit(partial(verify, graphdef, vocabulary), donate_argnums=1)
             trees = empty_trees(rows, nodes, self.shapes.window)
-            lowered["verify", rows] = function.lower(
-                served, cache, trees, self.empty_places(rows, nodes)
-            )
+            places = self.empty_places(rows, nodes)
+            operands["verify", rows, nodes] = (served, cache, trees, places)
         if pages:
-            reading = partial(read_page, size=PAGE)
-            lowered["read_page",] = jax.jit(reading).lower(cache, number, number)
-            page = jax.eval_shape(reading, cache, number, number)
-            writing = jax.jit(write_page, donate_argnums=0)
-            lowered["write_page",] = writing.lower(cache, page, number, number)
+            operands["read_page",] = (cache, number, number)
+            page = jax.eval_shape(self._jitted["read_page",], cache, number, number)
+            operands["write_page",] = (cache, page, number, number)
+        lowered = [self._lower(key, given) for key, given in operands.items()]
         # Compiling leaves Python's lock alone, so a second one may go on beside it.
         with ThreadPoolExecutor(2) as pool, ProgressBar("compiling", len(lowered)) as bar:
-            compiled = {}
-            for name, program in zip(
-                lowered, pool.map(lambda low: low.compile(), lowered.values()), strict=True
-            ):
-                compiled[name] = program
+            compiled = pool.map(lambda program: program.compile(), lowered)
+            for key, program in zip(operands, compiled, strict=True):
+                self._compiled[key] = program
                 bar.advance(steps=1)
-        return compiled
+
+
+def _jitted(graphdef: Any, vocabulary: int) -> dict[tuple, Any]:
+    """The functions of ``passes`` by name; a prefill's also by whether it continues a prefix."""
+    prefills = {
+        ("prefill", continues): jax.jit(
+            partial(prefill, graphdef, vocabulary, continues), donate_argnums=1
+        )
+        for continues in (False, True)
+    }
+    return prefills | {
+        ("verify",): jax.jit(partial(verify, graphdef, vocabulary), donate_argnums=1),
+        ("read_page",): jax.jit(partial(read_page, size=PAGE)),
+        ("write_page",): jax.jit(write_page, donate_argnums=0),
+    }
 
 
 def empty_trees(rows: int, nodes: int, window: int) -> Trees:

@@ -16,7 +16,7 @@ from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.task_files import Task
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, parse_plan
 from gplan_jax.gsisr.intent_counts import intent_texts
-from gplan_jax.inference.continuous import ContinuousDecoder, Drafter, Prompted
+from gplan_jax.inference.continuous import ContinuousDecoder, Drafter, Prompted, decode_all
 from gplan_jax.inference.drafts import DraftTree
 from gplan_jax.inference.grammar import GrammarState, PlanGrammar
 from gplan_jax.inference.programs import Programs, Shapes
@@ -84,25 +84,7 @@ def decoder(
 
 def decode(decoder: ContinuousDecoder, prompted: Sequence[Prompted]) -> list[Row]:
     """All prompts, as many at a time as there are slots."""
-    waiting = list(enumerate(prompted))
-    places: dict[int, int] = {}
-    done: dict[int, Row] = {}
-
-    def note(row: Row) -> None:
-        done[places.pop(row.slot)] = row
-        decoder.release(row)
-
-    while waiting or places:
-        if waiting and decoder.free_slots:
-            number, prompt = waiting.pop(0)
-            row, _ = decoder.admit(prompt)
-            places[row.slot] = number
-            if row.finished:
-                note(row)
-        for row in decoder.step():
-            if row.slot in places:  # The caller may have rows of its own.
-                note(row)
-    return [done[number] for number in range(len(prompted))]
+    return decode_all(decoder, prompted, on_row=lambda: None)
 
 
 def forward_of(model: Qwen3, length: int) -> Forward:
