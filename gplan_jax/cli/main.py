@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from gplan_jax.cli import bench, convert, evaluation, memory, sensitivity, synthesis, train
+from gplan_jax.cli import bench, convert, evaluation, memory, sensitivity, serve, synthesis, train
 from gplan_jax.cli import quickstart as quickstart_command
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.compilation_cache import keep_compiled_programs
@@ -34,6 +34,7 @@ for command in (
     evaluation.score,
     evaluation.plan,
     sensitivity.sensitivity,
+    serve.serve,
 ):
     app.command()(command)
 app.add_typer(bench.bench, name="bench")

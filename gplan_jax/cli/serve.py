@@ -1,0 +1,101 @@
+"""`gplan serve`: a planner behind HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from gplan_jax.cli.evaluation import Library, MaxLength, Model, Template
+
+
+def serve(
+    model: Model,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    mode: Annotated[
+        Literal["drafted", "constrained", "unconstrained"],
+        typer.Option(help="How plans are decoded; drafted and constrained give the same ones."),
+    ] = "drafted",
+    slots: Annotated[int, typer.Option(min=1, max=256, help="Requests decoded together.")] = 8,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get 503.")] = 64,
+    deadline_ms: Annotated[
+        int, typer.Option(min=1, help="Time for an answer where the request names none.")
+    ] = 10_000,
+    prefix_cache_mib: Annotated[
+        int, typer.Option(min=0, help="Memory for cached profiles and histories.")
+    ] = 256,
+    weights: Annotated[
+        Literal["stored", "int8"], typer.Option(help="Weights as on disk, or rounded to 8 bits.")
+    ] = "stored",
+    response: Annotated[
+        Literal["plan", "latent"] | None,
+        typer.Option(help="What responses hold; else as the model was trained."),
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Of matrix products and the cache.")
+    ] = "float32",
+    api_key_env: Annotated[
+        str | None, typer.Option(help="Environment variable with the key that clients must send.")
+    ] = None,
+    max_body_kib: Annotated[int, typer.Option(min=1, help="Largest request body.")] = 1024,
+    drain_s: Annotated[
+        float, typer.Option(min=0, help="Time to finish accepted requests once told to stop.")
+    ] = 30.0,
+    log_contexts: Annotated[
+        bool, typer.Option("--log-contexts", help="Log the contexts too; they are users' data.")
+    ] = False,
+    library: Library = None,
+    template: Template = None,
+    max_length: MaxLength = None,
+) -> None:
+    """Serve plans over HTTP, with a page to try them, until Ctrl-C or SIGTERM.
+
+    Example: gplan serve --model runs/quickstart/picd/model --port 8000
+
+    Example: curl -s localhost:8000/v1/plan -H 'Content-Type: application/json'
+    -d '{"context": {"currenttime": "2026-05-04 18:16:38", "trigger_1": "加油"}}'
+    """
+    from pydantic import SecretStr
+
+    from gplan_jax.foundation import GplanError
+    from gplan_jax.inference.engine_config import EngineConfig
+
+    try:
+        from gplan_jax.serving.run import read_api_key
+        from gplan_jax.serving.run import serve as run
+        from gplan_jax.serving.settings import ServerSettings
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "prometheus_client", "starlette", "uvicorn"):
+            raise
+        problem = f"The server needs {error.name}: install it with pip install 'gplan-jax[serve]'."
+        raise GplanError(problem) from None
+
+    key = read_api_key(api_key_env)
+    run(
+        model,
+        EngineConfig(
+            mode=mode,
+            slots=slots,
+            queue=queue,
+            response=response,
+            prefix_cache_mib=prefix_cache_mib,
+            weights=weights,
+            compute_dtype=dtype,
+        ),
+        ServerSettings(
+            model=model.resolve().name,
+            mode=mode,
+            deadline_ms=deadline_ms,
+            max_deadline_ms=max(deadline_ms, 60_000),
+            max_body_kib=max_body_kib,
+            drain_s=drain_s,
+            api_key=SecretStr(key) if key else None,
+            log_contexts=log_contexts,
+        ),
+        host=host,
+        port=port,
+        library=str(library) if library else None,
+        template=template,
+        max_length=max_length,
+    )
