@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,9 @@ from gplan_jax.gsisr import Sample
 
 # Tests are about values, not speed: one device, no accelerator, no surprises between machines.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Nearly all their time is compiling small programs: quick to compile matters, not quick to run.
+# Before JAX is imported; the processes that tests start inherit it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 settings.register_profile("gplan", deadline=None, max_examples=50)
 settings.load_profile("gplan")
@@ -19,6 +24,14 @@ settings.load_profile("gplan")
 TINY_ROWS = 40
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _old_objects_are_left_alone() -> Iterator[None]:
+    """Garbage collections search what the file at hand makes, not all that was there before."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
