@@ -8,6 +8,8 @@ import typer
 
 from gplan_jax.cli.evaluation import Library, MaxLength, Model, Template
 
+EXTRA = ("fastapi", "prometheus_client", "uvicorn")
+
 
 def serve(
     model: Model,
@@ -61,15 +63,13 @@ def serve(
     from gplan_jax.foundation import GplanError
     from gplan_jax.inference.engine_config import EngineConfig
 
-    try:
-        from gplan_jax.serving.run import read_api_key
-        from gplan_jax.serving.run import serve as run
-        from gplan_jax.serving.settings import ServerSettings
-    except ModuleNotFoundError as error:
-        if error.name not in ("fastapi", "prometheus_client", "starlette", "uvicorn"):
-            raise
-        problem = f"The server needs {error.name}: install it with pip install 'gplan-jax[serve]'."
-        raise GplanError(problem) from None
+    if missing := [name for name in EXTRA if find_spec(name) is None]:
+        names = ", ".join(missing)
+        raise GplanError(f"The server needs {names}: pip install 'gplan-jax[serve]' has all of it.")
+
+    from gplan_jax.serving.run import read_api_key
+    from gplan_jax.serving.run import serve as run
+    from gplan_jax.serving.settings import ServerSettings
 
     key = read_api_key(api_key_env)
     run(

@@ -1,0 +1,145 @@
+"""`gplan serve` as a user meets it: messages, signals, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+from typer.testing import CliRunner
+
+from gplan_jax.cli import main as command_line
+from gplan_jax.cli import serve as serve_command
+from gplan_jax.foundation import GplanError
+
+FAKE_SERVE = Path(__file__).resolve().parents[1] / "serving" / "fake_serve.py"
+SECRET = "7001234"
+
+
+def serve(*options: object) -> None:
+    """Runs the command in this process; GplanError is what main would print."""
+    arguments = ["serve", *map(str, options)]
+    CliRunner().invoke(command_line.app, arguments, catch_exceptions=False)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "what was waited for did not happen"
+        time.sleep(0.02)
+
+
+def status(url: str) -> int:
+    """Status of a GET, 0 where nothing answers."""
+    try:
+        return httpx2.get(url, timeout=10).status_code
+    except httpx2.TransportError:
+        return 0
+
+
+@contextmanager
+def started(model: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command as a process with an engine that needs no model, and its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, str(FAKE_SERVE), "serve", "--model", str(model), "--port", str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+    try:
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_help_shows_an_example() -> None:
+    shown = CliRunner().invoke(command_line.app, ["serve", "--help"]).output
+    assert "Example: gplan serve --model" in shown and "Example: curl" in shown
+
+
+def test_it_starts_serves_drains_and_ends_with_0(tiny_model_dir: Path) -> None:
+    with started(tiny_model_dir, FAKE_LOAD_S="1") as (process, url):
+        wait_for(lambda: status(f"{url}/healthz") == 200)
+        assert status(f"{url}/readyz") == 503
+        wait_for(lambda: status(f"{url}/readyz") == 200)
+        answers: list[httpx2.Response] = []
+        body = {"context": {"id": SECRET}}
+
+        def ask() -> None:
+            answers.append(httpx2.post(f"{url}/v1/plan", json=body, timeout=30))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        wait_for(lambda: "gplan_active_slots 1.0" in httpx2.get(f"{url}/metrics").text)
+        process.send_signal(signal.SIGTERM)
+        thread.join()
+        out, err = process.communicate(timeout=30)
+    assert [answer.status_code for answer in answers] == [200]
+    assert answers[0].json()["model"] == tiny_model_dir.name
+    assert process.returncode == 0
+    assert f"Ready: {url} serves {tiny_model_dir.name}, drafted, with 4 slots" in out
+    assert "Stopped. Answered 1 requests" in out
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert [line["event"] for line in lines if line["event"] != "request"] == ["ready", "draining"]
+    assert SECRET not in err
+
+
+@pytest.mark.slow
+def test_an_engine_that_cannot_be_loaded_ends_the_server_with_its_message(
+    tiny_model_dir: Path,
+) -> None:
+    with started(tiny_model_dir, FAKE_FAILURE="the weights are torn") as (process, _):
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.splitlines()[-1] == "error: the weights are torn"
+
+
+def test_a_taken_port_is_named(tiny_model_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(GplanError, match=f"Port {port} of 127.0.0.1 is taken"):
+            serve("--model", tiny_model_dir, "--port", port)
+
+
+def test_a_directory_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(GplanError, match=str(tmp_path)):
+        serve("--model", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"), [(None, "is not set"), ("", "is not set"), ("schlüssel", "visible ASCII")]
+)
+def test_a_key_that_no_client_could_send_is_refused(
+    value: str | None, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PLAN_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("PLAN_KEY", value)
+    with pytest.raises(GplanError, match=f"PLAN_KEY.*{problem}"):
+        serve("--model", tmp_path, "--api-key-env", "PLAN_KEY")
+
+
+def test_without_the_extra_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = serve_command.find_spec
+    monkeypatch.setattr(
+        serve_command, "find_spec", lambda name: None if name == "uvicorn" else real(name)
+    )
+    with pytest.raises(GplanError, match=r"uvicorn.*pip install 'gplan-jax\[serve\]'"):
+        serve("--model", tmp_path)
