@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from gplan_jax.data.task_files import load_task
@@ -107,10 +107,9 @@ def compare_latency(
         ) -> list[str]:
             return serve_command(folder, port, options)
 
-        with (
-            ProgressBar(f"{name}: starting", None),
-            local_server(command, out / name / LOG, start_timeout_s=start_timeout_s) as server,
-        ):
+        log = out / name / LOG
+        say(f"{name}: gplan serve loads {folder} and compiles; its log is {log}")
+        with local_server(command, log, start_timeout_s=start_timeout_s) as server:
             runs = asyncio.run(load_server(server.url, name, samples, plan, out / name))
         results["models"][name] = {
             "model": str(folder),
@@ -266,3 +265,8 @@ def latency_view(results: Mapping[str, Any]) -> RenderableType:
         *warning_lines(runs),
         Text(describe_machine(results["ran_on"])),
     )
+
+
+def say(line: str) -> None:
+    """A line of progress on stderr."""
+    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
