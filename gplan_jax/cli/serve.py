@@ -68,7 +68,7 @@ def serve(
         names = ", ".join(missing)
         raise GplanError(f"The server needs {names}: pip install 'gplan-jax[serve]' has all of it.")
 
-    from gplan_jax.serving.run import read_api_key
+    from gplan_jax.serving.run import display_name, read_api_key
     from gplan_jax.serving.run import serve as run
     from gplan_jax.serving.settings import ServerSettings
 
@@ -85,7 +85,7 @@ def serve(
             compute_dtype=dtype,
         ),
         ServerSettings(
-            model=model.resolve().name,
+            model=display_name(model),
             mode=mode,
             deadline_ms=deadline_ms,
             max_deadline_ms=max(deadline_ms, 60_000),

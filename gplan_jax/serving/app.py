@@ -101,7 +101,7 @@ def _add_descriptions(app: FastAPI, library: IntentLibrary, settings: ServerSett
         tools=tools,
         deadline_ms=settings.deadline_ms,
     )
-    examples_answer = ExamplesAnswer(examples=example_contexts(settings.examples))
+    examples_answer = ExamplesAnswer(examples=[*example_contexts(settings.examples)])
 
     @app.get("/v1/model", responses=ERRORS)
     async def model() -> ModelAnswer:

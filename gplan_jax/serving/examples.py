@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 
 from gplan_jax.gsisr import Sample
 from gplan_jax.serving.schemas import Context, Example
@@ -11,7 +12,8 @@ from gplan_jax.synthesis.world import simulate_rows
 SEED, ROWS = 7, 200
 
 
-def example_contexts(count: int) -> list[Example]:
+@lru_cache
+def example_contexts(count: int) -> tuple[Example, ...]:
     """``count`` simulated contexts, as different as their orders and current places are."""
     samples = list(simulate_rows(ROWS, SEED)) if count else []
     kinds: dict[tuple[str, str], Sample] = {}
@@ -24,10 +26,10 @@ def example_contexts(count: int) -> list[Example]:
         rounds.append((seen[sample.trigger_1], sample))
         seen[sample.trigger_1] += 1
     chosen = [sample for _, sample in sorted(rounds, key=lambda entry: entry[0])[:count]]
-    return [
+    return tuple(
         Example(
             name=f"{sample.trigger_1} · {sample.current_tag} · {sample.currenttime[5:16]}",
             context=Context(**{k: v for k, v in sample.to_dict().items() if k != "raw_labels"}),
         )
         for sample in chosen
-    ]
+    )

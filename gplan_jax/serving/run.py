@@ -92,6 +92,13 @@ def ready_message(url: str, settings: ServerSettings, state: EngineSnapshot, sec
     )
 
 
+def display_name(model_dir: Path) -> str:
+    """What answers call a model: its directory, after its run's where training named it."""
+    folder = model_dir.resolve()
+    of_run = folder.name in ("model", "best") and folder.parent.name
+    return f"{folder.parent.name}/{folder.name}" if of_run else folder.name
+
+
 def read_api_key(variable: str | None) -> str | None:
     """The API key from an environment variable, None where none is named.
 

@@ -19,6 +19,8 @@ from gplan_jax.serving.logs import log
 BACKLOG = 1024
 # Once the engine is closed: seconds for responses to be written to slow clients.
 LAST_WRITES_S = 3
+# Longer than proxies keep idle connections, so that it is never us who close one under a request.
+KEEP_ALIVE_S = 75
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -67,6 +69,7 @@ class DrainingServer(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=LAST_WRITES_S,
         )
         super().__init__(config)

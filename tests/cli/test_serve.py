@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from gplan_jax.cli import main as command_line
 from gplan_jax.cli import serve as serve_command
 from gplan_jax.foundation import GplanError
+from gplan_jax.serving.run import display_name
 
 FAKE_SERVE = Path(__file__).resolve().parents[1] / "serving" / "fake_serve.py"
 SECRET = "7001234"
@@ -90,9 +91,9 @@ def test_it_starts_serves_drains_and_ends_with_0(tiny_model_dir: Path) -> None:
         thread.join()
         out, err = process.communicate(timeout=30)
     assert [answer.status_code for answer in answers] == [200]
-    assert answers[0].json()["model"] == tiny_model_dir.name
+    assert answers[0].json()["model"] == display_name(tiny_model_dir)
     assert process.returncode == 0
-    assert f"Ready: {url} serves {tiny_model_dir.name}, drafted, with 4 slots" in out
+    assert f"Ready: {url} serves {display_name(tiny_model_dir)}, drafted, with 4 slots" in out
     assert "Stopped. Answered 1 requests" in out
     lines = [json.loads(line) for line in err.splitlines()]
     assert [line["event"] for line in lines if line["event"] != "request"] == ["ready", "draining"]
@@ -119,6 +120,16 @@ def test_a_taken_port_is_named(tiny_model_dir: Path) -> None:
 def test_a_directory_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(GplanError, match=str(tmp_path)):
         serve("--model", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("directory", "name"),
+    [("runs/picd/model", "picd/model"), ("runs/picd/best", "picd/best"), ("qwen3-4b", "qwen3-4b")],
+)
+def test_a_model_is_called_by_what_tells_it_from_others(
+    directory: str, name: str, tmp_path: Path
+) -> None:
+    assert display_name(tmp_path / directory) == name
 
 
 @pytest.mark.parametrize(

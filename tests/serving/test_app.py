@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, facts_of
 from gplan_jax.inference.requests import Overloaded, PlanRequest
+from gplan_jax.serving.app import PAGE, PAGE_FILES
 from gplan_jax.serving.schemas import MAX_CONTEXTS, MAX_VALUE_CHARS, Context
 
 CONTEXT = {"id": "7", "currenttime": "2026-05-04 18:16:38", "trigger_1": "加油"}
@@ -470,3 +471,17 @@ def test_a_wrong_path_or_method_has_the_form_of_all_errors() -> None:
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
     assert (method.status_code, method.json()["error"]["code"]) == (405, "method_not_allowed")
     assert "POST" in method.headers["Allow"]
+
+
+def test_the_page_is_whole_and_loads_nothing_from_elsewhere() -> None:
+    async def calls(client: Client) -> Any:
+        return {path: await client.get(path) for path in PAGE_FILES}
+
+    assert set(PAGE_FILES.values()) == {path.name for path in PAGE.iterdir()}
+    for path, answer in ask(FakeEngine(), calls).items():
+        assert answer.status_code == 200, path
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+        assert answer.text == (PAGE / PAGE_FILES[path]).read_text(encoding="utf-8")
+        assert "://" not in answer.text
+        assert "style=" not in answer.text and "<script>" not in answer.text
