@@ -67,7 +67,7 @@ class Context(_Body):
     trigger_2: Text = _column("trigger", "Order: city", "曦禾市")
     trigger_3: Text = _column("trigger", "Order: district", "揽月区")
     trigger_4: Text = _column("trigger", "Order: place id", "p_9000121")
-    trigger_5: Text = _column("trigger", "Order: made at, as YYYY-MM-DD HH:MM:SS")
+    trigger_5: Text = _column("trigger", "Order: made at")
     trigger_6: Text = _column("trigger", "Order: start", "2026-05-04 00:00:00")
     trigger_7: Text = _column("trigger", "Order: end", "2026-06-03 00:00:00")
 

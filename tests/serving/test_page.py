@@ -91,6 +91,7 @@ def test_two_plans_stand_side_by_side_with_what_changed(
         "✗ latent prefix not valid",
         "✓ passes the rules",
     ]
+    assert texts(chromium, ".plan h2") == ["As it is", "4 hours later"]
     assert chromium.messages == []
 
 

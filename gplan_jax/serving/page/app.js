@@ -147,15 +147,16 @@ const MOMENTS = {
     title: "Where the order is",
     change: (context) =>
       context.trigger_4
-        ? { current_poi_name: context.trigger_4, current_city: context.trigger_2 ?? "", current_district: context.trigger_3 ?? "" }
+        ? { current_poi_name: context.trigger_4, current_tag: "", current_city: context.trigger_2 ?? "", current_district: context.trigger_3 ?? "" }
         : {},
   },
   own: { title: "As I write it", change: null },
 };
 
+const chosenMoment = () => MOMENTS[document.querySelector('input[name="moment"]:checked').value];
+
 function applyMoment() {
-  const name = document.querySelector('input[name="moment"]:checked').value;
-  const change = MOMENTS[name].change;
+  const { change } = chosenMoment();
   byId("moment-details").open ||= change === null;
   if (change === null) return;
   const context = contextOf("first");
@@ -268,7 +269,7 @@ const EXPLAINED = {
   draining: "The server is about to stop.",
   failed: "The planning engine has failed. Whoever runs the server has to restart it.",
   deadline: "The plan was not ready in time. The server may be busy; another try often works.",
-  unauthorized: "This server wants an API key; enter it above.",
+  unauthorized: "This server wants an API key.",
   unreachable: "The server can't be reached. Is it still running?",
   too_large: "This context is too long for the server.",
 };
@@ -319,6 +320,7 @@ async function plan() {
   const answers = outcomes.map((outcome) => outcome.value);
   const marks = answers.every((answer) => answer) ? compare(answers[0].plan, answers[1].plan) : [];
   byId("plans").hidden = false;
+  byId("title-second").textContent = chosenMoment().title;
   SIDES.forEach((side, index) => {
     byId(`plan-${side}`).querySelector(".body").removeAttribute("data-waiting");
     if (answers[index]) showPlan(side, answers[index], marks[index], contexts[index]);
