@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from gplan_jax.cli.main import app
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.models import ModelRecord, Qwen3Config
 from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary
 
@@ -75,6 +77,20 @@ def test_without_latents(checkpoint: Path, tmp_path: Path) -> None:
 def test_problems_reach_the_caller_as_one_message(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(GplanError, match="never overwritten"):
         run("convert", checkpoint, "--out", checkpoint)
+
+
+def test_a_model_with_a_library_is_exported_with_its_plan_grammars(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, model)
+    said = run("export", model, "--out", tmp_path / "without")
+    assert "plan grammars" not in said
+    IntentLibrary.load().save(model / "library.yaml")
+    said = run("export", model, "--out", tmp_path / "with")
+    guided = tmp_path / "with" / "guided"
+    assert f"latent.ebnf, latent.lark, plan.ebnf, plan.lark in {guided}" in said
+    assert "tool_10" in (guided / "plan.ebnf").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("command", ["convert", "export"])
