@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 from bench_layouts import Layout, labelled
+from bench_process import JsonProcess
 
 from gplan_jax.data import Mode
-from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import write_json
 from gplan_jax.models import Qwen3
 from gplan_jax.models.directory import model_parameters
@@ -27,36 +25,17 @@ class TorchSteps:
     """The PyTorch step in a process of its own, one batch at a time."""
 
     def __init__(self, python: Path | str, folder: Path, batch_size: int) -> None:
-        script = Path(__file__).with_name("torch_padded_step.py")
         self.batch_size = batch_size
-        self._process = subprocess.Popen(
-            [str(python), str(script), str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.versions = self._read()
+        self._process = JsonProcess(python, "torch_padded_step.py", folder)
+        self.versions = self._process.first
 
     def step(self, number: int) -> dict[str, Any]:
         """Takes the step on batch ``number``: seconds, loss and peak_gib."""
-        assert self._process.stdin
-        self._process.stdin.write(f"{number}\n")
-        self._process.stdin.flush()
-        return self._read()
+        return self._process.ask(number)
 
     def close(self) -> None:
         """Ends the process."""
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if not line:
-            code = self._process.wait()
-            raise GplanError(f"The PyTorch step ended with exit code {code}; its error is above.")
-        return json.loads(line)
+        self._process.close()
 
 
 @contextmanager

@@ -1,0 +1,318 @@
+"""Ways to decode one plan, side by side in one run; prints one JSON line of figures.
+
+    python scripts/bench_decode.py --out runs/bench_decode           # any machine, small tokenizer
+    python scripts/bench_decode.py --out runs/bench_decode --tokenizer QWEN3_DIRECTORY \\
+        --torch-python VENV/bin/python
+
+plain        greedy decoding over the whole vocabulary, one token a pass (``GreedyDecoder``)
+constrained  the engine, along the plan grammar, one token a pass
+drafted      the engine with forced runs and drafts: the same tokens
+transformers ``generate`` on the exported checkpoint, where --torch-python names a Python for it
+
+Each answers the same prompts one at a time, for a Direct-SFT model (form "plan") and a PICD one
+(form "latent"), in turns, so a machine whose speed drifts treats them alike. The script trains both
+models itself (hidden 256, 4 layers, vocabulary 151,936) and keeps them in --out for the next run.
+Times are wall times from a context to its answer, the prompt's rendering and encoding included; in
+transformers they begin with the token ids. ``--plans`` contexts that training has not seen have
+their histories filled up to ``--prompt-tokens``. docs/benchmarks.md says what each figure means.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+from bench_decode_models import MAX_LENGTH, Recipe, exported, long_contexts, make_models
+from bench_flops import SHAPES
+from bench_process import JsonProcess
+
+from gplan_jax.data import ChatEncoder
+from gplan_jax.data.task_files import load_task
+from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.files import write_json
+from gplan_jax.foundation.progress import ProgressBar
+from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, check_plan, read_samples
+from gplan_jax.inference.decoding import GreedyDecoder
+from gplan_jax.inference.engine import PlanEngine
+from gplan_jax.inference.engine_config import EngineConfig
+from gplan_jax.inference.requests import DecodingMode, PlanRequest
+from gplan_jax.models import load_qwen3
+from gplan_jax.synthesis.world import simulate_rows
+
+PLAIN, CONSTRAINED, DRAFTED, TORCH = "plain", "constrained", "drafted", "transformers"
+FORMS = ("plan", "latent")
+TEST_SEED = 1_000  # a world of its own
+SPARE_ROWS = 200  # whose histories fill up others
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response: its time, text, tokens without the end token, and passes over the weights."""
+
+    seconds: float
+    text: str
+    tokens: int
+    passes: int
+
+
+Way = Callable[[Sample], Answer]
+
+
+def main() -> None:
+    """Parses the command line, measures, prints."""
+    try:
+        print(json.dumps(run(parse()), ensure_ascii=False))
+    except GplanError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="directory of the models; a second run takes them")
+    add("--shape", choices=SHAPES, default="small")
+    add("--vocab", type=int, default=151_936, help="rows of the embedding")
+    add("--tokenizer", type=Path, help="directory of tokenizer.json, e.g. Qwen3's; else a small "
+        "one made for the rows")  # fmt: skip
+    add("--template", default="amap_zh")
+    add("--train-rows", type=int, default=32, help="simulated rows to train on")
+    add("--epochs", type=int, default=10)
+    add("--batch-size", type=int, default=4)
+    add("--rows", type=Path, help="contexts to plan for; else simulated ones with long histories")
+    add("--plans", type=int, default=8, help="contexts to plan for")
+    add("--prompt-tokens", type=int, default=1659, help="of a simulated context")
+    add("--rounds", type=int, default=1, help="how often each context is planned for in each way")
+    add("--draft-tokens", type=int, default=64, help="nodes of a drafted pass")
+    add("--max-new-tokens", type=int, default=160, help="of the ways without a grammar")
+    add("--torch-python", help="a Python with torch and transformers")
+    return parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Trains or finds the models and measures; the figures by name."""
+    recipe = Recipe(
+        shape=options.shape,
+        vocabulary=options.vocab,
+        tokenizer=options.tokenizer,
+        template=options.template,
+        rows=options.train_rows,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        seed=0,
+    )
+    models, seconds = make_models(options.out, recipe)
+    encoder, task = ChatEncoder.load(models["plan"]), load_task(models["plan"])
+    samples = contexts(options, encoder, task.template, task.library)
+    with ExitStack() as stack:
+        ways = {
+            (form, name): stack.enter_context(way)
+            for form in FORMS
+            for name, way in ways_of(models[form], samples, options).items()
+        }
+        answers = take_turns(ways, samples, options.rounds)
+    prompts = [prompt_of(sample, encoder, task.template, task.library) for sample in samples]
+    figures = {form: figures_of(form, answers, task.library) for form in FORMS}
+    return {
+        "benchmark": "decode_one_plan",
+        "shape": options.shape,
+        "vocabulary": options.vocab,
+        "tokenizer": options.tokenizer.name if options.tokenizer else "made for the rows",
+        "template": options.template,
+        "plans": len(samples),
+        "rounds": options.rounds,
+        "prompt_tokens": statistics.mean(map(len, prompts)),
+        "draft_tokens": options.draft_tokens,
+        "training": {"rows": recipe.rows, "epochs": recipe.epochs, "seconds": round(seconds, 1)},
+        "forms": figures,
+        "latent_over_plan": {
+            name: ratio(answers["latent", name], answers["plan", name])
+            for name in figures["plan"]["ways"]
+        },
+        "machine": {
+            "device": jax.devices()[0].device_kind,
+            "cores": len(os.sched_getaffinity(0)),
+            "system": f"{platform.system()} {platform.machine()}",
+            "python": platform.python_version(),
+            "jax": version("jax"),
+        },
+    }
+
+
+def contexts(
+    options: argparse.Namespace,
+    encoder: ChatEncoder,
+    template: PromptTemplate,
+    library: IntentLibrary,
+) -> list[Sample]:
+    """What is to be planned for: rows of a file as they are, or simulated ones made long."""
+    if options.rows:
+        return list(read_samples(options.rows))[: options.plans]
+    rows = list(simulate_rows(options.plans + SPARE_ROWS, TEST_SEED))
+    return list(
+        long_contexts(
+            rows, encoder, template, library, count=options.plans, tokens=options.prompt_tokens
+        )
+    )
+
+
+def prompt_of(
+    sample: Sample, encoder: ChatEncoder, template: PromptTemplate, library: IntentLibrary
+) -> list[int]:
+    """The prompt of a context, cut as the engine cuts it."""
+    room = MAX_LENGTH - EngineConfig().response_room
+    return encoder.prompt_ids(template.render(sample, library), max_length=room).tolist()
+
+
+def ways_of(model: Path, samples: Sequence[Sample], options: argparse.Namespace) -> dict[str, Any]:
+    """Name -> a context that holds a way for as long as it is open."""
+    ways = {
+        PLAIN: plain(model, samples, options.max_new_tokens),
+        CONSTRAINED: engine(model, "constrained", options.draft_tokens),
+        DRAFTED: engine(model, "drafted", options.draft_tokens),
+    }
+    if options.torch_python:
+        ways[TORCH] = transformers(model, samples, options.torch_python, options.max_new_tokens)
+    return ways
+
+
+@contextmanager
+def plain(model_dir: Path, samples: Sequence[Sample], max_new_tokens: int) -> Iterator[Way]:
+    """Greedy decoding without a grammar; prompts are hardly padded."""
+    encoder, task, model = ChatEncoder.load(model_dir), load_task(model_dir), load_qwen3(model_dir)
+    longest = max(len(prompt_of(s, encoder, task.template, task.library)) for s in samples)
+    decoder = GreedyDecoder(
+        model,
+        end_id=encoder.end_id,
+        pad_id=encoder.pad_id,
+        max_new_tokens=max_new_tokens,
+        length_buckets=[longest],
+        batch_size=1,
+    )
+
+    def answer(sample: Sample) -> Answer:
+        started = time.perf_counter()
+        [ids] = decoder.decode([prompt_of(sample, encoder, task.template, task.library)])
+        seconds = time.perf_counter() - started
+        # The prefill chooses the first token; the end token takes a pass as well.
+        passes = min(len(ids) + 1, max_new_tokens)
+        return Answer(seconds, encoder.decode(ids), len(ids), passes)
+
+    yield answer
+
+
+@contextmanager
+def engine(model_dir: Path, mode: DecodingMode, draft_tokens: int) -> Iterator[Way]:
+    """The engine with one slot and no cache of users' histories."""
+    config = EngineConfig(mode=mode, slots=1, draft_tokens=draft_tokens, prefix_cache_mib=0)
+    running = PlanEngine.load(model_dir, config)
+
+    def answer(sample: Sample) -> Answer:
+        started = time.perf_counter()
+        found = running.submit(PlanRequest(sample)).result()
+        seconds = time.perf_counter() - started
+        return Answer(seconds, found.text, found.tokens, found.passes)
+
+    try:
+        yield answer
+    finally:
+        running.close()
+
+
+@contextmanager
+def transformers(
+    model_dir: Path, samples: Sequence[Sample], python: str, max_new_tokens: int
+) -> Iterator[Way]:
+    """transformers' ``generate``, greedy, in a process of its own."""
+    encoder, task = ChatEncoder.load(model_dir), load_task(model_dir)
+    prompts = [prompt_of(s, encoder, task.template, task.library) for s in samples]
+    checkpoint = exported(model_dir)
+    prompts_file = checkpoint.with_name("prompts.json")
+    write_json(prompts_file, prompts)
+    process = JsonProcess(
+        python, "torch_generate.py", checkpoint, prompts_file, str(max_new_tokens)
+    )
+
+    def answer(sample: Sample) -> Answer:
+        found = process.ask(samples.index(sample))
+        ids = found["tokens"]
+        passes = min(len(ids) + 1, max_new_tokens)
+        return Answer(found["seconds"], encoder.decode(ids), len(ids), passes)
+
+    try:
+        yield answer
+    finally:
+        process.close()
+
+
+def take_turns(
+    ways: Mapping[tuple[str, str], Way], samples: Sequence[Sample], rounds: int
+) -> dict[tuple[str, str], list[Answer]]:
+    """Every way's answers, round by round; one answer before that is not counted."""
+    for way in ways.values():
+        way(samples[0])
+    answers: dict[tuple[str, str], list[Answer]] = {name: [] for name in ways}
+    with ProgressBar("planning", rounds * len(samples)) as bar:
+        for sample in list(samples) * rounds:
+            for name, way in ways.items():
+                answers[name].append(way(sample))
+            bar.advance()
+    return answers
+
+
+def figures_of(
+    form: str, answers: Mapping[tuple[str, str], Sequence[Answer]], library: IntentLibrary
+) -> dict[str, Any]:
+    """The figures of all ways in one form."""
+    of = {name: found for (kind, name), found in answers.items() if kind == form}
+    texts = {name: [answer.text for answer in found] for name, found in of.items()}
+    figures = {
+        "ways": {
+            name: {
+                "ms_per_plan": round(1000 * statistics.median(a.seconds for a in found), 2),
+                "tokens": statistics.mean(a.tokens for a in found),
+                "passes": statistics.mean(a.passes for a in found),
+                "admissible": sum(not check_plan(a.text, library) for a in found) / len(found),
+            }
+            for name, found in of.items()
+        },
+        "times_faster": {
+            f"{DRAFTED} than {name}": ratio(found, of[DRAFTED])
+            for name, found in of.items()
+            if name != DRAFTED
+        },
+        # A grammar admits one way to cut a text into tokens, so equal texts are equal tokens.
+        "drafted_equals_constrained": texts[DRAFTED] == texts[CONSTRAINED],
+        "plain_equals_constrained": same_share(texts[PLAIN], texts[CONSTRAINED]),
+    }
+    if TORCH in of:
+        figures["transformers_equals_plain"] = same_share(texts[TORCH], texts[PLAIN])
+    return figures
+
+
+def same_share(some: Sequence[str], others: Sequence[str]) -> float:
+    """The share of pairs that are equal."""
+    return statistics.mean(one == other for one, other in zip(some, others, strict=True))
+
+
+def ratio(slow: Sequence[Answer], fast: Sequence[Answer]) -> float:
+    """Median over the plans of how many times as long the first takes."""
+    pairs = zip(slow, fast, strict=True)
+    return round(statistics.median(one.seconds / other.seconds for one, other in pairs), 3)
+
+
+if __name__ == "__main__":
+    main()
