@@ -18,7 +18,15 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from gplan_jax.data import ChatEncoder
 from gplan_jax.foundation import GplanError
-from gplan_jax.gsisr import Intent, IntentLibrary, canonical_plan, check_plan, latent_valid
+from gplan_jax.gsisr import (
+    Intent,
+    IntentLibrary,
+    canonical_plan,
+    check_plan,
+    latent_valid,
+    parse_plan,
+    read_samples,
+)
 from gplan_jax.inference.grammar import Edge, GrammarState, PlanGrammar, ResponseForm
 from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary
 from gplan_jax.synthesis.tiny_checkpoint import SPECIAL_TOKENS, train_tokenizer
@@ -222,6 +230,21 @@ def test_accepts_exactly_what_check_plan_accepts(amap: PlanGrammar, data: st.Dat
     assert accepts(amap, plan) == passes
     shuffled = [dict(reversed(intent.items())) for intent in plan]
     assert accepts(amap, shuffled) == passes
+
+
+def test_the_public_plans_are_accepted_where_they_pass(
+    amap: PlanGrammar, qwen3: ChatEncoder, shared: Path
+) -> None:
+    outcomes = []
+    for sample in read_samples(shared / "gsisr" / "gsisr_dev.csv"):
+        plan = parse_plan(sample.raw_labels, amap.library)
+        text = canonical_plan(plan, amap.library)
+        passes = not check_plan(text, amap.library)
+        assert accepts(amap, plan) == passes
+        if passes and amap.form == "plan":
+            assert amap.tokens_of(plan) == tuple(qwen3.response(text).ids[:-1])
+        outcomes.append(passes)
+    assert (len(outcomes), sum(outcomes)) == (703, 700)
 
 
 def test_the_device_table_has_the_same_open_edges(amap: PlanGrammar) -> None:
