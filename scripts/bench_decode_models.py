@@ -65,8 +65,12 @@ class Recipe:
         return dataclasses.asdict(self) | {"tokenizer": str(self.tokenizer or "")}
 
 
-def make_models(folder: Path, recipe: Recipe) -> tuple[dict[str, Path], float]:
-    """Trains a Direct-SFT and a PICD model, or finds them as an earlier run has left them.
+def make_models(
+    folder: Path, recipe: Recipe, forms: Sequence[str]
+) -> tuple[dict[str, Path], float]:
+    """Trains a model for each form of responses, or finds it as an earlier run has left it.
+
+    A run that was stopped goes on.
 
     Returns:
         Form of the responses -> model directory, and the seconds it took.
@@ -95,9 +99,9 @@ def make_models(folder: Path, recipe: Recipe) -> tuple[dict[str, Path], float]:
             metadata={"latents": GSISR_LATENTS.to_dict()},
         )
     models = {}
-    for form, mode in MODES.items():
-        run = folder / mode
-        config = train_config(recipe, mode, checkpoint, rows, run)
+    for form in forms:
+        run = folder / MODES[form]
+        config = train_config(recipe, MODES[form], checkpoint, rows, run)
         models[form] = train(config, resume=(run / "config.yaml").is_file())
     return models, time.perf_counter() - started
 
@@ -193,6 +197,9 @@ def long_contexts(
     """The first ``count`` samples, their recent behaviour filled up until prompts are that long.
 
     What is put in front is the behaviour of the other samples, which no plan hangs on.
+
+    Raises:
+        GplanError: all of it is not enough.
     """
     others = [s.short_term_behavior_seq for s in samples[count:] if s.short_term_behavior_seq]
     entries = [entry for text in others for entry in text.split(BETWEEN)]
@@ -207,6 +214,11 @@ def long_contexts(
 
     for sample in islice(samples, count):
         low, high = 0, len(entries)
+        if (most := length(filled(sample, high))) < tokens:
+            raise GplanError(
+                f"Histories of these rows make prompts of at most {most} tokens, not {tokens}; "
+                "lower --prompt-tokens, or choose a template that shows recent behaviour."
+            )
         while low < high:  # the fewest entries that reach the length
             middle = (low + high) // 2
             if length(filled(sample, middle)) < tokens:
