@@ -104,8 +104,8 @@ class DraftModel:
 
     def __init__(self, grammar: PlanGrammar, counts: IntentCounts) -> None:
         self.grammar, self.counts = grammar, counts
-        texts = intent_texts(grammar.intents, grammar.library)
-        self._numbers = np.asarray([*(counts.number(text) for text in texts), END])
+        self._texts = intent_texts(grammar.intents, grammar.library)
+        self._numbers = np.asarray([*(counts.number(text) for text in self._texts), END])
         nodes = range(len(grammar.automaton.edges))
         self._below = [self._below_each(node) for node in nodes]
         self._decisions: dict[GrammarState, _Decision] = {}
@@ -129,6 +129,10 @@ class DraftModel:
         if certain == len(chain) and certain < budget:
             self._grow(state, self._context(context, state.steps), budget, tokens, parents, states)
         return DraftTree(tuple(tokens), tuple(parents), tuple(states), certain)
+
+    def learn(self, context: ContextKey, taken: tuple[int, ...]) -> None:
+        """Counts a finished plan, so that plans like it are drafted: ``state.taken`` at its end."""
+        self.counts.add(context, [self._texts[intent] for intent in taken])
 
     def edge_probabilities(self, state: GrammarState, context: ContextKey) -> list[float]:
         """How probable each open edge is by the counts, in their order; they add to 1."""

@@ -275,8 +275,13 @@ def test_plans_that_are_added_are_drafted_soon(small: PlanGrammar) -> None:
     model = DraftModel(small, counts)
     before = model.edge_probabilities(state, KEY)
     for plan in itertools.islice(itertools.cycle(plans), STALE_AFTER - 1):
-        counts.add(KEY, intent_texts(plan, SMALL))
+        model.learn(KEY, after(small, small.tokens_of(plan)).taken)
         assert model.edge_probabilities(state, KEY) == before
     counts.add(KEY, intent_texts(plans[0], SMALL))
-    fresh = DraftModel(small, counts).edge_probabilities(state, KEY)
+    assert len(counts) == STALE_AFTER
+    again = IntentCounts()
+    for plan in itertools.islice(itertools.cycle(plans), STALE_AFTER - 1):
+        again.add(KEY, intent_texts(plan, SMALL))
+    again.add(KEY, intent_texts(plans[0], SMALL))
+    fresh = DraftModel(small, again).edge_probabilities(state, KEY)
     assert model.edge_probabilities(state, KEY) == fresh != before
