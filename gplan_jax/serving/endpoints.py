@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -50,7 +50,9 @@ class PlanEndpoints:
         request.state.log["contexts"] = len(body.contexts)
         room = asyncio.Semaphore(max(1, self.gate.engine.snapshot().slots))
 
-        async def one(number: int, context: Context, hung_up: asyncio.Future[None]) -> object:
+        async def one(
+            number: int, context: Context, hung_up: asyncio.Future[None]
+        ) -> dict[str, Any]:
             async with room:
                 try:
                     suffix = f"-{number}"
@@ -70,7 +72,9 @@ class PlanEndpoints:
                     ]
             except BaseExceptionGroup as failures:
                 raise failures.exceptions[0] from None
-        return JSONResponse({"results": [task.result() for task in tasks]})
+        results = [task.result() for task in tasks]
+        request.state.log["errors"] = sum("error" in result for result in results)
+        return JSONResponse({"results": results})
 
     async def _body(self, request: Request, kind: type[Body]) -> Body:
         self.gate.check_room()

@@ -94,15 +94,17 @@ class Planning:
         text = answer.text
         violations = check_plan(text, self.library)
         valid = latent_valid(text, self.latents, self.library) if self.latents else None
+        plan = parse_plan(text, self.library)
         return PlanResult(
             id=request_id,
             model=self.model,
-            plan=parse_plan(text, self.library),
+            plan=[{_sound(key): _sound(value) for key, value in i.items()} for i in plan],
             text=text,
             latent_valid=valid,
             passed=not violations,
             violations=[
-                ViolationAnswer(tier=v.tier, code=v.code, message=v.message) for v in violations
+                ViolationAnswer(tier=v.tier, code=v.code, message=_sound(v.message))
+                for v in violations
             ],
             timings_ms=Timings(
                 queue=round(answer.queue_ms, 3),
@@ -119,6 +121,11 @@ class Planning:
                 accepted_tokens=answer.accepted,
             ),
         )
+
+
+def _sound(text: str) -> str:
+    """Text that UTF-8 can carry: a model may write the escape of half a surrogate pair."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def as_api_error(error: GplanError) -> ApiError:

@@ -98,6 +98,24 @@ def test_a_plan_that_breaks_rules_is_answered_with_what_it_breaks() -> None:
     assert found["plan"][1] == {"工具名称": "tool_99"}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\ufffd",
+        r'[{"工具名称":"\ud800","\udfff":"\u0000"}]',
+        '[{"工具名称":"tool_8","tag":' + "[" * 300 + "]" * 300 + "}]",
+        '[{"工具名称":1e999,"tag":NaN}]',
+        "<THOUGHT>" * 50,
+        "[" * 500,
+    ],
+)
+def test_whatever_a_model_writes_is_answered(text: str) -> None:
+    answer = ask(FakeEngine(respond=lambda _: text), post({"context": {}}))
+    assert answer.status_code == 200
+    assert answer.json()["text"] == text and not answer.json()["passed"]
+
+
 def test_several_contexts_are_answered_in_order_each_for_itself() -> None:
     def respond(request: PlanRequest) -> str:
         if request.sample.id == "1":
