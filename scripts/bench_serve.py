@@ -44,13 +44,12 @@ from gplan_jax.gsisr import read_samples
 from gplan_jax.serving.load import (
     PLAN_PATH,
     Exchange,
-    Send,
-    http_sender,
     plan_bodies,
     poisson_schedule,
     send_in_turn,
     send_on_schedule,
 )
+from gplan_jax.serving.load_client import Send, http_sender
 from gplan_jax.serving.load_latency import LoadPlan, simulated_contexts, warm_up
 from gplan_jax.serving.load_machine import machine
 from gplan_jax.serving.load_report import summarize
@@ -139,7 +138,9 @@ async def measure(server: LocalServer, options: argparse.Namespace) -> dict[str,
         "overload": overload,
         "hang_up": hang_up,
     }
-    async with http_sender(server.url, timeout_s=4 * options.deadline_ms / 1000) as send:
+    async with http_sender(
+        server.url, path=PLAN_PATH, timeout_s=4 * options.deadline_ms / 1000
+    ) as send:
         bench = Bench(server, send, bodies, options)
         await warm_up(send, bodies[:20], server.url)
         return {name: await parts[name](bench) for name in options.parts.split(",")}

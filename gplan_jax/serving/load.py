@@ -10,34 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
-from typing import Any, NamedTuple
+from typing import Any
 
-import httpx2
 import numpy as np
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import Sample
+from gplan_jax.serving.load_client import Reply, Send, http_sender
 
 PLAN_PATH = "/v1/plan"
-OK, UNAVAILABLE, NO_ANSWER = 200, 503, 0
+OK, UNAVAILABLE = 200, 503
 LEAD_S = 0.05  # between the start of a run and its first possible request
-# Shorter than a server's own limit (uvicorn: 5 s), so that no request meets a closing connection.
-KEEPALIVE_S = 2.0
-
-
-class Reply(NamedTuple):
-    """What came back: HTTP status and body, or ``NO_ANSWER`` and the name of what went wrong."""
-
-    status: int
-    body: bytes = b""
-    problem: str = ""
-
-
-Send = Callable[[bytes], Awaitable[Reply]]
 
 
 @dataclass(frozen=True)
@@ -216,48 +202,6 @@ def _exchange(reply: Reply, intended: float, sent: float, ended: float) -> Excha
     return Exchange(intended, sent, ended, reply.status, problem=problem or "no error code")
 
 
-@asynccontextmanager
-async def http_sender(
-    url: str, *, timeout_s: float = 60.0, api_key: str | None = None
-) -> AsyncIterator[Send]:
-    """Yields what sends a body to ``url``'s plan endpoint, with as many connections as it takes.
-
-    Args:
-        url: of the server, e.g. http://127.0.0.1:8000.
-        timeout_s: seconds after which a request counts as unanswered.
-        api_key: sent as a bearer token.
-    """
-    _allow_many_files()
-    headers = {"Content-Type": "application/json"}
-    if api_key:
-        headers["Authorization"] = f"Bearer {api_key}"
-    limits = httpx2.Limits(
-        max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_S
-    )
-    # Proxies of the environment have no part in a measurement.
-    async with httpx2.AsyncClient(
-        base_url=url, headers=headers, limits=limits, timeout=timeout_s, trust_env=False
-    ) as client:
-
-        async def send(body: bytes) -> Reply:
-            try:
-                response = await client.post(PLAN_PATH, content=body)
-            except httpx2.HTTPError as error:
-                return Reply(NO_ANSWER, problem=type(error).__name__)
-            return Reply(response.status_code, response.content)
-
-        yield send
-
-
-def _allow_many_files() -> None:
-    """Every waiting request holds a socket, and the usual soft limit is 1,024."""
-    with suppress(ImportError, ValueError, OSError):  # Windows has no such limit.
-        import resource
-
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 async def run_load(
     url: str,
     bodies: Sequence[bytes],
@@ -268,7 +212,7 @@ async def run_load(
     ended: Callable[[Exchange], None] | None = None,
 ) -> list[Exchange]:
     """Sends ``bodies`` to a server on a schedule, see ``send_on_schedule``."""
-    async with http_sender(url, timeout_s=timeout_s, api_key=api_key) as send:
+    async with http_sender(url, path=PLAN_PATH, timeout_s=timeout_s, api_key=api_key) as send:
         return await send_on_schedule(send, bodies, schedule_s, ended=ended)
 
 

@@ -20,14 +20,14 @@ from gplan_jax.gsisr import Sample
 from gplan_jax.inference.requests import DecodingMode
 from gplan_jax.serving.load import (
     OK,
+    PLAN_PATH,
     Exchange,
-    Send,
     exchange_row,
-    http_sender,
     plan_bodies,
     poisson_schedule,
     send_on_schedule,
 )
+from gplan_jax.serving.load_client import Send, http_sender
 from gplan_jax.serving.load_machine import describe_machine, machine
 from gplan_jax.serving.load_report import (
     Summary,
@@ -156,7 +156,7 @@ async def load_server(
     """
     bodies = plan_bodies(samples, deadline_ms=plan.deadline_ms)
     summaries: dict[str, Summary] = {}
-    async with http_sender(url, timeout_s=plan.timeout_s, api_key=api_key) as send:
+    async with http_sender(url, path=PLAN_PATH, timeout_s=plan.timeout_s, api_key=api_key) as send:
         await warm_up(send, bodies[: plan.warmup], url)
         taken = plan.warmup
         for qps in plan.qps:

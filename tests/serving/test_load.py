@@ -6,9 +6,8 @@ import asyncio
 import itertools
 import json
 from collections.abc import Coroutine
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
-import httpx2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,16 +17,13 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import COLUMNS, Sample
 from gplan_jax.serving.load import (
     Exchange,
-    Reply,
-    Send,
     exchange_row,
-    http_sender,
     plan_bodies,
     poisson_schedule,
-    run_load,
     send_in_turn,
     send_on_schedule,
 )
+from gplan_jax.serving.load_client import Reply, Send
 
 T = TypeVar("T")
 ANSWER = json.dumps(
@@ -219,42 +215,3 @@ def test_bodies_hold_the_context_without_its_label(world_rows: list[Sample]) -> 
     assert set(content["context"]) == set(COLUMNS) - {"raw_labels"}
     assert Sample.from_context(content["context"]) == world_rows[0].with_label("")
     assert json.loads(hasty[0]) == content | {"deadline_ms": 250}
-
-
-async def _serve(handle: Any) -> tuple[asyncio.Server, str]:
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    return server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-
-def test_over_http_the_request_is_the_plan_endpoint_s_and_hang_ups_are_errors() -> None:
-    requests: list[bytes] = []
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        requests.append(head + await reader.readexactly(2))
-        if len(requests) < 3:
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(ANSWER) + ANSWER)
-        writer.close()
-
-    async def main() -> list[Exchange]:
-        server, url = await _serve(handle)
-        async with server:
-            return await run_load(url, [b"{}"], np.array([0.0, 0.01, 0.02]), api_key="secret")
-
-    exchanges = asyncio.run(main())
-    assert sorted(e.status for e in exchanges) == [0, 200, 200]
-    assert {e.problem for e in exchanges} == {"", "RemoteProtocolError"}
-    for request in requests:
-        assert request.startswith(b"POST /v1/plan HTTP/1.1\r\n") and request.endswith(b"{}")
-        assert b"authorization: bearer secret" in request.lower()
-
-
-def test_a_server_that_is_not_there_is_an_error_of_each_request() -> None:
-    async def main() -> Reply:
-        server, url = await _serve(lambda reader, writer: None)
-        server.close()
-        await server.wait_closed()
-        async with http_sender(url, timeout_s=5.0) as send:
-            return await send(b"{}")
-
-    assert asyncio.run(main()) == Reply(0, problem=httpx2.ConnectError.__name__)
