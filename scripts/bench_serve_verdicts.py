@@ -14,6 +14,7 @@ FLAT_MIB, FLAT_SHARE = 16.0, 0.02
 AT_ONCE_MS = 100.0  # the median refusal; the slowest wait for the load generator's own turn
 SOON_S = 5.0
 IN_TIME_SHARE = 0.99  # of the accepted ones
+LATE_MS = 500.0  # a generator that lags more did not send what it should have
 
 
 def sustains(summary: Mapping[str, Any]) -> bool:
@@ -75,6 +76,7 @@ def verdicts(figures: Mapping[str, Any], *, exit_code: int) -> dict[str, bool]:
         accepted = flood["answered"] + expired
         in_time = flood["answered"] - overload["late_by_service_time"]
         found |= {
+            "overload_was_sent": flood["lag_ms"]["p99"] <= LATE_MS,
             "overload_no_crash": overload["alive"],
             "overload_only_refusals": set(flood["errors"]) <= {"503 overloaded", "504 deadline"},
             "overload_refused_at_once": flood["refused_ms"] is not None

@@ -73,6 +73,7 @@ def summary(errors: dict[str, int], *, share: float = 1.0, answered: int = 100) 
         "goodput": {"share": share},
         "answered": answered,
         "refused_ms": refused,
+        "lag_ms": {"p99": 8.0},
     }
 
 
@@ -104,6 +105,7 @@ def test_every_fault_has_a_verdict_of_its_own() -> None:
     assert all(verdicts(figures(), exit_code=0).values())
     faults: dict[str, tuple[tuple[str, ...], Any]] = {
         "steady_without_an_error": (("steady", "errors"), {"ReadTimeout": 1}),
+        "overload_was_sent": (("overload", "flood", "lag_ms"), {"p99": 2000.0}),
         "overload_no_crash": (("overload", "alive"), False),
         "overload_only_refusals": (
             ("overload", "flood", "errors"),
