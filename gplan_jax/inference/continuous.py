@@ -29,6 +29,9 @@ class Drafter(Protocol):
     ) -> DraftTree:
         """A tree of at most ``budget`` nodes that begins with the chain; ``state`` is behind it."""
 
+    def learn(self, context: tuple[str, ...], taken: tuple[int, ...]) -> None:
+        """Takes note of a whole plan: its intents by number."""
+
 
 @dataclass(frozen=True)
 class Prompted:
@@ -146,6 +149,8 @@ class ContinuousDecoder:
 
     def release(self, row: Row) -> None:
         """Leaves a row's slot to the next one, whether the row is finished or not."""
+        if self._drafter is not None and row.finished and row.state is not None:
+            self._drafter.learn(row.context, row.state.taken)
         del self.rows[row.slot]
         self._give_back(row.slot)
 

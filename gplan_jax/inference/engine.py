@@ -102,22 +102,14 @@ class PlanEngine:
 
     def submit(self, request: PlanRequest) -> Future[PlanAnswer]:
         """Queues a request; see ``requests.Engine``."""
+        with self._changed:
+            self._check_room()  # Before any work is done for what would be refused.
         prompted = self._prompter.prompted(request)
         now = time.monotonic()
         deadline = float("inf") if request.deadline_s is None else now + request.deadline_s
         entry = _Request(prompted, deadline, now)
         with self._changed:
-            if self._fault is not None:
-                raise GplanError(f"The engine has failed and must be restarted: {self._fault}.")
-            if self._closing:
-                raise Draining("The engine is being closed and takes no new requests.")
-            idle = self._slots - len(self._active)
-            if len(self._queue) >= self._queue_limit + max(0, idle):
-                self._ends["refused"] += 1
-                raise Overloaded(
-                    f"{len(self._queue)} requests are waiting already.",
-                    max(_LEAST_RETRY_S, self._seconds_per_answer * len(self._queue)),
-                )
+            self._check_room()
             self._queue.append(entry)
             self._changed.notify()
         return entry.future
@@ -149,6 +141,19 @@ class PlanEngine:
         self._thread.join(drain_s)
         self._abandon = True
         self._thread.join()
+
+    def _check_room(self) -> None:
+        if self._fault is not None:
+            raise GplanError(f"The engine has failed and must be restarted: {self._fault}.")
+        if self._closing:
+            raise Draining("The engine is being closed and takes no new requests.")
+        idle = self._slots - len(self._active)
+        if len(self._queue) >= self._queue_limit + max(0, idle):
+            self._ends["refused"] += 1
+            raise Overloaded(
+                f"{len(self._queue)} requests are waiting already.",
+                max(_LEAST_RETRY_S, self._seconds_per_answer * len(self._queue)),
+            )
 
     def _run(self) -> None:
         try:

@@ -75,7 +75,9 @@ class Planning:
     async def _plan(self, request: PlanRequest, hung_up: asyncio.Future[None]) -> PlanAnswer:
         if hung_up.done():
             raise HungUp
-        future: asyncio.Future[PlanAnswer] = asyncio.wrap_future(self.engine.submit(request))
+        # Submitting renders and encodes the prompt: milliseconds that others need not wait for.
+        submitted = await asyncio.to_thread(self.engine.submit, request)
+        future: asyncio.Future[PlanAnswer] = asyncio.wrap_future(submitted)
         timeout = None if request.deadline_s is None else request.deadline_s + DEADLINE_GRACE_S
         try:
             either: set[asyncio.Future[Any]] = {future, hung_up}

@@ -140,6 +140,9 @@ class RandomDrafts:
                 states.append(self._grammar.advance(states[parent], token))
         return DraftTree(tuple(tokens), tuple(parents), tuple(states), certain)
 
+    def learn(self, context: tuple[str, ...], taken: tuple[int, ...]) -> None:
+        assert taken
+
 
 def plan_texts(text: str) -> list[str]:
     """A plan's intents, each as the text that counts go by."""
