@@ -90,7 +90,8 @@ class ResponsePrefix(NamedTuple):
 
     Attributes:
         tokens: in plan form what every plan begins with; in latent form ``<THOUGHT>``, the context
-            blocks and the most steps that a plan may have.
+            blocks and the most steps that a plan may have (where all plans have one length, also
+            what every plan begins with).
         decisions: in latent form one for every plan length but the longest, ascending.
         state: after all of ``tokens``.
     """

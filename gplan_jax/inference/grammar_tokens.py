@@ -134,22 +134,18 @@ def latent_pieces(
     encoder.require_latents()
     latents = encoder.latents
     steps = tuple(_block(f"STEP_{i + 1}", latents, encoder) for i in range(latents.max_steps))
-    after = sum(len(block) for block in steps)
-    close: Tokens | None = None
-    for i, intent in enumerate(intents):
-        text = latent_prefix(latents, latents.max_steps) + canonical_plan([intent], library)
-        ids = _encode(text, encoder)
-        plan = pieces.plan([i])
-        border = ids.index(steps[-1][-1]) + 1
-        found = ids[border : len(ids) - len(plan)]
-        close = found if close is None else close
-        if found != close or ids[border + len(close) :] != plan:
+    prefix = latent_prefix(latents, latents.max_steps)
+    responses = [_encode(prefix + canonical_plan([i], library), encoder) for i in intents]
+    border = responses[0].index(steps[-1][-1]) + 1
+    before = responses[0][: len(responses[0]) - len(pieces.plan([0]))]
+    for i, ids in enumerate(responses):
+        if ids != before + pieces.plan([i]):
             raise GplanError(
-                f"The tokenizer writes {_text(intent, library)} in other tokens behind "
-                f"{THOUGHT_CLOSE} than elsewhere; decode unconstrained."
+                f"The tokenizer writes {canonical_plan([intents[i]], library)[1:-1]} in other "
+                f"tokens behind {THOUGHT_CLOSE} than elsewhere; decode unconstrained."
             )
-    assert close is not None
-    return LatentPieces(head=ids[: border - after], steps=steps, close=close)
+    head = border - sum(len(block) for block in steps)
+    return LatentPieces(head=before[:head], steps=steps, close=before[border:])
 
 
 def latent_prefix(latents: LatentVocabulary, steps: int) -> str:
@@ -165,10 +161,6 @@ def _encode(text: str, encoder: ChatEncoder) -> Tokens:
 
 def _ids(plan: Sequence[Intent], library: IntentLibrary, encoder: ChatEncoder) -> Tokens:
     return _encode(canonical_plan(plan, library), encoder)
-
-
-def _text(intent: Intent, library: IntentLibrary) -> str:
-    return canonical_plan([intent], library)[1:-1]
 
 
 def _block(name: str, latents: LatentVocabulary, encoder: ChatEncoder) -> Tokens:
