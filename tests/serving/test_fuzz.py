@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import unicodedata
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from gplan_jax.data import ChatEncoder
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, PromptTemplate, Sample
 from gplan_jax.inference.prompting import Prompter
 from gplan_jax.inference.requests import PlanRequest
+from gplan_jax.models.tokenizer_files import extend_tokenizer
 from gplan_jax.reasoning import GSISR_LATENTS
 from gplan_jax.serving.schemas import MAX_VALUE_CHARS
 
@@ -77,6 +80,12 @@ class Way:
     def encoder(self) -> ChatEncoder:
         return self.prompter.encoder
 
+    @cached_property
+    def added(self) -> dict[str, int]:
+        """All that is a token by itself to the tokenizer: its control tokens and the latent ones."""
+        spec = json.loads(self.encoder._json)
+        return {token["content"]: token["id"] for token in spec["added_tokens"]}
+
     def app(self, **options: Any) -> FastAPI:
         """An app whose requests end in ``sent``; the same one for the same options."""
         key = json.dumps(options)
@@ -105,12 +114,12 @@ class Way:
 
     def check_prompts(self) -> None:
         """Control tokens stand where the layout has them and nowhere else, latent ones nowhere."""
-        start, end = (self.encoder._require(token) for token in ("<|im_start|>", "<|im_end|>"))
-        added = {token["id"] for token in json.loads(self.encoder._json)["added_tokens"]}
-        assert {start, end, *self.encoder.latent_ids} <= added
+        added = self.added
+        start, end = added["<|im_start|>"], added["<|im_end|>"]
+        assert set(GSISR_LATENTS.tokens) < added.keys()
         for sample, ids in self.sent:
             prompt = self.prompter.template.render(sample, LIBRARY)
-            places = [i for i, token in enumerate(ids) if token in added]
+            places = [i for i, token in enumerate(ids) if token in added.values()]
             assert [ids[i] for i in places] == [start, end, start, end, start]
             system = len(self.encoder.system_ids(prompt))
             assert places[0] == 0 and places[2] < system <= places[3]
@@ -207,6 +216,30 @@ class TestUserText:
         assert compact.plan(context | {"trigger_1": trap}).status_code == 200
         compact.check_prompts()
         assert trap.replace("\n", " ") in way.encoder.decode(compact.sent[0][1])
+
+
+@pytest.mark.slow
+def test_qwen3s_own_tokenizer_keeps_user_text_apart_too(
+    shared: Path, tmp_path: Path, context: dict[str, str]
+) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(shared / "qwen3_tokenizer" / name, tmp_path / name)
+        (tmp_path / name).chmod(0o644)
+    extension = extend_tokenizer(tmp_path, GSISR_LATENTS.tokens)
+    assert extension
+    extension.write(tmp_path)
+    qwen3 = way_of(ChatEncoder.load(tmp_path))
+    assert len(qwen3.encoder.latent_ids) == len(GSISR_LATENTS.tokens)
+
+    @given(values=st.dictionaries(st.sampled_from(SHOWN), texts, min_size=1))
+    @settings(max_examples=500)
+    def check(values: dict[str, str]) -> None:
+        assert qwen3.plan(context | values).status_code == 200
+        qwen3.check_prompts()
+        shown = qwen3.encoder.decode(qwen3.sent[0][1])
+        assert all(on_one_line(value) in shown for value in values.values())
+
+    check()
 
 
 class TestSize:
