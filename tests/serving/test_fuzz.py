@@ -82,7 +82,7 @@ class Way:
 
     @cached_property
     def added(self) -> dict[str, int]:
-        """All that is a token by itself to the tokenizer: its control tokens and the latent ones."""
+        """What the tokenizer takes as one token wherever it stands: control and latent tokens."""
         spec = json.loads(self.encoder._json)
         return {token["content"]: token["id"] for token in spec["added_tokens"]}
 
