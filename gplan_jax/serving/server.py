@@ -31,7 +31,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        plain = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         match error.errno:
             case errno.EADDRINUSE:
@@ -41,6 +41,9 @@ def listen(host: str, port: int) -> socket.socket:
             case _:
                 problem = f"{host} is no address of this machine ({error}); see --host."
         raise GplanError(problem) from None
+    # asyncio sends without delay (TCP_NODELAY) only where a socket names its protocol, which this
+    # one does not; a body would wait up to 40 ms for the acknowledgement of its headers.
+    return socket.socket(family, plain.type, socket.IPPROTO_TCP, fileno=plain.detach())
 
 
 class DrainingServer(uvicorn.Server):

@@ -34,6 +34,16 @@ def server(engine: FakeEngine) -> Iterator[Running]:
         yield started
 
 
+def test_answers_leave_without_delay() -> None:
+    # What asyncio goes by when it turns off Nagle's algorithm; accepted sockets take it over.
+    with (
+        listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.proto == socket.IPPROTO_TCP
+
+
 def connect(server: Running, data: bytes) -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
     connection.sendall(data)
