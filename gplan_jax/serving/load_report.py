@@ -22,6 +22,14 @@ FEWEST_FOR_P99 = 200  # two answers lie above the 99th percentile
 FEWEST_FOR_GROWTH, GROWTH = 40, 2.0
 NOTHING = "–"
 
+WARNINGS = {
+    "lag": "One request in a hundred left so late, or later: the load generator was short of "
+    "processor time. Latencies count that, so the server is faster than they say.",
+    "few": "So few answers say little about the p99.",
+    "growth": "The median latency grew so from the first quarter to the last: the server does not "
+    "keep up with this rate, and a longer run would show more.",
+}
+
 Summary = dict[str, Any]
 
 
@@ -54,7 +62,7 @@ def summarize(
         sent; lag_ms: spread of all; refused_ms: from sending to a 503; goodput: answers within the
         deadline (within, share of all requests, qps); server_ms: spreads by stage; usage: means a
         plan; cached_share: of prompt tokens; passed_share: plans that passed the filter; tail_s:
-        from the last intended time to the last end; warnings: what limits the figures.
+        from the last intended time to the last end; warnings: see ``find_warnings``.
     """
     answered = [exchange for exchange in exchanges if exchange.answered]
     failed = [exchange for exchange in exchanges if not exchange.answered]
@@ -91,21 +99,18 @@ def summarize(
     return summary | {"warnings": find_warnings(summary, answered)}
 
 
-def find_warnings(summary: Summary, answered: Sequence[Exchange]) -> list[str]:
-    """What a reader must know before trusting the figures; [] where nothing limits them."""
-    warnings = []
+def find_warnings(summary: Summary, answered: Sequence[Exchange]) -> dict[str, str]:
+    """What a reader must know before trusting the figures.
+
+    Returns:
+        Kind of warning, a key of ``WARNINGS`` -> this run's figure; {} where nothing limits it.
+    """
+    warnings = {}
     lag, latency = summary["lag_ms"], summary["latency_ms"]
     if lag and lag["p99"] > max(LAG_LIMIT_MS, LAG_SHARE * (latency["p50"] if latency else 0.0)):
-        warnings.append(
-            f"One request in a hundred left {lag['p99']:.0f} ms late or more: the load generator "
-            "was short of processor time. Latencies count that, so the server is faster than they "
-            "say; give the generator a core or a machine of its own."
-        )
+        warnings["lag"] = f"{lag['p99']:.0f} ms"
     if 0 < len(answered) < FEWEST_FOR_P99:
-        warnings.append(
-            f"The p99 rests on {len(answered)} answers, of which {len(answered) // 100} lie above "
-            f"it; {FEWEST_FOR_P99} or more make it firm."
-        )
+        warnings["few"] = f"{len(answered)}"
     if len(answered) >= FEWEST_FOR_GROWTH:
         quarter = len(answered) // 4
         first, last = (
@@ -113,11 +118,7 @@ def find_warnings(summary: Summary, answered: Sequence[Exchange]) -> list[str]:
             for part in (answered[:quarter], answered[-quarter:])
         )
         if last > GROWTH * first:
-            warnings.append(
-                f"The median latency grew from {first:.0f} ms in the first quarter to {last:.0f} "
-                "ms in the last: the server does not keep up with this rate, and a longer run "
-                "would show more."
-            )
+            warnings["growth"] = f"{first:.0f} to {last:.0f} ms"
     return warnings
 
 
@@ -214,13 +215,20 @@ def _table(title: str, *headings: str) -> Table:
 
 
 def warning_lines(summaries: Mapping[str, Summary]) -> list[RenderableType]:
-    """The warnings of some runs, each after the run's name, and their errors by kind."""
+    """The errors of each run by kind, and each kind of warning with the runs that it concerns."""
     lines: list[RenderableType] = []
     for name, run in summaries.items():
         if run["errors"]:
             kinds = ", ".join(f"{count} x {kind}" for kind, count in run["errors"].items())
             lines.append(Text(f"{name}: not answered: {kinds}", style="red"))
-        lines += [Text(f"{name}: {warning}", style="yellow") for warning in run["warnings"]]
+    for kind, meaning in WARNINGS.items():
+        concerned = [
+            f"{name} ({run['warnings'][kind]})"
+            for name, run in summaries.items()
+            if kind in run["warnings"]
+        ]
+        if concerned:
+            lines.append(Text(f"{'; '.join(concerned)}: {meaning}", style="yellow"))
     return lines
 
 
