@@ -38,6 +38,7 @@ EMBEDDING = "model.embed_tokens.weight"
 INITIAL_STD = 0.02
 MAX_LENGTH = 2048
 BETWEEN = ", "
+SECONDS = "seconds.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +74,11 @@ def make_models(
     A run that was stopped goes on.
 
     Returns:
-        Form of the responses -> model directory, and the seconds it took.
+        Form of the responses -> model directory, and the seconds that all training took so far.
 
     Raises:
         GplanError: ``folder`` holds models of another recipe.
     """
-    started = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     noted = folder / "recipe.json"
     if noted.is_file() and read_json(noted) != recipe.to_dict():
@@ -98,12 +98,16 @@ def make_models(
             new_tokens=GSISR_LATENTS.tokens,
             metadata={"latents": GSISR_LATENTS.to_dict()},
         )
-    models = {}
+    models, seconds = {}, 0.0
     for form in forms:
         run = folder / MODES[form]
         config = train_config(recipe, MODES[form], checkpoint, rows, run)
+        started = time.perf_counter()
         models[form] = train(config, resume=(run / "config.yaml").is_file())
-    return models, time.perf_counter() - started
+        if not (run / SECONDS).is_file():
+            write_json(run / SECONDS, time.perf_counter() - started)
+        seconds += read_json(run / SECONDS)
+    return models, seconds
 
 
 def exported(model: Path) -> Path:
