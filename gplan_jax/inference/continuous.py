@@ -195,10 +195,14 @@ class ContinuousDecoder:
         shapes = self.programs.shapes
         pages = self.pages.find(shared)
         # What is left is padded to a bucket, which must fit behind the pages.
-        while pages and len(pages) * PAGE + shapes.bucket(tokens - len(pages) * PAGE) > (
-            shapes.places
-        ):
-            pages.pop()
+        while pages:
+            bucket = shapes.bucket(tokens - len(pages) * PAGE)
+            if not shapes.continues(bucket):
+                pages.clear()
+            elif len(pages) * PAGE + bucket > shapes.places:
+                pages.pop()
+            else:
+                break
         for number, page in enumerate(pages):
             self.programs.write_page(slot, number * PAGE, page)
         return len(pages) * PAGE

@@ -64,6 +64,10 @@ class Shapes:
         """The smallest bucket that holds so many tokens."""
         return next(bucket for bucket in self.buckets if tokens <= bucket)
 
+    def continues(self, bucket: int) -> bool:
+        """Whether such a prefill may go on from cached pages: a long one gains little by them."""
+        return bucket <= max(self.buckets[0], self.buckets[-1] // 2)
+
     def rows(self, highest: int) -> int:
         """The rows of a pass that reaches the slot ``highest``, counted from 0."""
         return next(rows for rows in sorted(self.nodes) if highest < rows)
@@ -212,7 +216,7 @@ class Programs:
         query_Q = np.zeros(self.shapes.queries, np.int32)
         operands: dict[tuple, tuple] = {}
         for bucket in self.shapes.buckets:
-            for continues in (False, True) if pages else (False,):
+            for continues in (False, True) if pages and self.shapes.continues(bucket) else (False,):
                 ids_S, places = np.zeros(bucket, np.int32), self.empty_places(self.shapes.queries)
                 numbers = (number, number, number)
                 operands["prefill", bucket, continues] = (
