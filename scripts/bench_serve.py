@@ -60,6 +60,7 @@ MIB = 2**20
 OVERLOAD = 10  # times the sustainable rate
 FIRST_GUESS, STEP_DOWN, MOST_TRIALS = 0.9, 0.85, 10
 SAMPLE_S = 0.5
+METRICS_S = 60.0  # a server that was just overloaded may take its time
 FREE_S = 10.0  # within which all slots must be free again
 
 
@@ -116,7 +117,9 @@ class Bench:
 
     async def metrics(self) -> dict[str, float]:
         """The server's metrics: name, and label values where it has some -> value."""
-        async with httpx2.AsyncClient(base_url=self.server.url, trust_env=False) as client:
+        async with httpx2.AsyncClient(
+            base_url=self.server.url, trust_env=False, timeout=METRICS_S
+        ) as client:
             text = (await client.get("/metrics")).text
         return {
             " ".join([sample.name, *sample.labels.values()]): sample.value
