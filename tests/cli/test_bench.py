@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,11 @@ def test_what_to_measure_must_be_named_and_there(tmp_path: Path) -> None:
         *out, *address, "--data", str(tmp_path / "absent.csv")
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_what_the_extra_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h11", None)  # as if it were not installed
+    for name in [name for name in sys.modules if name.startswith("gplan_jax.serving.load")]:
+        monkeypatch.delitem(sys.modules, name)
+    said = failure("--out", str(tmp_path / "out"), "--url", "http://127.0.0.1:9")
+    assert said == "The load generator needs h11: pip install 'gplan-jax[serve]'."
