@@ -42,6 +42,7 @@ UNLIKE = {
     "place_kind": 0.3,
     "attention": 0.8,
 }
+_LOG_UNLIKE = np.log(list(UNLIKE.values()))
 UNLIKE_LENGTH = 0.1
 PSEUDO_ALL, PSEUDO_POSITION, PSEUDO_LAST, PSEUDO_SET = 0.02, 0.8, 4.0, 0.4
 END = 0
@@ -155,13 +156,13 @@ class IntentCounts:
         entries, plans = len(self._entries), len(self._plans)
         codes = self._codes_of(key)
         unlike = self._codes[:entries] != codes
-        logs = np.log(list(UNLIKE.values()))
-        weights = np.exp(unlike @ logs - (unlike @ logs).max(initial=-np.inf))
+        logs = unlike @ _LOG_UNLIKE
+        weights = np.exp(logs - logs.max(initial=-np.inf))
         weights *= self._counts[:entries]
         weights_P = np.bincount(self._plan_of[:entries], weights, minlength=plans)
         table, sets = self._table[:plans], self._sets[:plans]
         if length:
-            lengths_P = (table > END).sum(axis=1)
+            lengths_P = np.count_nonzero(table > END, axis=1)
             weights_P = np.where(lengths_P == length, weights_P, weights_P * UNLIKE_LENGTH)
         if plans > MOST_PLANS:
             kept = np.argpartition(weights_P, -MOST_PLANS)[-MOST_PLANS:]
