@@ -18,7 +18,10 @@ MaxLength = Annotated[
     int | None,
     typer.Option(min=1, help="Longest prompt and answer together, in tokens; else as in training."),
 ]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="Longest answer, in tokens; else 512, or half of --max-length."),
+]
 Mode = Annotated[
     Literal["unconstrained", "constrained", "drafted"],
     typer.Option(
@@ -51,7 +54,7 @@ def evaluate(
     template: Template = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded together.")] = 16,
     max_length: MaxLength = None,
-    max_new_tokens: MaxNewTokens = 512,
+    max_new_tokens: MaxNewTokens = None,
     mode: Mode = "unconstrained",
     response: Response = None,
     temperature: Temperature = 0.0,
@@ -124,7 +127,7 @@ def plan(
     library: Library = None,
     template: Template = None,
     max_length: MaxLength = None,
-    max_new_tokens: MaxNewTokens = 512,
+    max_new_tokens: MaxNewTokens = None,
     mode: Mode = "unconstrained",
     response: Response = None,
     temperature: Temperature = 0.0,

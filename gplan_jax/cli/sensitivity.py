@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from gplan_jax.cli.evaluation import MaxNewTokens
 from gplan_jax.foundation import GplanError
 
 
@@ -35,7 +36,7 @@ def sensitivity(
         Literal["raise", "skip"], typer.Option(help="Stop at a faulty pair, or leave it out.")
     ] = "raise",
     batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded together.")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
+    max_new_tokens: MaxNewTokens = None,
 ) -> None:
     """Plan both contexts of every pair: does the plan change when it should, and to the right one?
 

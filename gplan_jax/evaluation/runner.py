@@ -64,6 +64,7 @@ def evaluate_model(
     run = {
         "model": str(model),
         **planner_options,
+        "max_new_tokens": planner.max_new_tokens,
         "library": planner.library.name,
         "data": file_identity(data),
         "train_data": None if train_data is None else file_identity(train_data),

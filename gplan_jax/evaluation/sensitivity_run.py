@@ -55,7 +55,7 @@ def compare_sensitivity(
     limit: int | None = None,
     on_error: OnError = "raise",
     batch_size: int = 16,
-    max_new_tokens: int = 512,
+    max_new_tokens: int | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Measures each model on the same pairs; what ``out`` holds already is not planned again.
 
@@ -72,7 +72,7 @@ def compare_sensitivity(
         limit: only the first so many pairs of each file.
         on_error: "raise" ends at the first faulty pair, "skip" leaves it out and lists it.
         batch_size: rows decoded together.
-        max_new_tokens: longest answer, in tokens.
+        max_new_tokens: longest answer, in tokens; None as for ``Planner.load``.
 
     Returns:
         Model name -> its metrics, as ``summarize`` has them, with "run" and, from the second model

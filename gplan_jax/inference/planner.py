@@ -30,6 +30,8 @@ from gplan_jax.inference.requests import DecodingMode, PlanRequest
 from gplan_jax.inference.rows import longest_response
 from gplan_jax.models import Qwen3, load_qwen3
 
+MAX_NEW_TOKENS = 512
+
 
 @dataclass(frozen=True)
 class Planner:
@@ -55,7 +57,7 @@ class Planner:
     template: PromptTemplate
     library: IntentLibrary
     max_length: int = 2048
-    max_new_tokens: int = 512
+    max_new_tokens: int = MAX_NEW_TOKENS
     batch_size: int = 16
     length_multiple: int = 128
     mode: DecodingMode = "unconstrained"
@@ -82,7 +84,7 @@ class Planner:
         library: str | None = None,
         compute_dtype: str = "float32",
         max_length: int | None = None,
-        max_new_tokens: int = 512,
+        max_new_tokens: int | None = None,
         batch_size: int = 16,
         mode: DecodingMode = "unconstrained",
         response: Response | None = None,
@@ -94,6 +96,7 @@ class Planner:
 
         Prompt template, intent library and ``max_length`` are those that training stored in the
         directory, unless others are given; a directory without them gets the shipped Amap ones.
+        Answers may have 512 tokens, or half of ``max_length`` where that is less.
 
         Raises:
             GplanError: the directory, the template or the library is missing or broken.
@@ -107,7 +110,7 @@ class Planner:
             task.template,
             task.library,
             max_length=task.max_length,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=max_new_tokens or min(MAX_NEW_TOKENS, task.max_length // 2),
             batch_size=batch_size,
             mode=mode,
             response=response or task.response,

@@ -52,8 +52,13 @@ class Prompter:
         )
 
     def system_ids(self, sample: Sample) -> list[int]:
-        """What the prompts of all samples begin with; it does not hang on the sample's values."""
+        """What the prompts of all samples begin with; it does not hang on the sample's values.
+
+        Raises:
+            GplanError: it leaves no room for a user part.
+        """
         prompt = self.template.render(sample, self.library)
+        self.encoder.user_room(prompt, max_length=self.max_length)
         return [int(token) for token in self.encoder.system_ids(prompt)]
 
     def _ids(self, sample: Sample) -> list[int]:

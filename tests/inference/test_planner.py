@@ -76,3 +76,10 @@ def test_options_that_contradict(
 
 def test_no_rows_no_plans(tiny_model_dir: Path) -> None:
     assert Planner.load(tiny_model_dir, mode="drafted", **OPTIONS).generate([]) == []  # type: ignore[arg-type]
+
+
+def test_answers_leave_half_of_a_short_length_to_the_prompt(tiny_model_dir: Path) -> None:
+    lengths = {300: 150, 1000: 500, 4000: 512}
+    for length, expected in lengths.items():
+        planner = Planner.load(tiny_model_dir, max_length=length)
+        assert planner.max_new_tokens == expected
