@@ -26,6 +26,7 @@ class TellingPlanner:
         latents = GSISR_LATENTS
 
     library = IntentLibrary.load()
+    max_new_tokens = 512
 
     def generate(self, samples: Sequence[Sample]) -> list[str]:
         return [PLAN] * len(samples)

@@ -28,6 +28,7 @@ class TellingPlanner:
         latents = GSISR_LATENTS
 
     library = IntentLibrary.load()
+    max_new_tokens = 512
     asked = 0
 
     @classmethod

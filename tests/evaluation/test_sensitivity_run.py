@@ -204,7 +204,7 @@ def test_limit_takes_the_first_pairs_of_each_file(files: dict[str, Any]) -> None
     metrics = compare_sensitivity(**files, limit=2)["picd"]
     assert metrics["pairs"] == {"differ": 2, "equal": 1}
     assert TellingPlanner.asked[0] == ("blind", 6)
-    assert TellingPlanner.options == {"batch_size": 16, "max_new_tokens": 512}
+    assert TellingPlanner.options == {"batch_size": 16, "max_new_tokens": None}
 
 
 def test_without_unchanged_pairs_that_figure_is_left_out(files: dict[str, Any]) -> None:
