@@ -25,6 +25,9 @@ def serve(
     deadline_ms: Annotated[
         int, typer.Option(min=1, help="Time for an answer where the request names none.")
     ] = 10_000,
+    draft_tokens: Annotated[
+        int, typer.Option(min=1, max=1024, help="Tokens of a drafted pass, over all its rows.")
+    ] = 64,
     prefix_cache_mib: Annotated[
         int, typer.Option(min=0, help="Memory for cached profiles and histories.")
     ] = 256,
@@ -80,6 +83,7 @@ def serve(
             slots=slots,
             queue=queue,
             response=response,
+            draft_tokens=draft_tokens,
             prefix_cache_mib=prefix_cache_mib,
             weights=weights,
             compute_dtype=dtype,
