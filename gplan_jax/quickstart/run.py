@@ -185,11 +185,11 @@ def _show(out: Path, test_rows: list[Sample], console: Console) -> None:
         ("reward shifts", out / "sensitivity" / CURVES),
     ):
         console.print(f"  {what:16}{where}", highlight=False)
-    console.print(
-        f"Try: gplan plan --model {out}/scdpo/model --data {out}/data/test.csv --row 5",
-        highlight=False,
-        soft_wrap=True,
-    )
+    for command in (
+        f"gplan plan --model {out}/scdpo/model --data {out}/data/test.csv --row 5",
+        f"gplan serve --model {out}/scdpo/model",
+    ):
+        console.print(f"Try: {command}", highlight=False, soft_wrap=True)
 
 
 def _different_contexts(samples: list[Sample], count: int) -> list[int]:
