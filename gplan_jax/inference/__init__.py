@@ -1,1 +1,1 @@
-"""From prompts to plans: batched greedy decoding and the planner around it."""
+"""From contexts to plans: plan grammar, drafts, passes over cached prefixes, engine, planner."""
