@@ -70,7 +70,8 @@ class PlanEngine:
         self._closing = self._abandon = False
         self._fault: Exception | None = None
         self._ends: Counter[str] = Counter()
-        self._seconds_per_answer = 0.0
+        self._seconds_between_answers = 0.0
+        self._last_answer = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="planning-engine", daemon=True)
         self._thread.start()
 
@@ -103,13 +104,13 @@ class PlanEngine:
     def submit(self, request: PlanRequest) -> Future[PlanAnswer]:
         """Queues a request; see ``requests.Engine``."""
         with self._changed:
-            self._check_room()  # Before any work is done for what would be refused.
+            self._check_room(request)  # Before any work is done for what would be refused.
         prompted = self._prompter.prompted(request)
         now = time.monotonic()
         deadline = float("inf") if request.deadline_s is None else now + request.deadline_s
         entry = _Request(prompted, deadline, now)
         with self._changed:
-            self._check_room()
+            self._check_room(request)
             self._queue.append(entry)
             self._changed.notify()
         return entry.future
@@ -130,6 +131,7 @@ class PlanEngine:
                 prefix_misses=decoder.pages.misses,
                 prefix_bytes=decoder.pages.bytes,
                 compilations=decoder.programs.count,
+                expected_wait_s=self._expected_wait_s(),
                 **{end: self._ends[end] for end in ("answered", "cancelled", "expired", "refused")},
             )
 
@@ -142,18 +144,21 @@ class PlanEngine:
         self._abandon = True
         self._thread.join()
 
-    def _check_room(self) -> None:
+    def _expected_wait_s(self) -> float:
+        return len(self._queue) * self._seconds_between_answers
+
+    def _check_room(self, request: PlanRequest) -> None:
         if self._fault is not None:
             raise GplanError(f"The engine has failed and must be restarted: {self._fault}.")
         if self._closing:
             raise Draining("The engine is being closed and takes no new requests.")
-        idle = self._slots - len(self._active)
-        if len(self._queue) >= self._queue_limit + max(0, idle):
+        idle, wait_s = self._slots - len(self._active), self._expected_wait_s()
+        full = len(self._queue) >= self._queue_limit + max(0, idle)
+        # What could only expire would take the place of what can still be answered.
+        if full or (request.deadline_s is not None and wait_s > request.deadline_s):
             self._ends["refused"] += 1
-            raise Overloaded(
-                f"{len(self._queue)} requests are waiting already.",
-                max(_LEAST_RETRY_S, self._seconds_per_answer * len(self._queue)),
-            )
+            waiting = f"{len(self._queue)} requests are waiting already, for about {wait_s:.2g} s."
+            raise Overloaded(waiting, max(_LEAST_RETRY_S, wait_s))
 
     def _run(self) -> None:
         try:
@@ -233,8 +238,10 @@ class PlanEngine:
         with self._changed:
             del self._active[row.slot]
             self._ends["answered"] += 1
-            busy = (now - entry.admitted) / self._slots
-            self._seconds_per_answer += 0.1 * (busy - self._seconds_per_answer)
+            if self._queue:  # Only then is the time between two answers what the engine needs.
+                apart = now - self._last_answer
+                self._seconds_between_answers += 0.1 * (apart - self._seconds_between_answers)
+            self._last_answer = now
         _settle(entry.future, answer)
 
     def _give_up(self) -> None:

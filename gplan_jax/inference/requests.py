@@ -89,6 +89,7 @@ class EngineSnapshot:
         prefix_hits, prefix_misses: requests that found a cached user prefix, and that did not.
         prefix_bytes: what the cached user prefixes take up now.
         compilations: programs compiled; it must not grow after the start.
+        expected_wait_s: how long a request that came now would probably wait for a slot.
     """
 
     ready: bool
@@ -106,6 +107,7 @@ class EngineSnapshot:
     prefix_misses: int = 0
     prefix_bytes: int = 0
     compilations: int = 0
+    expected_wait_s: float = 0.0
 
 
 class Engine(Protocol):
@@ -117,7 +119,7 @@ class Engine(Protocol):
         The future raises DeadlineExceeded, or GplanError where the prompt can't be made.
 
         Raises:
-            Overloaded: the queue is full.
+            Overloaded: the queue is full, or so long that the request would miss its deadline.
             Draining: the engine is being closed.
             GplanError: the context can't be turned into a prompt; the message says why.
         """

@@ -73,7 +73,7 @@ def create_app(
     _add_page(app)
     _add_error_handlers(app, metrics)
     describe(app, settings, {"/v1/plan": PlanBody, "/v1/plans": PlansBody})
-    app.add_middleware(RequestShell, settings=settings, metrics=metrics)
+    app.add_middleware(RequestShell, settings=settings, metrics=metrics, gate=gate)
     return app
 
 

@@ -77,7 +77,6 @@ class PlanEndpoints:
         return JSONResponse({"results": results})
 
     async def _body(self, request: Request, kind: type[Body]) -> Body:
-        self.gate.check_room()
         max_bytes = self.settings.max_body_kib * 1024
         timeout_s = self.settings.body_timeout_s
         value, size = await read_json(request, max_bytes=max_bytes, timeout_s=timeout_s)

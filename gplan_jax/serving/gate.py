@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gplan_jax.inference.requests import Engine
-from gplan_jax.serving.errors import ApiError, draining, failed, overloaded, starting
+from gplan_jax.serving.errors import RETRY_AFTER_S, ApiError, draining, failed, overloaded, starting
 
 
 @dataclass
@@ -27,12 +27,16 @@ class Gate:
         if problem is not None:
             raise problem
 
-    def check_room(self) -> None:
-        """As ``check``, also where the queue is full: before any work is done for a request."""
+    def check_room(self, deadline_s: float) -> None:
+        """As ``check``, also where the queue is full, or longer than a deadline.
+
+        It costs little, and is asked before any work is done for a request.
+        """
         self.check()
         state = self.engine.snapshot()
-        if state.queued >= state.queue_limit and state.active >= state.slots:
-            raise overloaded()
+        full = state.queued >= state.queue_limit and state.active >= state.slots
+        if full or state.expected_wait_s > deadline_s:
+            raise overloaded(max(RETRY_AFTER_S, state.expected_wait_s))
 
     def failed(self) -> bool:
         """Whether the engine has come to an end by itself; only a new process helps."""

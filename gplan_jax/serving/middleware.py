@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gplan_jax.serving.errors import ApiError
+from gplan_jax.serving.gate import Gate
 from gplan_jax.serving.logs import log
 from gplan_jax.serving.metrics import ServerMetrics
 from gplan_jax.serving.settings import ServerSettings
@@ -19,6 +20,7 @@ from gplan_jax.serving.settings import ServerSettings
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 PROTECTED = "/v1/"
+PLANNING = ("/v1/plan", "/v1/plans")
 HUNG_UP = 499
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -38,8 +40,10 @@ class RequestShell:
     that the endpoints add the fields of their log line to.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: ServerMetrics) -> None:
-        self._app, self._settings, self._metrics = app, settings, metrics
+    def __init__(
+        self, app: ASGIApp, settings: ServerSettings, metrics: ServerMetrics, gate: Gate
+    ) -> None:
+        self._app, self._settings, self._metrics, self._gate = app, settings, metrics, gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection event of the ASGI server."""
@@ -80,15 +84,23 @@ class RequestShell:
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         key = self._settings.api_key
-        if key is None or not scope["path"].startswith(PROTECTED):
-            return None
-        given = Headers(scope=scope).get("authorization", "").encode("latin-1")
-        if hmac.compare_digest(given, b"Bearer " + key.get_secret_value().encode()):
-            return None
-        return ApiError(401, "unauthorized", "Send the key as Authorization: Bearer KEY.")
+        if key is not None and scope["path"].startswith(PROTECTED):
+            given = Headers(scope=scope).get("authorization", "").encode("latin-1")
+            if not hmac.compare_digest(given, b"Bearer " + key.get_secret_value().encode()):
+                return ApiError(401, "unauthorized", "Send the key as Authorization: Bearer KEY.")
+        if scope["method"] == "POST" and scope["path"] in PLANNING:
+            # Out here a refusal costs a fraction of what it does behind routing and parsing, and
+            # under an overload there are many.
+            try:
+                self._gate.check_room(self._settings.deadline_ms / 1000)
+            except ApiError as error:
+                return error
+        return None
 
     def _finish(self, scope: Scope, request: _Request) -> None:
         route = getattr(scope.get("route"), "path", None)
+        if route is None and scope["path"] in PLANNING:
+            route = scope["path"]
         status = request.status or HUNG_UP
         self._metrics.count_http(route or "other", status)
         log(

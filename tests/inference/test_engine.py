@@ -152,6 +152,27 @@ def test_a_full_queue_refuses_at_once(held: tuple[PlanEngine, Held], parts: Part
     assert len(texts) == 1
 
 
+def test_what_would_wait_beyond_its_deadline_is_refused(
+    held: tuple[PlanEngine, Held], parts: Parts
+) -> None:
+    engine, decoder = held
+    assert engine.snapshot().expected_wait_s == 0
+    slow = threading.Timer(0.2, decoder.go.set)
+    slow.start()
+    answered = [engine.submit(PlanRequest(parts.row)) for _ in range(SLOTS + 2)]
+    assert all(future.result(60).tokens for future in answered)
+    decoder.go.clear()
+    waiting = [engine.submit(PlanRequest(parts.row)) for _ in range(SLOTS + 2)]
+    assert decoder.stepping.wait(30)
+    wait_s = engine.snapshot().expected_wait_s
+    assert wait_s > 0
+    with pytest.raises(Overloaded, match="are waiting already, for about"):
+        engine.submit(PlanRequest(parts.row, deadline_s=wait_s / 2))
+    waiting.append(engine.submit(PlanRequest(parts.row, deadline_s=60 + 2 * wait_s)))
+    decoder.go.set()
+    assert all(future.result(60).tokens for future in waiting)
+
+
 def fill(engine: PlanEngine, row: Sample) -> list[Future[PlanAnswer]]:
     """Submits until the engine refuses."""
     futures = []
