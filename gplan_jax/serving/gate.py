@@ -15,11 +15,14 @@ class Gate:
     Attributes:
         draining: the server is about to stop.
         started: the engine has been ready before; where it no longer is, it has failed.
+        inside: plan requests that were let in and are not answered yet. Those whose bodies are
+            still read are in no queue, and under an overload they are the most.
     """
 
     engine: Engine
     draining: bool = False
     started: bool = False
+    inside: int = 0
 
     def check(self) -> None:
         """Raises ApiError (503) where no plans are made now."""
@@ -34,8 +37,11 @@ class Gate:
         """
         self.check()
         state = self.engine.snapshot()
-        full = state.queued >= state.queue_limit and state.active >= state.slots
-        if full or state.expected_wait_s > deadline_s:
+        room = state.queue_limit + state.slots
+        if (
+            max(self.inside, state.queued + state.active) >= room
+            or state.expected_wait_s > deadline_s
+        ):
             raise overloaded(max(RETRY_AFTER_S, state.expected_wait_s))
 
     def failed(self) -> bool:

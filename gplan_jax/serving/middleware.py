@@ -64,8 +64,12 @@ class RequestShell:
                     headers.setdefault(name, value)
             await send(message)
 
+        planning = scope["method"] == "POST" and scope["path"] in PLANNING
+        refusal = self._refusal(scope, planning=planning)
+        entered = planning and refusal is None
+        self._gate.inside += entered
         try:
-            if refusal := self._refusal(scope):
+            if refusal is not None:
                 request.fields["code"] = refusal.code
                 self._metrics.count_outcome(refusal.code)
                 await refusal.response()(scope, receive, send_marked)
@@ -80,15 +84,16 @@ class RequestShell:
             self._metrics.count_outcome(fault.code)
             await fault.response()(scope, receive, send_marked)
         finally:
+            self._gate.inside -= entered
             self._finish(scope, request)
 
-    def _refusal(self, scope: Scope) -> ApiError | None:
+    def _refusal(self, scope: Scope, *, planning: bool) -> ApiError | None:
         key = self._settings.api_key
         if key is not None and scope["path"].startswith(PROTECTED):
             given = Headers(scope=scope).get("authorization", "").encode("latin-1")
             if not hmac.compare_digest(given, b"Bearer " + key.get_secret_value().encode()):
                 return ApiError(401, "unauthorized", "Send the key as Authorization: Bearer KEY.")
-        if scope["method"] == "POST" and scope["path"] in PLANNING:
+        if planning:
             # Out here a refusal costs a fraction of what it does behind routing and parsing, and
             # under an overload there are many.
             try:

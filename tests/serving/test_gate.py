@@ -41,6 +41,15 @@ def test_a_full_queue_lets_nobody_in(engine: Waiting) -> None:
     gate.check()  # Others than plans still pass.
 
 
+def test_requests_whose_bodies_are_still_read_take_up_room(engine: Waiting) -> None:
+    gate = Gate(engine)
+    gate.inside = 2
+    with pytest.raises(ApiError, match="queue is full"):
+        gate.check_room(1.0)
+    gate.inside = 1
+    gate.check_room(1.0)
+
+
 def test_a_wait_beyond_the_deadline_lets_nobody_in_and_says_when_to_come_back(
     engine: Waiting,
 ) -> None:
