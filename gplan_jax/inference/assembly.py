@@ -12,7 +12,7 @@ from gplan_jax.data.task_files import COUNTS_FILE, Response, Task, load_task
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, Sample
 from gplan_jax.gsisr.intent_counts import IntentCounts
-from gplan_jax.inference.continuous import ContinuousDecoder, known_start
+from gplan_jax.inference.continuous import ContinuousDecoder
 from gplan_jax.inference.drafts import DraftModel
 from gplan_jax.inference.engine_config import EngineConfig
 from gplan_jax.inference.grammar import PlanGrammar
@@ -22,6 +22,8 @@ from gplan_jax.inference.rows import longest_response
 from gplan_jax.models import Qwen3, load_qwen3
 from gplan_jax.models.int8 import round_layers_to_int8
 
+# What a prefill verifies of a response: a latent prefix and an intent or two.
+START_TOKENS, START_DECISIONS = 64, 16
 _ANY_CONTEXT = Sample(**dict.fromkeys(COLUMNS, "") | {"currenttime": "2000-01-01 00:00:00"})
 
 
@@ -129,15 +131,14 @@ def build_decoder(
     cache_bytes = config.prefix_cache_mib << 20
     prompter = build_prompter(parts.task, encoder, config)
     system = prompter.system_ids(_ANY_CONTEXT)
-    start = known_start(grammar, drafted=drafted)
     shapes = shapes_of(
         prompt=prompter.max_length - len(system),
-        tail=len(start.tokens),
+        tail=START_TOKENS if drafted else 0,
         response=config.max_new_tokens if grammar is None else longest_response(grammar),
         slots=config.slots,
         nodes=config.draft_tokens if drafted else 1,
         least_nodes=config.draft_tokens if drafted else 1,
-        queries=max(1, len(start.decisions)),
+        queries=START_DECISIONS if drafted else 1,
     )
     programs = Programs(
         parts.model,

@@ -14,15 +14,18 @@ from typing import Protocol
 import numpy as np
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.inference.drafts import DraftTree
+from gplan_jax.inference.drafts import DraftTree, Start
 from gplan_jax.inference.grammar import GrammarState, PlanGrammar
 from gplan_jax.inference.prefix_pages import PrefixPages
 from gplan_jax.inference.programs import PAGE, Programs, empty_trees
-from gplan_jax.inference.rows import Row, Start, begin, follow, lay_out, start_of
+from gplan_jax.inference.rows import Row, begin, follow, lay_out
 
 
 class Drafter(Protocol):
-    """What proposes the tokens behind a chain; ``DraftModel`` does."""
+    """What proposes tokens for a prefill or a pass to verify; ``DraftModel`` does."""
+
+    def start(self, context: tuple[str, ...], budget: int, most: int) -> Start:
+        """What a response probably begins with: so many tokens and decisions at most."""
 
     def tree(
         self, state: GrammarState, chain: tuple[int, ...], context: tuple[str, ...], budget: int
@@ -86,7 +89,6 @@ class ContinuousDecoder:
         self.programs, self._system = programs, system
         self._grammar, self._drafter = grammar, drafter
         self._end_id, self._max_new_tokens = end_id, max_new_tokens
-        self._start = known_start(grammar, drafted=drafter is not None)
         self._free = sorted(range(max(programs.shapes.nodes)), reverse=True)
         self.rows: dict[int, Row] = {}
         self.pages = PrefixPages(PAGE, prefix_cache_bytes)
@@ -108,8 +110,7 @@ class ContinuousDecoder:
         if not self._free:
             raise GplanError("No slot is free; release a row first.")
         ids = [int(token) for token in prompted.ids[self._system :]]
-        tail = self._start.tokens
-        longest = self.programs.shapes.buckets[-1] - len(tail)
+        longest = self.programs.shapes.buckets[-1] - self.programs.shapes.tail
         if not 1 <= len(ids) <= longest:
             raise GplanError(
                 f"A prompt of {len(ids)} tokens after its system part was given; this engine takes "
@@ -159,7 +160,7 @@ class ContinuousDecoder:
         self._free = sorted([*self._free, slot], reverse=True)
 
     def _prefill(self, slot: int, ids: list[int], prompted: Prompted) -> tuple[Row, int]:
-        start, grammar = self._start, self._grammar
+        start, grammar = self._start_of(prompted), self._grammar
         shared = ids[: max(0, min(prompted.shared - self._system, len(ids) - 1))]
         held = self._restore(slot, shared, len(ids) + len(start.tokens))
         rest = [*ids[held:], *start.tokens]
@@ -207,6 +208,14 @@ class ContinuousDecoder:
             self.programs.write_page(slot, number * PAGE, page)
         return len(pages) * PAGE
 
+    def _start_of(self, prompted: Prompted) -> Start:
+        grammar, shapes = self._grammar, self.programs.shapes
+        if self._drafter is not None:
+            return self._drafter.start(prompted.context, shapes.tail, shapes.queries)
+        if grammar is None or len(grammar.edges(grammar.start)) < 2:
+            return Start((), ())
+        return Start((), ((0, grammar.start),))
+
     def _take_freely(self, row: Row, token: int) -> None:
         row.chain = (token,)
         row.finished = token == self._end_id
@@ -230,16 +239,6 @@ class ContinuousDecoder:
     def _words(self, state: GrammarState) -> np.ndarray:
         assert self._grammar is not None
         return self._grammar.words(self._grammar.open_bits(state))
-
-
-def known_start(grammar: PlanGrammar | None, *, drafted: bool) -> Start:
-    """What a prefill appends to a prompt: nothing where tokens are to be decoded one by one."""
-    if grammar is None:
-        return Start((), ())
-    if drafted:
-        return start_of(grammar)
-    decided = len(grammar.edges(grammar.start)) > 1
-    return Start((), ((0, grammar.start),) if decided else ())
 
 
 def decode_all(

@@ -29,6 +29,9 @@ from gplan_jax.inference.grammar import Edge, GrammarState, PlanGrammar
 CONTEXTS_KEPT, HISTORIES_KEPT, DECISIONS_KEPT = 256, 256, 4096
 # A server adds what it answers: a context's likely plans are gathered anew after so many additions.
 STALE_AFTER = 32
+# Appended tokens cost the prefill little, but more of them cost more than the pass they may save.
+LEAST_LIKELY = 0.3
+PSEUDO_LENGTH = 0.1
 
 
 class DraftTree(NamedTuple):
@@ -46,6 +49,19 @@ class DraftTree(NamedTuple):
     parents: tuple[int, ...]
     states: tuple[GrammarState, ...]
     chain: int
+
+
+class Start(NamedTuple):
+    """What is appended to a prompt: the tokens that its response certainly or probably begins with.
+
+    Attributes:
+        tokens: a response that goes another way keeps those before it does.
+        decisions: grammar states at which something is to be decided on the way, and the tokens in
+            front of each. Where the last token leaves a choice, that is the last of them.
+    """
+
+    tokens: tuple[int, ...]
+    decisions: tuple[tuple[int, GrammarState], ...]
 
 
 class Branch(NamedTuple):
@@ -127,8 +143,38 @@ class DraftModel:
         tokens, parents = list(chain[:certain]), list(range(-1, certain - 1))
         states = [state] * certain
         if certain == len(chain) and certain < budget:
-            self._grow(state, self._context(context, state.steps), budget, tokens, parents, states)
+            self._grow(state, self._found(state, context), budget, tokens, parents, states)
         return DraftTree(tuple(tokens), tuple(parents), tuple(states), certain)
+
+    def start(self, context: ContextKey, budget: int, most: int) -> Start:
+        """The likeliest beginning of a response, for the prefill to verify.
+
+        It goes on from decision to decision by the likelier way, while the product of their
+        probabilities is at least LEAST_LIKELY. Where nothing is known of plan lengths it takes in
+        every step there may be.
+
+        Args:
+            context: ``context_key`` of the request.
+            budget: most tokens.
+            most: most decisions.
+        """
+        tokens: list[int] = []
+        decisions: list[tuple[int, GrammarState]] = []
+        state, probability = self.grammar.start, 1.0
+        while edges := self.grammar.edges(state):
+            onward = edges[0]
+            if len(edges) > 1:
+                decisions.append((len(tokens), state))
+                shares = self._shares(state, self._decision(state), self._found(state, context))
+                likeliest = int(np.argmax(shares))
+                onward = edges[likeliest]
+                if not self._is_length(edges):  # A plan length costs little to be wrong about.
+                    probability *= shares[likeliest]
+            if len(tokens) == budget or len(decisions) == most or probability < LEAST_LIKELY:
+                break
+            tokens.append(onward.token)
+            state = self.grammar.follow(state, onward)
+        return Start(tuple(tokens), tuple(decisions))
 
     def learn(self, context: ContextKey, taken: tuple[int, ...]) -> None:
         """Counts a finished plan, so that plans like it are drafted: ``state.taken`` at its end."""
@@ -136,8 +182,7 @@ class DraftModel:
 
     def edge_probabilities(self, state: GrammarState, context: ContextKey) -> list[float]:
         """How probable each open edge is by the counts, in their order; they add to 1."""
-        found = self._context(context, state.steps)
-        return self._shares(state, self._decision(state), found)
+        return self._shares(state, self._decision(state), self._found(state, context))
 
     def _grow(
         self,
@@ -174,8 +219,8 @@ class DraftModel:
         count = len(decision.edges)
         if count < 2:
             return [1.0] * count
-        if decision.edges[0].bits >> self.grammar.plan_bits.STEP:
-            return [1 / count] * count  # A plan length, which the prefill decides.
+        if self._is_length(decision.edges):
+            return self._length_shares(state.steps, decision.edges, context)
         following, below = self._following(context, state.taken), self._below[state.node]
         open_A = following[:-1] * decision.open_A
         masses = np.add.reduceat(open_A[below.intents], below.starts)
@@ -187,6 +232,27 @@ class DraftModel:
         masses = masses[decision.places]
         shares: list[float] = (masses / masses.sum()).tolist()
         return shares
+
+    def _is_length(self, edges: tuple[Edge, ...]) -> bool:
+        """Whether a decision is one of the plan's length: to close the prefix, or another step."""
+        return bool(edges[0].bits >> self.grammar.plan_bits.STEP)
+
+    def _length_shares(self, steps: int, edges: tuple[Edge, ...], context: _Context) -> list[float]:
+        """The probabilities of each edge where a prefix of ``steps`` steps closes or goes on."""
+        near = context.near
+        lengths_P = (near.plans_PxL > END).sum(axis=1)
+        here = near.weights_P[lengths_P == steps].sum() + PSEUDO_LENGTH
+        longer = near.weights_P[lengths_P > steps].sum() + PSEUDO_LENGTH
+        close = float(here / (here + longer))
+        closes = self.grammar.plan_bits.CLOSE
+        # Ties go on: with nothing known, all steps are taken in.
+        return [close - 1e-9 if edge.bits >> closes & 1 else 1 - close for edge in edges]
+
+    def _found(self, state: GrammarState, key: ContextKey) -> _Context:
+        """What is known where a response stands; a length that is still open conditions nothing."""
+        edges = self.grammar.edges(state)
+        is_open = len(edges) > 1 and self._is_length(edges)
+        return self._context(key, 0 if is_open else state.steps)
 
     def _context(self, key: ContextKey, steps: int) -> _Context:
         """The plans that count in a context, of ``steps`` intents where that is known."""

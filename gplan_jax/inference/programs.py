@@ -48,12 +48,14 @@ class Shapes:
         nodes: rows of a pass (a power of two, or all slots) -> nodes of each row's tree.
         queries: places of a prefill whose logits are wanted.
         places: tokens that a slot of the cache holds.
+        tail: tokens of the response that a prefill may carry.
     """
 
     buckets: tuple[int, ...]
     nodes: dict[int, int]
     queries: int
     places: int
+    tail: int = 0
 
     @property
     def window(self) -> int:
@@ -95,7 +97,7 @@ def shapes_of(
     rows = sorted({*(2**i for i in range(slots.bit_length()) if 2**i <= slots), slots})
     of_rows = {r: max(min(least_nodes, _FEWEST_NODES), nodes // r) for r in rows}
     places = max(buckets[-1], longest + response) + max(of_rows.values())
-    return Shapes(buckets, of_rows, queries, places)
+    return Shapes(buckets, of_rows, queries, places, tail)
 
 
 class Programs:

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
-from gplan_jax.inference.drafts import DraftTree
+from gplan_jax.inference.drafts import DraftTree, Start
 from gplan_jax.inference.grammar import Edge, GrammarState, PlanGrammar
 from gplan_jax.inference.passes import Places, Trees
 
@@ -56,28 +55,6 @@ class Row:
     accepted: int = 0
 
 
-class Start(NamedTuple):
-    """What is appended to every prompt: the tokens that any response begins with.
-
-    Attributes:
-        tokens: in latent form the prefix of the longest plan, which a shorter one cuts.
-        decisions: grammar states at which something is to be decided on the way, and the tokens in
-            front of each.
-    """
-
-    tokens: tuple[int, ...]
-    decisions: tuple[tuple[int, GrammarState], ...]
-
-
-def start_of(grammar: PlanGrammar) -> Start:
-    """The forced start of a plan; in latent form, all steps there may be."""
-    prefix = grammar.decisions_of_prefix()
-    decisions = [(decision.index + 1, decision.state) for decision in prefix.decisions]
-    if len(grammar.edges(prefix.state)) > 1:
-        decisions.append((len(prefix.tokens), prefix.state))
-    return Start(prefix.tokens, tuple(decisions))
-
-
 def longest_response(grammar: PlanGrammar) -> int:
     """Tokens that no response exceeds."""
     pieces = grammar.pieces
@@ -100,8 +77,7 @@ def begin(row: Row, grammar: PlanGrammar, start: Start, logits_QxE: np.ndarray) 
     asked = {state: index for index, (_, state) in enumerate(start.decisions)}
     state = grammar.start
     kept = 0
-    while True:
-        edges = grammar.edges(state)
+    while edges := grammar.edges(state):
         if len(edges) > 1:
             edge = choose(row, edges, logits_QxE[asked[state]])
         else:
@@ -113,6 +89,9 @@ def begin(row: Row, grammar: PlanGrammar, start: Start, logits_QxE: np.ndarray) 
         kept += 1
     row.held += kept
     row.base = row.held
+    certain = start.decisions[0][0] if start.decisions else len(start.tokens)
+    row.drafted += len(start.tokens) - certain
+    row.accepted += max(0, kept - certain)
     _go_on(row, grammar, state)
 
 

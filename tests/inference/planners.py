@@ -17,12 +17,12 @@ from gplan_jax.data.task_files import Task
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, parse_plan
 from gplan_jax.gsisr.intent_counts import intent_texts
 from gplan_jax.inference.continuous import ContinuousDecoder, Drafter, Prompted, decode_all
-from gplan_jax.inference.drafts import DraftTree
+from gplan_jax.inference.drafts import DraftTree, Start
 from gplan_jax.inference.grammar import GrammarState, PlanGrammar
 from gplan_jax.inference.programs import Programs, Shapes
 from gplan_jax.inference.prompting import Prompter
 from gplan_jax.inference.requests import PlanRequest
-from gplan_jax.inference.rows import Row, start_of
+from gplan_jax.inference.rows import Row
 from gplan_jax.models import Qwen3, read_config
 
 LIBRARY = IntentLibrary.load()
@@ -30,7 +30,7 @@ TEMPLATE = PromptTemplate.load("compact_zh")
 TASK = Task(TEMPLATE, LIBRARY, max_length=288)
 MAX_PROMPT = 128
 # One bucket, and passes of two rows: as few programs as can be.
-SHAPES = Shapes(buckets=(192,), nodes={2: 24}, queries=7, places=560)
+SHAPES = Shapes(buckets=(192,), nodes={2: 24}, queries=7, places=560, tail=48)
 
 # What answers a row of tokens with float32 logits [V] behind each of some of its tokens.
 Forward = Callable[[Sequence[int]], np.ndarray]
@@ -122,6 +122,19 @@ class RandomDrafts:
     def __init__(self, grammar: PlanGrammar, seed: int) -> None:
         self._grammar, self._random = grammar, random.Random(seed)
 
+    def start(self, context: tuple[str, ...], budget: int, most: int) -> Start:
+        tokens: list[int] = []
+        decisions: list[tuple[int, GrammarState]] = []
+        state, length = self._grammar.start, self._random.randint(0, budget)
+        while edges := self._grammar.edges(state):
+            if len(edges) > 1:
+                decisions.append((len(tokens), state))
+            if len(tokens) == length or len(decisions) == most:
+                break
+            tokens.append(self._random.choice(edges).token)
+            state = self._grammar.advance(state, tokens[-1])
+        return Start(tuple(tokens), tuple(decisions))
+
     def tree(
         self, state: GrammarState, chain: tuple[int, ...], context: tuple[str, ...], budget: int
     ) -> DraftTree:
@@ -147,7 +160,3 @@ class RandomDrafts:
 def plan_texts(text: str) -> list[str]:
     """A plan's intents, each as the text that counts go by."""
     return intent_texts(parse_plan(text), LIBRARY)
-
-
-def tail_length(grammar: PlanGrammar) -> int:
-    return len(start_of(grammar).tokens)

@@ -104,7 +104,7 @@ def test_answers_are_plans_and_say_what_they_cost(
     for answer in answers:
         assert check_plan(answer.text, engine.library) == [] and latent_valid(answer.text)
         assert answer.tokens == len(engine.encoder.response(answer.text).ids) - 1
-        assert 2 <= answer.passes < answer.tokens / 3
+        assert 1 <= answer.passes < answer.tokens / 3
         assert 0 < answer.cached_tokens < answer.prompt_tokens
         assert min(answer.queue_ms, answer.prefill_ms, answer.decode_ms) >= 0
     alone = [engine.submit(PlanRequest(row)).result(60) for row in world_rows[:5]]
