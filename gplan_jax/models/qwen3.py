@@ -210,11 +210,10 @@ class Qwen3(nnx.Module):
             positions_BxS = start_B[:, None] + jnp.arange(input_ids_BxS.shape[1])
 
         def mix_of(kv: Any) -> Mix:
-            contexts = [
-                Context(key[:n], value[:n], ancestor.lengths)
-                for (key, value), ancestor in zip(kv, ancestors, strict=True)
-                for n in [len(ancestor.lengths)]
-            ]
+            contexts = []
+            for (key, value), ancestor in zip(kv, ancestors, strict=True):
+                rows = len(ancestor.lengths)
+                contexts.append(Context(key[:rows], value[:rows], ancestor.lengths))
 
             def mix(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, Any]:
                 mixed = causal_attention(
