@@ -18,11 +18,11 @@ from gplan_jax.inference.engine_config import EngineConfig
 from gplan_jax.inference.grammar import PlanGrammar
 from gplan_jax.inference.programs import Programs, shapes_of
 from gplan_jax.inference.prompting import Prompter
-from gplan_jax.inference.rows import longest_response
+from gplan_jax.inference.rows import longest_prefix, longest_response
 from gplan_jax.models import Qwen3, load_qwen3
 from gplan_jax.models.int8 import round_layers_to_int8
 
-# What a prefill verifies of a response: a latent prefix and an intent or two.
+# What a prefill verifies of a response at most, a latent prefix not counted.
 START_TOKENS, START_DECISIONS = 64, 16
 _ANY_CONTEXT = Sample(**dict.fromkeys(COLUMNS, "") | {"currenttime": "2000-01-01 00:00:00"})
 
@@ -133,7 +133,7 @@ def build_decoder(
     system = prompter.system_ids(_ANY_CONTEXT)
     shapes = shapes_of(
         prompt=prompter.max_length - len(system),
-        tail=START_TOKENS if drafted else 0,
+        tail=longest_prefix(grammar) + START_TOKENS if drafted and grammar else 0,
         response=config.max_new_tokens if grammar is None else longest_response(grammar),
         slots=config.slots,
         nodes=config.draft_tokens if drafted else 1,

@@ -60,9 +60,13 @@ def longest_response(grammar: PlanGrammar) -> int:
     pieces = grammar.pieces
     intents = zip(pieces.bodies, pieces.joints, pieces.ends, strict=True)
     longest = max(len(body) + max(len(joint), len(end)) for body, joint, end in intents)
+    return longest_prefix(grammar) + grammar.rules.maximum * longest
+
+
+def longest_prefix(grammar: PlanGrammar) -> int:
+    """Tokens in front of the first intent that no response exceeds."""
     close = grammar.latent.close if grammar.latent else ()
-    prefix = grammar.decisions_of_prefix().tokens
-    return len(prefix) + len(close) + grammar.rules.maximum * longest
+    return len(grammar.decisions_of_prefix().tokens) + len(close)
 
 
 def begin(row: Row, grammar: PlanGrammar, start: Start, logits_QxE: np.ndarray) -> None:
