@@ -111,19 +111,19 @@ def pairs_file(tmp_path_factory: pytest.TempPathFactory, world_rows: list[Sample
     from gplan_jax.gsisr import ContextPair, IntentLibrary, Provenance, write_context_pairs
     from gplan_jax.gsisr.context_pairs import changed_columns
     from gplan_jax.reasoning import split_response
-    from gplan_jax.synthesis.explain import RuleTeacher
+    from gplan_jax.synthesis.rules import Rules
 
-    teacher = RuleTeacher(IntentLibrary.load())
+    rules = Rules(IntentLibrary.load())
     places = ("current_poi_name", "current_tag", "current_city", "current_district")
     pairs = []
     for number, (anchor, other) in enumerate(itertools.pairwise(world_rows), start=1):
         there = {column: getattr(other, column) for column in places}
         moved = dataclasses.replace(anchor, **there)
-        first, second = (c.with_label(teacher.answer(c)) for c in (anchor, moved))
+        first, second = (c.with_label(rules.label(c)) for c in (anchor, moved))
         if split_response(first.raw_labels)[1] == split_response(second.raw_labels)[1]:
             continue
         changed = changed_columns(first, second)
-        origin = Provenance(anchor.id, number, "elsewhere", changed, teacher.name, "passed")
+        origin = Provenance(anchor.id, number, "elsewhere", changed, "rules", "passed")
         pairs.append(ContextPair(f"{anchor.id}/{number}/elsewhere", first, second, origin))
     path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
     write_context_pairs(path, pairs)

@@ -11,7 +11,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from pathlib import Path
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.files import write_json
 from gplan_jax.foundation.progress import track
+from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.gsisr import (
     ContextPair,
     IntentLibrary,
@@ -40,9 +41,10 @@ from gplan_jax.gsisr.context_pairs import (
 from gplan_jax.gsisr.readers import SKIP_HINT, OnError
 from gplan_jax.synthesis.catalogue import Catalogue, harvest
 from gplan_jax.synthesis.counterfactual_report import ANCHOR, Report, Verdict, report_path
-from gplan_jax.synthesis.explain import RuleTeacher, Teacher
 from gplan_jax.synthesis.perturbation_spec import PerturbationSpec, load_spec
 from gplan_jax.synthesis.perturbations import Anchor, anchor_of, perturbed
+from gplan_jax.synthesis.rules import RuleTeacher
+from gplan_jax.synthesis.teacher import Teacher
 
 _MEND = f"Mend the row, or {SKIP_HINT}."
 _SPEC_MEND = f"Add perturbations to the spec, or {SKIP_HINT}."
@@ -83,33 +85,29 @@ class Candidate:
     fault: RowError | None = None
 
 
-def candidates_of(sample: Sample, where: RowPlace, recipe: Recipe) -> Iterator[Candidate]:
-    """Yields what comes of the perturbations of a row, until it has ``per_anchor`` pairs."""
+async def candidates_of(sample: Sample, where: RowPlace, recipe: Recipe) -> list[Candidate]:
+    """What comes of the perturbations of a row, until it has ``per_anchor`` pairs."""
     try:
         anchor = anchor_of(sample)
     except GplanError as error:
-        yield _fault("unreadable", where, str(error).rstrip("."), _MEND)
-        return
+        return [_fault("unreadable", where, str(error).rstrip("."), _MEND)]
     try:
-        context, plan = _answered(sample.with_label(""), where, recipe)
+        context, plan = await _answered(sample.with_label(""), where, recipe)
     except GplanError as error:
-        yield _failed(ANCHOR, where, error, recipe)
-        return
-    pairs, applies = 0, False
+        return [_failed(ANCHOR, where, error, recipe)]
+    found: list[Candidate] = []
     for name in _order(sample, recipe):
-        candidate = _candidate(name, anchor, context, plan, where, recipe)
-        yield candidate
-        applies = applies or candidate.verdict != "not_applicable"
-        pairs += candidate.verdict == "pair"
-        if pairs == recipe.per_anchor:
-            return
-    if not applies:
+        found.append(await _candidate(name, anchor, context, plan, where, recipe))
+        if sum(candidate.verdict == "pair" for candidate in found) == recipe.per_anchor:
+            return found
+    if all(candidate.verdict == "not_applicable" for candidate in found):
         names = ", ".join(recipe.spec.weights)
         problem = f"nothing can be changed: none of {names} applies"
-        yield _fault("unchangeable", where, problem, _SPEC_MEND)
+        found.append(_fault("unchangeable", where, problem, _SPEC_MEND))
+    return found
 
 
-def _candidate(
+async def _candidate(
     name: str, anchor: Anchor, context: Sample, plan: Plan, where: RowPlace, recipe: Recipe
 ) -> Candidate:
     generator = _generator(anchor.sample, name, recipe)
@@ -117,7 +115,7 @@ def _candidate(
     if changed is None:
         return Candidate(name, "not_applicable")
     try:
-        counterfactual, other_plan = _answered(changed, where, recipe)
+        counterfactual, other_plan = await _answered(changed, where, recipe)
     except GplanError as error:
         return _failed(name, where, error, recipe)
     columns = changed_columns(context, counterfactual)
@@ -126,13 +124,13 @@ def _candidate(
     return Candidate(name, "equal" if other_plan == plan else "pair", pair)
 
 
-def _answered(context: Sample, where: RowPlace, recipe: Recipe) -> tuple[Sample, Plan]:
+async def _answered(context: Sample, where: RowPlace, recipe: Recipe) -> tuple[Sample, Plan]:
     """The context with the teacher's answer as its label, and the plan in it.
 
     Raises:
         GplanError: the teacher has no answer, or it breaks a rule.
     """
-    answered = context.with_label(recipe.teacher.answer(context))
+    answered = context.with_label((await recipe.teacher.answer(context)).text)
     plan = parse_label(answered, recipe.library, where).plan
     if broken := check_plan(answered.raw_labels, recipe.library):
         raise GplanError("; ".join(violation.message for violation in broken))
@@ -188,7 +186,7 @@ def write_counterfactuals(
         source: rows; their own labels are not looked at.
         unchanged: where given, the pairs whose plans are equal go there, in the same form.
         spec: the perturbations; the shipped spec where None.
-        teacher: who plans for both contexts; the rules where None.
+        teacher: who plans for both contexts; the rules where None. It is closed at the end.
         per_anchor: most pairs of a row.
         limit: only the first rows are anchors; the places still come from all rows.
         on_error: "raise" ends at the first fault, "skip" leaves the row or candidate out.
@@ -214,9 +212,16 @@ def write_counterfactuals(
         recipe = Recipe(spec, catalogue, teacher, library, per_anchor, seed)
         numbered = read_numbered_samples(source, on_error=on_error, skipped=faults)
         total = rows if limit is None else min(limit, rows)
-        tracked = track(islice(numbered, limit), "counterfactuals", total)
-        found = ([*candidates_of(s, RowPlace(source, row), recipe)] for row, s in tracked)
-        report = _write(found, recipe, writers, on_error, faults)
+
+        async def candidates(row: tuple[int, Sample]) -> list[Candidate]:
+            return await candidates_of(row[1], RowPlace(source, row[0]), recipe)
+
+        anchors = islice(numbered, limit)
+        found = stack.enter_context(
+            closing(map_ordered(candidates, anchors, at_once=teacher.at_once, close=teacher.close))
+        )
+        tracked = track(found, "counterfactuals", total)
+        report = _write(tracked, recipe, writers, on_error, faults)
         report = dataclasses.replace(report, skipped=len(faults) - already)
         if not report.total("pair"):
             raise _no_pair(source, report, faults[already:])

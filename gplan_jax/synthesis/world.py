@@ -13,10 +13,10 @@ from datetime import datetime, timedelta
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample
-from gplan_jax.synthesis.explain import RuleTeacher
 from gplan_jax.synthesis.geography import Geography, Place, build_geography
 from gplan_jax.synthesis.orders import Order, draw_order, draw_position
 from gplan_jax.synthesis.people import Person, make_person, recent_events, short_term_text
+from gplan_jax.synthesis.rules import Rules
 
 FIRST_ID = 1_000_001
 FIRST_DAY = datetime(2026, 3, 2)
@@ -46,7 +46,7 @@ def simulate_rows(count: int, seed: int, *, first_id: int = FIRST_ID) -> Iterato
 
 
 def _rows(count: int, seed: int, first_id: int) -> Iterator[Sample]:
-    teacher = RuleTeacher(IntentLibrary.load())
+    rules = Rules(IntentLibrary.load())
     geography = build_geography(seed)
     generator = random.Random(f"rows {seed} {first_id}")
     person = make_person(first_id, geography, generator)
@@ -54,7 +54,7 @@ def _rows(count: int, seed: int, first_id: int) -> Iterator[Sample]:
         if row and generator.random() >= RETURNING_SHARE:
             person = make_person(int(person.id) + 1, geography, generator)
         context = draw_context(person, geography, generator)
-        yield context.with_label(teacher.answer(context))
+        yield context.with_label(rules.label(context))
 
 
 def draw_context(person: Person, geography: Geography, generator: random.Random) -> Sample:

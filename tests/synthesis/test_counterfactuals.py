@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections import Counter
@@ -32,10 +33,11 @@ from gplan_jax.synthesis.counterfactuals import (
     candidates_of,
     write_counterfactuals,
 )
-from gplan_jax.synthesis.explain import RuleTeacher
 from gplan_jax.synthesis.perturbation_spec import HoursShift, OrderMove, PerturbationSpec, load_spec
 from gplan_jax.synthesis.planning import plan_for
+from gplan_jax.synthesis.rules import Rules, RuleTeacher
 from gplan_jax.synthesis.situation import situation_of
+from gplan_jax.synthesis.teacher import Answer
 from gplan_jax.synthesis.world import simulate_rows
 
 LIBRARY = IntentLibrary.load()
@@ -48,13 +50,19 @@ GOOD = '[{"工具名称":"tool_6"},{"工具名称":"tool_8"},{"工具名称":"to
 class Scripted:
     """A teacher whose answer is a function of the context."""
 
-    name = "scripted"
+    name, at_once = "scripted", 3
 
     def __init__(self, answer: Callable[[Sample], str]) -> None:
-        self.answer = answer
+        self._answer = answer
 
-    def explain(self, sample: Sample, plan: Plan) -> ReasoningTrace:
+    async def answer(self, sample: Sample) -> Answer:
+        return Answer(self._answer(sample))
+
+    async def explain(self, sample: Sample, plan: Plan) -> ReasoningTrace:
         raise AssertionError("nothing is explained here")
+
+    async def close(self) -> None:
+        pass
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -63,7 +71,7 @@ def recipe(**changes: Any) -> Recipe:
 
 
 def candidates(sample: Sample, number: int = 1, **changes: Any) -> list[Candidate]:
-    return list(candidates_of(sample, RowPlace("rows.csv", number), recipe(**changes)))
+    return asyncio.run(candidates_of(sample, RowPlace("rows.csv", number), recipe(**changes)))
 
 
 @pytest.fixture
@@ -146,8 +154,8 @@ def test_a_file_is_written_in_both_directions_with_its_counts(
     expected = [
         candidate
         for number, row in enumerate(ROWS, start=1)
-        for candidate in candidates_of(
-            row, RowPlace(rows_file, number), recipe(per_anchor=2, seed=3)
+        for candidate in asyncio.run(
+            candidates_of(row, RowPlace(rows_file, number), recipe(per_anchor=2, seed=3))
         )
     ]
     assert read(out) == [c.pair for c in expected if c.verdict == "pair"]
@@ -217,13 +225,13 @@ def test_an_answer_that_fails_is_named_and_left_out(
     answer: str, rows_file: Path, tmp_path: Path
 ) -> None:
     text, problem = ANSWERS[answer]
-    rules = RuleTeacher(LIBRARY)
+    rules = Rules(LIBRARY)
     known = {row.with_label("") for row in ROWS}
     fails_at = ROWS[4].current_city
 
     def fail_there(sample: Sample) -> str:
         fails = sample not in known and sample.current_city == fails_at
-        return text if fails else rules.answer(sample)
+        return text if fails else rules.label(sample)
 
     out, options = tmp_path / "out.jsonl", {"teacher": Scripted(fail_there)}
     with pytest.raises(RowError, match=f"answer of teacher scripted to .* fails: .*{problem}"):
@@ -241,13 +249,13 @@ def test_an_answer_that_fails_is_named_and_left_out(
 def test_a_failing_answer_to_the_row_itself_leaves_the_row_out(
     rows_file: Path, tmp_path: Path
 ) -> None:
-    rules = RuleTeacher(LIBRARY)
+    rules = Rules(LIBRARY)
     first = ROWS[0].with_label("")
 
     def no_answer(sample: Sample) -> str:
         if sample == first:
             raise GplanError("the model refused to answer.")
-        return rules.answer(sample)
+        return rules.label(sample)
 
     skipped: list[RowError] = []
     report = write_counterfactuals(

@@ -22,14 +22,16 @@ from gplan_jax.gsisr import (
 )
 from gplan_jax.reasoning import ReasoningTrace, parse_trace, write_trace
 from gplan_jax.synthesis.evidence import AFTER_ARRIVING, FOLLOWS_STEP
-from gplan_jax.synthesis.explain import BY_HABIT, HABITUAL, RuleTeacher, explain_file
+from gplan_jax.synthesis.explain import explain_file
 from gplan_jax.synthesis.intents import TOOL_WORDS
+from gplan_jax.synthesis.rules import BY_HABIT, HABITUAL, Rules, RuleTeacher
 from gplan_jax.synthesis.situation import situation_of
+from gplan_jax.synthesis.teacher import Answer
 from gplan_jax.synthesis.world import simulate_rows
 
 Truth = Callable[[Sample, str], bool]
 LIBRARY = IntentLibrary.load()
-TEACHER = RuleTeacher(LIBRARY)
+RULES = Rules(LIBRARY)
 CONTEXTS = list(simulate_rows(60, seed=11))
 
 
@@ -56,7 +58,7 @@ def _claims(trace: ReasoningTrace) -> list[str]:
 
 @given(st.sampled_from(CONTEXTS), st.lists(_intents(), min_size=1, max_size=9))
 def test_any_plan_is_explained_by_true_facts_only(sample: Sample, plan: Plan) -> None:
-    trace = TEACHER.explain(sample, plan)
+    trace = RULES.trace(sample, plan)
     assert parse_trace(write_trace(trace)) == trace
     assert trace.step_count == len(plan)
     for i, intent in enumerate(plan, start=1):
@@ -70,13 +72,13 @@ def test_any_plan_is_explained_by_true_facts_only(sample: Sample, plan: Plan) ->
 @given(st.sampled_from(CONTEXTS), st.lists(_intents(), min_size=1, max_size=4))
 def test_the_context_tells_nothing_of_the_plan(sample: Sample, plan: Plan) -> None:
     given_plan = parse_plan(sample.raw_labels)
-    expected = TEACHER.explain(sample, given_plan)["CONTEXT"]
-    assert TEACHER.explain(sample.with_label(""), plan)["CONTEXT"] == expected
+    expected = RULES.trace(sample, given_plan)["CONTEXT"]
+    assert RULES.trace(sample.with_label(""), plan)["CONTEXT"] == expected
 
 
 def test_facts_named_for_real_rows_hold_in_their_columns(shared: Path, holds: Truth) -> None:
     for sample, label in read_labelled_samples(shared / "gsisr/gsisr_dev.csv", LIBRARY):
-        trace = TEACHER.explain(sample, label.plan)
+        trace = RULES.trace(sample, label.plan)
         for claim in _claims(trace):
             assert holds(sample, claim), f"{claim}: {sample}"
 
@@ -86,7 +88,7 @@ def test_an_intent_without_support_is_called_habitual() -> None:
         {"currenttime": "2026-03-10 15:00:00", "current_poi_name": "p_1", "profile_feat_8": "p_1"}
     )
     going = {"工具名称": "tool_2", "起始位置": "当前位置", "终点位置": "公司"}
-    trace = TEACHER.explain(at_work, [going])
+    trace = RULES.trace(at_work, [going])
     assert trace["STEP_1"] == f"出行到公司：{HABITUAL}。"
     assert trace["STRATEGY"].startswith(BY_HABIT)
 
@@ -96,9 +98,9 @@ def test_a_step_says_how_it_follows_from_the_plan() -> None:
     ride = {"工具名称": "tool_1", "起始位置": "当前位置", "终点位置": "订单目的地"}
     food = {"工具名称": "tool_5", "起始位置": "前一位推荐结果", "空间范围": "附近", "tag": "美食"}
     arrival = {"工具名称": "tool_6"}
-    trace = TEACHER.explain(sample, [ride, arrival, food])
+    trace = RULES.trace(sample, [ride, arrival, food])
     assert AFTER_ARRIVING in trace["STEP_2"] and FOLLOWS_STEP in trace["STEP_3"]
-    assert AFTER_ARRIVING not in TEACHER.explain(sample, [arrival, ride])["STEP_1"]
+    assert AFTER_ARRIVING not in RULES.trace(sample, [arrival, ride])["STEP_1"]
 
 
 def test_the_golden_trace_of_a_hotel_guest_on_the_way() -> None:
@@ -120,7 +122,7 @@ def test_the_golden_trace_of_a_hotel_guest_on_the_way() -> None:
     )
     ride = {"工具名称": "tool_1", "起始位置": "当前位置", "终点位置": "订单目的地"}
     food = {"工具名称": "tool_5", "起始位置": "订单目的地", "空间范围": "附近", "tag": "美食"}
-    assert TEACHER.explain(sample, [ride, food]).blocks == (
+    assert RULES.trace(sample, [ride, food]).blocks == (
         ("CONTEXT", "酒店订单就在今天，与订单地同城异区，身在外地，晚饭时间，交通枢纽。"),
         ("STRATEGY", "与订单地同城异区，酒店订单就在今天：先去订单地，再用餐，围绕订单地安排。"),
         ("STEP_1", "打车到订单地：与订单地同城异区，酒店订单就在今天。"),
@@ -130,15 +132,15 @@ def test_the_golden_trace_of_a_hotel_guest_on_the_way() -> None:
 
 def test_the_rules_answer_with_the_plan_of_the_world_explained() -> None:
     for row in CONTEXTS:
-        answer = TEACHER.answer(row.with_label(""))
+        answer = RULES.label(row.with_label(""))
         assert answer == row.raw_labels
         plan = parse_plan(answer, LIBRARY)
-        assert answer == write_trace(TEACHER.explain(row, plan)) + canonical_plan(plan, LIBRARY)
+        assert answer == write_trace(RULES.trace(row, plan)) + canonical_plan(plan, LIBRARY)
 
 
 def test_an_empty_plan_cannot_be_explained() -> None:
     with pytest.raises(GplanError, match="empty plan"):
-        TEACHER.explain(CONTEXTS[0], [])
+        RULES.trace(CONTEXTS[0], [])
 
 
 def test_a_library_with_unknown_tools_is_refused_by_name() -> None:
@@ -162,17 +164,22 @@ def test_a_file_keeps_its_contexts_and_plans(tmp_path: Path, library: IntentLibr
 
 def test_another_teacher_fits_behind_the_same_call(tmp_path: Path, library: IntentLibrary) -> None:
     class Terse:
-        name = "terse"
+        name, at_once, closed = "terse", 2, False
 
-        def answer(self, sample: Sample) -> str:
+        async def answer(self, sample: Sample) -> Answer:
             raise AssertionError("the plan is given")
 
-        def explain(self, sample: Sample, plan: Plan) -> ReasoningTrace:
+        async def close(self) -> None:
+            self.closed = True
+
+        async def explain(self, sample: Sample, plan: Plan) -> ReasoningTrace:
             steps = tuple((f"STEP_{i}", "可") for i in range(1, len(plan) + 1))
             return ReasoningTrace((("CONTEXT", sample.id), ("STRATEGY", "稳"), *steps))
 
     write_samples(tmp_path / "in.csv", CONTEXTS[:2])
-    explain_file(tmp_path / "in.csv", tmp_path / "out.csv", library, teacher=Terse())
+    teacher = Terse()
+    explain_file(tmp_path / "in.csv", tmp_path / "out.csv", library, teacher=teacher)
+    assert teacher.closed
     first = next(read_samples(tmp_path / "out.csv"))
     assert first.raw_labels.startswith(f"<THOUGHT><CONTEXT>{CONTEXTS[0].id}</CONTEXT>")
 

@@ -20,7 +20,7 @@ from gplan_jax.gsisr import (
     parse_plan,
 )
 from gplan_jax.gsisr.behavior import long_term, short_term
-from gplan_jax.synthesis.explain import RuleTeacher
+from gplan_jax.synthesis.rules import Rules
 from gplan_jax.synthesis.situation import situation_of
 from gplan_jax.synthesis.world import FIRST_ID, simulate_rows
 
@@ -81,10 +81,10 @@ def test_every_label_is_strict_and_its_plan_passes_the_filter(
 def test_traces_are_those_of_the_rule_teacher(
     world_rows: list[Sample], library: IntentLibrary
 ) -> None:
-    teacher = RuleTeacher(library)
+    rules = Rules(library)
     for i, row in enumerate(world_rows[:100], start=1):
         label = parse_label(row, library, RowPlace("world", i))
-        assert label.trace == teacher.explain(row, label.plan)
+        assert label.trace == rules.trace(row, label.plan)
 
 
 def test_the_plan_is_a_function_of_the_facts_that_the_trace_names() -> None:

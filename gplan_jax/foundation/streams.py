@@ -1,0 +1,91 @@
+"""Many asynchronous calls over a stream: so many at once, results in order, memory bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
+from itertools import islice
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Items held for each call at a time: with one slow call at the head, so many others still go on.
+WINDOW = 16
+
+
+def map_ordered(
+    function: Callable[[T], Awaitable[R]],
+    items: Iterable[T],
+    *,
+    at_once: int = 1,
+    close: Callable[[], Awaitable[None]] | None = None,
+) -> Generator[R, None, None]:
+    """Yields ``await function(item)`` for each item, in the order of the items.
+
+    The calls run in an event loop of their own, in this thread, while the consumer waits for the
+    next result. ``items`` is read only as far as calls are started: at most ``WINDOW * at_once``
+    items are held, whatever the length of the stream. A consumer that may leave early wraps the
+    stream in ``contextlib.closing``, so that nothing runs on.
+
+    Args:
+        function: called once for every item; its first exception ends the stream, after which the
+            calls under way are cancelled and awaited.
+        at_once: most calls under way at a time.
+        close: awaited in the same loop at the end, however the stream ends.
+
+    Raises:
+        ValueError: ``at_once`` is below 1.
+    """
+    if at_once < 1:
+        raise ValueError(f"at_once is {at_once}; at least one call runs at a time.")
+    with asyncio.Runner() as runner:
+        results = _results(function, items, at_once)
+        try:
+            while result := runner.run(_next(results)):
+                yield result[0]
+        finally:
+            runner.run(_finish(results, close))
+
+
+async def _results(
+    function: Callable[[T], Awaitable[R]], items: Iterable[T], at_once: int
+) -> AsyncGenerator[R, None]:
+    slots = asyncio.Semaphore(at_once)
+
+    async def call(item: T) -> R:
+        async with slots:
+            return await function(item)
+
+    calls: deque[asyncio.Task[R]] = deque()
+    stream = iter(items)
+    try:
+        while True:
+            for item in islice(stream, WINDOW * at_once - len(calls)):
+                calls.append(asyncio.create_task(call(item)))
+            if not calls:
+                return
+            yield await calls[0]
+            calls.popleft()
+    finally:
+        for unfinished in calls:
+            unfinished.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def _next(results: AsyncGenerator[R, None]) -> tuple[R] | None:
+    """The next result in a tuple, None at the end."""
+    async for result in results:
+        return (result,)
+    return None
+
+
+async def _finish(
+    results: AsyncGenerator[R, None], close: Callable[[], Awaitable[None]] | None
+) -> None:
+    try:
+        await results.aclose()
+    finally:
+        if close is not None:
+            await close()
