@@ -17,7 +17,7 @@ import numpy as np
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.inference.grammar import GrammarState, PlanGrammar
-from gplan_jax.inference.programs import Programs, empty_trees
+from gplan_jax.inference.programs import Programs, empty_trees, set_tree
 
 _LEAST_NODES = 64
 
@@ -87,11 +87,7 @@ def _grow(
     places = programs.empty_places(1, nodes)
     assert places is not None
     trees.lengths_b[0] = trees.base_b[0] = held
-    trees.ids_bxT[0, : len(tokens)] = tokens
-    for node, parent in enumerate(parents):
-        if parent >= 0:
-            trees.mask_bxTxT[0, node] |= trees.mask_bxTxT[0, parent]
-            trees.depths_bxT[0, node] = trees.depths_bxT[0, parent] + 1
+    set_tree(trees, 0, tokens, parents)
     for end, beginning in zip(ends, beginnings, strict=True):
         places.node[0, end] = beginning.state.node
         places.open_bits[0, end] = grammar.words(grammar.open_bits(beginning.state))

@@ -268,6 +268,22 @@ def empty_trees(rows: int, nodes: int, window: int) -> Trees:
     )
 
 
+def set_tree(trees: Trees, row: int, tokens: Sequence[int], parents: Sequence[int]) -> None:
+    """Puts one tree into padding: its tokens, who sees whom, and how deep each node lies.
+
+    Args:
+        trees: see ``empty_trees``; changed in place.
+        parents: of each token, -1 for what stands right behind the prompt; a parent comes before
+            its children.
+    """
+    trees.ids_bxT[row, : len(tokens)] = tokens
+    mask_TxT, depths_T = trees.mask_bxTxT[row], trees.depths_bxT[row]
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            mask_TxT[node] |= mask_TxT[parent]
+            depths_T[node] = depths_T[parent] + 1
+
+
 def _tables(
     model: Qwen3, grammar: PlanGrammar | None
 ) -> tuple[jax.Array | None, jax.Array | None, jax.Array | None]:

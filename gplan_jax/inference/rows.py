@@ -19,6 +19,7 @@ import numpy as np
 from gplan_jax.inference.drafts import DraftTree, Start
 from gplan_jax.inference.grammar import Edge, GrammarState, PlanGrammar
 from gplan_jax.inference.passes import Places, Trees
+from gplan_jax.inference.programs import set_tree
 
 
 @dataclass
@@ -165,12 +166,7 @@ def lay_out(
         slot = row.slot
         trees.lengths_b[slot], trees.base_b[slot] = row.held, row.base
         trees.moves_bxM[slot, : len(row.path)] = row.path
-        trees.ids_bxT[slot, : len(tree.tokens)] = tree.tokens
-        mask_TxT, depths_T = trees.mask_bxTxT[slot], trees.depths_bxT[slot]
-        for node, parent in enumerate(tree.parents):
-            if parent >= 0:
-                mask_TxT[node] |= mask_TxT[parent]
-                depths_T[node] = depths_T[parent] + 1
+        set_tree(trees, slot, tree.tokens, tree.parents)
         if places is None or words is None:
             continue
         whole = tree.chain == len(row.chain)
