@@ -1,0 +1,104 @@
+"""A seed: a context, the plan an expert approved for it, and the reasoning between the two.
+
+The paper's "Intent-Environment-Logic" triplets (section 3.2): the intents are the plan, the
+environment is the context, the logic is the reasoning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.gsisr import (
+    Facts,
+    IntentLibrary,
+    Label,
+    Plan,
+    RowPlace,
+    Sample,
+    check_plan,
+    facts_of,
+    parse_label,
+    read_numbered_samples,
+)
+from gplan_jax.reasoning import ReasoningTrace
+
+Stratum = tuple[str, str]
+LABEL = "raw_labels"
+_MEND = "Mend the row, or make the seed file anew with gplan seeds import."
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """One triplet.
+
+    Attributes:
+        sample: the context; ``raw_labels`` holds reasoning and plan in canonical writing.
+        plan, trace: the same, read; the trace has one STEP an intent.
+    """
+
+    sample: Sample
+    plan: Plan
+    trace: ReasoningTrace
+
+    @property
+    def stratum(self) -> Stratum:
+        """What kind of need this is; see ``stratum_of``."""
+        return stratum_of(self.sample)
+
+
+def stratum_of(sample: Sample) -> Stratum:
+    """(trigger, place): the type of the order, and how far its place is from the user.
+
+    Of the facts of the public rows these two tell most about the plan; see ``Facts.order_type``
+    and ``Facts.order_distance`` for their values.
+
+    Raises:
+        GplanError: a time of the sample can't be read.
+    """
+    return stratum_of_facts(facts_of(sample))
+
+
+def stratum_of_facts(facts: Facts) -> Stratum:
+    """As ``stratum_of``, of facts that are there already."""
+    return facts.order_type, facts.order_distance
+
+
+def read_seeds(path: str | Path, library: IntentLibrary) -> list[Seed]:
+    """Reads a seed file: rows in the public schema, each with reasoning and a plan that passes.
+
+    Raises:
+        GplanError: the file can't be read or has no rows.
+        RowError: a row's times can't be read, it has no reasoning, or its label breaks the form,
+            the library or a rule of the filter.
+    """
+    return [
+        read_seed(sample, library, RowPlace(path, row))
+        for row, sample in read_numbered_samples(path)
+    ]
+
+
+def read_seed(sample: Sample, library: IntentLibrary, where: RowPlace) -> Seed:
+    """Checks one labelled sample in full; RowError as ``read_seeds`` says."""
+    try:
+        facts_of(sample)
+    except GplanError as error:
+        raise _fault(where, None, str(error)) from None
+    try:
+        label = parse_label(sample, library, where)
+    except RowError as error:
+        raise _fault(where, LABEL, error.problem) from None
+    if label.trace is None:
+        raise _fault(where, LABEL, "a seed needs its reasoning before the plan")
+    if broken := check_plan(label.text, library):
+        raise _fault(where, LABEL, "; ".join(violation.message for violation in broken))
+    return _seed(sample, label, label.trace)
+
+
+def _seed(sample: Sample, label: Label, trace: ReasoningTrace) -> Seed:
+    return Seed(sample.with_label(label.text), label.plan, trace)
+
+
+def _fault(where: RowPlace, column: str | None, problem: str) -> RowError:
+    return RowError(where.file, where.row, column, problem.rstrip("."), _MEND)
