@@ -1,0 +1,191 @@
+"""How far two reviewers of the same candidates agree: Cohen's kappa, and where they differ.
+
+    kappa = (p_o - p_e) / (1 - p_e),    p_o = share of equal answers,
+                                        p_e = sum over categories c of p_first(c) p_second(c)
+
+(Cohen 1960). 1 is full agreement, 0 what two reviewers who answer at random with their own
+frequencies reach. Where both gave one and the same answer throughout, p_e = 1 and kappa says
+nothing: it is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr import IntentLibrary, canonical_plan
+from gplan_jax.synthesis.seeds.candidates import Candidate
+from gplan_jax.synthesis.seeds.draft import plan_words
+from gplan_jax.synthesis.seeds.review_file import Decision
+from gplan_jax.synthesis.seeds.verdicts import KEPT
+
+RESAMPLES = 1000
+VERDICTS = ("accept", "edit", "reject")
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Agreement on one question.
+
+    Attributes:
+        name: the question.
+        count: rows it was asked of.
+        agreed: share of equal answers, p_o; None without rows.
+        kappa: Cohen's kappa; None where it is undefined.
+        interval: 95% percentile bootstrap interval of kappa over the rows; None with it, or where
+            hardly any resample defines it.
+    """
+
+    name: str
+    count: int
+    agreed: float | None
+    kappa: float | None
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A row on which two reviewers differ; ``about`` as a ``Disagreement`` has it."""
+
+    row: int
+    id: str
+    about: str
+    verdicts: tuple[str, str]
+    plans: tuple[str, str]
+    comments: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The agreement of two reviews.
+
+    Attributes:
+        both, only_first, only_second: rows decided by both, and by one of them alone.
+        measures: on the verdict; on keeping it; on the first intent and the whole plan of rows
+            that both kept.
+        confusion: [first's verdict][second's verdict] -> rows.
+        differences: rows on which they differ in verdict, plan or reasoning.
+    """
+
+    both: int
+    only_first: int
+    only_second: int
+    measures: tuple[Measure, ...]
+    confusion: Mapping[str, Mapping[str, int]]
+    differences: tuple[Difference, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return asdict(self)
+
+
+def agreement_of(
+    first: Mapping[int, Decision],
+    second: Mapping[int, Decision],
+    candidates: Sequence[Candidate],
+    library: IntentLibrary,
+    *,
+    seed: int = 0,
+) -> Agreement:
+    """Compares two reviewers' decisions by row, as ``read_reviews`` gives them.
+
+    Raises:
+        GplanError: they have decided no row in common.
+    """
+    rows = sorted(first.keys() & second.keys())
+    if not rows:
+        raise GplanError("The two reviews have no decided row in common: nothing can be compared.")
+    pairs = [(first[row], second[row]) for row in rows]
+    kept = [(a, b) for a, b in pairs if a.verdict in KEPT and b.verdict in KEPT]
+
+    def measured(name: str, answers: list[tuple[Hashable, Hashable]]) -> Measure:
+        return measure(name, [a for a, _ in answers], [b for _, b in answers], seed=seed)
+
+    def intents(decision: Decision, count: int | None) -> str:
+        return canonical_plan(decision.draft.plan[:count], library)
+
+    measures = (
+        measured("verdict", [(a.verdict, b.verdict) for a, b in pairs]),
+        measured("kept or rejected", [(a.verdict in KEPT, b.verdict in KEPT) for a, b in pairs]),
+        measured("first intent of kept", [(intents(a, 1), intents(b, 1)) for a, b in kept]),
+        measured("plan of kept", [(intents(a, None), intents(b, None)) for a, b in kept]),
+    )
+    cells: list[tuple[str, str]] = [(a.verdict, b.verdict) for a, b in pairs]
+    confusion = {v: {w: cells.count((v, w)) for w in VERDICTS} for v in VERDICTS}
+    ids = {candidate.row: candidate.sample.id for candidate in candidates}
+    found = [_difference(a, b, ids[a.row], library) for a, b in pairs]
+    return Agreement(
+        both=len(rows),
+        only_first=len(first) - len(rows),
+        only_second=len(second) - len(rows),
+        measures=measures,
+        confusion=confusion,
+        differences=tuple(difference for difference in found if difference),
+    )
+
+
+def measure(
+    name: str, first: Sequence[Hashable], second: Sequence[Hashable], *, seed: int = 0
+) -> Measure:
+    """Raw agreement, kappa and its bootstrap interval of two lists of answers to one question.
+
+    Rows are drawn with replacement, RESAMPLES times; as each user is in the review at most once,
+    they are independent. Resamples whose kappa is undefined are left out; the interval is None
+    where that leaves fewer than half.
+    """
+    if not first:
+        return Measure(name, 0, None, None, None)
+    number = {answer: i for i, answer in enumerate(dict.fromkeys([*first, *second]))}
+    codes_2xN = np.array([[number[a] for a in answers] for answers in (first, second)])
+    agreed = float(np.mean(codes_2xN[0] == codes_2xN[1]))
+    value = kappa(codes_2xN, len(number))
+    generator = np.random.default_rng(seed)
+    count = len(first)
+    drawn = (generator.integers(0, count, count) for _ in range(RESAMPLES))
+    values = [v for rows in drawn if (v := kappa(codes_2xN[:, rows], len(number))) is not None]
+    if value is None or len(values) < RESAMPLES / 2:
+        return Measure(name, count, agreed, value, None)
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Measure(name, count, agreed, value, (float(low), float(high)))
+
+
+def kappa(codes_2xN: np.ndarray, categories: int) -> float | None:
+    """Cohen's kappa of two rows of category numbers below ``categories``; None where p_e is 1.
+
+    >>> kappa(np.array([[0, 0, 1, 1], [0, 1, 1, 1]]), 2)
+    0.5
+    """
+    shares_2xC = np.stack([np.bincount(c, minlength=categories) for c in codes_2xN])
+    shares_2xC = shares_2xC / codes_2xN.shape[1]
+    expected = float(shares_2xC[0] @ shares_2xC[1])
+    if expected > 1 - 1e-12:
+        return None
+    observed = float(np.mean(codes_2xN[0] == codes_2xN[1]))
+    return (observed - expected) / (1 - expected)
+
+
+def _difference(a: Decision, b: Decision, id_: str, library: IntentLibrary) -> Difference | None:
+    kept = [decision for decision in (a, b) if decision.verdict in KEPT]
+    differing = [
+        word
+        for word, differs in (
+            ("verdict", a.verdict != b.verdict),
+            ("plan", len(kept) == 2 and a.draft.plan != b.draft.plan),
+            ("reasoning", len(kept) == 2 and a.draft.reasoning != b.draft.reasoning),
+        )
+        if differs
+    ]
+    if not differing:
+        return None
+    return Difference(
+        row=a.row,
+        id=id_,
+        about=", ".join(differing),
+        verdicts=(a.verdict, b.verdict),
+        plans=(plan_words(a.draft.plan, library), plan_words(b.draft.plan, library)),
+        comments=(a.comment, b.comment),
+    )

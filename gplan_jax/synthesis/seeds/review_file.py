@@ -1,0 +1,330 @@
+"""The review file: a CSV that an expert edits in a spreadsheet program or on the review page.
+
+One line a candidate. What is to be judged stands in words and as JSON; the context itself is in the
+candidates' file. Cells that no one edits are compared with that file when the review is read, so
+that columns sorted apart, lines of another review or cells that a program rewrote come to light.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.files import atomic_write
+from gplan_jax.gsisr import IntentLibrary, Plan, canonical_plan
+from gplan_jax.synthesis.seeds.candidates import Candidate
+from gplan_jax.synthesis.seeds.cells import guarded, unguarded
+from gplan_jax.synthesis.seeds.draft import (
+    PLAN,
+    Draft,
+    block_names,
+    faults_of,
+    plan_words,
+)
+from gplan_jax.synthesis.seeds.environment import environment_text
+
+Verdict = Literal["", "accept", "edit", "reject"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+DELIMITERS = (",", ";", "\t")
+MOST_FAULTS = 30
+_ROW, _ID, _WORDS, _VERDICT = "row", "id", "plan_words", "verdict"
+_FIXED = ("trigger", "place", "facts")
+_SAVE_AS = "Save it as 'CSV UTF-8'"
+_PUT_BACK = "Put the cell back as it was; columns may have been sorted apart."
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one reviewer made of one candidate.
+
+    Attributes:
+        row: the candidate's.
+        draft: plan and reasoning as the reviewer left them.
+        verdict: "" while undecided; "accept" leaves the proposal as it was, "edit" changes it.
+        comment, reviewer: free text.
+    """
+
+    row: int
+    draft: Draft
+    verdict: Verdict = ""
+    comment: str = ""
+    reviewer: str = ""
+
+
+def columns_of(library: IntentLibrary) -> tuple[str, ...]:
+    """The columns of a review file."""
+    blocks = block_names(library.plan_length.maximum)
+    return (
+        *(_ROW, _ID, *_FIXED, _WORDS, PLAN),
+        *(*blocks, _VERDICT, "comment", "reviewer", "faults"),
+    )
+
+
+def header_line(library: IntentLibrary) -> str:
+    """The first line of a review file."""
+    return _csv_line(columns_of(library))
+
+
+def review_line(candidate: Candidate, decision: Decision, library: IntentLibrary) -> str:
+    """The line of a review file for one candidate, its end included."""
+    cells = _cells(candidate, decision, library)
+    return _csv_line([guarded(cells.get(column, "")) for column in columns_of(library)])
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Writes a review file with a byte order mark, whole or not at all, down to the disk.
+
+    Args:
+        lines: the header, then one for each candidate in their order.
+    """
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        file.write("".join(lines).encode("utf-8-sig"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_review(
+    path: Path,
+    candidates: Sequence[Candidate],
+    decisions: Sequence[Decision],
+    library: IntentLibrary,
+) -> None:
+    """Writes a review file: one decision for each candidate, in the same order."""
+    both = zip(candidates, decisions, strict=True)
+    write_lines(path, [header_line(library), *(review_line(c, d, library) for c, d in both)])
+
+
+def read_review(
+    path: Path, candidates: Sequence[Candidate], library: IntentLibrary
+) -> list[Decision]:
+    """Reads a review file, however a spreadsheet program has saved it: commas, semicolons or tabs.
+
+    Lines may be in another order and some may be missing; those are not in the result. Row numbers
+    in errors are those of the column ``row``.
+
+    Raises:
+        GplanError: the file is missing, not UTF-8 or has other columns; or all that is wrong with
+            its lines, each with row and column.
+    """
+    decisions, faults = _read(path, {c.row: c for c in candidates}, library)
+    raise_faults(path, faults)
+    return decisions
+
+
+def raise_faults(path: Path | str, faults: Sequence[RowError]) -> None:
+    """Raises one GplanError with every fault, a line each; does nothing where there is none."""
+    if not faults:
+        return
+    lines = [str(fault) for fault in faults[:MOST_FAULTS]]
+    if len(faults) > MOST_FAULTS:
+        lines.append(f"... and {len(faults) - MOST_FAULTS} more")
+    noun = "fault" if len(faults) == 1 else "faults"
+    raise GplanError(f"{path} has {len(faults)} {noun}:\n  " + "\n  ".join(lines))
+
+
+def _csv_line(cells: Iterable[str]) -> str:
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\r\n").writerow(cells)
+    return out.getvalue()
+
+
+def _cells(candidate: Candidate, decision: Decision, library: IntentLibrary) -> dict[str, str]:
+    draft = decision.draft
+    return {
+        _ROW: str(candidate.row),
+        _ID: candidate.sample.id,
+        **_fixed_cells(candidate),
+        _WORDS: plan_words(draft.plan, library),
+        PLAN: canonical_plan(draft.plan, library),
+        **draft.reasoning,
+        _VERDICT: decision.verdict,
+        "comment": decision.comment,
+        "reviewer": decision.reviewer,
+        "faults": "; ".join(fault.message for fault in faults_of(draft, library)),
+    }
+
+
+def _fixed_cells(candidate: Candidate) -> dict[str, str]:
+    values = (*candidate.stratum, environment_text(candidate.facts))
+    return dict(zip(_FIXED, values, strict=True))
+
+
+def _read(
+    path: Path, candidates: Mapping[int, Candidate], library: IntentLibrary
+) -> tuple[list[Decision], list[RowError]]:
+    decisions: dict[int, Decision] = {}
+    faults: list[RowError] = []
+    for position, cells in enumerate(_lines(path, library), start=1):
+        if isinstance(cells, str):
+            faults.append(RowError(path, position, None, cells, "Mend the line."))
+            continue
+        number = _row_number(cells[_ROW])
+        candidate = candidates.get(number) if number is not None else None
+        if candidate is None:
+            problem = f"{cells[_ROW]!r} is not the row of one of the {len(candidates)} candidates"
+            faults.append(RowError(path, position, _ROW, problem, _PUT_BACK))
+            continue
+        if candidate.row in decisions:
+            mend = "Leave one of the two lines."
+            faults.append(RowError(path, candidate.row, _ROW, "the row is there twice", mend))
+            continue
+        try:
+            decisions[candidate.row] = _decision(path, candidate, cells, library, faults)
+        except RowError as error:
+            faults.append(error)
+    return [decisions[row] for row in sorted(decisions)], faults
+
+
+def _decision(
+    path: Path,
+    candidate: Candidate,
+    cells: Mapping[str, str],
+    library: IntentLibrary,
+    faults: list[RowError],
+) -> Decision:
+    """The decision of a line; faults beside which the line can still be read are appended."""
+
+    def fault(column: str, problem: str, mend: str) -> RowError:
+        return RowError(path, candidate.row, column, problem, mend)
+
+    for column, value in _fixed_cells(candidate).items():
+        if _plain(cells[column]) != _plain(value):
+            problem = f"this is not the candidate's: {_excerpt(cells[column])}"
+            faults.append(fault(column, problem, _PUT_BACK))
+    if not _same_id(cells[_ID], candidate.sample.id):
+        problem = f"this is {cells[_ID]!r} but the candidate's is {candidate.sample.id!r}"
+        faults.append(fault(_ID, problem, _PUT_BACK))
+    try:
+        plan = _parse_plan(cells[PLAN])
+    except GplanError as error:
+        mend = "Write the plan as JSON with straight quotes, as it was."
+        raise fault(PLAN, str(error), mend) from None
+    names = block_names(library.plan_length.maximum)
+    draft = Draft.make(plan, {name: cells[name] for name in names}, library)
+    words = {_plain(plan_words(p, library)) for p in (plan, candidate.proposal.plan)}
+    if _plain(cells[_WORDS]) not in words:
+        mend = f"Change {PLAN}; the words follow from it."
+        faults.append(fault(_WORDS, "the plan was changed in words only", mend))
+    verdict = cells[_VERDICT].strip().lower()
+    if verdict not in VERDICTS:
+        near = difflib.get_close_matches(verdict, VERDICTS, n=1)
+        hint = f" (meant {near[0]}?)" if near else ""
+        problem = f"{_excerpt(cells[_VERDICT])} is no verdict{hint}"
+        raise fault(_VERDICT, problem, "Write accept, edit or reject, or leave it empty.")
+    return Decision(
+        candidate.row,
+        draft,
+        verdict,
+        cells["comment"].strip(),
+        cells["reviewer"].strip(),
+    )
+
+
+def _lines(path: Path, library: IntentLibrary) -> Iterator[dict[str, str] | str]:
+    """The lines of a review file by column, or what is wrong with one; empty ones are left out."""
+    text = _text(path)
+    header, _, _ = text.partition("\n")
+    delimiter = max(DELIMITERS, key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    names: list[str] | None = None
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield f"broken CSV: {error}"
+            continue
+        if cells is None:
+            break
+        if not any(cell.strip() for cell in cells):
+            continue
+        if names is None:
+            names = _header(path, cells, library)
+        elif len(cells) > len(names) and any(cells[len(names) :]):
+            yield f"{len(cells)} cells under {len(names)} columns"
+        else:
+            padded = [*cells, *[""] * (len(names) - len(cells))]
+            yield {n: unguarded(c) for n, c in zip(names, padded, strict=False) if n}
+    if names is None:
+        raise GplanError(f"{path} is empty: it has no header line.")
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise GplanError(f"{path} does not exist.") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise GplanError(f"{path} is not UTF-8 text ({error.reason}). {_SAVE_AS}.") from None
+
+
+def _header(path: Path, cells: list[str], library: IntentLibrary) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    while names and not names[-1]:
+        names.pop()
+    known = columns_of(library)
+    missing = [name for name in known if name not in names]
+    unknown = [name for name in names if name not in known]
+    twice = [name for name in known if names.count(name) > 1]
+    problems = [
+        f"{what}: {', '.join(found)}"
+        for what, found in (
+            ("missing columns", missing),
+            ("unknown columns", unknown),
+            ("columns given twice", twice),
+        )
+        if found
+    ]
+    if problems:
+        raise GplanError(f"{path}: {'; '.join(problems)}. Put the header line back as it was.")
+    return names
+
+
+def _row_number(cell: str) -> int | None:
+    match = re.fullmatch(r"\s*(\d{1,9})(?:[.,]0+)?\s*", cell)
+    return int(match[1]) if match else None
+
+
+def _same_id(cell: str, own: str) -> bool:
+    """Whether an id is the candidate's, but for zeros in front, which spreadsheets take away."""
+    cell, own = cell.strip(), own.strip()
+    return cell == own or (own.isdecimal() and cell.lstrip("0") == own.lstrip("0"))
+
+
+def _parse_plan(cell: str) -> Plan:
+    try:
+        value = json.loads(cell, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise GplanError(f"not valid JSON: {error}") from None
+    if not (isinstance(value, list) and all(isinstance(intent, dict) for intent in value)):
+        raise GplanError("the plan must be a JSON array of objects")
+    for number, intent in enumerate(value, start=1):
+        if wrong := [key for key, text in intent.items() if not isinstance(text, str)]:
+            raise GplanError(f"intent {number}: {', '.join(wrong)} must be text")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("an object gives a key twice")
+    return dict(pairs)
+
+
+def _plain(text: str) -> str:
+    """A text without what re-saving may change: kinds and numbers of spaces and line breaks."""
+    return " ".join(text.split())
+
+
+def _excerpt(text: str) -> str:
+    line = _plain(text)
+    return repr(line if len(line) <= 40 else line[:40] + "...")
