@@ -1,0 +1,282 @@
+"""Asks a chat server, many requests at once: answers come from the cache, or are paid for once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import uuid
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from gplan_jax.chat.body import FORMATS, Answer, encode, lower_format, request_fields
+from gplan_jax.chat.cache import Cache
+from gplan_jax.chat.config import ChatConfig
+from gplan_jax.chat.errors import RequestFailed, ServerUnavailable
+from gplan_jax.chat.ledger import Account, Ledger, cost_of
+from gplan_jax.chat.limiter import Limiter
+from gplan_jax.chat.messages import ChatReply, ChatRequest, Message, request_key
+from gplan_jax.chat.retry import Fail, GiveUp, Kind, Outcome, Stop, Wait, decide, pause_s
+from gplan_jax.chat.transport import Transport
+
+log = logging.getLogger(__name__)
+
+# How long close() waits for answers on the wire, which are paid for.
+DRAIN_S = 30.0
+PROBE = ChatRequest((Message("user", "OK?"),))
+
+
+@dataclass
+class _Session:
+    """What belongs to one event loop."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: Transport
+    limiter: Limiter
+    flights: dict[str, asyncio.Task[ChatReply]] = field(default_factory=dict)
+    on_the_wire: set[str] = field(default_factory=set)
+    probing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class ChatClient:
+    """An OpenAI-compatible server behind a cache, with retries, a pace and a budget.
+
+    A paid answer is committed to ``cache`` before anybody sees it, so a run that was stopped at any
+    moment is continued by repeating it. Used in one event loop at a time.
+
+    Args:
+        cache: an SQLite file, made where it is missing.
+
+    Raises:
+        GplanError: the cache can't be used (see ``Cache``).
+    """
+
+    def __init__(self, config: ChatConfig, cache: Path) -> None:
+        self._config = config
+        self._cache = Cache(Path(cache), config.currency)
+        self._account = Account(config, self._cache.totals(), self._cache.path)
+        self._session: _Session | None = None
+        self._formats: dict[str, str] = {}
+        self._got_through = 0
+        self._stopped = ""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The books as they are now."""
+        return self._account.ledger
+
+    async def ask(self, request: ChatRequest) -> ChatReply:
+        """The answer to ``request``: from the cache, from the same request under way, or paid for.
+
+        Raises:
+            RequestFailed: this request has no answer; others may.
+            ServerUnavailable: nothing gets through; the client sends nothing more.
+            BudgetSpent: the request could overrun the budget.
+            GplanError: the cache, the key's variable or the budget can't be used.
+        """
+        key = request_key(self._config, request)
+        kept = self._cache.get(key)
+        if kept is not None:
+            self._account.from_cache += 1
+            return kept
+        session = self._open()
+        flight = session.flights.get(key)
+        if flight is not None:
+            reply = replace(await asyncio.shield(flight), cached=True)
+            self._account.from_cache += 1
+            return reply
+        flight = asyncio.create_task(self._answer(session, key, request))
+        session.flights[key] = flight
+        flight.add_done_callback(lambda done: _land(session, key, done))
+        # Shielded: what is on the wire is paid for, and is kept even if nobody waits any more.
+        return await asyncio.shield(flight)
+
+    async def close(self) -> None:
+        """Waits for the answers on the wire (at most 30 s), then lets go of everything."""
+        self._stopped = self._stopped or "the client was closed"
+        session, self._session = self._session, None
+        try:
+            if session is not None:
+                await _drain(session)
+                await session.transport.close()
+        finally:
+            await self._cache.close()
+
+    def _open(self) -> _Session:
+        loop = asyncio.get_running_loop()
+        if self._session is None or self._session.loop is not loop:
+            limiter = Limiter(self._config.concurrency)
+            self._session = _Session(loop, Transport(self._config), limiter)
+        return self._session
+
+    async def _answer(self, session: _Session, key: str, request: ChatRequest) -> ChatReply:
+        structured = self._first_format(request)
+        async with self._account.reserved(request):
+            try:
+                return await self._attempts(session, key, request, structured)
+            except RequestFailed:
+                self._account.failed += 1
+                raise
+
+    async def _attempts(
+        self, session: _Session, key: str, request: ChatRequest, structured: str
+    ) -> ChatReply:
+        sent = faults = throttles = before = 0
+        while True:
+            sent += 1
+            outcome, reply = await self._attempt(session, key, request, structured, sent)
+            if reply is not None:
+                return reply
+            if self._stopped:
+                raise self._stop(self._stopped)
+            lower = self._lower_format(request, structured)
+            if outcome.kind is Kind.FORMAT_REFUSED and lower is not None:
+                structured = lower
+                continue
+            if not faults + throttles:
+                before = self._got_through
+            throttled = outcome.kind is Kind.THROTTLED
+            throttles, faults = throttles + throttled, faults + (not throttled)
+            decision = decide(
+                outcome,
+                faults=faults,
+                throttles=throttles,
+                attempts=self._config.attempts,
+                backoff_s=self._config.backoff_s,
+                jitter=random.random(),
+            )
+            match decision:
+                case Wait(seconds):
+                    self._account.retries += 1
+                    await asyncio.sleep(seconds)
+                case Stop(reason):
+                    raise self._stop(reason)
+                case Fail(reason):
+                    if self._got_through == 0 and await self._probe(session, 0) is Kind.REFUSED:
+                        raise self._stop(f"it refuses every request: {reason}")
+                    raise RequestFailed(self._describe(key, reason))
+                case GiveUp(reason):
+                    if await self._probe(session, before) is not Kind.ANSWER:
+                        raise self._stop(reason)
+                    raise RequestFailed(self._describe(key, reason))
+
+    async def _attempt(
+        self, session: _Session, key: str, request: ChatRequest, structured: str, sent: int
+    ) -> tuple[Outcome, ChatReply | None]:
+        """Sends the request once; an answer is committed and booked before it is returned.
+
+        What is filtered, and a probe's answer, is booked without being kept: its reply is None.
+        """
+        body = encode(request_fields(self._config, request, structured))
+        async with session.limiter.slot() as round_:
+            if self._stopped:
+                raise self._stop(self._stopped)
+            session.on_the_wire.add(key)
+            try:
+                outcome = await session.transport.send(
+                    body, key, formatted=request.schema is not None and structured != "none"
+                )
+                self._pace(session.limiter, outcome, round_)
+                if outcome.answer is None:
+                    return outcome, None
+                unusable = outcome.message or ("probe" if request is PROBE else "")
+                reply = _reply(self._config, outcome.answer, key, sent, structured)
+                reply = await self._cache.keep(reply, unusable=unusable)
+                self._account.paid(reply)
+            finally:
+                session.on_the_wire.discard(key)
+        if unusable:
+            return outcome, None
+        if request.schema is not None:
+            self._formats[request.schema_name] = structured
+        return outcome, reply
+
+    def _pace(self, limiter: Limiter, outcome: Outcome, round_: int) -> None:
+        if outcome.kind in (Kind.THROTTLED, Kind.OVERLOADED):
+            limiter.refused(round_, pause_s(outcome))
+        elif outcome.answer is not None:
+            self._got_through += 1
+            limiter.answered()
+        elif outcome.kind is Kind.CUT:
+            self._account.unanswered += 1
+
+    async def _probe(self, session: _Session, since: int) -> Kind:
+        """ANSWER where anything has got through after the first ``since`` answers, or does now.
+
+        When a request gives up, nobody can tell whether the request is at fault or the server. So
+        the simplest request there is is sent, once, with the same model and parameters. It is
+        booked, but never kept as an answer.
+        """
+        async with session.probing:
+            if self._got_through > since:
+                return Kind.ANSWER
+            outcome, _ = await self._attempt(session, f"probe-{uuid.uuid4().hex}", PROBE, "none", 1)
+            return outcome.kind if outcome.answer is None else Kind.ANSWER
+
+    def _first_format(self, request: ChatRequest) -> str:
+        if request.schema is None:
+            return "none"
+        if self._config.structured != "auto":
+            return self._config.structured
+        return self._formats.get(request.schema_name, FORMATS[0])
+
+    def _lower_format(self, request: ChatRequest, structured: str) -> str | None:
+        """The format to try after ``structured`` was refused: the one that others found to work."""
+        if self._config.structured != "auto":
+            return None
+        known = self._formats.get(request.schema_name, FORMATS[0])
+        if FORMATS.index(known) > FORMATS.index(structured):
+            return known
+        return lower_format(structured)
+
+    def _stop(self, reason: str) -> ServerUnavailable:
+        self._stopped = self._stopped or reason
+        if self._session is not None:
+            self._session.limiter.resume()
+        return ServerUnavailable(
+            f"{self._config.base_url} ({self._config.model}) answers no more requests: {reason}. "
+            f"Mend that and run the same command again: every answer so far is in "
+            f"{self._cache.path}."
+        )
+
+    def _describe(self, key: str, reason: str) -> str:
+        return f"Request {key[:12]} to {self._config.base_url} ({self._config.model}): {reason}."
+
+
+def _reply(
+    config: ChatConfig, answer: Answer, key: str, attempts: int, structured: str
+) -> ChatReply:
+    return ChatReply(
+        text=answer.text,
+        finish_reason=answer.finish_reason,
+        key=key,
+        model=answer.model or config.model,
+        prompt_tokens=answer.prompt_tokens,
+        completion_tokens=answer.completion_tokens,
+        cached=False,
+        attempts=attempts,
+        structured=structured,
+        cost=cost_of(config, answer.prompt_tokens, answer.completion_tokens),
+    )
+
+
+def _land(session: _Session, key: str, flight: asyncio.Task[ChatReply]) -> None:
+    del session.flights[key]
+    if not flight.cancelled():
+        flight.exception()  # Seen here, so that asyncio doesn't complain where nobody waits.
+
+
+async def _drain(session: _Session) -> None:
+    """Ends all flights: those that wait at once, those on the wire when their answer is kept."""
+    for key, flight in session.flights.items():
+        if key not in session.on_the_wire:
+            flight.cancel()
+    flights = list(session.flights.values())
+    if not flights:
+        return
+    if session.on_the_wire:
+        log.info("waiting for %d answers that are paid for", len(session.on_the_wire))
+    await asyncio.wait(flights, timeout=DRAIN_S)
+    for flight in flights:
+        flight.cancel()
+    await asyncio.gather(*flights, return_exceptions=True)

@@ -1,0 +1,132 @@
+"""Which chat server to ask, how, and for how much money."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from typing import Annotated, Any, Literal
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import Field, SecretStr, model_validator
+
+from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.config import Config
+
+Structured = Literal["auto", "json_schema", "json_object", "none"]
+# Fields of the body that the client writes itself; ``extra`` can't set them.
+OWN_FIELDS = frozenset({"model", "messages", "stream", "n", "response_format"})
+
+
+class ChatConfig(Config):
+    """An OpenAI-compatible server, the model and its parameters, and what may be spent.
+
+    Attributes:
+        base_url: up to and with the version, ``http://host:8000/v1``.
+        api_key_env: the NAME of the environment variable that holds the key.
+        key_over_http: send the key over plain http to a host that isn't this machine.
+        concurrency: most requests at once; where the server answers 429 or 503, fewer.
+        timeout_s: longest wait for one whole answer.
+        attempts: how often one request is sent at most, the first time included; refusals with
+            429 are counted apart and forgiven ten times as long.
+        backoff_s: longest wait before the second attempt; it doubles with each, up to a minute.
+        seed: sent where set, plus the request's draw.
+        structured: how a schema is enforced; "auto" tries json_schema, json_object, none.
+        extra: further fields of the body (``chat_template_kwargs`` ...). A null takes a field
+            out: ``{max_tokens: null, max_completion_tokens: 4096}``.
+        prompt_price, completion_price: per million tokens, in ``currency``.
+        budget: most to be spent on what is in the cache file, earlier runs included.
+        token_budget: the same in tokens, prompt and completion together.
+    """
+
+    base_url: str
+    model: str
+    api_key_env: str | None = None
+    key_over_http: bool = False
+    concurrency: Annotated[int, Field(ge=1, le=4096)] = 32
+    timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    attempts: Annotated[int, Field(ge=1)] = 6
+    backoff_s: Annotated[float, Field(gt=0)] = 0.5
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] = 2048
+    seed: int | None = None
+    structured: Structured = "auto"
+    extra: dict[str, Any] = Field(default_factory=dict)
+    prompt_price: Annotated[float, Field(ge=0)] | None = None
+    completion_price: Annotated[float, Field(ge=0)] | None = None
+    currency: str = "USD"
+    budget: Annotated[float, Field(ge=0)] | None = None
+    token_budget: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> ChatConfig:
+        # GplanError, which pydantic lets through: its own errors repeat the values at fault, and a
+        # base_url may hold a password.
+        url = _split(self.base_url)
+        own = sorted(OWN_FIELDS & self.extra.keys())
+        if own:
+            raise GplanError(f"extra can't set {', '.join(own)}: the client writes it itself.")
+        if (self.prompt_price is None) != (self.completion_price is None):
+            raise GplanError("prompt_price and completion_price go together; give both or none.")
+        if self.budget is not None and self.prompt_price is None:
+            raise GplanError(
+                "A budget needs prompt_price and completion_price; without prices, token_budget "
+                "limits a run."
+            )
+        plain = url.scheme == "http" and not is_loopback(url.hostname or "")
+        if self.api_key_env is not None and plain and not self.key_over_http:
+            raise GplanError(
+                f"The API key would travel unencrypted to {url.hostname}: use https, or say "
+                "key_over_http: true where you trust the network between."
+            )
+        return self
+
+
+def read_api_key(config: ChatConfig) -> SecretStr | None:
+    """The key from the environment; None where the config names no variable.
+
+    Raises:
+        GplanError: the variable is unset or empty, or holds what no header can carry. The message
+            names the variable, never its value.
+    """
+    name = config.api_key_env
+    if name is None:
+        return None
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise GplanError(
+            f"The environment variable {name} is not set; it should hold the API key of "
+            f"{config.base_url} (api_key_env names it)."
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise GplanError(f"The API key in {name} holds characters that no HTTP header can carry.")
+    return SecretStr(key)
+
+
+def is_loopback(host: str) -> bool:
+    """True where ``host`` is this machine: localhost, 127.0.0.0/8, ::1."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _split(base_url: str) -> SplitResult:
+    """The parts of ``base_url``; a refused one is not repeated in the message."""
+    try:
+        url = urlsplit(base_url)
+        whole = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        whole = False
+    if not whole:
+        raise GplanError("base_url is not a URL; write http://host:port/v1.")
+    if url.username is not None or url.password is not None:
+        raise GplanError(
+            "base_url holds a user name or password. Put the key into an environment variable, and "
+            "the variable's name into api_key_env."
+        )
+    if url.query or url.fragment:
+        raise GplanError("base_url ends with its path, without ? or #: http://host:port/v1.")
+    return url

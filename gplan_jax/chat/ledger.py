@@ -1,0 +1,246 @@
+"""What a run has asked, received and spent, and the budget that stops it in time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from gplan_jax.chat.cache import Totals
+from gplan_jax.chat.config import ChatConfig
+from gplan_jax.chat.errors import BudgetSpent
+from gplan_jax.chat.messages import ChatReply, ChatRequest
+from gplan_jax.foundation import GplanError
+
+# Room for what a chat template writes around the messages, and around each of them.
+TEMPLATE_TOKENS, TOKENS_PER_MESSAGE = 64, 16
+
+
+class Size(NamedTuple):
+    """Tokens of a prompt and of its completion."""
+
+    prompt: int
+    completion: int
+
+    @property
+    def total(self) -> int:
+        return self.prompt + self.completion
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The books at one moment; this run's figures unless said otherwise.
+
+    Attributes:
+        requests: answers that the server gave (and bills).
+        from_cache: answers that were in the cache, or joined a request under way.
+        retries: attempts beyond a request's first.
+        failed: requests that have no answer.
+        unanswered: attempts that were sent and ended without a reply (time-outs, cut connections);
+            a server may bill them nevertheless, and no figure here holds them.
+        without_usage: paid answers, earlier runs included, whose tokens the server didn't report.
+        prompt_tokens, completion_tokens: as reported.
+        cost: of this run; None without prices.
+        tokens_before, spent_before: what the cache held when it was opened: earlier runs.
+        currency, budget, token_budget: the config's.
+    """
+
+    requests: int
+    from_cache: int
+    retries: int
+    failed: int
+    unanswered: int
+    without_usage: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+    tokens_before: int
+    spent_before: float
+    currency: str
+    budget: float | None
+    token_budget: int | None
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion tokens of this run together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def note(self) -> str:
+        """A short text for a progress bar: answers, retries, tokens, cost."""
+        parts = [f"{self.requests:,} asked"]
+        if self.from_cache:
+            parts.append(f"{self.from_cache:,} cached")
+        if self.retries:
+            parts.append(f"{self.retries:,} retries")
+        if self.failed:
+            parts.append(f"{self.failed:,} failed")
+        parts.append(f"{_short(self.tokens)} tokens")
+        if self.cost is not None:
+            of = "" if self.budget is None else f" of {self.budget:g}"
+            spent = self.cost + (self.spent_before if self.budget is not None else 0.0)
+            parts.append(f"{spent:.2f}{of} {self.currency}")
+        if self.without_usage:
+            parts.append(f"{self.without_usage:,} without usage")
+        return ", ".join(parts)
+
+
+def cost_of(config: ChatConfig, prompt: int | None, completion: int | None) -> float | None:
+    """Cost in the config's currency; None where a price or a count is unknown."""
+    prices = (config.prompt_price, config.completion_price)
+    if None in prices or prompt is None or completion is None:
+        return None
+    assert config.prompt_price is not None and config.completion_price is not None
+    return (prompt * config.prompt_price + completion * config.completion_price) / 1e6
+
+
+def worst_size(config: ChatConfig, request: ChatRequest) -> Size:
+    """Most tokens one answer to ``request`` can be billed with.
+
+    A byte-level tokenizer makes at most one token of a UTF-8 byte; the completion ends at
+    ``max_tokens``.
+    """
+    texts = [message.content for message in request.messages]
+    if request.schema is not None:
+        texts.append(json.dumps(request.schema))
+    prompt = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    prompt += TEMPLATE_TOKENS + TOKENS_PER_MESSAGE * len(request.messages)
+    most = config.extra.get("max_completion_tokens", config.max_tokens)
+    return Size(prompt, most if isinstance(most, int) else config.max_tokens)
+
+
+class Account:
+    """Counts what happens, and lets a request go ahead only where its worst case fits the budget.
+
+    Args:
+        before: what the cache held when it was opened.
+        cache: its path, for messages.
+    """
+
+    def __init__(self, config: ChatConfig, before: Totals, cache: Path) -> None:
+        self._config, self._before, self._cache = config, before, cache
+        self.from_cache = self.retries = self.failed = self.unanswered = 0
+        self._requests = self._without_usage = 0
+        self._prompt = self._completion = 0
+        self._cost = 0.0
+        self._held: list[Size] = []
+        self._freed: list[asyncio.Future[None]] = []
+
+    @property
+    def ledger(self) -> Ledger:
+        config, before = self._config, self._before
+        return Ledger(
+            requests=self._requests,
+            from_cache=self.from_cache,
+            retries=self.retries,
+            failed=self.failed,
+            unanswered=self.unanswered,
+            without_usage=before.without_usage + self._without_usage,
+            prompt_tokens=self._prompt,
+            completion_tokens=self._completion,
+            cost=None if config.prompt_price is None else self._cost,
+            tokens_before=before.prompt_tokens + before.completion_tokens,
+            spent_before=before.cost,
+            currency=config.currency,
+            budget=config.budget,
+            token_budget=config.token_budget,
+        )
+
+    def paid(self, reply: ChatReply) -> None:
+        """Books an answer of the server.
+
+        Raises:
+            GplanError: it reports no tokens, and there is a budget to be kept.
+        """
+        self._requests += 1
+        self._prompt += reply.prompt_tokens or 0
+        self._completion += reply.completion_tokens or 0
+        self._cost += reply.cost or 0.0
+        if reply.prompt_tokens is None or reply.completion_tokens is None:
+            self._without_usage += 1
+            self._check_usage()
+
+    @asynccontextmanager
+    async def reserved(self, request: ChatRequest) -> AsyncIterator[None]:
+        """Holds what ``request`` can cost at worst for the length of the block.
+
+        Where it doesn't fit, it waits for what others hold; whatever they leave unused is free
+        again.
+
+        Raises:
+            BudgetSpent: it doesn't fit though nobody else holds anything.
+            GplanError: the cache holds answers without usage, so that no budget can be kept.
+        """
+        config = self._config
+        if config.budget is None and config.token_budget is None:
+            yield
+            return
+        self._check_usage()
+        size = worst_size(config, request)
+        while not self._fits(size):
+            if not self._held:
+                raise BudgetSpent(self._overrun(size))
+            freed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._freed.append(freed)
+            await freed
+        self._held.append(size)
+        try:
+            yield
+        finally:
+            self._held.remove(size)
+            freed_now, self._freed = self._freed, []
+            for waiter in freed_now:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def _fits(self, size: Size) -> bool:
+        config = self._config
+        prompt = size.prompt + sum(held.prompt for held in self._held)
+        completion = size.completion + sum(held.completion for held in self._held)
+        if config.token_budget is not None and (
+            self._tokens() + prompt + completion > config.token_budget
+        ):
+            return False
+        more = cost_of(config, prompt, completion)
+        return config.budget is None or more is None or self._spent() + more <= config.budget
+
+    def _tokens(self) -> int:
+        before = self._before.prompt_tokens + self._before.completion_tokens
+        return before + self._prompt + self._completion
+
+    def _spent(self) -> float:
+        return self._before.cost + self._cost
+
+    def _overrun(self, size: Size) -> str:
+        config = self._config
+        spent, most = f"{self._tokens():,} tokens", f"token_budget {config.token_budget}"
+        more = f"{size.total:,} tokens"
+        cost = cost_of(config, *size)
+        if config.budget is not None and cost is not None:
+            money = f"{config.currency} {self._spent():.4f}"
+            if self._spent() + cost > config.budget:
+                spent, most, more = money, f"budget {config.budget:g}", f"{cost:.4f}"
+        return (
+            f"The budget is spent ({most}): {spent} so far, earlier runs included, and the next "
+            f"request could take {more}. Every answer is in {self._cache}: raise the budget and "
+            "run the same command again."
+        )
+
+    def _check_usage(self) -> None:
+        without = self._before.without_usage + self._without_usage
+        if without and (self._config.budget is not None or self._config.token_budget is not None):
+            raise GplanError(
+                f"{self._config.base_url} reports no token usage ({without} answers in "
+                f"{self._cache} have none), so no budget can be kept: leave out budget and "
+                "token_budget, or ask a server that reports usage."
+            )
+
+
+def _short(count: int) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f}{unit}"
+    return str(count)

@@ -1,0 +1,88 @@
+"""What is asked of a chat server and what it answered, and the key that an answer is kept by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from gplan_jax.chat.config import ChatConfig
+
+
+class Message(NamedTuple):
+    """One turn of a conversation; ``role`` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One question to the model.
+
+    Attributes:
+        messages: the conversation so far; the reply is its next turn.
+        schema: the JSON schema the reply should have; servers that can are held to it, others
+            not: the prompt should say it too, and the caller checks what it gets.
+        schema_name: letters, digits, _ and - (OpenAI's servers want a name).
+        draw: which of several answers to the same request; it shifts the config's seed.
+    """
+
+    messages: tuple[Message, ...]
+    schema: Mapping[str, Any] | None = None
+    schema_name: str = "answer"
+    draw: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReply:
+    """An answer that is in the cache.
+
+    Attributes:
+        text: the message's content; "" where the model wrote none (all of it was reasoning).
+        finish_reason: "stop", or "length" where ``max_tokens`` cut it short.
+        key: the request's key, hexadecimal; it stands in the provenance of a row.
+        model: the model as the server calls it.
+        prompt_tokens, completion_tokens: as the server reports them; None where it doesn't.
+        cached: the answer was in the cache, nothing was sent.
+        attempts: how often the request was sent until this answer came.
+        structured: what held the reply to the schema: json_schema, json_object or none.
+        cost: in the config's currency; None without prices or without reported tokens.
+    """
+
+    text: str
+    finish_reason: str
+    key: str
+    model: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached: bool
+    attempts: int
+    structured: str
+    cost: float | None
+
+
+def request_key(config: ChatConfig, request: ChatRequest) -> str:
+    """SHA-256 (hex) over all that determines an answer, in canonical JSON.
+
+    Model, messages, sampling parameters, further fields, schema and draw count. The server's
+    address, the key, prices, concurrency and how a schema is enforced don't: the same question to
+    the same model has one answer in the cache, wherever and however it was asked.
+    """
+    determines = {
+        "version": 1,
+        "model": config.model,
+        "messages": request.messages,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "max_tokens": config.max_tokens,
+        "seed": config.seed,
+        "extra": config.extra,
+        "schema": request.schema,
+        "schema_name": request.schema_name if request.schema is not None else None,
+        "draw": request.draw,
+    }
+    text = json.dumps(determines, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

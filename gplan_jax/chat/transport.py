@@ -1,0 +1,115 @@
+"""One attempt over HTTP: a body is posted, and whatever happens comes back as an Outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from gplan_jax import __version__
+from gplan_jax.chat.config import ChatConfig, is_loopback, read_api_key
+from gplan_jax.chat.retry import Kind, Outcome, classify
+from gplan_jax.foundation import GplanError
+
+CONNECT_TIMEOUT_S = 10.0
+# Idle connections are dropped before servers do it (uvicorn, and so vLLM and SGLang, after 5 s):
+# a request sent into a connection that is just being closed would have to be sent again.
+KEEPALIVE_S = 3.0
+
+
+class Transport:
+    """A pool of connections to one server, one for each request under way; opened in a loop.
+
+    Proxies and certificates come from the environment (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE), but
+    for this machine itself, which no proxy could reach. Redirects are not followed: the key goes
+    to ``base_url`` only.
+
+    Raises:
+        GplanError: httpx2 is missing, the key's variable is unset, the proxy settings are broken.
+    """
+
+    def __init__(self, config: ChatConfig) -> None:
+        self._httpx2 = _import_httpx2()
+        self._config = config
+        self._key = read_api_key(config)
+        self._url = config.base_url.rstrip("/") + "/chat/completions"
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "User-Agent": f"gplan-jax/{__version__} Python/{platform.python_version()}",
+        }
+        if self._key is not None:
+            headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
+        try:
+            self._client = self._httpx2.AsyncClient(
+                headers=headers,
+                # The whole attempt is bounded in send(): a server may drip bytes for ever.
+                timeout=self._httpx2.Timeout(
+                    None, connect=min(CONNECT_TIMEOUT_S, config.timeout_s)
+                ),
+                limits=self._httpx2.Limits(
+                    max_connections=config.concurrency,
+                    max_keepalive_connections=config.concurrency,
+                    keepalive_expiry=KEEPALIVE_S,
+                ),
+                trust_env=not is_loopback(urlsplit(config.base_url).hostname or ""),
+                follow_redirects=False,
+            )
+        except Exception as error:
+            # Not repeated: a proxy's address may hold a password.
+            raise GplanError(
+                f"The proxy or certificate settings of the environment ({type(error).__name__}) "
+                "are not valid: check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE."
+            ) from None
+
+    async def send(self, body: bytes, key: str, *, formatted: bool) -> Outcome:
+        """Posts ``body`` once; never raises for what a server or network does.
+
+        Args:
+            key: goes along as Idempotency-Key, so that servers that know it bill it once.
+            formatted: the body asks for a response format.
+        """
+        httpx2 = self._httpx2
+        try:
+            async with asyncio.timeout(self._config.timeout_s):
+                response = await self._client.post(
+                    self._url, content=body, headers={"Idempotency-Key": key}
+                )
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
+            return self._outcome(Kind.UNREACHABLE, f"no connection ({error or type(error)})")
+        except (TimeoutError, httpx2.TimeoutException):
+            return self._outcome(Kind.CUT, f"no answer within {self._config.timeout_s:g} s")
+        except httpx2.HTTPError as error:
+            return self._outcome(Kind.CUT, f"the connection broke ({error or type(error)})")
+        outcome = classify(
+            response.status_code,
+            response.headers,
+            response.content,
+            formatted=formatted,
+            now=time.time(),
+        )
+        return self._outcome(outcome.kind, outcome.message, outcome)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._client.aclose()
+
+    def _outcome(self, kind: Kind, message: str, whole: Outcome | None = None) -> Outcome:
+        """The outcome, with the key cut out of a message that repeats it."""
+        if self._key is not None:
+            message = message.replace(self._key.get_secret_value(), "[API key]")
+        if whole is None:
+            return Outcome(kind, message)
+        return Outcome(kind, message, whole.retry_after_s, whole.answer)
+
+
+def _import_httpx2() -> Any:
+    try:
+        import httpx2
+    except ImportError:
+        raise GplanError(
+            "Chat servers need httpx2: install it with pip install 'gplan-jax[chat]'."
+        ) from None
+    return httpx2
