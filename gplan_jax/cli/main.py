@@ -37,6 +37,7 @@ for command in (
     serve.serve,
 ):
     app.command()(command)
+app.command("filter")(synthesis.filter_rows)
 app.add_typer(bench.bench, name="bench")
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130

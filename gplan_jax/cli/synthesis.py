@@ -1,24 +1,158 @@
-"""Commands that make data: reasoning for rows, rows of a simulated world, counterfactual pairs."""
+"""Commands that make data: rows with plans and reasoning, counterfactual pairs, the filter."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from gplan_jax.gsisr import IntentLibrary
+    from gplan_jax.synthesis.teacher import Teacher
+
+Library = Annotated[
+    Path | None, typer.Option(help="Intent library file; the shipped Amap library if left out.")
+]
+TeacherName = Annotated[
+    str, typer.Option(help="Who answers: rules, or a teacher file (YAML) that names a chat server.")
+]
+Seeds = Annotated[
+    Path | None, typer.Option(help="Seed file; its rows are a chat teacher's examples.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="key=value: replaces one value of the teacher file; repeatable."),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(help="A chat teacher's paid answers; NAME.cache.sqlite beside OUT if left out."),
+]
+
+
+def synthesize(
+    out: Annotated[Path, typer.Option(help="Where rows go: .csv, .jsonl or .parquet.")],
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows of the simulated world to keep.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Contexts to plan for, instead of --rows; any rows do.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Take the first rows of --data only.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the world and of the split.")] = 0,
+    test_fraction: Annotated[
+        float, typer.Option(help="Share of the users whose rows go to NAME_test beside OUT.")
+    ] = 0.0,
+    seeds: Seeds = None,
+    teacher: TeacherName = "rules",
+    overrides: Overrides = None,
+    cache: Cache = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(help="Rows whose plans the report compares with; the seeds if left out."),
+    ] = None,
+    library: Library = None,
+    on_error: Annotated[
+        Literal["raise", "skip"], typer.Option(help="Stop at an unreadable row, or leave it out.")
+    ] = "raise",
+) -> None:
+    """Ask a teacher for a plan and its reasoning in every context, and keep what passes the filter.
+
+    Beside OUT stand NAME_test (rows of other users), NAME.removed.jsonl (each removed row and why),
+    NAME.origin.jsonl (where each kept row comes from) and NAME.report.json. A run that was stopped
+    is continued by running it again: a chat teacher's answers are in its cache.
+
+    Example: gplan synthesize --rows 5000 --seed 1 --out world.csv --test-fraction 0.1
+
+    Example: gplan synthesize --data contexts.csv --seeds seeds.csv --teacher teacher.yaml
+    --out rows.csv --test-fraction 0.1
+    """
+    from rich.console import Console
+
+    from gplan_jax.foundation import RowError
+    from gplan_jax.foundation.progress import report_skipped
+    from gplan_jax.gsisr import IntentLibrary
+    from gplan_jax.synthesis.factory.report import mix_table, removal_table
+    from gplan_jax.synthesis.factory.summary import summary
+    from gplan_jax.synthesis.factory.synthesize import Order
+    from gplan_jax.synthesis.factory.synthesize import synthesize as carry_out
+
+    order = Order(
+        out=out,
+        rows=rows,
+        data=data,
+        limit=limit,
+        seed=seed,
+        test_fraction=test_fraction,
+        seeds=seeds,
+        teacher=teacher,
+        overrides=tuple(overrides or ()),
+        cache=cache,
+        compare=compare,
+        on_error=on_error,
+    )
+    skipped: list[RowError] = []
+    finished = carry_out(order, IntentLibrary.load(library), skipped=skipped)
+    report_skipped(skipped)
+    console = Console()
+    console.print(removal_table(finished.report))
+    console.print(mix_table(finished.report, finished.compared))
+    typer.echo(summary(finished))
+
+
+def filter_rows(
+    data: Annotated[Path, typer.Option(help="Rows with plans: .csv, .jsonl or .parquet.")],
+    out: Annotated[Path, typer.Option(help="Where the rows that pass go, same kinds.")],
+    library: Library = None,
+    on_error: Annotated[
+        Literal["raise", "skip"], typer.Option(help="Stop at an unreadable row, or leave it out.")
+    ] = "raise",
+) -> None:
+    """Re-apply the filter (format, schema, logic) to rows that have plans, and keep what passes.
+
+    Beside OUT stand NAME.removed.jsonl (each other row and why) and NAME.report.json.
+
+    Example: gplan filter --data rows.csv --out kept.csv
+    """
+    from rich.console import Console
+
+    from gplan_jax.foundation import RowError
+    from gplan_jax.foundation.progress import report_skipped
+    from gplan_jax.gsisr import IntentLibrary
+    from gplan_jax.synthesis.factory.outputs import Outputs
+    from gplan_jax.synthesis.factory.refilter import filter_file
+
+    skipped: list[RowError] = []
+    report, rates = filter_file(
+        data, out, IntentLibrary.load(library), on_error=on_error, skipped=skipped
+    )
+    report_skipped(skipped)
+    Console().print(rates.table())
+    outputs = Outputs(out)
+    typer.echo(f"{report.kept:,} of {rates.rows:,} rows pass and are in {out}.")
+    typer.echo(f"  removed, with reasons  {rates.failed:,}, in {outputs.removed}")
+    typer.echo(f"  counts                 {outputs.report}")
 
 
 def explain(
     data: Annotated[Path, typer.Option(help="Rows with plans: .csv, .jsonl or .parquet.")],
     out: Annotated[Path, typer.Option(help="Where the rows with reasoning go, same kinds.")],
-    library: Annotated[
-        Path | None, typer.Option(help="Intent library file; the shipped Amap library if left out.")
-    ] = None,
+    seeds: Seeds = None,
+    teacher: TeacherName = "rules",
+    overrides: Overrides = None,
+    cache: Cache = None,
+    library: Library = None,
     on_error: Annotated[
-        Literal["raise", "skip"], typer.Option(help="Stop at a faulty row, or leave it out.")
+        Literal["raise", "skip"],
+        typer.Option(help="Stop at a faulty row or one without an answer, or leave it out."),
     ] = "raise",
 ) -> None:
-    """Write a structured reasoning trace before the plan of every row, by rules over its facts.
+    """Write a structured reasoning trace before the plan of every row.
+
+    The rules explain plans by the facts of the row; a chat teacher explains them in its own words,
+    and is continued from its cache where it was stopped.
 
     Example: gplan explain --data gsisr_dev.csv --out explained.csv --on-error skip
     """
@@ -26,43 +160,19 @@ def explain(
     from gplan_jax.foundation.progress import report_skipped
     from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.explain import explain_file
+    from gplan_jax.synthesis.teachers.load import note_of
 
+    intents = IntentLibrary.load(library)
+    hired = _hire(teacher, overrides, cache, out, intents, seeds)
     skipped: list[RowError] = []
-    report = explain_file(
-        data, out, IntentLibrary.load(library), on_error=on_error, skipped=skipped
-    )
+    report = explain_file(data, out, intents, teacher=hired, on_error=on_error, skipped=skipped)
     report_skipped(skipped)
     typer.echo(
         f"{report.rows} rows with reasoning are in {out} "
         f"({report.mean_characters:.0f} characters of reasoning a row, {report.skipped} skipped)."
     )
-
-
-def synthesize(
-    rows: Annotated[int, typer.Option(min=1, help="Rows to write.")],
-    out: Annotated[Path, typer.Option(help="Where they go: .csv, .jsonl or .parquet.")],
-    seed: Annotated[int, typer.Option(help="The same seed writes the same rows.")] = 0,
-    test_rows: Annotated[
-        int, typer.Option(min=0, help="Rows of other users, written beside OUT as NAME_test.")
-    ] = 0,
-) -> None:
-    """Write rows of a small simulated world, with reasoning and plans, in the public schema.
-
-    Example: gplan synthesize --rows 5000 --seed 1 --out world.csv --test-rows 500
-    """
-    from gplan_jax.foundation.progress import track
-    from gplan_jax.gsisr import write_samples
-    from gplan_jax.synthesis.world import FIRST_ID, simulate_rows
-
-    write_samples(out, track(simulate_rows(rows, seed), "synthesize", total=rows))
-    message = f"{rows} rows are in {out}"
-    if test_rows:
-        test_out = out.with_stem(f"{out.stem}_test")
-        # The first run uses at most one id a row, so ids from here on are of other users.
-        others = simulate_rows(test_rows, seed, first_id=FIRST_ID + rows)
-        write_samples(test_out, track(others, "synthesize test rows", total=test_rows))
-        message += f", {test_rows} rows of other users in {test_out}"
-    typer.echo(message + ".")
+    if spent := note_of(hired):
+        typer.echo(f"  requests of this run  {spent}")
 
 
 def counterfactuals(
@@ -81,9 +191,11 @@ def counterfactuals(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Take the first rows only as anchors.")
     ] = None,
-    library: Annotated[
-        Path | None, typer.Option(help="Intent library file; the shipped Amap library if left out.")
-    ] = None,
+    seeds: Seeds = None,
+    teacher: TeacherName = "rules",
+    overrides: Overrides = None,
+    cache: Cache = None,
+    library: Library = None,
     on_error: Annotated[
         Literal["raise", "skip"],
         typer.Option(help="Stop at a faulty row or answer of the teacher, or leave it out."),
@@ -91,8 +203,8 @@ def counterfactuals(
 ) -> None:
     """Put every row into another time or place and write pairs of contexts with their own plans.
 
-    The teacher (the rules of the simulated world) plans for both contexts of a pair. Counts and
-    settings are kept beside OUT as NAME.report.json.
+    The teacher plans for both contexts of a pair. Counts and settings are kept beside OUT as
+    NAME.report.json. A run that was stopped is continued by running it again.
 
     Example: gplan counterfactuals --data world.csv --out pairs.jsonl --unchanged same.jsonl
     """
@@ -104,14 +216,18 @@ def counterfactuals(
     from gplan_jax.synthesis.counterfactual_report import report_path, report_table
     from gplan_jax.synthesis.counterfactuals import write_counterfactuals
     from gplan_jax.synthesis.perturbation_spec import load_spec
+    from gplan_jax.synthesis.teachers.load import note_of
 
+    intents = IntentLibrary.load(library)
+    hired = _hire(teacher, overrides, cache, out, intents, seeds)
     skipped: list[RowError] = []
     report = write_counterfactuals(
         data,
         out,
-        IntentLibrary.load(library),
+        intents,
         unchanged=unchanged,
         spec=load_spec(spec),
+        teacher=hired,
         per_anchor=per_anchor,
         seed=seed,
         limit=limit,
@@ -127,4 +243,22 @@ def counterfactuals(
     kept = f"in {unchanged}" if unchanged else "dropped; --unchanged FILE keeps them"
     typer.echo(f"  pairs with equal plans  {report.total('equal')}, {kept}")
     typer.echo(f"  faults skipped          {report.skipped}{report.reasons()}")
+    if spent := note_of(hired):
+        typer.echo(f"  requests of this run    {spent}")
     typer.echo(f"  counts and settings     {report_path(out)}")
+
+
+def _hire(
+    teacher: str,
+    overrides: list[str] | None,
+    cache: Path | None,
+    out: Path,
+    library: IntentLibrary,
+    seeds: Path | None,
+) -> Teacher:
+    from gplan_jax.synthesis.factory.outputs import Outputs
+    from gplan_jax.synthesis.seeds.seed import read_seeds
+    from gplan_jax.synthesis.teachers.load import load_teacher
+
+    examples = read_seeds(seeds, library) if seeds else []
+    return load_teacher(teacher, overrides or [], cache or Outputs(out).cache, library, examples)

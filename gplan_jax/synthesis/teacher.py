@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gplan_jax.gsisr import Plan, Sample
+from gplan_jax.gsisr import Plan, Sample, Violation
 from gplan_jax.reasoning import ReasoningTrace
 
 
@@ -15,13 +15,16 @@ class Answer:
     """What a teacher answered to one context.
 
     Attributes:
-        text: a raw label, the reasoning and then the plan; nobody has checked it yet.
+        text: a raw label, the reasoning and then the plan; nobody has checked it yet. Where the
+            answer could not be read as one, the answer as it came.
         origin: where it comes from, in plain JSON values (model, request, tokens, repairs ...);
             empty for rules.
+        faults: why the answer could not be read as a raw label; empty where it could.
     """
 
     text: str
     origin: Mapping[str, Any] = field(default_factory=dict)
+    faults: tuple[Violation, ...] = ()
 
 
 class Teacher(Protocol):

@@ -16,13 +16,14 @@ from gplan_jax.gsisr import IntentLibrary, read_context_pairs, read_samples
 def test_synthesize_writes_rows_and_rows_of_other_users(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    synthesize(rows=30, out=tmp_path / "world.jsonl", seed=2, test_rows=10)
+    synthesize(rows=40, out=tmp_path / "world.jsonl", seed=2, test_fraction=0.25)
     rows = list(read_samples(tmp_path / "world.jsonl"))
     others = list(read_samples(tmp_path / "world_test.jsonl"))
-    assert (len(rows), len(others)) == (30, 10)
+    assert len(rows) + len(others) == 40 and 1 < len(others) < 20
     assert not {row.id for row in rows} & {row.id for row in others}
     said = capsys.readouterr().out
-    assert str(tmp_path / "world.jsonl") in said and str(tmp_path / "world_test.jsonl") in said
+    for name in ("world.jsonl", "world_test.jsonl", "world.removed.jsonl", "world.report.json"):
+        assert str(tmp_path / name) in said and (tmp_path / name).is_file()
 
 
 def test_explain_says_where_the_rows_are_and_which_it_left_out(

@@ -1,0 +1,190 @@
+"""What became of the rows of a run: counts that grow row by row, as JSON and as tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rich.table import Table
+
+from gplan_jax.gsisr import IntentLibrary, Label, Sample
+from gplan_jax.synthesis.factory.mix import Mix, distance, shares, suggested_target_blocks
+from gplan_jax.synthesis.factory.verdicts import FILTER_TIERS, TIERS, Removal, Tier
+
+Part = Literal["train", "test"]
+
+
+@dataclass
+class Spent:
+    """What the answers cost, whenever they were paid for; None where a server doesn't tell.
+
+    Two rows with the same prompt share one request, which counts once.
+    """
+
+    requests: int = 0
+    prompt_tokens: int | None = 0
+    completion_tokens: int | None = 0
+    cost: float | None = 0.0
+    _seen: set[int] = field(default_factory=set, repr=False)
+
+    def add(self, origin: Mapping[str, Any]) -> None:
+        """Adds the requests behind one answer."""
+        first = int(origin["requests"][0][:16], 16)
+        if first in self._seen:
+            return
+        self._seen.add(first)
+        self.requests += len(origin["requests"])
+        self.prompt_tokens = _sum(self.prompt_tokens, origin["prompt_tokens"])
+        self.completion_tokens = _sum(self.completion_tokens, origin["completion_tokens"])
+        self.cost = _sum(self.cost, origin["cost"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Requests, tokens and money; the money to six digits."""
+        cost = None if self.cost is None else round(self.cost, 6)
+        tokens = {"prompt": self.prompt_tokens, "completion": self.completion_tokens}
+        return {"requests": self.requests, "tokens": tokens, "cost": cost}
+
+
+@dataclass
+class Report:
+    """Counts of a run.
+
+    Attributes:
+        parts: kept rows by file.
+        users: the ids in each.
+        removed: rows by tier and code of the first rule that they break.
+        skipped: rows that could not be read.
+        repaired: kept rows whose plan is a second answer.
+        mix: of the kept plans.
+        spent: on all answers, of kept and of removed rows.
+    """
+
+    library: IntentLibrary
+    parts: Counter[Part] = field(default_factory=Counter)
+    users: dict[Part, set[str]] = field(default_factory=lambda: {"train": set(), "test": set()})
+    removed: Counter[tuple[Tier, str]] = field(default_factory=Counter)
+    skipped: int = 0
+    repaired: int = 0
+    mix: Mix = field(default_factory=Mix)
+    spent: Spent = field(default_factory=Spent)
+
+    def keep(self, sample: Sample, label: Label, part: Part, origin: Mapping[str, Any]) -> None:
+        """Counts a row that is kept in one of the files."""
+        self.parts[part] += 1
+        self.users[part].add(sample.id)
+        self.mix.add(label.plan, self.library)
+        self.repaired += bool(origin.get("repaired"))
+
+    def remove(self, removal: Removal) -> None:
+        """Counts a row that is removed."""
+        self.removed[removal.tier, removal.code] += 1
+
+    @property
+    def kept(self) -> int:
+        """Rows in all files."""
+        return self.parts.total()
+
+    def tier(self, name: Tier) -> int:
+        """Rows removed by a tier."""
+        return sum(count for (tier, _), count in self.removed.items() if tier == name)
+
+    @property
+    def filtered(self) -> float:
+        """The share of the answers that the three tiers of the filter removed."""
+        removed = sum(self.tier(name) for name in FILTER_TIERS)
+        return _share(removed, self.kept + removed + self.tier("duplicate"))
+
+    def to_dict(self, other: Mix | None = None) -> dict[str, Any]:
+        """Everything for JSON, without settings; the kept plans beside ``other`` where given."""
+        removed = self.removed.total()
+        asked = self.kept + removed
+        parts: tuple[Part, ...] = ("train", "test")
+        return {
+            "rows": {
+                "read": asked + self.skipped,
+                "kept": self.kept,
+                "removed": removed,
+                "skipped": self.skipped,
+            },
+            "kept": {
+                **{p: {"rows": self.parts[p], "users": len(self.users[p])} for p in parts},
+                "repaired": self.repaired,
+            },
+            "removed": {
+                "share": _share(removed, asked),
+                "share_by_filter": self.filtered,
+                "by_tier": {name: self._tier_dict(name, asked) for name in TIERS},
+            },
+            "plans": {
+                **self.mix.to_dict(self.library),
+                "suggested_target_blocks": suggested_target_blocks(self.mix.lengths),
+            },
+            **({"compared": compare(self.mix, other, self.library)} if other else {}),
+            "spent": self.spent.to_dict(),
+        }
+
+    def _tier_dict(self, name: Tier, asked: int) -> dict[str, Any]:
+        codes = {code: n for (tier, code), n in sorted(self.removed.items()) if tier == name}
+        return {"rows": self.tier(name), "share": _share(self.tier(name), asked), "codes": codes}
+
+
+def compare(mix: Mix, other: Mix, library: IntentLibrary) -> dict[str, Any]:
+    """The other mix for JSON, and how far the first is from it (total variation distance)."""
+    distances = {
+        "plan_lengths": distance(mix.lengths, other.lengths),
+        "tools": distance(mix.tools, other.tools),
+        "tags": distance(mix.tags, other.tags),
+    }
+    return {**other.to_dict(library), "distance": distances}
+
+
+def removal_table(report: Report) -> Table:
+    """A line for each tier and code by which rows were removed, and the rows kept."""
+    table = Table()
+    table.add_column("tier")
+    table.add_column("code")
+    table.add_column("rows", justify="right")
+    table.add_column("share", justify="right")
+    asked = report.kept + report.removed.total()
+    for tier in TIERS:
+        codes = {code: n for (name, code), n in sorted(report.removed.items()) if name == tier}
+        for code, count in codes.items():
+            last = code == list(codes)[-1]
+            table.add_row(tier, code, f"{count:,}", _percent(count, asked), end_section=last)
+    table.add_row("kept", "", f"{report.kept:,}", _percent(report.kept, asked))
+    return table
+
+
+def mix_table(report: Report, other: Mix | None) -> Table:
+    """Plan lengths, tools and tags as shares, beside those of another set where there is one."""
+    table = Table()
+    table.add_column("")
+    table.add_column("kept", justify="right")
+    mixes = [report.mix]
+    if other:
+        table.add_column("compared with", justify="right")
+        mixes.append(other)
+    order = {"tools": list(report.library.tools)}
+    for kind in ("lengths", "tools", "tags"):
+        columns = [shares({str(k): n for k, n in getattr(mix, kind).items()}) for mix in mixes]
+        names = sorted({name for column in columns for name in column})
+        known = [name for name in order.get(kind, names) if name in names]
+        for name in dict.fromkeys([*known, *names]):
+            label = f"plans of {name}" if kind == "lengths" else name
+            table.add_row(label, *(f"{column.get(name, 0):.1%}" for column in columns))
+        table.add_section()
+    return table
+
+
+def _sum(total: Any, more: Any) -> Any:
+    return None if total is None or more is None else total + more
+
+
+def _share(part: int, whole: int) -> float:
+    return round(part / whole, 4) if whole else 0.0
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else ""

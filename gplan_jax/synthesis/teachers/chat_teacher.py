@@ -1,0 +1,168 @@
+"""A language model as a teacher: ask, read strictly, check the rules, and ask once more if need be.
+
+The source is the paper's section 3.2: few-shot prompting with seeds, the reasoning and the plan in
+one reply. The repair is ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gplan_jax.chat.client import ChatClient
+from gplan_jax.chat.ledger import Ledger
+from gplan_jax.chat.messages import ChatReply, ChatRequest, Message
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr import IntentLibrary, Plan, Sample, check_plan
+from gplan_jax.reasoning import ReasoningTrace
+from gplan_jax.synthesis.seeds.selection import SeedPool
+from gplan_jax.synthesis.teacher import Answer
+from gplan_jax.synthesis.teachers.config import TeacherConfig
+from gplan_jax.synthesis.teachers.prompt import Task, TeacherPrompt
+from gplan_jax.synthesis.teachers.reply import (
+    Faults,
+    answer_schema,
+    explanation_schema,
+    read_answer,
+    read_explanation,
+)
+
+R = TypeVar("R")
+# Of the server's settings, those that say where and how fast, not what is answered.
+_TRANSPORT = (
+    "base_url", "api_key_env", "key_over_http", "concurrency", "timeout_s", "attempts",
+    "backoff_s", "budget", "token_budget",
+)  # fmt: skip
+
+
+class ChatTeacher:
+    """A ``Teacher`` behind a chat server; every paid reply is kept in a cache file."""
+
+    def __init__(
+        self,
+        config: TeacherConfig,
+        cache: Path,
+        library: IntentLibrary,
+        seeds: SeedPool | None = None,
+    ) -> None:
+        """Opens the cache; nothing is sent before the first call.
+
+        Raises:
+            GplanError: there is no such prompt, or the cache can't be used.
+        """
+        self._config, self._library, self._seeds = config, library, seeds
+        self._prompt = TeacherPrompt.load(config.template)
+        self._system = {task: self._prompt.system(task, library) for task in ("answer", "explain")}
+        self._schema = answer_schema(library)
+        self._shown: dict[tuple[Task, int], tuple[Message, Message]] = {}
+        self._client = ChatClient(config.server, cache)
+
+    @property
+    def name(self) -> str:
+        """The model, as the config names it."""
+        return self._config.server.model
+
+    @property
+    def at_once(self) -> int:
+        """The most requests at once; the client stays below it where the server asks it to."""
+        return self._config.server.concurrency
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was asked and spent so far."""
+        return self._client.ledger
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that determines the answers, in plain JSON values; no address, no key."""
+        values = self._config.model_dump(mode="json")
+        server = {k: v for k, v in values["server"].items() if k not in _TRANSPORT}
+        return {**values, "server": server, "prompt": dict(self._prompt.sources)}
+
+    async def answer(self, sample: Sample) -> Answer:
+        """The model's plan and reasoning for a context; see ``Teacher.answer``.
+
+        Where a reply can't be read, or its plan breaks a rule of the filter, the model is shown
+        both and asked once more. ``origin`` names the model, the requests' keys and their tokens.
+
+        Raises:
+            RequestFailed: the server has no answer to this row.
+            ServerUnavailable, BudgetSpent: it has none to any.
+        """
+        messages = self._messages("answer", sample, None)
+        request = ChatRequest(messages, self._schema, schema_name="plan")
+
+        def read(reply: ChatReply) -> tuple[Answer, Faults]:
+            text, faults = read_answer(reply.text, reply.finish_reason, self._library)
+            broken = faults or tuple(check_plan(text, self._library))
+            return Answer(text, faults=faults), broken
+
+        answer, _, replies = await self._ask(request, read)
+        return dataclasses.replace(answer, origin=_origin(replies))
+
+    async def explain(self, sample: Sample, plan: Plan) -> ReasoningTrace:
+        """The model's reasoning for a given plan; see ``Teacher.explain``.
+
+        Raises:
+            GplanError: the plan is empty, or neither reply holds a trace of it.
+            RequestFailed, ServerUnavailable, BudgetSpent: as for ``answer``.
+        """
+        if not plan:
+            raise GplanError(f"Row {sample.id} has an empty plan; there is nothing to explain.")
+        messages = self._messages("explain", sample, plan)
+        request = ChatRequest(messages, explanation_schema(len(plan)), schema_name="reasoning")
+
+        def read(reply: ChatReply) -> tuple[ReasoningTrace | None, Faults]:
+            return read_explanation(reply.text, reply.finish_reason, len(plan))
+
+        trace, faults, _ = await self._ask(request, read)
+        if trace is None:
+            why = "; ".join(fault.message for fault in faults)
+            raise GplanError(f"The replies of {self.name} to row {sample.id} hold no trace: {why}.")
+        return trace
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._client.close()
+
+    async def _ask(
+        self, request: ChatRequest, read: Callable[[ChatReply], tuple[R, Faults]]
+    ) -> tuple[R, Faults, list[ChatReply]]:
+        """What was read from the reply, or from the repaired one where the first has faults."""
+        reply = await self._client.ask(request)
+        found, faults = read(reply)
+        if not faults or not self._config.repair:
+            return found, faults, [reply]
+        turns = (*request.messages, *self._prompt.repair(reply.text, faults))
+        second = await self._client.ask(dataclasses.replace(request, messages=turns))
+        return *read(second), [reply, second]
+
+    def _messages(self, task: Task, sample: Sample, plan: Plan | None) -> tuple[Message, ...]:
+        """System prompt, examples, and the context last: what rows share comes first."""
+        turns = [self._system[task]]
+        if self._seeds is not None:
+            for seed in self._seeds.examples(sample, self._config.examples):
+                if (task, id(seed)) not in self._shown:
+                    self._shown[task, id(seed)] = self._prompt.example(seed, task)
+                turns += self._shown[task, id(seed)]
+        return (*turns, self._prompt.context(sample, plan))
+
+
+def _origin(replies: Sequence[ChatReply]) -> Mapping[str, Any]:
+    """Where an answer comes from; the same for replies of the server and of the cache."""
+    prompts = [reply.prompt_tokens for reply in replies]
+    completions = [reply.completion_tokens for reply in replies]
+    return {
+        "model": replies[-1].model,
+        "requests": [reply.key for reply in replies],
+        "prompt_tokens": _sum(prompts),
+        "completion_tokens": _sum(completions),
+        "cost": _sum([reply.cost for reply in replies]),
+        "repaired": len(replies) > 1,
+    }
+
+
+def _sum(values: Sequence[Any]) -> Any:
+    return None if None in values else sum(values)

@@ -1,0 +1,57 @@
+"""Who is asked: the rules, or the model that a teacher file names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gplan_jax.foundation.config import load_config
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr import IntentLibrary
+from gplan_jax.synthesis.rules import RuleTeacher
+from gplan_jax.synthesis.seeds.seed import Seed
+from gplan_jax.synthesis.seeds.selection import SeedPool
+from gplan_jax.synthesis.teacher import Teacher
+from gplan_jax.synthesis.teachers.chat_teacher import ChatTeacher
+from gplan_jax.synthesis.teachers.config import TeacherConfig
+
+RULES = "rules"
+
+
+def load_teacher(
+    spec: str,
+    overrides: Sequence[str],
+    cache: Path,
+    library: IntentLibrary,
+    seeds: Sequence[Seed] = (),
+) -> Teacher:
+    """The teacher that ``--teacher`` names.
+
+    Args:
+        spec: "rules", or the path of a teacher file (YAML, see ``TeacherConfig``).
+        overrides: ``key=value`` changes to that file.
+        cache: where a paid teacher keeps its answers.
+        seeds: examples for a model; the rules need none.
+
+    Raises:
+        GplanError: there is no such file, a key or value in it is wrong, or the rules are given
+            overrides or a library that they don't know.
+    """
+    if spec != RULES:
+        config = load_config(TeacherConfig, spec, overrides)
+        return ChatTeacher(config, cache, library, SeedPool(seeds) if seeds else None)
+    if overrides:
+        raise GplanError(f"--set changes a teacher file; {RULES} has no settings.")
+    return RuleTeacher(library)
+
+
+def settings_of(teacher: Teacher) -> dict[str, Any]:
+    """What a report says about a teacher."""
+    settings = teacher.settings if isinstance(teacher, ChatTeacher) else {}
+    return {"name": teacher.name, **settings}
+
+
+def note_of(teacher: Teacher) -> str:
+    """What a progress bar shows beside the rate: requests and cost so far, "" for rules."""
+    return teacher.ledger.note() if isinstance(teacher, ChatTeacher) else ""
