@@ -83,7 +83,7 @@ def test_a_good_reply_becomes_the_label_in_canonical_writing(reply: str) -> None
         ("two_plans", TEXT[:-1] + ',"plan":[]}'),
         ("two_plans", _changed(plan=[GOOD["plan"], GOOD["plan"]])),
         ("repeated_key", TEXT[:-1] + ',"reasoning":{}}'),
-        ("repeated_key", TEXT.replace('{"工具名称": "tool_6"}', '{"工具名称":"tool_6","工具名称":"tool_1"}')),
+        ("repeated_key", TEXT.replace('"tool_6"', '"tool_6", "工具名称": "tool_1"')),
         ("wrong_shape", f"[{TEXT}]"),
         ("wrong_shape", '"plan"'),
         ("wrong_shape", json.dumps({"plan": GOOD["plan"]})),

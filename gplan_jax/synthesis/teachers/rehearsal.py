@@ -1,0 +1,80 @@
+"""What a scripted server answers in a teacher's place, to rehearse a run without a model.
+
+    python -m gplan_jax.chat.scripted_server \\
+        --responder gplan_jax.synthesis.teachers.rehearsal:reply
+
+Replies have the form that the shipped prompt asks for. Plans are drawn at random by a hash of the
+context, not thought out; a share of them breaks a rule, so that repairs and the filter have work.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from gplan_jax.gsisr import IntentLibrary, Plan
+from gplan_jax.synthesis.teachers.reply import PLAN, REASONING, STEPS
+
+FAULTY, STILL_FAULTY = 0.3, 0.5  # Of first replies, and of those that are asked for again.
+_GIVEN_PLAN = "\n计划: "
+
+
+def reply(body: Mapping[str, Any]) -> str:
+    """The reply to a chat request: a plan with its reasoning, or the reasoning of a given plan."""
+    messages = [message["content"] for message in body["messages"]]
+    repaired = body["messages"][-2]["role"] == "assistant" and _is_repair(messages[-1])
+    context = messages[-3] if repaired else messages[-1]
+    generator = random.Random(context)
+    before, given, plan_text = context.rpartition(_GIVEN_PLAN)
+    if given and before:
+        return _written(generator, json.loads(plan_text), with_plan=False)
+    plan = _plan(generator, IntentLibrary.load())
+    if generator.random() < FAULTY and (not repaired or generator.random() < STILL_FAULTY):
+        plan = _broken(generator, plan)
+    return _written(generator, plan, with_plan=True)
+
+
+def _is_repair(turn: str) -> bool:
+    return "当前时间: " not in turn
+
+
+def _written(generator: random.Random, plan: Plan, *, with_plan: bool) -> str:
+    steps = [f"第{i}步，排演{generator.randrange(1000)}。" for i in range(1, len(plan) + 1)]
+    reasoning = {"context": "排演的处境。", "strategy": "排演的安排。", STEPS: steps}
+    answer = {REASONING: reasoning} | ({PLAN: plan} if with_plan else {})
+    return json.dumps(answer, ensure_ascii=False)
+
+
+def _plan(generator: random.Random, library: IntentLibrary) -> Plan:
+    """A plan that passes the filter: no tool twice, one of each exclusive group."""
+    tools = list(library.tools)
+    generator.shuffle(tools)
+    for group in library.exclusive_groups:
+        spare = [name for name in tools if name in group][1:]
+        tools = [name for name in tools if name not in spare]
+    bounds = library.plan_length
+    chosen = tools[: min(len(tools), generator.randint(bounds.minimum, bounds.maximum))]
+    return [_intent(generator, name, library) for name in chosen]
+
+
+def _intent(generator: random.Random, name: str, library: IntentLibrary) -> dict[str, str]:
+    intent = {library.tool_key: name}
+    for key in library.tools[name].parameters:
+        values = list(library.parameters[key].values or ["排演"])
+        values = [value for value in values if value != library.previous_place]
+        intent[key] = generator.choice(values)
+    return intent
+
+
+def _broken(generator: random.Random, plan: Plan) -> Plan:
+    """The same plan with a rule broken."""
+    match generator.randrange(4):
+        case 0:
+            return [*plan[:-1], plan[0]]
+        case 1:
+            return plan[:1]
+        case 2:
+            return [{**plan[0], "排演": "多余"}, *plan[1:]]
+    return [{key: f"{value}x" for key, value in plan[0].items()}, *plan[1:]]

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gplan_jax.chat.config import ChatConfig
+from gplan_jax.chat.errors import RequestFailed
+from gplan_jax.chat.messages import ChatReply, ChatRequest, request_key
+from gplan_jax.foundation import GplanError
+from gplan_jax.gsisr import IntentLibrary, Plan, RowPlace, Sample, parse_plan
+from gplan_jax.synthesis.rules import Rules, RuleTeacher
+from gplan_jax.synthesis.seeds.seed import read_seed
+from gplan_jax.synthesis.seeds.selection import SeedPool
+from gplan_jax.synthesis.teacher import Teacher
+from gplan_jax.synthesis.teachers import chat_teacher
+from gplan_jax.synthesis.teachers.chat_teacher import ChatTeacher
+from gplan_jax.synthesis.teachers.config import TeacherConfig
+from gplan_jax.synthesis.teachers.load import load_teacher, note_of, settings_of
+from gplan_jax.synthesis.teachers.reply import answer_schema, write_reply
+from gplan_jax.synthesis.world import simulate_rows
+
+LIBRARY = IntentLibrary.load()
+RULES = Rules(LIBRARY)
+ROWS = list(simulate_rows(40, seed=6))
+CONFIG = TeacherConfig(server=ChatConfig(base_url="http://127.0.0.1:9/v1", model="big"), examples=3)
+
+
+class FakeClient:
+    """Answers by a function of the request; no socket."""
+
+    reply: Callable[[ChatRequest], tuple[str, str]]
+    asked: list[ChatRequest]
+
+    def __init__(self, config: ChatConfig, cache: Path) -> None:
+        self._config = config
+
+    async def ask(self, request: ChatRequest) -> ChatReply:
+        FakeClient.asked.append(request)
+        text, reason = FakeClient.reply(request)
+        key = request_key(self._config, request)
+        return ChatReply(text, reason, key, "big-0725", 100, 10, False, 1, "json_schema", 0.25)
+
+    async def close(self) -> None:
+        pass
+
+
+Replies = Callable[[ChatRequest], tuple[str, str]]
+
+
+@pytest.fixture
+def hire(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ChatTeacher]:
+    """A teacher behind a fake client."""
+
+    def hired(reply: Replies, seeds: SeedPool | None = None, **changes: Any) -> ChatTeacher:
+        monkeypatch.setattr(chat_teacher, "ChatClient", FakeClient)
+        FakeClient.reply, FakeClient.asked = staticmethod(reply), []
+        config = CONFIG.model_copy(update=changes)
+        return ChatTeacher(config, tmp_path / "cache.sqlite", LIBRARY, seeds)
+
+    return hired
+
+
+def _good(sample: Sample) -> str:
+    plan = parse_plan(RULES.label(sample))
+    return write_reply(RULES.trace(sample, plan), plan)
+
+
+def test_a_good_reply_is_one_request_and_its_canonical_label(
+    hire: Callable[..., ChatTeacher],
+) -> None:
+    teacher = hire(lambda request: (_good(ROWS[0]), "stop"))
+    answer = asyncio.run(teacher.answer(ROWS[0]))
+    [request] = FakeClient.asked
+    assert (answer.text, answer.faults) == (RULES.label(ROWS[0]), ())
+    assert answer.origin == {
+        "model": "big-0725", "requests": [request_key(CONFIG.server, request)],
+        "prompt_tokens": 100, "completion_tokens": 10, "cost": 0.25, "repaired": False,
+    }  # fmt: skip
+    assert request.schema == answer_schema(LIBRARY) and len(request.messages) == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "reason", "told"),
+    [
+        ("Sure! Here it is", "stop", "not valid JSON"),
+        ("{", "length", "cut off"),
+        (_good(ROWS[0]).replace("tool_", "gadget_"), "stop", "is not a tool"),
+    ],
+)
+def test_a_faulty_reply_is_shown_to_the_model_once_with_what_is_wrong(
+    hire: Callable[..., ChatTeacher], first: str, reason: str, told: str
+) -> None:
+    def reply(request: ChatRequest) -> tuple[str, str]:
+        return (_good(ROWS[0]), "stop") if len(request.messages) > 2 else (first, reason)
+
+    answer = asyncio.run(hire(reply).answer(ROWS[0]))
+    once, again = FakeClient.asked
+    assert (answer.text, answer.faults) == (RULES.label(ROWS[0]), ())
+    assert answer.origin["repaired"] and len(set(answer.origin["requests"])) == 2
+    assert (answer.origin["prompt_tokens"], answer.origin["cost"]) == (200, 0.5)
+    assert again.messages[:2] == once.messages and told in again.messages[3].content
+    assert [message.role for message in again.messages[2:]] == ["assistant", "user"]
+
+
+def test_there_is_no_third_request_and_none_but_one_without_repair(
+    hire: Callable[..., ChatTeacher],
+) -> None:
+    def reply(request: ChatRequest) -> tuple[str, str]:
+        return (f"prose {len(request.messages)}", "stop")
+
+    answer = asyncio.run(hire(reply).answer(ROWS[0]))
+    assert len(FakeClient.asked) == 2 and answer.text == "prose 4"
+    assert [fault.code for fault in answer.faults] == ["not_json"]
+    answer = asyncio.run(hire(reply, repair=False).answer(ROWS[0]))
+    assert len(FakeClient.asked) == 1 and answer.text == "prose 2" and answer.faults
+
+
+def test_a_plan_that_breaks_a_rule_twice_is_left_to_the_filter(
+    hire: Callable[..., ChatTeacher],
+) -> None:
+    wrong = _good(ROWS[0]).replace("tool_", "gadget_")
+    answer = asyncio.run(hire(lambda request: (wrong, "stop")).answer(ROWS[0]))
+    assert answer.text == RULES.label(ROWS[0]).replace("tool_", "gadget_") and not answer.faults
+
+
+def test_rows_of_a_stratum_share_all_of_the_prompt_but_the_context(
+    hire: Callable[..., ChatTeacher],
+) -> None:
+    seeds = [read_seed(row, LIBRARY, RowPlace("s.csv", i)) for i, row in enumerate(ROWS[:30])]
+    teacher = hire(lambda request: (_good(ROWS[0]), "stop"), SeedPool(seeds))
+    by_stratum: dict[tuple[str, str], set[tuple[Any, ...]]] = {}
+    for row in simulate_rows(30, seed=9):
+        fresh = dataclasses.replace(row, id=f"new {row.id}")
+        asyncio.run(teacher.answer(fresh))
+        messages = FakeClient.asked[-1].messages
+        assert [m.role for m in messages] == ["system", *["user", "assistant"] * 3, "user"]
+        stratum = read_seed(fresh, LIBRARY, RowPlace("s.csv", 0)).stratum
+        by_stratum.setdefault(stratum, set()).add(messages[:-1])
+    assert len(by_stratum) > 1 and all(len(prefixes) == 1 for prefixes in by_stratum.values())
+
+
+def test_an_explanation_keeps_the_plan_it_was_given(hire: Callable[..., ChatTeacher]) -> None:
+    plan: Plan = [{"工具名称": "tool_9"}, {"工具名称": "tool_8"}]
+    trace = RULES.trace(ROWS[0], plan)
+    teacher = hire(lambda request: (write_reply(trace, None), "stop"))
+    assert asyncio.run(teacher.explain(ROWS[0], plan)) == trace
+    [request] = FakeClient.asked
+    assert request.schema is not None
+    steps = request.schema["properties"]["reasoning"]["properties"]["steps"]
+    assert (steps["minItems"], steps["maxItems"]) == (2, 2)
+    with pytest.raises(GplanError, match="empty plan"):
+        asyncio.run(teacher.explain(ROWS[0], []))
+    teacher = hire(lambda request: (write_reply(trace, plan), "stop"))
+    with pytest.raises(GplanError, match=f"big to row {ROWS[0].id} hold no trace: .*unknown key"):
+        asyncio.run(teacher.explain(ROWS[0], plan))
+    assert len(FakeClient.asked) == 2
+
+
+def test_a_request_without_an_answer_is_the_rows_own_trouble(
+    hire: Callable[..., ChatTeacher],
+) -> None:
+    def refuse(request: ChatRequest) -> tuple[str, str]:
+        raise RequestFailed("refused")
+
+    with pytest.raises(RequestFailed):
+        asyncio.run(hire(refuse).answer(ROWS[0]))
+
+
+def test_who_is_hired_by_which_name(tmp_path: Path) -> None:
+    cache = tmp_path / "cache.sqlite"
+    assert isinstance(load_teacher("rules", [], cache, LIBRARY), RuleTeacher)
+    assert not cache.exists()
+    with pytest.raises(GplanError, match="--set changes a teacher file"):
+        load_teacher("rules", ["repair=false"], cache, LIBRARY)
+    file = tmp_path / "teacher.yaml"
+    file.write_text("server: {base_url: 'http://127.0.0.1:9/v1', model: big}\n", encoding="utf-8")
+    overrides = ["repair=false", "server.temperature=0.5", "server.concurrency=7"]
+    teacher: Teacher = load_teacher(str(file), overrides, cache, LIBRARY)
+    assert (teacher.name, teacher.at_once) == ("big", 7)
+    settings = settings_of(teacher)
+    assert settings["repair"] is False and settings["server"]["temperature"] == 0.5
+    assert "base_url" not in json.dumps(settings) and "answer" in settings["prompt"]
+    assert settings_of(RuleTeacher(LIBRARY)) == {"name": "rules"}
+    assert note_of(teacher).startswith("0 asked") and note_of(RuleTeacher(LIBRARY)) == ""
+    with pytest.raises(GplanError, match="did you mean repair"):
+        load_teacher(str(file), ["repare=true"], cache, LIBRARY)
+    asyncio.run(teacher.close())
+
+
+@pytest.mark.parametrize("name", ["teacher_vllm", "teacher_hosted"])
+def test_the_shipped_teacher_files_are_complete(name: str, tmp_path: Path) -> None:
+    file = Path(__file__).parents[3] / "configs" / f"{name}.yaml"
+    teacher = load_teacher(str(file), [], tmp_path / "cache.sqlite", LIBRARY)
+    assert isinstance(teacher, ChatTeacher) and teacher.at_once >= 32
+    asyncio.run(teacher.close())
