@@ -10,6 +10,8 @@ import typer
 
 from gplan_jax.cli import bench, convert, evaluation, memory, sensitivity, serve, synthesis, train
 from gplan_jax.cli import quickstart as quickstart_command
+from gplan_jax.cli.seeds import seeds
+from gplan_jax.cli import triggers as triggers_command
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.compilation_cache import keep_compiled_programs
 
@@ -25,6 +27,7 @@ for command in (
     quickstart_command.quickstart,
     convert.convert,
     convert.export,
+    triggers_command.triggers,
     synthesis.synthesize,
     synthesis.explain,
     synthesis.counterfactuals,
@@ -39,6 +42,7 @@ for command in (
     app.command()(command)
 app.command("filter")(synthesis.filter_rows)
 app.add_typer(bench.bench, name="bench")
+app.add_typer(seeds, name="seeds")
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 

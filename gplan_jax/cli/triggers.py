@@ -1,0 +1,103 @@
+"""`gplan triggers`: rows to plan for out of raw event logs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from gplan_jax.foundation import GplanError
+
+
+def triggers(
+    log: Annotated[
+        list[str] | None,
+        typer.Option(help="A log: .csv, .jsonl, .parquet or a glob in quotes; repeat it for more."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the rows go: .csv, .jsonl or .parquet.")
+    ] = None,
+    rules: Annotated[
+        Path | None, typer.Option(help="Trigger rules (YAML); the shipped ones if left out.")
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a key of the rules, e.g. log.columns.user=uid."),
+    ] = None,
+    users: Annotated[
+        Path | None, typer.Option(help="What is known about users: a row each, home, work ...")
+    ] = None,
+    memory_limit: Annotated[
+        str, typer.Option(help="Memory for sorting; more than that is spilled beside OUT.")
+    ] = "2GB",
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many rows.")] = None,
+    on_error: Annotated[
+        Literal["raise", "skip"], typer.Option(help="Stop at a faulty row, or leave it out.")
+    ] = "raise",
+    example_log: Annotated[
+        Path | None, typer.Option(help="Write a made-up log to try it on into this new directory.")
+    ] = None,
+    example_users: Annotated[int, typer.Option(min=1, help="Users of the made-up log.")] = 2000,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same log.")] = 0,
+) -> None:
+    """Find moments of several needs in event logs and write them as rows without labels.
+
+    An arrival in another city, an active hotel, ticket, ride, fuel or charging order: the rules
+    say what counts. Counts and settings are kept beside OUT as NAME.report.json.
+
+    Example: gplan triggers --example-log logs; gplan triggers --log logs/events.csv
+    --users logs/users.csv --out contexts.csv
+    """
+    if example_log is not None:
+        if log or out:
+            raise GplanError("--example-log writes a log; read it with a second command.")
+        _write_example(example_log, example_users, seed)
+        return
+    if not log or out is None:
+        raise GplanError("Name a log and an output: gplan triggers --log FILE --out FILE.")
+
+    from rich.console import Console
+
+    from gplan_jax.synthesis.triggers.report import report_path, report_table
+    from gplan_jax.synthesis.triggers.run import write_contexts
+    from gplan_jax.synthesis.triggers.spec import load_triggers
+
+    spec = load_triggers(rules, change or ())
+    report, faults = write_contexts(
+        log, out, spec, users=users, memory_limit=memory_limit, on_error=on_error, limit=limit
+    )
+    console = Console(stderr=True)
+    for error in faults.first:
+        console.print(f"  {error}", highlight=False, markup=False, soft_wrap=True)
+    if faults.total > len(faults.first):
+        console.print(f"  ... and {faults.total - len(faults.first):,} more", highlight=False)
+    Console().print(report_table(report, spec))
+    typer.echo(
+        f"{report.total:,} rows of {report.users:,} users ({report.events:,} events) are in {out}."
+    )
+    if report.stopped:
+        typer.echo(f"  stopped at             --limit {limit}; the log goes on")
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.faulty.items())
+    typer.echo(f"  faulty rows skipped    {faults.total:,}" + (f" ({kinds})" if kinds else ""))
+    typer.echo(f"  events given twice     {report.duplicates:,}")
+    if report.ignored:
+        typer.echo(f"  events of other words  {report.ignored:,}")
+    if report.undeclared_years:
+        years = ", ".join(map(str, report.undeclared_years))
+        typer.echo(f"  no holidays declared   for {years}: holidayflag is 0 there")
+    typer.echo(f"  counts and settings    {report_path(out)}")
+
+
+def _write_example(directory: Path, users: int, seed: int) -> None:
+    from gplan_jax.synthesis.triggers.example_log import (
+        EVENTS_FILE,
+        RULES_FILE,
+        USERS_FILE,
+        write_example_log,
+    )
+
+    events = write_example_log(directory, users, seed)
+    typer.echo(f"{events:,} events of {users:,} made-up users are in {directory / EVENTS_FILE}.")
+    typer.echo(f"  what is known of some  {directory / USERS_FILE}")
+    typer.echo(f"  the rules, to change   {directory / RULES_FILE}")

@@ -1,0 +1,75 @@
+"""Free text of a log, made safe for columns that are read back by punctuation.
+
+The behaviour columns separate entries by commas and find a place's id after the last 的, so an id
+or a name with such characters would break its neighbours. Ids are escaped so that different ones
+stay different; words (categories, cities) are only read by people and models, and get look-alikes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from functools import lru_cache
+
+PLACE_PREFIX = "p_"
+LONGEST_ID, LONGEST_WORD = 64, 64
+_DIGEST = 16
+_CACHE = 1 << 16
+_ID_KEPT = frozenset("-.")
+_USER_KEPT = frozenset("-._:@+=")
+_WORD_KEPT = frozenset("-./()&;:+_|")
+_FULL_WIDTH = {chr(code): chr(code + 0xFEE0) for code in range(0x21, 0x7F)}
+
+
+@lru_cache(_CACHE)
+def place_id(text: str) -> str:
+    """A place's id as the rows write it, ``p_...``; "" stays "".
+
+    Letters and digits of any script (but 的), ``-`` and ``.`` stay; every other character becomes
+    the %XX of its UTF-8 bytes; one longer than 64 characters is cut and ends in a digest. An id
+    that begins with ``p_`` keeps it once. So different ids stay different.
+    """
+    if not text:
+        return ""
+    rest = text[len(PLACE_PREFIX) :] if text.startswith(PLACE_PREFIX) else text
+    return PLACE_PREFIX + _escaped(rest or text, _ID_KEPT)
+
+
+@lru_cache(_CACHE)
+def user_id(text: str) -> str:
+    """A user's id: as ``place_id``, without the prefix, and ``_ : @ + =`` stay, too."""
+    return _escaped(text, _USER_KEPT)
+
+
+@lru_cache(_CACHE)
+def word(text: str) -> str:
+    """A category, city or district: one line without characters that structure text.
+
+    White space becomes one blank, control characters go, and ASCII punctuation but
+    ``- . / ( ) & ; : + _ |`` becomes its full-width form (``,`` ，). Cut after 64 characters.
+    """
+    visible = "".join(c for c in " ".join(text.split()) if unicodedata.category(c)[0] != "C")
+    kept = (c if c.isalnum() or c in _WORD_KEPT else _FULL_WIDTH.get(c, c) for c in visible)
+    return "".join(kept)[:LONGEST_WORD].strip()
+
+
+def profile_value(text: str) -> str:
+    """A coded attribute: as ``word``, but commas stay, and it may be of any length."""
+    return ",".join(
+        word(part[i : i + LONGEST_WORD])
+        for part in text.split(",")
+        for i in range(0, max(len(part), 1), LONGEST_WORD)
+    )
+
+
+def _escaped(text: str, kept: frozenset[str]) -> str:
+    safe = "".join(
+        c
+        if (c.isalnum() and c != "的") or c in kept
+        else "".join(f"%{byte:02X}" for byte in c.encode("utf-8", "surrogatepass"))
+        for c in text
+    )
+    if len(safe) <= LONGEST_ID:
+        return safe
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST]
+    return f"{safe[: LONGEST_ID - _DIGEST - 1]}-{digest}"
