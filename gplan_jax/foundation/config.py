@@ -112,8 +112,9 @@ def _explain(kind: type[Config], fault: Any) -> str:
 def _fields_at(kind: type[Config], path: list[str]) -> list[str]:
     for part in path:
         field = kind.model_fields.get(part)
-        annotation = field.annotation if field else None
-        nested = [a for a in (annotation, *get_args(annotation)) if _is_config(a)]
+        if field is None:  # The name of an entry: its keys are those of the entry's config.
+            continue
+        nested = [a for a in (field.annotation, *get_args(field.annotation)) if _is_config(a)]
         if not nested:
             return []
         kind = nested[0]
