@@ -21,7 +21,7 @@ from gplan_jax.synthesis.seeds.environment import Environment
 from gplan_jax.synthesis.seeds.seed import Stratum
 
 SUFFIX = ".candidates.jsonl"
-OWN = "row"
+OWN = "the row"
 _KEYS = ("row", "source_row", "origin", "trigger", "place", "facts", "plan", "reasoning", "context")
 
 
@@ -36,7 +36,7 @@ class Candidate:
         stratum: (trigger, place).
         facts: the context in words.
         proposal: plan and reasoning before any expert has seen them.
-        origin: "row" for a label that the row had, else the name of the teacher.
+        origin: "the row" for a label that the row had, else the name of the teacher.
     """
 
     row: int

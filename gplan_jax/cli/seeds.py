@@ -1,0 +1,183 @@
+"""`gplan seeds`: candidates, their review, the seed file, and the agreement of two reviewers."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+seeds = typer.Typer(
+    help="Seeds: expert-calibrated triplets of intents, environment and logic (section 3.2).",
+    no_args_is_help=True,
+)
+EXTRA = ("fastapi", "prometheus_client", "uvicorn")
+
+Library = Annotated[
+    Path | None, typer.Option(help="Intent library file; the shipped Amap library if left out.")
+]
+CandidatesFile = Annotated[
+    Path | None,
+    typer.Option(help="The candidates' file, where it isn't beside the review file."),
+]
+
+
+@seeds.command()
+def candidates(
+    data: Annotated[Path, typer.Option(help="Rows: .csv, .jsonl or .parquet; labels optional.")],
+    out: Annotated[Path, typer.Option(help="The review file to write: NAME.csv.")],
+    count: Annotated[int, typer.Option(min=1, help="Candidates to draw.")] = 1000,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same rows.")] = 0,
+    library: Library = None,
+    on_error: Annotated[
+        Literal["raise", "skip"], typer.Option(help="Stop at a faulty row, or leave it out.")
+    ] = "raise",
+) -> None:
+    """Draw rows over all triggers and places, with a plan and reasoning each, for experts to judge.
+
+    A row with a plan keeps it; the rules plan and explain where a row has none.
+
+    Example: gplan seeds candidates --data rows.csv --out review.csv --count 1000
+    """
+    from rich.console import Console
+
+    from gplan_jax.foundation import RowError
+    from gplan_jax.foundation.progress import report_skipped
+    from gplan_jax.gsisr import IntentLibrary
+    from gplan_jax.synthesis.rules import RuleTeacher
+    from gplan_jax.synthesis.seeds.proposing import write_review_files
+    from gplan_jax.synthesis.seeds.tables import strata_table
+
+    loaded, skipped = IntentLibrary.load(library), list[RowError]()
+    report = write_review_files(
+        data,
+        out,
+        loaded,
+        RuleTeacher(loaded),
+        count=count,
+        seed=seed,
+        on_error=on_error,
+        skipped=skipped,
+    )
+    report_skipped(skipped)
+    Console().print(strata_table(report.strata, "candidates", "users"))
+    origins = "; ".join(f"{origin} {n}" for origin, n in sorted(report.origins.items()))
+    typer.echo(f"{report.candidates} candidates are in {out}.")
+    typer.echo(f"  proposed by          {origins}")
+    if report.candidates < count:
+        typer.echo(f"  fewer than {count}       the data has no more users")
+    if report.faulty:
+        typer.echo(f"  with faults to mend  {report.faulty}; see the column faults")
+    typer.echo(f"  their contexts       {report.candidates_path}; keep it beside the review file")
+    typer.echo(f"  on a page            gplan seeds review {out} --reviewer NAME")
+    typer.echo(f"  in a spreadsheet     copy it to {out.stem}.NAME.csv, and save as CSV UTF-8")
+
+
+@seeds.command()
+def review(
+    file: Annotated[Path, typer.Argument(help="The review file, as candidates wrote it.")],
+    reviewer: Annotated[str, typer.Option(help="Your name; part of your copy's name.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8010,
+    candidates: CandidatesFile = None,
+    library: Library = None,
+) -> None:
+    """Review candidates on a local page, by keys; each decision is saved at once in your own copy.
+
+    Example: gplan seeds review review.csv --reviewer anna
+    """
+    from gplan_jax.foundation import GplanError
+    from gplan_jax.gsisr import IntentLibrary
+
+    if missing := [name for name in EXTRA if find_spec(name) is None]:
+        names = ", ".join(missing)
+        raise GplanError(f"The page needs {names}: pip install 'gplan-jax[serve]' has all of it.")
+
+    from gplan_jax.serving.review_run import serve_review
+
+    serve_review(file, reviewer, IntentLibrary.load(library), port=port, candidates=candidates)
+
+
+@seeds.command("import")
+def import_(
+    files: Annotated[list[Path], typer.Argument(help="Review files of the same candidates.")],
+    out: Annotated[Path, typer.Option(help="The seed file: .csv, .jsonl or .parquet.")],
+    undecided: Annotated[
+        Literal["error", "skip"], typer.Option(help="List what nobody decided, or leave it out.")
+    ] = "error",
+    on_disagreement: Annotated[
+        Literal["error", "first", "reject"],
+        typer.Option(help="Where reviewers differ: list it, take the first file's, or leave out."),
+    ] = "error",
+    candidates: CandidatesFile = None,
+    library: Library = None,
+) -> None:
+    """Make a seed file of what was accepted and edited, checked in full.
+
+    Example: gplan seeds import review.anna.csv review.bo.csv --out seeds.csv
+    --on-disagreement first
+    """
+    from rich.console import Console
+
+    from gplan_jax.gsisr import IntentLibrary
+    from gplan_jax.synthesis.seeds.importing import import_reviews, report_path
+    from gplan_jax.synthesis.seeds.tables import strata_table
+
+    report = import_reviews(
+        files,
+        out,
+        IntentLibrary.load(library),
+        candidates_path=candidates,
+        undecided=undecided,
+        on_disagreement=on_disagreement,
+    )
+    Console().print(strata_table(report.strata, "seeds", "candidates"))
+    counts = ", ".join(f"{report.verdicts.get(v, 0)} {v}" for v in ("accept", "edit"))
+    typer.echo(f"{report.seeds} seeds of {report.candidates} candidates are in {out} ({counts}).")
+    typer.echo(f"  rejected             {report.verdicts.get('reject', 0)}")
+    if undecided == "skip":
+        typer.echo(f"  undecided, left out  {report.undecided}")
+    if len(files) > 1:
+        rule = {"first": "the first file's counts", "reject": "left out", "error": "none"}
+        typer.echo(f"  reviewers differ on  {len(report.disagreements)}: {rule[on_disagreement]}")
+    typer.echo(f"  counts and rows      {report_path(out)}")
+
+
+@seeds.command()
+def agreement(
+    first: Annotated[Path, typer.Argument(help="One reviewer's file.")],
+    second: Annotated[Path, typer.Argument(help="Another reviewer's file.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where all of it goes as JSON, every differing row too.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap interval.")] = 0,
+    candidates: CandidatesFile = None,
+    library: Library = None,
+) -> None:
+    """Compare two reviewers: Cohen's kappa, raw agreement, and the rows they differ on.
+
+    Example: gplan seeds agreement review.anna.csv review.bo.csv --out agreement.json
+    """
+    from rich.console import Console
+
+    from gplan_jax.foundation.files import write_json
+    from gplan_jax.gsisr import IntentLibrary
+    from gplan_jax.synthesis.seeds.agreement import agreement_of
+    from gplan_jax.synthesis.seeds.tables import agreement_tables
+    from gplan_jax.synthesis.seeds.verdicts import load_candidates, read_reviews
+
+    loaded = IntentLibrary.load(library)
+    _, found = load_candidates([first, second], candidates, loaded)
+    one, other = read_reviews([first, second], found, loaded)
+    result = agreement_of(one, other, found, loaded, seed=seed)
+    for table in agreement_tables(result, first.name, second.name):
+        Console().print(table)
+    typer.echo(
+        f"{result.both} candidates were decided by both, {result.only_first} by {first.name} "
+        f"alone, {result.only_second} by {second.name} alone."
+    )
+    if out is None:
+        typer.echo("  every differing row  name a file with --out")
+    else:
+        write_json(out, {"first": str(first), "second": str(second), **result.to_dict()})
+        typer.echo(f"  all of it            {out}")
