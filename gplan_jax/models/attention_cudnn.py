@@ -9,6 +9,7 @@ Letters: B batch, T queries, C keys, N query heads, K key/value heads, H head si
 
 from __future__ import annotations
 
+import inspect
 from types import ModuleType
 from typing import Any
 
@@ -86,8 +87,15 @@ def _backward(
         mask_type=mask["mask_type"],
         layout=module.AttentionLayout.BTNH.value,
         sliding_window_length=None,
+        **_newer_parameters(module),
     )
     return d_query, d_key, d_value
+
+
+def _newer_parameters(module: ModuleType) -> dict[str, None]:
+    """jax 0.12's primitive wants a function over scores; None is none, as before it."""
+    known = inspect.signature(module.dot_product_attention).parameters
+    return {"score_mod": None} if "score_mod" in known else {}
 
 
 def _mask(module: ModuleType, query: jax.Array, key_lengths: jax.Array | None) -> dict[str, Any]:
