@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +22,10 @@ KEEPALIVE_S = 3.0
 
 
 class Transport:
-    """A pool of connections to one server, one for each request under way; opened in a loop.
+    """Connections to one server, one for each request under way; used in one event loop.
+
+    Each connection is a client of its own: httpx's pool looks at all its connections for every
+    request, which at 64 connections takes as long as the rest of the request.
 
     Proxies and certificates come from the environment (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE), but
     for this machine itself, which no proxy could reach. Redirects are not followed: the key goes
@@ -35,34 +40,19 @@ class Transport:
         self._config = config
         self._key = read_api_key(config)
         self._url = config.base_url.rstrip("/") + "/chat/completions"
-        headers = {
+        self._headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
             "User-Agent": f"gplan-jax/{__version__} Python/{platform.python_version()}",
         }
         if self._key is not None:
-            headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
-        try:
-            self._client = self._httpx2.AsyncClient(
-                headers=headers,
-                # The whole attempt is bounded in send(): a server may drip bytes for ever.
-                timeout=self._httpx2.Timeout(
-                    None, connect=min(CONNECT_TIMEOUT_S, config.timeout_s)
-                ),
-                limits=self._httpx2.Limits(
-                    max_connections=config.concurrency,
-                    max_keepalive_connections=config.concurrency,
-                    keepalive_expiry=KEEPALIVE_S,
-                ),
-                trust_env=not is_loopback(urlsplit(config.base_url).hostname or ""),
-                follow_redirects=False,
-            )
-        except Exception as error:
-            # Not repeated: a proxy's address may hold a password.
-            raise GplanError(
-                f"The proxy or certificate settings of the environment ({type(error).__name__}) "
-                "are not valid: check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE."
-            ) from None
+            self._headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
+        self._trust_env = not is_loopback(urlsplit(config.base_url).hostname or "")
+        self._clients: list[Any] = []
+        self._idle: list[Any] = []
+        with _explaining_settings():
+            self._certificates = self._httpx2.create_ssl_context(trust_env=self._trust_env)
+            self._idle.append(self._new_client())
 
     async def send(self, body: bytes, key: str, *, formatted: bool) -> Outcome:
         """Posts ``body`` once; never raises for what a server or network does.
@@ -72,9 +62,11 @@ class Transport:
             formatted: the body asks for a response format.
         """
         httpx2 = self._httpx2
+        # The one used last: its connection is the likeliest to be still open.
+        client = self._idle.pop() if self._idle else self._new_client()
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                response = await self._client.post(
+                response = await client.post(
                     self._url, content=body, headers={"Idempotency-Key": key}
                 )
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
@@ -83,6 +75,8 @@ class Transport:
             return self._outcome(Kind.CUT, f"no answer within {self._config.timeout_s:g} s")
         except httpx2.HTTPError as error:
             return self._outcome(Kind.CUT, f"the connection broke ({error or type(error)})")
+        finally:
+            self._idle.append(client)
         outcome = classify(
             response.status_code,
             response.headers,
@@ -94,7 +88,22 @@ class Transport:
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._client.aclose()
+        for client in self._clients:
+            await client.aclose()
+
+    def _new_client(self) -> Any:
+        httpx2, timeout_s = self._httpx2, self._config.timeout_s
+        client = httpx2.AsyncClient(
+            headers=self._headers,
+            # The whole attempt is bounded in send(): a server may drip bytes for ever.
+            timeout=httpx2.Timeout(None, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+            limits=httpx2.Limits(max_connections=1, keepalive_expiry=KEEPALIVE_S),
+            verify=self._certificates,
+            trust_env=self._trust_env,
+            follow_redirects=False,
+        )
+        self._clients.append(client)
+        return client
 
     def _outcome(self, kind: Kind, message: str, whole: Outcome | None = None) -> Outcome:
         """The outcome, with the key cut out of a message that repeats it."""
@@ -103,6 +112,18 @@ class Transport:
         if whole is None:
             return Outcome(kind, message)
         return Outcome(kind, message, whole.retry_after_s, whole.answer)
+
+
+@contextmanager
+def _explaining_settings() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # Its message is not repeated: a proxy's address may hold a password.
+        raise GplanError(
+            f"The proxy or certificate settings of the environment ({type(error).__name__}) are "
+            "not valid: check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE."
+        ) from None
 
 
 def _import_httpx2() -> Any:

@@ -1,0 +1,127 @@
+"""What a scripted server does to whom: faults as data, chosen by a hash of the request."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from gplan_jax.foundation.config import Config
+
+# These change what the answer says, once and for all; the others only how it is delivered.
+CONTENT = ("short", "wrong_schema", "twice", "filter")
+FaultKind = Literal[
+    "throttle",  # 429, with retry_after as its Retry-After
+    "error",  # ``status`` with ``message``
+    "hang",  # no answer until the client gives up
+    "drop",  # the connection is cut before the first byte
+    "slow",  # ``seconds`` later than the others
+    "cut",  # the connection is cut in the middle of the answer
+    "truncate",  # a whole response whose JSON body ends in the middle
+    "short",  # half of the text, finish_reason "length"
+    "wrong_schema",  # JSON of another shape
+    "twice",  # the text, and then the text again
+    "filter",  # finish_reason "content_filter"
+    "no_usage",  # an answer that doesn't say what it cost
+]
+Format = Literal["json_schema", "json_object"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Fault(Config):
+    """Something that goes wrong with a share of the requests.
+
+    Attributes:
+        kind: what happens; see ``FaultKind``.
+        share: of the requests, chosen by a hash of their key.
+        times: so many of a request's attempts, then it's over; null for ever. What changes the
+            text of an answer has no times.
+        match: only requests that hold this text in a message.
+        retry_after: of a throttle, as the header says it ("2", or an HTTP date).
+        retry_after_ms: of a throttle, as the header retry-after-ms.
+        status, message: of an error; ``{authorization}`` in it is replaced by that header.
+        seconds: of a slow answer.
+    """
+
+    kind: FaultKind
+    share: Share = 1.0
+    times: Annotated[int, Field(ge=1)] | None = 1
+    match: str = ""
+    retry_after: str | None = None
+    retry_after_ms: float | None = None
+    status: Annotated[int, Field(ge=300, le=599)] = 500
+    message: str = "scripted fault"
+    seconds: float = 1.0
+
+
+class Script(Config):
+    """How a scripted server answers.
+
+    Attributes:
+        model: the name it gives itself.
+        latency_s: from the request's last byte to the answer's first.
+        latency_spread: latencies lie in ``latency_s (1 ± spread)``, by the request's hash.
+        slots: requests worked on at once; the others wait in line, as at vLLM and SGLang.
+        at_once: requests taken in at once; more are refused with 429 and ``retry_after``.
+        formats: the response formats it knows; the others get a 400.
+        usage: answers report their tokens.
+        idempotent: a request that comes again with its Idempotency-Key gets the same answer, and
+            isn't billed again.
+        faults: all that apply to a request happen to it one after the other.
+        seed: of the hashes.
+    """
+
+    model: str = "scripted"
+    latency_s: Annotated[float, Field(ge=0)] = 0.0
+    latency_spread: Share = 0.0
+    slots: Annotated[int, Field(ge=1)] | None = None
+    at_once: Annotated[int, Field(ge=1)] | None = None
+    retry_after: str | None = None
+    formats: Annotated[tuple[Format, ...], Field(strict=False)] = ("json_schema", "json_object")
+    usage: bool = True
+    idempotent: bool = True
+    faults: Annotated[tuple[Fault, ...], Field(strict=False)] = ()
+    seed: int = 0
+
+
+def delivery_fault(script: Script, key: str, prompt: str, attempt: int) -> Fault | None:
+    """What happens to the ``attempt``-th sending (from 0) of the request ``key``."""
+    for index, fault in enumerate(script.faults):
+        if fault.kind in CONTENT or not _applies(script, index, fault, key, prompt):
+            continue
+        if fault.times is None or attempt < fault.times:
+            return fault
+        attempt -= fault.times
+    return None
+
+
+def content_fault(script: Script, key: str, prompt: str) -> Fault | None:
+    """What is wrong with the text that the request ``key`` is answered with."""
+    for index, fault in enumerate(script.faults):
+        if fault.kind in CONTENT and _applies(script, index, fault, key, prompt):
+            return fault
+    return None
+
+
+def latency_s(script: Script, key: str) -> float:
+    """How long the request ``key`` is worked on."""
+    spread = script.latency_spread * (2 * uniform(script.seed, "latency", key) - 1)
+    return script.latency_s * (1 + spread)
+
+
+def uniform(*parts: object) -> float:
+    """A number in [0, 1) that is a function of ``parts``."""
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode("utf-8", "replace")).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56
+
+
+def prompt_text(body: Mapping[str, Any]) -> str:
+    """The texts of all messages of a request, a line break between them."""
+    return "\n".join(str(message.get("content") or "") for message in body["messages"])
+
+
+def _applies(script: Script, index: int, fault: Fault, key: str, prompt: str) -> bool:
+    chosen = fault.share == 1.0 or uniform(script.seed, index, fault.kind, key) < fault.share
+    return chosen and fault.match in prompt
