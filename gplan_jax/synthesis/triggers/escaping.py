@@ -48,18 +48,18 @@ def word(text: str) -> str:
     White space becomes one blank, control characters go, and ASCII punctuation but
     ``- . / ( ) & ; : + _ |`` becomes its full-width form (``,`` ，). Cut after 64 characters.
     """
-    visible = "".join(c for c in " ".join(text.split()) if unicodedata.category(c)[0] != "C")
-    kept = (c if c.isalnum() or c in _WORD_KEPT else _FULL_WIDTH.get(c, c) for c in visible)
-    return "".join(kept)[:LONGEST_WORD].strip()
+    return _harmless(text, _WORD_KEPT)[:LONGEST_WORD].strip()
 
 
 def profile_value(text: str) -> str:
     """A coded attribute: as ``word``, but commas stay, and it may be of any length."""
-    return ",".join(
-        word(part[i : i + LONGEST_WORD])
-        for part in text.split(",")
-        for i in range(0, max(len(part), 1), LONGEST_WORD)
-    )
+    return _harmless(text, _WORD_KEPT | {","})
+
+
+def _harmless(text: str, kept: frozenset[str]) -> str:
+    visible = (c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
+    line = " ".join("".join(visible).split())
+    return "".join(c if c.isalnum() or c in kept else _FULL_WIDTH.get(c, c) for c in line)
 
 
 def _escaped(text: str, kept: frozenset[str]) -> str:

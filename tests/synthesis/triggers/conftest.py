@@ -1,0 +1,52 @@
+"""The shipped rules, and events told in few words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from gplan_jax.gsisr import Sample
+from gplan_jax.synthesis.triggers.contexts import Prepared, Tally, contexts
+from gplan_jax.synthesis.triggers.events import Event
+from gplan_jax.synthesis.triggers.spec import TriggerSpec, load_triggers
+
+MONDAY = datetime(2026, 3, 2)
+MakeEvent = Callable[..., Event]
+Search = Callable[..., list[Sample]]
+
+
+@pytest.fixture(scope="session")
+def spec() -> TriggerSpec:
+    return load_triggers()
+
+
+@pytest.fixture(scope="session")
+def at() -> MakeEvent:
+    """An event ``hours`` after the first Monday of March 2026, midnight."""
+
+    def event(hours: float, word: str, place: str = "", city: str = "", **more: Any) -> Event:
+        where = {"district": "一区" if city else "", "category": "商场" if place else ""}
+        when = MONDAY + timedelta(hours=hours)
+        return Event("u1", when, word, place=place, city=city, **(where | more))
+
+    return event
+
+
+@pytest.fixture(scope="session")
+def search() -> Search:
+    """The rows of one user who lives in 甲市, where nothing else is told."""
+
+    def rows(
+        events: Iterable[Event],
+        spec: TriggerSpec,
+        profile: dict[str, str] | None = None,
+        tally: Tally | None = None,
+    ) -> list[Sample]:
+        home = {"home_city": "甲市", "home_district": "一区", "home_place": "home"}
+        known = home if profile is None else profile
+        return list(contexts(events, known, Prepared(spec), tally or Tally()))
+
+    return rows
