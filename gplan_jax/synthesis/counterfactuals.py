@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.files import write_json
-from gplan_jax.foundation.progress import track
+from gplan_jax.foundation.progress import ProgressBar, track
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.gsisr import (
     ContextPair,
@@ -44,10 +44,12 @@ from gplan_jax.synthesis.counterfactual_report import ANCHOR, Report, Verdict, r
 from gplan_jax.synthesis.perturbation_spec import PerturbationSpec, load_spec
 from gplan_jax.synthesis.perturbations import Anchor, anchor_of, perturbed
 from gplan_jax.synthesis.rules import RuleTeacher
-from gplan_jax.synthesis.teacher import Teacher
+from gplan_jax.synthesis.teacher import ROW_TROUBLE, Teacher
+from gplan_jax.synthesis.teachers.load import note_of, settings_of
 
 _MEND = f"Mend the row, or {SKIP_HINT}."
 _SPEC_MEND = f"Add perturbations to the spec, or {SKIP_HINT}."
+_ROW_TROUBLE = (RowError, *ROW_TROUBLE)
 _TEACHER_MEND = f"Mend the teacher, or {SKIP_HINT}."
 
 
@@ -93,7 +95,7 @@ async def candidates_of(sample: Sample, where: RowPlace, recipe: Recipe) -> list
         return [_fault("unreadable", where, str(error).rstrip("."), _MEND)]
     try:
         context, plan = await _answered(sample.with_label(""), where, recipe)
-    except GplanError as error:
+    except _ROW_TROUBLE as error:
         return [_failed(ANCHOR, where, error, recipe)]
     found: list[Candidate] = []
     for name in _order(sample, recipe):
@@ -116,7 +118,7 @@ async def _candidate(
         return Candidate(name, "not_applicable")
     try:
         counterfactual, other_plan = await _answered(changed, where, recipe)
-    except GplanError as error:
+    except _ROW_TROUBLE as error:
         return _failed(name, where, error, recipe)
     columns = changed_columns(context, counterfactual)
     origin = Provenance(context.id, where.row, name, columns, recipe.teacher.name, PASSED)
@@ -128,12 +130,15 @@ async def _answered(context: Sample, where: RowPlace, recipe: Recipe) -> tuple[S
     """The context with the teacher's answer as its label, and the plan in it.
 
     Raises:
-        GplanError: the teacher has no answer, or it breaks a rule.
+        RowError: the teacher's answer can't be read, or breaks a rule.
+        RequestFailed: it has none.
     """
-    answered = context.with_label((await recipe.teacher.answer(context)).text)
-    plan = parse_label(answered, recipe.library, where).plan
-    if broken := check_plan(answered.raw_labels, recipe.library):
-        raise GplanError("; ".join(violation.message for violation in broken))
+    answer = await recipe.teacher.answer(context)
+    answered = context.with_label(answer.text)
+    plan = [] if answer.faults else parse_label(answered, recipe.library, where).plan
+    if broken := answer.faults or check_plan(answer.text, recipe.library):
+        problem = "; ".join(violation.message for violation in broken)
+        raise RowError(where.file, where.row, None, problem, _TEACHER_MEND)
     return answered, plan
 
 
@@ -220,14 +225,13 @@ def write_counterfactuals(
         found = stack.enter_context(
             closing(map_ordered(candidates, anchors, at_once=teacher.at_once, close=teacher.close))
         )
-        tracked = track(found, "counterfactuals", total)
-        report = _write(tracked, recipe, writers, on_error, faults)
+        report = _write(found, total, recipe, writers, on_error, faults)
         report = dataclasses.replace(report, skipped=len(faults) - already)
         if not report.total("pair"):
             raise _no_pair(source, report, faults[already:])
     settings = {
         "data": str(source),
-        "teacher": teacher.name,
+        "teacher": settings_of(teacher),
         "per_anchor": per_anchor,
         "seed": seed,
         "limit": limit,
@@ -239,6 +243,7 @@ def write_counterfactuals(
 
 def _write(
     found: Iterable[Sequence[Candidate]],
+    total: int,
     recipe: Recipe,
     writers: Mapping[Verdict, PairWriter],
     on_error: OnError,
@@ -247,17 +252,19 @@ def _write(
     """Writes the pairs among the candidates of each row, and counts all of them."""
     verdicts = {name: Counter[Verdict]() for name in (ANCHOR, *recipe.spec.weights)}
     anchors = without_pair = 0
-    for candidates in found:
-        anchors += 1
-        without_pair += all(candidate.verdict != "pair" for candidate in candidates)
-        for candidate in candidates:
-            verdicts[candidate.perturbation][candidate.verdict] += 1
-            if candidate.fault and on_error == "raise":
-                raise candidate.fault
-            if candidate.fault:
-                faults.append(candidate.fault)
-            elif candidate.pair and candidate.verdict in writers:
-                writers[candidate.verdict](candidate.pair)
+    with ProgressBar("counterfactuals", total) as bar:
+        for candidates in found:
+            anchors += 1
+            without_pair += all(candidate.verdict != "pair" for candidate in candidates)
+            for candidate in candidates:
+                verdicts[candidate.perturbation][candidate.verdict] += 1
+                if candidate.fault and on_error == "raise":
+                    raise candidate.fault
+                if candidate.fault:
+                    faults.append(candidate.fault)
+                elif candidate.pair and candidate.verdict in writers:
+                    writers[candidate.verdict](candidate.pair)
+            bar.advance(note_of(recipe.teacher))
     return Report(anchors, without_pair, 0, verdicts)
 
 

@@ -8,20 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gplan_jax.foundation.errors import GplanError, RowError
-from gplan_jax.foundation.progress import track
+from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.gsisr import (
     IntentLibrary,
     Label,
+    RowPlace,
     Sample,
     canonical_plan,
-    read_labelled_samples,
+    facts_of,
+    parse_label,
+    read_numbered_samples,
     write_samples,
 )
-from gplan_jax.gsisr.readers import OnError
+from gplan_jax.gsisr.readers import SKIP_HINT, OnError, empty_data_set
 from gplan_jax.reasoning import write_trace
 from gplan_jax.synthesis.rules import RuleTeacher
-from gplan_jax.synthesis.teacher import Teacher
+from gplan_jax.synthesis.teacher import ROW_TROUBLE, Teacher
+from gplan_jax.synthesis.teachers.load import note_of
+
+_MEND = f"Run the command again, which asks again; or {SKIP_HINT}."
 
 
 @dataclass(frozen=True)
@@ -44,36 +50,81 @@ def explain_file(
 ) -> ExplainReport:
     """Streams the rows of ``source`` to ``out``, each label with a trace before its plan.
 
-    A trace that a row already has is replaced. ``out`` appears whole or not at all.
+    A trace that a row already has is replaced. ``out`` appears whole or not at all. The source is
+    read once before the teacher is asked anything, so that a faulty row ends the run before it has
+    cost something.
 
     Args:
         source, out: .csv, .jsonl or .parquet files.
         teacher: who explains; the rules where None. It is closed at the end.
-        on_error: "raise" ends at the first faulty row, "skip" leaves it out.
+        on_error: "raise" ends at the first row that is faulty or has no trace, "skip" leaves it
+            out.
         skipped: where given, the errors of the rows left out are appended to it.
 
     Raises:
-        GplanError, RowError: an unreadable source, or a faulty row that isn't skipped.
+        GplanError, RowError: an unreadable source, a row that isn't skipped, no row with a trace,
+            or a teacher that answers nobody any more.
     """
     if Path(source).resolve() == Path(out).resolve():
         raise GplanError(f"{out} is also the source; name another output.")
     teacher = teacher or RuleTeacher(library)
     faults: list[RowError] = [] if skipped is None else skipped
     already, characters = len(faults), 0
+    total = sum(1 for _ in _labelled(source, library, on_error, []))
 
-    async def explained(labelled: tuple[Sample, Label]) -> tuple[Sample, int]:
-        sample, label = labelled
-        trace = write_trace(await teacher.explain(sample, label.plan))
+    async def explained(row: tuple[int, Sample, Label]) -> tuple[Sample, int] | RowError:
+        number, sample, label = row
+        try:
+            trace = write_trace(await teacher.explain(sample, label.plan))
+        except ROW_TROUBLE as error:
+            return RowError(source, number, None, str(error).rstrip("."), _MEND)
         return sample.with_label(trace + canonical_plan(label.plan, library)), len(trace)
 
-    def counted(found: Iterator[tuple[Sample, int]]) -> Iterator[Sample]:
+    def written(found: Iterator[tuple[Sample, int] | RowError]) -> Iterator[Sample]:
         nonlocal characters
-        for row, length in track(found, "explain"):
-            characters += length
-            yield row
+        with ProgressBar("explain", total) as bar:
+            for row in found:
+                bar.advance(note_of(teacher))
+                if not isinstance(row, RowError):
+                    characters += row[1]
+                    yield row[0]
+                elif on_error == "raise":
+                    raise row
+                else:
+                    faults.append(row)
+        if not characters:
+            raise empty_data_set(source, faults[already:])
 
-    labelled = read_labelled_samples(source, library, on_error=on_error, skipped=faults)
+    labelled = _labelled(source, library, on_error, faults)
     found = map_ordered(explained, labelled, at_once=teacher.at_once, close=teacher.close)
     with closing(found):
-        count = write_samples(out, counted(found))
+        count = write_samples(out, written(found))
     return ExplainReport(count, len(faults) - already, characters / count)
+
+
+def _labelled(
+    source: str | Path, library: IntentLibrary, on_error: OnError, faults: list[RowError]
+) -> Iterator[tuple[int, Sample, Label]]:
+    """The rows with their numbers and checked labels; facts must be there to be told."""
+    yielded, already = False, len(faults)
+    for number, sample in read_numbered_samples(source, on_error=on_error, skipped=faults):
+        try:
+            label = _label(sample, library, RowPlace(source, number))
+        except RowError as error:
+            if on_error == "raise":
+                raise
+            faults.append(error)
+            continue
+        yielded = True
+        yield number, sample, label
+    if not yielded:
+        raise empty_data_set(source, faults[already:])
+
+
+def _label(sample: Sample, library: IntentLibrary, where: RowPlace) -> Label:
+    try:
+        facts_of(sample)
+    except GplanError as error:
+        problem = str(error).rstrip(".")
+        raise RowError(where.file, where.row, None, problem, f"Mend it, or {SKIP_HINT}.") from None
+    return parse_label(sample, library, where)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gplan_jax.chat.errors import RequestFailed
+from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Plan, Sample, Violation
 from gplan_jax.reasoning import ReasoningTrace
 
@@ -25,6 +27,14 @@ class Answer:
     text: str
     origin: Mapping[str, Any] = field(default_factory=dict)
     faults: tuple[Violation, ...] = ()
+
+
+class NoTrace(GplanError):
+    """The teacher's explanation of one plan can't be used; the others may be."""
+
+
+# What concerns one row alone, so that a run may leave the row out and go on.
+ROW_TROUBLE = (RequestFailed, NoTrace)
 
 
 class Teacher(Protocol):
@@ -48,7 +58,8 @@ class Teacher(Protocol):
         ``sample`` is not looked at.
 
         Raises:
-            GplanError: the context can't be read, or there is no answer to be had.
+            RequestFailed: this one row has no answer.
+            GplanError: the context can't be read, or nobody gets an answer any more.
         """
         ...
 
@@ -56,7 +67,8 @@ class Teacher(Protocol):
         """A trace with one STEP per intent of ``plan``, given the context of ``sample``.
 
         Raises:
-            GplanError: ``plan`` is empty, or there is no trace to be had.
+            RequestFailed, NoTrace: this one row has no trace.
+            GplanError: ``plan`` is empty, or nobody gets an answer any more.
         """
         ...
 

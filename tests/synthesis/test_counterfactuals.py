@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gplan_jax.chat.errors import RequestFailed
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.gsisr import (
     ContextPair,
@@ -171,7 +172,7 @@ def test_a_file_is_written_in_both_directions_with_its_counts(
     kept = json.loads((tmp_path / "pairs.report.json").read_text(encoding="utf-8"))
     assert kept["candidates"]["pair"] == report.total("pair") == len(lines) // 2
     assert kept["candidates"]["equal"] == report.total("equal") > 0
-    assert kept["settings"]["seed"] == 3 and kept["settings"]["teacher"] == "rules"
+    assert kept["settings"]["seed"] == 3 and kept["settings"]["teacher"]["name"] == "rules"
     assert kept["settings"]["spec"]["hours_later"] == {"weight": 1.0, "least": 2.0, "most": 10.0}
     assert PerturbationSpec.model_validate(kept["settings"]["spec"], strict=False) == load_spec()
 
@@ -254,7 +255,7 @@ def test_a_failing_answer_to_the_row_itself_leaves_the_row_out(
 
     def no_answer(sample: Sample) -> str:
         if sample == first:
-            raise GplanError("the model refused to answer.")
+            raise RequestFailed("the model refused to answer.")
         return rules.label(sample)
 
     skipped: list[RowError] = []

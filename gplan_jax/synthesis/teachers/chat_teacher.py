@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gplan_jax.chat.client import ChatClient
+from gplan_jax.chat.config import read_api_key
 from gplan_jax.chat.ledger import Ledger
 from gplan_jax.chat.messages import ChatReply, ChatRequest, Message
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, check_plan
 from gplan_jax.reasoning import ReasoningTrace
 from gplan_jax.synthesis.seeds.selection import SeedPool
-from gplan_jax.synthesis.teacher import Answer
+from gplan_jax.synthesis.teacher import Answer, NoTrace
 from gplan_jax.synthesis.teachers.config import TeacherConfig
 from gplan_jax.synthesis.teachers.prompt import Task, TeacherPrompt
 from gplan_jax.synthesis.teachers.reply import (
@@ -50,8 +51,10 @@ class ChatTeacher:
         """Opens the cache; nothing is sent before the first call.
 
         Raises:
-            GplanError: there is no such prompt, or the cache can't be used.
+            GplanError: there is no such prompt, the cache can't be used, or the variable that
+                should hold the server's key is not set.
         """
+        read_api_key(config.server)
         self._config, self._library, self._seeds = config, library, seeds
         self._prompt = TeacherPrompt.load(config.template)
         self._system = {task: self._prompt.system(task, library) for task in ("answer", "explain")}
@@ -106,7 +109,8 @@ class ChatTeacher:
         """The model's reasoning for a given plan; see ``Teacher.explain``.
 
         Raises:
-            GplanError: the plan is empty, or neither reply holds a trace of it.
+            NoTrace: neither reply holds a trace of the plan.
+            GplanError: the plan is empty.
             RequestFailed, ServerUnavailable, BudgetSpent: as for ``answer``.
         """
         if not plan:
@@ -120,7 +124,7 @@ class ChatTeacher:
         trace, faults, _ = await self._ask(request, read)
         if trace is None:
             why = "; ".join(fault.message for fault in faults)
-            raise GplanError(f"The replies of {self.name} to row {sample.id} hold no trace: {why}.")
+            raise NoTrace(f"The replies of {self.name} to row {sample.id} hold no trace: {why}.")
         return trace
 
     async def close(self) -> None:

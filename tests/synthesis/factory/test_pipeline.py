@@ -172,7 +172,10 @@ def test_a_removed_row_is_told_with_all_that_is_wrong_and_the_raw_answer(tmp_pat
 def test_the_report_counts_what_was_kept_removed_and_spent(tmp_path: Path) -> None:
     fates = ["", "mended", "failed", "prose", "tool", "twice", ""]
     contexts = [*_contexts(fates)]
-    contexts.append(Context(8, dataclasses.replace(contexts[0].sample, id="other user")))
+    first = contexts[0].sample
+    second = "1" if first.currenttime.endswith("0") else "0"
+    later = dataclasses.replace(first, currenttime=first.currenttime[:-1] + second)
+    contexts.append(Context(8, later))
     other = mix_of([parse_plan(ROWS[0].raw_labels)], LIBRARY)
     outputs = _run(tmp_path, contexts, compare=other, settings={"seed": 1})
     report = read_json(outputs.report)

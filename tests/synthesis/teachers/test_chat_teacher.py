@@ -194,8 +194,12 @@ def test_who_is_hired_by_which_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["teacher_vllm", "teacher_hosted"])
-def test_the_shipped_teacher_files_are_complete(name: str, tmp_path: Path) -> None:
+def test_the_shipped_teacher_files_are_complete(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEACHER_API_KEY", "secret")
     file = Path(__file__).parents[3] / "configs" / f"{name}.yaml"
     teacher = load_teacher(str(file), [], tmp_path / "cache.sqlite", LIBRARY)
     assert isinstance(teacher, ChatTeacher) and teacher.at_once >= 32
+    assert "secret" not in json.dumps(teacher.settings)
     asyncio.run(teacher.close())
