@@ -9,9 +9,10 @@ import sys
 import typer
 
 from gplan_jax.cli import bench, convert, evaluation, memory, sensitivity, serve, synthesis, train
+from gplan_jax.cli import judge as judge_command
 from gplan_jax.cli import quickstart as quickstart_command
-from gplan_jax.cli.seeds import seeds
 from gplan_jax.cli import triggers as triggers_command
+from gplan_jax.cli.seeds import seeds
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.compilation_cache import keep_compiled_programs
 
@@ -37,6 +38,7 @@ for command in (
     evaluation.score,
     evaluation.plan,
     sensitivity.sensitivity,
+    judge_command.judge,
     serve.serve,
 ):
     app.command()(command)

@@ -1,0 +1,188 @@
+"""`gplan judge`: plans scored without their labels, by rules or language models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from gplan_jax.evaluation.judge.candidates import Candidate
+    from gplan_jax.evaluation.judge.verdict import Judge
+    from gplan_jax.gsisr import IntentLibrary, Sample
+
+RULES = "rules"
+
+
+def judge(
+    data: Annotated[Path, typer.Option(help="The rows planned for: .csv, .jsonl or .parquet.")],
+    out: Annotated[Path, typer.Option(help="New directory for the judgements and their means.")],
+    predictions: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A predictions.jsonl of gplan evaluate, FILE or NAME=FILE; repeat for more."
+        ),
+    ] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Also judge the rows' own labels, as a calibration.")
+    ] = False,
+    train_data: Annotated[
+        Path | None, typer.Option(help="Also judge the floors, fitted on these labelled rows.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Compare --predictions with this second file instead of scoring."),
+    ] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(help="rules (the default), or the YAML file of a judge; repeat for more."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value over every judge file, e.g. server.budget=5."),
+    ] = None,
+    combine: Annotated[
+        Literal["mean", "majority"], typer.Option(help="How several judges become one.")
+    ] = "mean",
+    filtered: Annotated[
+        bool, typer.Option("--filtered", help="Only plans that pass the rule filter, as the paper.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where paid replies are kept; else OUT.cache.sqlite.")
+    ] = None,
+    library: Annotated[
+        Path | None, typer.Option(help="Intent library file; the shipped Amap library if left out.")
+    ] = None,
+    on_error: Annotated[
+        Literal["raise", "skip"], typer.Option(help="As for gplan evaluate: stop, or leave it out.")
+    ] = "raise",
+) -> None:
+    """Score plans for flow, logic and fit to time and place, 1 to 5, without showing their labels.
+
+    "rules" is no language model: it checks stage order, time fit, place fit and order state.
+
+    Example: gplan judge --predictions run/test/predictions.jsonl --data test.csv --out run/judged
+
+    Example: gplan judge --predictions a.jsonl --against b.jsonl --data test.csv --out run/pairs
+    --judge configs/judge_vllm.yaml
+    """
+    from rich.console import Console
+
+    from gplan_jax.evaluation.judge import run, tables
+    from gplan_jax.evaluation.judge.candidates import plans_of_predictions, read_rows
+    from gplan_jax.foundation import RowError
+    from gplan_jax.foundation.files import refuse_existing
+    from gplan_jax.foundation.progress import report_skipped
+    from gplan_jax.gsisr import IntentLibrary
+
+    _check_sources(predictions or [], labels, train_data, against)
+    refuse_existing(out)
+    cache = cache or out.with_name(f"{out.name}.cache.sqlite")
+    intents = IntentLibrary.load(library)
+    skipped: list[RowError] = []
+    rows = read_rows(data, intents, limit=limit, on_error=on_error, skipped=skipped)
+    report_skipped(skipped)
+    cut = limit is not None
+    plans = {
+        name: plans_of_predictions(name, path, rows, intents, cut=cut)
+        for name, path in _named("--predictions", predictions or []).items()
+    }
+    judges = _judges(judge or [RULES], set_ or [], cache, intents)
+    paid = cache.exists()
+    about: dict[str, Any] = {"data": str(data), "limit": limit, "predictions": predictions or []}
+    settings: dict[str, Any] = {"combine": combine, "seed": seed, "filtered": filtered}
+    try:
+        if against is None:
+            plans |= _calibration(rows, labels, train_data, intents)
+            everything = [plan for of_source in plans.values() for plan in of_source]
+            result = run.judge_plans(everything, judges, out, **settings, run=about)
+        else:
+            [first] = plans.values()
+            [(name, path)] = _named("--against", [against]).items()
+            name = f"{name} (against)" if name in plans else name
+            second = plans_of_predictions(name, path, rows, intents, cut=cut)
+            about["against"] = against
+            result = run.compare_plans(first, second, judges, out, **settings, run=about)
+    except KeyboardInterrupt:
+        if paid:
+            typer.echo(f"Every paid reply is in {cache}; run the command again to go on.", err=True)
+        raise
+    described = result["judges"] if against is None else result["judged_by"]
+    show = tables.scores_table if against is None else tables.pairs_table
+    Console().print(show(result))
+    for warning in tables.warnings_of(described):
+        typer.echo(f"Warning: {warning}", err=True)
+    typer.echo(f"Finished. The result is in {out}")
+    each = run.JUDGEMENTS if against is None else run.COMPARISONS
+    typer.echo(f"  every score with its reason  {out / each}")
+    typer.echo(f"  means, intervals, settings   {out / run.RESULT}")
+    if paid:
+        typer.echo(f"  paid replies, for a rerun    {cache}")
+
+
+def _check_sources(
+    predictions: list[str], labels: bool, train_data: Path | None, against: str | None
+) -> None:
+    from gplan_jax.foundation import GplanError
+
+    if not (predictions or labels or train_data):
+        raise GplanError("Nothing to judge: give --predictions FILE, --labels or --train-data.")
+    if against is not None and (len(predictions) != 1 or labels or train_data):
+        raise GplanError(
+            "--against compares two files: one --predictions, and no --labels or --train-data."
+        )
+
+
+def _judges(
+    wanted: list[str], overrides: list[str], cache: Path, library: IntentLibrary
+) -> list[Judge]:
+    """The judges in the order of the options; GplanError names what is wrong with one."""
+    from gplan_jax.evaluation.judge.config import JudgeConfig
+    from gplan_jax.evaluation.judge.rules import RuleJudge
+
+    judges: list[Judge] = []
+    for value in wanted:
+        if value == RULES:
+            judges.append(RuleJudge(library))
+            continue
+        from gplan_jax.evaluation.judge.chat_judge import ChatJudge
+
+        judges.append(ChatJudge(JudgeConfig.load(value, overrides), cache, library))
+    return judges
+
+
+def _calibration(
+    rows: list[Sample], labels: bool, train_data: Path | None, library: IntentLibrary
+) -> dict[str, list[Candidate]]:
+    from gplan_jax.evaluation.judge.candidates import LABELS, plans_of_floors, plans_of_labels
+
+    found: dict[str, list[Candidate]] = {}
+    if labels:
+        found[LABELS] = plans_of_labels(rows, library)
+    if train_data is not None:
+        found |= plans_of_floors(rows, train_data, library)
+    return found
+
+
+def _named(option: str, values: list[str]) -> dict[str, Path]:
+    """NAME=FILE, or FILE alone, which is called as its directory is (test/predictions.jsonl).
+
+    Raises:
+        GplanError: two values have the same name.
+    """
+    from gplan_jax.foundation import GplanError
+
+    paths: dict[str, Path] = {}
+    for value in values:
+        name, equals, file = value.partition("=")
+        if not equals:
+            path = Path(value).resolve()
+            generic = path.stem == "predictions" and path.parent.name
+            name, file = (path.parent.name if generic else path.stem), value
+        if name in paths:
+            raise GplanError(f"{option}: two are called {name!r}; name them apart, NAME=FILE.")
+        paths[name] = Path(file)
+    return paths

@@ -1,0 +1,1 @@
+"""Judging plans without their labels: a rubric, rules or language models, agreement and tables."""

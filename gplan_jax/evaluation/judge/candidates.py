@@ -1,0 +1,155 @@
+"""The plans to judge: contexts without labels, and of every answer the parsed plan alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from gplan_jax.baselines.floors import FLOORS
+from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.files import read_jsonl
+from gplan_jax.gsisr import (
+    IntentLibrary,
+    Plan,
+    Sample,
+    check_plan,
+    facts_of,
+    parse_plan,
+    read_labelled_samples,
+    read_numbered_samples,
+    read_samples,
+)
+from gplan_jax.gsisr.readers import SKIP_HINT, OnError
+
+LABELS = "labels"
+_MEND = 'Each row is a JSON object with the strings "id" and "text", as gplan evaluate writes it.'
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One plan for one context.
+
+    Attributes:
+        source: whose plan it is: the name of a predictions file, "labels", or a floor's.
+        row: of the data, counted from 1.
+        sample: the context; ``raw_labels`` is "".
+        plan: [] where the answer holds none.
+        filter_pass: whether the whole answer passes the rule filter.
+    """
+
+    source: str
+    row: int
+    sample: Sample
+    plan: Plan
+    filter_pass: bool
+
+
+def read_rows(
+    path: Path,
+    library: IntentLibrary,
+    *,
+    limit: int | None = None,
+    on_error: OnError = "raise",
+    skipped: list[RowError] | None = None,
+) -> list[Sample]:
+    """The rows of a data file, labels and all; their times can be read.
+
+    ``on_error="skip"`` leaves out the rows that ``gplan evaluate`` would, so that its predictions
+    still belong to them; rows without labels are only for "raise".
+
+    Raises:
+        GplanError, RowError: an unreadable file, or a faulty row that isn't skipped.
+    """
+    if on_error == "skip":
+        pairs = read_labelled_samples(path, library, on_error=on_error, skipped=skipped)
+        return list(islice((sample for sample, _ in pairs), limit))
+    rows = islice(read_numbered_samples(path), limit)
+    return [_readable(path, number, sample) for number, sample in rows]
+
+
+def plans_of_predictions(
+    name: str, path: Path, rows: Sequence[Sample], library: IntentLibrary, *, cut: bool = False
+) -> list[Candidate]:
+    """The plans of a predictions.jsonl; of its lines only "id" and "text" are looked at.
+
+    Args:
+        cut: ``rows`` are the first of the data, so the file may go on.
+
+    Raises:
+        GplanError: there are more or fewer lines than rows.
+        RowError: a line lacks a text, or its id is not the row's.
+    """
+    lines = list(islice(read_jsonl(path), len(rows) + (not cut)))
+    if len(lines) != len(rows):
+        more = "more" if len(lines) > len(rows) else f"only {len(lines)}"
+        raise GplanError(
+            f"{path} has {more} predictions for {len(rows)} rows of data. Give the data they were "
+            "made from, with the --limit and --on-error of gplan evaluate."
+        )
+    texts = (_text(path, n, line, rows[n - 1]) for n, line in enumerate(lines, start=1))
+    return list(_candidates(name, rows, texts, library))
+
+
+def plans_of_labels(rows: Sequence[Sample], library: IntentLibrary) -> list[Candidate]:
+    """The plans of the rows' own labels, to calibrate a judge; GplanError where a row has none."""
+    plans = list(_candidates(LABELS, rows, (sample.raw_labels for sample in rows), library))
+    if empty := [plan.row for plan in plans if not plan.plan]:
+        raise GplanError(
+            f"{len(empty)} rows have no plan in raw_labels (the first is row {empty[0]}); "
+            "--labels judges labelled rows."
+        )
+    return plans
+
+
+def plans_of_floors(
+    rows: Sequence[Sample], train: Path, library: IntentLibrary
+) -> dict[str, list[Candidate]]:
+    """Floor -> its plans for the rows, fitted on the labelled rows of ``train``.
+
+    Raises:
+        GplanError: no training row has a plan, or one is also a row to judge.
+    """
+    train_rows = list(read_samples(train))
+    if both := {row.with_label("") for row in train_rows} & {row.with_label("") for row in rows}:
+        raise GplanError(
+            f"{len(both)} rows of {train} are also rows to judge, so the floors would know the "
+            "answers; split the data by id."
+        )
+    fitted = {name: fit(train_rows, library) for name, fit in FLOORS.items()}
+    return {
+        name: list(_candidates(name, rows, (floor.predict(r) for r in rows), library))
+        for name, floor in fitted.items()
+    }
+
+
+def _candidates(
+    source: str, rows: Sequence[Sample], texts: Iterable[str], library: IntentLibrary
+) -> Iterator[Candidate]:
+    for number, (sample, text) in enumerate(zip(rows, texts, strict=True), start=1):
+        context = sample.with_label("")
+        passes = not check_plan(text, library)
+        yield Candidate(source, number, context, parse_plan(text, library), passes)
+
+
+def _readable(path: Path, number: int, sample: Sample) -> Sample:
+    try:
+        facts_of(sample)
+    except GplanError as error:
+        problem = str(error).rstrip(".")
+        raise RowError(path, number, None, problem, f"Mend it, or {SKIP_HINT}.") from None
+    return sample
+
+
+def _text(path: Path, number: int, line: object, sample: Sample) -> str:
+    if not isinstance(line, dict):
+        raise RowError(path, number, None, "is not a JSON object", _MEND)
+    for key in ("id", "text"):
+        if not isinstance(line.get(key), str):
+            raise RowError(path, number, key, "is missing or not a string", _MEND)
+    if line["id"] != sample.id:
+        problem = f"is {line['id']!r}, but row {number} of the data has id {sample.id!r}"
+        mend = "Give the data that the predictions were made from, with the same --on-error."
+        raise RowError(path, number, "id", problem, mend)
+    return str(line["text"])

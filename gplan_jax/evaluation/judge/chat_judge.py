@@ -1,0 +1,122 @@
+"""A language model as a judge, asked through a chat server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gplan_jax.chat import ChatClient, ChatReply, ChatRequest, Message, RequestFailed
+from gplan_jax.evaluation.judge.config import JudgeConfig
+from gplan_jax.evaluation.judge.prompt import JudgePrompt
+from gplan_jax.evaluation.judge.replies import (
+    BadReply,
+    pair_schema,
+    read_choice,
+    read_scores,
+    score_schema,
+)
+from gplan_jax.evaluation.judge.rubric import Rubric
+from gplan_jax.evaluation.judge.verdict import Preference, Verdict
+from gplan_jax.gsisr import IntentLibrary, Plan, Sample
+
+CAUTION = "a language model may reward a mere mention of the context"
+
+
+class ChatJudge:
+    """A language model that scores by a rubric.
+
+    Paid replies are kept in ``cache`` before they are read, so a run is continued by repeating it.
+    Once closed it can't be asked again.
+    """
+
+    caution = CAUTION
+
+    def __init__(self, config: JudgeConfig, cache: Path, library: IntentLibrary) -> None:
+        """Raises GplanError where rubric, template or cache can't be used."""
+        self._config, self._library = config, library
+        self._rubric = Rubric.load(config.rubric)
+        self._prompt = JudgePrompt.load(config.template)
+        self._client = ChatClient(config.server, cache)
+
+    @property
+    def name(self) -> str:
+        """The name of the config."""
+        return self._config.judge_name
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The rubric's axes."""
+        return tuple(self._rubric.axes)
+
+    @property
+    def at_once(self) -> int:
+        """As many requests as the server may get at once."""
+        return self._config.server.concurrency
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Model and parameters, and the digests of rubric and template."""
+        server = self._config.server
+        return {
+            "judge": "chat",
+            "base_url": server.base_url,
+            "model": server.model,
+            "temperature": server.temperature,
+            "max_tokens": server.max_tokens,
+            "structured": server.structured,
+            "extra": server.extra,
+            "rubric": {"name": self._rubric.name, "sha256": self._rubric.digest},
+            "template": {"name": self._prompt.name, "sha256": self._prompt.digest},
+            "library": self._library.name,
+        }
+
+    async def judge(self, sample: Sample, plan: Plan) -> Verdict:
+        """Asks for the scores of a plan; see ``Judge.judge``."""
+        texts = self._prompt.score(sample, plan, self._rubric, self._library)
+        try:
+            reply = await self._ask(texts, score_schema(self.axes), "scores")
+        except RequestFailed as failed:
+            return Verdict({}, f"no reply: {failed}")
+        try:
+            return Verdict(read_scores(_whole(reply), self.axes), origin=_origin(reply))
+        except BadReply as fault:
+            return Verdict({}, f"unusable reply: {fault}", _origin(reply))
+
+    async def compare(self, sample: Sample, first: Plan, second: Plan) -> Preference:
+        """Asks which of two plans is better, in this order; see ``Judge.compare``."""
+        texts = self._prompt.pair(sample, first, second, self._rubric, self._library)
+        try:
+            reply = await self._ask(texts, pair_schema(), "preference")
+        except RequestFailed as failed:
+            return Preference(None, f"no reply: {failed}")
+        try:
+            return Preference(*read_choice(_whole(reply)), _origin(reply))
+        except BadReply as fault:
+            return Preference(None, f"unusable reply: {fault}", _origin(reply))
+
+    def note(self) -> str:
+        """What the ledger says."""
+        return self._client.ledger.note()
+
+    async def close(self) -> None:
+        """Closes connections and cache."""
+        await self._client.close()
+
+    async def _ask(
+        self, texts: tuple[str, str], schema: Mapping[str, Any], schema_name: str
+    ) -> ChatReply:
+        system, user = texts
+        messages = (Message("system", system), Message("user", user))
+        return await self._client.ask(ChatRequest(messages, schema, schema_name))
+
+
+def _whole(reply: ChatReply) -> str:
+    """The text of a reply that came to its end."""
+    if reply.finish_reason != "stop":
+        raise BadReply(f"it ended with {reply.finish_reason!r}, not by itself")
+    return reply.text
+
+
+def _origin(reply: ChatReply) -> dict[str, Any]:
+    return {"key": reply.key, "model": reply.model}

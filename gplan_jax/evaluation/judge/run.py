@@ -1,0 +1,250 @@
+"""Judging a set of plans, or comparing two: every judgement in one file, the figures in another.
+
+A run holds no journal: rules cost nothing, and a language model's paid replies are in its cache, so
+repeating a run that was stopped continues it and writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from gplan_jax.evaluation.judge.candidates import Candidate
+from gplan_jax.evaluation.judge.combine import Combine
+from gplan_jax.evaluation.judge.pairwise import Compared, Outcome, outcome_of, summarize_pairs
+from gplan_jax.evaluation.judge.summary import Judged, Status, summarize_scores
+from gplan_jax.evaluation.judge.verdict import Judge, Preference, Verdict
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.files import atomic_directory, refuse_existing, write_json
+from gplan_jax.foundation.progress import ProgressBar
+from gplan_jax.foundation.streams import map_ordered
+
+JUDGEMENTS, COMPARISONS, RESULT = "judgements.jsonl", "comparisons.jsonl", "judge.json"
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def judge_plans(
+    plans: Sequence[Candidate],
+    judges: Sequence[Judge],
+    out: Path,
+    *,
+    combine: Combine = "mean",
+    seed: int = 0,
+    filtered: bool = False,
+    run: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Has every judge score every plan; writes judgements.jsonl and judge.json, returns the latter.
+
+    Args:
+        plans: of one source after the other, the same rows of each.
+        judges: with different names and the same axes; each is closed when it is done.
+        out: a new directory; it appears at the end.
+        combine: how several judges' scores of a row become one.
+        seed: of the bootstrap.
+        filtered: leave out plans that don't pass the rule filter, as the paper does.
+        run: what the run was made on, kept in judge.json.
+
+    Raises:
+        GplanError: judges that can't be compared, an ``out`` that is not new, or whatever stops a
+            judge; what it has paid for stays in its cache.
+    """
+    axes = _axes(judges)
+    refuse_existing(out)
+    judged: dict[str, list[Judged]] = {judge.name: [] for judge in judges}
+    models: dict[str, Counter[str]] = {judge.name: Counter() for judge in judges}
+    with atomic_directory(out) as folder:
+        with (folder / JUDGEMENTS).open("w", encoding="utf-8") as file:
+            for judge in judges:
+                for plan, verdict in _judged_by(judge, plans, filtered):
+                    row = _judged(plan, verdict, axes, filtered)
+                    judged[judge.name].append(row)
+                    _write(file, _judgement(plan, judge.name, row, verdict))
+                    _count_model(models[judge.name], verdict.origin if verdict else {})
+        result = {
+            "rows": len({plan.row for plan in plans}),
+            "users": len({plan.sample.id for plan in plans}),
+            "axes": list(axes),
+            **summarize_scores(judged, axes, combine=combine, seed=seed),
+            "filter_pass": _filter_pass(plans),
+            "judges": _describe(judges, models),
+            "run": {**(run or {}), "combine": combine, "seed": seed, "filtered": filtered},
+        }
+        write_json(folder / RESULT, result)
+    return result
+
+
+def compare_plans(
+    first: Sequence[Candidate],
+    second: Sequence[Candidate],
+    judges: Sequence[Judge],
+    out: Path,
+    *,
+    combine: Combine = "mean",
+    seed: int = 0,
+    filtered: bool = False,
+    run: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Has every judge compare two sources' plans of the same rows, in both orders.
+
+    Writes comparisons.jsonl and judge.json and returns the latter. Equal plans are not asked for.
+    Arguments and errors as for ``judge_plans``.
+    """
+    _axes(judges)
+    refuse_existing(out)
+    pairs = list(zip(first, second, strict=True))
+    compared: dict[str, list[Compared]] = {judge.name: [] for judge in judges}
+    models: dict[str, Counter[str]] = {judge.name: Counter() for judge in judges}
+    with atomic_directory(out) as folder:
+        with (folder / COMPARISONS).open("w", encoding="utf-8") as file:
+            for judge in judges:
+                for (a, b), outcome, told in _compared_by(judge, pairs, filtered):
+                    choices = (told[0].choice, told[1].choice) if told else (None, None)
+                    compared[judge.name].append(Compared(a.sample.id, outcome, choices))
+                    _write(file, _comparison(a, b, judge.name, outcome, told))
+                    for preference in told:
+                        _count_model(models[judge.name], preference.origin)
+        result = {
+            "rows": len(pairs),
+            "users": len({a.sample.id for a, _ in pairs}),
+            "first": first[0].source,
+            "second": second[0].source,
+            **summarize_pairs(compared, combine=combine, seed=seed),
+            "filter_pass": _filter_pass([*first, *second]),
+            "judged_by": _describe(judges, models),
+            "run": {**(run or {}), "combine": combine, "seed": seed, "filtered": filtered},
+        }
+        write_json(folder / RESULT, result)
+    return result
+
+
+def _axes(judges: Sequence[Judge]) -> tuple[str, ...]:
+    """The axes that all judges share; GplanError where they don't, or two have one name."""
+    names = [judge.name for judge in judges]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise GplanError(f"Two judges are called {', '.join(repeated)}; set name in their files.")
+    if len({judge.axes for judge in judges}) > 1:
+        listed = "; ".join(f"{judge.name}: {', '.join(judge.axes)}" for judge in judges)
+        raise GplanError(f"Judges of different axes can't stand in one table ({listed}).")
+    return judges[0].axes
+
+
+def _judged_by(
+    judge: Judge, plans: Sequence[Candidate], filtered: bool
+) -> Iterator[tuple[Candidate, Verdict | None]]:
+    """Every plan with the judge's verdict, None where the plan is not shown to it."""
+
+    async def ask(plan: Candidate) -> tuple[Candidate, Verdict | None]:
+        if not plan.plan or (filtered and not plan.filter_pass):
+            return plan, None
+        return plan, await judge.judge(plan.sample, plan.plan)
+
+    yield from _asked(judge, ask, plans)
+
+
+def _compared_by(
+    judge: Judge, pairs: Sequence[tuple[Candidate, Candidate]], filtered: bool
+) -> Iterator[tuple[tuple[Candidate, Candidate], Outcome, tuple[Preference, ...]]]:
+    async def ask(
+        pair: tuple[Candidate, Candidate],
+    ) -> tuple[tuple[Candidate, Candidate], Outcome, tuple[Preference, ...]]:
+        a, b = pair
+        if not (a.plan and b.plan):
+            return pair, "no_plan", ()
+        if filtered and not (a.filter_pass and b.filter_pass):
+            return pair, "filtered", ()
+        if a.plan == b.plan:
+            return pair, "identical", ()
+        forth = await judge.compare(a.sample, a.plan, b.plan)
+        back = await judge.compare(a.sample, b.plan, a.plan)
+        return pair, outcome_of(forth, back), (forth, back)
+
+    yield from _asked(judge, ask, pairs)
+
+
+def _asked(judge: Judge, ask: Callable[[T], Awaitable[R]], items: Sequence[T]) -> Iterator[R]:
+    answers = map_ordered(ask, items, at_once=judge.at_once, close=judge.close)
+    with closing(answers), ProgressBar(f"judge {judge.name}", len(items)) as bar:
+        for answer in answers:
+            yield answer
+            bar.advance(judge.note())
+
+
+def _judged(
+    plan: Candidate, verdict: Verdict | None, axes: Sequence[str], filtered: bool
+) -> Judged:
+    status: Status
+    if verdict is None:
+        status = "no_plan" if not plan.plan else "filtered"
+        return Judged(plan.source, plan.row, plan.sample.id, status, None)
+    if verdict.unscored is not None:
+        return Judged(plan.source, plan.row, plan.sample.id, "unscored", None, verdict.unscored)
+    values = tuple(float(verdict.scores[axis].score) for axis in axes)
+    return Judged(plan.source, plan.row, plan.sample.id, "scored", values)
+
+
+def _judgement(
+    plan: Candidate, judge: str, judged: Judged, verdict: Verdict | None
+) -> dict[str, Any]:
+    scores = verdict.scores if verdict else {}
+    return {
+        "source": plan.source,
+        "row": plan.row,
+        "id": plan.sample.id,
+        "judge": judge,
+        "status": judged.status,
+        "scores": {axis: {"reason": s.reason, "score": s.score} for axis, s in scores.items()},
+        "unscored": verdict.unscored if verdict else None,
+        "filter_pass": plan.filter_pass,
+        "origin": dict(verdict.origin) if verdict else {},
+    }
+
+
+def _comparison(
+    a: Candidate, b: Candidate, judge: str, outcome: Outcome, told: Sequence[Preference]
+) -> dict[str, Any]:
+    orders = zip(("shown_first", "shown_second"), told, strict=False)
+    return {
+        "row": a.row,
+        "id": a.sample.id,
+        "judge": judge,
+        "outcome": outcome,
+        **{
+            order: {"choice": p.choice, "reason": p.reason, "origin": dict(p.origin)}
+            for order, p in orders
+        },
+        "filter_pass": [a.filter_pass, b.filter_pass],
+    }
+
+
+def _write(file: TextIO, record: dict[str, Any]) -> None:
+    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _count_model(models: Counter[str], origin: Any) -> None:
+    if "model" in origin:
+        models[origin["model"]] += 1
+
+
+def _filter_pass(plans: Sequence[Candidate]) -> dict[str, float]:
+    """Source -> share of its rows whose whole answer passes the rule filter."""
+    rows, passing = Counter(p.source for p in plans), Counter()  # type: ignore[var-annotated]
+    passing.update(p.source for p in plans if p.filter_pass)
+    return {source: passing[source] / count for source, count in rows.items()}
+
+
+def _describe(judges: Sequence[Judge], models: dict[str, Counter[str]]) -> dict[str, Any]:
+    """What each judge is, and the models that its server reported; more than one is a warning."""
+    return {
+        judge.name: {
+            **judge.settings,
+            "caution": judge.caution,
+            "models_reported": dict(sorted(models[judge.name].items())),
+            "model_changed": len(models[judge.name]) > 1,
+        }
+        for judge in judges
+    }

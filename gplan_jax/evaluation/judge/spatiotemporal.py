@@ -1,0 +1,198 @@
+"""Spatiotemporal by rules: do destinations, starts, tags and ranges fit time, place and order?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from gplan_jax.evaluation.judge.case import DUE, Case, is_tagged, is_way, words
+from gplan_jax.evaluation.judge.findings import Findings
+from gplan_jax.gsisr import Intent
+from gplan_jax.synthesis.evidence import DONE, ELSEWHERE, VENUES
+from gplan_jax.synthesis.intents import (
+    ARRIVAL_CARD,
+    CITY,
+    DISTRICT,
+    END,
+    HERE,
+    HOME,
+    LONG_DISTANCE,
+    NEARBY,
+    ORDER_PLACE,
+    PREVIOUS,
+    RANGE,
+    REMINDER,
+    REVIEW,
+    START,
+    TAG,
+    TOOL,
+    WORK,
+)
+from gplan_jax.synthesis.situation import (
+    DayPart,
+    Habitual,
+    OrderPlace,
+    Phase,
+    Region,
+    Situation,
+    Surroundings,
+)
+
+NIGHT, MORNING, LUNCH = DayPart.NIGHT, DayPart.MORNING, DayPart.LUNCH
+AFTERNOON, DINNER, EVENING = DayPart.AFTERNOON, DayPart.DINNER, DayPart.EVENING
+
+# When a tag is what one would look for at that time of day, and where.
+TIMES: Mapping[str, tuple[DayPart, ...]] = {
+    "美食": (LUNCH, DINNER),
+    "购物": (AFTERNOON, EVENING),
+    "酒店": (EVENING, NIGHT),
+    "景点": (MORNING, AFTERNOON),
+    "休闲娱乐": (DINNER, EVENING),
+    "运动健身": (MORNING, EVENING),
+    "丽人": (AFTERNOON, EVENING),
+}
+PLACES: Mapping[str, tuple[Surroundings, ...]] = {
+    "美食": (Surroundings.FOOD, Surroundings.SHOPPING, Surroundings.DISTRICT),
+    "购物": (Surroundings.SHOPPING, Surroundings.DISTRICT, Surroundings.FUEL),
+    "景点": (Surroundings.SIGHT,),
+    "休闲娱乐": (Surroundings.CHARGING, Surroundings.SHOPPING, Surroundings.DISTRICT),
+    "丽人": (Surroundings.SHOPPING, Surroundings.DISTRICT),
+    "加油站": (Surroundings.ROAD,),
+    "充电站": (Surroundings.ROAD,),
+    "停车场": (Surroundings.SHOPPING, Surroundings.DISTRICT, Surroundings.SIGHT),
+}
+ORDERS: Mapping[str, str] = {"加油站": "加油", "充电站": "充电桩"}
+# The ranges that a tag is usually looked for in; any other is no evidence, but no failure either.
+RANGES: Mapping[str, tuple[str, ...]] = {
+    "美食": (NEARBY, DISTRICT),
+    "景点": (NEARBY, DISTRICT, CITY),
+    "休闲娱乐": (NEARBY, DISTRICT),
+    "购物": (NEARBY, DISTRICT),
+}
+GOING_TIMES: Mapping[str, tuple[DayPart, ...]] = {HOME: (DINNER, EVENING, NIGHT), WORK: (MORNING,)}
+CLOSED_AT_NIGHT = ("运动健身", "丽人")
+REACHABLE = (OrderPlace.SAME_DISTRICT, OrderPlace.SAME_CITY)
+
+
+def spatiotemporal_findings(case: Case) -> Findings:
+    """Judges every intent's parameters against time, place and order, and what is left out."""
+    failures = [f"{tool} can't be carried out as written" for tool in case.broken]
+    failures += [
+        f"{words(intent)}: {why}" for intent in case.plan for why in _misfits(case, intent)
+    ]
+    if ignored := _ignored_order(case):
+        failures.append(ignored)
+    if failures:
+        return Findings(failures=failures)
+    return Findings(positive=[*_anchored(case), *_fitting_offers(case)])
+
+
+def _misfits(case: Case, intent: Intent) -> Iterator[str]:
+    s, tool = case.situation, intent[TOOL]
+    if is_way(intent, ORDER_PLACE):
+        if case.at_order_place:
+            yield "the user is there already"
+        elif s.phase is Phase.OVER:
+            yield "the order is over"
+    if is_way(intent, HOME):
+        if s.habitual is Habitual.HOME:
+            yield "the user is at home already"
+        elif s.region is Region.AWAY:
+            yield "home is in another city"
+    if is_way(intent, WORK):
+        if s.habitual is Habitual.WORK:
+            yield "the user is at work already"
+        elif s.day_off is not None:
+            yield "it is a day off"
+    if tool == REMINDER and s.phase is Phase.OVER:
+        yield "the order is over"
+    if tool == REVIEW and s.phase in (Phase.LATER, Phase.LATER_TODAY, Phase.SOON):
+        yield "the order has not begun"
+    if tool == ARRIVAL_CARD and not _arrives(case):
+        yield "the user is at no such place and does not get there"
+    if tool == LONG_DISTANCE and s.region is Region.HOME_CITY and s.place in (None, *REACHABLE):
+        yield "nothing calls the user out of the home city"
+    if is_tagged(intent):
+        yield from _tag_misfits(s, intent)
+
+
+def _tag_misfits(s: Situation, intent: Intent) -> Iterator[str]:
+    tag, start = intent[TAG], intent.get(START, HERE)
+    if start == ORDER_PLACE and s.phase is Phase.OVER:
+        yield "the order is over"
+    if tag in CLOSED_AT_NIGHT and s.day_part is NIGHT:
+        yield "not at this time of night"
+    booked = s.order == "酒店" and s.phase is not None and s.phase not in (*DONE, Phase.LAST_DAY)
+    if tag == "酒店" and booked:
+        yield "a hotel is booked already"
+    elif tag == "酒店" and s.region is Region.HOME_CITY:
+        yield "the user is in the home city"
+
+
+def _arrives(case: Case) -> bool:
+    s = case.situation
+    return case.at_order_place or s.surroundings in VENUES or case.goes_to_order
+
+
+def _ignored_order(case: Case) -> str | None:
+    """A failure where an order within reach is due, or the user stands at it, unheeded."""
+    s = case.situation
+    # Without a known end, an order that began hours ago may well have been used.
+    heeded = (REMINDER, ARRIVAL_CARD, REVIEW, LONG_DISTANCE)
+    if s.phase not in DUE or s.place is None:
+        return None
+    for intent in case.plan:
+        if intent[TOOL] in heeded or ORDER_PLACE in intent.values():
+            return None
+    return f"ignores the order: {s.order_phrase}, {s.place}"
+
+
+def _anchored(case: Case) -> list[str]:
+    """One positive sign where a destination, start or card fits the order's place and state."""
+    s = case.situation
+    for intent in case.plan:
+        tool, start = intent[TOOL], intent.get(START)
+        if is_way(intent, ORDER_PLACE) and s.place in REACHABLE and s.phase in DUE:
+            if _starts_well(case):
+                return [f"{words(intent)} fits: {s.order_phrase}, {s.place}"]
+        elif tool == ARRIVAL_CARD and case.at_order_place and s.phase in DUE:
+            return [f"{words(intent)} fits: {s.order_phrase}, {s.place}"]
+        elif tool == LONG_DISTANCE and s.place is OrderPlace.OTHER_CITY:
+            return [f"{words(intent)} fits: {s.place}"]
+        elif tool == REVIEW and s.phase in (*DONE, Phase.LAST_DAY):
+            return [f"{words(intent)} fits: {s.order_phrase}"]
+        elif is_way(intent, HOME, WORK) and s.day_part in GOING_TIMES[intent[END]]:
+            return [f"{words(intent)} fits: {s.day_part}"]
+        elif start == ORDER_PLACE and s.place in ELSEWHERE and s.phase in DUE:
+            return [f"{words(intent)} fits: {s.order_phrase}, {s.place}"]
+    return []
+
+
+def _starts_well(case: Case) -> bool:
+    """Whether what is offered starts where the plan's way ends, not where the user leaves."""
+    starts = {intent.get(START, HERE) for intent in case.plan if is_tagged(intent)}
+    return HERE not in starts
+
+
+def _fitting_offers(case: Case) -> list[str]:
+    """One positive sign where every offer of places fits this time of day or these surroundings."""
+    offers = [intent for intent in case.plan if is_tagged(intent)]
+    fits = [_offer_fit(case, intent) for intent in offers]
+    if not offers or not all(fits):
+        return []
+    listed = ", ".join(f"{words(o)} ({fit})" for o, fit in zip(offers, fits, strict=True))
+    return [f"offers fit: {listed}"]
+
+
+def _offer_fit(case: Case, intent: Intent) -> str | None:
+    s, tag, start = case.situation, intent[TAG], intent.get(START, HERE)
+    if intent.get(RANGE, NEARBY) not in RANGES.get(tag, (NEARBY, DISTRICT, CITY)):
+        return None
+    if start == HERE and case.goes_to_order and not case.at_order_place:
+        return None  # Still around a place that the plan has left.
+    if start == HERE and s.surroundings in PLACES.get(tag, ()):
+        return str(s.surroundings)
+    if s.day_part in TIMES.get(tag, ()):
+        return str(s.day_part)
+    if ORDERS.get(tag) == s.order and s.order:
+        return s.order_phrase
+    return "上一步地点" if start == PREVIOUS else None

@@ -1,0 +1,101 @@
+"""What a judge says about a plan, and what a judge is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from gplan_jax.gsisr import Plan, Sample
+
+DEFAULT_SCORE = 3
+LOWEST, HIGHEST = 1, 5
+Choice = Literal["first", "second", "tie"]
+
+
+@dataclass(frozen=True, slots=True)
+class AxisScore:
+    """The score of one axis, 1 to 5, and the reason given for it."""
+
+    score: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one judge says about one plan.
+
+    Attributes:
+        scores: axis -> score, for every axis of the rubric; empty where the plan is unscored.
+        unscored: why there is no score, None where there is one. It is never turned into a 3.
+        origin: where it comes from (request key, the model that the server reports); empty for
+            rules. Nothing in it depends on what went wrong on the way.
+    """
+
+    scores: Mapping[str, AxisScore]
+    unscored: str | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Which of two plans, shown in this order, one judge prefers; None where it can't be told."""
+
+    choice: Choice | None
+    reason: str
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Judge(Protocol):
+    """Whoever scores plans: rules, or a language model.
+
+    The samples that a judge is given have no label (``raw_labels`` is ""), and of an answer it is
+    given the parsed plan alone.
+
+    Attributes:
+        name: how tables call it.
+        axes: the keys of its rubric's axes, in order.
+        at_once: how many calls are worth having under way at a time.
+        settings: what its scores depend on, in plain JSON values.
+        caution: what a reader of its scores must know, "" where nothing.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def axes(self) -> tuple[str, ...]: ...
+
+    @property
+    def at_once(self) -> int: ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+    @property
+    def caution(self) -> str: ...
+
+    async def judge(self, sample: Sample, plan: Plan) -> Verdict:
+        """Scores a plan that has at least one intent.
+
+        Raises:
+            GplanError: the context can't be read, or the run can't go on. A single answer that
+                is of no use is an unscored verdict instead.
+        """
+        ...
+
+    async def compare(self, sample: Sample, first: Plan, second: Plan) -> Preference:
+        """Which of two different plans suits the context better, asked in this order.
+
+        Raises:
+            GplanError: as ``judge``.
+        """
+        ...
+
+    def note(self) -> str:
+        """A few words for the progress bar: what it has cost so far."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of what the judge holds; it may be asked again afterwards."""
+        ...
