@@ -7,7 +7,7 @@ import os
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import ConfigDict, Field, SecretStr, model_validator
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import Config
@@ -38,6 +38,8 @@ class ChatConfig(Config):
         token_budget: the same in tokens, prompt and completion together.
     """
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     base_url: str
     model: str
     api_key_env: str | None = None
@@ -63,6 +65,12 @@ class ChatConfig(Config):
         # GplanError, which pydantic lets through: its own errors repeat the values at fault, and a
         # base_url may hold a password.
         url = _split(self.base_url)
+        name = self.api_key_env
+        if name is not None and not (name.isascii() and name.isidentifier()):
+            raise GplanError(
+                "api_key_env is not the name of an environment variable (OPENAI_API_KEY). If it is "
+                "the key itself: put that into a variable, and the variable's name here."
+            )
         own = sorted(OWN_FIELDS & self.extra.keys())
         if own:
             raise GplanError(f"extra can't set {', '.join(own)}: the client writes it itself.")
