@@ -1,69 +1,60 @@
-"""A scripted chat server in a process of its own, and a teacher file that names it."""
+"""A scripted chat server in a teacher's place, and a teacher file that names it."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.chat.servers import Server, scripted
+
 REHEARSAL = "gplan_jax.synthesis.teachers.rehearsal:reply"
 
 
-class Server:
-    """A running server: its teacher file, and what it has seen."""
+@dataclass(frozen=True)
+class Rehearsal:
+    """A running server and the teacher file that names it."""
 
-    def __init__(self, url: str, teacher: Path) -> None:
-        self.url, self.teacher = url, teacher
+    server: Server
+    teacher: str
 
-    def log(self) -> dict[str, Any]:
-        with urllib.request.urlopen(self.url.removesuffix("/v1") + "/log") as answer:
-            log: dict[str, Any] = json.load(answer)
-        return log
-
-
-Start = Callable[..., Server]
+    def paid(self) -> dict[str, int]:
+        """How often each request was billed."""
+        paid: dict[str, int] = self.server.log()["paid"]
+        return paid
 
 
-@contextmanager
-def _server(
-    folder: Path, script: dict[str, Any], responder: str, **client: Any
-) -> Iterator[Server]:
-    folder.mkdir()
-    (folder / "script.json").write_text(json.dumps(script), encoding="utf-8")
-    command = [sys.executable, "-m", "gplan_jax.chat.scripted_server", "--until-eof"]
-    command += ["--script", str(folder / "script.json"), "--responder", responder]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        url = process.stdout.readline().strip()
-        server = {"base_url": url, "model": "scripted", "concurrency": 8, "backoff_s": 0.01}
-        server |= {"prompt_price": 1.0, "completion_price": 2.0, **client}
-        (folder / "teacher.yaml").write_text(json.dumps({"server": server}), encoding="utf-8")
-        yield Server(url, folder / "teacher.yaml")
-    finally:
-        process.stdin.close()
-        process.wait(timeout=10)
+Start = Callable[..., Rehearsal]
 
 
 @pytest.fixture
-def start_server(tmp_path: Path) -> Iterator[Start]:
-    """Starts a server by its script; keyword arguments are the client's settings."""
+def rehearse(tmp_path: Path) -> Iterator[Start]:
+    """Starts a server by its script; ``client`` holds settings of the client, ``more`` of the
+    teacher."""
     with ExitStack() as stack:
         count = 0
 
         def start(
-            script: dict[str, Any] | None = None, responder: str = REHEARSAL, **client: Any
-        ) -> Server:
+            script: dict[str, Any] | None = None,
+            *,
+            responder: str = REHEARSAL,
+            client: dict[str, Any] | None = None,
+            **more: Any,
+        ) -> Rehearsal:
             nonlocal count
             count += 1
-            opened = _server(tmp_path / f"server{count}", script or {}, responder, **client)
-            return stack.enter_context(opened)
+            opened = scripted(tmp_path, responder=responder, name=f"script{count}", **script or {})
+            server = stack.enter_context(opened)
+            prices = {"prompt_price": 1.0, "completion_price": 2.0}
+            config = server.config(**{"concurrency": 8, **prices, **(client or {})})
+            path = tmp_path / f"teacher{count}.yaml"
+            values = {"server": config.model_dump(mode="json", exclude_defaults=True), **more}
+            path.write_text(json.dumps(values), encoding="utf-8")
+            return Rehearsal(server, str(path))
 
         yield start
