@@ -28,7 +28,7 @@ export function planOf(draft, proposal, library, blocks, faults, edit) {
   const faultsOf = (column, step) =>
     faults.filter((fault) => (step === null ? fault.column === column && fault.step === null : fault.step === step));
   const texts = blocks.map((name) =>
-    blockOf(name, draft, proposal, faultsOf(name, null), edit));
+    blockOf(name, draft, proposal, faultsOf(name, null), library, edit));
   const cards = draft.plan.map((intent, index) =>
     stepOf(intent, index, draft, proposal, library, faultsOf("", index + 1), edit));
   const left = proposal.plan.filter((intent) => !draft.plan.some((other) => same(intent, other)));
@@ -38,8 +38,8 @@ export function planOf(draft, proposal, library, blocks, faults, edit) {
     edit && draft.plan.length < library.maximum
       ? element("button", { type: "button", id: "add-step", onclick: edit.add }, "Add a step")
       : null,
-    ...listOf(faultsOf("plan", null)),
-    ...faults.filter((fault) => fault.step > draft.plan.length).map(line),
+    ...listOf(faultsOf("plan", null), library),
+    ...listOf(faults.filter((fault) => fault.step > draft.plan.length), library),
     left.length
       ? element("p", { class: "quiet left-out" }, "Left out of the proposal: ",
         left.map((intent) => [meaning(intent, library), ...values(intent, library)].join(" ")).join("; "))
@@ -47,14 +47,17 @@ export function planOf(draft, proposal, library, blocks, faults, edit) {
   ].filter(Boolean);
 }
 
-const line = (fault) => element("p", { class: "fault", text: fault.message });
-const listOf = (faults) => faults.map(line);
+/** A message with the tools' meanings for their names. */
+const plainly = (message, library) =>
+  message.replace(/[\p{L}\p{N}_]+/gu, (word) => (Object.hasOwn(library.tools, word) && library.tools[word].meaning) || word);
+const listOf = (faults, library) =>
+  faults.map((fault) => element("p", { class: "fault", text: plainly(fault.message, library) }));
 const meaning = (intent, library) =>
   library.tools[intent[library.tool_key]]?.meaning || intent[library.tool_key] || "no tool";
 const values = (intent, library) =>
   Object.entries(intent).filter(([key]) => key !== library.tool_key).map(([, value]) => value);
 
-function textOf(name, title, draft, proposal, edit) {
+function textOf(name, title, draft, edit) {
   const text = draft.reasoning[name] ?? "";
   if (edit) {
     const id = `text-${name}`;
@@ -66,11 +69,11 @@ function textOf(name, title, draft, proposal, edit) {
   return element("p", { class: "why", text: text || "no text yet" });
 }
 
-function blockOf(name, draft, proposal, faults, edit) {
+function blockOf(name, draft, proposal, faults, library, edit) {
   const reworded = (draft.reasoning[name] ?? "") !== (proposal.reasoning[name] ?? "");
   return element("div", { class: "block" },
     element("h3", {}, name, reworded ? element("span", { class: "badge reworded", text: "reworded" }) : null),
-    textOf(name, name, draft, proposal, edit), ...listOf(faults));
+    textOf(name, name, draft, edit), ...listOf(faults, library));
 }
 
 function stepOf(intent, index, draft, proposal, library, faults, edit) {
@@ -86,8 +89,8 @@ function stepOf(intent, index, draft, proposal, library, faults, edit) {
   return element("li", { class: `card step ${mark} ${faults.length ? "broken" : ""}` },
     element("span", { class: "place", text: index + 1 }), tool, badge,
     parametersOf(intent, index, library, edit),
-    textOf(name, `${name}: why this step`, draft, proposal, edit),
-    ...listOf(faults),
+    textOf(name, `${name}: why this step`, draft, edit),
+    ...listOf(faults, library),
     edit ? buttonsOf(index, draft.plan.length, edit) : null);
 }
 

@@ -7,6 +7,13 @@ import { Outbox } from "./outbox.js";
 const DRAFT_PAUSE_MS = 500;
 const RETRY_MS = 2000;
 const DONE = { accept: "accepted", edit: "edited", reject: "rejected" };
+const PLACES = {
+  here: "at the order's place",
+  district: "order in the same district",
+  city: "order in another district",
+  elsewhere: "order in another city",
+  unknown: "order's place unknown",
+};
 const KEYS_OFF = "gplan-review-keys-off";
 
 const page = { review: null, at: 0, editing: false, history: [], conflicts: new Map(), outbox: null, timer: null };
@@ -77,7 +84,8 @@ function onward(said) {
 function show() {
   const candidate = here();
   const { state, proposal } = candidate;
-  byId("title").textContent = `${candidate.stratum[0] || "no order"} · ${candidate.stratum[1]}`;
+  const [trigger, place] = candidate.stratum;
+  byId("title").textContent = `${trigger || "no order"} · ${PLACES[place] ?? place}`;
   byId("origin").textContent = `User ${candidate.id}; plan of ${candidate.origin}`;
   byId("facts").replaceChildren(...factsOf(candidate.facts));
   byId("comment").value = state.comment;
@@ -95,9 +103,10 @@ function show() {
 
 function showVerdict() {
   const { state } = here();
-  const undecided = changed(here()) ? "changed, undecided" : "undecided";
-  byId("verdict").textContent = DONE[state.verdict] ?? undecided;
-  byId("verdict").dataset.verdict = state.verdict;
+  const count = state.verdict ? 0 : state.faults.length;
+  const faults = count ? `${count} ${count === 1 ? "fault" : "faults"}` : "undecided";
+  byId("verdict").textContent = DONE[state.verdict] ?? (changed(here()) ? `changed, ${faults}` : faults);
+  byId("verdict").dataset.verdict = count ? "faulty" : state.verdict;
   byId("undo").disabled = !page.history.length;
   const words = changed(here()) ? "Save edit " : "Accept ";
   byId("accept").replaceChildren(words, element("kbd", { text: "a" }));

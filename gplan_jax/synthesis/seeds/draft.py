@@ -16,7 +16,7 @@ from gplan_jax.reasoning import (
     write_trace,
 )
 from gplan_jax.reasoning.traces import check_plain
-from gplan_jax.synthesis.intents import intent_words
+from gplan_jax.synthesis.intents import TOOL_WORDS, intent_words
 
 CONTEXT_BLOCKS = GSISR_LATENTS.context_blocks
 PLAN = "plan"
@@ -127,10 +127,9 @@ def plan_words(plan: Plan, library: IntentLibrary) -> str:
 
 
 def _words(intent: Mapping[str, str], library: IntentLibrary) -> str:
-    try:
+    name = intent.get(library.tool_key, "?")
+    tool = library.tools.get(name)
+    if tool is not None and all(key in intent for key in tool.parameters) and name in TOOL_WORDS:
         return intent_words(dict(intent))
-    except KeyError:  # Another library's intent, or one without all its parameters.
-        name = intent.get(library.tool_key, "?")
-        tool = library.tools.get(name)
-        values = [value for key, value in intent.items() if key != library.tool_key]
-        return " ".join([(tool.meaning if tool else "") or name, *values])
+    values = [value for key, value in intent.items() if key != library.tool_key]
+    return " ".join([(tool.meaning if tool else "") or name, *values])
