@@ -6,7 +6,6 @@ import csv
 import glob
 import itertools
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -72,12 +71,9 @@ def open_source(
 
 
 def _csv_columns(path: Path, delimiter: str) -> dict[str, str]:
-    csv.field_size_limit(sys.maxsize)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file, delimiter=delimiter), None)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise GplanError(f"{path} is not UTF-8 CSV: {error}.") from None
+    # Only the header is read here; text that is not UTF-8 is found by DuckDB, with its line.
+    with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
+        header = next(csv.reader(file, delimiter=delimiter), None)
     if not header:
         raise GplanError(f"{path} is empty: it has no header line.")
     if twice := sorted({column for column in header if header.count(column) > 1}):

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from gplan_jax.foundation.errors import RowError
 from gplan_jax.gsisr.readers import OnError
 from gplan_jax.synthesis.triggers.columns import log_files, open_source
-from gplan_jax.synthesis.triggers.database import BATCH, MEND, connect, fetch
+from gplan_jax.synthesis.triggers.database import MEND, connect, fetch
 from gplan_jax.synthesis.triggers.events import Event, profile_of
 from gplan_jax.synthesis.triggers.spec import ORDER_TIMES, ProfileColumns, TriggerSpec, nearest
 from gplan_jax.synthesis.triggers.sql import TEXT_FIELDS, Source, log_query, users_query
@@ -82,14 +82,15 @@ class Log:
             self.read += len(rows)
             batch = []
             for row in rows:
-                if row[:-3] == previous:
+                content, unread = row[:-3], row[-3]
+                if content == previous and unread is None:
                     self.duplicates += 1
                     continue
-                previous = row[:-3]
+                previous = content
                 if self._readable(row):
                     batch.append(Event._make((*row[:_EVENT_FIELDS], row[_EVENT_FIELDS:-3])))
             yield batch
-        if lenient:
+        if lenient and any(source.path.suffix == ".csv" for source in self.sources):
             self._count_rejects()
 
     def profiles(self) -> Iterator[tuple[str, Mapping[str, str]]]:
@@ -128,17 +129,16 @@ class Log:
         return False
 
     def _count_rejects(self) -> None:
-        found = self.connection.execute(
+        query = (
             "SELECT DISTINCT s.file_path, e.line, e.error_message FROM reject_errors e "
             "JOIN reject_scans s USING (scan_id, file_id) ORDER BY 1, 2, 3"
         )
-        places: set[tuple[str, int]] = set()
-        while rows := found.fetchmany(BATCH):
+        previous: tuple[str, int] | None = None
+        for rows in fetch(self.connection, query):
             for path, line, message in rows:
-                if (path, line) not in places:
-                    places.add((path, line))
-                    # The header is line 1.
+                if (path, line) != previous:  # A line may have several faults.
                     self.faults.add("row", RowError(path, line - 1, None, message, MEND))
+                previous = path, line
 
 
 @contextmanager
