@@ -152,7 +152,7 @@ def facts_of(sample: Sample) -> Facts:
         order_visits=visits.get(order_place, 0),
         now=now,
         hour=now.hour,
-        day_part=_day_part(now.hour),
+        day_part=day_part_of(now.hour),
         weekend=sample.weekendflag == "1",
         holiday=sample.holidayflag == "1",
         place_category=sample.current_tag,
@@ -227,7 +227,8 @@ def _phase(now: datetime, start: datetime | None, end: datetime | None) -> Phase
     return "during" if now <= end else "ended"
 
 
-def _day_part(hour: int) -> DayPart:
+def day_part_of(hour: int) -> DayPart:
+    """The part of the day that an hour is in."""
     bounds: tuple[tuple[int, DayPart], ...] = (
         (6, "night"), (11, "morning"), (14, "noon"), (18, "afternoon"), (24, "evening"),
     )  # fmt: skip

@@ -139,7 +139,15 @@ def _to_work(s: Situation, intent: Intent) -> Reasons:
 def _to_next_place(s: Situation, intent: Intent) -> Reasons:
     hint = _if_in(s.attention, Attention.OTHER_PLACE)
     stop = _if_in(s.surroundings, Surroundings.HUB, Surroundings.ROAD, Surroundings.FUEL)
-    return [hint, _done(s), _if_in(s.place, OrderPlace.AT), stop, _if_in(s.habitual, *Habitual)]
+    away = _if_in(s.region, Region.AWAY)
+    return [
+        hint,
+        _done(s),
+        _if_in(s.place, OrderPlace.AT),
+        stop,
+        _if_in(s.habitual, *Habitual),
+        away,
+    ]
 
 
 def _long_distance(s: Situation, intent: Intent) -> Reasons:
@@ -158,7 +166,10 @@ def _arrival_card(s: Situation, intent: Intent) -> Reasons:
 
 
 def _reminder(s: Situation, intent: Intent) -> Reasons:
-    return [_pending(s), _pending(s) and _if_in(s.place, *ELSEWHERE)]
+    """What still counts; refuelling that was paid for long ago, where the user is not there."""
+    waiting = s.phase is Phase.LONG_STARTED and s.place in ELSEWHERE
+    phrase = s.order_phrase if waiting else _pending(s)
+    return [phrase, phrase and _if_in(s.place, *ELSEWHERE)]
 
 
 def _weather(s: Situation, intent: Intent) -> Reasons:

@@ -1,140 +1,179 @@
-"""The people of the simulated world: homes, habits and the behaviour sequences these leave behind.
+"""The people of the simulated world: homes, work, where they travel, and the habits they have.
 
-The sequences are written in the text formats of the public columns ``short_term_behavior_seq``
-and ``long_term_behavior``.
+Habits are written in the text format of the public column ``long_term_behavior``, with its quirks:
+a third of the lists repeats its entries, and habitual places are often not among them.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from statistics import NormalDist
 
-from gplan_jax.synthesis.geography import CITIES, Geography, Place
+from gplan_jax.synthesis.calibration import draw, has, quantile_at, shares, tables
+from gplan_jax.synthesis.geography import CITIES, Geography, Place, kind_of
 
-WEEKDAYS = "一二三四五六日"
-SHORT_TERM_ITEMS = 10
-# The public codes of what people do about a place.
-SEARCH, ROUTE = "act_1了&act_2了", "act_7了&act_4了"
-ORDER, VISIT = "act_5了&act_2了", "act_8"
-BROWSING_SHARE = 0.4
-VISITED_KINDS = ("餐饮", "购物", "枢纽", "休闲", "景点", "加油")
+SAME_PLACE_SHARE = 0.04  # Of people whose home and work are one place.
+FEW_CODES = 4
+LOCAL_HABITS = 0.8  # Of habits, those in the home city.
+CAR_SHARE = 0.35  # Of people who own a car, beside those whose orders need one.
+REFUEL_ORDERS = ("加油", "充电桩")
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One user; ``work`` is None for those whose second habitual place is unknown."""
+    """One user on a journey.
+
+    Attributes:
+        home, work: None where the columns don't tell; people still have both in ``habits``.
+        city: the home city, "" where unknown.
+        drives: whether they own a car; only drivers buy fuel.
+        destination: the city that they are travelling in.
+        attributes: the coded columns of the profile.
+        first_order: the type of the order that they are met with first.
+        style: how they go about things; keys tables of histories.
+    """
 
     id: str
-    home: Place
+    home: Place | None
     work: Place | None
+    city: str
     drives: bool
-    attributes: tuple[str, ...]
-    long_term: str
+    destination: str
+    first_order: str
+    attributes: dict[str, str]
+    style: str
 
 
 def make_person(number: int, geography: Geography, generator: random.Random) -> Person:
-    """Draws a user who lives in one city, works there and has places they go back to."""
-    home = generator.choice(geography.find("住宅", city=generator.choice(CITIES)))
-    offices = geography.find("办公", city=home.city)
-    work = generator.choice(offices) if generator.random() < 0.85 else None
+    """Draws a user who lives in one city, works there or nearby, and travels to another."""
+    city, destination = generator.sample(CITIES, 2)
+    home, work = _habitual_places(city, geography, generator)
+    known = draw(generator, "known_profile")
+    order = draw(generator, "order_types")
     return Person(
         id=str(number),
-        home=home,
-        work=work,
-        drives=generator.random() < 0.6,
-        attributes=_draw_attributes(generator),
-        long_term=_long_term(home, work, geography, generator),
+        home=home if known[5] == "1" else None,
+        work=work if known[7] == "1" else None,
+        city=city if known[4] == "1" else "",
+        drives=order in REFUEL_ORDERS or generator.random() < CAR_SHARE,
+        destination=destination,
+        first_order=order,
+        attributes=_attributes(known, generator),
+        style=draw(generator, "styles", order),
     )
 
 
-def _draw_attributes(generator: random.Random) -> tuple[str, ...]:
+def _habitual_places(
+    city: str, geography: Geography, generator: random.Random
+) -> tuple[Place, Place]:
+    home_city = city if draw(generator, "home_in_city") == "True" else generator.choice(CITIES)
+    home = generator.choice(geography.find(draw(generator, "home_categories"), city=home_city))
+    if generator.random() < SAME_PLACE_SHARE:
+        return home, home
+    near = draw(generator, "work_near")
+    work_city = generator.choice(CITIES) if near == "elsewhere" else city
+    offices = geography.find(draw(generator, "work_categories"), city=work_city)
+    neighbours = [place for place in offices if place.area == home.area]
+    return home, generator.choice(neighbours if near == "district" and neighbours else offices)
+
+
+def _attributes(known: str, generator: random.Random) -> dict[str, str]:
     """profile_feat_1..4 and 10..14: codes whose meaning the public set doesn't tell."""
-    tastes = sorted(generator.sample(range(1, 90), generator.randint(0, 3)))
-    visits = sorted(generator.sample(range(1, 160), generator.randint(0, 2)))
-    return (
-        generator.choice(("0", "1", "1", "")),
-        str(generator.randint(1, 9)),
-        generator.choice(("0", "1", "")),
-        generator.choice(("0", "1", "")),
-        generator.choice(("0", "1")),
-        generator.choice(("1", "2", "3", "")),
-        generator.choice(("2", "4", "4|2", "4|3", "")),
-        "|".join(f"pf_{code}:{generator.choice('高中低')}" for code in tastes),
-        "|".join(f"pf_{code}:{generator.randint(2, 7)}" for code in visits),
+    values = {str(i): draw(generator, f"profile_feat_{i}") for i in (1, 2, 3, 4, 10, 11, 12)}
+    visits = _visits(generator) if known[13] == "1" else ""
+    values |= {"13": _tastes(len(visits.split("|")) if visits else 0, generator), "14": visits}
+    return {
+        f"profile_feat_{i}": text if known[int(i) - 1] == "1" else "" for i, text in values.items()
+    }
+
+
+def _tastes(visits: int, generator: random.Random) -> str:
+    codes = _codes(
+        "profile_feat_13", draw(generator, "profile_feat_13_codes", str(visits)), generator
     )
+    levels = shares("profile_feat_13_levels", str(min(len(codes), 4)))
+    return "|".join(f"{code}:{levels.draw(generator)}" for code in codes)
 
 
-def _long_term(
-    home: Place, work: Place | None, geography: Geography, generator: random.Random
+def _visits(generator: random.Random) -> str:
+    codes = _codes("profile_feat_14", draw(generator, "profile_feat_14_codes"), generator)
+    count = int(draw(generator, "profile_feat_14_most"))
+    entries = []
+    for code in codes:
+        entries.append(f"{code}:{count}")
+        count = max(2, count - int(generator.expovariate(0.8)))
+    return "|".join(entries)
+
+
+def _codes(name: str, count: str, generator: random.Random) -> list[str]:
+    """Different codes of those that users have."""
+    key = "few" if int(count) < FEW_CODES else "many"
+    wanted = min(int(count), len(shares(f"{name}_code", key).values))
+    codes: dict[str, None] = {}
+    while len(codes) < wanted:
+        codes[draw(generator, f"{name}_code", key)] = None
+    return list(codes)
+
+
+def long_term_text(
+    person: Person, regular: list[Place], geography: Geography, generator: random.Random
 ) -> str:
-    counts = [(home, VISIT, generator.randint(40, 99))]
-    if work is not None:
-        counts.append((work, VISIT, generator.randint(20, 80)))
-    for kind in generator.sample(VISITED_KINDS, 3):
-        place = generator.choice(geography.find(kind, city=home.city))
-        counts.append((place, generator.choice(("act_4", "act_7&act_4")), generator.randint(2, 19)))
-    counts.sort(key=lambda item: -item[2])
-    return " , ".join(
-        f"{place.category}的{place.id}{acts}了{times}次" for place, acts, times in counts
-    )
+    """The habits of a person as the column holds them, ``regular`` places among them."""
+    wanted = int(draw(generator, "habits"))
+    copies = int(draw(generator, "habit_copies"))
+    manner = draw(generator, "habit_manner", "known" if person.home else "unknown")
+    distinct = -(-wanted // copies)
+    counts = _counts(distinct, generator)
+    ranks = generator.sample(range(distinct), min(len(regular), distinct))
+    at = dict(zip(ranks, regular, strict=False))
+    own = {role: place for role, place in (("home", person.home), ("work", person.work)) if place}
+    known: set[Place] = set()
+    entries: list[str] = []
+    for rank, count in enumerate(counts):
+        key: str
+        role = draw(generator, "habit_role", str(min(rank, 4)))
+        if rank in at:
+            place, key = at[rank], kind_of(at[rank])
+        elif role in own:
+            place, key = own.pop(role), role
+        else:
+            place, key = _usual_place(person, rank, known, geography, generator)
+        known.add(place)
+        key = f"{key} {manner}"
+        acts = (
+            "&".join(draw(generator, "habit_actions", key).split())
+            if has("habit_actions", key)
+            else "act_8"
+        )
+        entries += [f"{place.category}的{place.id}{acts}了{count}次"] * copies
+    return " , ".join(entries[:wanted])
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something the user did: when, with which actions, at or about which place."""
-
-    when: datetime
-    acts: str
-    place: Place
-
-
-def recent_events(
+def _usual_place(
     person: Person,
-    order_place: Place,
-    current_place: Place,
-    order_time: datetime,
-    now: datetime,
+    rank: int,
+    known: set[Place],
     geography: Geography,
     generator: random.Random,
-) -> list[Event]:
-    """Up to ten past events that fit the situation, oldest first.
-
-    Everyday places of the home city come first; then the search for the order's place and the
-    order itself, sometimes a look at another place, and last the way to where the user is now.
-    """
-    everyday = [person.home, *([person.work] if person.work else [])]
-    everyday += generator.sample(geography.find("餐饮", city=person.home.city), 2)
-    events = [
-        Event(order_time - timedelta(hours=generator.randint(20, 200)), ROUTE, place)
-        for place in everyday
-    ]
-    events.append(
-        Event(order_time - timedelta(minutes=generator.randint(5, 55)), SEARCH, order_place)
-    )
-    events.append(Event(order_time, ORDER, order_place))
-    if generator.random() < BROWSING_SHARE:
-        shops = geography.find("购物", city=current_place.city)
-        lately = now - timedelta(minutes=generator.randint(41, 60))
-        events.append(Event(lately, SEARCH, generator.choice(shops)))
-    arrival = now - timedelta(minutes=generator.randint(2, 40))
-    if arrival > order_time:
-        events.append(Event(arrival, ROUTE, current_place))
-    events.sort(key=lambda event: event.when)
-    return events[-SHORT_TERM_ITEMS:]
+) -> tuple[Place, str]:
+    """A place that is not yet among the habits, mostly at home, and its kind."""
+    while True:
+        kind = draw(generator, "habit_kinds", str(min(rank, 4)))
+        category = draw(generator, "habit_categories", kind)
+        city = person.city if person.city and generator.random() < LOCAL_HABITS else None
+        place = generator.choice(geography.find(category, city=city or generator.choice(CITIES)))
+        if place not in known:
+            return place, kind
 
 
-def short_term_text(person: Person, events: list[Event], current_city: str) -> str:
-    """Events as the public column writes them; where a place lies is seen from the home city."""
-    return ", ".join(
-        f"在{event.when.month}月{event.when.day}日周{WEEKDAYS[event.when.weekday()]}"
-        f"{event.when.hour}点{event.acts}位于{_whereabouts(person, event.place, current_city)}"
-        f"{event.place.category}的{event.place.id}"
-        for event in events
-    )
-
-
-def _whereabouts(person: Person, place: Place, current_city: str) -> str:
-    if place.city == person.home.city:
-        return "本地"
-    return "异地行中" if place.city == current_city else "异地行前"
+def _counts(distinct: int, generator: random.Random) -> list[int]:
+    """Counts of each rank, none above the one before; neighbours' levels go together."""
+    together = tables()["habit_correlation"]
+    level, found = generator.gauss(0, 1), list[int]()
+    for rank in range(distinct):
+        share = NormalDist().cdf(level)
+        count = max(round(quantile_at(share, "habit_counts", str(min(rank, 9)))), 1)
+        found.append(count)
+        level = together * level + (1 - together**2) ** 0.5 * generator.gauss(0, 1)
+    return sorted(found, reverse=True)

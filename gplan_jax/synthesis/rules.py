@@ -12,6 +12,7 @@ from gplan_jax.synthesis.evidence import links_to, reasons_for
 from gplan_jax.synthesis.intents import TOOL_WORDS, intent_words, need_words, rebases
 from gplan_jax.synthesis.planning import plan_for
 from gplan_jax.synthesis.situation import Situation, situation_of
+from gplan_jax.synthesis.taste import taste_of
 from gplan_jax.synthesis.teacher import Answer
 
 MOST_REASONS = 2
@@ -46,7 +47,7 @@ class Rules:
             GplanError: the context can't be read.
         """
         situation = situation_of(facts_of(sample))
-        plan = plan_for(situation)
+        plan = plan_for(situation, taste_of(sample))
         return write_trace(_trace(plan, situation)) + canonical_plan(plan, self._library)
 
     def trace(self, sample: Sample, plan: Plan) -> ReasoningTrace:

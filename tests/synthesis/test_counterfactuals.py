@@ -38,6 +38,7 @@ from gplan_jax.synthesis.perturbation_spec import HoursShift, OrderMove, Perturb
 from gplan_jax.synthesis.planning import plan_for
 from gplan_jax.synthesis.rules import Rules, RuleTeacher
 from gplan_jax.synthesis.situation import situation_of
+from gplan_jax.synthesis.taste import taste_of
 from gplan_jax.synthesis.teacher import Answer
 from gplan_jax.synthesis.world import simulate_rows
 
@@ -98,7 +99,10 @@ def test_every_pair_keeps_what_is_promised() -> None:
             pair = candidate.pair
             check_shared(*pair.contexts)
             # What the rules plan for each context, worked out anew.
-            plans = [plan_for(situation_of(facts_of(context))) for context in pair.contexts]
+            plans = [
+                plan_for(situation_of(facts_of(context)), taste_of(context))
+                for context in pair.contexts
+            ]
             assert [parse_plan(context.raw_labels) for context in pair.contexts] == plans
             assert (plans[0] == plans[1]) == (candidate.verdict == "equal")
             assert not any(check_plan(context.raw_labels, LIBRARY) for context in pair.contexts)
@@ -321,7 +325,8 @@ def test_an_unreadable_row_is_named_or_left_out_and_listed(
 
 def test_a_row_of_which_nothing_can_be_changed_is_named_or_left_out(tmp_path: Path) -> None:
     source, out = tmp_path / "rows.csv", tmp_path / "out.jsonl"
-    rows = [row for row in ROWS if row.current_poi_name != row.trigger_4][:20]
+    rows = [row for row in ROWS if row.current_poi_name != row.trigger_4]
+    rows = [row for row in rows if row.trigger_1 != "其他"][:20]
     write_samples(source, _with(rows, 2, trigger_4=""))
     spec = PerturbationSpec(at_order_place=OrderMove())
     with pytest.raises(RowError, match="row 3: nothing can be changed: none of at_order_place"):

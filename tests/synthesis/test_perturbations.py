@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import COLUMNS, Sample
-from gplan_jax.synthesis.catalogue import Catalogue, harvest
+from gplan_jax.synthesis.catalogue import Catalogue, category_in_histories, harvest
 from gplan_jax.synthesis.geography import Place, build_geography
 from gplan_jax.synthesis.perturbation_spec import (
     DayShift,
@@ -28,7 +28,7 @@ SEED = 11
 ROWS = [row.with_label("") for row in simulate_rows(400, seed=SEED)]
 SPEC = load_spec()
 CATALOGUE = harvest(ROWS)
-MAP = {place for places in build_geography(SEED).places.values() for place in places}
+MAP = {p.id: p for places in build_geography(SEED).places.values() for p in places}
 
 TIME = {"currenttime", "holidayflag", "weekendflag"}
 PLACE = {"current_poi_name", "current_tag", "current_city", "current_district"}
@@ -111,7 +111,13 @@ def test_what_changes_is_consistent_and_all_else_is_identical(
         assert changed.holidayflag == str(int(now.date() in CATALOGUE.holidays))
     assert now >= last_behaviour(anchor)
     assert not anchor.trigger_5 or now >= datetime.fromisoformat(anchor.trigger_5)
-    assert place_of(changed) in MAP
+    there, real = place_of(changed), MAP[changed.current_poi_name]
+    # What kind of place it is neither the row nor the file need tell; then it is a usual one.
+    untold = (
+        not category_in_histories(anchor, now, there.id) and there.id not in CATALOGUE.categories
+    )
+    assert there == dataclasses.replace(real, category=there.category)
+    assert there.category == real.category or (untold and name in ("at_home", "at_order_place"))
 
 
 @given(st.sampled_from(ROWS), st.integers(0, 99))
@@ -143,8 +149,12 @@ def test_each_perturbation_does_what_its_name_says(anchor: Sample, seed: int) ->
             anchor.trigger_4,
         )
     home, ordered = found["at_home"], found["at_order_place"]
-    assert (home is None) == (anchor.current_poi_name == anchor.profile_feat_6)
-    assert (ordered is None) == (anchor.current_poi_name == anchor.trigger_4)
+    assert (home is None) == (anchor.profile_feat_6 in ("", anchor.current_poi_name))
+    told = category_in_histories(anchor, before, anchor.trigger_4) or CATALOGUE.categories.get(
+        anchor.trigger_4
+    )
+    nowhere = not told and anchor.trigger_1 == "其他"
+    assert (ordered is None) == (nowhere or anchor.current_poi_name == anchor.trigger_4)
     assert home is None or home.current_poi_name == anchor.profile_feat_6
     assert home is None or home.current_city + home.current_district == anchor.profile_feat_7
     if ordered:

@@ -1,0 +1,57 @@
+"""Compares the simulated world with real rows: distances by aspect, and an AUC.
+
+    python scripts/compare_world.py --real gsisr_dev.csv --rows 1400
+
+Prints a table and one JSON line. The simulated rows are those of working days, as the public rows
+are. See docs/world.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from itertools import islice
+
+from rich.console import Console
+from rich.table import Table
+
+from gplan_jax.gsisr import IntentLibrary, read_samples
+from gplan_jax.synthesis.realism import VIEWS, distances, is_working_day, take_apart, tell_apart
+from gplan_jax.synthesis.world import simulate_rows
+
+ENDLESS = 10**12
+
+
+def main() -> None:
+    """Runs the comparison."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--real", required=True, help="a file of real rows")
+    parser.add_argument("--rows", type=int, default=1400, help="simulated rows of working days")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--views", nargs="*", default=list(VIEWS), choices=VIEWS)
+    arguments = parser.parse_args()
+    library = IntentLibrary.load()
+    real = [take_apart(sample, library) for sample in read_samples(arguments.real)]
+    rows = filter(is_working_day, simulate_rows(ENDLESS, arguments.seed))
+    simulated = [take_apart(sample, library) for sample in islice(rows, arguments.rows)]
+    found = distances(real, simulated)
+    table = Table("aspect", "total variation distance")
+    for name, distance in found.items():
+        table.add_row(name, f"{distance:.3f}")
+    console = Console()
+    console.print(table)
+    verdicts = {}
+    for view in arguments.views:
+        verdict = tell_apart(real, simulated, view, seed=arguments.seed)
+        verdicts[view] = {"auc": verdict.auc, "low": verdict.low, "high": verdict.high}
+        console.print(f"AUC {view}: {verdict.auc:.3f} ({verdict.low:.3f} to {verdict.high:.3f})")
+        for name, loss in verdict.telling:
+            console.print(f"    {loss:.4f}  {name}", markup=False)
+    line = {"real": len(real), "simulated": len(simulated), "distance": found, "auc": verdicts}
+    print(json.dumps(line, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
