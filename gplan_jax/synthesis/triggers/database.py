@@ -28,6 +28,7 @@ def connect(temporary: Path, memory_limit: str, zone: str) -> Any:
         problem = f"DuckDB does not start with the memory limit {memory_limit!r}"
         raise GplanError(f"{problem}: {_gist(error)}. Write it as 500MB or 2GB.") from None
     connection.execute(f"SET TimeZone = {quoted(zone)}")
+    connection.execute("SET enable_progress_bar = false")
     return connection
 
 

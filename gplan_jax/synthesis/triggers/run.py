@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -110,13 +109,10 @@ def _tracked(log: Log, tally: Tally) -> Generator[Event, None, None]:
     """The log's events while a progress bar counts them."""
     with ProgressBar("events", None) as bar:
         bar.advance("sorting", steps=0)
-        begin, before = time.monotonic(), 0
+        before = 0
         for batch in log.batches():
             yield from batch
-            rate = log.read / max(time.monotonic() - begin, 1e-9)
-            bar.advance(
-                f"{tally.rows.total():,} rows, {rate:,.0f} events/s", steps=log.read - before
-            )
+            bar.advance(f"{tally.rows.total():,} rows", steps=log.read - before)
             before = log.read
 
 
