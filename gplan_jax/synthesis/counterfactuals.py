@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.files import write_json
-from gplan_jax.foundation.progress import ProgressBar, track
+from gplan_jax.foundation.progress import track
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.gsisr import (
     ContextPair,
@@ -225,7 +225,8 @@ def write_counterfactuals(
         found = stack.enter_context(
             closing(map_ordered(candidates, anchors, at_once=teacher.at_once, close=teacher.close))
         )
-        report = _write(found, total, recipe, writers, on_error, faults)
+        tracked = track(found, "counterfactuals", total, lambda: note_of(teacher))
+        report = _write(tracked, recipe, writers, on_error, faults)
         report = dataclasses.replace(report, skipped=len(faults) - already)
         if not report.total("pair"):
             raise _no_pair(source, report, faults[already:])
@@ -243,7 +244,6 @@ def write_counterfactuals(
 
 def _write(
     found: Iterable[Sequence[Candidate]],
-    total: int,
     recipe: Recipe,
     writers: Mapping[Verdict, PairWriter],
     on_error: OnError,
@@ -252,19 +252,17 @@ def _write(
     """Writes the pairs among the candidates of each row, and counts all of them."""
     verdicts = {name: Counter[Verdict]() for name in (ANCHOR, *recipe.spec.weights)}
     anchors = without_pair = 0
-    with ProgressBar("counterfactuals", total) as bar:
-        for candidates in found:
-            anchors += 1
-            without_pair += all(candidate.verdict != "pair" for candidate in candidates)
-            for candidate in candidates:
-                verdicts[candidate.perturbation][candidate.verdict] += 1
-                if candidate.fault and on_error == "raise":
-                    raise candidate.fault
-                if candidate.fault:
-                    faults.append(candidate.fault)
-                elif candidate.pair and candidate.verdict in writers:
-                    writers[candidate.verdict](candidate.pair)
-            bar.advance(note_of(recipe.teacher))
+    for candidates in found:
+        anchors += 1
+        without_pair += all(candidate.verdict != "pair" for candidate in candidates)
+        for candidate in candidates:
+            verdicts[candidate.perturbation][candidate.verdict] += 1
+            if candidate.fault and on_error == "raise":
+                raise candidate.fault
+            if candidate.fault:
+                faults.append(candidate.fault)
+            elif candidate.pair and candidate.verdict in writers:
+                writers[candidate.verdict](candidate.pair)
     return Report(anchors, without_pair, 0, verdicts)
 
 

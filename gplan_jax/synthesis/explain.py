@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gplan_jax.foundation.errors import GplanError, RowError
-from gplan_jax.foundation.progress import ProgressBar
+from gplan_jax.foundation.progress import track
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.gsisr import (
     IntentLibrary,
@@ -82,16 +82,14 @@ def explain_file(
 
     def written(found: Iterator[tuple[Sample, int] | RowError]) -> Iterator[Sample]:
         nonlocal characters
-        with ProgressBar("explain", total) as bar:
-            for row in found:
-                bar.advance(note_of(teacher))
-                if not isinstance(row, RowError):
-                    characters += row[1]
-                    yield row[0]
-                elif on_error == "raise":
-                    raise row
-                else:
-                    faults.append(row)
+        for row in track(found, "explain", total, lambda: note_of(teacher)):
+            if not isinstance(row, RowError):
+                characters += row[1]
+                yield row[0]
+            elif on_error == "raise":
+                raise row
+            else:
+                faults.append(row)
         if not characters:
             raise empty_data_set(source, faults[already:])
 

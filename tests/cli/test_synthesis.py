@@ -2,15 +2,29 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from gplan_jax.cli.main import app
-from gplan_jax.cli.synthesis import counterfactuals, explain, synthesize
+from gplan_jax.cli.synthesis import counterfactuals, explain, filter_rows, synthesize
 from gplan_jax.foundation import GplanError
-from gplan_jax.gsisr import IntentLibrary, read_context_pairs, read_samples
+from gplan_jax.gsisr import IntentLibrary, read_context_pairs, read_samples, write_samples
+from gplan_jax.gsisr.plans import canonical_plan, parse_plan
+from gplan_jax.synthesis.world import simulate_rows
+from tests.chat.servers import Server, scripted
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Iterator[tuple[Server, str]]:
+    """A rehearsed chat server and the teacher file that names it."""
+    with scripted(tmp_path, responder="gplan_jax.synthesis.teachers.rehearsal:reply") as server:
+        config = server.config(prompt_price=1.0, completion_price=1.0)
+        path = tmp_path / "teacher.yaml"
+        path.write_text(json.dumps({"server": config.model_dump(exclude_defaults=True)}))
+        yield server, str(path)
 
 
 def test_synthesize_writes_rows_and_rows_of_other_users(
@@ -97,3 +111,116 @@ def test_the_help_of_counterfactuals_shows_an_example() -> None:
     result = CliRunner().invoke(app, ["counterfactuals", "--help"])
     assert result.exit_code == 0
     assert "Example: gplan counterfactuals --data world.csv --out pairs.jsonl" in result.output
+
+
+def test_synthesize_asks_a_chat_teacher_with_seeds_and_says_what_it_cost(
+    tmp_path: Path, teacher: tuple[Server, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server, file = teacher
+    write_samples(tmp_path / "seeds.csv", simulate_rows(20, seed=1))
+    write_samples(tmp_path / "contexts.csv", simulate_rows(15, seed=2))
+    for asked in ("20 asked", "0 asked, 20 cached"):
+        synthesize(
+            data=tmp_path / "contexts.csv",
+            out=tmp_path / "rows.csv",
+            limit=12,
+            seeds=tmp_path / "seeds.csv",
+            teacher=file,
+            overrides=["examples=2"],
+        )
+        said = capsys.readouterr().out
+        report = json.loads((tmp_path / "rows.report.json").read_text(encoding="utf-8"))
+        assert f"{report['spent']['requests']:,} requests" in said
+        assert asked.replace("20", str(report["spent"]["requests"])) in said
+        assert "compared with" in said
+    assert report["rows"]["read"] == 12 and report["settings"]["teacher"]["examples"] == 2
+    assert set(server.log()["paid"].values()) == {1}
+
+
+def test_explain_and_counterfactuals_ask_a_chat_teacher_once(
+    tmp_path: Path, teacher: tuple[Server, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server, file = teacher
+    rows = [
+        row.with_label(canonical_plan(parse_plan(row.raw_labels)))
+        for row in simulate_rows(10, seed=3)
+    ]
+    write_samples(tmp_path / "rows.csv", rows)
+    for asked in ("10 asked", "0 asked, 10 cached"):
+        explain(data=tmp_path / "rows.csv", out=tmp_path / "explained.csv", teacher=file)
+        assert f"requests of this run  {asked}" in capsys.readouterr().out
+    for before, after in zip(rows, read_samples(tmp_path / "explained.csv"), strict=True):
+        assert after.raw_labels.endswith("</THOUGHT>" + before.raw_labels)
+        assert "<CONTEXT>排演的处境。</CONTEXT>" in after.raw_labels
+    pairs: list[bytes] = []
+    for again in (False, True):
+        counterfactuals(
+            data=tmp_path / "rows.csv", out=tmp_path / "pairs.jsonl", teacher=file, on_error="skip"
+        )
+        assert (" 0 asked, " in capsys.readouterr().out) == again
+        pairs.append((tmp_path / "pairs.jsonl").read_bytes())
+    assert pairs[0] == pairs[1] and list(
+        read_context_pairs(tmp_path / "pairs.jsonl", IntentLibrary.load())
+    )
+    assert set(server.log()["paid"].values()) == {1}
+
+
+def test_rows_without_an_explanation_are_left_out_or_end_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_samples(tmp_path / "rows.csv", simulate_rows(6, seed=3))
+    wrong = {"kind": "wrong_schema", "share": 0.6}
+    with scripted(
+        tmp_path, responder="gplan_jax.synthesis.teachers.rehearsal:reply", faults=[wrong]
+    ) as server:
+        file = tmp_path / "teacher.yaml"
+        values = {"server": server.config().model_dump(exclude_defaults=True), "repair": False}
+        file.write_text(json.dumps(values))
+        options = {"data": tmp_path / "rows.csv", "teacher": str(file)}
+        with pytest.raises(GplanError, match=r"rows.csv, row \d: The replies of scripted"):
+            explain(out=tmp_path / "out.csv", **options)
+        explain(out=tmp_path / "out.csv", on_error="skip", **options)
+    printed = capsys.readouterr()
+    left = len(list(read_samples(tmp_path / "out.csv")))
+    assert 0 < left < 6 and f"{6 - left} skipped" in printed.out
+    assert "hold no trace" in printed.err
+
+
+def test_filter_says_what_passes_and_where_the_reasons_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = list(simulate_rows(4, seed=3))
+    rows[2] = rows[2].with_label(rows[2].raw_labels.replace("tool_", "gadget_", 1))
+    write_samples(tmp_path / "rows.csv", rows)
+    filter_rows(data=tmp_path / "rows.csv", out=tmp_path / "kept.csv")
+    said = capsys.readouterr().out
+    assert f"3 of 4 rows pass and are in {tmp_path / 'kept.csv'}" in said
+    assert str(tmp_path / "kept.removed.jsonl") in said and "unknown_tool" in said
+
+
+def test_contradictory_options_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "rows.csv"
+    with pytest.raises(GplanError, match="either --rows N"):
+        synthesize(out=out)
+    with pytest.raises(GplanError, match="either --rows N"):
+        synthesize(out=out, rows=3, data=tmp_path / "x.csv")
+    with pytest.raises(GplanError, match="--limit takes the first rows of --data"):
+        synthesize(out=out, rows=3, limit=2)
+    with pytest.raises(GplanError, match="test_fraction is 1"):
+        synthesize(out=out, rows=3, test_fraction=1.5)
+    with pytest.raises(GplanError, match="--set changes a teacher file"):
+        synthesize(out=out, rows=3, overrides=["repair=false"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "example"),
+    [
+        ("synthesize", "gplan synthesize --rows 5000 --seed 1 --out world.csv --test-fraction 0.1"),
+        ("filter", "gplan filter --data rows.csv --out kept.csv"),
+        ("explain", "gplan explain --data gsisr_dev.csv --out explained.csv"),
+    ],
+)
+def test_help_shows_an_example(command: str, example: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"], terminal_width=140)
+    assert result.exit_code == 0 and example in " ".join(result.output.split())

@@ -97,7 +97,7 @@ def run(
             source.settle()
             found = judge(context, answer, library, duplicates)
             origin = answer.origin if isinstance(answer, Answer) else {}
-            if origin:
+            if "requests" in origin:
                 report.spent.add(origin)
             if isinstance(found, Label):
                 _keep(context, found, origin, recipe, writers, report)
