@@ -16,11 +16,10 @@ from gplan_jax.synthesis.factory.mix import Mix, mix_of, mix_of_file
 from gplan_jax.synthesis.factory.outputs import Outputs, file_hash
 from gplan_jax.synthesis.factory.pipeline import Recipe, run
 from gplan_jax.synthesis.factory.report import Report
-from gplan_jax.synthesis.rules import RuleTeacher as WorldTeacher
 from gplan_jax.synthesis.seeds.seed import Seed, read_seeds
 from gplan_jax.synthesis.teacher import Teacher
 from gplan_jax.synthesis.teachers.load import RULES, load_teacher, note_of, settings_of
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.world import WorldTeacher, simulate_contexts
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def _check(order: Order) -> None:
 
 def _contexts(order: Order, skipped: list[RowError]) -> Iterator[Context]:
     if order.data is None:
-        return numbered(simulate_rows(2**62, order.seed))
+        return numbered(simulate_contexts(order.seed))
     return file_contexts(order.data, limit=order.limit, on_error=order.on_error, skipped=skipped)
 
 
