@@ -96,7 +96,8 @@ class ChatClient:
         self._stopped = self._stopped or "the client was closed"
         session, self._session = self._session, None
         try:
-            if session is not None:
+            # The connections of a loop that is closed went with it.
+            if session is not None and session.loop is asyncio.get_running_loop():
                 await _drain(session)
                 await session.transport.close()
         finally:
@@ -152,6 +153,8 @@ class ChatClient:
                 case Stop(reason):
                     raise self._stop(reason)
                 case Fail(reason):
+                    if self._is_format_unknown(outcome, request):
+                        raise self._stop(f"{reason} (structured: auto does without)")
                     if self._got_through == 0 and await self._probe(session, 0) is Kind.REFUSED:
                         raise self._stop(f"it refuses every request: {reason}")
                     raise RequestFailed(self._describe(key, reason))
@@ -168,9 +171,10 @@ class ChatClient:
         What is filtered, and a probe's answer, is booked without being kept: its reply is None.
         """
         body = encode(request_fields(self._config, request, structured))
-        async with session.limiter.slot() as round_:
+        async with session.limiter.slot(first=sent > 1 or request is PROBE) as round_:
             if self._stopped:
                 raise self._stop(self._stopped)
+            self._account.check_usage()
             session.on_the_wire.add(key)
             try:
                 outcome = await session.transport.send(
@@ -228,6 +232,10 @@ class ChatClient:
         if FORMATS.index(known) > FORMATS.index(structured):
             return known
         return lower_format(structured)
+
+    def _is_format_unknown(self, outcome: Outcome, request: ChatRequest) -> bool:
+        """True where the server refuses the format that the config insists on, to everybody."""
+        return outcome.kind is Kind.FORMAT_REFUSED and request.schema_name not in self._formats
 
     def _stop(self, reason: str) -> ServerUnavailable:
         self._stopped = self._stopped or reason

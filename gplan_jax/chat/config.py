@@ -27,7 +27,7 @@ class ChatConfig(Config):
         concurrency: most requests at once; where the server answers 429 or 503, fewer.
         timeout_s: longest wait for one whole answer.
         attempts: how often one request is sent at most, the first time included; refusals with
-            429 are counted apart and forgiven ten times as long.
+            429 are counted apart and forgiven five times as often.
         backoff_s: longest wait before the second attempt; it doubles with each, up to a minute.
         seed: sent where set, plus the request's draw.
         structured: how a schema is enforced; "auto" tries json_schema, json_object, none.

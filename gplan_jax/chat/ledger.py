@@ -161,7 +161,7 @@ class Account:
         self._cost += reply.cost or 0.0
         if reply.prompt_tokens is None or reply.completion_tokens is None:
             self._without_usage += 1
-            self._check_usage()
+            self.check_usage()
 
     @asynccontextmanager
     async def reserved(self, request: ChatRequest) -> AsyncIterator[None]:
@@ -178,7 +178,7 @@ class Account:
         if config.budget is None and config.token_budget is None:
             yield
             return
-        self._check_usage()
+        self.check_usage()
         size = worst_size(config, request)
         while not self._fits(size):
             if not self._held:
@@ -229,7 +229,8 @@ class Account:
             "run the same command again."
         )
 
-    def _check_usage(self) -> None:
+    def check_usage(self) -> None:
+        """Raises GplanError where there is a budget, and answers that don't say what they cost."""
         without = self._before.without_usage + self._without_usage
         if without and (self._config.budget is not None or self._config.token_budget is not None):
             raise GplanError(

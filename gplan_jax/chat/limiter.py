@@ -33,9 +33,13 @@ class Limiter:
         return int(self._limit)
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[int]:
-        """Holds a slot for the length of the block; yields the round it was given in."""
-        await self._acquire()
+    async def slot(self, *, first: bool = False) -> AsyncIterator[int]:
+        """Holds a slot for the length of the block; yields the round it was given in.
+
+        Args:
+            first: before all that wait: a repeated request keeps its place in line.
+        """
+        await self._acquire(first)
         try:
             yield self._round
         finally:
@@ -62,10 +66,13 @@ class Limiter:
         self._open_at = 0.0
         self._admit()
 
-    async def _acquire(self) -> None:
+    async def _acquire(self, first: bool) -> None:
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.append(turn)
+        if first:
+            self._waiting.appendleft(turn)
+        else:
+            self._waiting.append(turn)
         self._admit()
         try:
             await turn

@@ -22,7 +22,7 @@ LONGEST_BACKOFF_S = 60.0
 # A server that wants a longer pause (a daily quota) stops the run.
 LONGEST_PAUSE_S = 900.0
 # A refusal with 429 is the server's way to pace its clients, so it is forgiven more often.
-THROTTLES_PER_ATTEMPT = 10
+THROTTLES_PER_ATTEMPT = 5
 QUOTA_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 
 
