@@ -61,7 +61,8 @@ def open_source(
     if missing:
         lines = [f"{column} ({key}); {nearest(column, types)}" for key, column in missing]
         key = missing[0][0]
-        without = "" if key in NEEDED else f", or {key}=null where there is none"
+        optional = next((key for key, _ in missing if key not in NEEDED), None)
+        without = f", or {optional}=null where there is none" if optional else ""
         raise GplanError(
             f"{path} lacks columns that the rules map:\n  " + "\n  ".join(lines) + "\n"
             f"Say what they are called there: --set {key}=COLUMN{without}; or name a file of "

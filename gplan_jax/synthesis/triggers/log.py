@@ -87,8 +87,8 @@ class Log:
                     self.duplicates += 1
                     continue
                 previous = content
-                if self._readable(row):
-                    batch.append(Event._make((*row[:_EVENT_FIELDS], row[_EVENT_FIELDS:-3])))
+                if (event := self._event(row)) is not None:
+                    batch.append(event)
             yield batch
         if lenient and any(source.path.suffix == ".csv" for source in self.sources):
             self._count_rejects()
@@ -112,21 +112,24 @@ class Log:
                 previous = user
                 yield user, profile_of(tuple(values))
 
-    def _readable(self, row: tuple[Any, ...]) -> bool:
-        *_, unread, file, number = row
-        fault = _unread(unread, self.spec) if unread else None
-        if fault is None:
-            event = Event._make((*row[:_EVENT_FIELDS], ()))
-            if self.spec.log.other_events == "ignore" and event.word not in self.spec.events:
+    def _event(self, row: tuple[Any, ...]) -> Event | None:
+        """The event of a row, None where it is passed over or faulty."""
+        unread, file, number = row[-3:]
+        if unread is not None:
+            fault = _unread(unread, self.spec)
+        else:
+            event = Event._make((*row[:_EVENT_FIELDS], row[_EVENT_FIELDS:-3]))
+            found = _undeclared(event, self.spec)
+            if found is None:
+                return event
+            if found.kind == "event" and self.spec.log.other_events == "ignore":
                 self.ignored += 1
-                return False
-            fault = _undeclared(event, self.spec)
-        if fault is None:
-            return True
+                return None
+            fault = found
         column = getattr(self.spec.log.columns, fault.field)
         path = self.sources[file].path
         self.faults.add(fault.kind, RowError(path, number, column, fault.problem, fault.mend))
-        return False
+        return None
 
     def _count_rejects(self) -> None:
         query = (

@@ -14,7 +14,7 @@ from gplan_jax.synthesis.triggers.spec import TriggerSpec
 
 REASONS: tuple[Reason, ...] = get_args(Reason)
 HEADINGS: Mapping[Reason, str] = {
-    "cool_down": "cool-down",
+    "cool_down": "cool down",
     "rows_per_day": "day full",
     "stale_position": "stale place",
     "no_order_place": "no order place",
@@ -89,7 +89,7 @@ def report_table(report: TriggerReport, spec: TriggerSpec) -> Table:
     """A line a rule: its rows, and why other moments that it found made none."""
     table = Table()
     table.add_column("rule", no_wrap=True)
-    table.add_column("trigger_1")
+    table.add_column("trigger")
     for heading in ("rows", *(HEADINGS[reason] for reason in REASONS)):
         table.add_column(heading, justify="right")
     names = list(spec.rules)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gplan_jax.foundation.config import parse_yaml
 from gplan_jax.gsisr import Sample, facts_of, short_term
 from gplan_jax.synthesis.triggers.contexts import Prepared, Tally, contexts
 from gplan_jax.synthesis.triggers.events import Event
-from gplan_jax.synthesis.triggers.spec import TriggerSpec, load_triggers
+from gplan_jax.synthesis.triggers.spec import SHIPPED_SPEC, TriggerSpec, load_triggers
 
+DOCUMENTATION = Path(__file__).parents[3] / "docs" / "triggers.md"
 MONDAY = datetime(2026, 3, 2)
 MakeEvent = Callable[..., Event]
 Search = Callable[..., list[Sample]]
@@ -245,6 +249,30 @@ def test_profile_columns_of_the_log_hold_from_when_they_are_told(
     (row,) = search(events, spec, profile={})
     assert (row.currenttime[11:13], row.profile_feat_5) == ("04", "甲市")
     assert row.profile_feat_13 == "pf_12:高|pf_3:低"
+
+
+def test_the_worked_example_of_the_documentation(
+    tmp_path: Path, at: MakeEvent, search: Search
+) -> None:
+    text = DOCUMENTATION.read_text(encoding="utf-8").split("### A worked example")[1]
+    block = [line for line in text.splitlines() if line.startswith("    ")]
+    shipped = parse_yaml(SHIPPED_SPEC.read_text(encoding="utf-8"))
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump(shipped | parse_yaml("\n".join(block)), allow_unicode=True))
+    show = order("show", 19.5, order_place="cinema")
+    events = [
+        at(13, "position", "a", "乙市"),
+        at(14, "buy", **show),
+        at(17 + 1 / 6, "position", "b", "乙市"),
+        at(17.5, "position", "c", "乙市"),
+        at(19 + 2 / 3, "position", "d", "乙市"),
+        at(19.7, "scan", "cinema", "乙市", **show),
+    ]
+    (row,) = search(events, load_triggers(own))
+    assert [row.currenttime[11:16], *(getattr(row, f"trigger_{i}") for i in range(1, 8))] == [
+        "17:10", "门票", "乙市", "二区", "p_cinema", "2026-03-02 14:00:00",
+        "2026-03-02 19:30:00", "",
+    ]  # fmt: skip
 
 
 NASTY = (
