@@ -228,7 +228,7 @@ def test_what_stops_a_command_from_outside(
     def stop(*_: Any, **__: Any) -> None:
         raise raised
 
-    monkeypatch.setattr("gplan_jax.synthesis.world.simulate_rows", stop)
+    monkeypatch.setattr("gplan_jax.synthesis.factory.synthesize.simulate_contexts", stop)
     assert gplan("synthesize", "--rows", 1, "--out", "rows.csv")[0] == code
     assert said in gplan("synthesize", "--rows", 1, "--out", "rows.csv")[1]
 
