@@ -115,6 +115,8 @@ def judge(
     Console().print(show(result))
     for warning in tables.warnings_of(described):
         typer.echo(f"Warning: {warning}", err=True)
+    for line in tables.unscored_of(result) if against is None else ():
+        typer.echo(line)
     typer.echo(f"Finished. The result is in {out}")
     each = run.JUDGEMENTS if against is None else run.COMPARISONS
     typer.echo(f"  every score with its reason  {out / each}")

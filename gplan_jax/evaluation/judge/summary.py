@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from gplan_jax.evaluation.judge.verdict import DEFAULT_SCORE
 Status = Literal["scored", "unscored", "no_plan", "filtered"]
 STATUSES: tuple[Status, ...] = ("scored", "unscored", "no_plan", "filtered")
 OVERALL = "overall"
+_REQUEST_KEY = re.compile(r"\b[0-9a-f]{12,64}\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,5 +117,7 @@ def _agreement(
     return alphas
 
 
-def _count(reasons: Any) -> dict[str, int]:
+def _count(reasons: Iterable[str]) -> dict[str, int]:
+    """Reason -> rows; reasons that differ by the request's key alone are one."""
+    reasons = (_REQUEST_KEY.sub("…", reason) for reason in reasons)
     return dict(sorted(Counter(reasons).items(), key=lambda item: (-item[1], item[0])))

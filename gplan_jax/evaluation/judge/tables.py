@@ -67,6 +67,16 @@ def pairs_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def unscored_of(result: Mapping[str, Any], *, most: int = 5) -> list[str]:
+    """Why rows are unscored and how many, the most frequent reasons of each judge."""
+    lines = []
+    for judge, reasons in result["unscored"].items():
+        lines += [f"{judge}: {n} unscored, {why}" for why, n in list(reasons.items())[:most]]
+        if len(reasons) > most:
+            lines.append(f"{judge}: ... and {len(reasons) - most} more reasons")
+    return lines
+
+
 def warnings_of(judges: Mapping[str, Any]) -> list[str]:
     """What a reader of the figures must be told: models that changed during the run."""
     return [

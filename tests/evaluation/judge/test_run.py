@@ -18,7 +18,7 @@ from gplan_jax.evaluation.judge.chat_judge import ChatJudge
 from gplan_jax.evaluation.judge.config import JudgeConfig
 from gplan_jax.evaluation.judge.rules import RuleJudge
 from gplan_jax.evaluation.judge.run import compare_plans, judge_plans
-from gplan_jax.evaluation.judge.tables import pairs_table, scores_table, warnings_of
+from gplan_jax.evaluation.judge.tables import pairs_table, scores_table, unscored_of, warnings_of
 from gplan_jax.evaluation.judge.verdict import AxisScore, Preference, Verdict
 from gplan_jax.evaluation.tables import render
 from gplan_jax.foundation import GplanError
@@ -132,6 +132,9 @@ def test_a_refused_row_is_unscored_and_the_others_go_on(
     assert [r["row"] for r in records if r["status"] == "unscored"] == [8, 9]
     assert all(r["unscored"].startswith("no reply: ") for r in records[7:9])
     assert result["sources"]["predictions"]["judges"]["scripted"]["scored"] == 10
+    assert sum(result["unscored"]["scripted"].values()) == 2
+    listed = unscored_of(result)
+    assert len(listed) == 2 and all("scripted: 1 unscored, no reply" in line for line in listed)
 
 
 def test_what_stops_a_run_leaves_no_result_and_says_how_to_go_on(
