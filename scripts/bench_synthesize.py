@@ -81,23 +81,26 @@ def chat(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def served(log: dict[str, Any], at_once: int, latency_s: float) -> dict[str, Any]:
-    """What the server's own timeline says: [seconds, request's key, "asked" or a status]."""
+    """What the server says: its counts, and its timeline of the latest requests.
+
+    The timeline's entries are [seconds, request's key, "asked" or a status].
+    """
     asked: dict[str, float] = {}
-    busy_s = 0.0
+    busy_s, answered = 0.0, 0
     for moment, key, what in log["timeline"]:
         if what == "asked":
             asked[key] = moment
-        else:
-            busy_s += moment - asked.pop(key, moment)
+        elif key in asked:
+            busy_s += moment - asked.pop(key)
+            answered += 1
     span_s = log["timeline"][-1][0] - log["timeline"][0][0]
-    requests = log["statuses"]["200"]
     return {
-        "requests": requests,
+        "requests": log["statuses"]["200"],
         "paid_twice": sum(count > 1 for count in log["paid"].values()),
         "most_at_once": log["most_at_once"],
-        "server_s": round(span_s, 1),
-        "requests_per_s": round(requests / span_s, 2),
-        "of_the_servers_most": round(requests / span_s / (at_once / latency_s), 3),
+        "timeline_s": round(span_s, 1),
+        "requests_per_s": round(answered / span_s, 2),
+        "of_the_servers_most": round(answered / span_s / (at_once / latency_s), 3),
         "servers_busy_share": round(busy_s / (span_s * at_once), 3),
     }
 

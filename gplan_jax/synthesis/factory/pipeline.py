@@ -8,14 +8,14 @@ continued by running it again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from gplan_jax.chat.errors import RequestFailed
 from gplan_jax.foundation.errors import GplanError, RowError
-from gplan_jax.foundation.progress import ProgressBar
+from gplan_jax.foundation.progress import Note, ProgressBar
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.gsisr import IntentLibrary, Label, split_by_id
 from gplan_jax.synthesis.factory.contexts import Context, UntilEnough
@@ -57,7 +57,7 @@ def run(
     outputs: Outputs,
     *,
     total: int | None = None,
-    note: Callable[[], str] = str,
+    note: Note = "",
     skipped: list[RowError] | None = None,
 ) -> Report:
     """Asks the teacher about each context and writes the files of ``outputs``, all at the end.
@@ -109,7 +109,7 @@ def run(
             if isinstance(found, Removal) and in_vain == HOPELESS:
                 raise _hopeless(found, teacher)
             counts = recipe.wanted is None or isinstance(found, Label)
-            bar.advance(note(), steps=int(counts))
+            bar.advance(note, steps=int(counts))
         report.skipped = len(skipped or ())
         writers.report(report.to_dict(recipe.compare) | {"settings": dict(recipe.settings or {})})
     return report
