@@ -9,6 +9,7 @@ users have are kept: no row, no id, no text of a row. See docs/world.md.
 from __future__ import annotations
 
 import argparse
+import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable
 from itertools import pairwise
@@ -201,7 +202,7 @@ def _by_kind(pairs: list[tuple[str, str]], least: int = LEAST_USERS) -> dict[str
     for _, word in pairs:
         if len(users[word]) >= least and word:
             words[place_kind(word)].append(word)
-    return {kind: _shares(found, most=60) for kind, found in words.items()}
+    return {kind: _shares(found) for kind, found in words.items()}
 
 
 def _people(rows: list[Row]) -> dict[str, object]:
@@ -221,16 +222,10 @@ def _people(rows: list[Row]) -> dict[str, object]:
         pairs = [code.split(":") for found in codes for code in found]
         if i == 14:
             tables["profile_feat_14_codes"] = _shares(map(len, codes))
-        frequent = {c for c, n in Counter(c for c, _ in pairs).items() if n >= LEAST_USERS}
-        tables[f"profile_feat_{i}_code"] = _by(
-            (
-                ("few" if len(found) < FEW_CODES else "many", code.split(":")[0])
-                for found in codes
-                for code in found
-                if code.split(":")[0] in frequent
-            ),
-            10,
-        )
+        tables[f"profile_feat_{i}_code"] = {
+            key: _codes([f for f in codes if (len(f) < FEW_CODES) is few])
+            for key, few in (("few", True), ("many", False))
+        }
     tables["profile_feat_13_codes"] = _by(
         (
             (str(len(s.profile_feat_14.split("|")) if s.profile_feat_14 else 0), n)
@@ -259,6 +254,19 @@ def _people(rows: list[Row]) -> dict[str, object]:
         for s in known
     )
     return tables
+
+
+def _codes(found: list[list[str]]) -> dict[str, float]:
+    """Weights with which codes drawn one after the other are as frequent as they are.
+
+    The chance that a code of weight w is among several drawn is about 1 - exp(-w t).
+    """
+    users = Counter(code.split(":")[0] for codes in found for code in codes)
+    return {
+        code: round(-100 * math.log(1 - min(n / len(found), 0.98)), 2)
+        for code, n in users.most_common()
+        if n >= LEAST_USERS
+    }
 
 
 def _role(row: Row, place: str) -> str:
@@ -350,7 +358,7 @@ def _short(rows: list[Row]) -> dict[str, object]:
     persist = [
         (
             styles[id(r)],
-            "place" if b.place == a.place else "category" if b.category == a.category else "none",
+            _again(a, b),
         )
         for r in rows
         for a, b in zip(r.behaviors, r.behaviors[1:], strict=False)
@@ -403,6 +411,15 @@ def _side(row: Row) -> str:
     return "here" if row.facts.order_distance == "here" else "away"
 
 
+def _again(a: Behavior, b: Behavior) -> str:
+    """What an event has in common with the one before it, at most."""
+    if b.place == a.place:
+        return "place"
+    if b.category == a.category:
+        return "category"
+    return "kind" if place_kind(b.category) == place_kind(a.category) else "none"
+
+
 def _gap(hours: int) -> str:
     return "same" if hours <= 0 else "hours" if hours <= 4 else "day" if hours <= 24 else "long"
 
@@ -413,7 +430,7 @@ def _long(rows: list[Row]) -> dict[str, object]:
     habits = [(r, i, h) for r, found in distinct for i, h in enumerate(found)]
     logs = {id(r): [np.log(h.count) for h in found] for r, found in distinct}
     neighbours = np.array([pair for found in logs.values() for pair in pairwise(found)])
-    passive = {id(r): "passive" if _visits(found) else "active" for r, found in distinct}
+    passive = {id(r): _manner_of_habits(found) for r, found in distinct}
     return {
         "habits": _shares(len(found) for _, found in lists),
         "habit_copies": _shares(
@@ -447,6 +464,7 @@ def _long(rows: list[Row]) -> dict[str, object]:
             ),
             5,
         ),
+        "habit_kind_again": _persistence(distinct),
         "habit_actions": _by(
             ((f"{_habit_key(r, h)} {passive[id(r)]}", " ".join(h.actions)) for r, _, h in habits),
             5,
@@ -460,13 +478,32 @@ def _long(rows: list[Row]) -> dict[str, object]:
     }
 
 
+def _persistence(distinct: list[tuple[Row, list[Habit]]]) -> float:
+    """How much likelier than chance two neighbouring habits are of one kind."""
+    kinds = [
+        [place_kind(h.category) for h in f if _role(r, h.place) not in ("home", "work")]
+        for r, f in distinct
+    ]
+    pairs = [pair for found in kinds for pair in pairwise(found)]
+    counts = Counter(kind for found in kinds for kind in found)
+    chance = sum((n / counts.total()) ** 2 for n in counts.values())
+    same = sum(a == b for a, b in pairs) / len(pairs)
+    return round((same - chance) / (1 - chance), 3)
+
+
 def _manner_of_row(row: Row) -> str:
     return "known" if row.sample.profile_feat_6 else "unknown"
 
 
 def _visits(habits: list[Habit]) -> bool:
-    """Whether most habits are mere visits, act_8 alone or last."""
+    """Whether most habits are visits (act_8)."""
     return sum("act_8" in h.actions for h in habits) > len(habits) / 2
+
+
+def _manner_of_habits(habits: list[Habit]) -> str:
+    """How many actions a user's habits have on average, in halves, and whether most are visits."""
+    actions = sum(len(h.actions) for h in habits) / len(habits)
+    return f"{'passive' if _visits(habits) else 'active'} {round(2 * actions) / 2}"
 
 
 def _share(values: Iterable[bool]) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gplan_jax.synthesis.calibration import draw, draw_quantile, has, tables
-from gplan_jax.synthesis.geography import Geography, Place
+from gplan_jax.synthesis.geography import Geography, Place, kind_of
 from gplan_jax.synthesis.people import REFUEL_ORDERS, Person
 
 WEEKDAYS = "一二三四五六日"
@@ -169,6 +169,8 @@ def _place(
         return older
     if older and again == "category":
         category = older.category
+    elif older and again == "kind":
+        category = draw(generator, "behavior_categories", kind_of(older))
     else:
         key = f"{scene.order_type} {locality}"
         kind = _draw_known(generator, "behavior_kinds", key, f"{scene.order_type} {LOCAL}")

@@ -93,17 +93,19 @@ def _hotel(s: Situation) -> Openings:
             ([RIDE_THERE, REMIND], 66),
             ([CARD, REMIND], 16),
             ([REMIND, CARD], 8),
-            ([DRIVE_THERE, REMIND], 10),
+            ([DRIVE_THERE, REMIND], 6),
         ]
     return [
-        ([RIDE_THERE, REMIND], 67),
+        ([RIDE_THERE, REMIND], 60),
         ([RIDE_THERE, REMIND, CARD], 9),
         ([RIDE_THERE], 6),
         ([RIDE_THERE, CARD], 5),
-        ([DRIVE_THERE, REMIND], 7),
-        ([REMIND, CARD], 2),
-        ([CARD, REMIND], 2),
+        ([DRIVE_THERE, REMIND], 5),
+        ([REMIND, CARD], 4),
+        ([CARD], 3),
+        ([CARD, REMIND], 3),
         ([DRIVE_NEXT], 2),
+        ([EAT_HERE], 1),
     ]
 
 
@@ -215,7 +217,7 @@ def _after_pump(s: Situation) -> Openings:
         if s.place is not OrderPlace.OTHER_CITY:
             return [([RIDE_THERE, REMIND], 64), ([DRIVE_THERE, REMIND], 18), ([RIDE_NEXT], 18)]
         return [([DRIVE_NEXT], 58), ([DRIVE_THERE, REMIND], 18), ([RIDE_NEXT], 18), ([RATE], 6)]
-    if s.day_part in (DayPart.DINNER, DayPart.LUNCH, DayPart.MORNING):
+    if s.day_part in (DayPart.DINNER, DayPart.MORNING):
         return [([REMIND], 72), ([CARD], 14), ([EAT_HERE], 10), ([RATE], 4)]
     return [([RIDE_ON], 62), ([DRIVE_ON], 18), ([REMIND], 14), ([RATE], 6)]
 

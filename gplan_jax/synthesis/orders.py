@@ -1,8 +1,8 @@
 """The trigger orders of the simulated world: what was ordered, where, when, and how it goes on.
 
 Orders live through the phases of ``Phase``: hotels and tickets by days, other orders to the second.
-An order is made before it begins or as it begins; refuelling carries no end, tickets hold for a
-month. Where a table asks for what can't be at this hour, it is drawn again.
+As in the public rows, orders that set a plan off are made, or begin, on the day itself; refuelling
+carries no end, tickets hold for a month. Where a table asks for what can't be at this hour, it is drawn again.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ def draw_times(order_type: str, now: datetime, generator: random.Random) -> Orde
             continue  # An order of midnight sharp, which looks like one of the day.
         known = draw(generator, "order_known", phase.name) == "True"
         made = now - _age(order_type, generator) if known else None
+        if made and made.date() != now.date():
+            continue
         times = (
             _days(order_type, phase, made, now, generator)
             if order_type in DAY_ORDERS and phase in DAY_PHASES
@@ -111,12 +113,13 @@ def _seconds(
     else:
         start = now + timedelta(seconds=int(3600 * generator.uniform(*STARTS_IN[phase])))
     hours = (now - start).total_seconds() / 3600
+    today = start.date() == now.date()
     fits = {
         Phase.SOON: -3 < hours < 0,
-        Phase.LATER_TODAY: hours < -3 and start.date() == now.date(),
-        Phase.JUST_STARTED: 0 <= hours <= 2,
-        Phase.LONG_STARTED: hours > 2,
-        Phase.ACTIVE: hours >= 0,
+        Phase.LATER_TODAY: hours < -3 and today,
+        Phase.JUST_STARTED: 0 <= hours <= 2 and today,
+        Phase.LONG_STARTED: hours > 2 and today,
+        Phase.ACTIVE: hours >= 0 and today,
     }.get(phase, True)
     if not fits or (start.hour, start.minute) == (0, 0):
         return None

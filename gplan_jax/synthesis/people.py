@@ -129,6 +129,7 @@ def long_term_text(
     at = dict(zip(ranks, regular, strict=False))
     own = {role: place for role, place in (("home", person.home), ("work", person.work)) if place}
     known: set[Place] = set()
+    usual: tuple[Place, str] | None = None
     entries: list[str] = []
     for rank, count in enumerate(counts):
         key: str
@@ -138,7 +139,7 @@ def long_term_text(
         elif role in own:
             place, key = own.pop(role), role
         else:
-            place, key = _usual_place(person, rank, known, geography, generator)
+            place, key = usual = _usual_place(person, rank, usual, known, geography, generator)
         known.add(place)
         key = f"{key} {manner}"
         acts = (
@@ -153,13 +154,16 @@ def long_term_text(
 def _usual_place(
     person: Person,
     rank: int,
+    before: tuple[Place, str] | None,
     known: set[Place],
     geography: Geography,
     generator: random.Random,
 ) -> tuple[Place, str]:
-    """A place that is not yet among the habits, mostly at home, and its kind."""
+    """A place that is not yet among the habits, often of the kind of the one before; its kind."""
     while True:
         kind = draw(generator, "habit_kinds", str(min(rank, 4)))
+        if before and generator.random() < tables()["habit_kind_again"]:
+            kind = before[1]
         category = draw(generator, "habit_categories", kind)
         city = person.city if person.city and generator.random() < LOCAL_HABITS else None
         place = generator.choice(geography.find(category, city=city or generator.choice(CITIES)))
@@ -169,7 +173,7 @@ def _usual_place(
 
 def _counts(distinct: int, generator: random.Random) -> list[int]:
     """Counts of each rank, none above the one before; neighbours' levels go together."""
-    together = tables()["habit_correlation"]
+    together = tables()["habit_correlation"] ** 0.5  # Sorting takes the rest.
     level, found = generator.gauss(0, 1), list[int]()
     for rank in range(distinct):
         share = NormalDist().cdf(level)

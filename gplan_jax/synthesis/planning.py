@@ -31,6 +31,7 @@ from gplan_jax.synthesis.intents import (
     START,
     TAG,
     TOOL,
+    TRANSIT,
     TRAVEL,
     WEATHER,
     interest,
@@ -39,6 +40,7 @@ from gplan_jax.synthesis.intents import (
     simple,
 )
 from gplan_jax.synthesis.openings import (
+    DRIVE_NEXT,
     DRIVE_ON,
     LATE_TIMES,
     MEAL_TIMES,
@@ -48,6 +50,7 @@ from gplan_jax.synthesis.openings import (
     openings,
 )
 from gplan_jax.synthesis.situation import (
+    Attention,
     DayOff,
     DayPart,
     OrderPlace,
@@ -58,7 +61,8 @@ from gplan_jax.synthesis.situation import (
 from gplan_jax.synthesis.taste import LIKED, Taste
 
 FEW_INTENTS, MOST_INTENTS = 4, 6
-LENGTHS = ((4, 61.0), (5, 38.0), (6, 1.0))
+# Lengths of plans, for openings of one intent and for longer ones.
+LENGTHS = (((4, 74.0), (5, 25.5), (6, 0.5)), ((4, 53.0), (5, 46.0), (6, 1.0)))
 # Ranges within which a need is looked for: the usual one first.
 RANGES = {
     "美食": ((NEARBY, 83.0), (DISTRICT, 14.0), (CITY, 3.0)),
@@ -77,8 +81,10 @@ DARK_TIMES = (DayPart.EVENING, DayPart.NIGHT)
 def plan_for(situation: Situation, taste: Taste) -> Plan:
     """The plan that the rules derive: 4 to 6 different intents that pass the filter."""
     opening = taste.choose("opening", supported_openings(situation, taste))
-    length = max(taste.choose("length", LENGTHS), len(opening) + 1)
+    length = max(taste.choose("length", LENGTHS[len(opening) > 1]), len(opening) + 1)
     needs = _needs(opening, situation, taste)
+    if length > FEW_INTENTS and len(needs) > 1 and taste.level("more") < 0.6:
+        needs = [needs[0], *_further_step(opening, situation), *needs[1:]]
     weather = simple(WEATHER)
     if not reasons_for(weather, situation) or taste.level("no weather") < 0.14:
         return _filled([*opening, *needs[: length - len(opening)]], situation, length)
@@ -121,6 +127,15 @@ def _needs(opening: Plan, s: Situation, taste: Taste) -> Plan:
     return found
 
 
+def _further_step(opening: Plan, s: Situation) -> Plan:
+    """A service that a long plan still lacks: the way on, or the order's reminder."""
+    if not any(intent[TOOL] in (RIDE, TRAVEL, TRANSIT) for intent in opening):
+        wanted = DRIVE_NEXT if s.attention is Attention.OTHER_PLACE else DRIVE_ON
+    else:
+        wanted = simple(REMINDER)
+    return [wanted] if wanted not in opening and reasons_for(wanted, s) else []
+
+
 def _base(opening: Plan, s: Situation, taste: Taste) -> str:
     """Where the middle of the plan starts from."""
     if any(
@@ -150,7 +165,7 @@ def _tags(opening: Plan, s: Situation, taste: Taste) -> list[str]:
     sights_first = s.day_off is DayOff.HOLIDAY or (at_sight and s.day_part not in MEAL_TIMES)
     if sights_first and s.day_part not in LATE_TIMES:
         return ["景点", "美食", *(tag for tag in (second, third, "休闲娱乐") if tag != "景点")]
-    if taste.level("no food") < 0.07:
+    if taste.level("no food") < 0.11:
         return [second, third, "美食"]
     rest = [tag for tag in ("景点", "休闲娱乐", "购物") if tag not in (second, third)]
     return ["美食", second, third, *rest]
@@ -158,7 +173,7 @@ def _tags(opening: Plan, s: Situation, taste: Taste) -> list[str]:
 
 def _pastimes(s: Situation, taste: Taste) -> dict[str, float]:
     """What there is to do besides eating, by weight."""
-    weights = {"景点": 70.0, "休闲娱乐": 13.0, "购物": 7.0, "丽人": 1.0}
+    weights = {"景点": 62.0, "休闲娱乐": 13.0, "购物": 7.0, "丽人": 1.0}
     if s.day_off is not None:
         weights["购物"] = 160.0
     if s.day_part is DayPart.EVENING:

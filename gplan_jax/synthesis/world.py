@@ -24,7 +24,7 @@ from gplan_jax.synthesis.faults import draw_code, plant_fault
 from gplan_jax.synthesis.geography import CITIES, Geography, Place, build_geography, is_open
 from gplan_jax.synthesis.histories import Event, Scene, recent_events
 from gplan_jax.synthesis.orders import Order, draw_times
-from gplan_jax.synthesis.people import REFUEL_ORDERS, Person, long_term_text, make_person
+from gplan_jax.synthesis.people import CAR_SHARE, REFUEL_ORDERS, Person, long_term_text, make_person
 from gplan_jax.synthesis.rules import Rules
 from gplan_jax.synthesis.teacher import Answer
 
@@ -123,9 +123,15 @@ def _regular_places(place: Place, order_place: Place, generator: random.Random) 
 
 
 def _next_order(person: Person, generator: random.Random) -> str:
-    """What a user orders next; without a car no fuel."""
-    order = draw(generator, "order_types")
-    return "酒店" if order in REFUEL_ORDERS and not person.drives else order
+    """What a user orders next: fuel only with a car, and over all users as often as at first."""
+    weights = tables()["order_types"]
+    refuel = sum(weights[kind] for kind in REFUEL_ORDERS) / sum(weights.values())
+    of_drivers = refuel / (refuel + (1 - refuel) * CAR_SHARE)
+    wanted = person.drives and generator.random() < of_drivers
+    while True:
+        order = draw(generator, "order_types")
+        if (order in REFUEL_ORDERS) is wanted:
+            return order
 
 
 def _draw_moment(latest: datetime | None, order_type: str, generator: random.Random) -> datetime:

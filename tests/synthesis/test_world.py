@@ -248,7 +248,7 @@ def test_the_compact_prompt_tells_what_the_first_intent_depends_on(
     again = [counts for counts in seen.values() if counts.total() > 1]
     rows = sum(counts.total() - 1 for counts in again)
     agreeing = sum(counts.most_common(1)[0][1] - 1 for counts in again)
-    assert rows > 500 and agreeing > 0.75 * rows
+    assert rows > 500 and agreeing > 0.7 * rows
 
 
 def _answers(teacher: WorldTeacher, rows: list[Sample]) -> list[Answer]:
