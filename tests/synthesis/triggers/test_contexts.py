@@ -353,7 +353,7 @@ def rows_of(spec: TriggerSpec, events: list[Event]) -> list[Sample]:
     return list(contexts(events, home, Prepared(spec), Tally()))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(histories(), st.data())
 def test_what_comes_after_a_trigger_does_not_change_its_row(
     events: list[Event], data: st.DataObject
@@ -367,7 +367,7 @@ def test_what_comes_after_a_trigger_does_not_change_its_row(
     assert later[: len(upto)] == upto
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(histories())
 def test_every_row_is_readable_and_its_behaviour_lies_in_the_past(events: list[Event]) -> None:
     for row in rows_of(load_triggers(), events):
