@@ -144,6 +144,7 @@ function change(act, focus) {
   const { state } = here();
   act(state);
   state.verdict = "";
+  here().unchecked = true;
   saveSoon();
   redraw(focus);
 }
@@ -174,6 +175,7 @@ function setValue(state, index, name, value) {
 /** A field was written in: it stays as it is, and with it the caret. */
 function touched() {
   here().state.verdict = "";
+  here().unchecked = true;
   saveSoon();
   showVerdict();
   byId("restore").disabled = !changed(here());
@@ -254,6 +256,7 @@ function send(candidate) {
 function saveSoon() {
   clearTimeout(page.timer);
   page.timer = setTimeout(saveDraft, DRAFT_PAUSE_MS);
+  listener.onState("starting", "saving…");
 }
 
 function saveDraft() {
@@ -271,7 +274,8 @@ const listener = {
   onSaved(row, saved) {
     const candidate = rowOf(row);
     candidate.state.version = saved.version;
-    if (page.outbox.waiting.has(row)) return;
+    if (page.outbox.waiting.has(row) || (candidate === here() && page.timer !== null)) return;
+    candidate.unchecked = false;
     const faults = candidate.state.faults;
     candidate.state.faults = saved.faults;
     if (candidate === here() && !same(faults, saved.faults)) showFaults();
@@ -330,8 +334,7 @@ function settle(mine) {
 
 function decide(verdict) {
   const candidate = here();
-  if (page.timer !== null) clearTimeout(page.timer);
-  page.timer = null;
+  saveDraft();
   if (page.conflicts.has(candidate.row)) return say("Settle the conflict first.");
   const isChanged = changed(candidate);
   if (verdict === "accept" && isChanged) verdict = "edit";
@@ -348,15 +351,19 @@ function decide(verdict) {
   onward(`Row ${candidate.row} ${DONE[verdict]}.`);
 }
 
-/** Known faults keep a candidate from being accepted; the first is shown. */
+/**
+ * Known faults keep a candidate from being accepted; the first is shown. What was changed a moment
+ * ago the server has yet to check: it refuses the verdict where there is need.
+ */
 function blocked(candidate) {
+  const faults = candidate.unchecked ? [] : candidate.state.faults;
   const missing = candidate.state.plan.map((_, index) => stepName(index)).concat(page.review.blocks)
     .find((name) => !(candidate.state.reasoning[name] ?? "").trim());
-  if (!candidate.state.faults.length && !missing) return false;
-  if (candidate.state.faults.length === 0) send(candidate);
+  if (!faults.length && !missing) return false;
+  if (candidate.unchecked) send(candidate);
   page.editing = true;
   show();
-  const fault = candidate.state.faults[0];
+  const fault = faults[0];
   const target = fault?.step ? `tool-${fault.step}` : missing ? `text-${missing}` : "title";
   byId(target)?.focus();
   say(`Not taken: ${fault?.message ?? `${missing} is empty; say why`}. Mend it, or reject the candidate.`);
@@ -477,11 +484,7 @@ function listen() {
     if (byId("keys-on").checked) localStorage.removeItem(KEYS_OFF);
     else localStorage.setItem(KEYS_OFF, "1");
   });
-  addEventListener("beforeunload", (event) => {
-    saveDraft();
-    if (page.outbox.size) event.preventDefault();
-  });
-  addEventListener("pagehide", saveDraft);
+  addEventListener("pagehide", saveDraft); // What is not sent by then is kept in the browser.
 }
 
 async function load() {
