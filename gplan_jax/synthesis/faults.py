@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,9 +48,8 @@ def draw_code(generator: random.Random) -> str:
 def plant_fault(label: str, code: str, library: IntentLibrary, generator: random.Random) -> str:
     """A valid raw label with one fault; ``check_plan`` finds ``code`` in it and nothing else.
 
-    Only where nothing else is possible a second code comes with it: a plan that is too long also
-    where its library has few intents. BROKEN_REASONING leaves the plan as it is and takes a step
-    out of the reasoning, so that steps and intents don't match.
+    BROKEN_REASONING leaves the plan as it is and takes a step out of the reasoning, so that steps
+    and intents don't match. Intents are left out at the end where a plan has no room for the fault.
 
     Args:
         label: reasoning, where there is one, and a plan that passes the filter.
@@ -80,13 +80,13 @@ def _dumps(value: Any) -> str:
 
 
 def _without_step(reasoning: str, generator: random.Random) -> str:
-    steps = [part for part in reasoning.split("<STEP_") if "</STEP_" in part]
+    """The reasoning without one of its steps."""
+    steps = re.findall(r"<(STEP_\d+)>", reasoning)
     if not steps:
         raise GplanError("there is no reasoning step to leave out; give a label with reasoning.")
-    last = len(steps)
-    start, end = f"<STEP_{last}>", f"</STEP_{last}>"
-    head, rest = reasoning.split(start, 1)
-    return head + rest.split(end, 1)[1]
+    name = generator.choice(steps)
+    head, rest = reasoning.split(f"<{name}>", 1)
+    return head + rest.split(f"</{name}>", 1)[1]
 
 
 def _not_json(text: str, intents: Intents, generator: random.Random) -> str:
@@ -126,18 +126,21 @@ def _too_short(intents: Intents, library: IntentLibrary, generator: random.Rando
 
 
 def _too_long(intents: Intents, library: IntentLibrary, generator: random.Random) -> Intents:
-    wanted = library.plan_length.maximum + generator.randint(1, 2)
-    plan = list(intents)
-    used = {name for intent in plan if isinstance(name := intent[library.tool_key], str)}
-    grouped = {name for group in library.exclusive_groups if used & {*group} for name in group}
-    for intent in _all_intents(library, generator):
-        if len(plan) >= wanted:
-            break
-        name = intent[library.tool_key]
-        in_group = any(name in group for group in library.exclusive_groups)
-        if name not in grouped and not in_group and intent not in plan:
-            plan.append(intent)
-    return plan
+    wanted = library.plan_length.maximum + generator.randint(1, 2) - len(intents)
+    return [*intents, *_free_intents(intents, library, generator)[:wanted]]
+
+
+def _free_intents(intents: Intents, library: IntentLibrary, generator: random.Random) -> Intents:
+    """The intents, in random order, that may be added to a plan: of no group, no references."""
+    return [
+        intent
+        for intent in _all_intents(library, generator)
+        if intent not in intents and not _in_group(intent, library)
+    ]
+
+
+def _in_group(intent: Mapping[str, Any], library: IntentLibrary) -> bool:
+    return any(intent[library.tool_key] in group for group in library.exclusive_groups)
 
 
 def _all_intents(library: IntentLibrary, generator: random.Random) -> Intents:
@@ -146,10 +149,9 @@ def _all_intents(library: IntentLibrary, generator: random.Random) -> Intents:
     for name, tool in library.tools.items():
         intents: Intents = [{library.tool_key: name}]
         for key in tool.parameters:
-            values = [
-                v for v in library.parameters[key].values or ("x",) if v != library.previous_place
-            ]
-            intents = [{**intent, key: value} for intent in intents for value in values]
+            values = library.parameters[key].values or ("x",)
+            own = [value for value in values if value != library.previous_place]
+            intents = [{**intent, key: value} for intent in intents for value in own]
         found += intents
     generator.shuffle(found)
     return found
@@ -208,56 +210,41 @@ def _inadmissible_value(
 def _unresolved_reference(
     intents: Intents, library: IntentLibrary, generator: random.Random
 ) -> Intents:
-    """The first intent refers to the one before it, of which there is none."""
+    """The plan begins with an intent that refers to the place of one before it."""
     word = library.previous_place
-    keys = [key for key, p in library.parameters.items() if word in (p.values or {})]
-    for place in range(len(intents)):
-        yields = any(library.tools[i[library.tool_key]].yields_place for i in intents[:place])
-        fit = [key for key in keys if key in intents[place]]
-        if fit and not yields:
-            return _replaced(intents, place, {**intents[place], generator.choice(fit): word})
-    for intent in _all_intents(library, generator):
-        fit = [key for key in keys if key in intent]
-        in_group = any(intent[library.tool_key] in group for group in library.exclusive_groups)
-        if fit and not in_group:
-            first: dict[str, Any] = {**intent, generator.choice(fit): word}
-            return [first, *intents][: library.plan_length.maximum]
-    raise GplanError(f"no intent of library {library.name} can refer to an earlier one.")
+    keys = [
+        key for key, parameter in library.parameters.items() if word in (parameter.values or {})
+    ]
+    able = [
+        referring
+        for intent in _free_intents(intents, library, generator)
+        for key in keys
+        if key in intent and (referring := {**intent, key: word}) not in intents
+    ]
+    if not able:
+        raise GplanError(f"no intent of library {library.name} can refer to an earlier one.")
+    return [generator.choice(able), *intents[: library.plan_length.maximum - 1]]
 
 
 def _exclusive_group(intents: Intents, library: IntentLibrary, generator: random.Random) -> Intents:
-    """A second tool of a group of which only one may occur."""
-    for group in library.exclusive_groups:
-        used = [i for i, intent in enumerate(intents) if intent[library.tool_key] in group]
-        others = [i for i in _all_intents(library, generator) if i[library.tool_key] in group]
-        others = [intent for intent in others if intent not in intents]
-        if others:
-            wanted = others[: 2 - min(len(used), 1)]
-            room = library.plan_length.maximum - len(wanted)
-            # What goes for want of room yields no place that anything refers to: it is at the end.
-            return (
-                [*intents[:room], *wanted]
-                if used and used[0] < room
-                else [*intents[: room - 1], *others[:2]]
-            )
-    raise GplanError(f"library {library.name} has no tools that exclude each other.")
+    """Two tools of a group of which only one may occur, at the end."""
+    if not library.exclusive_groups:
+        raise GplanError(f"library {library.name} has no tools that exclude each other.")
+    group = generator.choice(library.exclusive_groups)
+    plan = intents[: library.plan_length.maximum - 2]
+    others = [
+        intent
+        for intent in _all_intents(library, generator)
+        if intent[library.tool_key] in group and intent not in intents
+    ]
+    used = any(intent[library.tool_key] in group for intent in plan)
+    return [*plan, *others[: 1 if used else 2]]
 
 
 def _repeated_intent(intents: Intents, library: IntentLibrary, generator: random.Random) -> Intents:
     """An intent that comes twice; none of a group of which only one may occur."""
     plan = intents[: library.plan_length.maximum - 1]
-    free = [
-        intent
-        for intent in plan
-        if not any(intent[library.tool_key] in group for group in library.exclusive_groups)
-    ]
-    if not free:
-        other = next(
-            intent
-            for intent in _all_intents(library, generator)
-            if not any(intent[library.tool_key] in group for group in library.exclusive_groups)
-        )
-        return [*plan[: library.plan_length.maximum - 2], other, other]
+    free = [intent for intent in plan if not _in_group(intent, library)]
     return [*plan, dict(generator.choice(free))]
 
 
@@ -305,9 +292,8 @@ def _with_parameters(
     places = [i for i, intent in enumerate(intents) if has(intent)]
     if places:
         return intents, places
-    for intent in _all_intents(library, generator):
-        free = not any(intent[library.tool_key] in group for group in library.exclusive_groups)
-        if has(intent) and free:
+    for intent in _free_intents(intents, library, generator):
+        if has(intent):
             plan = [*intents[: library.plan_length.maximum - 1], intent]
             return plan, [len(plan) - 1]
     raise GplanError(f"no tool of library {library.name} has a parameter to break.")

@@ -186,12 +186,15 @@ def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:
 
 
 def test_nearer_contexts_foretell_plans_better() -> None:
-    """On rows of a world whose plans follow from their context, held-out plans are likelier."""
+    """On rows of a world whose plans follow from context and taste, held-out plans are likelier.
+
+    What the taste decides costs the same either way. (The public rows: 13.3 against 17.4 bits.)
+    """
     from gplan_jax.synthesis.world import simulate_rows
 
     library = IntentLibrary.load()
-    rows = [(s, parse_plan(s.raw_labels, library)) for s in simulate_rows(400, seed=3)]
-    counts = IntentCounts.fit(rows[:320], library)
+    rows = [(s, parse_plan(s.raw_labels, library)) for s in simulate_rows(2000, seed=3)]
+    counts = IntentCounts.fit(rows[:1800], library)
 
     def bits(sample: Sample, plan: list[dict[str, str]], key: ContextKey) -> float:
         near, numbers = counts.near(key), [counts.number(t) for t in intent_texts(plan, library)]
@@ -200,6 +203,6 @@ def test_nearer_contexts_foretell_plans_better() -> None:
             for i in range(len(numbers) + 1)
         )
 
-    with_context = np.mean([bits(s, p, context_key(s)) for s, p in rows[320:]])
-    without = np.mean([bits(s, p, ()) for s, p in rows[320:]])
-    assert with_context < 0.6 * without
+    with_context = np.mean([bits(s, p, context_key(s)) for s, p in rows[1800:]])
+    without = np.mean([bits(s, p, ()) for s, p in rows[1800:]])
+    assert with_context < 0.7 * without
