@@ -156,6 +156,8 @@ def explain(
 
     Example: gplan explain --data gsisr_dev.csv --out explained.csv --on-error skip
     """
+    from rich.console import Console
+
     from gplan_jax.foundation import RowError
     from gplan_jax.foundation.progress import report_skipped
     from gplan_jax.gsisr import IntentLibrary
@@ -167,10 +169,8 @@ def explain(
     skipped: list[RowError] = []
     report = explain_file(data, out, intents, teacher=hired, on_error=on_error, skipped=skipped)
     report_skipped(skipped)
-    typer.echo(
-        f"{report.rows} rows with reasoning are in {out} "
-        f"({report.mean_characters:.0f} characters of reasoning a row, {report.skipped} skipped)."
-    )
+    Console().print(report.table())
+    typer.echo(f"{report.rows} rows with reasoning are in {out}, {report.skipped} skipped.")
     if spent := note_of(hired):
         typer.echo(f"  requests of this run  {spent}")
 

@@ -7,6 +7,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.table import Table
+
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.progress import track
 from gplan_jax.foundation.streams import map_ordered
@@ -37,6 +39,16 @@ class ExplainReport:
     rows: int
     skipped: int
     mean_characters: float
+
+    def table(self) -> Table:
+        """The figures, one a line."""
+        table = Table(show_header=False)
+        table.add_column()
+        table.add_column(justify="right")
+        table.add_row("rows with reasoning", f"{self.rows:,}")
+        table.add_row("left out", f"{self.skipped:,}")
+        table.add_row("characters of reasoning a row", f"{self.mean_characters:,.0f}")
+        return table
 
 
 def explain_file(
