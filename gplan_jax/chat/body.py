@@ -74,7 +74,7 @@ def parse_answer(body: bytes) -> Answer:
     Raises:
         ValueError: it is no JSON (cut short, a proxy's page), or holds no choice.
     """
-    reply = json.loads(body)
+    reply = _load(body)
     try:
         choice = reply["choices"][0]
         message = choice["message"]
@@ -85,12 +85,12 @@ def parse_answer(body: bytes) -> Answer:
     if not isinstance(text, str) or not isinstance(usage, dict):
         raise ValueError("its content is not a text")
     return Answer(
-        text=text,
-        finish_reason=str(choice.get("finish_reason") or "stop"),
-        model=str(reply.get("model") or ""),
+        text=_whole(text),
+        finish_reason=_whole(str(choice.get("finish_reason") or "stop")),
+        model=_whole(str(reply.get("model") or "")),
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
-        refusal=str(message.get("refusal") or ""),
+        refusal=_whole(str(message.get("refusal") or "")),
     )
 
 
@@ -102,7 +102,7 @@ def parse_error(body: bytes) -> ErrorBody:
     """
     value: Any
     try:
-        value = json.loads(body)
+        value = _load(body)
     except ValueError:
         value = body.decode("utf-8", "replace")
     if isinstance(value, dict):
@@ -113,13 +113,14 @@ def parse_error(body: bytes) -> ErrorBody:
         param = str(value.get("param") or "")
         value = value.get("message") or value.get("detail") or ""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return ErrorBody(" ".join(text.split())[:MOST_ERROR_CHARACTERS], code, param)
+    text = " ".join(_whole(text).split()).rstrip(".")
+    return ErrorBody(text[:MOST_ERROR_CHARACTERS], code, param)
 
 
 def embedded_error(body: bytes) -> int | None:
     """The status in the error of a 200 (gateways answer so once they have begun), else None."""
     try:
-        value = json.loads(body)
+        value = _load(body)
         if "choices" in value:
             return None
         status = int(value["error"]["code"])
@@ -147,5 +148,18 @@ def lower_format(structured: str) -> str | None:
     return FORMATS[rank + 1] if rank + 1 < len(FORMATS) else None
 
 
+def _load(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _whole(text: str) -> str:
+    """``text`` with lone surrogates, which no file can hold, replaced by U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+    return value if is_count else None

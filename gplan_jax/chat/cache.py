@@ -143,7 +143,7 @@ class Cache:
             entries, self._entries = self._entries, []
             try:
                 replies = await loop.run_in_executor(self._writer, self._commit, entries)
-            except GplanError as error:
+            except Exception as error:
                 for entry in entries:
                     if not entry.kept.done():
                         entry.kept.set_exception(error)

@@ -170,11 +170,11 @@ class ChatClient:
 
         What is filtered, and a probe's answer, is booked without being kept: its reply is None.
         """
-        body = encode(request_fields(self._config, request, structured))
         async with session.limiter.slot(first=sent > 1 or request is PROBE) as round_:
             if self._stopped:
                 raise self._stop(self._stopped)
             self._account.check_usage()
+            body = encode(request_fields(self._config, request, structured))
             session.on_the_wire.add(key)
             try:
                 outcome = await session.transport.send(
@@ -282,9 +282,14 @@ async def _drain(session: _Session) -> None:
     flights = list(session.flights.values())
     if not flights:
         return
-    if session.on_the_wire:
-        log.info("waiting for %d answers that are paid for", len(session.on_the_wire))
-    await asyncio.wait(flights, timeout=DRAIN_S)
+    _, waiting = await asyncio.wait(flights, timeout=1.0)
+    if waiting:
+        log.warning(
+            "Waiting up to %.0f s for %d answers that are paid for; Ctrl-C leaves them.",
+            DRAIN_S,
+            len(waiting),
+        )
+        await asyncio.wait(waiting, timeout=DRAIN_S)
     for flight in flights:
         flight.cancel()
     await asyncio.gather(*flights, return_exceptions=True)

@@ -23,6 +23,11 @@ LONGEST_BACKOFF_S = 60.0
 LONGEST_PAUSE_S = 900.0
 # A refusal with 429 is the server's way to pace its clients, so it is forgiven more often.
 THROTTLES_PER_ATTEMPT = 5
+HINTS = {
+    401: "check the API key that api_key_env names",
+    403: "check what the API key may do",
+    404: "check base_url, which ends with /v1 at most servers, and model",
+}
 QUOTA_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 
 
@@ -95,6 +100,7 @@ def classify(
         status = embedded
     error = parse_error(body)
     said = f"HTTP {status}" + (f": {error.message}" if error.message else "")
+    said += f"; {HINTS[status]}" if status in HINTS else ""
     wait = retry_after_s(headers, now)
     return Outcome(_kind(status, error, formatted), said, wait)
 

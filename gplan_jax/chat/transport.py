@@ -39,7 +39,7 @@ class Transport:
         self._httpx2 = _import_httpx2()
         self._config = config
         self._key = read_api_key(config)
-        self._url = config.base_url.rstrip("/") + "/chat/completions"
+        self._url = self._httpx2.URL(config.base_url.rstrip("/") + "/chat/completions")
         self._headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
@@ -73,7 +73,7 @@ class Transport:
             return self._outcome(Kind.UNREACHABLE, f"no connection ({error or type(error)})")
         except (TimeoutError, httpx2.TimeoutException):
             return self._outcome(Kind.CUT, f"no answer within {self._config.timeout_s:g} s")
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, OSError) as error:
             return self._outcome(Kind.CUT, f"the connection broke ({error or type(error)})")
         finally:
             self._idle.append(client)

@@ -78,6 +78,13 @@ def test_error_bodies_of_all_kinds(body: object, expected: tuple[str, str, str])
     assert parse_error(json.dumps(body).encode()) == expected
 
 
+def test_half_characters_and_absurd_nesting_are_borne() -> None:
+    body = b'{"choices": [{"message": {"content": "a\\ud83d b"}}]}'
+    assert parse_answer(body).text == "a\ufffd b"
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_answer(b"[" * 100_000)
+
+
 def test_an_error_that_is_a_page_is_cut_short() -> None:
     message = parse_error(b"<html>" + b"x" * 10_000).message
     assert message.startswith("<html>x") and len(message) == 500

@@ -190,3 +190,14 @@ def test_a_locked_file_is_named_with_the_mend(
 
     asyncio.run(main())
     other.close()
+
+
+def test_an_answer_that_can_not_be_written_fails_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        cache = Cache(tmp_path / "cache.sqlite", "USD")
+        with pytest.raises(UnicodeEncodeError):
+            await asyncio.wait_for(cache.keep(replace(REPLY, text="\ud800")), 10)
+        await asyncio.wait_for(cache.keep(REPLY), 10)
+        await cache.close()
+
+    asyncio.run(main())

