@@ -65,7 +65,7 @@ def test_nothing_in_the_tables_names_a_place_a_user_or_a_date() -> None:
         return [value] if isinstance(value, str) else []
 
     for text in texts(tables()):
-        assert not text.startswith("p_") and "202" not in text and len(text) <= 40
+        assert not text.startswith("p_") and "202" not in text and len(text) <= 50
         assert not text.isdigit() or len(text) <= 4 or {*text} <= {"0", "1"}
 
 
