@@ -177,8 +177,9 @@ class ChatClient:
             body = encode(request_fields(self._config, request, structured))
             session.on_the_wire.add(key)
             try:
+                formatted = request.schema is not None and structured != "none"
                 outcome = await session.transport.send(
-                    body, key, formatted=request.schema is not None and structured != "none"
+                    body, idempotency_key(key, request, structured), formatted=formatted
                 )
                 self._pace(session.limiter, outcome, round_)
                 if outcome.answer is None:
@@ -249,6 +250,15 @@ class ChatClient:
 
     def _describe(self, key: str, reason: str) -> str:
         return f"Request {key[:12]} to {self._config.base_url} ({self._config.model}): {reason}."
+
+
+def idempotency_key(key: str, request: ChatRequest, structured: str) -> str:
+    """The key that a server bills one body by: the request's, and the format it fell back to.
+
+    Gateways refuse (409) a key that comes again with another body.
+    """
+    fell_back = request.schema is not None and structured != FORMATS[0]
+    return f"{key}-{structured}" if fell_back else key
 
 
 def _reply(

@@ -68,7 +68,7 @@ class Script(Config):
         formats: the response formats it knows; the others get a 400.
         usage: answers report their tokens.
         idempotent: a request that comes again with its Idempotency-Key gets the same answer, and
-            isn't billed again.
+            isn't billed again; with another body it is refused (409).
         faults: all that apply to a request happen to it one after the other.
         seed: of the hashes.
     """

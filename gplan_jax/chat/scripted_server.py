@@ -77,6 +77,7 @@ class ScriptedServer:
         self._log = Log()
         self._at_once = 0
         self._answers: dict[str, dict[str, Any]] = {}
+        self._bodies: dict[str, bytes] = {}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves one connection until the client leaves or a fault cuts it."""
@@ -123,12 +124,14 @@ class ScriptedServer:
         self._log.asked[key] += 1
         self._note(key, "asked")
         script = self._script
+        digest = hashlib.sha256(request.body).digest()
+        if script.idempotent and self._bodies.setdefault(key, digest) != digest:
+            return self._refuse(writer, key, 409, "this Idempotency-Key came with another body")
         if script.at_once is not None and self._at_once > script.at_once:
             headers = {} if script.retry_after is None else {"Retry-After": script.retry_after}
             return self._refuse(writer, key, 429, "too many requests at once", headers)
         wanted = (body.get("response_format") or {}).get("type", "text")
         if wanted != "text" and wanted not in script.formats:
-            self._log.asked[key] -= 1
             message = f"response_format of type '{wanted}' is not supported"
             return self._refuse(writer, key, 400, message)
         fault = delivery_fault(script, key, prompt, attempt)
@@ -316,8 +319,13 @@ def main() -> None:
         responder = load_responder(given.responder) if given.responder else default_responder
     except GplanError as error:
         parser.exit(2, f"{error}\n")
-    with suppress(KeyboardInterrupt):
-        asyncio.run(run(ScriptedServer(script, responder), given.host, given.port, given.until_eof))
+    server = ScriptedServer(script, responder)
+    try:
+        asyncio.run(run(server, given.host, given.port, given.until_eof))
+    except KeyboardInterrupt:
+        pass
+    except OSError as error:
+        parser.exit(2, f"Can't listen on {given.host}:{given.port} ({error}); name another port.\n")
 
 
 if __name__ == "__main__":
