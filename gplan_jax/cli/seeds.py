@@ -8,15 +8,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from gplan_jax.cli.synthesis import Cache, Library, Overrides, Seeds, TeacherName
+
 seeds = typer.Typer(
     help="Seeds: expert-calibrated triplets of intents, environment and logic (section 3.2).",
     no_args_is_help=True,
 )
 EXTRA = ("fastapi", "prometheus_client", "uvicorn")
 
-Library = Annotated[
-    Path | None, typer.Option(help="Intent library file; the shipped Amap library if left out.")
-]
 CandidatesFile = Annotated[
     Path | None,
     typer.Option(help="The candidates' file, where it isn't beside the review file."),
@@ -29,6 +28,10 @@ def candidates(
     out: Annotated[Path, typer.Option(help="The review file to write: NAME.csv.")],
     count: Annotated[int, typer.Option(min=1, help="Candidates to draw.")] = 1000,
     seed: Annotated[int, typer.Option(help="The same seed draws the same rows.")] = 0,
+    teacher: TeacherName = "rules",
+    overrides: Overrides = None,
+    cache: Cache = None,
+    seeds: Seeds = None,
     library: Library = None,
     on_error: Annotated[
         Literal["raise", "skip"], typer.Option(help="Stop at a faulty row, or leave it out.")
@@ -36,7 +39,8 @@ def candidates(
 ) -> None:
     """Draw rows over all triggers and places, with a plan and reasoning each, for experts to judge.
 
-    A row with a plan keeps it; the rules plan and explain where a row has none.
+    A row with a plan keeps it; the teacher plans and explains where a row has none. A run that was
+    stopped is continued by running it again: a chat teacher's answers are in its cache.
 
     Example: gplan seeds candidates --data rows.csv --out review.csv --count 1000
     """
@@ -45,16 +49,21 @@ def candidates(
     from gplan_jax.foundation import RowError
     from gplan_jax.foundation.progress import report_skipped
     from gplan_jax.gsisr import IntentLibrary
-    from gplan_jax.synthesis.rules import RuleTeacher
-    from gplan_jax.synthesis.seeds.proposing import write_review_files
+    from gplan_jax.synthesis.seeds.proposing import check_out, write_review_files
+    from gplan_jax.synthesis.seeds.seed import read_seeds
     from gplan_jax.synthesis.seeds.tables import strata_table
+    from gplan_jax.synthesis.teachers.load import load_teacher, note_of
 
+    check_out(out)
     loaded, skipped = IntentLibrary.load(library), list[RowError]()
+    known = read_seeds(seeds, loaded) if seeds else []
+    cache = cache or out.with_suffix(".cache.sqlite")
+    hired = load_teacher(teacher, overrides or [], cache, loaded, known)
     report = write_review_files(
         data,
         out,
         loaded,
-        RuleTeacher(loaded),
+        hired,
         count=count,
         seed=seed,
         on_error=on_error,
@@ -69,6 +78,8 @@ def candidates(
         typer.echo(f"  fewer than {count}       the data has no more users")
     if report.faulty:
         typer.echo(f"  with faults to mend  {report.faulty}; see the column faults")
+    if spent := note_of(hired):
+        typer.echo(f"  requests             {spent}")
     typer.echo(f"  their contexts       {report.candidates_path}; keep it beside the review file")
     typer.echo(f"  on a page            gplan seeds review {out} --reviewer NAME")
     typer.echo(f"  in a spreadsheet     copy it to {out.stem}.NAME.csv, and save as CSV UTF-8")

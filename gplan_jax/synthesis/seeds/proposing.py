@@ -26,6 +26,7 @@ from gplan_jax.synthesis.seeds.environment import environment
 from gplan_jax.synthesis.seeds.review_file import Decision, write_review
 from gplan_jax.synthesis.seeds.seed import LABEL, Stratum
 from gplan_jax.synthesis.teacher import Teacher
+from gplan_jax.synthesis.teachers.load import note_of
 
 Numbered = tuple[int, Sample, Stratum]
 
@@ -72,7 +73,7 @@ def write_review_files(
             name of a reviewer's copy.
         GplanError, RowError: the data can't be read, or the teacher gives no plan for a row.
     """
-    candidates_path = _check_out(out)
+    candidates_path = check_out(out)
     faults: list[RowError] = [] if skipped is None else skipped
     already = len(faults)
     draw = draw_rows(data, count, seed, on_error=on_error, skipped=faults)
@@ -89,7 +90,9 @@ def write_review_files(
     stream = map_ordered(proposed, draw.rows, at_once=teacher.at_once, close=teacher.close)
     with closing(stream):
         for numbered, result in zip(
-            draw.rows, track(stream, "propose", total=len(draw.rows)), strict=True
+            draw.rows,
+            track(stream, "propose", len(draw.rows), lambda: note_of(teacher)),
+            strict=True,
         ):
             if not isinstance(result, RowError):
                 found.append((numbered, result))
@@ -141,8 +144,12 @@ def _draft(label: str, library: IntentLibrary, what: str) -> Draft:
         raise _NoPlan(f"{what} can't be reviewed: {error}") from None
 
 
-def _check_out(out: Path) -> Path:
-    """Where the candidates go; nothing that may hold an expert's work is overwritten."""
+def check_out(out: Path) -> Path:
+    """Where the candidates of review file ``out`` go.
+
+    Raises:
+        GplanError: the name isn't NAME.csv, or a file is there that may hold an expert's work.
+    """
     if out.suffix != ".csv" or "." in out.stem:
         raise GplanError(f"{out} must be named NAME.csv, without another dot (review.csv).")
     candidates_path = out.with_name(out.stem + SUFFIX)
