@@ -2,8 +2,8 @@
 
     python scripts/compare_world.py --real gsisr_dev.csv --rows 1400
 
-Prints a table and one JSON line. The simulated rows are those of working days, as the public rows
-are. See docs/world.md.
+Prints a table, how well first intents can be known, and one JSON line. The simulated rows are those
+of working days, as the public rows are. See docs/world.md.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gplan_jax.gsisr import IntentLibrary, read_samples
+from gplan_jax.synthesis.learnability import floor_acc1, oracle_acc1
 from gplan_jax.synthesis.realism import VIEWS, distances, is_working_day, take_apart, tell_apart
 from gplan_jax.synthesis.world import simulate_rows
 
@@ -49,7 +50,23 @@ def main() -> None:
         console.print(f"AUC {view}: {verdict.auc:.3f} ({verdict.low:.3f} to {verdict.high:.3f})")
         for name, loss in verdict.telling:
             console.print(f"    {loss:.4f}  {name}", markup=False)
-    line = {"real": len(real), "simulated": len(simulated), "distance": found, "auc": verdicts}
+    first_intents = {
+        "rules without taste": {"simulated": oracle_acc1([r.sample for r in simulated])}
+    }
+    for floor in ("majority_first_intent", "trigger_table"):
+        first_intents[floor] = {
+            side: floor_acc1([row.sample for row in rows], floor, library)
+            for side, rows in (("real", real), ("simulated", simulated))
+        }
+    for name, shares in first_intents.items():
+        console.print(f"Acc@1 {name}:", {side: round(share, 3) for side, share in shares.items()})
+    line = {
+        "real": len(real),
+        "simulated": len(simulated),
+        "distance": found,
+        "auc": verdicts,
+        "acc1": first_intents,
+    }
     print(json.dumps(line, ensure_ascii=False))
 
 
