@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 # How long close() waits for answers on the wire, which are paid for.
 DRAIN_S = 30.0
+PROBES = 3
 PROBE = ChatRequest((Message("user", "OK?"),))
 
 
@@ -209,14 +210,25 @@ class ChatClient:
         """ANSWER where anything has got through after the first ``since`` answers, or does now.
 
         When a request gives up, nobody can tell whether the request is at fault or the server. So
-        the simplest request there is is sent, once, with the same model and parameters. It is
-        booked, but never kept as an answer.
+        the simplest request there is is sent, with the same model and parameters: up to PROBES
+        times, for a server that fails now and then is still there. It is booked, but never kept as
+        an answer.
         """
         async with session.probing:
-            if self._got_through > since:
-                return Kind.ANSWER
-            outcome, _ = await self._attempt(session, f"probe-{uuid.uuid4().hex}", PROBE, "none", 1)
-            return outcome.kind if outcome.answer is None else Kind.ANSWER
+            for tried in range(PROBES):
+                if self._got_through == since:
+                    await asyncio.sleep(random.random() * self._config.backoff_s * 2**tried)
+                if self._got_through > since:
+                    break
+                key = f"probe-{uuid.uuid4().hex}"
+                outcome, _ = await self._attempt(session, key, PROBE, "none", 1)
+                if outcome.answer is not None:
+                    break
+                if outcome.kind in (Kind.REFUSED, Kind.DENIED) or self._stopped:
+                    return outcome.kind
+            else:
+                return outcome.kind
+        return Kind.ANSWER
 
     def _first_format(self, request: ChatRequest) -> str:
         if request.schema is None:

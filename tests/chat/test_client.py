@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -25,6 +26,9 @@ from gplan_jax.chat import (
     ServerUnavailable,
     request_key,
 )
+from gplan_jax.chat import client as client_module
+from gplan_jax.chat.client import PROBES
+from gplan_jax.chat.script import Script, delivery_fault
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.streams import map_ordered
 from tests.chat.servers import Server, scripted
@@ -168,13 +172,38 @@ def test_a_poisoned_request_fails_alone(tmp_path: Path) -> None:
 def test_a_server_that_answers_nothing_stops_the_run(tmp_path: Path) -> None:
     with scripted(tmp_path, faults=[{"kind": "error", "times": None}]) as server:
         config = server.config(attempts=2, concurrency=3)
-        replies, client = ask_all(config, tmp_path / "cache.sqlite", numbers(50))
+        replies, client = ask_all(config, tmp_path / "cache.sqlite", numbers(50), at_once=3)
         log = server.log()
     assert all(isinstance(reply, ServerUnavailable) for reply in replies)
-    # All that were sent while the first used up their two attempts: far fewer than 50 x 2.
-    assert log["requests"] <= 40 and client.ledger.requests == 0
+    # Two attempts of each that was under way, and the questions whether anything gets through.
+    assert log["requests"] == 3 * 2 + PROBES and client.ledger.requests == 0
     assert "run the same command again" in str(replies[0])
     assert str(tmp_path / "cache.sqlite") in str(replies[0])
+
+
+@pytest.mark.parametrize("answered", [PROBES - 1, PROBES])
+def test_a_server_that_fails_now_and_then_is_still_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answered: int
+) -> None:
+    names = iter(range(100))
+    monkeypatch.setattr(client_module.uuid, "uuid4", lambda: UUID(int=next(names)))
+    faults = [
+        {"kind": "error", "match": "row 0", "times": None},
+        {"kind": "error", "match": "OK?", "times": None, "share": 0.5},
+    ]
+
+    def first_answered(seed: int) -> int:
+        """The first of the client's questions that this script answers, from 0."""
+        script = Script.model_validate_json(json.dumps({"faults": faults, "seed": seed}))
+        keys = (f"probe-{UUID(int=number).hex}" for number in range(100))
+        return next(n for n, key in enumerate(keys) if not delivery_fault(script, key, "OK?", 0))
+
+    seed = next(seed for seed in range(1000) if first_answered(seed) == answered)
+    with scripted(tmp_path, faults=faults, seed=seed) as server:
+        config = server.config(attempts=2)
+        replies, _ = ask_all(config, tmp_path / "cache.sqlite", ["row 0"])
+    expected = RequestFailed if answered < PROBES else ServerUnavailable
+    assert isinstance(replies[0], expected)
 
 
 def test_without_a_server_the_run_stops(tmp_path: Path) -> None:
