@@ -56,7 +56,7 @@ class Sample:
 
     def to_dict(self) -> dict[str, str]:
         """Column name -> value, in the order of the columns."""
-        return dataclasses.asdict(self)
+        return {column: getattr(self, column) for column in COLUMNS}
 
     def with_label(self, raw_labels: str) -> Sample:
         """The same context with another label."""

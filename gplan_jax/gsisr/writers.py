@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gplan_jax.foundation.files import atomic_write
 from gplan_jax.gsisr.readers import check_suffix, import_parquet
 from gplan_jax.gsisr.samples import COLUMNS, Sample
 
+SampleWriter = Callable[[Sample], object]
 _PARQUET_BATCH = 1024
 
 
@@ -23,41 +24,63 @@ def write_samples(path: str | Path, samples: Iterable[Sample]) -> int:
     Raises:
         GplanError: the suffix is not .csv, .jsonl or .parquet.
     """
+    count = 0
+    with sample_writer(path) as write:
+        for sample in samples:
+            write(sample)
+            count += 1
+    return count
+
+
+@contextmanager
+def sample_writer(path: str | Path) -> Iterator[SampleWriter]:
+    """Yields what writes one sample, for callers that fill several files from one stream.
+
+    The file appears when the block ends well; otherwise an earlier one stays as it was.
+
+    Raises:
+        GplanError: the suffix is not .csv, .jsonl or .parquet.
+    """
     path = Path(path)
     check_suffix(path)
-    write = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}[path.suffix]
-    with atomic_write(path) as temporary:
-        return write(temporary, samples)
+    kinds = {".csv": _csv_writer, ".jsonl": _jsonl_writer, ".parquet": _parquet_writer}
+    with atomic_write(path) as temporary, kinds[path.suffix](temporary) as write:
+        yield write
 
 
-def _write_csv(path: Path, samples: Iterable[Sample]) -> int:
-    count = 0
+@contextmanager
+def _csv_writer(path: Path) -> Iterator[SampleWriter]:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\r\n")
         writer.writerow(COLUMNS)
-        for sample in samples:
-            writer.writerow(sample.to_dict().values())
-            count += 1
-    return count
+        yield lambda sample: writer.writerow(sample.to_dict().values())
 
 
-def _write_jsonl(path: Path, samples: Iterable[Sample]) -> int:
-    count = 0
+@contextmanager
+def _jsonl_writer(path: Path) -> Iterator[SampleWriter]:
     with path.open("w", encoding="utf-8") as file:
-        for sample in samples:
-            file.write(json.dumps(sample.to_dict(), ensure_ascii=False) + "\n")
-            count += 1
-    return count
+        yield lambda sample: file.write(json.dumps(sample.to_dict(), ensure_ascii=False) + "\n")
 
 
-def _write_parquet(path: Path, samples: Iterable[Sample]) -> int:
+@contextmanager
+def _parquet_writer(path: Path) -> Iterator[SampleWriter]:
     parquet = import_parquet()
     import pyarrow
 
     schema = pyarrow.schema([(column, pyarrow.string()) for column in COLUMNS])
-    stream, count = iter(samples), 0
+    waiting: list[dict[str, str]] = []
+
     with parquet.ParquetWriter(path, schema) as writer:
-        while rows := [s.to_dict() for s in itertools.islice(stream, _PARQUET_BATCH)]:
-            writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
-            count += len(rows)
-    return count
+
+        def flush() -> None:
+            writer.write_table(pyarrow.Table.from_pylist(waiting, schema=schema))
+            waiting.clear()
+
+        def write(sample: Sample) -> None:
+            waiting.append(sample.to_dict())
+            if len(waiting) == _PARQUET_BATCH:
+                flush()
+
+        yield write
+        if waiting:
+            flush()

@@ -13,7 +13,7 @@ from typing import Any
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_write
 from gplan_jax.gsisr.readers import check_suffix
-from gplan_jax.gsisr.sample_writer import SampleWriter, sample_writer
+from gplan_jax.gsisr.writers import SampleWriter, sample_writer
 
 LineWriter = Callable[[Any], object]
 _CHUNK = 1 << 20

@@ -6,7 +6,7 @@ import pytest
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import Sample, read_samples, write_samples
-from gplan_jax.gsisr.sample_writer import sample_writer
+from gplan_jax.gsisr.writers import sample_writer
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
