@@ -61,7 +61,8 @@ def main() -> None:
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # How typer ends on Ctrl-C, without a word.
             _stop(
-                "interrupted; what was finished stays on disk (train goes on with --resume)",
+                "interrupted; what was finished stays on disk, answers of chat servers in their "
+                "cache: run the command again (train goes on with --resume)",
                 INTERRUPTED,
             )
         raise
