@@ -68,8 +68,11 @@ def test_the_abstract_batch_is_what_a_run_puts_on_its_devices(
     settings = config(layout, model=str(tiny_model_dir), batch_size=8, data=data)
     run = prepare(settings, tmp_path)
     assert isinstance(run.loader, PreferenceLoader)
-    batch = run.loader(3)
-    levels, there = run.loader.levels_Nx3, batch["rows"][batch["rows"] >= 0]
+    levels = run.loader.levels_Nx3
+    # A batch with the longest response, for which all are padded: its lengths fit together.
+    batches = (run.loader(number) for number in range(len(levels)))
+    batch = next(found for found in batches if levels[:, 2].argmax() in found["rows"])
+    there = batch["rows"][batch["rows"] >= 0]
     of_batch, of_all = levels[there].max(axis=0), levels.max(axis=0)
     shared, rest, response = (
         (of_batch[0], *of_all[1:]) if layout == "prefix_tree" else (*of_batch[:2], of_all[2])
