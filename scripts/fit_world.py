@@ -17,12 +17,13 @@ from itertools import pairwise
 import numpy as np
 import yaml
 
-from gplan_jax.gsisr import IntentLibrary, read_samples
+from gplan_jax.gsisr import IntentLibrary, Sample, read_samples
 from gplan_jax.gsisr.behavior import Behavior, Habit
 from gplan_jax.gsisr.facts import ORDER_TIMES, place_kind, time_of
 from gplan_jax.synthesis.realism import Row, take_apart
 from gplan_jax.synthesis.situation import situation_of
 
+CODES_TOGETHER = ((1,), (2, 3, 4, 11), (10, 12))  # Profile columns that depend on each other.
 LEAST_USERS = 2  # A category or code that fewer users have is left out.
 STYLES = 12
 FEW_CODES = 4
@@ -213,13 +214,11 @@ def _people(rows: list[Row]) -> dict[str, object]:
             ("".join("1" if getattr(s, name) else "0" for name in names) for s in samples), 2
         )
     }
-    for i in (1, 2, 3, 4, 10, 11, 12):
-        values = (getattr(s, f"profile_feat_{i}") for s in samples)
-        tables[f"profile_feat_{i}"] = _shares(v for v in values if v)
+    for group in CODES_TOGETHER:
+        tables[f"profile_feat_{'_'.join(map(str, group))}"] = _together(samples, group)
     for i in (13, 14):
         codes = [getattr(s, f"profile_feat_{i}").split("|") for s in samples]
         codes = [found for found in codes if found != [""]]
-        pairs = [code.split(":") for found in codes for code in found]
         if i == 14:
             tables["profile_feat_14_codes"] = _shares(map(len, codes))
         tables[f"profile_feat_{i}_code"] = {
@@ -254,6 +253,16 @@ def _people(rows: list[Row]) -> dict[str, object]:
         for s in known
     )
     return tables
+
+
+def _together(samples: list[Sample], columns: tuple[int, ...]) -> dict[str, float]:
+    """Shares of the values that several users have in these columns at once."""
+    users: dict[str, set[str]] = defaultdict(set)
+    for sample in samples:
+        values = [getattr(sample, f"profile_feat_{i}") for i in columns]
+        if all(values):
+            users["/".join(values)].add(sample.id)
+    return _shares(v for v, ids in users.items() if len(ids) >= LEAST_USERS for _ in ids)
 
 
 def _codes(found: list[list[str]]) -> dict[str, float]:

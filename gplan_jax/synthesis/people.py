@@ -13,6 +13,8 @@ from statistics import NormalDist
 from gplan_jax.synthesis.calibration import draw, has, quantile_at, shares, tables
 from gplan_jax.synthesis.geography import CITIES, Geography, Place, kind_of
 
+# Columns of the profile whose codes go together in the public rows.
+CODES_TOGETHER = (("1",), ("2", "3", "4", "11"), ("10", "12"))
 SAME_PLACE_SHARE = 0.04  # Of people whose home and work are one place.
 FEW_CODES = 4
 LOCAL_HABITS = 0.8  # Of habits, those in the home city.
@@ -80,7 +82,10 @@ def _habitual_places(
 
 def _attributes(known: str, generator: random.Random) -> dict[str, str]:
     """profile_feat_1..4 and 10..14: codes whose meaning the public set doesn't tell."""
-    values = {str(i): draw(generator, f"profile_feat_{i}") for i in (1, 2, 3, 4, 10, 11, 12)}
+    values: dict[str, str] = {}
+    for group in CODES_TOGETHER:
+        drawn = draw(generator, f"profile_feat_{'_'.join(group)}").split("/")
+        values |= zip(group, drawn, strict=True)
     visits = _visits(generator) if known[13] == "1" else ""
     values |= {"13": _tastes(len(visits.split("|")) if visits else 0, generator), "14": visits}
     return {
