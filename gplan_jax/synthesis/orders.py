@@ -1,8 +1,9 @@
 """The trigger orders of the simulated world: what was ordered, where, when, and how it goes on.
 
-Orders live through the phases of ``Phase``: hotels and tickets by days, other orders to the second.
+Orders live through the phases of ``Phase``: hotels and tickets by days, others to the second.
 As in the public rows, orders that set a plan off are made, or begin, on the day itself; refuelling
-carries no end, tickets hold for a month. Where a table asks for what can't be at this hour, it is drawn again.
+carries no end, tickets hold for a month. Where a table asks for what can't be at this hour, it is
+drawn again.
 """
 
 from __future__ import annotations
