@@ -14,17 +14,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_write
 from gplan_jax.gsisr.facts import facts_of, place_kind
 from gplan_jax.gsisr.library import IntentLibrary
 from gplan_jax.gsisr.samples import Sample
+from gplan_jax.gsisr.templates import Templates, read_templates
 
 PROMPTS = Path(__file__).parent / "prompts"
-_FILES = ("system.j2", "user.j2")
+_FILES, _KIND = ("system.j2", "user.j2"), "prompt template"
 _LINE_BREAKS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 
 
@@ -51,21 +48,8 @@ class PromptTemplate:
         Raises:
             GplanError: there is no such template, a file is missing, or its syntax is wrong.
         """
-        folder = Path(name_or_dir)
-        if not folder.is_dir():
-            folder = PROMPTS / name_or_dir
-        if not folder.is_dir():
-            shipped = ", ".join(sorted(p.name for p in PROMPTS.iterdir() if p.is_dir()))
-            raise GplanError(
-                f"{name_or_dir} is neither a folder nor a shipped prompt template ({shipped})."
-            )
-        if missing := [name for name in _FILES if not (folder / name).is_file()]:
-            raise GplanError(f"Prompt template {folder} lacks {' and '.join(missing)}.")
-        try:
-            system, user = ((folder / name).read_text(encoding="utf-8") for name in _FILES)
-        except UnicodeDecodeError as error:
-            raise GplanError(f"Prompt template {folder} is not UTF-8 text: {error}.") from None
-        template = cls(folder.name, system, user)
+        name, sources = read_templates(name_or_dir, shipped=PROMPTS, files=_FILES, kind=_KIND)
+        template = cls(name, *sources.values())
         _compile(template)  # A wrong template is better refused now than at the first row.
         return template
 
@@ -82,36 +66,22 @@ class PromptTemplate:
             GplanError: the template names something that does not exist, or the sample has a
                 time that can't be read.
         """
-        system, user = _compile(self)
-        facts = facts_of(sample)
-        try:
-            return Prompt(
-                system=system.render(library=library).strip(),
-                user=user.render(sample=sample, facts=facts, library=library).strip(),
-            )
-        except Exception as error:  # Whatever somebody's template runs into.
-            raise GplanError(f"Prompt template {self.name} can't be filled in: {error}.") from None
+        templates, facts = _compile(self), facts_of(sample)
+        return Prompt(
+            system=templates.fill("system.j2", library=library),
+            user=templates.fill("user.j2", sample=sample, facts=facts, library=library),
+        )
 
 
 @cache
-def _compile(template: PromptTemplate) -> tuple[jinja2.Template, jinja2.Template]:
-    # Sandboxed: a template may come with somebody else's model directory.
-    environment = ImmutableSandboxedEnvironment(
-        autoescape=False,  # The text is read by a model, not by a browser.
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def _compile(template: PromptTemplate) -> Templates:
+    return Templates.compile(
+        template.name,
+        dict(zip(_FILES, (template.system, template.user), strict=True)),
+        kind=_KIND,
         finalize=_one_line,
+        filters={"bucket": bucket, "choose": choose, "place_kind": place_kind},
     )
-    environment.filters |= {"bucket": bucket, "choose": choose, "place_kind": place_kind}
-    compiled = []
-    for name, source in zip(_FILES, (template.system, template.user), strict=True):
-        try:
-            compiled.append(environment.from_string(source))
-        except jinja2.TemplateSyntaxError as error:
-            place = f"Prompt template {template.name}, {name}, line {error.lineno}"
-            raise GplanError(f"{place}: {error.message}.") from None
-    return compiled[0], compiled[1]
 
 
 def bucket(

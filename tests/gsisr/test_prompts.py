@@ -167,7 +167,7 @@ def test_faulty_templates_are_refused(tmp_path: Path, sample: Sample) -> None:
 def test_a_template_cannot_reach_into_python(tmp_path: Path, sample: Sample) -> None:
     attack = "{{ sample.__class__.__mro__[1].__subclasses__() }}"
     template = PromptTemplate.load(own_template(tmp_path / "a", user=attack))
-    with pytest.raises(GplanError, match="a can't be filled in"):
+    with pytest.raises(GplanError, match=r"a, user.j2, can't be filled in"):
         template.render(sample, AMAP)
 
 

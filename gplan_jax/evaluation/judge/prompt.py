@@ -15,14 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from gplan_jax.evaluation.judge.rubric import Rubric
-from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, Plan, Sample, facts_of
+from gplan_jax.gsisr.templates import Templates, read_templates
 
 PROMPTS = Path(__file__).parent / "prompts"
+KIND = "judge template"
 FILES = ("rubric.j2", "system.j2", "user.j2", "pair_system.j2", "pair_user.j2")
 # The id tells nothing about the context, and the label is what a judge must never see.
 HIDDEN = ("id", "raw_labels")
@@ -31,10 +29,11 @@ _MARKUP = frozenset("<>")
 
 @dataclass(frozen=True)
 class JudgePrompt:
-    """A judge's prompt template: its name and the sources of its files."""
+    """A judge's prompt template: its name, its files' sources, and these compiled."""
 
     name: str
     sources: Mapping[str, str]
+    templates: Templates
 
     @classmethod
     def load(cls, name_or_dir: str | Path = "en") -> JudgePrompt:
@@ -43,24 +42,9 @@ class JudgePrompt:
         Raises:
             GplanError: there is no such template, a file is missing, or its syntax is wrong.
         """
-        folder = Path(name_or_dir)
-        if not folder.is_dir():
-            folder = PROMPTS / name_or_dir
-        if not folder.is_dir():
-            shipped = ", ".join(sorted(p.name for p in PROMPTS.iterdir() if p.is_dir()))
-            raise GplanError(
-                f"{name_or_dir} is neither a folder nor a shipped judge template ({shipped})."
-            )
-        if missing := [name for name in FILES if not (folder / name).is_file()]:
-            raise GplanError(f"Judge template {folder} lacks {' and '.join(missing)}.")
-        try:
-            sources = {name: (folder / name).read_text(encoding="utf-8") for name in FILES}
-        except UnicodeDecodeError as error:
-            raise GplanError(f"Judge template {folder} is not UTF-8 text: {error}.") from None
-        prompt = cls(folder.name, sources)
-        for name in FILES:  # A wrong template is better refused now than at the first row.
-            prompt._template(name)
-        return prompt
+        name, sources = read_templates(name_or_dir, shipped=PROMPTS, files=FILES, kind=KIND)
+        templates = Templates.compile(name, sources, kind=KIND)
+        return cls(name, sources, templates)
 
     @cached_property
     def digest(self) -> str:
@@ -77,41 +61,16 @@ class JudgePrompt:
             GplanError: the template names what does not exist, or the sample has a time that
                 can't be read.
         """
-        system = self._fill("system.j2", rubric=rubric, library=library)
-        return system, self._fill("user.j2", plan=quoted(plan), **_context(sample))
+        system = self.templates.fill("system.j2", rubric=rubric, library=library)
+        return system, self.templates.fill("user.j2", plan=quoted(plan), **_context(sample))
 
     def pair(
         self, sample: Sample, first: Plan, second: Plan, rubric: Rubric, library: IntentLibrary
     ) -> tuple[str, str]:
         """The system and the user text that ask which of two plans is better; raises as above."""
-        system = self._fill("pair_system.j2", rubric=rubric, library=library)
+        system = self.templates.fill("pair_system.j2", rubric=rubric, library=library)
         plans = {"plan_a": quoted(first), "plan_b": quoted(second)}
-        return system, self._fill("pair_user.j2", **plans, **_context(sample))
-
-    def _fill(self, name: str, **values: Any) -> str:
-        try:
-            return self._template(name).render(**values).strip()
-        except Exception as error:  # Whatever somebody's template runs into.
-            raise GplanError(
-                f"Judge template {self.name}, {name}, can't be filled in: {error}."
-            ) from None
-
-    @cached_property
-    def _environment(self) -> ImmutableSandboxedEnvironment:
-        return ImmutableSandboxedEnvironment(
-            loader=jinja2.DictLoader(dict(self.sources)),
-            autoescape=False,  # The text is read by a model, not by a browser.
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-
-    def _template(self, name: str) -> jinja2.Template:
-        try:
-            return self._environment.get_template(name)
-        except jinja2.TemplateSyntaxError as error:
-            place = f"Judge template {self.name}, {name}, line {error.lineno}"
-            raise GplanError(f"{place}: {error.message}.") from None
+        return system, self.templates.fill("pair_user.j2", **plans, **_context(sample))
 
 
 def quoted(value: Any) -> str:

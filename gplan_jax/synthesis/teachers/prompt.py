@@ -21,20 +21,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import Literal
 
 from gplan_jax.chat.messages import Message
-from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, Violation, facts_of
 from gplan_jax.gsisr.prompts import choose
+from gplan_jax.gsisr.templates import Templates, read_templates
 from gplan_jax.synthesis.seeds.seed import Seed
 from gplan_jax.synthesis.teachers.reply import write_reply
 
 PROMPTS = Path(__file__).parent / "prompts"
-FILES = ("answer", "explain", "context", "repair")
+KIND = "teacher prompt"
+FILES = ("answer.j2", "explain.j2", "context.j2", "repair.j2")
 Task = Literal["answer", "explain"]
 
 MOST_SHOWN = 6000  # Characters of a faulty reply; one that never ended need not be paid for twice.
@@ -45,10 +43,10 @@ _OPENERS = re.compile(r"[<>]|\[(?=/?[A-Z_]+\])")
 
 @dataclass(frozen=True)
 class TeacherPrompt:
-    """A compiled prompt: its name, its templates by file, and their sources for the record."""
+    """A compiled prompt: its name, its templates, and their sources for the record."""
 
     name: str
-    templates: Mapping[str, jinja2.Template]
+    templates: Templates
     sources: Mapping[str, str]
 
     @classmethod
@@ -58,24 +56,24 @@ class TeacherPrompt:
         Raises:
             GplanError: there is no such prompt, a file is missing, or its syntax is wrong.
         """
-        folder = Path(name_or_dir)
-        if not folder.is_dir():
-            folder = PROMPTS / name_or_dir
-        if not folder.is_dir():
-            shipped = ", ".join(sorted(p.name for p in PROMPTS.iterdir() if p.is_dir()))
-            raise GplanError(f"{name_or_dir} is neither a folder nor a shipped prompt ({shipped}).")
-        sources = {name: _read(folder / f"{name}.j2") for name in FILES}
-        templates = {name: _compile(folder / f"{name}.j2", sources[name]) for name in FILES}
-        return cls(folder.name, templates, sources)
+        name, sources = read_templates(name_or_dir, shipped=PROMPTS, files=FILES, kind=KIND)
+        templates = Templates.compile(
+            name,
+            sources,
+            kind=KIND,
+            finalize=lambda value: guarded(value) if isinstance(value, str) else value,
+            filters={"quoted": quoted, "choose": choose},
+        )
+        return cls(name, templates, sources)
 
     def system(self, task: Task, library: IntentLibrary) -> Message:
         """The system prompt, the same for all rows."""
-        return Message("system", self._fill(task, library=library))
+        return Message("system", self.templates.fill(f"{task}.j2", library=library))
 
     def context(self, sample: Sample, plan: Plan | None = None) -> Message:
         """The user's turn for one row; GplanError where a time of it can't be read."""
         given = json.dumps(plan, ensure_ascii=False) if plan is not None else ""
-        text = self._fill("context", sample=sample, facts=facts_of(sample), plan=given)
+        text = self.templates.fill("context.j2", sample=sample, facts=facts_of(sample), plan=given)
         return Message("user", text)
 
     def example(self, seed: Seed, task: Task) -> tuple[Message, Message]:
@@ -89,15 +87,8 @@ class TeacherPrompt:
     def repair(self, reply: str, faults: Sequence[Violation]) -> tuple[Message, Message]:
         """What follows a faulty reply: the reply as it came, and what is wrong with it."""
         shown = reply if len(reply) <= MOST_SHOWN else reply[:MOST_SHOWN] + "……"
-        asked = self._fill("repair", faults=[fault.message for fault in faults])
+        asked = self.templates.fill("repair.j2", faults=[fault.message for fault in faults])
         return Message("assistant", guarded(shown, keep_lines=True)), Message("user", asked)
-
-    def _fill(self, template: str, **values: Any) -> str:
-        try:
-            return self.templates[template].render(**values).strip()
-        except Exception as error:  # Whatever somebody's template runs into.
-            problem = f"prompt {self.name}, {template}.j2, can't be filled in: {error}"
-            raise GplanError(f"Teacher {problem}.") from None
 
 
 def guarded(text: str, *, keep_lines: bool = False) -> str:
@@ -116,27 +107,3 @@ def guarded(text: str, *, keep_lines: bool = False) -> str:
 def quoted(value: str) -> str:
     """A JSON string; a template filter."""
     return json.dumps(value, ensure_ascii=False)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise GplanError(f"Teacher prompt {path.parent} lacks {path.name}.") from None
-    except UnicodeDecodeError as error:
-        raise GplanError(f"{path} is not UTF-8 text: {error}.") from None
-
-
-def _compile(path: Path, source: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
-        autoescape=False,  # The text is read by a model, not by a browser.
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: guarded(value) if isinstance(value, str) else value,
-    )
-    environment.filters |= {"quoted": quoted, "choose": choose}
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise GplanError(f"{path}, line {error.lineno}: {error.message}.") from None

@@ -185,7 +185,7 @@ def test_who_is_hired_by_which_name(tmp_path: Path) -> None:
     assert (teacher.name, teacher.at_once) == ("big", 7)
     settings = settings_of(teacher)
     assert settings["repair"] is False and settings["server"]["temperature"] == 0.5
-    assert "base_url" not in json.dumps(settings) and "answer" in settings["prompt"]
+    assert "base_url" not in json.dumps(settings) and "answer.j2" in settings["prompt"]
     assert settings_of(RuleTeacher(LIBRARY)) == {"name": "rules"}
     assert note_of(teacher).startswith("0 asked") and note_of(RuleTeacher(LIBRARY)) == ""
     with pytest.raises(GplanError, match="did you mean repair"):
