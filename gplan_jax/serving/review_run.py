@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from pathlib import Path
 from types import FrameType
@@ -12,31 +11,16 @@ import uvicorn
 from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.serving.review import create_review_app
 from gplan_jax.serving.review_store import ReviewStore, open_review
-from gplan_jax.serving.server import listen
+from gplan_jax.serving.server import listen, quiet_config
 
 HOST = "127.0.0.1"
-LAST_ANSWERS_S = 3
 
 
 class ReviewServer(uvicorn.Server):
     """Uvicorn that ends on a signal without raising it again; the last answers are sent first."""
 
     def __init__(self, store: ReviewStore) -> None:
-        for name in ("uvicorn.error", "uvicorn.asgi"):  # Its tracebacks might quote a user.
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        config = uvicorn.Config(
-            create_review_app(store),
-            http="h11",
-            ws="none",
-            loop="asyncio",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=LAST_ANSWERS_S,
-        )
-        super().__init__(config)
+        super().__init__(quiet_config(create_review_app(store)))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Signals: the first ends the server, the second at once."""

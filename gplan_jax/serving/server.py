@@ -46,6 +46,25 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.socket(family, plain.type, socket.IPPROTO_TCP, fileno=plain.detach())
 
 
+def quiet_config(app: FastAPI) -> uvicorn.Config:
+    """Plain HTTP/1.1 around ``app``, and a uvicorn that logs nothing."""
+    for name in ("uvicorn.error", "uvicorn.asgi"):  # Its tracebacks might quote a user.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=LAST_WRITES_S,
+    )
+
+
 class DrainingServer(uvicorn.Server):
     """Uvicorn that drains: told to stop, it refuses new plans, finishes accepted ones, and ends.
 
@@ -60,22 +79,7 @@ class DrainingServer(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI, engine: Engine, *, drain_s: float) -> None:
-        for name in ("uvicorn.error", "uvicorn.asgi"):  # Its tracebacks might quote a user.
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        config = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            loop="asyncio",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=LAST_WRITES_S,
-        )
-        super().__init__(config)
+        super().__init__(quiet_config(app))
         self._gate: Gate = app.state.gate
         self._engine, self._drain_s = engine, drain_s
         self._told = 0
