@@ -54,9 +54,10 @@ def beam_search(
     live = [Beginning(0.0, run, state)]
     while live:
         grown = _grow(programs, grammar, held, root, live)
-        finished = [b for b in grown if grammar.finished(b.state)]
-        best = max([*finished, *([best] if best else [])], key=lambda b: b.score, default=None)
         kept = sorted(grown, key=lambda b: -b.score)[:beams]
+        # A plan that ends outside the beam doesn't count, or one beam would not be greedy.
+        finished = [b for b in kept if grammar.finished(b.state)]
+        best = max([*finished, *([best] if best else [])], key=lambda b: b.score, default=None)
         live = [
             b
             for b in kept

@@ -192,6 +192,9 @@ def test_a_response_too_long_is_named_or_left_out(pairs_file: Path, tiny_model_d
     pairs = read(pairs_file, tiny_model_dir)
     _, levels = pairs.fitting()
     constant = len(pairs.prefix_ids) + 5
+    # Of the longest and the shortest responses only: with hardly any room two prompts are the same.
+    ends = [int(np.argmax(levels[:, 2])), int(np.argmin(levels[:, 2]))]
+    pairs = dataclasses.replace(pairs, pairs=tuple(pairs.pairs[i] for i in ends))
     tight = dataclasses.replace(pairs, max_length=int(levels[:, 2].max()) + constant)
     with pytest.raises(RowError, match=r"leaves no room .*data\.max_length"):
         tight.fitting()

@@ -137,6 +137,7 @@ def test_rows_that_come_and_go_decode_as_if_alone(case: Case, constrained: list[
 def test_cached_user_prefixes_change_nothing(case: Case, constrained: list[list[int]]) -> None:
     decoder = case.decoder(DraftModel(case.grammar, IntentCounts()), prefix_cache_bytes=1 << 22)
     shared = [dataclasses.replace(p, shared=len(p.ids) - 1) for p in case.prompts]
+    system = len(planners.prompter(case.encoder).system_ids(case.rows[0]))
     for hits, (prompt, response) in enumerate(zip(shared, constrained, strict=True), start=1):
         for cached in (False, True):
             row, tokens = decoder.admit(prompt)
@@ -144,7 +145,7 @@ def test_cached_user_prefixes_change_nothing(case: Case, constrained: list[list[
                 decoder.step()
             decoder.release(row)
             assert row.response == response
-            assert cached == (tokens > case.programs.shapes.window)
+            assert cached == (tokens > system)
         assert decoder.pages.hits == hits
     assert 0 < decoder.pages.bytes <= 1 << 22
 
