@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from gplan_jax.synthesis.seeds.selection import SeedPool
 from gplan_jax.synthesis.teacher import Teacher
 from gplan_jax.synthesis.teachers.chat_teacher import ChatTeacher
 from gplan_jax.synthesis.teachers.config import TeacherConfig
+
+log = logging.getLogger(__name__)
 
 RULES = "rules"
 
@@ -32,7 +35,7 @@ def load_teacher(
         spec: "rules", or the path of a teacher file (YAML, see ``TeacherConfig``).
         overrides: ``key=value`` changes to that file.
         cache: where a paid teacher keeps its answers.
-        seeds: examples for a model; the rules need none.
+        seeds: examples for a model; it warns where there are none. The rules need none.
 
     Raises:
         GplanError: there is no such file, a key or value in it is wrong, or the rules are given
@@ -40,6 +43,11 @@ def load_teacher(
     """
     if spec != RULES:
         config = load_config(TeacherConfig, spec, overrides)
+        if config.examples and not seeds:
+            log.warning(
+                "No --seeds: %s is asked without examples (examples=0 says that this is meant).",
+                config.server.model,
+            )
         return ChatTeacher(config, cache, library, SeedPool(seeds) if seeds else None)
     if overrides:
         raise GplanError(f"--set changes a teacher file; {RULES} has no settings.")

@@ -193,6 +193,18 @@ def test_who_is_hired_by_which_name(tmp_path: Path) -> None:
     asyncio.run(teacher.close())
 
 
+@pytest.mark.parametrize(("examples", "warned"), [(4, True), (0, False)])
+def test_a_model_without_examples_is_a_warning_unless_it_is_meant(
+    examples: int, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "teacher.yaml"
+    file.write_text("server: {base_url: 'http://127.0.0.1:9/v1', model: big}\n", encoding="utf-8")
+    cache = tmp_path / "cache.sqlite"
+    teacher = load_teacher(str(file), [f"examples={examples}"], cache, LIBRARY)
+    asyncio.run(teacher.close())
+    assert ("big is asked without examples" in caplog.text) == warned
+
+
 @pytest.mark.parametrize("name", ["teacher_vllm", "teacher_hosted"])
 def test_the_shipped_teacher_files_are_complete(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
