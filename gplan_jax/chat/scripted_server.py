@@ -302,6 +302,7 @@ async def run(server: ScriptedServer, host: str, port: int, until_eof: bool) -> 
 
 
 def main() -> None:
+    """Serves until Ctrl-C, or until stdin ends with --until-eof; prints the address first."""
     parser = argparse.ArgumentParser(
         prog="python -m gplan_jax.chat.scripted_server",
         description=__doc__,
