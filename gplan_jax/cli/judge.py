@@ -170,21 +170,11 @@ def _calibration(
 
 
 def _named(option: str, values: list[str]) -> dict[str, Path]:
-    """NAME=FILE, or FILE alone, which is called as its directory is (test/predictions.jsonl).
+    """NAME=FILE, or FILE alone, which is called as its directory is (test/predictions.jsonl)."""
+    from gplan_jax.cli.sensitivity import named_paths
 
-    Raises:
-        GplanError: two values have the same name.
-    """
-    from gplan_jax.foundation import GplanError
+    def called(path: Path) -> str:
+        generic = path.stem == "predictions" and path.parent.name
+        return path.parent.name if generic else path.stem
 
-    paths: dict[str, Path] = {}
-    for value in values:
-        name, equals, file = value.partition("=")
-        if not equals:
-            path = Path(value).resolve()
-            generic = path.stem == "predictions" and path.parent.name
-            name, file = (path.parent.name if generic else path.stem), value
-        if name in paths:
-            raise GplanError(f"{option}: two are called {name!r}; name them apart, NAME=FILE.")
-        paths[name] = Path(file)
-    return paths
+    return named_paths(option, values, called=called, form="NAME=FILE")

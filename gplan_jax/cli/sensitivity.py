@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -73,19 +74,29 @@ def sensitivity(
     typer.echo(f"  every model's answers       {out / 'NAME'}")
 
 
-def named_paths(option: str, values: list[str]) -> dict[str, Path]:
-    """NAME=PATH, or PATH alone, which is called as the directory is (RUN/model as its run).
+def run_of(path: Path) -> str:
+    """How a model is called: as its directory, or as its run where that is RUN/model."""
+    return path.parent.name if path.name == "model" else path.name
+
+
+def named_paths(
+    option: str,
+    values: list[str],
+    *,
+    called: Callable[[Path], str] = run_of,
+    form: str = "NAME=PATH",
+) -> dict[str, Path]:
+    """NAME=PATH, or PATH alone, which ``called`` gives a name by its absolute path.
 
     Raises:
-        GplanError: two values have the same name.
+        GplanError: two values have the same name; the message shows ``form``.
     """
     paths: dict[str, Path] = {}
     for value in values:
         name, equals, path = value.partition("=")
         if not equals:
-            whole = Path(value).resolve()
-            name, path = whole.parent.name if whole.name == "model" else whole.name, value
+            name, path = called(Path(value).resolve()), value
         if name in paths:
-            raise GplanError(f"{option}: two are called {name!r}; name them apart, NAME=PATH.")
+            raise GplanError(f"{option}: two are called {name!r}; name them apart, {form}.")
         paths[name] = Path(path)
     return paths
