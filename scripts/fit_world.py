@@ -21,13 +21,12 @@ from gplan_jax.gsisr import IntentLibrary, Sample, read_samples
 from gplan_jax.gsisr.behavior import Behavior, Habit
 from gplan_jax.gsisr.facts import ORDER_TIMES, place_kind, time_of
 from gplan_jax.synthesis.realism import Row, take_apart
-from gplan_jax.synthesis.situation import situation_of
+from gplan_jax.synthesis.situation import REFUEL_ORDERS, situation_of
 
 CODES_TOGETHER = ((1,), (2, 3, 4, 11), (10, 12))  # Profile columns that depend on each other.
 LEAST_USERS = 2  # A category or code that fewer users have is left out.
 STYLES = 12
 FEW_CODES = 4
-REFUEL_ORDERS = ("加油", "充电桩")
 PSEUDO = 12.0  # Rows of all kinds that count beside those of one kind.
 HEADER = """\
 # Shares of the simulated world, fitted to the 703 public development rows (one working day) by

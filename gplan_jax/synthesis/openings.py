@@ -42,7 +42,6 @@ from gplan_jax.synthesis.situation import (
 
 Openings = list[tuple[Plan, float]]
 
-REFUEL_ORDERS = ("加油", "充电桩")
 MEAL_TIMES = (DayPart.LUNCH, DayPart.DINNER)
 LATE_TIMES = (DayPart.DINNER, DayPart.EVENING, DayPart.NIGHT)
 DONE = (Phase.OVER, Phase.LONG_STARTED)

@@ -12,6 +12,7 @@ from statistics import NormalDist
 
 from gplan_jax.synthesis.calibration import draw, has, quantile_at, shares, tables
 from gplan_jax.synthesis.geography import CITIES, Geography, Place, kind_of
+from gplan_jax.synthesis.situation import REFUEL_ORDERS
 
 # Columns of the profile whose codes go together in the public rows.
 CODES_TOGETHER = (("1",), ("2", "3", "4", "11"), ("10", "12"))
@@ -19,7 +20,6 @@ SAME_PLACE_SHARE = 0.04  # Of people whose home and work are one place.
 FEW_CODES = 4
 LOCAL_HABITS = 0.8  # Of habits, those in the home city.
 CAR_SHARE = 0.35  # Of people who own a car, beside those whose orders need one.
-REFUEL_ORDERS = ("加油", "充电桩")
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,11 +45,11 @@ from gplan_jax.synthesis.openings import (
     LATE_TIMES,
     MEAL_TIMES,
     ON_THE_ROAD,
-    REFUEL_ORDERS,
     Openings,
     openings,
 )
 from gplan_jax.synthesis.situation import (
+    REFUEL_ORDERS,
     Attention,
     DayOff,
     DayPart,

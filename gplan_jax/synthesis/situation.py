@@ -118,6 +118,8 @@ KINDS: Mapping[str, Surroundings] = {
     "service_area": Surroundings.ROAD,
 }
 DINNER_ENDS = 21
+# Orders that are about the car.
+REFUEL_ORDERS = ("加油", "充电桩")
 SOON_HOURS = 3
 JUST_HOURS = 2
 # Ends of orders that hold for whole days: the first and the last second of a day.

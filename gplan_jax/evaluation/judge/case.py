@@ -22,7 +22,6 @@ from gplan_jax.synthesis.situation import OrderPlace, Phase, Situation
 WAYS = (RIDE, TRAVEL)
 DUE = (Phase.SOON, Phase.THIS_DAY, Phase.JUST_STARTED, Phase.ACTIVE, Phase.LAST_DAY)
 LATER = (Phase.LATER, Phase.LATER_TODAY)
-REFUEL_ORDERS = ("加油", "充电桩")
 
 
 @dataclass(frozen=True, slots=True)

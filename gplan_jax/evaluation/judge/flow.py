@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import chain
 
-from gplan_jax.evaluation.judge.case import DUE, LATER, REFUEL_ORDERS, Case, is_way, words
+from gplan_jax.evaluation.judge.case import DUE, LATER, Case, is_way, words
 from gplan_jax.evaluation.judge.findings import Findings
 from gplan_jax.gsisr import Intent
 from gplan_jax.synthesis.evidence import VENUES
@@ -23,7 +23,7 @@ from gplan_jax.synthesis.intents import (
     WEATHER,
     WORK,
 )
-from gplan_jax.synthesis.situation import OrderPlace, Phase, Region, Situation
+from gplan_jax.synthesis.situation import REFUEL_ORDERS, OrderPlace, Phase, Region, Situation
 
 ELSEWHERE = (HOME, WORK, SHORT_TERM, GUESS)
 EXTENDING = 2  # Later intents that must have a reason of this very context.
