@@ -136,4 +136,6 @@ def _end(
     if order_type != "其他" or phase in (Phase.JUST_STARTED, Phase.LONG_STARTED):
         return None
     day = start.replace(hour=23, minute=59, second=59)
-    return day + timedelta(days=int(draw(generator, "days_valid")))
+    days = int(draw(generator, "days_valid"))
+    # One that is under way and ends with today would be on its last day.
+    return day + timedelta(days=max(days, 1) if phase is Phase.ACTIVE else days)

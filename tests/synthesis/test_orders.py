@@ -5,7 +5,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gplan_jax.gsisr import Sample, facts_of
@@ -30,6 +30,7 @@ def _phase(order_type: str, now: datetime, times: OrderTimes) -> Phase | None:
 
 
 @given(st.sampled_from(TYPES), MOMENTS, st.integers(0, 10**6))
+@example("其他", datetime(2026, 3, 2, 11), 529)  # Valid for the day on which it began.
 def test_an_order_is_made_today_and_lasts_as_its_type_does(
     order_type: str, now: datetime, seed: int
 ) -> None:
