@@ -19,6 +19,7 @@ import numpy as np
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Intent, IntentLibrary, canonical_plan
+from gplan_jax.gsisr.plan_rules import PlanRules, admissible_intents, plan_rules
 from gplan_jax.inference.grammar_automaton import (
     Automaton,
     Edge,
@@ -27,12 +28,10 @@ from gplan_jax.inference.grammar_automaton import (
     bit_words,
     build_automaton,
 )
-from gplan_jax.inference.grammar_rules import PlanRules, plan_rules
 from gplan_jax.inference.grammar_tokens import (
     LatentPieces,
     PlanPieces,
     Tokens,
-    admissible_intents,
     latent_pieces,
     plan_pieces,
 )

@@ -1,12 +1,43 @@
-"""The rules of plans over numbered intents, as bitsets: bit i stands for intent i."""
+"""A library's intents, numbered, and the rules of plans over them as bitsets: bit i, intent i."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import Intent, IntentLibrary
+from gplan_jax.gsisr.library import IntentLibrary
+from gplan_jax.gsisr.plans import Intent
+
+
+def admissible_intents(library: IntentLibrary) -> tuple[Intent, ...]:
+    """Every intent that the library admits, in canonical writing, in the library's order.
+
+    Raises:
+        GplanError: a tool takes free text, or admits nothing at all for any tool.
+    """
+    intents: list[Intent] = []
+    for name, tool in library.tools.items():
+        choices: list[list[str | None]] = []
+        for key in library.parameters:
+            if key not in tool.parameters and key not in tool.optional:
+                continue
+            values = library.parameters[key].values
+            if values is None:
+                raise GplanError(
+                    f"{name} takes any text as {key}, so the library's plans can't be listed; "
+                    f"list the values of {key} in the library, or decode unconstrained."
+                )
+            absent: list[str | None] = [None] if key in tool.optional else []
+            choices.append(absent + [value for value in values if value])
+        keys = [k for k in library.parameters if k in (*tool.parameters, *tool.optional)]
+        for combination in itertools.product(*choices):
+            given = {k: v for k, v in zip(keys, combination, strict=True) if v is not None}
+            intents.append({library.tool_key: name, **given})
+    if not intents:
+        raise GplanError(f"The library {library.name} admits no intent; give parameters values.")
+    return tuple(intents)
 
 
 @dataclass(frozen=True)
