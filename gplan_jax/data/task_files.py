@@ -32,6 +32,7 @@ RESPONSES: Mapping[Mode, Response] = {
     Mode.DIRECT_SFT: "plan",
     Mode.COT_SFT: "reasoning",
     Mode.PICD: "latent",
+    Mode.PAUSE: "latent",
     Mode.SCDPO: "latent",
 }
 

@@ -26,19 +26,31 @@ from gplan_jax.gsisr import (
     read_labelled_samples,
 )
 from gplan_jax.gsisr.readers import OnError
-from gplan_jax.reasoning import compress_response
+from gplan_jax.reasoning import compress_response, latent_prefix
 
 
 class Mode(StrEnum):
     """What a response holds: the plan alone, reasoning in words, or reasoning that turns latent.
 
+    Pause's responses have the latent tokens from the first epoch on: the same extra positions and
+    the same answer as PICD's in the end, but no word of reasoning is ever seen (pause tokens: Goyal
+    et al. 2024), so that what PICD gains beyond it is what the reasoning taught.
     SC-DPO's responses are fully latent; its rows are pairs, see ``preference_set``.
     """
 
     DIRECT_SFT = "direct_sft"
     COT_SFT = "cot_sft"
     PICD = "picd"
+    PAUSE = "pause"
     SCDPO = "scdpo"
+
+    @property
+    def has_curriculum(self) -> bool:
+        """Whether training goes through the stages of compression.
+
+        Pause does so for the schedule's sake, though its responses are the same at all of them.
+        """
+        return self in (Mode.PICD, Mode.PAUSE)
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,7 @@ class TrainingSet:
 
     Attributes:
         samples: the rows.
-        labels: their checked labels; each has a trace unless the mode is Direct-SFT.
+        labels: their checked labels; each has a trace in CoT-SFT and PICD.
         mode: what responses hold.
         max_length: tokens of prompt and response together; only the prompt is ever cut.
     """
@@ -86,16 +98,16 @@ class TrainingSet:
 
         Raises:
             GplanError, RowError: as ``read_labelled_samples``; a label lacks the trace that the
-                mode trains on; PICD meets a tokenizer without latent tokens.
+                mode trains on; PICD or Pause meets a tokenizer without latent tokens.
         """
-        if mode is Mode.PICD:
+        if mode.has_curriculum:
             encoder.require_latents()
         pairs = read_labelled_samples(
             path, library, vocabulary=encoder.latents, on_error=on_error, skipped=skipped
         )
         samples, labels = zip(*pairs, strict=True)
         bare = sum(label.trace is None for label in labels)
-        if bare and mode is not Mode.DIRECT_SFT:
+        if bare and mode in (Mode.COT_SFT, Mode.PICD):
             raise GplanError(
                 f"{path}: {bare} of {len(labels)} rows have a plan without the reasoning that "
                 f"mode={mode} trains on. Write it with `gplan explain --data {path} --out FILE`."
@@ -122,13 +134,15 @@ class TrainingSet:
     def blocks(self, row: int) -> int:
         """B: reasoning blocks of a row, 0 where responses hold none."""
         trace = self.labels[row].trace
-        return 0 if trace is None or self.mode is Mode.DIRECT_SFT else len(trace.blocks)
+        return len(trace.blocks) if trace and self.mode in (Mode.COT_SFT, Mode.PICD) else 0
 
     def response_text(self, row: int, stage: int) -> str:
         """The response at compression stage g: its first min(g, B) blocks are latent."""
         label = self.labels[row]
-        if self.mode is Mode.DIRECT_SFT:
-            return canonical_plan(label.plan, self.library)
+        if self.mode in (Mode.DIRECT_SFT, Mode.PAUSE):
+            plan = canonical_plan(label.plan, self.library)
+            pause = latent_prefix(self.encoder.latents, len(label.plan))
+            return pause + plan if self.mode is Mode.PAUSE else plan
         blocks = min(stage, self.blocks(row)) if self.mode is Mode.PICD else 0
         return compress_response(label.text, blocks, self.encoder.latents)
 

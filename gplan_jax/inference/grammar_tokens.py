@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Intent, IntentLibrary, canonical_plan
-from gplan_jax.reasoning import LatentVocabulary
-from gplan_jax.reasoning.traces import THOUGHT_CLOSE, THOUGHT_OPEN, check_plain
+from gplan_jax.reasoning import LatentVocabulary, latent_prefix
+from gplan_jax.reasoning.traces import THOUGHT_CLOSE, check_plain
 
 Tokens = tuple[int, ...]
 
@@ -117,13 +117,6 @@ def latent_pieces(
             )
     head = border - sum(len(block) for block in steps)
     return LatentPieces(head=before[:head], steps=steps, close=before[border:])
-
-
-def latent_prefix(latents: LatentVocabulary, steps: int) -> str:
-    """``<THOUGHT>``, all context blocks, the first ``steps`` steps and ``</THOUGHT>``."""
-    names = (*latents.context_blocks, *(f"STEP_{i + 1}" for i in range(steps)))
-    tokens = [token for name in names for token in latents.block_tokens(name)]
-    return "".join([THOUGHT_OPEN, *tokens, THOUGHT_CLOSE])
 
 
 def _encode(text: str, encoder: ChatEncoder) -> Tokens:

@@ -20,7 +20,7 @@ from typing import Literal
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.foundation.files import atomic_write
 from gplan_jax.gsisr import IntentLibrary
-from gplan_jax.inference.grammar_tokens import latent_prefix
+from gplan_jax.reasoning import latent_prefix
 from gplan_jax.reasoning.traces import THOUGHT_CLOSE, THOUGHT_OPEN
 
 Syntax = Literal["ebnf", "lark"]

@@ -5,6 +5,7 @@ from gplan_jax.reasoning.compression import (
     REASONING_SECTION,
     block_count,
     compress_response,
+    latent_prefix,
     response_sections,
 )
 from gplan_jax.reasoning.latents import GSISR_LATENTS, LatentVocabulary
@@ -23,6 +24,7 @@ __all__ = [
     "ReasoningTrace",
     "block_count",
     "compress_response",
+    "latent_prefix",
     "parse_trace",
     "response_sections",
     "split_response",

@@ -56,6 +56,15 @@ def compress_response(
     return "".join([*parts, THOUGHT_CLOSE, compact_plan])
 
 
+def latent_prefix(vocabulary: LatentVocabulary, steps: int) -> str:
+    """``<THOUGHT>``, all context blocks, the first ``steps`` steps and ``</THOUGHT>``: a trace of
+    that many steps once it is fully latent. What it says doesn't depend on the trace.
+    """
+    names = (*vocabulary.context_blocks, *(f"STEP_{i + 1}" for i in range(steps)))
+    tokens = [token for name in names for token in vocabulary.block_tokens(name)]
+    return "".join([THOUGHT_OPEN, *tokens, THOUGHT_CLOSE])
+
+
 def block_count(raw_label: str, vocabulary: LatentVocabulary = GSISR_LATENTS) -> int:
     """B, the number of reasoning blocks of a response, latent or not; 0 without reasoning."""
     thought, _ = split_response(raw_label)

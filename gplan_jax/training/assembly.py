@@ -68,8 +68,8 @@ def trained_filters(config: TrainConfig) -> tuple[Any, ...]:
 
 
 def curriculum_of(config: TrainConfig, samples: int) -> CompressionCurriculum:
-    """The curriculum over so many samples; it moves in PICD alone."""
-    moves = Mode(config.mode) is Mode.PICD
+    """The curriculum over so many samples; it stands still where the mode has none."""
+    moves = Mode(config.mode).has_curriculum
     return CompressionCurriculum(
         samples, epochs_per_stage=config.epochs_per_stage if moves else None
     )
@@ -97,7 +97,7 @@ def objective_of(config: TrainConfig) -> Objective:
     mode = Mode(config.mode)
     if mode is Mode.SCDPO:
         return PreferenceObjective(config.preference, vocab_chunk=config.loss.vocab_chunk)
-    return SectionObjective(config.loss, "sections" if mode is Mode.PICD else "tokens")
+    return SectionObjective(config.loss, "sections" if mode.has_curriculum else "tokens")
 
 
 def step_of(

@@ -194,7 +194,8 @@ class TrainConfig(Config):
 
     Attributes:
         mode: "direct_sft" trains plans alone, "cot_sft" reasoning in words and plan, "picd"
-            reasoning that turns latent block by block, one an epoch; "scdpo" prefers, of two
+            reasoning that turns latent block by block, one an epoch; "pause" latent tokens from the
+            start and no reasoning, to compare PICD with; "scdpo" prefers, of two
             plans in latent form, the one that fits the context.
         model: directory made by ``gplan convert``, or a Hugging Face directory.
         output: directory of the run; made anew, or continued with --resume.
@@ -204,7 +205,7 @@ class TrainConfig(Config):
         epochs_per_stage: epochs until one block more turns latent (picd); small data wants several.
     """
 
-    mode: Literal["direct_sft", "cot_sft", "picd", "scdpo"]
+    mode: Literal["direct_sft", "cot_sft", "picd", "pause", "scdpo"]
     model: str
     output: str
     epochs: int = Field(13, gt=0)

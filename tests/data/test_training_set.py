@@ -35,6 +35,21 @@ def test_modes_differ_in_the_response(world_file: Path, tiny_model_dir: Path) ->
     assert latent.endswith(plan) and "<STEP_" not in latent and "<T_1_a>" in latent
 
 
+def test_pause_answers_as_picd_does_in_the_end_and_never_shows_reasoning(
+    world_file: Path, world_rows: list[Sample], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    picd, pause = (read(world_file, tiny_model_dir, mode) for mode in (Mode.PICD, Mode.PAUSE))
+    for row in range(len(pause)):
+        texts = {pause.response_text(row, stage) for stage in (0, 3, 99)}
+        assert texts == {picd.response_text(row, 99)}
+    bare = tmp_path / "bare.csv"
+    write_samples(bare, [s.with_label(split_response(s.raw_labels)[1]) for s in world_rows])
+    without = read(bare, tiny_model_dir, Mode.PAUSE)
+    assert without.response_text(0, 0) == pause.response_text(0, 0)
+    np.testing.assert_array_equal(pause.lengths(9)[:, 0], picd.lengths(12)[:, -1])
+    np.testing.assert_array_equal(pause.lengths(9), np.repeat(pause.lengths(1), 9, axis=1))
+
+
 def test_length_table_counts_what_tokenize_gives(
     world_file: Path, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
