@@ -1,0 +1,276 @@
+"""One training loop for every network among the baselines: AdamW, early stopping, best weights.
+
+A step is compiled once for a model structure, a loss and the shapes of a batch, and serves every
+later fit of the process: other weights, another fold, another learning rate compile nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from pydantic import Field
+
+from gplan_jax.foundation.config import Config
+from gplan_jax.foundation.errors import GplanError
+
+Batch = dict[str, jax.Array]
+# loss(model, batch, key, train) -> (sum of the losses, how many there are)
+Loss = Callable[[Any, Batch, jax.Array, bool], tuple[jax.Array, jax.Array]]
+Curve = list[dict[str, Any]]
+M = TypeVar("M", bound=nnx.Module)
+
+CLIP_NORM = 1.0
+_DIRECTION = optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.scale_by_adam())
+
+
+class FitSettings(Config):
+    """How a network is fitted; models add their own sizes to it.
+
+    Attributes:
+        epochs: at most so many passes over the training rows.
+        patience: stop after so many epochs in a row whose validation loss is no new best.
+        batch_size: rows of a step; the last batch of an epoch is filled up with rows of weight 0.
+        learning_rate: after the warm-up.
+        weight_decay: of AdamW, on arrays of two or more dimensions.
+        warmup_steps: steps of linear rise.
+        schedule: after the warm-up the rate stays, or falls to 0 by half a cosine over all epochs.
+        max_steps: never more steps than this, so that many rows stay affordable.
+    """
+
+    epochs: int = Field(30, ge=1)
+    patience: int = Field(4, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_steps: int = Field(20, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    max_steps: int = Field(4000, ge=1)
+
+
+def fit_network(
+    model: M,
+    loss: Loss,
+    train: Mapping[str, np.ndarray],
+    validation: Mapping[str, np.ndarray] | None,
+    settings: FitSettings,
+    seed: int,
+    *,
+    note: Callable[[dict[str, Any]], None] | None = None,
+) -> tuple[M, Curve]:
+    """Fits ``model`` and returns it with the weights of its best epoch.
+
+    Args:
+        model: a network with fresh weights; it is left as it is.
+        loss: (model, batch, key, train) -> (summed loss, count). Pure but for the model's own
+            state; a module-level function (or an equal, hashable object), since the compiled step
+            is kept under it. Each batch has the arrays of ``train``, [B, ...], and "weight" [B]:
+            1, or 0 for a row that only fills the batch and must not count. ``key`` is new at every
+            step; ``train`` is a Python bool.
+        train: arrays with the same first axis, the training rows.
+        validation: the same for the rows that choose the epoch; None keeps the last weights.
+        settings: see FitSettings.
+        seed: of the order of the rows and of the keys.
+        note: called with each row of the curve.
+
+    Returns:
+        the fitted model, and its curve: {"epoch" (from 1), "loss", "validation_loss" (None without
+        validation rows), "seconds" (since the start)}, losses as means over the counts.
+
+    Raises:
+        GplanError: no training rows, arrays of different lengths, a loss that is not finite.
+    """
+    rows = _rows_of(train, "training")
+    checked = None if validation is None else (validation, _rows_of(validation, "validation"))
+    graph, params, rest = _split(model)
+    programs = _programs(graph, loss)
+    state = _FitState(params, rest, _DIRECTION.init(params))
+    key = jax.random.key(seed)
+    steps = min(settings.epochs * _steps(rows, settings.batch_size), settings.max_steps)
+    batches = _training_batches(train, rows, settings, seed)
+
+    best: tuple[float, nnx.State, nnx.State] = (math.inf, params, rest)
+    curve: Curve = []
+    started, step, worse = time.perf_counter(), 0, 0
+    while step < steps and worse < settings.patience:
+        totals = jnp.zeros(2)
+        for _ in range(min(_steps(rows, settings.batch_size), steps - step)):
+            pace = learning_rate(settings, step, steps), settings.weight_decay
+            state, totals = programs.step(state, totals, next(batches), key, step, pace)
+            step += 1
+        mean = _mean(totals)
+        judged = mean
+        if checked is not None:
+            judged = _validate(programs, state, checked[0], checked[1], settings.batch_size, key)
+        if not (math.isfinite(mean) and math.isfinite(judged)):
+            raise GplanError(
+                f"The loss is not finite after epoch {len(curve) + 1} "
+                f"(learning_rate={settings.learning_rate}); lower learning_rate."
+            )
+        curve.append({
+            "epoch": len(curve) + 1,
+            "loss": mean,
+            "validation_loss": None if checked is None else judged,
+            "seconds": time.perf_counter() - started,
+        })  # fmt: skip
+        if note:
+            note(curve[-1])
+        if checked is None or judged < best[0]:
+            best, worse = (judged, state.params, state.rest), 0
+        else:
+            worse += 1
+    return nnx.merge(graph, best[1], best[2], copy=True), curve
+
+
+def best_validation_loss(curve: Curve) -> float | None:
+    """The validation loss of the epoch whose weights were kept; None without validation rows."""
+    losses = [row["validation_loss"] for row in curve if row["validation_loss"] is not None]
+    return min(losses, default=None)
+
+
+def count_parameters(model: nnx.Module) -> int:
+    """How many numbers a model learns."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def batches_of(
+    arrays: Mapping[str, np.ndarray], batch_size: int
+) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+    """Yields (batch, rows that count) in order, all batches [batch_size, ...], with "weight"."""
+    rows = _rows_of(arrays, "given")
+    for start in range(0, rows, batch_size):
+        chosen = np.arange(start, min(start + batch_size, rows))
+        yield _gather(arrays, batch_size, chosen), len(chosen)
+
+
+def learning_rate(settings: FitSettings, step: int, steps: int) -> float:
+    """The rate of a step (from 0): peak * min((step + 1) / warm-up, 1), times half a cosine.
+
+    The cosine runs from the end of the warm-up to ``steps`` and only with schedule=cosine.
+    """
+    warmup = settings.warmup_steps
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    share = (step - warmup) / max(steps - warmup, 1)
+    return settings.learning_rate * (1 + math.cos(math.pi * share)) / 2
+
+
+class _FitState(NamedTuple):
+    """What goes from step to step: learnt arrays, the model's other state, Adam's moments."""
+
+    params: nnx.State
+    rest: nnx.State
+    moments: optax.OptState
+
+
+class _Programs(NamedTuple):
+    step: Callable[..., tuple[_FitState, jax.Array]]
+    validate: Callable[..., jax.Array]
+
+
+@functools.cache
+def _programs(graph: Any, loss: Loss) -> _Programs:
+    """The compiled step and validation of a model structure under a loss."""
+
+    @jax.jit
+    def step(
+        state: _FitState,
+        totals: jax.Array,
+        batch: Batch,
+        key: jax.Array,
+        number: jax.Array,
+        pace: tuple[jax.Array, jax.Array],
+    ) -> tuple[_FitState, jax.Array]:
+        def mean_loss(params: nnx.State) -> tuple[jax.Array, tuple[nnx.State, jax.Array]]:
+            model = nnx.merge(graph, params, state.rest, copy=True)
+            total, count = loss(model, batch, jax.random.fold_in(key, number), True)
+            seen = jnp.stack([total, count])
+            return total / jnp.maximum(count, 1), (_split(model)[2], seen)
+
+        gradients, (rest, seen) = jax.grad(mean_loss, has_aux=True)(state.params)
+        directions, moments = _DIRECTION.update(gradients, state.moments)
+        rate, decay = pace
+
+        def move(param: jax.Array, direction: jax.Array) -> jax.Array:
+            return param - rate * (direction + decay * param * (param.ndim > 1))
+
+        params = jax.tree.map(move, state.params, directions)
+        return _FitState(params, rest, moments), totals + seen
+
+    @jax.jit
+    def validate(state: _FitState, totals: jax.Array, batch: Batch, key: jax.Array) -> jax.Array:
+        model = nnx.merge(graph, state.params, state.rest, copy=True)
+        return totals + jnp.stack(loss(model, batch, key, False))
+
+    return _Programs(step, validate)
+
+
+def _split(model: nnx.Module) -> tuple[Any, nnx.State, nnx.State]:
+    """The structure of a model, what it learns, and its other state."""
+    graph, *states = nnx.split(model, nnx.Param, ...)
+    params, rest = states
+    return graph, params, rest
+
+
+def _validate(
+    programs: _Programs,
+    state: _FitState,
+    arrays: Mapping[str, np.ndarray],
+    rows: int,
+    batch_size: int,
+    key: jax.Array,
+) -> float:
+    totals = jnp.zeros(2)
+    for start in range(0, rows, batch_size):
+        batch = _gather(arrays, batch_size, np.arange(start, min(start + batch_size, rows)))
+        totals = programs.validate(state, totals, batch, key)
+    return _mean(totals)
+
+
+def _mean(totals: jax.Array) -> float:
+    total, count = np.asarray(totals, np.float64)
+    return float(total / max(count, 1.0))
+
+
+def _training_batches(
+    arrays: Mapping[str, np.ndarray], rows: int, settings: FitSettings, seed: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of all epochs, each epoch in another order; whole epochs, none runs into the next."""
+    chosen = grain.MapDataset.range(rows).seed(seed).shuffle()
+    batches = chosen.batch(settings.batch_size, batch_fn=np.asarray).repeat(settings.epochs)
+    return iter(batches.map(functools.partial(_gather, arrays, settings.batch_size)))
+
+
+def _gather(
+    arrays: Mapping[str, np.ndarray], batch_size: int, rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The rows as a batch of ``batch_size``, filled up with the first of them at weight 0."""
+    filled = np.resize(rows[:1], batch_size)
+    filled[: len(rows)] = rows
+    weight = (np.arange(batch_size) < len(rows)).astype(np.float32)
+    return {**{name: array[filled] for name, array in arrays.items()}, "weight": weight}
+
+
+def _rows_of(arrays: Mapping[str, np.ndarray], what: str) -> int:
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        raise GplanError(f"The {what} arrays have different numbers of rows: {lengths}.")
+    [rows] = set(lengths.values())
+    if not rows:
+        raise GplanError(f"There are no {what} rows to fit a network on.")
+    return rows
+
+
+def _steps(rows: int, batch_size: int) -> int:
+    return math.ceil(rows / batch_size)
