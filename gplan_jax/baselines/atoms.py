@@ -1,0 +1,135 @@
+"""Plans as short sequences of numbers: atom i is the i-th intent that the library admits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr import Intent, IntentLibrary, Plan, Sample, canonical_plan, parse_plan
+from gplan_jax.gsisr.plan_rules import admissible_intents
+
+
+@dataclass(frozen=True, eq=False)
+class Atoms:
+    """The A admissible intents of a library, numbered 0..A-1; A itself stands for a plan's end.
+
+    Attributes:
+        library: the library.
+        intents: its admissible intents in canonical writing, in the library's order.
+        numbers: canonical text of a plan of that one intent -> its number.
+    """
+
+    library: IntentLibrary
+    intents: tuple[Intent, ...]
+    numbers: Mapping[str, int]
+
+    @classmethod
+    def of(cls, library: IntentLibrary) -> Atoms:
+        """Numbers a library's intents; GplanError where it takes free text or admits none."""
+        intents = admissible_intents(library)
+        texts = (canonical_plan([intent], library) for intent in intents)
+        return cls(library, intents, {text: i for i, text in enumerate(texts)})
+
+    @property
+    def count(self) -> int:
+        """A, the number of intents."""
+        return len(self.intents)
+
+    @property
+    def END(self) -> int:
+        """The number that ends a plan: A."""
+        return len(self.intents)
+
+    def ids(self, plan: Plan) -> tuple[int, ...]:
+        """The numbers of a plan's intents; ``text`` reverses it.
+
+        Raises:
+            GplanError: the library does not admit one of them.
+        """
+        texts = [canonical_plan([intent], self.library) for intent in plan]
+        for position, text in enumerate(texts, start=1):
+            if text not in self.numbers:
+                raise GplanError(
+                    f"Intent {position}, {text[1:-1]}, is none that the library "
+                    f"{self.library.name} admits; add its tool, parameter or value to the library."
+                )
+        return tuple(self.numbers[text] for text in texts)
+
+    def plan(self, ids: Iterable[int]) -> Plan:
+        """The intents of numbers up to the first END."""
+        plan: Plan = []
+        for i in ids:
+            if i == self.END:
+                break
+            plan.append(self.intents[i])
+        return plan
+
+    def text(self, ids: Iterable[int]) -> str:
+        """The canonical plan text of numbers up to the first END."""
+        return canonical_plan(self.plan(ids), self.library)
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Rows to learn from.
+
+    Attributes:
+        samples: the rows.
+        plans: their plans as atoms, each within the library's plan length.
+        left_out: why each other row was left out, in the order of the rows.
+    """
+
+    samples: tuple[Sample, ...]
+    plans: tuple[tuple[int, ...], ...]
+    left_out: tuple[str, ...]
+
+
+def labelled_rows(samples: Iterable[Sample], atoms: Atoms) -> LabelledRows:
+    """The rows whose label is a plan of admissible intents, of an admissible length.
+
+    A plan that breaks a logic rule (a repeated intent, two of one group, a reference to nothing)
+    stays, as it does where planners are trained: a label like that can still be learnt from.
+
+    Raises:
+        GplanError: no row is left.
+    """
+    kept: list[tuple[Sample, tuple[int, ...]]] = []
+    left_out: list[str] = []
+    bounds = atoms.library.plan_length
+    for number, sample in enumerate(samples, start=1):
+        where = f"row {number} (id {sample.id})"
+        plan = parse_plan(sample.raw_labels, atoms.library)
+        if not plan:
+            left_out.append(f"{where} has no plan")
+            continue
+        if not bounds.minimum <= len(plan) <= bounds.maximum:
+            wanted = f"{bounds.minimum} to {bounds.maximum}"
+            left_out.append(f"{where} has {len(plan)} intents, not {wanted}")
+            continue
+        try:
+            kept.append((sample, atoms.ids(plan)))
+        except GplanError as error:
+            left_out.append(f"{where}: {error}")
+    if not kept:
+        found = f" The first one: {left_out[0]}." if left_out else ""
+        raise GplanError(f"No training row has a usable plan, so there is nothing to fit.{found}")
+    return LabelledRows(
+        tuple(sample for sample, _ in kept), tuple(ids for _, ids in kept), tuple(left_out)
+    )
+
+
+def padded_plans(plans: Sequence[Sequence[int]], width: int, fill: int) -> np.ndarray:
+    """Plans as int32 [N, width], filled up with ``fill`` (END, for one).
+
+    Raises:
+        GplanError: a plan is longer than ``width``.
+    """
+    table = np.full((len(plans), width), fill, np.int32)
+    for row, plan in zip(table, plans, strict=True):
+        if len(plan) > width:
+            raise GplanError(f"A plan of {len(plan)} intents does not fit into {width}.")
+        row[: len(plan)] = plan
+    return table

@@ -1,0 +1,69 @@
+"""Folds for cross-validation that keep a user's rows together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr import Sample
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold: ascending indices of the rows to learn from and of the rows to predict."""
+
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+def folds_by_id(samples: Sequence[Sample], count: int, seed: int = 0) -> list[Fold]:
+    """``count`` folds; each row is tested in one, together with all the rows of its id.
+
+    Ids are dealt out by number of rows, the largest first (among equals by a salted hash of the
+    id), each to the fold with the fewest rows so far. So folds differ by no more rows than one id
+    has, and the order of the rows does not matter.
+
+    Raises:
+        GplanError: ``count`` is below 2, or there are fewer ids than folds.
+    """
+    if count < 2:
+        raise GplanError(f"{count} folds are asked for; with fewer than 2 nothing is held out.")
+    rows_of = Counter(sample.id for sample in samples)
+    if len(rows_of) < count:
+        raise GplanError(
+            f"The rows have {len(rows_of)} ids, too few for {count} folds that keep the rows of an "
+            "id together; ask for fewer folds or give more users."
+        )
+    sizes = [0] * count
+    fold_of: dict[str, int] = {}
+    for user in sorted(rows_of, key=lambda user: (-rows_of[user], _salted(user, seed))):
+        fold = sizes.index(min(sizes))
+        fold_of[user] = fold
+        sizes[fold] += rows_of[user]
+    parts: list[tuple[list[int], list[int]]] = [([], []) for _ in range(count)]
+    for index, sample in enumerate(samples):
+        for fold, (train, test) in enumerate(parts):
+            (test if fold_of[sample.id] == fold else train).append(index)
+    return [Fold(tuple(train), tuple(test)) for train, test in parts]
+
+
+def check_apart(train: Iterable[Sample], test: Iterable[Sample]) -> None:
+    """Refuses two parts that share a user.
+
+    Raises:
+        GplanError: an id has rows in both; it is named, with how many others there are.
+    """
+    both = sorted({sample.id for sample in train} & {sample.id for sample in test})
+    if both:
+        more = f" (and {len(both) - 1} more ids)" if len(both) > 1 else ""
+        raise GplanError(
+            f"Rows of id {both[0]}{more} are among both the training rows and the test rows, so a "
+            "model could know its user already; split by id (folds_by_id, split_by_id)."
+        )
+
+
+def _salted(user: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{user}".encode()).digest()
