@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
 
 import numpy as np
 
-Z_95 = 1.959963984540054
 RESAMPLES = 1000
 
 
-def wilson_interval(successes: float, count: int) -> tuple[float, float]:
-    """Wilson's 95% score interval of a proportion ``p = successes / count``.
+def wilson_interval(successes: float, count: int, *, alpha: float = 0.05) -> tuple[float, float]:
+    """Wilson's score interval of a proportion ``p = successes / count``, 95% unless told.
 
-    ``(p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)``, z = 1.96 (Wilson
-    1927). Unlike the normal approximation it stays inside [0, 1] and is not empty at 0 or 1.
+    ``(p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)``, z = 1.96 for 95%
+    (Wilson 1927). Unlike the normal approximation it stays inside [0, 1] and is not empty at 0 or
+    1. Computed by scipy, which JAX brings with it.
 
     Raises:
-        ValueError: ``count`` is not positive or ``successes`` lies outside [0, count].
+        ValueError: ``count`` is not positive, or ``successes`` is no whole number in [0, count].
     """
-    if count <= 0 or not 0 <= successes <= count:
-        raise ValueError(f"need 0 <= successes <= count and count > 0: {successes} of {count}")
-    proportion = successes / count
-    shrink = 1 + Z_95**2 / count
-    centre = proportion + Z_95**2 / (2 * count)
-    spread = Z_95 * sqrt(proportion * (1 - proportion) / count + Z_95**2 / (4 * count**2))
-    return max(0.0, (centre - spread) / shrink), min(1.0, (centre + spread) / shrink)
+    if count <= 0 or not 0 <= successes <= count or successes != int(successes):
+        raise ValueError(f"need whole 0 <= successes <= count and count > 0: {successes}, {count}")
+    from scipy.stats import binomtest  # Slow to import; most commands need no interval.
+
+    interval = binomtest(int(successes), count).proportion_ci(1 - alpha, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def bootstrap_interval(
