@@ -175,9 +175,7 @@ def summarize_arms(
         scores = {name: np.asarray(arm.values[measure], float) for name, arm in arms.items()}
         for name, line in _arm_lines(scores, clusters, alpha, seed).items():
             lines[name][measure] = line
-        comparisons += _compare(
-            measure, scores, _pairs(tuple(arms), reference), clusters, alpha, seed
-        )
+        comparisons += _compare(measure, scores, pairs, clusters, alpha, seed)
     return Summary(lines, tuple(comparisons), reference, len(ids), clusters.count, alpha, seed)
 
 
