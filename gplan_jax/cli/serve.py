@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -51,6 +52,9 @@ def serve(
     log_contexts: Annotated[
         bool, typer.Option("--log-contexts", help="Log the contexts too; they are users' data.")
     ] = False,
+    experiment: Annotated[
+        Path | None, typer.Option(help="experiment.yaml of an A/B test: answers name users' arms.")
+    ] = None,
     library: Library = None,
     template: Template = None,
     max_length: MaxLength = None,
@@ -64,7 +68,9 @@ def serve(
     """
     from pydantic import SecretStr
 
+    from gplan_jax.evaluation.abtest.settings import AbTest
     from gplan_jax.foundation import GplanError
+    from gplan_jax.foundation.config import load_config
     from gplan_jax.inference.engine_config import EngineConfig
 
     if missing := [name for name in EXTRA if find_spec(name) is None]:
@@ -97,6 +103,7 @@ def serve(
             drain_s=drain_s,
             api_key=SecretStr(key) if key else None,
             log_contexts=log_contexts,
+            experiment=load_config(AbTest, experiment) if experiment else None,
         ),
         host=host,
         port=port,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from gplan_jax.foundation.buckets import bucket
 from gplan_jax.foundation.errors import GplanError
 
 
@@ -94,7 +94,5 @@ def split_by_id(
         raise GplanError(f"test_fraction is {test_fraction}; it lies between 0 and 1.")
     parts: tuple[list[Sample], list[Sample]] = ([], [])
     for sample in samples:
-        digest = hashlib.sha256(f"{seed}:{sample.id}".encode()).digest()
-        share = int.from_bytes(digest[:8], "big") / 2**64
-        parts[share < test_fraction].append(sample)
+        parts[bucket(str(seed), sample.id) < test_fraction].append(sample)
     return parts

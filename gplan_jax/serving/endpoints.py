@@ -15,9 +15,10 @@ from gplan_jax.inference.requests import PlanRequest
 from gplan_jax.serving.bodies import read_json, validate
 from gplan_jax.serving.errors import ApiError
 from gplan_jax.serving.gate import Gate
+from gplan_jax.serving.logs import log
 from gplan_jax.serving.metrics import ServerMetrics
 from gplan_jax.serving.planning import Planning
-from gplan_jax.serving.schemas import Context, PlanBody, PlanResult, PlansBody
+from gplan_jax.serving.schemas import Context, ExperimentAnswer, PlanBody, PlanResult, PlansBody
 from gplan_jax.serving.settings import ServerSettings
 
 Body = TypeVar("Body", PlanBody, PlansBody)
@@ -39,7 +40,7 @@ class PlanEndpoints:
             result = await self._answer(request, body, body.context, hung_up)
         timings, usage = result.timings_ms.model_dump(), result.usage.model_dump()
         request.state.log.update(timings_ms=timings, usage=usage)
-        return JSONResponse(result.model_dump())
+        return JSONResponse(result.body())
 
     async def plans(self, request: Request) -> Response:
         """Plans for several contexts; each gets an answer or an error of its own, in order.
@@ -56,9 +57,7 @@ class PlanEndpoints:
             async with room:
                 try:
                     suffix = f"-{number}"
-                    return (
-                        await self._answer(request, body, context, hung_up, suffix)
-                    ).model_dump()
+                    return (await self._answer(request, body, context, hung_up, suffix)).body()
                 except ApiError as error:
                     self.metrics.count_outcome(error.code)
                     return {"error": error.to_dict()}
@@ -105,9 +104,25 @@ class PlanEndpoints:
             seed=body.seed,
         )
         started = request.state.started
-        return await self.planning.answer(
+        result = await self.planning.answer(
             wanted, request_id=request_id, started=started, hung_up=hung_up
         )
+        return result.model_copy(update={"experiment": self._expose(context.id, request_id)})
+
+    def _expose(self, user: str, request_id: str) -> ExperimentAnswer | None:
+        """The arm of a user who has just been answered, and the log line that says so."""
+        experiment = self.settings.experiment
+        arm = experiment.assign(user) if experiment and user else None
+        if experiment is None or arm is None:
+            return None
+        log(
+            "exposure",
+            request_id=request_id,
+            experiment=experiment.name,
+            arm=arm,
+            user=experiment.pseudonym(user),
+        )
+        return ExperimentAnswer(name=experiment.name, arm=arm)
 
 
 @contextlib.asynccontextmanager

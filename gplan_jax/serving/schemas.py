@@ -148,6 +148,13 @@ class Usage(_Body):
     accepted_tokens: int
 
 
+class ExperimentAnswer(_Body):
+    """The A/B test that the server divides users for, and the arm of this one."""
+
+    name: str
+    arm: str
+
+
 class PlanResult(_Body):
     """A plan, whether it may be carried out, and what it cost."""
 
@@ -162,6 +169,14 @@ class PlanResult(_Body):
     violations: list[ViolationAnswer]
     timings_ms: Timings
     usage: Usage
+    experiment: ExperimentAnswer | None = Field(
+        default=None,
+        description="Left out where no experiment runs or the user takes no part in it.",
+    )
+
+    def body(self) -> dict[str, Any]:
+        """The answer as JSON values, without an experiment that is not there."""
+        return self.model_dump(exclude=None if self.experiment else {"experiment"})
 
 
 class PlansResult(_Body):

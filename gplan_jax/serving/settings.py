@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, SecretStr
 
+from gplan_jax.foundation.buckets import Experiment
 from gplan_jax.foundation.config import Config
 
 
@@ -21,6 +22,7 @@ class ServerSettings(Config):
         api_key: where set, `/v1/` answers only those who send it as a bearer token.
         log_contexts: write the contexts of requests to the log; they are users' data.
         examples: simulated contexts offered to the page.
+        experiment: where set, answers name the arm of their user, and the log their exposure.
     """
 
     model: str = "model"
@@ -33,3 +35,4 @@ class ServerSettings(Config):
     api_key: SecretStr | None = None
     log_contexts: bool = False
     examples: int = Field(default=6, ge=0, le=50)
+    experiment: Experiment | None = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx2
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
+from gplan_jax.foundation.buckets import Experiment
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, facts_of
 from gplan_jax.inference.requests import Overloaded, PlanRequest
@@ -503,3 +505,67 @@ def test_the_page_is_whole_and_loads_nothing_from_elsewhere() -> None:
         assert answer.text == (PAGE / PAGE_FILES[path]).read_text(encoding="utf-8")
         assert "://" not in answer.text
         assert "style=" not in answer.text and "<script>" not in answer.text
+
+
+@pytest.fixture
+def exposures() -> Iterator[list[dict[str, Any]]]:
+    """The exposure lines that the server's log gets."""
+    lines: list[dict[str, Any]] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            line = json.loads(record.getMessage())
+            if line["event"] == "exposure":
+                lines.append(line)
+
+    handler, server = Keep(), logging.getLogger("gplan.server")
+    server.addHandler(handler)
+    level = server.level
+    server.setLevel(logging.INFO)
+    yield lines
+    server.removeHandler(handler)
+    server.setLevel(level)
+
+
+EXPERIMENT = Experiment(name="homepage", arms={"ctr": 0.4, "gplan": 0.4}, control="ctr")
+
+
+def test_an_experiment_names_the_arm_and_logs_the_exposure(
+    exposures: list[dict[str, Any]],
+) -> None:
+    users = [str(number) for number in range(12)]
+    body = {"contexts": [CONTEXT | {"id": user} for user in users]}
+    call = post(body, path="/v1/plans", headers={"X-Request-Id": "r"})
+    results = ask(FakeEngine(), call, experiment=EXPERIMENT).json()["results"]
+    arms = [EXPERIMENT.assign(user) for user in users]
+    assert {"ctr", "gplan", None} == set(arms)
+    assert [result.get("experiment") for result in results] == [
+        {"name": "homepage", "arm": arm} if arm else None for arm in arms
+    ]
+    assert {line["request_id"]: (line["arm"], line["user"]) for line in exposures} == {
+        f"r-{user}": (arm, EXPERIMENT.pseudonym(user))
+        for user, arm in zip(users, arms, strict=True)
+        if arm
+    }
+    assert all(line["experiment"] == "homepage" for line in exposures)
+
+
+@pytest.mark.parametrize("experiment", [None, EXPERIMENT])
+def test_a_request_without_a_user_is_planned_for_outside_the_experiment(
+    experiment: Experiment | None, exposures: list[dict[str, Any]]
+) -> None:
+    body = {"context": CONTEXT | {"id": ""}}
+    answer = ask(FakeEngine(), post(body), experiment=experiment)
+    assert answer.status_code == 200
+    assert "experiment" not in answer.json() and not exposures
+
+
+def test_a_request_that_fails_exposes_nobody(exposures: list[dict[str, Any]]) -> None:
+    engine = FakeEngine()
+
+    def refuse(request: PlanRequest) -> None:
+        raise Overloaded("full", retry_after_s=1.0)
+
+    engine.refuse = refuse
+    answer = ask(engine, post({"context": CONTEXT | {"id": "1"}}), experiment=EXPERIMENT)
+    assert answer.status_code == 503 and not exposures

@@ -1,0 +1,84 @@
+"""experiment.yaml: who gets which arm, and how the test is judged; both settled beforehand."""
+
+from __future__ import annotations
+
+from datetime import date
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal, Self
+
+import pydantic
+from pydantic import Field
+
+from gplan_jax.foundation.buckets import Experiment
+from gplan_jax.foundation.errors import GplanError
+
+DEFAULT_CONTROL = "control"
+
+
+class Metric(StrEnum):
+    """What arms are compared by; users are the clusters of each.
+
+    UV_CTR is the paper's: users with a click / users exposed, over the whole test. UV_CTR_DAY
+    counts each day of a user: user-days with a click / user-days exposed. CTR is clicks /
+    impressions.
+    """
+
+    UV_CTR = "uv_ctr"
+    UV_CTR_DAY = "uv_ctr_day"
+    CTR = "ctr"
+
+
+class AbTest(Experiment):
+    """An experiment and the plan of its analysis.
+
+    Attributes:
+        start, end: first and last day of the test, the log's own where not given. Rows before
+            ``start`` are the pre-period: covariates of CUPED, their arm is not looked at.
+        metric: what the verdict is on; the others are shown beside it.
+        alpha: two-sided level of tests; intervals have level 1 - alpha.
+        power: of the minimal detectable effect.
+        cuped: whether the verdict is on the adjusted figures where the log has a pre-period.
+        correction: over the slices: ``holm`` (any error at all, under any dependence) or ``fdr``
+            (share of errors among what holds, Benjamini and Hochberg).
+        srm_alpha: below this p-value the sample-ratio check fails and there is no verdict.
+        planned_days: how many daily looks a sequential test spends its alpha over.
+        spending: how: ``obrien_fleming`` keeps nearly all for the end, ``pocock`` spends early.
+    """
+
+    start: date | None = None
+    end: date | None = None
+    metric: Metric = Field(default=Metric.UV_CTR, strict=False)
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    power: float = Field(default=0.8, gt=0, lt=1)
+    cuped: bool = True
+    correction: Literal["holm", "fdr"] = "holm"
+    srm_alpha: float = Field(default=0.001, gt=0, lt=0.5)
+    planned_days: int | None = Field(default=None, ge=2, le=365)
+    spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"
+
+    @pydantic.model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.start and self.end and self.end < self.start:
+            raise ValueError(f"end {self.end} lies before start {self.start}")
+        return self
+
+
+def control_among(arms: list[str], wanted: str | None, source: str | Path) -> str:
+    """The control arm of a log without a config.
+
+    Raises:
+        GplanError: the log has fewer than two arms, or none is called ``wanted``.
+    """
+    found = ", ".join(arms)
+    if len(arms) < 2:
+        raise GplanError(
+            f"{source} has one arm only ({found}); a comparison needs the rows of two."
+        )
+    control = wanted or DEFAULT_CONTROL
+    if control not in arms:
+        raise GplanError(
+            f"{source} has no arm {control!r}; its arms are {found}. Name the one that others are "
+            "compared with: --control ARM."
+        )
+    return control
