@@ -8,7 +8,8 @@ from gplan_jax.evaluation.significance.clusters import DECIMALS, Clusters
 from gplan_jax.evaluation.significance.libraries import load
 
 RESAMPLES = 9999
-BATCH = 1000
+# Bounds the memory: resamples of one batch times clusters.
+DRAWS_AT_ONCE = 10_000_000
 
 
 def bca_intervals(
@@ -47,7 +48,7 @@ def bca_intervals(
             means_of,
             vectorized=True,
             n_resamples=resamples,
-            batch=BATCH,
+            batch=_batch(clusters, resamples),
             confidence_level=1 - alpha,
             method="BCa",
             rng=np.random.default_rng(seed),
@@ -81,10 +82,14 @@ def permutation_pvalues(
         permutation_type="samples",
         vectorized=True,
         n_resamples=resamples,
-        batch=BATCH,
+        batch=_batch(clusters, resamples),
         rng=np.random.default_rng(seed),
     )
     return np.asarray(result.pvalue)
+
+
+def _batch(clusters: Clusters, resamples: int) -> int:
+    return max(1, min(resamples, DRAWS_AT_ONCE // clusters.count))
 
 
 def _counts(drawn: np.ndarray, clusters: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from gplan_jax.evaluation.significance.clusters import Clusters
 from gplan_jax.evaluation.significance.libraries import load
-from gplan_jax.evaluation.significance.power import POWER, detectable_difference
+from gplan_jax.evaluation.significance.power import detectable_difference
 from gplan_jax.evaluation.significance.proportions import (
     holm,
     mcnemar_pvalue,
@@ -168,15 +168,47 @@ def summarize_arms(
         reference = best_floor(arms, measures[0])
     elif reference not in arms:
         raise GplanError(f"The reference {reference} is no arm here: {', '.join(arms)}.")
-    lines: dict[str, dict[str, Mapping[str, Any]]] = {name: {} for name in arms}
-    comparisons: list[Comparison] = []
-    pairs = _pairs(tuple(arms), reference)
-    for measure in measures:
-        scores = {name: np.asarray(arm.values[measure], float) for name, arm in arms.items()}
-        for name, line in _arm_lines(scores, clusters, alpha, seed).items():
-            lines[name][measure] = line
-        comparisons += _compare(measure, scores, pairs, clusters, alpha, seed)
-    return Summary(lines, tuple(comparisons), reference, len(ids), clusters.count, alpha, seed)
+    scores = {
+        (measure, name): np.asarray(arm.values[measure], float)
+        for measure in measures
+        for name, arm in arms.items()
+    }
+    rows = {key: values.mean(axis=0) for key, values in scores.items()}
+    gaps = {
+        (measure, first, second): rows[measure, first] - rows[measure, second]
+        for measure in measures
+        for first, second in _pairs(tuple(arms), reference)
+    }
+    shares = {
+        measure: all(np.isin(scores[measure, name], (0, 1)).all() for name in arms)
+        for measure in measures
+    }
+    # All lines in one call: they see the same draws, which take most of the time.
+    lines = [*rows.values(), *gaps.values()]
+    bounds = dict(
+        zip(
+            [*rows, *gaps],
+            bca_intervals(np.stack(lines), clusters, alpha=alpha, seed=seed).tolist(),
+            strict=True,
+        )
+    )
+    return Summary(
+        arms={
+            name: {
+                measure: _arm_line(
+                    scores[measure, name], bounds[measure, name], shares[measure], clusters, alpha
+                )
+                for measure in measures
+            }
+            for name in arms
+        },
+        comparisons=_comparisons(scores, gaps, bounds, shares, clusters, alpha, seed),
+        reference=reference,
+        rows=len(ids),
+        ids=clusters.count,
+        alpha=alpha,
+        seed=seed,
+    )
 
 
 def best_floor(arms: Mapping[str, ArmScores], measure: str) -> str:
@@ -211,30 +243,22 @@ def _check(arms: Mapping[str, ArmScores], ids: Sequence[str], measures: Sequence
                 )
 
 
-def _arm_lines(
-    scores: Mapping[str, np.ndarray], clusters: Clusters, alpha: float, seed: int
-) -> dict[str, dict[str, Any]]:
-    if _shares(scores):
-        intervals = {
-            name: proportion_interval(values, clusters, alpha=alpha)
-            for name, values in scores.items()
-        }
-    else:
-        rows_AxN = np.stack([values.mean(axis=0) for values in scores.values()])
-        bounds_Ax2 = bca_intervals(rows_AxN, clusters, alpha=alpha, seed=seed)
-        intervals = {
-            name: (float(low), float(high), BCA)
-            for name, (low, high) in zip(scores, bounds_Ax2, strict=True)
-        }
+def _arm_line(
+    values_SxN: np.ndarray,
+    bounds: Sequence[float],
+    share: bool,
+    clusters: Clusters,
+    alpha: float,
+) -> dict[str, Any]:
+    low, high, method = *bounds, BCA
+    if share:
+        low, high, method = proportion_interval(values_SxN, clusters, alpha=alpha)
     return {
-        name: {
-            "mean": float(values.mean()),
-            "low": intervals[name][0],
-            "high": intervals[name][1],
-            "interval": intervals[name][2],
-            **_seed_spread(values.mean(axis=1), alpha),
-        }
-        for name, values in scores.items()
+        "mean": float(values_SxN.mean()),
+        "low": low,
+        "high": high,
+        "interval": method,
+        **_seed_spread(values_SxN.mean(axis=1), alpha),
     }
 
 
@@ -254,70 +278,65 @@ def _seed_spread(means_S: np.ndarray, alpha: float) -> dict[str, Any]:
     }
 
 
-def _shares(scores: Mapping[str, np.ndarray]) -> bool:
-    """Whether every score of every arm is 0 or 1, so that means are shares of rows."""
-    return all(bool(np.isin(values, (0.0, 1.0)).all()) for values in scores.values())
-
-
 def _pairs(names: Sequence[str], reference: str) -> list[tuple[str, str]]:
     """(arm, reference) for every other arm, then neighbours that are no such pair."""
     pairs = [(name, reference) for name in names if name != reference]
     return pairs + [pair for pair in pairwise(names) if reference not in pair]
 
 
-def _compare(
-    measure: str,
-    scores: Mapping[str, np.ndarray],
-    pairs: Sequence[tuple[str, str]],
+def _comparisons(
+    scores: Mapping[tuple[str, str], np.ndarray],
+    gaps: Mapping[tuple[str, str, str], np.ndarray],
+    bounds: Mapping[tuple[str, ...], Sequence[float]],
+    shares: Mapping[str, bool],
     clusters: Clusters,
     alpha: float,
     seed: int,
-) -> list[Comparison]:
-    if not pairs:
-        return []
-    rows = {name: values.mean(axis=0) for name, values in scores.items()}
-    differences_CxN = np.stack([rows[first] - rows[second] for first, second in pairs])
-    bounds_Cx2 = bca_intervals(differences_CxN, clusters, alpha=alpha, seed=seed)
-    p_C = permutation_pvalues(differences_CxN, clusters, seed=seed)
-    methods = [PERMUTATION] * len(pairs)
-    for index, (first, second) in enumerate(pairs):
-        single = len(scores[first]) == len(scores[second]) == 1
-        if single and clusters.independent and _shares({n: scores[n] for n in (first, second)}):
-            p_C[index] = mcnemar_pvalue(scores[first][0], scores[second][0])
-            methods[index] = MCNEMAR
-    adjusted_C = holm(p_C, alpha=alpha)
-    errors_C = clusters.standard_errors(differences_CxN)
+) -> tuple[Comparison, ...]:
+    if not gaps:
+        return ()
+    gaps_CxN = np.stack(list(gaps.values()))
+    permuted = permutation_pvalues(gaps_CxN, clusters, seed=seed)
+    tests: dict[tuple[str, str, str], tuple[float, str]] = {}
+    for key, p in zip(gaps, permuted, strict=True):
+        measure, *names = key
+        one, other = (scores[measure, name] for name in names)
+        if shares[measure] and clusters.independent and len(one) == len(other) == 1:
+            tests[key] = mcnemar_pvalue(one[0], other[0]), MCNEMAR
+        else:
+            tests[key] = float(p), PERMUTATION
+    adjusted: dict[tuple[str, str, str], float] = {}
+    for measure in shares:
+        family = [key for key in gaps if key[0] == measure]
+        values = holm(np.array([tests[key][0] for key in family]), alpha=alpha)
+        adjusted |= dict(zip(family, values.tolist(), strict=True))
+    spreads = clusters.standard_errors(gaps_CxN) * clusters.count**0.5
     found = []
-    for index, (first, second) in enumerate(pairs):
-        low, high = (float(bound) for bound in bounds_Cx2[index])
-        difference = float(differences_CxN[index].mean())
+    for (key, gap_N), spread in zip(gaps.items(), spreads, strict=True):
+        measure, first, second = key
+        (low, high), (p, method), p_holm = bounds[key], tests[key], adjusted[key]
         found.append(
             Comparison(
                 first=first,
                 second=second,
                 measure=measure,
-                difference=difference,
+                difference=float(gap_N.mean()),
                 low=low,
                 high=high,
-                p=float(p_C[index]),
-                p_holm=float(adjusted_C[index]),
-                holds=bool(adjusted_C[index] < alpha and (low > 0 or high < 0)),
-                method=methods[index],
+                p=p,
+                p_holm=p_holm,
+                holds=p_holm < alpha and (low > 0 or high < 0),
+                method=method,
                 clusters=clusters.count,
-                detectable=detectable_difference(
-                    float(errors_C[index]) * clusters.count**0.5,
-                    clusters.count,
-                    alpha=alpha,
-                    power=POWER,
-                ),
-                seeds_agree=_seeds_agree(scores[first], scores[second], difference),
+                detectable=detectable_difference(float(spread), clusters.count, alpha=alpha),
+                seeds_agree=_seeds_agree(scores[measure, first], scores[measure, second]),
             )
         )
-    return found
+    return tuple(found)
 
 
-def _seeds_agree(first_SxN: np.ndarray, second_SxN: np.ndarray, difference: float) -> float | None:
+def _seeds_agree(first_SxN: np.ndarray, second_SxN: np.ndarray) -> float | None:
     if len(first_SxN) == len(second_SxN) == 1:
         return None
-    apart = first_SxN.mean(axis=1)[:, None] - second_SxN.mean(axis=1)[None, :]
-    return float((np.sign(apart) == np.sign(difference)).mean())
+    apart_SxS = first_SxN.mean(axis=1)[:, None] - second_SxN.mean(axis=1)
+    return float((np.sign(apart_SxS) == np.sign(apart_SxS.mean())).mean())
