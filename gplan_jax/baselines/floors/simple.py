@@ -1,27 +1,13 @@
-"""Floors: predictors so simple that a planner which does not beat them has learnt nothing.
-
-A floor is fitted on labelled training rows and then answers with a plan text. Ties go to the
-intent or plan whose text comes first, so that the order of the rows does not matter.
-"""
+"""The three cheap floors: one intent, one list, and a table of two facts."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from gplan_jax.foundation.errors import GplanError
+from gplan_jax.baselines.floors.base import most_common, with_plans
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, canonical_plan, parse_plan
 from gplan_jax.gsisr.facts import facts_of
-
-
-class Floor(Protocol):
-    """A fitted floor."""
-
-    def predict(self, sample: Sample) -> str:
-        """The plan text for a row, whose label it does not look at."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -33,8 +19,8 @@ class MajorityFirstIntent:
     @classmethod
     def fit(cls, samples: Iterable[Sample], library: IntentLibrary) -> MajorityFirstIntent:
         """Counts the first intents; GplanError where no row has a plan."""
-        firsts = (canonical_plan(plan[:1], library) for _, plan in _labelled(samples, library))
-        return cls(_most_common(firsts, 1)[0])
+        firsts = (canonical_plan(plan[:1], library) for _, plan in with_plans(samples, library))
+        return cls(most_common(firsts, 1)[0])
 
     def predict(self, sample: Sample) -> str:
         """The same plan of one intent for every row."""
@@ -54,10 +40,10 @@ class PopularityList:
         """Counts in how many plans each intent stands; GplanError where no row has a plan."""
         intents = (
             text
-            for _, plan in _labelled(samples, library)
+            for _, plan in with_plans(samples, library)
             for text in {canonical_plan([intent], library) for intent in plan}
         )
-        popular = [parse_plan(text, library)[0] for text in _most_common(intents, k)]
+        popular = [parse_plan(text, library)[0] for text in most_common(intents, k)]
         return cls(canonical_plan(popular, library))
 
     def predict(self, sample: Sample) -> str:
@@ -83,7 +69,7 @@ class TriggerTable:
     @classmethod
     def fit(cls, samples: Iterable[Sample], library: IntentLibrary) -> TriggerTable:
         """Fills the table; GplanError where no row has a plan."""
-        rows = _labelled(samples, library)
+        rows = with_plans(samples, library)
         plans_of: dict[tuple[str, bool], list[Plan]] = {}
         for sample, plan in rows:
             plans_of.setdefault(_cell(sample), []).append(plan)
@@ -95,38 +81,16 @@ class TriggerTable:
         return self.cells.get(_cell(sample), self.otherwise)
 
 
-FLOORS: Mapping[str, Callable[[Sequence[Sample], IntentLibrary], Floor]] = {
-    "majority_first_intent": MajorityFirstIntent.fit,
-    "popularity_list": PopularityList.fit,
-    "trigger_table": TriggerTable.fit,
-}
-
-
 def _cell(sample: Sample) -> tuple[str, bool]:
     facts = facts_of(sample)
     return facts.order_type, facts.order_distance == "here"
 
 
 def _majority_plan(plans: Sequence[Plan], library: IntentLibrary) -> str:
-    [first] = _most_common((canonical_plan(plan[:1], library) for plan in plans), 1)
+    [first] = most_common((canonical_plan(plan[:1], library) for plan in plans), 1)
     texts = [
         canonical_plan(plan, library)
         for plan in plans
         if canonical_plan(plan[:1], library) == first
     ]
-    return _most_common(texts, 1)[0]
-
-
-def _labelled(samples: Iterable[Sample], library: IntentLibrary) -> list[tuple[Sample, Plan]]:
-    """The rows that have a plan, with it."""
-    rows = [(sample, parse_plan(sample.raw_labels, library)) for sample in samples]
-    rows = [(sample, plan) for sample, plan in rows if plan]
-    if not rows:
-        raise GplanError("No training row has a plan, so there is nothing to fit a floor on.")
-    return rows
-
-
-def _most_common(texts: Iterable[str], count: int) -> list[str]:
-    """The ``count`` most frequent texts, ties in the order of the texts themselves."""
-    ranked = sorted(Counter(texts).items(), key=lambda item: (-item[1], item[0]))
-    return [text for text, _ in ranked[:count]]
+    return most_common(texts, 1)[0]
