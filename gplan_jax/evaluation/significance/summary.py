@@ -213,10 +213,10 @@ def summarize_arms(
 
 def best_floor(arms: Mapping[str, ArmScores], measure: str) -> str:
     """The floor with the highest mean, ties to the name that comes first; else the first arm."""
-    from gplan_jax.baselines.floors import FLOORS
+    from gplan_jax.baselines.floors import ALL_FLOORS
 
     means = {name: float(arm.values[measure].mean()) for name, arm in arms.items()}
-    floors = sorted((name for name in means if name in FLOORS), key=lambda n: (-means[n], n))
+    floors = sorted((name for name in means if name in ALL_FLOORS), key=lambda n: (-means[n], n))
     return floors[0] if floors else next(iter(arms))
 
 

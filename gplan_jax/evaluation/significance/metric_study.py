@@ -1,0 +1,321 @@
+"""What the metrics reward: scores of answers whose quality is known beforehand, on the same rows.
+
+A metric that gives a high score to a list that never looks at the row, or to the label in any
+order, can't tell planners apart there. The static lists are each metric's floor.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gplan_jax.baselines.floors import PopularityList
+from gplan_jax.evaluation.significance.clusters import Clusters
+from gplan_jax.evaluation.significance.resampling import bca_intervals
+from gplan_jax.evaluation.significance.scores import score_arm
+from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.files import read_jsonl
+from gplan_jax.gsisr import IntentLibrary, Plan, Sample, canonical_plan, parse_plan
+from gplan_jax.gsisr.facts import facts_of
+from gplan_jax.gsisr.plan_rules import admissible_intents, plan_rules
+
+MEASURES = (
+    "acc1",
+    "ndcg3",
+    "nes",
+    "ndcg3_unique",
+    "ndcg3_positional",
+    "exact",
+    "filter_pass",
+)
+TITLES = {
+    "label": "the label itself",
+    "label_shuffled": "the label in another order",
+    "label_reversed": "the label backwards",
+    "first_repeated": "the label's first intent, repeated",
+    "other_row": "another row's label, same order type",
+    "random_plan": "a random plan that keeps the rules",
+}
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """What the study needs of a row.
+
+    Attributes:
+        id: rows of one user share it.
+        plan: the label's plan.
+        order_type: the kind of order that the row is about.
+        fold: rows of other folds are this row's training rows.
+    """
+
+    id: str
+    plan: Plan
+    order_type: str
+    fold: int
+
+
+def study_rows(
+    samples: Sequence[Sample], folds: Sequence[int], library: IntentLibrary
+) -> list[StudyRow]:
+    """The rows of labelled samples; ``folds`` holds the fold of each.
+
+    Raises:
+        GplanError: a sample has no plan, or there are more or fewer folds than samples.
+    """
+    if len(samples) != len(folds):
+        raise GplanError(f"{len(folds)} folds for {len(samples)} rows; each row is in one.")
+    rows = [
+        StudyRow(s.id, parse_plan(s.raw_labels, library), facts_of(s).order_type, fold)
+        for s, fold in zip(samples, folds, strict=True)
+    ]
+    for number, row in enumerate(rows, start=1):
+        if not row.plan:
+            raise GplanError(f"Row {number} (id {row.id}) has no plan; leave it out.")
+    return rows
+
+
+def read_study_rows(path: str | Path, library: IntentLibrary) -> list[StudyRow]:
+    """The rows of the predictions.jsonl that ``gplan baseline`` wrote.
+
+    Raises:
+        GplanError: the file is missing or broken.
+        RowError: a row lacks "id", "label", "fold" or "facts", or its label holds no plan.
+    """
+    rows = []
+    for number, row in enumerate(read_jsonl(path), start=1):
+        mend = 'Each row has "id", "label", "fold" and "facts": {"order_type"}.'
+        try:
+            plan = parse_plan(row["label"], library)
+            order_type, fold = str(row["facts"]["order_type"]), int(row["fold"])
+            identity = str(row["id"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RowError(path, number, None, f"lacks {error}", mend) from None
+        if not plan:
+            raise RowError(path, number, "label", "holds no plan to score against", mend)
+        rows.append(StudyRow(identity, plan, order_type, fold))
+    return rows
+
+
+def metric_study(
+    rows: Sequence[StudyRow],
+    library: IntentLibrary,
+    *,
+    training: Sequence[Plan] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Scores telling answers on labelled rows.
+
+    The answers: static lists of the 1, 2, ... most frequent intents of the training plans (as many
+    as the longest training plan has), the label itself, in another random order, backwards, cut
+    after its first 1, 2, ... intents, its first intent repeated to its length, the label of a
+    random row with another id and the same order type (with any order type where there is none),
+    and a random plan that keeps the library's rules and has a training plan's length.
+
+    Args:
+        rows: what is scored.
+        library: intents, rules and their writing.
+        training: plans to count the static lists in; None takes the rows of the other folds.
+        seed: of whatever is drawn.
+
+    Returns:
+        {"rows", "ids", "measures": names, "answers": [{"name", "title", "scores": {measure: mean},
+        "intervals": {measure: [low, high]} (95%, BCa over ids), "above_floor": {measure: see
+        ``above_floor``}}], "floor": {measure: {"answer", "score"}} (the best static list),
+        "findings": sentences with these figures}.
+
+    Raises:
+        GplanError: no row, rows of one id or one fold only, or scipy is not installed.
+    """
+    if not rows:
+        raise GplanError("There are no rows to study the metrics on.")
+    clusters = Clusters.of([row.id for row in rows])
+    if training is not None:
+        by_fold = {row.fold: list(training) for row in rows}
+    else:
+        by_fold = {
+            fold: [row.plan for row in rows if row.fold != fold] for fold in {r.fold for r in rows}
+        }
+    if not all(by_fold.values()):
+        raise GplanError(
+            "All rows are in one fold, so no plans are left to count the static lists in; give "
+            "the training plans."
+        )
+    labels = [canonical_plan(row.plan, library) for row in rows]
+    answers = _answers(rows, by_fold, library, random.Random(seed))
+    values_AxMxN = np.stack(
+        [
+            [score_arm([texts], labels, library).values[m][0] for m in MEASURES]
+            for _, texts in answers
+        ]
+    )
+    means_AxM = values_AxMxN.mean(axis=2)
+    bounds_AxMx2 = bca_intervals(values_AxMxN.reshape(-1, len(rows)), clusters, seed=seed).reshape(
+        *means_AxM.shape, 2
+    )
+    names = [name for name, _ in answers]
+    floor = _floor(names, means_AxM)
+    scores = {
+        name: dict(zip(MEASURES, means.tolist(), strict=True))
+        for name, means in zip(names, means_AxM, strict=True)
+    }
+    lines = [
+        {
+            "name": name,
+            "title": _title(name),
+            "scores": scores[name],
+            "intervals": dict(zip(MEASURES, bounds.tolist(), strict=True)),
+            "above_floor": {
+                measure: above_floor(float(mean), floor[measure]["score"])
+                for measure, mean in zip(MEASURES, means, strict=True)
+            },
+        }
+        for name, means, bounds in zip(names, means_AxM, bounds_AxMx2, strict=True)
+    ]
+    return {
+        "rows": len(rows),
+        "ids": clusters.count,
+        "measures": list(MEASURES),
+        "answers": lines,
+        "floor": floor,
+        "findings": _findings(scores, floor),
+    }
+
+
+def above_floor(score: float, floor: float) -> float | None:
+    """A score on the scale from the floor (0) to the label (1): ``(score - floor) / (1 - floor)``.
+
+    Negative below the floor; None where the floor is 1 and the metric tells nothing.
+    """
+    return None if floor >= 1 else (score - floor) / (1 - floor)
+
+
+def _answers(
+    rows: Sequence[StudyRow],
+    by_fold: Mapping[int, Sequence[Plan]],
+    library: IntentLibrary,
+    draw: random.Random,
+) -> list[tuple[str, list[str]]]:
+    longest = max(len(plan) for plans in by_fold.values() for plan in plans)
+    lists = {fold: _static_lists(plans, longest, library) for fold, plans in by_fold.items()}
+    others = _others(rows, draw)
+    random_plans = _random_plans(library, draw)
+    changes: dict[str, Callable[[Plan], Plan]] = {
+        "label": lambda plan: plan,
+        "label_shuffled": lambda plan: _shuffled(plan, draw),
+        "label_reversed": lambda plan: plan[::-1],
+        **{f"label_first_{k}": _cut(k) for k in range(1, longest)},
+        "first_repeated": lambda plan: plan[:1] * len(plan),
+    }
+    plans = {name: [change(row.plan) for row in rows] for name, change in changes.items()}
+    plans["other_row"] = [rows[other].plan for other in others]
+    plans["random_plan"] = [random_plans(len(draw.choice(by_fold[row.fold]))) for row in rows]
+    static = [
+        (f"static_{k}", [lists[row.fold][k - 1] for row in rows]) for k in range(1, longest + 1)
+    ]
+    return static + [
+        (name, [canonical_plan(plan, library) for plan in found]) for name, found in plans.items()
+    ]
+
+
+def _static_lists(plans: Sequence[Plan], longest: int, library: IntentLibrary) -> list[str]:
+    samples = [Sample.from_context({"raw_labels": canonical_plan(plan, library)}) for plan in plans]
+    return [PopularityList.fit(samples, library, k=k).plan for k in range(1, longest + 1)]
+
+
+def _cut(length: int) -> Callable[[Plan], Plan]:
+    return lambda plan: plan[:length]
+
+
+def _shuffled(plan: Plan, draw: random.Random) -> Plan:
+    """Another order than the plan's own; the plan where it has but one intent."""
+    order = list(range(len(plan)))
+    while len(plan) > 1 and order == sorted(order):
+        draw.shuffle(order)
+    return [plan[i] for i in order]
+
+
+def _others(rows: Sequence[StudyRow], draw: random.Random) -> Iterator[int]:
+    """For each row a row of another id, of the same order type where there is one."""
+    of_type: dict[str, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        of_type[row.order_type].append(index)
+    single = {kind for kind, found in of_type.items() if len({rows[i].id for i in found}) == 1}
+    for row in rows:
+        choices = range(len(rows)) if row.order_type in single else of_type[row.order_type]
+        other = draw.choice(choices)
+        while rows[other].id == row.id:
+            other = draw.choice(choices)
+        yield other
+
+
+def _random_plans(library: IntentLibrary, draw: random.Random) -> Callable[[int], Plan]:
+    """A function from a length to a plan of that length (or the rules' nearest) at random."""
+    intents = admissible_intents(library)
+    rules = plan_rules(library, intents)
+
+    def plan_of(length: int) -> Plan:
+        plan: Plan = []
+        left, place = rules.all, False
+        while len(plan) < min(max(length, rules.minimum), rules.maximum):
+            open_intents = left if place else left & rules.free
+            choices = [i for i in range(len(intents)) if open_intents >> i & 1]
+            if not choices:
+                break
+            taken = draw.choice(choices)
+            plan.append(intents[taken])
+            left &= ~rules.closes[taken]
+            place = place or bool(rules.yields >> taken & 1)
+        return plan
+
+    return plan_of
+
+
+def _floor(names: Sequence[str], means_AxM: np.ndarray) -> dict[str, dict[str, Any]]:
+    static = [i for i, name in enumerate(names) if name.startswith("static_")]
+    best = {m: max(static, key=lambda i: means_AxM[i, k]) for k, m in enumerate(MEASURES)}
+    return {
+        m: {"answer": names[best[m]], "score": float(means_AxM[best[m], k])}
+        for k, m in enumerate(MEASURES)
+    }
+
+
+def _title(name: str) -> str:
+    kind, _, count = name.rpartition("_")
+    if kind == "static":
+        return f"the same {count} frequent intents for every row"
+    if kind == "label_first":
+        return f"the label cut after {count}"
+    return TITLES[name]
+
+
+def _findings(
+    scores: Mapping[str, Mapping[str, float]], floor: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    best = floor["ndcg3"]
+    static = scores[str(best["answer"])]
+    shuffled, repeated = scores["label_shuffled"], scores["first_repeated"]
+    other, noise = scores["other_row"], scores["random_plan"]
+    return [
+        f"{_title(str(best['answer'])).capitalize()} reach NDCG@3 {best['score']:.3f} without a "
+        f"look at the row; their Acc@1 is {static['acc1']:.3f} and {static['exact']:.3f} of the "
+        f"rows are exact. {_title('other_row').capitalize()}, has NDCG@3 {other['ndcg3']:.3f} and "
+        f"Acc@1 {other['acc1']:.3f}.",
+        f"NDCG@3 asks whether an intent is in the label, not where: {_title('label_shuffled')} "
+        f"scores {shuffled['ndcg3']:.3f} (NDCG@3 by position {shuffled['ndcg3_positional']:.3f}, "
+        f"NES {shuffled['nes']:.3f}, Acc@1 {shuffled['acc1']:.3f}).",
+        f"It pays for repeats: {_title('first_repeated')} scores {repeated['ndcg3']:.3f}; "
+        f"crediting each intent once leaves {repeated['ndcg3_unique']:.3f}, and the rule filter "
+        f"passes {repeated['filter_pass']:.3f} of these plans.",
+        f"NES pays for common intents: {_title('other_row')} has {other['nes']:.3f} with "
+        f"{other['exact']:.3f} exact, and {_title('random_plan')} {noise['nes']:.3f}.",
+        f"Exact match gives nothing away: {floor['exact']['score']:.3f} for the best static list, "
+        f"{shuffled['exact']:.3f} for {_title('label_shuffled')}, {other['exact']:.3f} for "
+        f"{_title('other_row')}.",
+    ]
