@@ -12,6 +12,7 @@ from gplan_jax.cli import bench, convert, evaluation, memory, sensitivity, serve
 from gplan_jax.cli import judge as judge_command
 from gplan_jax.cli import quickstart as quickstart_command
 from gplan_jax.cli import triggers as triggers_command
+from gplan_jax.cli.abtest import abtest
 from gplan_jax.cli.seeds import seeds
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.compilation_cache import keep_compiled_programs
@@ -43,6 +44,7 @@ for command in (
 ):
     app.command()(command)
 app.command("filter")(synthesis.filter_rows)
+app.add_typer(abtest, name="abtest")
 app.add_typer(bench.bench, name="bench")
 app.add_typer(seeds, name="seeds")
 

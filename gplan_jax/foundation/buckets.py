@@ -17,6 +17,7 @@ from gplan_jax.foundation.errors import GplanError
 
 # A letter first: an experiment never shares its salt with a split of rows, whose salt is a number.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
+Arm = Annotated[str, Field(min_length=1, max_length=64)]
 ROUNDING = 1e-9
 
 
@@ -46,7 +47,7 @@ class Experiment(Config):
 
     name: Name
     salt: Name | None = None
-    arms: dict[Name, Annotated[float, Field(gt=0, le=1)]] = Field(min_length=2)
+    arms: dict[Arm, Annotated[float, Field(gt=0, le=1)]] = Field(min_length=2)
     control: str
 
     @pydantic.model_validator(mode="after")

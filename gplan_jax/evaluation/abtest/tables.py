@@ -1,0 +1,171 @@
+"""A summary as tables: the same headings and cells for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+NOTHING = "–"
+NAMES = {"uv_ctr": "UV-CTR", "uv_ctr_day": "UV-CTR a day", "ctr": "CTR"}
+
+
+class Cells(NamedTuple):
+    """A table before it is drawn."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+def summary_tables(summary: Mapping[str, Any]) -> list[Cells]:
+    """The tables of an analysis: verdicts, all metrics, sample ratios, and the looks if any."""
+    looks = [look_cells(name, found) for name, found in summary["sequential"].items()]
+    return [verdict_cells(summary), metric_cells(summary), ratio_cells(summary), *looks]
+
+
+def verdict_cells(summary: Mapping[str, Any]) -> Cells:
+    """One row a treatment and slice: the metric of the verdict, its lift, and what follows."""
+    metric = summary["experiment"]["metric"]
+    level = 100 * (1 - summary["experiment"]["alpha"])
+    rows = []
+    for row in summary["comparisons"]:
+        both = row["metrics"].get(metric)
+        found = both and (both["cuped"] or both["plain"])
+        rates = [percent(found[arm]) if found else NOTHING for arm in ("control", "treatment")]
+        lift = _interval(found, "lift") if found else NOTHING
+        verdict = row["verdict"].replace("_", " ")
+        least = percent(row["detectable_lift"], sign=True)
+        p = number(row["p_adjusted"])
+        cells = (row["treatment"], row["slice"] or "all", *rates, lift, p, least, verdict)
+        rows.append(cells)
+    headings = ("arm", "slice", "control", "treatment", f"lift [{level:g}%]", "p corrected")
+    return Cells(f"{NAMES[metric]}: verdicts", (*headings, "detectable", "verdict"), rows)
+
+
+def metric_cells(summary: Mapping[str, Any]) -> Cells:
+    """All metrics over all slices, plain and adjusted by the pre-period."""
+    rows = []
+    for row in summary["comparisons"]:
+        if row["slice"] is not None:
+            continue
+        for metric, both in row["metrics"].items():
+            for kind in ("plain", "cuped"):
+                found = both[kind]
+                if found is None:
+                    continue
+                name = NAMES[metric] + (", CUPED" if kind == "cuped" else "")
+                saved = percent(both["variance_saved"]) if kind == "cuped" else NOTHING
+                points = _interval(found, "difference")
+                lift = _interval(found, "lift")
+                rows.append((row["treatment"], name, points, lift, number(found["p"]), saved))
+    headings = ("arm", "metric", "difference, points", "lift", "p", "variance saved")
+    return Cells("All metrics, all slices together", headings, rows)
+
+
+def ratio_cells(summary: Mapping[str, Any]) -> Cells:
+    """Users of each arm beside their share of the plan."""
+    rows = []
+    for ratio in summary["sample_ratio"]:
+        users = ", ".join(f"{arm} {count:,}" for arm, count in ratio["users"].items())
+        passed = "passed" if ratio["passed"] else "FAILED"
+        rows.append((ratio["slice"] or "all", users, number(ratio["p"]), passed))
+    return Cells("Sample ratio", ("slice", "users", "p", "check"), rows)
+
+
+def look_cells(treatment: str, found: Mapping[str, Any]) -> Cells:
+    """The looks of a sequential test."""
+    rows = [
+        (
+            look["day"],
+            percent(look["control"]),
+            percent(look["treatment"]),
+            _interval(look, "lift"),
+            number(look["z"]),
+            number(look["bound"]),
+            "crossed" if look["crossed"] else "",
+        )
+        for look in found["looks"]
+    ]
+    headings = ("day", "control", "treatment", "lift, repeated interval", "z", "bound", "")
+    planned, spending = found["planned_days"], found["spending"].replace("_", "-")
+    return Cells(f"{treatment}: daily looks, {planned} planned, {spending}", headings, rows)
+
+
+def simulation_cells(shares: Mapping[str, Mapping[str, Any]], title: str, *, goal: float) -> Cells:
+    """Shares of experiments with their binomial intervals, beside what was promised."""
+    rows = []
+    for name, share in shares.items():
+        interval = f"[{percent(share['low'])}, {percent(share['high'])}]"
+        within = "yes" if share["low"] <= goal <= share["high"] else "no"
+        count = f"{share['count']:,} of {share['of']:,}"
+        rows.append((name, count, percent(share["share"]), interval, within))
+    headings = ("test", "found", "share", "95% interval", f"holds {percent(goal)}")
+    return Cells(title, headings, rows)
+
+
+def draw(cells: Cells) -> Table:
+    """A table for the terminal."""
+    table = Table(title=cells.title, title_justify="left")
+    for heading in cells.headings:
+        table.add_column(heading)
+    for row in cells.rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """The whole summary as Markdown."""
+    log = summary["log"]
+    days = f"{log['days']} days from {log['first_day']} to {log['last_day']}"
+    lines = [
+        f"# {summary['experiment']['name']}",
+        "",
+        f"{log['users']:,} users, {days}, {log['days_before']} days before.",
+        "",
+        *(f"- {row['treatment']}, {row['slice'] or 'all'}: {_sentence(row)}"
+          for row in summary["comparisons"]),
+        *(f"- Warning: {text}." for text in summary["warnings"]),
+        *(f"- Note: {text}." for text in summary["notes"]),
+    ]  # fmt: skip
+    for cells in summary_tables(summary):
+        lines += ["", f"## {cells.title}", "", *_markdown_rows(cells)]
+    return "\n".join(lines) + "\n"
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    return f"**{row['verdict'].replace('_', ' ')}** ({row['because']})."
+
+
+def _markdown_rows(cells: Cells) -> list[str]:
+    def line(values: Sequence[str]) -> str:
+        return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
+
+    return [line(cells.headings), line(["---"] * len(cells.headings)), *map(line, cells.rows)]
+
+
+def percent(value: float | None, *, sign: bool = False) -> str:
+    """0.0087 -> 0.87%."""
+    if value is None:
+        return NOTHING
+    return f"{100 * value:+.2f}%" if sign else f"{100 * value:.2f}%"
+
+
+def number(value: float | None) -> str:
+    """Three digits."""
+    return NOTHING if value is None else f"{value:.3g}"
+
+
+def _interval(found: Mapping[str, Any], name: str) -> str:
+    names = ("low", "high") if name == "difference" else (f"{name}_low", f"{name}_high")
+    unit = percent if name == "lift" else _points
+    value, low, high = found[name], *(found[key] for key in names)
+    if value is None:
+        return NOTHING
+    text = unit(value, sign=True)
+    return text if low is None else f"{text} [{unit(low, sign=True)}, {unit(high, sign=True)}]"
+
+
+def _points(value: float | None, *, sign: bool = False) -> str:
+    return percent(value, sign=sign).rstrip("%")
