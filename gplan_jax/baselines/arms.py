@@ -5,19 +5,18 @@ An arm's module is imported when the arm is asked for, so that naming arms costs
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from gplan_jax.baselines.floors import ALL_FLOORS, Floor, predict_rows
 from gplan_jax.foundation.config import Config
-from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample
 
 if TYPE_CHECKING:
     from gplan_jax.baselines.features import InputMode
-
-TRIALS = 4
 
 
 class Predictor(Protocol):
@@ -66,9 +65,8 @@ class Arm:
         settings: its settings, all with defaults.
         trials: the declared search space, overrides of the defaults; trials[0] is {}.
         fit: (train, validation, settings, mode, library, seed) -> Fitted.
-        seeded: whether another seed can give another result.
         constrains: whether constrained and free predictions differ.
-        floor: whether it stands below the rule of a table, as what the others have to beat.
+        floor: what the others have to beat: nothing to try, no seed, below the rule of a table.
     """
 
     name: str
@@ -76,7 +74,6 @@ class Arm:
     settings: type[Config]
     trials: tuple[dict[str, Any], ...]
     fit: Fit
-    seeded: bool = True
     constrains: bool = True
     floor: bool = False
 
@@ -101,30 +98,68 @@ NETWORKS: Mapping[str, Place] = {
 
 
 class Arms(Mapping[str, Arm]):
-    """Name -> arm, each imported when it is looked up."""
+    """Name -> arm; those given by their place are imported when they are looked up.
 
-    def __init__(self, places: Mapping[str, Place]) -> None:
-        self._places = places
+    It travels to another process as names, so that the imports happen there.
+    """
+
+    def __init__(self, entries: Mapping[str, Arm | Place]) -> None:
+        self.entries = dict(entries)
 
     def __getitem__(self, name: str) -> Arm:
-        place = self._places[name]
-        return getattr(importlib.import_module(place.module), place.attribute)
+        entry = self.entries[name]
+        if isinstance(entry, Arm):
+            return entry
+        return getattr(importlib.import_module(entry.module), entry.attribute)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self.entries)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.entries)
 
 
-ARMS: Mapping[str, Arm] = Arms(NETWORKS)
+class NoSettings(Config):
+    """Of an arm that has none."""
 
 
-def check_arm(arm: Arm) -> None:
-    """GplanError where an arm's declaration would make a comparison unfair or fail late."""
-    if not arm.trials or arm.trials[0]:
-        raise GplanError(f"Arm {arm.name}: trials[0] must be {{}}, the defaults.")
-    if arm.seeded and not arm.floor and len(arm.trials) != TRIALS:
-        raise GplanError(f"Arm {arm.name} declares {len(arm.trials)} trials; all have {TRIALS}.")
-    for trial in arm.trials:
-        arm.settings.model_validate(trial)
+@dataclass(frozen=True)
+class FloorPredictor:
+    """A fitted floor that answers as an arm does; its plans are the same in both ways."""
+
+    floor: Floor
+    parameters: int = 0
+
+    def predict(self, samples: Sequence[Sample], *, constrained: bool) -> list[str]:
+        """The floor's plan for each row."""
+        return predict_rows(self.floor, samples)
+
+
+def floor_arm(name: str) -> Arm:
+    """A floor as an arm: no settings, one trial, one seed."""
+    return Arm(
+        name=name,
+        title=name.replace("_", " ").capitalize(),
+        settings=NoSettings,
+        trials=({},),
+        fit=functools.partial(_fit_floor, name),
+        constrains=False,
+        floor=True,
+    )
+
+
+def _fit_floor(
+    name: str,
+    train: Sequence[Sample],
+    validation: Sequence[Sample],
+    settings: NoSettings,
+    mode: InputMode,
+    library: IntentLibrary,
+    seed: int,
+) -> Fitted:
+    """Fits on all rows: nothing is chosen by the validation rows."""
+    floor = ALL_FLOORS[name]([*train, *validation], library, mode)
+    return Fitted(FloorPredictor(floor), [], None)
+
+
+ARMS = Arms({**NETWORKS, **{name: floor_arm(name) for name in ALL_FLOORS}})

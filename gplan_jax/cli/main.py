@@ -8,9 +8,11 @@ import sys
 
 import typer
 
+from gplan_jax.cli import baseline as baseline_command
 from gplan_jax.cli import bench, convert, evaluation, memory, sensitivity, serve, synthesis, train
 from gplan_jax.cli import judge as judge_command
 from gplan_jax.cli import quickstart as quickstart_command
+from gplan_jax.cli import report as report_command
 from gplan_jax.cli import triggers as triggers_command
 from gplan_jax.cli.abtest import abtest
 from gplan_jax.cli.seeds import seeds
@@ -40,6 +42,8 @@ for command in (
     evaluation.plan,
     sensitivity.sensitivity,
     judge_command.judge,
+    report_command.report,
+    baseline_command.baseline,
     serve.serve,
 ):
     app.command()(command)

@@ -1,0 +1,151 @@
+"""`gplan baseline`: arms and floors compared on the same rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from gplan_jax.evaluation.comparison.run import Outcome
+    from gplan_jax.evaluation.comparison.task import Rows
+
+LIST = "list"
+
+
+def baseline(
+    name: Annotated[
+        str, typer.Argument(help="An arm, several with commas, all, or list to see them.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled rows: .csv, .jsonl or .parquet.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Results directory; the same one goes on where it stopped.")
+    ] = None,
+    mode: Annotated[
+        Literal["full", "history"],
+        typer.Option(help="What arms see of a row: all of it, or profile and histories alone."),
+    ] = "full",
+    folds: Annotated[int, typer.Option(min=2, help="Folds by id; each row is scored in one.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Fits of the chosen settings a fold.")] = 5,
+    trials: Annotated[
+        int, typer.Option(min=1, max=4, help="Settings tried a fold, the same number for each arm.")
+    ] = 4,
+    test: Annotated[
+        Path | None, typer.Option(help="Score these rows instead of folds; no id may be in both.")
+    ] = None,
+    library: Annotated[
+        Path | None, typer.Option(help="Intent library file; the shipped Amap library if left out.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="arm.key=value over an arm's settings, e.g. sasrec.epochs=10."),
+    ] = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=predictions.jsonl: an arm that gplan evaluate has predicted."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes of one thread each; one on an accelerator.")
+    ] = 2,
+) -> None:
+    """Fit arms in every fold, tune them equally, and compare them with the floors in one table.
+
+    Inside each fold a seventh of the training ids chooses among an arm's trials; the best is fitted
+    with each seed. Stop it and run the same command again: what is fitted stays.
+
+    Example: gplan baseline all --data rows.csv --out runs/table
+
+    Example: gplan baseline sasrec,context_table --data rows.csv --out runs/quick --folds 2
+    --seeds 1 --trials 1 --set sasrec.epochs=10
+
+    Example: gplan baseline all --data train.csv --test test.csv --out runs/world
+    --add gplan=run/test/predictions.jsonl
+
+    Example: gplan baseline list
+    """
+    import sys
+
+    from rich.console import Console
+
+    from gplan_jax.baselines.features import InputMode
+    from gplan_jax.cli.sensitivity import named_paths
+    from gplan_jax.evaluation.comparison.contestants import (
+        arms_table,
+        chosen_arms,
+        contestants,
+        overrides_of,
+    )
+    from gplan_jax.evaluation.comparison.run import compare
+    from gplan_jax.evaluation.comparison.task import (
+        Task,
+        parse_overrides,
+        rows_of_files,
+        rows_of_folds,
+    )
+    from gplan_jax.foundation import GplanError
+    from gplan_jax.gsisr import IntentLibrary
+
+    arms = contestants()
+    if name == LIST:
+        Console().print(arms_table(arms))
+        return
+    if data is None or out is None:
+        raise GplanError("Name the rows and a results directory: --data FILE --out DIR.")
+    seen = InputMode(mode)
+    names = chosen_arms([part.strip() for part in name.split(",") if part.strip()], arms, seen)
+    overrides = parse_overrides(overrides_of(set_ or [], arms), arms, names, trials)
+    predicted = named_paths("--add", add or [], called=lambda path: path.stem, form="NAME=FILE")
+    intents = IntentLibrary.load(library)
+    rows = rows_of_files(data, test, intents) if test else rows_of_folds(data, intents, folds)
+    _tell_left_out(rows)
+    task = Task(rows, arms, tuple(names), overrides, seen, intents, trials, seeds, out)
+    outcome = compare(task, added=predicted, workers=workers, command=" ".join(sys.argv[1:]))
+    _report(outcome, out)
+
+
+def _tell_left_out(rows: Rows) -> None:
+    """Says on stderr which rows do not take part, or only in part."""
+    for reasons, what in (
+        (rows.without_plan, "Left out, as there is no plan to learn or score"),
+        (rows.not_learnt, "Scored but not learnt from, as the library does not admit the plan"),
+    ):
+        if reasons:
+            typer.echo(f"{what}: {len(reasons)} rows, the first: {reasons[0]}.", err=True)
+
+
+def _report(outcome: Outcome, out: Path) -> None:
+    """Shows the table, says where everything is and what failed; exits with 1 where fits failed."""
+    from rich.console import Console
+
+    from gplan_jax.evaluation.comparison import run
+    from gplan_jax.evaluation.comparison.table import comparison_table
+    from gplan_jax.evaluation.comparison.workers import LOG
+
+    if outcome.summary is not None:
+        Console().print(comparison_table(outcome.about, outcome.summary))
+        typer.echo(f"Finished. The result is in {out}")
+        for what, name in (
+            ("this table", f"{run.TABLE}, {run.MARKDOWN}"),
+            ("every plan, row by row", run.PREDICTIONS),
+            ("means, intervals, tests", run.SUMMARY),
+            ("learning curves", run.CURVES),
+            ("what was compared", run.COMPARISON),
+            ("settings tried, every fit", "arms"),
+        ):
+            typer.echo(f"  {what:<26} {out / name}")
+        typer.echo(f"For a page with figures: gplan report --run {out} --out {out}/report.html")
+    for failure in outcome.failures:
+        job = failure.job
+        typer.echo(
+            f"Failed: {job.arm}, fold {job.fold + 1}, seed {job.seed}: {failure.reason}", err=True
+        )
+    if outcome.failures:
+        typer.echo(
+            f"{', '.join(outcome.about['unfinished'])}: not in the table. {out / LOG} has the "
+            "tracebacks; mend the cause and run the command again: what is fitted stays.",
+            err=True,
+        )
+        raise typer.Exit(1)

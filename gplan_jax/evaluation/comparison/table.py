@@ -1,0 +1,156 @@
+"""The table of a comparison: arms, below the rule the floors, and how to read it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+NOTHING = "–"
+ABOVE, BELOW = "▲", "▼"
+WIDTH = 120
+# Heading, and whether the column is the text of the arm.
+HEADINGS = (
+    "Acc@1\n%", "95% over\nrows", "± sd of\nseeds", "NDCG@3", "NES", "Exact\n%", "Filter\npass %",
+    "free:\nAcc@1 %", "free: fil-\nter pass %", "Para-\nmeters", "Seconds\na fit",
+)  # fmt: skip
+
+Cells = list[str]
+
+
+def table_rows(about: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Cells]:
+    """Arm -> its cells under HEADINGS; figures that differ from the reference carry a mark.
+
+    Args:
+        about: comparison.json, with "costs": arm -> {"parameters", "seconds"}.
+        summary: summary.json, with "beside": arm -> further means.
+    """
+    marks = {
+        (found["first"], found["measure"]): ABOVE if found["difference"] > 0 else BELOW
+        for found in summary["comparisons"]
+        if found["holds"] and found["second"] == summary["reference"]
+    }
+    marks |= {
+        (found["second"], found["measure"]): BELOW if found["difference"] > 0 else ABOVE
+        for found in summary["comparisons"]
+        if found["holds"] and found["first"] == summary["reference"]
+    }
+    rows = {}
+    for name in about["arms"]:
+        means, beside = summary["arms"][name], summary["beside"][name]
+        acc1, cost = means["acc1"], about["costs"].get(name, {})
+        plain = name in about["floors"] or name in about["added"]
+        free = [NOTHING] * 2
+        if not plain:
+            free = [_percent(beside["free_acc1"]), _percent(beside["free_filter_pass"])]
+        rows[name] = [
+            _percent(acc1["mean"]) + marks.get((name, "acc1"), " "),
+            f"{_percent(acc1['low'])} – {_percent(acc1['high'])}",
+            NOTHING if acc1["seed_sd"] is None else _percent(acc1["seed_sd"]),
+            f"{means['ndcg3']['mean']:.3f}" + marks.get((name, "ndcg3"), " "),
+            f"{means['nes']['mean']:.3f}" + marks.get((name, "nes"), " "),
+            _percent(beside["exact"]),
+            _percent(beside["filter_pass"]),
+            *free,
+            _count(cost.get("parameters")),
+            NOTHING if not cost else f"{cost['seconds']:.1f}",
+        ]
+    return rows
+
+
+def comparison_table(about: Mapping[str, Any], summary: Mapping[str, Any]) -> Table:
+    """The table for a terminal of 120 columns; arguments as in ``table_rows``."""
+    table = Table(
+        caption=caption(about, summary),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+    )
+    table.add_column("", no_wrap=True)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
+    rows = table_rows(about, summary)
+    for floors in (False, True):
+        for name, cells in rows.items():
+            if (name in about["floors"]) == floors:
+                title = Text(about["titles"][name], style="" if floors else "bold")
+                table.add_row(title, *cells)
+        table.add_section()
+    return table
+
+
+def terminal_text(about: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """The table as table.txt holds it."""
+    out = io.StringIO()
+    Console(file=out, width=WIDTH, color_system=None).print(comparison_table(about, summary))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def markdown_text(about: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """The table as table.md holds it; floors come last and are named as such."""
+    heads = [heading.replace("-\n", "").replace("\n", " ") for heading in HEADINGS]
+    lines = [_line(["", *heads]), _line(["---", *["---:"] * len(heads)])]
+    rows = table_rows(about, summary)
+    for name in sorted(rows, key=lambda name: name in about["floors"]):
+        title = about["titles"][name].replace("|", "/")
+        title = f"{title} (floor)" if name in about["floors"] else f"**{title}**"
+        lines.append(_line([title, *rows[name]]))
+    return "\n".join([*lines, "", caption(about, summary), ""])
+
+
+def caption(about: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """What was compared and how, in the words that stand below the table."""
+    data, reference = about["data"], summary["reference"]
+    names = about["titles"]
+    if about["folds"] > 1:
+        split = f"{about['folds']} folds by id"
+    else:
+        split = f"learnt from {about['train_data']['file']}"
+    seen = "the whole row" if about["mode"] == "full" else "profile and histories, no context"
+    parts = [
+        f"{data['file']}: {data['rows']:,} rows of {data['ids']:,} ids, {split}; arms see {seen}.",
+        f"Each network: {_many(about['trials'], 'trial')} in each fold, the best on held-out "
+        f"training ids fitted with {_many(about['seeds'], 'seed')}; constrained decoding, "
+        "free decoding where it says so.",
+    ]
+    if reference in about["floors"]:
+        parts.append(
+            f"{ABOVE} {BELOW}: better or worse than the best floor, {names[reference]}, after "
+            "Holm's correction; without a mark the difference may be chance."
+        )
+    if about["added"]:
+        added = ", ".join(names[name] for name in about["added"])
+        parts.append(f"Predicted elsewhere, one seed, as decoded there: {added}.")
+    for key, words in (
+        ("rows_without_plan", "without a plan: left out"),
+        ("rows_not_learnt", "with a plan that the library does not admit: scored, not learnt from"),
+    ):
+        if about[key]:
+            parts.append(f"{_many(about[key], 'row')} {words}.")
+    if about["unfinished"]:
+        parts.append(f"Not in the table, as fits are missing: {', '.join(about['unfinished'])}.")
+    return " ".join([*parts, summary["method"][:1].upper() + summary["method"][1:] + "."])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _count(number: int | None) -> str:
+    if not number:
+        return NOTHING
+    return f"{number / 1e6:.1f}M" if number >= 1e6 else f"{number / 1e3:.0f}k"
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.strip() for cell in cells) + " |"

@@ -1,0 +1,228 @@
+"""What a comparison does, as data: rows, parts of each fold, arms, how much is tried."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gplan_jax.baselines.arms import Arm, Arms
+from gplan_jax.baselines.atoms import Atoms, labelled_rows
+from gplan_jax.baselines.features import InputMode
+from gplan_jax.baselines.folds import Fold, check_apart, folds_by_id
+from gplan_jax.foundation.config import parse_config, parse_yaml
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr import IntentLibrary, Sample, parse_plan, read_samples
+
+VALIDATION_PARTS = 7  # One of them, 14% of a fold's training rows, validates.
+
+
+@dataclass(frozen=True)
+class Part:
+    """One fold: indices of the rows to learn from, to choose by, and to predict.
+
+    ``train`` and ``validation`` index the rows learnt from, ``test`` the rows scored; no id is in
+    two of the three.
+    """
+
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a comparison.
+
+    Attributes:
+        learnt: rows of the training file, ``scored`` those of the file that is predicted; with
+            folds they are the same.
+        parts: the folds.
+        without_plan: reasons for the rows that are neither learnt from nor scored.
+        not_learnt: reasons for the rows that are scored as they are but not learnt from, since
+            the library does not admit their plan.
+        files: what the rows are: {"data": {"file", "rows", "ids", "sha256"}} of the scored rows,
+            and "train_data" where that is another file.
+    """
+
+    learnt: Sequence[Sample]
+    scored: Sequence[Sample]
+    parts: tuple[Part, ...]
+    without_plan: tuple[str, ...]
+    not_learnt: tuple[str, ...]
+    files: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a worker needs to know.
+
+    Attributes:
+        rows: what is learnt from and scored.
+        arms: the arms that can take part, by name.
+        names: those that do, in the order of the table.
+        overrides: arm -> values over its default settings, beneath those of a trial.
+        mode: what the networks see of a row.
+        library: the intents.
+        trials: each arm has the first so many of its declared ones.
+        seeds: fits of the chosen trial in each fold.
+        out: the results directory.
+    """
+
+    rows: Rows
+    arms: Arms
+    names: tuple[str, ...]
+    overrides: Mapping[str, Mapping[str, Any]]
+    mode: InputMode
+    library: IntentLibrary
+    trials: int
+    seeds: int
+    out: Path
+
+    def is_floor(self, name: str) -> bool:
+        """Whether an arm is a floor: nothing to try, and no other seed gives another result."""
+        entry = self.arms.entries[name]
+        return isinstance(entry, Arm) and entry.floor
+
+    def trials_of(self, name: str) -> int:
+        """How many trials an arm has."""
+        return 1 if self.is_floor(name) else self.trials
+
+    def seeds_of(self, name: str) -> int:
+        """How many seeds an arm has."""
+        return 1 if self.is_floor(name) else self.seeds
+
+    def settings(self, name: str, trial: int) -> Any:
+        """The settings of an arm in a trial; GplanError names what is wrong with an override."""
+        arm = self.arms[name]
+        values = {**self.overrides.get(name, {}), **arm.trials[trial]}
+        return parse_config(arm.settings, values, source=f"--set of {name}")
+
+
+def rows_of_folds(path: Path, library: IntentLibrary, folds: int) -> Rows:
+    """One file, each row scored in the fold that holds it out.
+
+    Raises:
+        GplanError: the file can't be read, or has too few ids.
+    """
+    samples = list(read_samples(path))
+    planned, without = _with_plan(samples, library, path)
+    dealt = folds_by_id([samples[i] for i in planned], folds)
+    usable, not_learnt = _usable(samples, library, path)
+    parts = [
+        _part(samples, [planned[i] for i in f.train], [planned[i] for i in f.test], usable, number)
+        for number, f in enumerate(dealt)
+    ]
+    files = {"data": _described(path, [samples[i] for i in planned])}
+    return Rows(samples, samples, tuple(parts), without, not_learnt, files)
+
+
+def rows_of_files(train_path: Path, test_path: Path, library: IntentLibrary) -> Rows:
+    """Two files, the rows of the second scored: one fold.
+
+    Raises:
+        GplanError: a file can't be read, an id is in both, or the training rows are of one id.
+    """
+    train, test = list(read_samples(train_path)), list(read_samples(test_path))
+    try:
+        check_apart(train, test)
+    except GplanError as error:
+        raise GplanError(f"{train_path} and {test_path}: {error}") from None
+    learnable, no_plan = _with_plan(train, library, train_path)
+    scored, without = _with_plan(test, library, test_path)
+    if not scored:
+        raise GplanError(f"{test_path}: no row has a plan to score against.")
+    usable, not_learnt = _usable(train, library, train_path)
+    part = _part(train, learnable, scored, usable, 0)
+    files = {
+        "data": _described(test_path, [test[i] for i in scored]),
+        "train_data": _described(train_path, train),
+    }
+    return Rows(train, test, (part,), (*no_plan, *without), not_learnt, files)
+
+
+def parse_overrides(
+    options: Mapping[str, Sequence[str]], arms: Arms, names: Sequence[str], trials: int
+) -> dict[str, dict[str, Any]]:
+    """Arm -> its overrides, from arm -> ["key=value", ...], each checked against its settings.
+
+    Raises:
+        GplanError: an arm takes no part, a key or value does not fit, or the trials vary the key.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, texts in options.items():
+        if name not in names:
+            raise GplanError(f"--set {name}.{texts[0]}: {name} takes no part in the comparison.")
+        values = {key: parse_yaml(text) for key, _, text in (t.partition("=") for t in texts)}
+        for trial in arms[name].trials[:trials]:
+            if tried := sorted(set(trial) & set(values)):
+                raise GplanError(
+                    f"--set {name}.{tried[0]}: the trials of {name} vary it, so it can't be fixed; "
+                    "leave it out, or compare without tuning (--trials 1)."
+                )
+        parse_config(arms[name].settings, values, source=f"--set of {name}")
+        found[name] = values
+    return found
+
+
+def digest(value: Any) -> str:
+    """A short hash of what JSON can write."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _part(
+    samples: Sequence[Sample],
+    train: Sequence[int],
+    test: Sequence[int],
+    usable: frozenset[int],
+    number: int,
+) -> Part:
+    """A fold whose training rows are split by id once more, into what is fitted and what chooses.
+
+    Raises:
+        GplanError: fewer than two ids to learn from.
+    """
+    learnt = [i for i in train if i in usable]
+    users = len({samples[i].id for i in learnt})
+    if users < 2:
+        raise GplanError(
+            f"Fold {number + 1} has usable training rows of {users} ids; at least two are needed, "
+            "so that one can validate. Give more users, or ask for fewer folds."
+        )
+    count = min(VALIDATION_PARTS, users)
+    held: Fold = folds_by_id([samples[i] for i in learnt], count, seed=number)[0]
+    return Part(
+        tuple(learnt[i] for i in held.train), tuple(learnt[i] for i in held.test), tuple(test)
+    )
+
+
+def _with_plan(
+    samples: Sequence[Sample], library: IntentLibrary, path: Path
+) -> tuple[list[int], tuple[str, ...]]:
+    planned = [i for i, s in enumerate(samples) if parse_plan(s.raw_labels, library)]
+    missing = sorted(set(range(len(samples))) - set(planned))
+    reasons = [f"{path.name}, row {i + 1} (id {samples[i].id}) has no plan" for i in missing]
+    return planned, tuple(reasons)
+
+
+def _usable(
+    samples: Sequence[Sample], library: IntentLibrary, path: Path
+) -> tuple[frozenset[int], tuple[str, ...]]:
+    """Indices of the rows to learn from, and why those with another plan are not among them."""
+    labelled = labelled_rows(samples, Atoms.of(library))
+    kept = {id(sample) for sample in labelled.samples}
+    reasons = [f"{path.name}, {r}" for r in labelled.left_out if not r.endswith("has no plan")]
+    return frozenset(i for i, s in enumerate(samples) if id(s) in kept), tuple(reasons)
+
+
+def _described(path: Path, samples: Sequence[Sample]) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "rows": len(samples),
+        "ids": len({sample.id for sample in samples}),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
