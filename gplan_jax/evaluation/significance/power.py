@@ -65,5 +65,17 @@ def detectable_accuracy(
 
 
 def _effect_size(units: int, alpha: float, power: float) -> float:
-    solve = load("statsmodels.stats.power").TTestPower().solve_power
-    return float(solve(effect_size=None, nobs=units, alpha=alpha, power=power))
+    """The root of statsmodels' power function, whose own solver fails for a few units.
+
+    The tail on the wrong side, below 1e-6 at any useful power, is left out: scipy's non-central t
+    is no number there.
+    """
+    power_of = load("statsmodels.stats.power").TTestPower().power
+
+    def excess(effect: float) -> float:
+        return float(power_of(effect, units, alpha / 2, alternative="larger")) - power
+
+    highest = 4 / sqrt(units)
+    while excess(highest) < 0:
+        highest *= 2
+    return float(load("scipy.optimize").brentq(excess, 0.0, highest))

@@ -9,6 +9,8 @@ from gplan_jax.evaluation.significance.clusters import Clusters
 from gplan_jax.evaluation.significance.libraries import load
 
 WILSON, CLUSTER_WILSON = "wilson", "wilson_cluster"
+# Standard errors below this come from the rounding of the clusters' sums.
+NO_SPREAD = 1e-8
 
 
 def proportion_interval(
@@ -20,26 +22,23 @@ def proportion_interval(
     seeds are no independent hits, and Wilson's formula takes the effective number of rows
     ``n* = p (1 - p) / se^2`` in place of N, se being the standard error over clusters, times
     ``(z / t)^2``, t with G - 1 degrees of freedom (Korn and Graubard 1998; Dean and Pagano 2015).
-    No more than the S N answers there are; the G clusters where p is 0 or 1 and there is no se.
+    Where all ids have the same mean (p is 0, for one) and se is 0, n* is the number of ids G.
 
     Args:
         values_SxN: 0 or 1 for each of S seeds and N rows.
         clusters: which rows share an id.
         alpha: 1 - the level.
     """
-    seeds, rows = values_SxN.shape
     share = float(values_SxN.mean())
-    if seeds == 1 and clusters.independent:
-        return *wilson_interval(int(values_SxN.sum()), rows, alpha=alpha), WILSON
+    if len(values_SxN) == 1 and clusters.independent:
+        return *wilson_interval(int(values_SxN.sum()), values_SxN.shape[1], alpha=alpha), WILSON
     stats = load("scipy.stats")
     [error] = clusters.standard_errors(values_SxN.mean(axis=0, keepdims=True))
-    if share in (0.0, 1.0):
-        effective = float(clusters.count)
-    else:
+    if error > NO_SPREAD:
         narrowing = stats.norm.ppf(alpha / 2) / stats.t.ppf(alpha / 2, clusters.count - 1)
-        most = seeds * rows
-        wanted = share * (1 - share) / error**2 if error else most
-        effective = min(most, wanted) * narrowing**2
+        effective = share * (1 - share) / error**2 * narrowing**2
+    else:
+        effective = float(clusters.count)
     proportion_confint = load("statsmodels.stats.proportion").proportion_confint
     low, high = proportion_confint(share * effective, effective, alpha=alpha, method="wilson")
     return float(low), float(high), CLUSTER_WILSON

@@ -11,7 +11,7 @@ import numpy as np
 
 from gplan_jax.evaluation.significance.clusters import Clusters
 from gplan_jax.evaluation.significance.libraries import load
-from gplan_jax.evaluation.significance.power import detectable_difference
+from gplan_jax.evaluation.significance.power import POWER, detectable_difference
 from gplan_jax.evaluation.significance.proportions import (
     holm,
     mcnemar_pvalue,
@@ -25,6 +25,7 @@ from gplan_jax.evaluation.significance.resampling import (
 from gplan_jax.foundation import GplanError
 
 MEASURES = ("acc1", "ndcg3", "nes")
+TITLES = {"acc1": "Acc@1", "ndcg3": "NDCG@3", "nes": "NES", "exact": "exact match"}
 MCNEMAR, PERMUTATION, BCA = "mcnemar_exact", "permutation", "bca_cluster_bootstrap"
 
 
@@ -105,6 +106,7 @@ class Summary:
             },
             "comparisons": [dict(vars(comparison)) for comparison in self.comparisons],
             "method": self.method,
+            "caption": self.caption,
             "reference": self.reference,
             "rows": self.rows,
             "ids": self.ids,
@@ -118,6 +120,18 @@ class Summary:
         for comparison in self.comparisons:
             by_measure.setdefault(comparison.measure, []).append(comparison.detectable)
         return {measure: float(np.median(values)) for measure, values in by_measure.items()}
+
+    @property
+    def caption(self) -> str:
+        """How many rows there are and what they can show, for the foot of a table."""
+        size = f"{self.rows} rows of {self.ids} ids."
+        if not (shown := self.detectable()):
+            return size
+        figures = ", ".join(f"{TITLES.get(m, m)} {value:.3f}" for m, value in shown.items())
+        return (
+            f"{size} A typical comparison here shows, with a power of {POWER:.0%} and before Holm, "
+            f"true differences of {figures} or more; smaller ones mostly stay unseen."
+        )
 
     @property
     def method(self) -> str:

@@ -1,0 +1,267 @@
+"""Summaries of arms: figures, tests that fit the rows, verdicts, and bad input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from gplan_jax.evaluation.significance import libraries
+from gplan_jax.evaluation.significance.proportions import mcnemar_pvalue
+from gplan_jax.evaluation.significance.summary import (
+    BCA,
+    MCNEMAR,
+    MEASURES,
+    PERMUTATION,
+    ArmScores,
+    Comparison,
+    Summary,
+    summarize_arms,
+)
+from gplan_jax.foundation import GplanError
+
+ROWS = 120
+SINGLE = [f"u{i:03}" for i in range(ROWS)]
+REPEATED = [f"u{i // 2:03}" for i in range(ROWS)]
+
+
+def arm(share: float, seed: int, *, seeds: int = 1, rows: int = ROWS) -> ArmScores:
+    rng = np.random.default_rng(seed)
+    hits = (rng.random((seeds, rows)) < share).astype(float)
+    return ArmScores(
+        {
+            "acc1": hits,
+            "ndcg3": np.clip(hits * 0.4 + rng.random((seeds, rows)) * 0.5, 0, 1),
+            "nes": rng.random((seeds, rows)) * 0.5 + share / 2,
+        }
+    )
+
+
+ARMS = {
+    "popularity_list": arm(0.3, 1),
+    "trigger_table": arm(0.5, 2),
+    "sasrec": arm(0.45, 3, seeds=3),
+    "planner": arm(0.85, 4, seeds=3),
+}
+
+
+@pytest.fixture(scope="module")
+def summary() -> Summary:
+    return summarize_arms(ARMS, SINGLE, reference=None)
+
+
+def pair(summary: Summary, first: str, second: str, measure: str) -> Comparison:
+    [found] = [
+        c for c in summary.comparisons if (c.first, c.second, c.measure) == (first, second, measure)
+    ]
+    return found
+
+
+def test_the_best_floor_is_the_reference_and_neighbours_are_compared(summary: Summary) -> None:
+    assert summary.reference == "trigger_table"
+    assert [(c.first, c.second) for c in summary.comparisons if c.measure == "nes"] == [
+        ("popularity_list", "trigger_table"),
+        ("sasrec", "trigger_table"),
+        ("planner", "trigger_table"),
+        ("sasrec", "planner"),
+    ]
+    without_floors = {"b": ARMS["planner"], "a": ARMS["sasrec"]}
+    assert summarize_arms(without_floors, SINGLE, reference=None).reference == "b"
+
+
+def test_every_arm_has_mean_interval_and_seeds_apart(summary: Summary) -> None:
+    line = summary.arms["sasrec"]["ndcg3"]
+    values = ARMS["sasrec"].values["ndcg3"]
+    assert line["mean"] == pytest.approx(values.mean())
+    assert line["low"] < line["mean"] < line["high"]
+    means = values.mean(axis=1)
+    assert line["seed_sd"] == pytest.approx(means.std(ddof=1))
+    # t of 2 degrees of freedom at 0.975
+    reach = 4.302652730 * means.std(ddof=1) / 3**0.5
+    assert line["seed_high"] - line["mean"] == pytest.approx(reach)
+    assert line["mean"] - line["seed_low"] == pytest.approx(reach)
+    single = summary.arms["trigger_table"]["acc1"]
+    assert (single["seeds"], single["seed_sd"], single["seed_low"]) == (1, None, None)
+    assert [summary.arms["sasrec"][m]["interval"] for m in MEASURES] == ["wilson_cluster", BCA, BCA]
+    assert single["interval"] == "wilson"
+
+
+def test_the_test_fits_the_rows(summary: Summary) -> None:
+    exact = pair(summary, "popularity_list", "trigger_table", "acc1")
+    assert exact.method == MCNEMAR
+    assert exact.p == mcnemar_pvalue(
+        ARMS["popularity_list"].values["acc1"][0], ARMS["trigger_table"].values["acc1"][0]
+    )
+    assert pair(summary, "popularity_list", "trigger_table", "nes").method == PERMUTATION
+    assert pair(summary, "sasrec", "trigger_table", "acc1").method == PERMUTATION
+    repeated = summarize_arms(ARMS, REPEATED, reference=None)
+    assert {c.method for c in repeated.comparisons} == {PERMUTATION}
+    assert {c.clusters for c in repeated.comparisons} == {ROWS // 2}
+
+
+def test_what_holds_is_significant_after_holm_and_away_from_0(summary: Summary) -> None:
+    assert pair(summary, "planner", "trigger_table", "acc1").holds
+    assert not pair(summary, "sasrec", "trigger_table", "acc1").holds
+    for found in summary.comparisons:
+        excluded = found.low > 0 or found.high < 0
+        assert found.holds == (found.p_holm < 0.05 and excluded)
+        assert found.p_holm >= found.p
+        assert found.low <= found.difference <= found.high
+
+
+def test_holm_runs_over_the_comparisons_of_one_measure(summary: Summary) -> None:
+    for measure in MEASURES:
+        family = sorted((c.p, c.p_holm) for c in summary.comparisons if c.measure == measure)
+        worst = 0.0
+        for rank, (p, p_holm) in enumerate(family):
+            worst = max(worst, min(1.0, (len(family) - rank) * p))
+            assert p_holm == pytest.approx(worst)
+
+
+def test_swapped_arms_swap_the_sign_and_nothing_else() -> None:
+    names = ("sasrec", "planner")
+    one = summarize_arms({n: ARMS[n] for n in names}, REPEATED, reference="planner")
+    other = summarize_arms({n: ARMS[n] for n in names[::-1]}, REPEATED, reference="sasrec")
+    for first, second in zip(one.comparisons, other.comparisons, strict=True):
+        assert first.difference == pytest.approx(-second.difference)
+        # The ends are quantiles of the same resamples, mirrored.
+        assert (first.low, first.high) == pytest.approx((-second.high, -second.low), abs=1e-9)
+        assert (first.p, first.holds) == (second.p, second.holds)
+    assert one.arms["sasrec"] == other.arms["sasrec"]
+
+
+def taken(arms: dict[str, ArmScores], rows: Sequence[int]) -> dict[str, ArmScores]:
+    return {
+        name: ArmScores({m: v[:, rows] for m, v in found.values.items()})
+        for name, found in arms.items()
+    }
+
+
+def test_neither_the_order_of_rows_nor_of_seeds_matters() -> None:
+    order = np.random.default_rng(0).permutation(ROWS)
+    plain = summarize_arms(ARMS, REPEATED, reference=None).to_dict()
+    rows = summarize_arms(
+        taken(ARMS, order.tolist()), [REPEATED[i] for i in order], reference=None
+    ).to_dict()
+    seeds = summarize_arms(
+        {n: ArmScores({m: v[::-1] for m, v in a.values.items()}) for n, a in ARMS.items()},
+        REPEATED,
+        reference=None,
+    ).to_dict()
+    for other in (rows, seeds):
+        for line, same in zip(plain["comparisons"], other["comparisons"], strict=True):
+            for key, value in line.items():
+                close = pytest.approx(value, abs=1e-8) if isinstance(value, float) else value
+                assert same[key] == close, key
+        for name, line in plain["arms"].items():
+            for measure, figures in line.items():
+                for key, value in figures.items():
+                    close = pytest.approx(value, abs=1e-8) if isinstance(value, float) else value
+                    assert other["arms"][name][measure][key] == close, key
+
+
+def test_copied_rows_do_not_narrow_anything(summary: Summary) -> None:
+    twice = np.repeat(np.arange(ROWS), 2).tolist()
+    copied = summarize_arms(taken(ARMS, twice), [SINGLE[i] for i in twice], reference=None)
+    for once, same in zip(summary.comparisons, copied.comparisons, strict=True):
+        assert (same.low, same.high) == pytest.approx((once.low, once.high), abs=1e-8)
+        assert same.detectable == pytest.approx(once.detectable)
+    for name, line in summary.arms.items():
+        for measure, figures in line.items():
+            other = copied.arms[name][measure]
+            assert other["high"] - other["low"] >= figures["high"] - figures["low"] - 1e-8
+
+
+def test_seeds_that_agree_are_counted_in_pairs() -> None:
+    flat = np.zeros((1, 4))
+    arms = {
+        "mixed": ArmScores({"nes": np.stack([flat[0] + 0.5, flat[0] + 0.4, flat[0] - 0.1])}),
+        "flat": ArmScores({"nes": flat}),
+    }
+    [found] = summarize_arms(arms, list("abcd"), reference="flat", measures=["nes"]).comparisons
+    assert found.seeds_agree == pytest.approx(2 / 3)
+    assert found.difference == pytest.approx(0.8 / 3)
+
+
+def test_identical_arms_differ_by_nothing() -> None:
+    arms = {"one": ARMS["sasrec"], "other": ARMS["sasrec"]}
+    for found in summarize_arms(arms, REPEATED, reference="one").comparisons:
+        figures = (found.difference, found.low, found.high, found.p, found.p_holm)
+        assert figures == (0.0, 0.0, 0.0, 1.0, 1.0)
+        assert not found.holds
+        assert found.detectable == 0.0
+
+
+def test_one_arm_is_summarized_without_comparisons() -> None:
+    summary = summarize_arms({"only": ARMS["sasrec"]}, SINGLE, reference=None)
+    assert summary.comparisons == ()
+    assert summary.to_dict()["detectable"] == {}
+    assert summary.caption == f"{ROWS} rows of {ROWS} ids."
+
+
+def test_the_summary_is_json_and_says_how_it_was_made(summary: Summary) -> None:
+    text = json.dumps(summary.to_dict(), allow_nan=False)
+    found = json.loads(text)
+    assert list(found["arms"]) == list(ARMS)
+    assert found["reference"] == "trigger_table"
+    assert (found["rows"], found["ids"]) == (ROWS, ROWS)
+    assert set(found["detectable"]) == set(MEASURES)
+    assert "95%" in found["method"]
+    assert found["caption"].startswith(f"{ROWS} rows of {ROWS} ids.")
+    assert f"NES {found['detectable']['nes']:.3f}" in found["caption"]
+    assert "Holm" in found["method"]
+
+
+def test_two_runs_give_the_same_figures(summary: Summary) -> None:
+    assert summarize_arms(ARMS, SINGLE, reference=None).to_dict() == summary.to_dict()
+
+
+def broken(value: float) -> ArmScores:
+    values = {m: v.copy() for m, v in ARMS["sasrec"].values.items()}
+    values["nes"][1, 41] = value
+    return ArmScores(values)
+
+
+@pytest.mark.parametrize(
+    ("arms", "ids", "message"),
+    [
+        ({}, SINGLE, "nothing to summarize"),
+        (ARMS, ["same"] * ROWS, "at least two ids"),
+        ({"a": arm(0.5, 0, rows=1)}, ["u"], "at least two ids"),
+        ({"a": ARMS["sasrec"], "b": arm(0.5, 0, rows=90)}, SINGLE, "arm b has .*same rows"),
+        (ARMS, SINGLE[:-1], "same rows"),
+        ({"a": broken(np.nan)}, SINGLE, "arm a, seed 1, row 42: nes is nan"),
+        ({"a": broken(np.inf)}, SINGLE, "row 42: nes is inf"),
+        ({"a": ArmScores({"acc1": np.ones((1, ROWS))})}, SINGLE, "arm a has no scores in ndcg3"),
+        (
+            {"a": ArmScores({m: np.ones((1 + (m == "nes"), ROWS)) for m in MEASURES})},
+            SINGLE,
+            "number of seeds",
+        ),
+        ({"a": ArmScores(dict.fromkeys(MEASURES, np.ones(ROWS)))}, SINGLE, "seeds, rows"),
+        ({"a": ArmScores(dict.fromkeys(MEASURES, np.ones((0, ROWS))))}, SINGLE, "seeds, rows"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    arms: dict[str, ArmScores], ids: list[str], message: str
+) -> None:
+    with pytest.raises(GplanError, match=message):
+        summarize_arms(arms, ids, reference=None)
+
+
+def test_an_unknown_reference_and_an_impossible_level_are_refused() -> None:
+    with pytest.raises(GplanError, match="reference tiger is no arm"):
+        summarize_arms(ARMS, SINGLE, reference="tiger")
+    with pytest.raises(GplanError, match="alpha is 5"):
+        summarize_arms(ARMS, SINGLE, reference=None, alpha=5)
+
+
+def test_without_the_extra_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(libraries.importlib, "import_module", absent)
+    with pytest.raises(GplanError, match=r"need scipy.*gplan-jax\[baselines\]"):
+        summarize_arms(ARMS, SINGLE, reference=None)
