@@ -44,6 +44,11 @@ def with_plans(samples: Iterable[Sample], library: IntentLibrary) -> list[tuple[
     return rows
 
 
+def in_fixed_order(samples: Iterable[Sample]) -> list[Sample]:
+    """The rows by their columns' text, so that sums and ties don't hang on the order given."""
+    return sorted(samples, key=lambda sample: tuple(sample.to_dict().values()))
+
+
 def most_common(texts: Iterable[str], count: int) -> list[str]:
     """The ``count`` most frequent texts, ties in the order of the texts themselves."""
     ranked = sorted(Counter(texts).items(), key=lambda item: (-item[1], item[0]))

@@ -11,7 +11,7 @@ from gplan_jax.baselines.atoms import Atoms, labelled_rows
 from gplan_jax.baselines.features import InputMode
 from gplan_jax.baselines.floors.base import voted_plan
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import IntentLibrary, Sample, facts_of
+from gplan_jax.gsisr import Facts, IntentLibrary, Sample, facts_of
 
 Cell = tuple[str | int | bool | None, ...]
 # Hours from now to the order's start: long past, since last evening, today, soon, ...
@@ -21,11 +21,12 @@ FEWEST_ROWS = 5
 
 @dataclass(frozen=True)
 class ContextTable:
-    """The order's type x how far its place is x how long until it starts.
+    """The order's type x what its place is to the user x how long until it starts.
 
-    A cell answers with the plan that most of its rows lead to (``voted_plan``). A cell of fewer
-    than five training rows is not believed: the row is looked up by whether the user is at the
-    order's place instead of its distance, then without the time, then by nothing.
+    The place is where the user is, home, work or another. A cell answers with the plan that most
+    of its rows lead to (``voted_plan``). A cell of fewer than five training rows is not believed:
+    the row is looked up by whether the user is at the order's place alone, then without the time,
+    then by nothing.
 
     Attributes:
         cells: cell -> plan text; () answers for any row.
@@ -72,9 +73,14 @@ def cells_of(sample: Sample) -> tuple[Cell, ...]:
     facts = facts_of(sample)
     hours = facts.hours_to_start
     start = None if hours is None else bisect_right(START_HOURS, hours)
-    kind, distance = facts.order_type, facts.order_distance
-    here = distance == "here"
-    return (kind, distance, start), (kind, here, start), (kind, here), ()
+    kind, match = facts.order_type, _place_match(facts)
+    return (kind, match, start), (kind, match == "here", start), (kind, match == "here"), ()
+
+
+def _place_match(facts: Facts) -> str:
+    if facts.order_distance == "here":
+        return "here"
+    return "home" if facts.order_at_home else "work" if facts.order_at_work else "other"
 
 
 def refuse_history(name: str, mode: InputMode) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from gplan_jax.baselines.features import InputMode
 from gplan_jax.baselines.floors.base import Floor
+from gplan_jax.baselines.floors.boosting import GradientBoosting, GradientBoostingFirst
 from gplan_jax.baselines.floors.context_table import ContextTable, refuse_history
+from gplan_jax.baselines.floors.neighbours import NearestNeighbours
 from gplan_jax.baselines.floors.simple import MajorityFirstIntent, PopularityList, TriggerTable
 from gplan_jax.gsisr import IntentLibrary, Sample
 
@@ -41,4 +43,7 @@ ALL_FLOORS: Mapping[str, FitFloor] = {
     "popularity_list": _popularity,
     "trigger_table": _trigger,
     "context_table": ContextTable.fit,
+    "gradient_boosting_first": GradientBoostingFirst.fit,
+    "gradient_boosting": GradientBoosting.fit,
+    "nearest_neighbours": NearestNeighbours.fit,
 }
