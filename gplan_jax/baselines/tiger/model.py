@@ -25,6 +25,7 @@ from gplan_jax.baselines.t5 import (
     beam_search,
     shift_right,
 )
+from gplan_jax.baselines.t5.layers import dropout
 from gplan_jax.baselines.tiger.semantic_ids import END, START
 
 
@@ -34,10 +35,15 @@ class Tiger(nnx.Module):
     Args:
         features: how many numbers rows are made of, 0 (padding) included.
         config: of the T5; its vocabulary is that of the codes.
+        feature_dropout: share of a row's numbers that training leaves out; a whole number at a
+            time costs a hundredth of the draws that dropping values in every layer does.
         rngs: of the weights.
     """
 
-    def __init__(self, features: int, config: T5Config, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, features: int, config: T5Config, *, feature_dropout: float, rngs: nnx.Rngs
+    ) -> None:
+        self.feature_dropout = feature_dropout
         self.t5 = T5(config, rngs=rngs)
         # About four numbers a position, whose sum has the scale of a token's embedding in T5.
         shape = (features, config.hidden_size)
@@ -47,10 +53,12 @@ class Tiger(nnx.Module):
         self, features_BxPxW: jax.Array, key: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """The encoder's output [B, P, D], and which positions are none of padding [B, P]."""
+        keys = (None, None) if key is None else jax.random.split(key)
         given = features_BxPxW > 0
-        summed = jnp.sum(self.features[...][features_BxPxW] * given[..., None], axis=2)
+        kept = dropout(given.astype(jnp.float32), self.feature_dropout, keys[0])
+        summed = jnp.sum(self.features[...][features_BxPxW] * kept[..., None], axis=2)
         mask = given.any(axis=2)
-        return self.t5.encode(summed, mask, key), mask
+        return self.t5.encode(summed, mask, keys[1]), mask
 
     def __call__(
         self, features_BxPxW: jax.Array, target_BxT: jax.Array, key: jax.Array | None = None
