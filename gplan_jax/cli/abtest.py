@@ -103,6 +103,10 @@ def power(
         float | None, typer.Option(help="Users seen for the first time a day, over both arms.")
     ] = None,
     ratio: Annotated[float, typer.Option(min=0.01, help="Treatment's users per control's.")] = 1.0,
+    looks: Annotated[
+        int | None, typer.Option(min=2, max=365, help="Daily looks of a sequential test.")
+    ] = None,
+    spending: Spending = "obrien_fleming",
     alpha: Alpha = 0.05,
     power: Power = 0.8,
 ) -> None:
@@ -113,11 +117,19 @@ def power(
     from gplan_jax.evaluation.abtest.power import needed
 
     need = needed(
-        baseline, lift, alpha=alpha, power=power, ratio=ratio, users_per_day=users_per_day
+        baseline,
+        lift,
+        alpha=alpha,
+        power=power,
+        ratio=ratio,
+        users_per_day=users_per_day,
+        looks=looks,
+        spending=spending,
     )
+    at = f" with {looks} daily looks" if looks else ""
     typer.echo(
-        f"A lift of {lift:+.2%} on {baseline:.2%} ({100 * need.difference:+.3f} points) is found "
-        f"with {power:.0%} power at alpha {alpha:g} by"
+        f"A lift of {lift:+.2%} on {baseline:.2%} ({100 * need.difference:+.3f} points) "
+        f"is found{at} with {power:.0%} power at alpha {alpha:g} by"
     )
     typer.echo(f"  users  {need.users:,}: {need.control:,} control, {need.treatment:,} treatment")
     if need.days is not None:
@@ -192,13 +204,16 @@ def simulate(
         found = simulation.simulate_power(
             experiments, baseline=baseline, lift=lift, power=power, **common
         )
-        title = f"A lift of {lift:+.2%} on {baseline:.0%}, {found['need']['users']:,} users"
+        sizes = [found[k]["users"] for k in ("need", "need_sequential") if k in found]
+        users_text = " and ".join(f"{size:,}" for size in sizes)
+        title = f"A lift of {lift:+.2%} on {baseline:.0%}, {users_text} users"
         names = "found", "found_sequentially"
         shares = {name: found[name] for name in names if name in found}
         cells = simulation_cells(shares, title, goal=power)
     Console().print(draw(cells))
     if "mean_days" in found:
-        typer.echo(f"With daily looks a test stops after {found['mean_days']:.1f} days on average.")
+        stop = found["mean_days"]
+        typer.echo(f"With daily looks a test stops after {stop:.1f} of {days} days on average.")
     if out is not None:
         options = common | {"experiments": experiments, "lift": lift}
         write_json(out, {"options": options, **found})

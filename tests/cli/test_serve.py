@@ -154,3 +154,10 @@ def test_without_the_extra_it_says_what_to_install(
     )
     with pytest.raises(GplanError, match=r"uvicorn.*pip install 'gplan-jax\[serve\]'"):
         serve("--model", tmp_path)
+
+
+def test_an_experiment_that_adds_up_to_more_than_all_users_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "experiment.yaml"
+    config.write_text("name: x\narms: {a: 0.6, b: 0.6}\ncontrol: a\n", encoding="utf-8")
+    with pytest.raises(GplanError, match=r"experiment\.yaml.*\n.*add up to 1\.2"):
+        serve("--model", tmp_path, "--experiment", config)

@@ -58,14 +58,14 @@ def divide(
     _check_duplicates(log, notes, summed=sum_duplicates)
     shown_R = log.impressions_R > 0
     if hidden := int(np.count_nonzero(~shown_R)):
-        notes.append(f"{hidden:,} rows without impressions are no exposures and were left out")
+        notes.append(f"rows without impressions, which are no exposures, left out: {hidden:,}")
     log = log.where(shown_R)
     if not len(log):
         raise GplanError(f"{log.source} has no row with an impression.")
     first = test.start.toordinal() if test.start else int(log.day_R.min())
     last = test.end.toordinal() if test.end else int(log.day_R.max())
     if late := int(np.count_nonzero(log.day_R > last)):
-        notes.append(f"{late:,} rows of days after {date.fromordinal(last)} were left out")
+        notes.append(f"rows of days after {date.fromordinal(last)} left out: {late:,}")
     rows = log.where((log.day_R >= first) & (log.day_R <= last))
     if not len(rows):
         days = (
@@ -91,13 +91,13 @@ def _check_duplicates(log: ExposureLog, notes: list[str], *, summed: bool) -> No
     if not count:
         return
     if summed:
-        notes.append(f"{count:,} rows repeat a user, day, arm and slice and were summed")
+        notes.append(f"rows summed with another of the same user, day, arm and slice: {count:,}")
         return
     place = int(np.argmax(same))
     one, other = sorted((order[place], order[place + 1]))
     raise GplanError(
-        f"{log.source}: {count} rows repeat the user, day, arm and slice of another: row "
-        f"{log.row_R[other]} those of row {log.row_R[one]} (user {log.users[log.user_R[one]]!r}). "
+        f"{log.source}: rows that repeat the user, day, arm and slice of another: {count}; row "
+        f"{log.row_R[other]} repeats row {log.row_R[one]} (user {log.users[log.user_R[one]]!r}). "
         "Remove them, or pass --sum-duplicates where they are parts of one."
     )
 
@@ -124,14 +124,14 @@ def _without_crossovers(rows: ExposureLog, notes: list[str], *, drop: bool) -> E
     if not count:
         return rows
     if drop:
-        notes.append(f"{count:,} users in more than one arm were dropped")
+        notes.append(f"users in more than one arm, dropped: {count:,}")
         return rows.where(~crossed_U[rows.user_R])
     user = int(np.argmax(crossed_U))
     indices = np.flatnonzero(rows.user_R == user)
     one = indices[0]
     other = indices[rows.arm_R[indices] != rows.arm_R[one]][0]
     raise GplanError(
-        f"{rows.source}: {count} users are in more than one arm: {rows.users[user]!r} is in "
+        f"{rows.source}: users in more than one arm: {count}; {rows.users[user]!r} is in "
         f"{rows.arms[rows.arm_R[one]]} (row {rows.row_R[one]}) and in "
         f"{rows.arms[rows.arm_R[other]]} (row {rows.row_R[other]}). Mend the assignment, or pass "
         "--on-crossover drop to go without them."

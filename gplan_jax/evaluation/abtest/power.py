@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from gplan_jax.evaluation.abtest.estimates import import_tea_tasting, metric_of
+from gplan_jax.evaluation.abtest.sequential import Spending, inflation
 from gplan_jax.evaluation.abtest.settings import Metric
 from gplan_jax.evaluation.abtest.users import RATIOS
 from gplan_jax.foundation.errors import GplanError
@@ -39,16 +42,19 @@ def needed(
     power: float = 0.8,
     ratio: float = 1.0,
     users_per_day: float | None = None,
+    looks: int | None = None,
+    spending: Spending = "obrien_fleming",
 ) -> Need:
-    """Users at which a two-sided Welch test on UV-CTR finds a relative ``lift`` with ``power``.
+    """Users at which a two-sided test on UV-CTR finds a relative ``lift`` with ``power``.
 
     About ``n = 2 (z_{1 - alpha/2} + z_power)^2 p (1 - p) / (p lift)^2`` for each of two equal arms
-    (tea-tasting's ``solve_power``, with the noncentral t); p is the UV-CTR of the whole duration.
+    (tea-tasting's ``solve_power``); p is the UV-CTR of the whole duration.
 
     Args:
         baseline: the control's UV-CTR.
         ratio: users of the treatment for each of the control.
         users_per_day: users seen for the first time a day, over both arms.
+        looks, spending: of a sequential test, which needs a few more; None for a fixed one.
 
     Raises:
         GplanError: a rate or lift out of its range.
@@ -67,9 +73,16 @@ def needed(
     one = Aggregates(
         count_=2, mean_={"clicked": baseline}, var_={"clicked": baseline * (1 - baseline)}
     )
-    analysis = metric_of(Metric.UV_CTR, rel_effect_size=lift, alpha=alpha, power=power, ratio=ratio)
+    # The t-distribution has no degrees of freedom at the small sizes that the solver starts from.
+    analysis = metric_of(
+        Metric.UV_CTR, rel_effect_size=lift, alpha=alpha, power=power, ratio=ratio, use_t=False
+    )
     found = analysis.solve_power_from_aggregates(one, "n_obs")
-    control = math.ceil(found[0].n_obs / (1 + ratio))
+    factor = 1.0
+    if looks is not None:
+        shares = np.arange(1, looks + 1) / looks
+        factor = inflation(shares, alpha=alpha, power=power, spending=spending)
+    control = math.ceil(factor * found[0].n_obs / (1 + ratio))
     treatment = math.ceil(control * ratio)
     users = control + treatment
     return Need(

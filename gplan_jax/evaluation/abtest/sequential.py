@@ -114,10 +114,7 @@ def bounds(
     """
     from scipy.stats import norm
 
-    values, vectors = np.linalg.eigh(correlation_KxK)
-    root = vectors * np.sqrt(np.clip(values, 0, None))
-    normal = np.random.default_rng(0).standard_normal((paths, len(shares)))
-    alive = np.abs(normal @ root.T)
+    alive = np.abs(_paths(correlation_KxK, paths))
     found, used = np.full(len(shares), np.inf), 0.0
     for look, share in enumerate(shares):
         goal = spent(share, alpha, spending) - used
@@ -131,6 +128,39 @@ def bounds(
         alive = alive[alive[:, look] < found[look]]
         used = 1 - len(alive) / paths
     return found
+
+
+def independent(shares: np.ndarray) -> np.ndarray:
+    """The textbook correlation of looks, ``sqrt(t_j / t_k)`` for j <= k: new users every day."""
+    return np.sqrt(np.minimum.outer(shares, shares) / np.maximum.outer(shares, shares))
+
+
+def inflation(shares: np.ndarray, *, alpha: float, power: float, spending: Spending) -> float:
+    """How many times the users of a fixed test daily looks need for the same power.
+
+    With ``R`` times the users, look k sees a mean of ``(z_{1 - alpha/2} + z_power) sqrt(R t_k)``;
+    R solves P(some look crosses its bound) = power, for independent increments.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    correlation = independent(shares)
+    limits = bounds(correlation, shares, alpha=alpha, spending=spending)
+    paths = _paths(correlation, PATHS // 4)
+    drift = (norm.isf(alpha / 2) + norm.isf(1 - power)) * np.sqrt(shares)
+
+    def missing(factor: float) -> float:
+        crossed = np.any(np.abs(paths + drift * math.sqrt(factor)) >= limits, axis=1)
+        return float(crossed.mean()) - power
+
+    return float(brentq(missing, 0.5, 4.0, xtol=1e-4))
+
+
+def _paths(correlation_KxK: np.ndarray, paths: int) -> np.ndarray:
+    """Jointly normal z of all looks, [paths, K], always the same draws."""
+    values, vectors = np.linalg.eigh(correlation_KxK)
+    root = vectors * np.sqrt(np.clip(values, 0, None))
+    return np.random.default_rng(0).standard_normal((paths, len(correlation_KxK))) @ root.T
 
 
 def course(numerator_UxK: np.ndarray, denominator_UxK: np.ndarray, treated_U: np.ndarray) -> Course:

@@ -20,7 +20,7 @@ from gplan_jax.evaluation.abtest.estimates import (
 )
 from gplan_jax.evaluation.abtest.log import COLUMNS
 from gplan_jax.evaluation.abtest.power import needed
-from gplan_jax.evaluation.abtest.sequential import Spending, bounds, course
+from gplan_jax.evaluation.abtest.sequential import Spending, bounds, course, independent
 from gplan_jax.evaluation.abtest.settings import Metric
 from gplan_jax.evaluation.abtest.users import UserTable
 from gplan_jax.foundation.buckets import Experiment
@@ -223,36 +223,39 @@ def simulate_power(
     day and a million users cost nothing. The fixed test at the end runs as in an analysis.
 
     Returns:
-        ``need``, ``found`` by the fixed test, and with daily looks also ``found_sequentially``
-        and ``mean_days``, when the test stops on average.
+        ``need`` and ``found`` of the fixed test; with daily looks also ``need_sequential``,
+        ``found_sequentially`` and ``mean_days``, when the test stops on average.
     """
     import_tea_tasting()
-    need = needed(baseline, lift, alpha=alpha, power=power)
     rng = np.random.default_rng(seed)
-    sizes = need.control, need.treatment
-    daily = np.array([np.diff(np.linspace(0, n, days + 1).astype(int)) for n in sizes])
+    need = needed(baseline, lift, alpha=alpha, power=power)
     rates = np.array([baseline, baseline * (1 + lift)])
-    clicked_Ex2xK = rng.binomial(daily, rates[:, None], (experiments, 2, days)).cumsum(axis=2)
-    users_2xK = daily.cumsum(axis=1)
     found = 0
-    for clicked in track(clicked_Ex2xK[:, :, -1], "Experiments with a lift"):
+    clicked_Ex2 = rng.binomial((need.control, need.treatment), rates, (experiments, 2))
+    for clicked in track(clicked_Ex2, "Experiments with a lift"):
         control = _binomial_moments(int(clicked[0]), need.control)
         treatment = _binomial_moments(int(clicked[1]), need.treatment)
         result = estimate(control, treatment, Metric.UV_CTR, alpha=alpha)
         found += result.p is not None and result.p < alpha and result.difference * lift > 0
     answer: dict[str, Any] = {"need": vars(need), "found": share_with_interval(found, experiments)}
-    if sequential:
-        rate = clicked_Ex2xK / users_2xK
-        error = np.sqrt((rate * (1 - rate) / users_2xK).sum(axis=1))
-        z_ExK = (rate[:, 1] - rate[:, 0]) / error
-        shares = _shares(days)
-        independent = np.sqrt(np.minimum.outer(shares, shares) / np.maximum.outer(shares, shares))
-        crossed = np.abs(z_ExK) >= bounds(independent, shares, alpha=alpha, spending=spending)
-        first = np.where(crossed.any(axis=1), crossed.argmax(axis=1), days - 1)
-        right = crossed.any(axis=1) & (z_ExK[np.arange(experiments), first] * lift > 0)
-        answer["found_sequentially"] = share_with_interval(int(right.sum()), experiments)
-        answer["mean_days"] = float(first.mean()) + 1
-    return answer
+    if not sequential:
+        return answer
+    need = needed(baseline, lift, alpha=alpha, power=power, looks=days, spending=spending)
+    users_2xK = np.outer((need.control, need.treatment), _shares(days)).round().astype(int)
+    daily_2xK = np.diff(users_2xK, axis=1, prepend=0)
+    rate = rng.binomial(daily_2xK, rates[:, None], (experiments, 2, days)).cumsum(2) / users_2xK
+    error = np.sqrt((rate * (1 - rate) / users_2xK).sum(axis=1))
+    z_ExK = (rate[:, 1] - rate[:, 0]) / error
+    shares = _shares(days)
+    limits = bounds(independent(shares), shares, alpha=alpha, spending=spending)
+    crossed_ExK = np.abs(z_ExK) >= limits
+    first = np.where(crossed_ExK.any(axis=1), crossed_ExK.argmax(axis=1), days - 1)
+    right = crossed_ExK.any(axis=1) & (z_ExK[np.arange(experiments), first] * lift > 0)
+    return answer | {
+        "need_sequential": vars(need),
+        "found_sequentially": share_with_interval(int(right.sum()), experiments),
+        "mean_days": float(first.mean()) + 1,
+    }
 
 
 def _binomial_moments(clicked: int, users: int) -> Any:
