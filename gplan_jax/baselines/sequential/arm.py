@@ -1,0 +1,132 @@
+"""The arms SASREC, BERT4REC, REAREC_ERL and REAREC_PRL: fitted on rows, they write plans."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from flax import nnx
+
+from gplan_jax.baselines.arms import Arm, Fitted
+from gplan_jax.baselines.atoms import Atoms, LabelledRows, labelled_rows, padded_plans
+from gplan_jax.baselines.features import FeatureEncoder, InputMode
+from gplan_jax.baselines.fitting import best_validation_loss, count_parameters, fit_network
+from gplan_jax.baselines.plan_mask import PlanMask, plan_mask
+from gplan_jax.baselines.sequential.models import Kind
+from gplan_jax.baselines.sequential.rows import (
+    Bert4RecSettings,
+    ReaRecSettings,
+    RowModel,
+    RowSettings,
+    decode_rows,
+    row_loss,
+)
+from gplan_jax.gsisr import IntentLibrary, Sample
+
+# The vocabulary is rounded up to this, so that folds share a compiled step.
+VOCABULARY_STEP = 512
+
+
+@dataclass(frozen=True, eq=False)
+class RowPredictor:
+    """A fitted row model with what it needs to read rows and write plans."""
+
+    model: RowModel
+    encoder: FeatureEncoder
+    atoms: Atoms
+    mask: PlanMask
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the network has learnt."""
+        return count_parameters(self.model)
+
+    def predict(self, samples: Sequence[Sample], *, constrained: bool) -> list[str]:
+        """The greedy plan of each row; a free one may break rules and may be empty."""
+        if not samples:
+            return []
+        found = decode_rows(
+            self.model, self.encoder.encode(samples), self.mask, constrained=constrained
+        )
+        return [self.atoms.text(ids) for ids in found.tolist()]
+
+
+def fit_rows(
+    kind: Kind,
+    train: Sequence[Sample],
+    validation: Sequence[Sample],
+    settings: RowSettings,
+    mode: InputMode,
+    library: IntentLibrary,
+    seed: int,
+) -> Fitted:
+    """Fits a row model on the rows with usable plans; the vocabulary is that of training rows.
+
+    Without validation rows the last epoch's weights are kept.
+
+    Raises:
+        GplanError: no row of a part has a usable plan, or what ``fit_network`` raises.
+    """
+    atoms = Atoms.of(library)
+    mask = plan_mask(atoms)
+    rows = labelled_rows(train, atoms)
+    judged = labelled_rows(validation, atoms) if validation else None
+    encoder = FeatureEncoder.fit(rows.samples, mode)
+    model = RowModel(
+        kind,
+        settings,
+        vocabulary=-(-encoder.vocabulary_size // VOCABULARY_STEP) * VOCABULARY_STEP,
+        positions=encoder.positions,
+        atoms=atoms.count,
+        longest=mask.maximum,
+        rngs=nnx.Rngs(seed),
+    )
+    model, curve = fit_network(
+        model,
+        row_loss,
+        _arrays(rows, encoder, mask),
+        judged and _arrays(judged, encoder, mask),
+        settings,
+        seed,
+    )
+    return Fitted(RowPredictor(model, encoder, atoms, mask), curve, best_validation_loss(curve))
+
+
+def _arrays(rows: LabelledRows, encoder: FeatureEncoder, mask: PlanMask) -> dict[str, np.ndarray]:
+    end = len(mask.free)
+    return {
+        "features": encoder.encode(rows.samples),
+        "plan": padded_plans(rows.plans, mask.maximum, end),
+    }
+
+
+SASREC = Arm(
+    name="sasrec",
+    title="SASRec",
+    settings=RowSettings,
+    trials=({}, {"learning_rate": 3e-3}, {"dropout": 0.4}, {"loss": "bce"}),
+    fit=functools.partial(fit_rows, Kind.SASREC),
+)
+BERT4REC = Arm(
+    name="bert4rec",
+    title="BERT4Rec",
+    settings=Bert4RecSettings,
+    trials=({}, {"learning_rate": 3e-3}, {"dropout": 0.4}, {"mask_last": 0.5}),
+    fit=functools.partial(fit_rows, Kind.BERT4REC),
+)
+REAREC_ERL = Arm(
+    name="rearec_erl",
+    title="ReaRec (ERL)",
+    settings=ReaRecSettings,
+    trials=({}, {"learning_rate": 3e-3}, {"dropout": 0.4}, {"steps": 1}),
+    fit=functools.partial(fit_rows, Kind.REAREC_ERL),
+)
+REAREC_PRL = Arm(
+    name="rearec_prl",
+    title="ReaRec (PRL)",
+    settings=ReaRecSettings,
+    trials=({}, {"learning_rate": 3e-3}, {"dropout": 0.4}, {"steps": 1}),
+    fit=functools.partial(fit_rows, Kind.REAREC_PRL),
+)

@@ -1,0 +1,196 @@
+"""A small transformer over embedded positions; the mask says who sees whom.
+
+Letters: B sequences, L positions, Q of them asked for, S appended ones, D width, H heads, E width
+of a head, F inner width. The same encoder is causal (SASRec, ReaRec) or bidirectional (BERT4Rec) by
+its mask, and goes on from what it has read (``Encoder.extend``), which ReaRec's steps need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from gplan_jax.foundation.config import Config
+from gplan_jax.foundation.errors import GplanError
+
+# Far below any score, yet finite: a position that sees nothing gives a mean, not NaN.
+UNSEEN = -1e30
+# Keys and values of one layer: (B, L, H, E) each.
+KeysValues = tuple[Array, Array]
+
+
+class EncoderSettings(Config):
+    """Sizes of an encoder.
+
+    Attributes:
+        hidden, layers, heads, inner: width, number of blocks, heads, and width inside a block.
+        dropout: share of activations set to zero while training.
+        pre_norm: normalise what goes into a layer; otherwise the sum that comes out of it.
+        gelu: GELU between the two feed-forward maps; otherwise ReLU.
+    """
+
+    hidden: int = 64
+    layers: int = 2
+    heads: int = 2
+    inner: int = 128
+    dropout: float = 0.2
+    pre_norm: bool = True
+    gelu: bool = False
+
+
+def dropout(x: Array, rate: float, key: Array | None) -> Array:
+    """Sets a share of ``x`` to zero and scales the rest; with no ``key``, x itself.
+
+    One random byte decides on one value, so the rate is kept to 1/256, and the scale is that of the
+    rate kept.
+    """
+    kept = round((1 - rate) * 256)
+    if key is None or kept >= 256:
+        return x
+    bits = jax.random.bits(key, x.shape, jnp.uint8)
+    return jnp.where(bits < kept, x * (256 / kept), 0)
+
+
+def see_all(segments_BxL: Array) -> Array:
+    """Mask (B, L, L) by which a position sees its own segment; segment 0 is padding."""
+    same = segments_BxL[:, :, None] == segments_BxL[:, None, :]
+    return same & (segments_BxL > 0)[:, None, :]
+
+
+def see_earlier(segments_BxL: Array) -> Array:
+    """Mask (B, L, L) by which a position sees itself and what precedes it in its segment."""
+    length = segments_BxL.shape[1]
+    return see_all(segments_BxL) & jnp.tril(jnp.ones((length, length), bool))
+
+
+class Encoder(nnx.Module):
+    """Blocks of attention and feed-forward maps, and a closing normalisation where pre-norm."""
+
+    def __init__(self, settings: EncoderSettings, rngs: nnx.Rngs) -> None:
+        if settings.hidden % settings.heads:
+            raise GplanError(
+                f"hidden is {settings.hidden}, which {settings.heads} heads do not divide evenly."
+            )
+        self.dropout = settings.dropout
+        self.blocks = nnx.List([_Block(settings, rngs) for _ in range(settings.layers)])
+        closing = settings.pre_norm
+        self.norm = nnx.LayerNorm(settings.hidden, rngs=rngs) if closing else None
+
+    def encode(
+        self, x_BxLxD: Array, mask_BxLxL: Array, key: Array | None = None
+    ) -> tuple[Array, list[KeysValues]]:
+        """Representations (B, L, D), and each layer's keys and values for ``extend``.
+
+        Args:
+            key: randomness of dropout; None leaves it out.
+        """
+        x, memory = dropout(x_BxLxD, self.dropout, _part(key, len(self.blocks))), []
+        for number, block in enumerate(self.blocks):
+            keys_values = block.keys_values(x)
+            x = block(x, keys_values, mask_BxLxL, (), _part(key, number))
+            memory.append(keys_values)
+        return self._closed(x), memory
+
+    def extend(
+        self,
+        x_BxQxD: Array,
+        memory: Sequence[KeysValues],
+        mask_BxQxL: Array,
+        appended: Sequence[Sequence[KeysValues]],
+        key: Array | None = None,
+    ) -> tuple[Array, list[KeysValues]]:
+        """Appends one position to each of Q readings of the sequence, all at once.
+
+        Reading q has seen what row q of the mask shows and its own appended positions, and none of
+        the other readings' ones; so Q prefixes of a sequence are extended without reading it Q
+        times.
+
+        Args:
+            memory: what ``encode`` returned.
+            appended: for each position appended before, what this function returned, with keys and
+                values of (B, Q, H, E).
+
+        Returns:
+            The new positions' representations (B, Q, D) and their keys and values.
+        """
+        x, new = dropout(x_BxQxD, self.dropout, _part(key, len(self.blocks))), []
+        for number, block in enumerate(self.blocks):
+            own = block.keys_values(x)
+            earlier = [step[number] for step in appended]
+            x = block(x, memory[number], mask_BxQxL, (*earlier, own), _part(key, number))
+            new.append(own)
+        return self._closed(x), new
+
+    def _closed(self, x: Array) -> Array:
+        return x if self.norm is None else self.norm(x)
+
+
+class _Block(nnx.Module):
+    def __init__(self, settings: EncoderSettings, rngs: nnx.Rngs) -> None:
+        width = settings.hidden
+        self.heads, self.dropout = settings.heads, settings.dropout
+        self.pre_norm, self.gelu = settings.pre_norm, settings.gelu
+        self.query, self.keys, self.values, self.out = (
+            nnx.Linear(width, width, rngs=rngs) for _ in range(4)
+        )
+        self.inner = nnx.Linear(width, settings.inner, rngs=rngs)
+        self.outer = nnx.Linear(settings.inner, width, rngs=rngs)
+        self.norm_attention = nnx.LayerNorm(width, rngs=rngs)
+        self.norm_inner = nnx.LayerNorm(width, rngs=rngs)
+
+    def keys_values(self, x_BxLxD: Array) -> KeysValues:
+        x = self.norm_attention(x_BxLxD) if self.pre_norm else x_BxLxD
+        return self._heads(self.keys(x)), self._heads(self.values(x))
+
+    def __call__(
+        self,
+        x_BxQxD: Array,
+        seen: KeysValues,
+        mask_BxQxL: Array,
+        own: Sequence[KeysValues],
+        key: Array | None,
+    ) -> Array:
+        x = self.norm_attention(x_BxQxD) if self.pre_norm else x_BxQxD
+        mixed = self._attend(self._heads(self.query(x)), seen, mask_BxQxL, own, _part(key, 0))
+        mixed = self.out(mixed.reshape(x.shape))
+        x = x_BxQxD + dropout(mixed, self.dropout, _part(key, 1))
+        x = x if self.pre_norm else self.norm_attention(x)
+        inner = self.inner(self.norm_inner(x) if self.pre_norm else x)
+        inner = dropout(
+            nnx.gelu(inner) if self.gelu else nnx.relu(inner), self.dropout, _part(key, 2)
+        )
+        x = x + dropout(self.outer(inner), self.dropout, _part(key, 3))
+        return x if self.pre_norm else self.norm_inner(x)
+
+    def _attend(
+        self,
+        query_BxQxHxE: Array,
+        seen: KeysValues,
+        mask_BxQxL: Array,
+        own: Sequence[KeysValues],
+        key: Array | None,
+    ) -> Array:
+        query = query_BxQxHxE / query_BxQxHxE.shape[-1] ** 0.5
+        keys, values = seen
+        scores = jnp.einsum("bqhe,blhe->bhql", query, keys)
+        scores = jnp.where(mask_BxQxL[:, None], scores, UNSEEN)
+        if own:
+            beside = [jnp.einsum("bqhe,bqhe->bhq", query, k)[..., None] for k, _ in own]
+            scores = jnp.concatenate([scores, *beside], axis=-1)
+        weights = dropout(nnx.softmax(scores, axis=-1), self.dropout, key)
+        length = keys.shape[1]
+        mixed = jnp.einsum("bhql,blhe->bqhe", weights[..., :length], values)
+        for step, (_, value) in enumerate(own):
+            mixed += jnp.moveaxis(weights[..., length + step], 1, 2)[..., None] * value
+        return mixed
+
+    def _heads(self, x_BxLxD: Array) -> Array:
+        return x_BxLxD.reshape(*x_BxLxD.shape[:2], self.heads, -1)
+
+
+def _part(key: Array | None, number: int) -> Array | None:
+    return None if key is None else jax.random.fold_in(key, number)

@@ -1,0 +1,318 @@
+"""SASRec, BERT4Rec and ReaRec over GSISR rows: context positions, then the plan so far.
+
+A row is read as P context positions (FeatureEncoder; a position's numbers are embedded and summed)
+and up to M plan positions. SASRec and ReaRec see a start mark and the intents so far, and every
+plan position predicts the next intent or the plan's end. BERT4Rec sees the intents themselves with
+some hidden behind a mask, and predicts the hidden ones.
+
+Letters: B rows, P context positions of W numbers, M the longest plan, A atoms (action A ends a
+plan), T representations a position, N predictions, D width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from pydantic import Field
+
+from gplan_jax.baselines.fitting import FitSettings, batches_of
+from gplan_jax.baselines.plan_mask import PlanMask, decode
+from gplan_jax.baselines.sequential.encoder import (
+    EncoderSettings,
+    dropout,
+    see_all,
+    see_earlier,
+)
+from gplan_jax.baselines.sequential.losses import bce_loss, softmax_loss
+from gplan_jax.baselines.sequential.models import Kind
+from gplan_jax.baselines.sequential.rearec import (
+    Reasoner,
+    progressive_loss,
+    steps_apart,
+    views_apart,
+)
+
+
+class RowSettings(FitSettings):
+    """Sizes and losses of the row models, beside how they are fitted.
+
+    Attributes:
+        hidden, layers, heads, inner, dropout: see EncoderSettings.
+        token_dropout: share of a row's numbers that are left out of their sums while training.
+        loss: "softmax" over all actions, or "bce" with ``negatives`` even draws a prediction.
+        smoothing: share of the target that is spread over all actions (softmax).
+        decoding_batch: rows that are decoded at a time.
+    """
+
+    hidden: int = Field(64, ge=1)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(2, ge=1)
+    inner: int = Field(128, ge=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    token_dropout: float = Field(0.1, ge=0, lt=1)
+    loss: str = Field("softmax", pattern="^(softmax|bce)$")
+    negatives: int = Field(16, ge=1)
+    smoothing: float = Field(0.0, ge=0, lt=1)
+    decoding_batch: int = Field(64, ge=1)
+
+    def encoder(self, kind: Kind) -> EncoderSettings:
+        """The transformer's shape; BERT4Rec's is BERT's, post-norm with GELU."""
+        bert = kind is Kind.BERT4REC
+        return EncoderSettings(
+            hidden=self.hidden,
+            layers=self.layers,
+            heads=self.heads,
+            inner=self.inner,
+            dropout=self.dropout,
+            pre_norm=not bert,
+            gelu=bert,
+        )
+
+
+class Bert4RecSettings(RowSettings):
+    """BERT4Rec's masking.
+
+    Attributes:
+        masked: share of a complete plan's positions that are hidden.
+        mask_last: share of the instances that end with one mask instead, as in prediction.
+    """
+
+    masked: float = Field(0.3, gt=0, le=1)
+    mask_last: float = Field(0.75, ge=0, le=1)
+
+
+class ReaRecSettings(RowSettings):
+    """ReaRec's reasoning.
+
+    Attributes:
+        steps: reasoning steps after each position; 0 is SASRec.
+        kl_weight: ERL's term that pushes the steps' predictions apart.
+        scale: PRL's ratio of one step's temperature to the next one's.
+        noise, contrast: PRL's noise on the steps' inputs, and the weight of the contrast of the
+            noisy view with the plain one.
+    """
+
+    steps: int = Field(2, ge=0)
+    kl_weight: float = Field(0.05, ge=0)
+    scale: float = Field(5.0, ge=1)
+    noise: float = Field(0.01, ge=0)
+    contrast: float = Field(0.1, ge=0)
+
+
+class RowModel(nnx.Module):
+    """Embeddings of context numbers, positions and atoms; an encoder; the atoms' again as output.
+
+    Rows A, A + 1 and A + 2 of the atoms' table are the end, the start mark and the mask.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        settings: RowSettings,
+        *,
+        vocabulary: int,
+        positions: int,
+        atoms: int,
+        longest: int,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.kind, self.settings = kind, settings
+        self.context_positions, self.atoms, self.longest = positions, atoms, longest
+        start = nnx.initializers.normal(0.02)
+        width = settings.hidden
+        self.tokens = nnx.Param(start(rngs.params(), (vocabulary, width)))
+        self.table = nnx.Param(start(rngs.params(), (atoms + 3, width)))
+        self.positions = nnx.Param(start(rngs.params(), (positions + longest, width)))
+        self.bias = nnx.Param(jnp.zeros(atoms + 1))
+        steps = settings.steps if isinstance(settings, ReaRecSettings) else 0
+        self.reasoner = Reasoner(settings.encoder(kind), steps, rngs)
+
+    def __call__(
+        self, features_BxPxW: Array, plan_BxM: Array, key: Array | None = None
+    ) -> tuple[Array, Array | None]:
+        """Representations (B, M, T, D) of the plan positions, and PRL's noisy view.
+
+        Args:
+            plan_BxM: rows of the atoms' table; a negative number is padding.
+            key: randomness of training; None for prediction.
+        """
+        bag_key, key = (None, None) if key is None else jax.random.split(key)
+        present = (features_BxPxW > 0)[..., None].astype(jnp.float32)
+        present = dropout(present, self.settings.token_dropout, bag_key)
+        bags = (jnp.asarray(self.tokens)[features_BxPxW] * present).sum(2)
+        intents = jnp.asarray(self.table)[jnp.maximum(plan_BxM, 0)]
+        x = jnp.concatenate([bags, intents], axis=1) * self.settings.hidden**0.5
+        shown = jnp.concatenate([(features_BxPxW > 0).any(-1), plan_BxM >= 0], axis=1)
+        segments = shown.astype(jnp.int32)
+        mask = see_all(segments) if self.kind is Kind.BERT4REC else see_earlier(segments)
+        noise = self.settings.noise if isinstance(self.settings, ReaRecSettings) else 0.0
+        noise = noise if self.kind is Kind.REAREC_PRL else 0.0
+        x = x + jnp.asarray(self.positions)
+        return self.reasoner(x, mask, key, first=self.context_positions, noise=noise)
+
+    def recommends(self, x: Array) -> Array:
+        """(..., T, D) -> (..., D): ERL's mean of the steps, else the last one."""
+        return x.mean(-2) if self.kind is Kind.REAREC_ERL else x[..., -1, :]
+
+    def scores(self, x: Array) -> Array:
+        """(..., D) -> (..., A + 1): every action's score."""
+        return x @ jnp.asarray(self.table)[: self.atoms + 1].T + self.bias
+
+    def shown_plan(self, ids_BxM: Array, step: Array) -> Array:
+        """What the model reads when position ``step`` of plans ``ids`` is to be predicted.
+
+        Causal models read the start mark and the intents before; BERT4Rec the intents before and a
+        mask. All later positions are padding (causal models would not see them anyhow).
+        """
+        place = jnp.arange(self.longest)
+        if self.kind is Kind.BERT4REC:
+            shown = jnp.where(place == step, self.atoms + 2, ids_BxM)
+        else:
+            shown = started(ids_BxM, self.atoms)
+        return jnp.where(place <= step, shown, -1)
+
+
+def started(ids_BxM: Array, atoms: int) -> Array:
+    """Plans moved one position on, behind the start mark; what comes after the end is padding."""
+    before = jnp.where(ids_BxM[:, :-1] < atoms, ids_BxM[:, :-1], -1)
+    return jnp.pad(before, ((0, 0), (1, 0)), constant_values=atoms + 1)
+
+
+def asked_positions(plan_BxM: Array, atoms: int) -> Array:
+    """Which positions have a target: every intent, and the end where it is not forced."""
+    return jnp.arange(plan_BxM.shape[1]) <= (plan_BxM < atoms).sum(1, keepdims=True)
+
+
+def row_loss(
+    model: RowModel, batch: dict[str, Array], key: Array, train: bool
+) -> tuple[Array, Array]:
+    """Sum of the predictions' losses in a batch, and how many there are.
+
+    Without ``train`` it is the plain cross-entropy of every next action along the label, for all
+    models alike, since that is what prediction rests on.
+
+    Args:
+        batch: ``features`` (B, P, W), ``plan`` (B, M) with A behind the end, ``weight`` (B,).
+    """
+    plan, weight = batch["plan"], batch["weight"]
+    if model.kind is Kind.BERT4REC:
+        return _masked_loss(model, batch, key, train)
+    draw_key, key = jax.random.split(key)
+    asked = asked_positions(plan, model.atoms) * weight[:, None]
+    chain, noisy = model(batch["features"], started(plan, model.atoms), key if train else None)
+    targets, weights = plan.reshape(-1), asked.reshape(-1)
+    x = chain.reshape(-1, *chain.shape[2:])
+    losses = _next_loss(model, model.scores(model.recommends(x)), targets, draw_key, train)
+    if train and x.shape[1] > 1:
+        settings, steps = model.settings, model.scores(x)
+        assert isinstance(settings, ReaRecSettings)
+        if model.kind is Kind.REAREC_ERL:
+            losses -= settings.kl_weight * steps_apart(steps)
+        else:
+            losses += progressive_loss(steps, targets, scale=settings.scale)
+        if noisy is not None:
+            other = noisy.reshape(x.shape)
+            losses += settings.contrast * views_apart(x, other, weights, temperature=0.07)
+    return (losses * weights).sum(), weights.sum()
+
+
+def _masked_loss(
+    model: RowModel, batch: dict[str, Array], key: Array, train: bool
+) -> tuple[Array, Array]:
+    """Training hides positions by chance; validation asks for every position with a mask there."""
+    plan, length = batch["plan"], model.longest
+    draw_key, mask_key, key = jax.random.split(key, 3)
+    asked = asked_positions(plan, model.atoms) * batch["weight"][:, None]
+    if train:
+        assert isinstance(model.settings, Bert4RecSettings)
+        shown, hidden = masked_plans(
+            plan, model.atoms, mask_key, model.settings.masked, model.settings.mask_last
+        )
+        weights = (hidden * batch["weight"][:, None]).reshape(-1)
+        chain, _ = model(batch["features"], shown, key)
+        x = model.recommends(chain).reshape(-1, chain.shape[-1])
+    else:
+
+        def found(step: Array) -> Array:
+            chain, _ = model(batch["features"], model.shown_plan(plan, step))
+            return model.recommends(chain[:, step])
+
+        # One position after the other, so that memory is that of one.
+        x = jnp.moveaxis(jax.lax.map(found, jnp.arange(length)), 0, 1)
+        x = x.reshape(-1, x.shape[-1])
+        weights = asked.reshape(-1)
+    losses = _next_loss(model, model.scores(x), plan.reshape(-1), draw_key, train)
+    return (losses * weights).sum(), weights.sum()
+
+
+def masked_plans(
+    plan_BxM: Array, atoms: int, key: Array, masked: float, mask_last: float
+) -> tuple[Array, Array]:
+    """BERT4Rec's training instances: what is shown (B, M), and which positions are asked for.
+
+    A share ``mask_last`` of the plans is cut at an even draw among its positions (the end is one),
+    and that last position is hidden: what prediction meets. Of the others the whole plan with its
+    end is shown but for a share ``masked`` of its positions, at least one.
+    """
+    last_key, cut_key, share_key = jax.random.split(key, 3)
+    place = jnp.arange(plan_BxM.shape[1])
+    asked = asked_positions(plan_BxM, atoms)
+    count = asked.sum(1)
+    cut = (jax.random.uniform(cut_key, count.shape) * count).astype(jnp.int32)[:, None]
+    drawn = (jax.random.uniform(share_key, plan_BxM.shape) < masked) | (place == cut)
+    only_last = jax.random.uniform(last_key, (len(plan_BxM), 1)) < mask_last
+    hidden = jnp.where(only_last, place == cut, drawn) & asked
+    visible = asked & jnp.where(only_last, place <= cut, True)
+    shown = jnp.where(hidden, atoms + 2, plan_BxM)
+    return jnp.where(visible, shown, -1), hidden
+
+
+def _next_loss(
+    model: RowModel, scores_NxC: Array, targets_N: Array, key: Array, train: bool
+) -> Array:
+    settings = model.settings
+    if not train:
+        return softmax_loss(scores_NxC, targets_N)
+    if settings.loss == "softmax":
+        return softmax_loss(scores_NxC, targets_N, settings.smoothing)
+    # Even draws from the other actions: those at and above the target move up by one.
+    count = len(targets_N), settings.negatives
+    drawn = jax.random.randint(key, count, 0, scores_NxC.shape[-1] - 1)
+    drawn = drawn + (drawn >= targets_N[:, None])
+    columns = jnp.concatenate([targets_N[:, None], drawn], axis=-1)
+    return bce_loss(jnp.take_along_axis(scores_NxC, columns, axis=-1))
+
+
+def decode_rows(
+    model: RowModel, features: np.ndarray, mask: PlanMask, *, constrained: bool
+) -> np.ndarray:
+    """Greedy plans, int32 [N, M] filled up with A, for encoded rows [N, P, W]."""
+    graph, weights = nnx.split(model)
+    rules = jnp.asarray(mask.closes), jnp.asarray(mask.free), jnp.asarray(mask.yields)
+    bounds = mask.minimum, mask.maximum
+    return np.concatenate(list(_decoded(graph, weights, features, rules, bounds, constrained,
+                                        model.settings.decoding_batch)))  # fmt: skip
+
+
+def _decoded(graph, weights, features, rules, bounds, constrained, size) -> Iterator[np.ndarray]:  # type: ignore[no-untyped-def]
+    for batch, rows in batches_of({"features": features}, size):
+        plans = _decode_batch(graph, weights, batch["features"], rules, bounds, constrained)
+        yield np.asarray(plans)[:rows]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def _decode_batch(graph, weights, features, rules, bounds, constrained):  # type: ignore[no-untyped-def]
+    model = nnx.merge(graph, weights)
+    mask = PlanMask(*rules, *bounds)
+
+    def step_scores(carry: None, ids: Array, step: Array) -> tuple[None, Array]:
+        chain, _ = model(features, model.shown_plan(ids, step))
+        return carry, model.scores(model.recommends(chain[:, step]))
+
+    return decode(step_scores, mask, len(features), constrained, None)
