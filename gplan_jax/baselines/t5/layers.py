@@ -132,10 +132,15 @@ def mask_bias(mask: jax.Array) -> jax.Array:
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """x with a share of its values zeroed and the others scaled up; x itself without a key."""
+    """x with a share of its values zeroed and the others scaled up; x itself without a key.
+
+    As in the original T5, what is dropped is the same all along the axis before the last one: a
+    feature of all tokens, or a key of all queries.
+    """
     if key is None or rate == 0:
         return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
+    kept = jax.random.bernoulli(key, 1 - rate, (*x.shape[:-2], 1, x.shape[-1]))
+    return jnp.where(kept, x / (1 - rate), 0)
 
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], deviation: float) -> nnx.Param:

@@ -61,9 +61,10 @@ def test_buckets_of_t5s_own_settings() -> None:
     assert causal.tolist() == [31, 31, 26, 17, 12, 8, 7, 1, *[0] * 9]
 
 
-def test_dropout_keeps_the_mean_and_needs_a_key() -> None:
-    x = jnp.ones((200, 200))
+def test_dropout_keeps_the_mean_drops_features_of_all_tokens_and_needs_a_key() -> None:
+    x = jnp.ones((200, 3, 200))
     dropped = dropout(x, 0.25, jax.random.key(0))
     assert set(np.unique(dropped).tolist()) == {0.0, np.float32(1 / 0.75)}
     assert math.isclose(float(dropped.mean()), 1, abs_tol=0.02)
+    np.testing.assert_array_equal(dropped[:, 0], dropped[:, 2])
     assert dropout(x, 0.25, None) is x

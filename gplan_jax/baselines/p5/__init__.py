@@ -1,0 +1,1 @@
+"""P5: text prompts, an encoder-decoder, plans as text."""

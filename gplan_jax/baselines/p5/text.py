@@ -1,0 +1,147 @@
+"""P5's words: prompts to token ids with whole-word ids, plans to token ids and back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tokenizers
+from tokenizers import models, pre_tokenizers
+
+from gplan_jax.baselines.atoms import Atoms
+from gplan_jax.gsisr import Intent, IntentLibrary, canonical_plan
+
+PAD, UNKNOWN, END = 0, 1, 2
+_SPECIAL = ("<pad>", "<unknown>", "<end>")
+_VOCABULARY_STEP = 256
+_LENGTH_STEP = 16
+
+Fields = Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """The tokens of prompts and plans.
+
+    A field of a prompt falls into words at blanks and colons, and before a number with its unit:
+    "时段:凌晨0点" is 时段, 凌晨, 0点. All tokens of a field, and so of one
+    entry of a history, share a whole-word id, as the pieces of an item's name do in P5.
+
+    Attributes:
+        tokenizer: words -> ids.
+        codes: the tokens of each atom: its tool, then each parameter with its value.
+        parts: token of plans -> the key and value of an intent that it writes.
+        size: V, rounded up so that folds whose words differ share one compiled program.
+        length: tokens of the longest prompt, rounded up; longer ones lose their first fields.
+        library: whose intents these are.
+    """
+
+    tokenizer: tokenizers.Tokenizer
+    codes: tuple[tuple[int, ...], ...]
+    parts: dict[int, tuple[str, str]]
+    size: int
+    length: int
+    library: IntentLibrary
+
+    @classmethod
+    def fit(
+        cls, prompts: Sequence[Fields], atoms: Atoms, *, most_tokens: int, least_count: int
+    ) -> Text:
+        """The words of training prompts that come ``least_count`` times, and all words of plans.
+
+        ``most_tokens`` bounds the prompt's length.
+        """
+        cut = _word_splitter()
+        counts = Counter(
+            word
+            for fields in prompts
+            for field in fields
+            for word, _ in cut.pre_tokenize_str(field)
+        )
+        pieces = [_pieces(intent, atoms.library) for intent in atoms.intents]
+        # The order of plan words is the library's, that of prompt words their frequency.
+        words = [_word(piece) for intent in pieces for piece in intent]
+        frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        words += [word for word, count in frequent if count >= least_count]
+        ids = {word: i for i, word in enumerate(dict.fromkeys((*_SPECIAL, *words)))}
+        tokenizer = tokenizers.Tokenizer(models.WordLevel(ids, unk_token=_SPECIAL[UNKNOWN]))
+        tokenizer.pre_tokenizer = cut
+        longest = max(len(ids) for ids, _ in _encode(tokenizer, prompts))
+        return cls(
+            tokenizer=tokenizer,
+            codes=tuple(tuple(ids[_word(piece)] for piece in intent) for intent in pieces),
+            parts={ids[_word(piece)]: piece for intent in pieces for piece in intent},
+            size=_rounded(len(ids), _VOCABULARY_STEP),
+            length=min(_rounded(longest, _LENGTH_STEP), most_tokens),
+            library=atoms.library,
+        )
+
+    def encode(self, prompts: Sequence[Fields]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and whole-word ids of prompts, both int32 [N, length], filled up with 0 (PAD).
+
+        Whole-word ids count fields from the last one, 1, backwards: so the facts keep theirs
+        whatever the length of the histories.
+        """
+        tokens = np.zeros((len(prompts), self.length), np.int32)
+        words = np.zeros_like(tokens)
+        for row, (ids, fields) in enumerate(_encode(self.tokenizer, prompts)):
+            kept = min(len(ids), self.length)
+            tokens[row, :kept] = ids[-kept:] if kept else []
+            words[row, :kept] = [len(prompts[row]) - f for f in fields[-kept:]] if kept else []
+        return tokens, words
+
+    def targets(self, plans: Sequence[Sequence[int]]) -> np.ndarray:
+        """Plans of atoms as tokens with END, int32 [N, T], filled up with PAD; T is rounded up."""
+        written = [[t for atom in plan for t in self.codes[atom]] + [END] for plan in plans]
+        width = _rounded(max(map(len, written)), 8)
+        return np.array([row + [PAD] * (width - len(row)) for row in written], np.int32)
+
+    def plan_text(self, tokens: Iterable[int]) -> str:
+        """The plan that tokens up to END spell, read tolerantly.
+
+        Each tool begins an intent, each parameter goes to the intent before it (the first of a
+        name counts); other words, and parameters before any tool, are skipped. So a plan may have
+        intents that the library does not admit.
+        """
+        plan: list[Intent] = []
+        for token in tokens:
+            if token == END:
+                break
+            name, value = self.parts.get(int(token), ("", ""))
+            if name == self.library.tool_key:
+                plan.append({name: value})
+            elif plan and name and value:
+                plan[-1].setdefault(name, value)
+        return canonical_plan(plan, self.library)
+
+
+def _pieces(intent: Intent, library: IntentLibrary) -> list[tuple[str, str]]:
+    """An intent as (key, value), the tool first; an optional parameter that is absent is ""."""
+    tool = library.tools[intent[library.tool_key]]
+    keys = [key for key in library.parameters if key in (*tool.parameters, *tool.optional)]
+    # Naming absent parameters makes codes of one tool equally long, so that none begins another.
+    return [(key, intent.get(key, "")) for key in (library.tool_key, *keys)]
+
+
+def _word(piece: tuple[str, str]) -> str:
+    return "=".join(piece)
+
+
+def _word_splitter() -> pre_tokenizers.PreTokenizer:
+    digits = pre_tokenizers.Split(tokenizers.Regex(r"(?<![=_|\d])\d+\D*$"), "isolated")
+    marks = pre_tokenizers.Split(tokenizers.Regex(r"[\s:：]+"), "removed")
+    return pre_tokenizers.Sequence([marks, digits])
+
+
+def _encode(
+    tokenizer: tokenizers.Tokenizer, prompts: Sequence[Fields]
+) -> list[tuple[list[int], list[int]]]:
+    """(token ids, the field that each is of) of each prompt."""
+    encoded = tokenizer.encode_batch([list(fields) for fields in prompts], is_pretokenized=True)
+    return [(encoding.ids, encoding.word_ids) for encoding in encoded]
+
+
+def _rounded(number: int, step: int) -> int:
+    return -(-number // step) * step

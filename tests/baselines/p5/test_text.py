@@ -1,0 +1,93 @@
+"""P5's words: whole-word ids, unknown words, and plans that come back as they were written."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gplan_jax.baselines.atoms import Atoms
+from gplan_jax.baselines.p5.text import END, PAD, UNKNOWN, Text
+from gplan_jax.baselines.plan_mask import plan_mask
+from gplan_jax.baselines.t5 import plan_constraint
+from gplan_jax.foundation.config import parse_config
+from gplan_jax.gsisr import IntentLibrary, parse_plan
+
+ATOMS = Atoms.of(IntentLibrary.load())
+PROMPTS = [("画像 1=1", "时段:凌晨0点", "订单:酒店"), ("时段:凌晨3点", "订单:加油")]
+TEXT = Text.fit(PROMPTS, ATOMS, most_tokens=16, least_count=1)
+
+
+def _words(tokens: np.ndarray) -> list[str]:
+    return [TEXT.tokenizer.id_to_token(int(token)) for token in tokens if token != PAD]
+
+
+def test_tokens_of_a_field_share_a_whole_word_id_counted_from_the_last_field() -> None:
+    tokens, words = TEXT.encode(PROMPTS)
+    assert _words(tokens[0]) == ["画像", "1=1", "时段", "凌晨", "0点", "订单", "酒店"]
+    assert words[0].tolist() == [3, 3, 2, 2, 2, 1, 1] + [0] * 9
+    assert _words(tokens[1]) == ["时段", "凌晨", "3点", "订单", "加油"]
+    assert words[1].tolist() == [2, 2, 2, 1, 1] + [0] * 11
+
+
+def test_a_long_prompt_loses_its_first_fields() -> None:
+    long = tuple(f"画像 {i}=1" for i in range(20)) + ("订单:酒店",)
+    tokens, words = TEXT.encode([long])
+    assert _words(tokens[0])[-2:] == ["订单", "酒店"]
+    assert words[0].tolist() == [8, 8, 7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1]
+
+
+def test_words_that_training_lacks_or_has_too_seldom_are_unknown() -> None:
+    tokens, _ = TEXT.encode([("订单:门票",)])
+    assert tokens[0, 1] == UNKNOWN
+    seldom = Text.fit(PROMPTS, ATOMS, most_tokens=16, least_count=2)
+    tokens, _ = seldom.encode(PROMPTS[:1])
+    assert (tokens[0] == UNKNOWN).tolist() == [True, True, False, False, True, False, True] + [
+        False
+    ] * 9
+
+
+def test_an_empty_prompt_is_padding() -> None:
+    tokens, words = TEXT.encode([()])
+    assert not tokens.any() and not words.any()
+
+
+@given(st.lists(st.integers(0, ATOMS.count - 1), min_size=1, max_size=9))
+def test_plans_come_back_as_they_were_written(plan: list[int]) -> None:
+    tokens = TEXT.targets([plan, [0]])
+    assert TEXT.plan_text(tokens[0]) == ATOMS.text(plan)
+    assert (tokens[0] == END).sum() == 1 and tokens.shape[1] % 8 == 0
+
+
+@given(st.lists(st.integers(0, TEXT.size - 1)))
+def test_any_tokens_are_read_as_some_plan(tokens: list[int]) -> None:
+    plan = parse_plan(TEXT.plan_text(tokens))
+    assert all(intent["工具名称"] in ATOMS.library.tools for intent in plan)
+
+
+def test_stray_words_are_skipped_and_odd_parameters_kept() -> None:
+    tool, *parameters = TEXT.codes[0]
+    [weather] = TEXT.codes[ATOMS.ids([{"工具名称": "tool_9"}])[0]]
+    tokens = [UNKNOWN, parameters[0], weather, parameters[0], PAD, tool, END, weather]
+    start = ATOMS.intents[0]["起始位置"]
+    assert json.loads(TEXT.plan_text(tokens)) == [
+        {"工具名称": "tool_9", "起始位置": start},
+        {"工具名称": ATOMS.intents[0]["工具名称"]},
+    ]
+
+
+def test_absent_parameters_are_written_so_that_no_code_begins_another() -> None:
+    values = {
+        "name": "campus",
+        "tool_key": "action",
+        "parameters": {"target": {"values": {"library": "books", "canteen": "food"}}},
+        "tools": {"walk": {"optional": ["target"]}, "rest": {}},
+        "plan_length": {"minimum": 1, "maximum": 2},
+    }
+    atoms = Atoms.of(parse_config(IntentLibrary, values, source="test"))
+    text = Text.fit(PROMPTS, atoms, most_tokens=16, least_count=1)
+    plan_constraint(text.codes, plan_mask(atoms), vocabulary=text.size, end=END)
+    for atom, intent in enumerate(atoms.intents):
+        assert json.loads(text.plan_text(text.targets([[atom]])[0])) == [intent]
