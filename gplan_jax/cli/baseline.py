@@ -125,7 +125,8 @@ def _report(outcome: Outcome, out: Path) -> None:
     from gplan_jax.evaluation.comparison.workers import LOG
 
     if outcome.summary is not None:
-        Console().print(comparison_table(outcome.about, outcome.summary))
+        console = Console()
+        console.print(comparison_table(outcome.about, outcome.summary, console.width))
         typer.echo(f"Finished. The result is in {out}")
         for what, name in (
             ("this table", f"{run.TABLE}, {run.MARKDOWN}"),

@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 NOTHING = "–"
-ABOVE, BELOW = "▲", "▼"
+ABOVE, BELOW, NO_MARK = "▲", "▼", "\N{NO-BREAK SPACE}"  # Figures stay below one another.
 WIDTH = 120
-# Heading, and whether the column is the text of the arm.
 HEADINGS = (
-    "Acc@1\n%", "95% over\nrows", "± sd of\nseeds", "NDCG@3", "NES", "Exact\n%", "Filter\npass %",
-    "free:\nAcc@1 %", "free: fil-\nter pass %", "Para-\nmeters", "Seconds\na fit",
+    "Acc@1\n%", "95% over\nrows", "± sd of\nseeds", "NDCG@3", "NES", "Exact\n%", "Filter\n%",
+    "free:\nAcc@1 %", "free:\nfilter %", "Para-\nmeters", "Sec.\na fit",
 )  # fmt: skip
+NARROW = 5  # So many columns of figures fit into 80 characters.
 
 Cells = list[str]
 
@@ -49,11 +49,11 @@ def table_rows(about: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str
         if not plain:
             free = [_percent(beside["free_acc1"]), _percent(beside["free_filter_pass"])]
         rows[name] = [
-            _percent(acc1["mean"]) + marks.get((name, "acc1"), " "),
-            f"{_percent(acc1['low'])} – {_percent(acc1['high'])}",
+            _percent(acc1["mean"]) + marks.get((name, "acc1"), NO_MARK),
+            f"{_percent(acc1['low'])}–{_percent(acc1['high'])}",
             NOTHING if acc1["seed_sd"] is None else _percent(acc1["seed_sd"]),
-            f"{means['ndcg3']['mean']:.3f}" + marks.get((name, "ndcg3"), " "),
-            f"{means['nes']['mean']:.3f}" + marks.get((name, "nes"), " "),
+            f"{means['ndcg3']['mean']:.3f}" + marks.get((name, "ndcg3"), NO_MARK),
+            f"{means['nes']['mean']:.3f}" + marks.get((name, "nes"), NO_MARK),
             _percent(beside["exact"]),
             _percent(beside["filter_pass"]),
             *free,
@@ -63,24 +63,30 @@ def table_rows(about: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str
     return rows
 
 
-def comparison_table(about: Mapping[str, Any], summary: Mapping[str, Any]) -> Table:
-    """The table for a terminal of 120 columns; arguments as in ``table_rows``."""
+def comparison_table(
+    about: Mapping[str, Any], summary: Mapping[str, Any], width: int = WIDTH
+) -> Table:
+    """The table for a terminal; one below 120 characters shows the first figures only.
+
+    Other arguments as in ``table_rows``.
+    """
+    columns = len(HEADINGS) if width >= WIDTH else NARROW
     table = Table(
         caption=caption(about, summary),
         caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
+        box=box.HORIZONTALS,
+        padding=(0, 1, 0, 0),
         pad_edge=False,
     )
     table.add_column("", no_wrap=True)
-    for heading in HEADINGS:
+    for heading in HEADINGS[:columns]:
         table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
     rows = table_rows(about, summary)
     for floors in (False, True):
         for name, cells in rows.items():
             if (name in about["floors"]) == floors:
                 title = Text(about["titles"][name], style="" if floors else "bold")
-                table.add_row(title, *cells)
+                table.add_row(title, *cells[:columns])
         table.add_section()
     return table
 
@@ -117,7 +123,7 @@ def caption(about: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         f"{data['file']}: {data['rows']:,} rows of {data['ids']:,} ids, {split}; arms see {seen}.",
         f"Each network: {_many(about['trials'], 'trial')} in each fold, the best on held-out "
         f"training ids fitted with {_many(about['seeds'], 'seed')}; constrained decoding, "
-        "free decoding where it says so.",
+        "free decoding where it says so; filter: plans that pass the rule filter.",
     ]
     if reference in about["floors"]:
         parts.append(

@@ -1,0 +1,129 @@
+"""One job: trials, the choice, predictions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_arms
+
+from gplan_jax.baselines.arms import Arm, Arms, Fitted
+from gplan_jax.baselines.features import InputMode
+from gplan_jax.evaluation.comparison.fits import FitNote, run_job
+from gplan_jax.evaluation.comparison.jobs import Job, is_done, seed_path, trials_path
+from gplan_jax.evaluation.comparison.task import Task, rows_of_folds
+from gplan_jax.gsisr import IntentLibrary, Sample
+
+LIBRARY = IntentLibrary.load()
+
+
+@pytest.fixture
+def task(world_file: Path, tmp_path: Path) -> Task:
+    rows = rows_of_folds(world_file, LIBRARY, 2)
+    overrides = {"toy": {"log": str(tmp_path / "fits.txt")}}
+    return Task(
+        rows, toy_arms.ARMS, ("toy",), overrides, InputMode.FULL, LIBRARY, 3, 2, tmp_path / "out"
+    )
+
+
+def fits(task: Task) -> list[str]:
+    """ "rank seed" of each fit so far."""
+    return Path(task.overrides["toy"]["log"]).read_text(encoding="utf-8").splitlines()
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_the_first_seed_is_the_best_trial_and_is_not_fitted_twice(task: Task) -> None:
+    notes: list[FitNote] = []
+    job = Job("toy", 1, 0)
+    run_job(task, job, notes.append)
+    assert fits(task) == ["0 0", "1 0", "2 0"] and [n.trial for n in notes] == [0, 1, 2]
+    found = read(trials_path(task.out, job))
+    assert [trial["overrides"] for trial in found["trials"]] == [{}, {"rank": 1}, {"rank": 2}]
+    scores = [(trial["acc1"], trial["nes"]) for trial in found["trials"]]
+    assert found["chosen"] == scores.index(max(scores))
+    seed = read(seed_path(task.out, job))
+    assert seed["settings"]["rank"] == found["chosen"] and seed["parameters"] == 1234
+    assert seed["rows"] == list(task.rows.parts[1].test)
+    assert len(seed["constrained"]) == len(seed["free"]) == len(seed["rows"])
+    assert seed["constrained"] != seed["free"] and len(seed["curve"]) == 2
+    assert is_done(task.out, job) and not list(task.out.rglob("trial_*"))
+
+
+def test_later_seeds_take_the_chosen_settings(task: Task) -> None:
+    run_job(task, Job("toy", 0, 0), lambda note: None)
+    chosen = read(trials_path(task.out, Job("toy", 0, 0)))["chosen"]
+    run_job(task, Job("toy", 0, 1), lambda note: None)
+    assert fits(task)[3:] == [f"{chosen} 1"]
+
+
+def test_a_run_that_goes_on_tries_nothing_twice(task: Task) -> None:
+    """As after a kill in the third trial: two trials are on disk, the choice is not."""
+    stopped: list[FitNote] = []
+
+    def stop(note: FitNote) -> None:
+        stopped.append(note)
+        if len(stopped) == 2:
+            raise KeyboardInterrupt
+
+    job = Job("toy", 0, 0)
+    with pytest.raises(KeyboardInterrupt):
+        run_job(task, job, stop)
+    assert not is_done(task.out, job)
+    run_job(task, job, lambda note: None)
+    chosen = read(trials_path(task.out, job))["chosen"]
+    again = [f"{chosen} 0"] if chosen < 2 else []
+    assert fits(task) == ["0 0", "1 0", "2 0", *again]
+
+
+def test_the_better_sequence_decides_between_equal_first_intents(task: Task) -> None:
+    """Trials that share their first intent: NES chooses; equal in both, the first one."""
+
+    class Fixed:
+        parameters = 0
+
+        def __init__(self, keep: int) -> None:
+            self.keep = keep
+
+        def predict(self, samples: Sequence[Sample], *, constrained: bool) -> list[str]:
+            return [json.dumps([{LIBRARY.tool_key: "x"}] * self.keep) for _ in samples]
+
+    def fit(train: Any, validation: Any, settings: Any, *rest: Any) -> Fitted:
+        return Fitted(Fixed(settings.rank), [], None)
+
+    trials = ({}, {"rank": 9}, {"rank": 3}, {"rank": 3})
+    arm = Arm("fixed", "", toy_arms.ToySettings, trials, fit)
+    other = dataclasses.replace(task, arms=Arms({"fixed": arm}), names=("fixed",), trials=4)
+    run_job(other, Job("fixed", 0, 0), lambda note: None)
+    found = read(trials_path(task.out, Job("fixed", 0, 0)))
+    assert {trial["acc1"] for trial in found["trials"]} == {0.0}
+    nes = [trial["nes"] for trial in found["trials"]]
+    assert found["chosen"] == nes.index(max(nes))
+
+
+def test_labels_never_reach_a_predictor(task: Task) -> None:
+    """The toys give back a label that they are shown."""
+    job = Job("peek", 0, 0)
+    run_job(task, job, lambda note: None)
+    assert len(set(read(seed_path(task.out, job))["constrained"])) == 1
+    assert min(trial["nes"] for trial in read(trials_path(task.out, job))["trials"]) < 1
+
+
+def test_no_row_of_the_test_part_is_seen_in_fitting(task: Task) -> None:
+    seen: list[Sample] = []
+
+    def fit(train: Any, validation: Any, settings: Any, *rest: Any) -> Fitted:
+        seen.extend([*train, *validation])
+        return toy_arms.fit_toy(train, validation, settings, *rest)
+
+    arm = dataclasses.replace(toy_arms.TOY, fit=fit)
+    other = dataclasses.replace(task, arms=Arms({"toy": arm}))
+    run_job(other, Job("toy", 0, 0), lambda note: None)
+    test_ids = {task.rows.scored[i].id for i in task.rows.parts[0].test}
+    assert seen and not {row.id for row in seen} & test_ids
