@@ -39,11 +39,13 @@ class Choice:
     Attributes:
         classes: the actions that the classifier tells apart, ascending.
         classifier: fitted; None where there is but one class, which needs none.
+        columns: of the table, those that have a value in some training row.
         shares: float [A + 1], each action's share of the training rows.
     """
 
     classes: tuple[int, ...]
     classifier: Any
+    columns: np.ndarray
     shares: np.ndarray
 
     @classmethod
@@ -56,12 +58,16 @@ class Choice:
         enough = [int(a) for a in frequent if counts[a] >= FEWEST_ROWS]
         classes = tuple(sorted(enough or [int(frequent[0])]))
         known = np.isin(actions, classes)
+        columns = np.flatnonzero(~np.isnan(table[known]).all(axis=0))
+        shares = counts / counts.sum()
+        classifier = boosted_classifier(
+            categorical_features=np.array(categorical)[columns], **SETTINGS
+        )
         if len(classes) == 1:
-            return cls(classes, None, counts / counts.sum())
-        classifier = boosted_classifier(categorical_features=np.array(categorical), **SETTINGS)
+            return cls(classes, None, columns, shares)
         with one_thread():
-            classifier.fit(table[known], actions[known])
-        return cls(classes, classifier, counts / counts.sum())
+            classifier.fit(table[known][:, columns], actions[known])
+        return cls(classes, classifier, columns, shares)
 
     def scores(self, table: np.ndarray) -> np.ndarray:
         """float [N, A + 1]: the classes' probabilities; other actions rank behind them all, by
@@ -71,7 +77,9 @@ class Choice:
             scores[:, self.classes[0]] = 1.0
         elif len(table):
             with one_thread():
-                scores[:, list(self.classes)] = self.classifier.predict_proba(table)
+                scores[:, list(self.classes)] = self.classifier.predict_proba(
+                    table[:, self.columns]
+                )
         return scores
 
 
