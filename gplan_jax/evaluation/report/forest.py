@@ -11,6 +11,7 @@ from gplan_jax.evaluation.report import svg
 from gplan_jax.evaluation.report.verdict import figure
 
 WIDTH, MARGIN, TOP, PITCH, GAP = 360.0, 8.0, 8.0, 33.0, 14.0
+RUNS = ("run0", "run1", "run2")
 SHIFT = 9.0  # of a second run's line below the first
 
 
@@ -81,7 +82,7 @@ def forest(
 
 def _line(line: Line, y: float, scale: svg.Scale, measure: str, signed: bool) -> Markup:
     parts = [svg.text(MARGIN, y + 11, svg.clipped(line.label, 38), "label")]
-    if len(line.marks) == 1:
+    if len(line.marks) == 1 and line.marks[0].kind not in RUNS:
         value = figure(measure, line.marks[0].mean, signed=signed)
         parts.append(svg.text(WIDTH - MARGIN, y + 11, value, "value", "end"))
     for i, mark in enumerate(line.marks):
@@ -121,4 +122,4 @@ def _mark(mark: Mark, y: float, scale: svg.Scale, measure: str, signed: bool) ->
 
 
 def _tick(value: float, measure: str) -> str:
-    return f"{100 * value:g}" if measure == "acc1" else f"{value:g}"
+    return f"{100 * value if measure == 'acc1' else value:g}".replace("-", "−")

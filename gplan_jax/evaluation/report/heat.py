@@ -10,9 +10,9 @@ from gplan_jax.evaluation.report import svg
 from gplan_jax.evaluation.report.confusion import Confusion
 from gplan_jax.evaluation.report.slices import Slice
 
-DARK_FROM = 0.55  # from this strength on, text in a cell is light
+DARK_FROM = 0.75  # from this strength on, text in a cell is light
 HOUR, HOUR_ROW, HOUR_LEFT, BARS = 25.0, 20.0, 210.0, 44.0
-CELL, CELL_ROW, CELL_LEFT, CELL_TOP = 62.0, 36.0, 218.0, 84.0
+CELL, CELL_ROW, CELL_LEFT, CELL_TOP = 62.0, 36.0, 218.0, 100.0
 
 
 def hour_map(name: str, arms: Sequence[tuple[str, str]], hours: Sequence[Slice]) -> Markup:
@@ -69,7 +69,7 @@ def confusion_map(name: str, title: str, confusion: Confusion, seeds: int) -> Ma
     for place, column in enumerate(columns):
         words = heads[column].short if column < len(heads) else "no plan"
         x, y = CELL_LEFT + CELL * place + CELL / 2 - 4, CELL_TOP - 6
-        label = svg.text(0, 0, svg.clipped(words, 22), "label")
+        label = svg.text(0, 0, svg.clipped(words, 27), "label")
         parts.append(svg.element("g", label, transform=f"translate({x:.0f} {y:.0f}) rotate(-32)"))
     for place, row in enumerate(shown):
         y = CELL_TOP + CELL_ROW * place
@@ -89,7 +89,7 @@ def confusion_map(name: str, title: str, confusion: Confusion, seeds: int) -> Ma
         name,
         f"First intents of {title}",
         "One line a wanted first intent, one column an answered one; shares of the line.",
-        CELL_LEFT + CELL * len(columns) + 70,
+        CELL_LEFT + CELL * len(columns) + 100,
         CELL_TOP + CELL_ROW * len(shown) + 4,
         *parts,
     )

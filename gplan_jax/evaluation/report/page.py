@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import jinja2
@@ -143,6 +144,8 @@ def _run(key: str, results: Results, scores: Scores, library: IntentLibrary) -> 
     reference = results.summary.reference
     order = [*results.of_group("trained", "added"), *results.of_group("floor")]
     titles = [(arm, results.title(arm)) for arm in order]
+    floors = results.of_group("floor")
+    first = floors[0] if floors and len(floors) < len(order) else None
     hours = slices.by_hour(results, scores)
     return {
         "key": key,
@@ -156,8 +159,10 @@ def _run(key: str, results: Results, scores: Scores, library: IntentLibrary) -> 
         "leads": [d for m in MEASURES if (d := _leads(f"{key}-leads-{m}", results, order, m))],
         "pairs": pair_lines(results),
         "slices": [
-            _slice_table(title, make(results, scores), titles) for title, make in SLICES.items()
+            _slice_table(title, make(results, scores), titles, first)
+            for title, make in SLICES.items()
         ],
+        "hours_note": _hours_note(hours),
         "hours": hour_map(f"{key}-hours", titles, hours),
         "confusions": _confusions(key, results, scores, library, order),
         "curves": [
@@ -232,14 +237,27 @@ def _apart(results: Results, arms: Sequence[str], i: int) -> bool:
     return i > 0 and results.groups[arms[i]] == "floor" != results.groups[arms[i - 1]]
 
 
+def _hours_note(hours: Sequence[slices.Slice]) -> str:
+    widths = [(c.high - c.low) / 2 for hour in hours for c in hour.cells.values()]
+    if not widths:
+        return "No hour has enough rows for figures."
+    return (
+        f"A figure's 95% interval is typically ±{100 * median(widths):.0f} points wide: look for "
+        "runs of hours, not for single cells."
+    )
+
+
 def _slice_table(
-    title: str, found: Sequence[slices.Slice], arms: Sequence[tuple[str, str]]
+    title: str,
+    found: Sequence[slices.Slice],
+    arms: Sequence[tuple[str, str]],
+    first: str | None,
 ) -> dict[str, Any]:
     return {
         "title": title,
         "slices": found,
         "lines": [
-            (name, [(one, slice_cell(one, arm), one.cells.get(arm)) for one in found])
+            (name, [(one, slice_cell(one, arm), one.cells.get(arm)) for one in found], arm == first)
             for arm, name in arms
         ],
     }
@@ -271,6 +289,7 @@ def _side_by_side(runs: Sequence[Results]) -> dict[str, Any]:
             target = floors if results.groups[arm] == "floor" else arms
             target.setdefault(arm, results.title(arm))
     titles: Mapping[str, str] = {**arms, **floors}
+    first = next(iter(floors), None) if arms else None
 
     def cell(results: Results, arm: str, measure: str) -> tuple[str, str] | None:
         if arm not in results.arms:
@@ -289,7 +308,7 @@ def _side_by_side(runs: Sequence[Results]) -> dict[str, Any]:
                     for i, results in enumerate(runs)
                     if arm in results.arms
                 ],
-                apart=arm in floors and bool(arms) and arm == next(iter(floors)),
+                apart=arm == first,
             )
             for arm, title in titles.items()
         ]
@@ -301,7 +320,7 @@ def _side_by_side(runs: Sequence[Results]) -> dict[str, Any]:
         "names": [results.name for results in runs],
         "abouts": [results.about for results in runs],
         "lines": [
-            (title, [[cell(results, arm, m) for results in runs] for m in MEASURES])
+            (title, [[cell(results, arm, m) for results in runs] for m in MEASURES], arm == first)
             for arm, title in titles.items()
         ],
         "plots": plots,

@@ -192,11 +192,12 @@ def _difference(measure: str, stated: Difference | None) -> Figure:
         up = stated.difference > 0
         mark, words = ("▲", "the first is better") if up else ("▼", "the first is worse")
     p = "p < 0.001" if stated.p_holm < 0.001 else f"p = {stated.p_holm:.3f}"
-    return Figure(figure(measure, stated.difference, signed=True), (ends, p), mark, words)
+    return Figure(figure(measure, stated.difference, signed=True), (f"{ends} · {p}",), mark, words)
 
 
 def _overrides(overrides: dict[str, Any]) -> str:
-    return ", ".join(f"{k} {v}" for k, v in sorted(overrides.items())) or "defaults"
+    written = {k: f"{v:g}" if isinstance(v, float) else v for k, v in sorted(overrides.items())}
+    return ", ".join(f"{key} {value}" for key, value in written.items()) or "defaults"
 
 
 def facts_of_run(results: Results) -> list[tuple[str, str]]:
