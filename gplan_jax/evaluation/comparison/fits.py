@@ -13,6 +13,7 @@ from typing import Any
 from gplan_jax.baselines.arms import Fitted
 from gplan_jax.evaluation.comparison.jobs import Job, folder_of, seed_path, trials_path
 from gplan_jax.evaluation.comparison.task import Task
+from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import read_json, write_json
 from gplan_jax.gsisr import Sample, score_prediction
 
@@ -60,10 +61,19 @@ def _tune(task: Task, job: Job, tell: Tell) -> tuple[list[dict[str, Any]], int, 
     """All trials, the index of the best, and its fit, None where an earlier run made it.
 
     A trial that is done leaves a file, so that a run that goes on does not do it again.
+
+    Raises:
+        GplanError: the arm declares fewer trials than the others have.
     """
+    declared, count = task.arms[job.arm].trials, task.trials_of(job.arm)
+    if len(declared) < count:
+        raise GplanError(
+            f"{job.arm} declares {len(declared)} trials; compare with --trials {len(declared)}, so "
+            "that all arms have the same number."
+        )
     records: list[dict[str, Any]] = []
     best: tuple[tuple[float, float], int, _Timed | None] | None = None
-    for trial, overrides in enumerate(task.arms[job.arm].trials[: task.trials_of(job.arm)]):
+    for trial, overrides in enumerate(declared[:count]):
         path = _trial_path(task, job, trial)
         timed = None
         if not path.exists():

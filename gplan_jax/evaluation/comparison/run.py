@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from gplan_jax.foundation.progress import ProgressBar
 
 COMPARISON, PREDICTIONS = "comparison.json", "predictions.jsonl"
 CURVES, SUMMARY = "curves.json", "summary.json"
+LOCK = ".lock"
 TABLE, MARKDOWN = "table.txt", "table.md"
 # Key of comparison.json -> the option that sets it; in one directory these never change.
 _FIXED = {
@@ -83,8 +86,20 @@ def compare(task: Task, *, added: Mapping[str, Path], workers: int, command: str
         name: [read_added(path, numbers, task.rows.scored, task.library)]
         for name, path in added.items()
     }
-    about = _open(task, command)
-    hardware, failures = _fit_all(task, workers)
+    with _alone_in(task.out):
+        about = _open(task, command)
+        hardware, failures = _fit_all(task, workers)
+        return _finish(task, about, extra, hardware, failures)
+
+
+def _finish(
+    task: Task,
+    about: dict[str, Any],
+    extra: Mapping[str, list[list[str]]],
+    hardware: str,
+    failures: tuple[Failed, ...],
+) -> Outcome:
+    """Writes the results of the arms that are finished, those of earlier runs included."""
     names = [name for name in task.arms if name in about["set"]]
     finished = finished_arms(task, names)
     about |= {
@@ -104,6 +119,20 @@ def compare(task: Task, *, added: Mapping[str, Path], workers: int, command: str
         write_json(task.out / COMPARISON, about)
         return Outcome(about, None, failures)
     return Outcome(*_write(task, about, extra), failures)
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Keeps a second command out of the directory; the system lets go however this one ends."""
+    if out.is_file():
+        raise GplanError(f"{out} is a file; name a new directory.")
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise GplanError(f"Another gplan baseline is at work in {out}; wait for it.") from None
+        yield
 
 
 def _open(task: Task, command: str) -> dict[str, Any]:
@@ -133,7 +162,7 @@ def _open(task: Task, command: str) -> dict[str, Any]:
         about["set"] = {**before["set"], **about["set"]}
         about["hardware"] = before["hardware"]
         clear_halves(task.out)
-    elif task.out.exists() and (task.out.is_file() or any(task.out.iterdir())):
+    elif any(entry.name != LOCK for entry in task.out.iterdir()):
         raise GplanError(
             f"{task.out} holds something else than a comparison; name a new directory."
         )

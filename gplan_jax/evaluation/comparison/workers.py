@@ -94,7 +94,7 @@ def run_jobs(task: Task, jobs: list[Job], workers: int) -> Iterator[Event]:
                         pending = [job for job in pending if job.place != event.job.place]
                 if not worker.process.is_alive():
                     staff.remove(worker)
-                    staff += [_start(task)] if pending and not staff else []
+                    staff += [_start(task)] if pending else []
     finally:
         for worker in staff:
             worker.process.kill()

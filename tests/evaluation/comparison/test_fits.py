@@ -16,6 +16,7 @@ from gplan_jax.baselines.features import InputMode
 from gplan_jax.evaluation.comparison.fits import FitNote, run_job
 from gplan_jax.evaluation.comparison.jobs import Job, is_done, seed_path, trials_path
 from gplan_jax.evaluation.comparison.task import Task, rows_of_folds
+from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample
 
 LIBRARY = IntentLibrary.load()
@@ -127,3 +128,10 @@ def test_no_row_of_the_test_part_is_seen_in_fitting(task: Task) -> None:
     run_job(other, Job("toy", 0, 0), lambda note: None)
     test_ids = {task.rows.scored[i].id for i in task.rows.parts[0].test}
     assert seen and not {row.id for row in seen} & test_ids
+
+
+def test_an_arm_with_fewer_trials_than_the_others_is_refused(task: Task) -> None:
+    arm = dataclasses.replace(toy_arms.TOY, trials=({}, {"rank": 1}))
+    other = dataclasses.replace(task, arms=Arms({"toy": arm}))
+    with pytest.raises(GplanError, match="toy declares 2 trials"):
+        run_job(other, Job("toy", 0, 0), lambda note: None)

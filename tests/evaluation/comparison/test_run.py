@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,10 @@ def test_a_directory_of_other_rows_or_of_something_else_is_refused(
     (tmp_path / "out" / "letter.txt").write_text("dear")
     with pytest.raises(GplanError, match="holds something else"):
         compare(dataclasses.replace(finished, out=tmp_path / "out"), added={}, workers=1)
+
+
+def test_two_commands_do_not_share_a_directory(finished: Task) -> None:
+    with (finished.out / run.LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(GplanError, match="Another gplan baseline is at work"):
+            compare(finished, added={}, workers=1)
