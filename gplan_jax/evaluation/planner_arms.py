@@ -51,8 +51,8 @@ class PlannerSettings(Config):
     hidden_size: int = 128
     heads: int = 2
     head_dim: int = 64
-    epochs: int = 16
-    epochs_per_stage: int = 1
+    epochs: int = 24
+    epochs_per_stage: int = 2
     target_blocks: int = 8
     batch_size: int = 16
     learning_rate: float = 1e-3
@@ -64,7 +64,7 @@ class PlannerSettings(Config):
 TRIALS: tuple[dict[str, Any], ...] = (
     {},
     {"learning_rate": 2e-3, "polish_lr": 1e-3},
-    {"epochs": 24, "epochs_per_stage": 2},
+    {"epochs": 16, "epochs_per_stage": 1},
     {"weight_decay": 0.3},
 )
 
