@@ -44,20 +44,20 @@ class P5Settings(FitSettings):
         decoding_batch: rows that are decoded at a time.
     """
 
-    epochs: int = Field(default=14, ge=1)
+    epochs: int = Field(default=18, ge=1)
     batch_size: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=4e-3, gt=0)
+    learning_rate: float = Field(default=3e-3, gt=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
     hidden_size: int = 64
     heads: int = 4
     head_dim: int = 16
     mlp_size: int = 128
     layers: int = 2
-    dropout: float = 0.1
+    dropout: float = 0.0
     prompt_tokens: int = Field(default=128, ge=16)
     least_count: int = Field(default=3, ge=1)
     beams: int = Field(default=4, ge=1)
     decoding_batch: int = Field(default=64, ge=1)
-    schedule: Literal["constant", "cosine"] = "cosine"
 
     def network(self, vocabulary_size: int) -> T5Config:
         """The shape of the T5."""
@@ -136,13 +136,15 @@ def fit(
         prompts, atoms, most_tokens=settings.prompt_tokens, least_count=settings.least_count
     )
     constraint = plan_constraint(text.codes, rules, vocabulary=text.size, end=END)
-    judged = labelled_rows(validation, atoms) if validation else None
-    arrays = _arrays(text, prompts, rows.plans)
+    judged = None
+    if validation:
+        held_out = labelled_rows(validation, atoms)
+        judged = _arrays(text, _prompts(held_out.samples, mode, library), held_out.plans)
     network, curve = fit_network(
         P5Network(settings.network(text.size), rngs=nnx.Rngs(seed)),
         p5_loss,
-        arrays,
-        judged and _arrays(text, _prompts(judged.samples, mode, library), judged.plans),
+        _arrays(text, prompts, rows.plans),
+        judged,
         settings,
         seed,
     )
@@ -154,7 +156,7 @@ P5 = Arm(
     name="p5",
     title="P5",
     settings=P5Settings,
-    trials=({}, {"dropout": 0.2}, {"learning_rate": 2e-3}, {"learning_rate": 5e-4}),
+    trials=({}, {"learning_rate": 1.5e-3}, {"dropout": 0.05}, {"weight_decay": 0.1}),
     fit=fit,
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -87,9 +88,10 @@ class Text:
         tokens = np.zeros((len(prompts), self.length), np.int32)
         words = np.zeros_like(tokens)
         for row, (ids, fields) in enumerate(_encode(self.tokenizer, prompts)):
-            kept = min(len(ids), self.length)
-            tokens[row, :kept] = ids[-kept:] if kept else []
-            words[row, :kept] = [len(prompts[row]) - f for f in fields[-kept:]] if kept else []
+            cut = max(len(ids) - self.length, 0)
+            kept = len(ids) - cut
+            tokens[row, :kept] = ids[cut:]
+            words[row, :kept] = [len(prompts[row]) - field for field in fields[cut:]]
         return tokens, words
 
     def targets(self, plans: Sequence[Sequence[int]]) -> np.ndarray:
@@ -137,8 +139,8 @@ def _word_splitter() -> pre_tokenizers.PreTokenizer:
 
 def _encode(
     tokenizer: tokenizers.Tokenizer, prompts: Sequence[Fields]
-) -> list[tuple[list[int], list[int]]]:
-    """(token ids, the field that each is of) of each prompt."""
+) -> list[tuple[list[int], list[Any]]]:
+    """(token ids, the index of the field that each is of) of each prompt."""
     encoded = tokenizer.encode_batch([list(fields) for fields in prompts], is_pretokenized=True)
     return [(encoding.ids, encoding.word_ids) for encoding in encoded]
 

@@ -22,7 +22,7 @@ LIBRARY = IntentLibrary.load()
 ATOMS = Atoms.of(LIBRARY)
 SMALL = P5Settings(
     hidden_size=16, heads=2, head_dim=8, mlp_size=16, layers=1, dropout=0.0, beams=2,
-    decoding_batch=8, epochs=40, patience=40, batch_size=16, learning_rate=0.01, least_count=1,
+    decoding_batch=8, epochs=60, patience=60, batch_size=16, learning_rate=0.01, least_count=1,
 )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def test_tokens_of_a_field_share_a_whole_word_id_counted_from_the_last_field() -
 
 
 def test_a_long_prompt_loses_its_first_fields() -> None:
-    long = tuple(f"画像 {i}=1" for i in range(20)) + ("订单:酒店",)
+    long = (*(f"画像 {i}=1" for i in range(20)), "订单:酒店")
     tokens, words = TEXT.encode([long])
     assert _words(tokens[0])[-2:] == ["订单", "酒店"]
     assert words[0].tolist() == [8, 8, 7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1]
