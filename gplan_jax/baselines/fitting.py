@@ -249,7 +249,9 @@ def _training_batches(
     """Batches of all epochs, each epoch in another order; whole epochs, none runs into the next."""
     chosen = grain.MapDataset.range(rows).seed(seed).shuffle()
     batches = chosen.batch(settings.batch_size, batch_fn=np.asarray).repeat(settings.epochs)
-    return iter(batches.map(functools.partial(_gather, arrays, settings.batch_size)))
+    gathered = batches.map(functools.partial(_gather, arrays, settings.batch_size))
+    # A batch is gathered in no time: threads that read ahead would cost more than they save.
+    return iter(gathered.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
 
 
 def _gather(
