@@ -149,6 +149,16 @@ def test_a_single_row_is_enough(name: str) -> None:
     assert parse_plan(text)[0] == RIDE
 
 
+@pytest.mark.parametrize("name", ["context_table", "nearest_neighbours", "gradient_boosting"])
+def test_a_label_that_breaks_a_rule_is_no_answer(name: str) -> None:
+    broken = [dataclasses.replace(s, raw_labels=canonical_plan([RIDE] * 3)) for s in ROWS]
+    floor = ALL_FLOORS[name]([*broken, *ROWS[:1]], LIBRARY, InputMode.FULL)
+    assert all(check_plan(text, LIBRARY) == [] for text in predict_rows(floor, ROWS[:4]))
+    if name != "gradient_boosting":
+        with pytest.raises(GplanError, match="breaks a rule"):
+            ALL_FLOORS[name](broken, LIBRARY, InputMode.FULL)
+
+
 def test_the_context_table_backs_off_where_it_saw_few_rows() -> None:
     table = ContextTable.fit([*ROWS, row(AT_HOTEL, start=LATER)], LIBRARY)
     # One row of a cell is not believed: eleven others at their hotel are, at another time.

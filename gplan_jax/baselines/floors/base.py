@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from gplan_jax.baselines.atoms import Atoms
+from gplan_jax.baselines.atoms import Atoms, LabelledRows, labelled_rows
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import IntentLibrary, Plan, Sample, parse_plan
+from gplan_jax.gsisr import IntentLibrary, Plan, Sample, check_plan, parse_plan
 
 
 class Floor(Protocol):
@@ -42,6 +43,26 @@ def with_plans(samples: Iterable[Sample], library: IntentLibrary) -> list[tuple[
     if not rows:
         raise GplanError("No training row has a plan, so there is nothing to fit a floor on.")
     return rows
+
+
+def rows_to_copy(samples: Iterable[Sample], atoms: Atoms) -> LabelledRows:
+    """The labelled rows whose plan passes the whole rule filter, so that it may be an answer.
+
+    Raises:
+        GplanError: no row is left.
+    """
+    rows = labelled_rows(samples, atoms)
+    good = [not check_plan(atoms.text(plan), atoms.library) for plan in rows.plans]
+    if not any(good):
+        raise GplanError(
+            "Every training plan breaks a rule of the library, so there is nothing to fit a floor "
+            "on that answers with training plans; mend the labels."
+        )
+    return LabelledRows(
+        tuple(itertools.compress(rows.samples, good)),
+        tuple(itertools.compress(rows.plans, good)),
+        rows.left_out,
+    )
 
 
 def in_fixed_order(samples: Iterable[Sample]) -> list[Sample]:

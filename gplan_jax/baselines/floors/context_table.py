@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gplan_jax.baselines.atoms import Atoms, labelled_rows
+from gplan_jax.baselines.atoms import Atoms
 from gplan_jax.baselines.features import InputMode
-from gplan_jax.baselines.floors.base import voted_plan
+from gplan_jax.baselines.floors.base import rows_to_copy, voted_plan
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Facts, IntentLibrary, Sample, facts_of
 
@@ -49,7 +49,7 @@ class ContextTable:
         """
         refuse_history("context_table", mode)
         atoms = Atoms.of(library)
-        rows = labelled_rows(samples, atoms)
+        rows = rows_to_copy(samples, atoms)
         votes: dict[Cell, Counter[tuple[int, ...]]] = {}
         for sample, plan in zip(rows.samples, rows.plans, strict=True):
             for cell in cells_of(sample):

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from gplan_jax.baselines.atoms import Atoms, LabelledRows, labelled_rows
+from gplan_jax.baselines.atoms import Atoms, LabelledRows
 from gplan_jax.baselines.features import InputMode
-from gplan_jax.baselines.floors.base import in_fixed_order, voted_plan
+from gplan_jax.baselines.floors.base import in_fixed_order, rows_to_copy, voted_plan
 from gplan_jax.baselines.floors.sklearn_imports import neighbour_search, one_thread
 from gplan_jax.baselines.tabular import TableEncoder
 from gplan_jax.gsisr import IntentLibrary, Sample, split_by_id
@@ -24,9 +24,10 @@ QUANTILES = 8
 class Space:
     """Where rows lie, so that Manhattan distance adds up weighted differences of columns.
 
-    A number becomes its quantile in training, 0 to 1; two categories, or a value and none, are 1
-    apart. A column counts by what it tells of the first intent: the mutual information in nats of
-    its bins with the first intent, less its bias (bins - 1)(intents - 1) / 2N by Miller and Madow.
+    A number becomes its quantile in training, 0 to 1, and is half to all of that from no number;
+    two categories, or one and none, are 1 apart. A column counts by what it tells of the first
+    intent: the mutual information in nats of its bins with the first intent, less its bias
+    (bins - 1)(intents - 1) / 2N by Miller and Madow.
 
     Attributes:
         table: the columns.
@@ -56,7 +57,7 @@ class Space:
         return cls(encoder, tuple(edges), np.array(weights))
 
     def points(self, samples: Sequence[Sample]) -> np.ndarray:
-        """float [N, D] points; columns of no weight are left out."""
+        """float32 [N, D] points; columns of no weight are left out."""
         parts = []
         for column, is_code, edges, weight in zip(
             self.table.encode(samples).T, self.table.categorical, self.edges, self.weights,
@@ -71,9 +72,10 @@ class Space:
                 parts.append(absent[:, None] * weight / 2)
             else:
                 quantile = np.searchsorted(edges, column, side="right") / max(len(edges), 1)
-                parts.append(np.where(absent, 0.0, quantile * weight)[:, None])
-                parts.append(absent[:, None] * weight)
-        return np.hstack(parts) if parts else np.zeros((len(samples), 1))
+                parts.append(np.where(absent, 0.5, quantile)[:, None] * weight)
+                parts.append(absent[:, None] * weight / 2)
+        points = np.hstack(parts) if parts else np.zeros((len(samples), 1))
+        return points.astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,15 +108,16 @@ class NearestNeighbours:
             GplanError: no row has a usable plan.
         """
         atoms = Atoms.of(library)
-        rows = labelled_rows(in_fixed_order(samples), atoms)
+        rows = rows_to_copy(in_fixed_order(samples), atoms)
         train, held_out = split_by_id(rows.samples, VALIDATION_FRACTION)
         k = NUMBERS_OF_NEIGHBOURS[0]
         if train and held_out:
-            trial = cls._of(labelled_rows(train, atoms), atoms, mode, k)
-            wanted = labelled_rows(held_out, atoms).plans
+            trial = cls._of(rows_to_copy(train, atoms), atoms, mode, max(NUMBERS_OF_NEIGHBOURS))
+            wanted = rows_to_copy(held_out, atoms).plans
+            distances, neighbours = trial._nearest(held_out)
 
             def hits(number: int) -> int:
-                plans = trial._votes(held_out, number)
+                plans = trial._votes(distances[:, :number], neighbours[:, :number])
                 return sum(plan[0] == label[0] for plan, label in zip(plans, wanted, strict=True))
 
             k = max(NUMBERS_OF_NEIGHBOURS, key=lambda number: (hits(number), -number))
@@ -132,15 +135,18 @@ class NearestNeighbours:
 
     def predict_all(self, samples: Sequence[Sample]) -> list[str]:
         """The plan voted for, for each row."""
-        return [self.atoms.text(plan) for plan in self._votes(samples, self.k)]
-
-    def _votes(self, samples: Sequence[Sample], k: int) -> list[tuple[int, ...]]:
         if not samples:
             return []
+        return [self.atoms.text(plan) for plan in self._votes(*self._nearest(samples))]
+
+    def _nearest(self, samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
+        """Distances and numbers of the nearest training rows, both [N, k], nearest first."""
         with one_thread():
-            distances, neighbours = self.search.kneighbors(
-                self.space.points(samples), n_neighbors=min(k, len(self.plans))
+            return self.search.kneighbors(
+                self.space.points(samples), n_neighbors=min(self.k, len(self.plans))
             )
+
+    def _votes(self, distances: np.ndarray, neighbours: np.ndarray) -> list[tuple[int, ...]]:
         farthest = np.maximum(distances.max(axis=1, keepdims=True), 1e-12)
         plans = []
         for row, weights in zip(neighbours, 2.0 - distances / farthest, strict=True):
