@@ -91,10 +91,10 @@ class Scale:
         """Round values within the scale, ``most`` of them at most."""
         span = self.high - self.low
         power = 10.0 ** math.floor(math.log10(span / most))
-        step = next(power * m for m in (1, 2, 2.5, 5, 10, 20) if span / (power * m) <= most)
+        step = next(power * m for m in (1, 2, 2.5, 5, 10, 20) if span / (power * m) < most - 1e-9)
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
-        return [round(i * step, 10) for i in range(first, last + 1)][:most]
+        return [round(i * step, 10) for i in range(first, last + 1)]
 
 
 def padded(values: Sequence[float], start: float, end: float, *, room: float = 0.05) -> Scale:

@@ -126,7 +126,11 @@ def test_answers_without_a_plan_have_their_own_column(
 @pytest.mark.parametrize(
     ("plan", "own", "english"),
     [
-        ('[{"工具名称":"tool_1","起始位置":"当前位置","终点位置":"家"}]', "打车 当前位置→家", "ride here → home"),
+        (
+            '[{"工具名称":"tool_1","起始位置":"当前位置","终点位置":"家"}]',
+            "打车 当前位置→家",
+            "ride here → home",
+        ),
         ('[{"工具名称":"tool_7","tag":"加油站"}]', "推荐附近的一个地点 加油站", "fuel: one nearby"),
         ('[{"工具名称":"tool_9"}]', "查天气", "weather"),
         ('[{"工具名称":"tool_7","tag":"新的"}]', "推荐附近的一个地点 新的", ""),
