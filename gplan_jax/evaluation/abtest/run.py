@@ -23,7 +23,7 @@ from gplan_jax.evaluation.abtest.period import Period, divide
 from gplan_jax.evaluation.abtest.power import detectable
 from gplan_jax.evaluation.abtest.sequential import Sequential, sequential_analysis
 from gplan_jax.evaluation.abtest.settings import AbTest, Metric, control_among
-from gplan_jax.evaluation.abtest.tables import markdown
+from gplan_jax.evaluation.abtest.tables import headline_of, markdown
 from gplan_jax.evaluation.abtest.users import COVARIATES, UserTable, user_table
 from gplan_jax.foundation.config import parse_config
 from gplan_jax.foundation.files import atomic_directory, write_json
@@ -179,12 +179,6 @@ def _correct(rows: list[dict[str, Any]], test: AbTest) -> None:
     found = adjusted(p_values, alpha=test.alpha, correction=test.correction)
     for i, row in enumerate(rows):
         row["p_adjusted"] = found.get(str(i))
-
-
-def headline_of(row: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
-    """The estimate that a comparison's verdict is on; None where an arm is missing."""
-    both = row["metrics"].get(metric)
-    return both and (both["cuped"] or both["plain"])
 
 
 def _verdict(

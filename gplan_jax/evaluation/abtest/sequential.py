@@ -181,6 +181,7 @@ def course(numerator_UxK: np.ndarray, denominator_UxK: np.ndarray, treated_U: np
         mine = treated_U == bool(arm)
         numerator, denominator = numerator_UxK[mine], denominator_UxK[mine]
         totals = denominator.sum(axis=0)
+        totals = np.where(totals > 0, totals, 1)  # An arm that nobody was exposed in yet: 0.
         rates[:, arm] = numerator.sum(axis=0) / totals
         influence = (numerator - rates[:, arm] * denominator) / totals
         products = influence.T @ influence

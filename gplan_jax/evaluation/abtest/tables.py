@@ -31,8 +31,7 @@ def verdict_cells(summary: Mapping[str, Any]) -> Cells:
     level = 100 * (1 - summary["experiment"]["alpha"])
     rows = []
     for row in summary["comparisons"]:
-        both = row["metrics"].get(metric)
-        found = both and (both["cuped"] or both["plain"])
+        found = headline_of(row, metric)
         rates = [percent(found[arm]) if found else NOTHING for arm in ("control", "treatment")]
         lift = _interval(found, "lift") if found else NOTHING
         verdict = row["verdict"].replace("_", " ")
@@ -42,6 +41,12 @@ def verdict_cells(summary: Mapping[str, Any]) -> Cells:
         rows.append(cells)
     headings = ("arm", "slice", "control", "treatment", f"lift [{level:g}%]", "p corrected")
     return Cells(f"{NAMES[metric]}: verdicts", (*headings, "detectable", "verdict"), rows)
+
+
+def headline_of(row: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
+    """The estimate that a comparison's verdict is on; None where an arm is missing."""
+    both = row["metrics"].get(metric)
+    return both and (both["cuped"] or both["plain"])
 
 
 def metric_cells(summary: Mapping[str, Any]) -> Cells:
