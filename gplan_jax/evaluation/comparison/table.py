@@ -121,10 +121,16 @@ def caption(about: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     seen = "the whole row" if about["mode"] == "full" else "profile and histories, no context"
     parts = [
         f"{data['file']}: {data['rows']:,} rows of {data['ids']:,} ids, {split}; arms see {seen}.",
-        f"Each network: {_many(about['trials'], 'trial')} in each fold, the best on held-out "
-        f"training ids fitted with {_many(about['seeds'], 'seed')}; constrained decoding, "
-        "free decoding where it says so; filter: plans that pass the rule filter.",
     ]
+    if len(about["arms"]) > len(about["floors"]) + len(about["added"]):
+        parts.append(
+            f"Each network: {_many(about['trials'], 'trial')} in each fold, the best on held-out "
+            f"training ids fitted with {_many(about['seeds'], 'seed')}."
+        )
+    parts.append(
+        "Constrained decoding, free decoding where it says so; filter: plans that pass the rule "
+        "filter."
+    )
     if reference in about["floors"]:
         parts.append(
             f"{ABOVE} {BELOW}: better or worse than the best floor, {names[reference]}, after "
