@@ -58,7 +58,8 @@ def forest(
         measure: how figures are written.
         signed: they are differences, written with their sign.
     """
-    values = [v for line in lines for m in line.marks for v in (m.low, m.high, *(m.spread or ()))]
+    # Of two seeds the spread can be many times as wide as anything else: it is cut to the scale.
+    values = [value for line in lines for m in line.marks for value in (m.low, m.mean, m.high)]
     values += [reference] if reference is not None else []
     scale = svg.padded(values, MARGIN, WIDTH - MARGIN)
     parts: list[Markup] = []
@@ -81,10 +82,10 @@ def forest(
 
 
 def _line(line: Line, y: float, scale: svg.Scale, measure: str, signed: bool) -> Markup:
-    parts = [svg.text(MARGIN, y + 11, svg.clipped(line.label, 38), "label")]
+    parts = [svg.text(MARGIN, y + 11, svg.clipped(line.label, 38), "label halo")]
     if len(line.marks) == 1 and line.marks[0].kind not in RUNS:
         value = figure(measure, line.marks[0].mean, signed=signed)
-        parts.append(svg.text(WIDTH - MARGIN, y + 11, value, "value", "end"))
+        parts.append(svg.text(WIDTH - MARGIN, y + 11, value, "value halo", "end"))
     for i, mark in enumerate(line.marks):
         parts.append(_mark(mark, y + 20 + SHIFT * i, scale, measure, signed))
     return svg.element("g", *parts)
@@ -99,7 +100,7 @@ def _mark(mark: Mark, y: float, scale: svg.Scale, measure: str, signed: bool) ->
         *(svg.line(x, y - 3, x, y + 3, "interval") for x in (low, high)),
     ]
     if mark.spread is not None:
-        start, end = (scale(v) for v in mark.spread)
+        start, end = (min(max(scale(v), 0), WIDTH) for v in mark.spread)
         width = max(end - start, 1)
         parts.append(
             svg.element("rect", x=start, y=y - 3, width=width, height=6, class_="spread", rx=2)

@@ -48,6 +48,10 @@ class About(_Part):
     hardware: Any = None
     version: str = ""
     command: str = ""
+    train_data: Data | None = None
+    unfinished: list[str] = pydantic.Field(default_factory=list)
+    rows_without_plan: int = 0
+    rows_not_learnt: int = 0
 
 
 class Means(_Part):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -178,6 +179,8 @@ def _seconds(results: Results, arm: str) -> str:
     if not seconds:
         return NOTHING
     middle = median(seconds)
+    if middle < 0.05:
+        return "<0.1"
     return f"{middle:.1f}" if middle < 10 else f"{middle:,.0f}"
 
 
@@ -213,22 +216,35 @@ def facts_of_run(results: Results) -> list[tuple[str, str]]:
         for fold in of_arm
         for trial in fold.trials
     )
+    train = about.train_data
     given = [
-        ("Data file", data.file.replace("\\", "/").rsplit("/", 1)[-1]),
+        ("Data file", _file_name(data.file)),
         ("Rows", f"{data.rows:,} of {data.ids:,} ids"),
         ("SHA-256 of the data", data.sha256),
+        ("Trained on", f"{_file_name(train.file)}, {train.rows:,} rows" if train else ""),
+        ("Rows without a plan", f"{about.rows_without_plan or ''}"),
+        ("Rows not learnt from", f"{about.rows_not_learnt or ''}"),
         ("Input mode", about.mode),
-        ("Folds by id", str(about.folds)),
+        ("Folds by id", str(about.folds) if about.folds > 1 else ""),
         ("Seeds an arm", seeds),
         ("Trials an arm", f"{about.trials}, chosen by validation Acc@1, then NES"),
         ("Fits kept", f"{fits:,}, {spent / 60:,.1f} minutes with their trials"),
         ("Intent library", about.library),
         ("Hardware", _words(about.hardware)),
         ("gplan-jax", about.version),
-        ("Command", about.command or "gplan baseline all"),
+        ("Command", f"gplan {_without_folders(about.command)}" if about.command else ""),
         ("Statistics", results.summary.method),
     ]
     return [(name, value) for name, value in given if value]
+
+
+def _file_name(path: str) -> str:
+    return path.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def _without_folders(command: str) -> str:
+    """A command with file names in place of absolute paths, which say more than the page should."""
+    return re.sub(r"(?<![^\s=])/\S*/", "", command)
 
 
 def _words(value: Any) -> str:

@@ -79,7 +79,10 @@ def verdict(results: Results) -> list[str]:
     if "acc1" in results.summary.detectable:
         least = figure("acc1", results.summary.detectable["acc1"])
         limits += f", and one must be of about {least} points to be seen four times in five"
-    return [*sentences, f"{limits}; what is smaller these rows can’t decide."]
+    sentences.append(f"{limits}; what is smaller these rows can’t decide.")
+    if results.about.unfinished:
+        sentences.append(f"Not finished, so not shown: {', '.join(results.about.unfinished)}.")
+    return sentences
 
 
 def _sentence(

@@ -56,6 +56,8 @@ def write_run(
         "library": "amap",
         "hardware": "2 cores",
         "version": "0.7",
+        "command": "baseline all --data /somewhere/else/rows.csv --add a=/somewhere/else/p.jsonl",
+        "unfinished": [],
     }
     write_json(folder / "comparison.json", about)
     predictions = []

@@ -114,7 +114,8 @@ def test_tables_have_captions_and_scopes_and_drawings_words(page: Page) -> None:
 def test_no_row_and_no_id_is_in_the_page(text: str, results: Results) -> None:
     for row in results.rows:
         assert row.id not in text and row.label not in text
-    assert "/somewhere/else" not in text and "rows.csv" in text
+    assert "/somewhere/else" not in text
+    assert "gplan baseline all --data rows.csv --add a=p.jsonl" in text
 
 
 def test_names_with_markup_are_escaped(
@@ -192,6 +193,12 @@ def test_verdicts_of_planted_comparisons(
     assert ("Not to be told apart from it: Sasrec (+10.0)" in sentence) == (not first[1])
     assert ("Worse than it: Tiger (−20.0)" in sentence) == (difference < 0)
     assert "typically ±2.5 points" in limits
+
+
+def test_unfinished_arms_are_named(run_folder: Path) -> None:
+    about = read_json(run_folder / "comparison.json")
+    write_json(run_folder / "comparison.json", {**about, "unfinished": ["p5", "tiger_rq"]})
+    assert verdict(read_results(run_folder))[-1] == "Not finished, so not shown: p5, tiger_rq."
 
 
 def test_an_earlier_report_is_replaced_and_nothing_else(
