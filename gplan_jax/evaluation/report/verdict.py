@@ -64,12 +64,14 @@ def verdict(results: Results) -> list[str]:
         return ["This run has no reference arm, so nothing is said about who beats what."]
     kind = "best floor" if results.groups[reference] == "floor" else "reference"
     stated = results.summary.arms[reference]["acc1"]
-    what = f"the {kind}, {results.title(reference)} (Acc@1 {figure('acc1', stated.mean)}%)"
+    name = f"{results.title(reference)} (Acc@1 {figure('acc1', stated.mean)}%)"
+    missing = results.about.unfinished
+    unfinished = [f"Not finished, so not shown: {', '.join(missing)}."] if missing else []
     comparisons = against_reference(results, "acc1")
     rivals = [arm for arm in results.of_group("trained", "added") if arm in comparisons]
     if not rivals:
-        return [f"Only floors were run; the best of them is {what[what.index(', ') + 2 :]}."]
-    sentences = [_sentence(rivals, comparisons, results, what)]
+        return [f"There is nothing but floors here; the {kind} is {name}.", *unfinished]
+    sentences = [_sentence(rivals, comparisons, results, f"the {kind}, {name}")]
     widths = [(c.high - c.low) / 2 for arm, c in comparisons.items() if arm in rivals]
     data = results.about.data
     limits = (
@@ -80,9 +82,7 @@ def verdict(results: Results) -> list[str]:
         least = figure("acc1", results.summary.detectable["acc1"])
         limits += f", and one must be of about {least} points to be seen four times in five"
     sentences.append(f"{limits}; what is smaller these rows can’t decide.")
-    if results.about.unfinished:
-        sentences.append(f"Not finished, so not shown: {', '.join(results.about.unfinished)}.")
-    return sentences
+    return [*sentences, *unfinished]
 
 
 def _sentence(

@@ -201,6 +201,17 @@ def test_unfinished_arms_are_named(run_folder: Path) -> None:
     assert verdict(read_results(run_folder))[-1] == "Not finished, so not shown: p5, tiger_rq."
 
 
+def test_floors_alone_on_one_fold(
+    tmp_path: Path, world_rows: list[Sample], library: IntentLibrary
+) -> None:
+    arms = {"majority_first_intent": (0.0, 1), "trigger_table": (0.9, 1)}
+    results = read_results(write_run(tmp_path / "run", world_rows, arms, folds=1))
+    assert re.match(r"There is nothing but floors.* best floor is Trigger", verdict(results)[0])
+    found = Page(render_report([results], library))
+    assert "r1-metrics" not in {value for _, key, value in found.attributes if key == "id"}
+    assert "No arm of this run learns epoch by epoch." in "".join(found.words)
+
+
 def test_an_earlier_report_is_replaced_and_nothing_else(
     tmp_path: Path, results: Results, library: IntentLibrary
 ) -> None:
