@@ -9,8 +9,8 @@ validation (by which the weights are chosen), the rest for training. Reported ar
 candidates   among 100 items that the user never saw, evenly drawn, and the last one
 full         among all items but those of the user's history
 
-for every user with three items or more. Ties count against the model. --minutes bounds training;
-the figures then say that it was bounded. One core: ``taskset -c 1`` and
+for every user with three items or more. Ties count against the model. --minutes bounds training in
+minutes of processor time; the figures then say that it was bounded. One core: ``taskset -c 1`` and
 ``XLA_FLAGS=--xla_cpu_multi_thread_eigen=false``.
 """
 
@@ -144,7 +144,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="file of lines 'user item'")
     parser.add_argument("--model", choices=[*map(str, Kind), "popularity"], default="sasrec")
     parser.add_argument("--epochs", type=int, default=200)
-    parser.add_argument("--minutes", type=float, default=1e9, help="bound on training")
+    parser.add_argument("--minutes", type=float, default=1e9, help="bound on training (processor)")
     parser.add_argument("--hidden", type=int, default=50)
     parser.add_argument("--dropout", type=float, default=0.5)
     parser.add_argument("--loss", choices=["softmax", "sampled", "bce"], default="sampled")

@@ -87,7 +87,7 @@ def fit_rows(
         model,
         row_loss,
         _arrays(rows, encoder, mask),
-        judged and _arrays(judged, encoder, mask),
+        _arrays(judged, encoder, mask) if judged else None,
         settings,
         seed,
     )

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from gplan_jax.baselines.sequential.encoder import Encoder, EncoderSettings
+from gplan_jax.baselines.sequential.encoder import Encoder, EncoderSettings, KeysValues
 from gplan_jax.baselines.sequential.losses import softmax_loss
 
 # A KL term that is maximised has no upper bound of its own; beyond this it is not pushed further.
@@ -50,7 +50,9 @@ class Reasoner(nnx.Module):
             noise: standard deviation of Gaussian noise on the steps' inputs; where it is above 0
                 and there is a key, the same positions' noisy second view is returned too.
         """
-        parts = [None] * 3 if key is None else list(jax.random.split(key, 3))
+        parts: list[Array | None] = [None] * 3
+        if key is not None:
+            parts = list(jax.random.split(key, 3))
         encoded, memory = self.encoder.encode(x_BxLxD, mask_BxLxL, parts[0])
         encoded, mask = encoded[:, first:], mask_BxLxL[:, first:]
         chain = self._reason(encoded, memory, mask, parts[1], 0.0)
@@ -58,8 +60,16 @@ class Reasoner(nnx.Module):
             return chain, None
         return chain, self._reason(encoded, memory, mask, parts[2], noise)
 
-    def _reason(self, x, memory, mask, key, noise):  # type: ignore[no-untyped-def]
-        found, appended = [x], []
+    def _reason(
+        self,
+        x: Array,
+        memory: list[KeysValues],
+        mask: Array,
+        key: Array | None,
+        noise: float,
+    ) -> Array:
+        found = [x]
+        appended: list[list[KeysValues]] = []
         for number in range(self.step_positions.shape[0]):
             x = x + self.step_positions[number]
             step_key = None
