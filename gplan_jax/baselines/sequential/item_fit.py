@@ -150,7 +150,7 @@ def training_batches(
         wanted = inputs.segments > 0
         targets = pack([s[1:] for s in shuffled], ROW_LENGTH, longest).items
     predictions = width // 2 if masks else width
-    for rows in batches(len(items), settings.rows):
+    for rows in batches(len(inputs.items), settings.rows):
         where, items = np.flatnonzero(wanted[rows])[:predictions], inputs.items[rows].copy()
         if masks:
             items.reshape(-1)[where] = data.items + 1
