@@ -38,7 +38,7 @@ def cycles(users: int = 60, items: int = 150) -> ItemData:
 
 def test_every_pair_of_neighbours_is_learnt_from_once() -> None:
     data = cycles()
-    found = []
+    found: list[tuple[int, int]] = []
     for batch in training_batches(data, settings(Kind.SASREC), FIT, np.random.default_rng(1)):
         real = batch["weights"] > 0
         inputs = batch["items"].reshape(-1)[batch["where"][real]]

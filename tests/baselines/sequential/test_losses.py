@@ -42,4 +42,4 @@ def test_candidates_are_the_target_and_the_shared_negatives_but_itself() -> None
     x = jnp.array([[1.0, 0.0], [0.0, 1.0]])
     found = np.asarray(candidate_scores(x, table, jnp.array([1, 3]), jnp.array([3, 4])))
     np.testing.assert_array_equal(found[0], [2.0, 6.0, 8.0])
-    np.testing.assert_array_equal(found[1], np.float32([7.0, UNSEEN, 9.0]))
+    np.testing.assert_array_equal(found[1], np.array([7.0, UNSEEN, 9.0], np.float32))

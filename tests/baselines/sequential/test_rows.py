@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ RULES = PlanMask(np.eye(ATOMS, dtype=bool), np.ones(ATOMS, bool), np.ones(ATOMS,
 
 @functools.cache
 def model(kind: Kind, steps: int = 2, loss: str = "softmax") -> RowModel:
-    given = {**SIZES, "loss": loss}
+    given: dict[str, Any] = {**SIZES, "loss": loss}
     settings: RowSettings
     if kind is Kind.SASREC:
         settings = RowSettings(**given)
