@@ -53,7 +53,7 @@ class P5Settings(FitSettings):
     head_dim: int = 16
     mlp_size: int = 128
     layers: int = 2
-    dropout: float = 0.0
+    dropout: float = Field(default=0.05, ge=0, lt=1)
     prompt_tokens: int = Field(default=128, ge=16)
     least_count: int = Field(default=3, ge=1)
     beams: int = Field(default=4, ge=1)
@@ -156,7 +156,7 @@ P5 = Arm(
     name="p5",
     title="P5",
     settings=P5Settings,
-    trials=({}, {"learning_rate": 1.5e-3}, {"dropout": 0.05}, {"weight_decay": 0.1}),
+    trials=({}, {"learning_rate": 1.5e-3}, {"dropout": 0.0}, {"weight_decay": 0.1}),
     fit=fit,
 )
 
