@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from flax import nnx
@@ -39,6 +40,9 @@ _FEATURES, _TOKENS = 512, 8
 class TigerSettings(FitSettings):
     """Sizes of the T5 and of the search, beside how it is fitted.
 
+    The rate falls to 0 over few epochs: at a constant rate the lowest loss over all tokens comes
+    while the plans' first intents are still unsettled, and folds end 10 points of Acc@1 too low.
+
     Attributes:
         hidden_size, heads, mlp_size: of the T5; heads have hidden_size / heads dimensions.
         encoder_layers, decoder_layers: blocks of each side.
@@ -47,7 +51,10 @@ class TigerSettings(FitSettings):
         beams: hypotheses of the search.
     """
 
+    epochs: int = Field(18, ge=1)
+    patience: int = Field(8, ge=1)
     learning_rate: float = Field(3e-3, gt=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
     hidden_size: int = Field(64, ge=1)
     heads: int = Field(4, ge=1)
     mlp_size: int = Field(128, ge=1)
