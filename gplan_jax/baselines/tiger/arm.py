@@ -66,13 +66,14 @@ class TigerSettings(FitSettings):
 
 
 class TigerRqSettings(TigerSettings):
-    """Of the arm whose codes an RQ-VAE finds.
+    """Of the arm whose codes an RQ-VAE finds; they take longer to learn than the grammar's.
 
     Attributes:
         rqvae: of the RQ-VAE.
         company: dimensions for what an intent stands with in training plans.
     """
 
+    epochs: int = Field(26, ge=1)
     rqvae: RqVaeSettings = RqVaeSettings()
     company: int = Field(16, ge=0)
 
