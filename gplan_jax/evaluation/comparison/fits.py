@@ -52,6 +52,8 @@ def run_job(task: Task, job: Job, tell: Tell) -> None:
         return
     trials, chosen, best = _tune(task, job, tell)
     _predict(task, job, chosen, best or _fit(task, job, chosen))
+    if task.is_floor(job.arm):  # It has learnt from the validation rows too.
+        trials = [{**trial, "acc1": None, "nes": None} for trial in trials]
     write_json(trials_path(task.out, job), {"trials": trials, "chosen": chosen})
     for trial in range(len(trials)):
         _trial_path(task, job, trial).unlink(missing_ok=True)

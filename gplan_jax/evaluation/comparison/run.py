@@ -211,7 +211,7 @@ def _fit_all(task: Task, workers: int) -> tuple[str, tuple[Failed, ...]]:
                 case Ready():
                     hardware = f"{event.backend} ({event.device})"
                 case FitNote():
-                    if event.acc1 is not None:
+                    if event.acc1 is not None and not task.is_floor(event.job.arm):
                         best[event.job.arm] = max(best.get(event.job.arm, 0.0), event.acc1)
                     bar.advance(_note(event, best))
                 case Failed():
