@@ -106,27 +106,27 @@ SASREC = Arm(
     name="sasrec",
     title="SASRec",
     settings=RowSettings,
-    trials=({}, {"learning_rate": 3e-3}, {"dropout": 0.4}, {"loss": "bce"}),
+    trials=({}, {"dropout": 0.0}, {"weight_decay": 0.3}, {"loss": "bce"}),
     fit=functools.partial(fit_rows, Kind.SASREC),
 )
 BERT4REC = Arm(
     name="bert4rec",
     title="BERT4Rec",
     settings=Bert4RecSettings,
-    trials=({}, {"learning_rate": 3e-3}, {"dropout": 0.4}, {"mask_last": 0.5}),
+    trials=({}, {"dropout": 0.0}, {"weight_decay": 0.3}, {"mask_last": 0.5}),
     fit=functools.partial(fit_rows, Kind.BERT4REC),
 )
 REAREC_ERL = Arm(
     name="rearec_erl",
     title="ReaRec (ERL)",
     settings=ReaRecSettings,
-    trials=({}, {"learning_rate": 3e-3}, {"dropout": 0.4}, {"steps": 1}),
+    trials=({}, {"dropout": 0.0}, {"weight_decay": 0.3}, {"steps": 1}),
     fit=functools.partial(fit_rows, Kind.REAREC_ERL),
 )
 REAREC_PRL = Arm(
     name="rearec_prl",
     title="ReaRec (PRL)",
     settings=ReaRecSettings,
-    trials=({}, {"learning_rate": 3e-3}, {"dropout": 0.4}, {"steps": 1}),
+    trials=({}, {"dropout": 0.0}, {"weight_decay": 0.3}, {"steps": 1}),
     fit=functools.partial(fit_rows, Kind.REAREC_PRL),
 )

@@ -55,10 +55,10 @@ class RowSettings(FitSettings):
     heads: int = Field(2, ge=1)
     inner: int = Field(128, ge=1)
     dropout: float = Field(0.2, ge=0, lt=1)
-    token_dropout: float = Field(0.1, ge=0, lt=1)
+    token_dropout: float = Field(0.3, ge=0, lt=1)
     loss: str = Field("softmax", pattern="^(softmax|bce)$")
     negatives: int = Field(16, ge=1)
-    smoothing: float = Field(0.0, ge=0, lt=1)
+    smoothing: float = Field(0.1, ge=0, lt=1)
     decoding_batch: int = Field(64, ge=1)
 
     def encoder(self, kind: Kind) -> EncoderSettings:
