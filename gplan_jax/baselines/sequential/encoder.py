@@ -43,7 +43,7 @@ class EncoderSettings(Config):
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:
-    """Sets a share ``rate`` of ``x`` to zero and divides the rest by 1 - rate; no ``key``, x itself.
+    """Sets a share ``rate`` of ``x`` to zero, divides the rest by 1 - rate; with no ``key``, x.
 
     A value is kept where a hash of its number and the key is large enough (MurmurHash3's finisher,
     the key's two words around it). JAX's generator takes as long on a CPU as the rest of a small
