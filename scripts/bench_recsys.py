@@ -151,7 +151,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--negatives", type=int, default=512, help="drawn for a batch, shared by it"
     )
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="JSON file of the figures; the best weights lie beside it")
