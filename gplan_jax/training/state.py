@@ -60,7 +60,7 @@ def make_schedule(
         )
     if curriculum.epochs_per_stage is None:
         raise GplanError(
-            "optimizer.schedule=calr follows a moving curriculum, which modes picd and pause have; "
+            "optimizer.schedule=calr follows a moving curriculum, which mode=picd and mode=pause have; "
             "choose optimizer.schedule=cosine or constant."
         )
     return calr_schedule(
