@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from gplan_jax.foundation.buckets import bucket
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Sample
 
@@ -39,7 +39,7 @@ def folds_by_id(samples: Sequence[Sample], count: int, seed: int = 0) -> list[Fo
         )
     sizes = [0] * count
     fold_of: dict[str, int] = {}
-    for user in sorted(rows_of, key=lambda user: (-rows_of[user], _salted(user, seed))):
+    for user in sorted(rows_of, key=lambda user: (-rows_of[user], bucket(str(seed), user))):
         fold = sizes.index(min(sizes))
         fold_of[user] = fold
         sizes[fold] += rows_of[user]
@@ -63,7 +63,3 @@ def check_apart(train: Iterable[Sample], test: Iterable[Sample]) -> None:
             f"Rows of id {both[0]}{more} are among both the training rows and the test rows, so a "
             "model could know its user already; split by id (folds_by_id, split_by_id)."
         )
-
-
-def _salted(user: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}:{user}".encode()).digest()

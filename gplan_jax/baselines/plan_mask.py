@@ -26,7 +26,7 @@ Loop = tuple[jax.Array, jax.Array, jax.Array, "PlanState", Carry]
 
 
 class PlanMask(NamedTuple):
-    """A library's rules over its atoms, as constants of the host.
+    """A library's rules over its atoms: constants of the host, or arrays given to a program.
 
     Attributes:
         closes: bool [A, A]; the atoms of row a can't follow once atom a is taken.
@@ -35,9 +35,9 @@ class PlanMask(NamedTuple):
         minimum, maximum: bounds of the plan length.
     """
 
-    closes: np.ndarray
-    free: np.ndarray
-    yields: np.ndarray
+    closes: np.ndarray | jax.Array
+    free: np.ndarray | jax.Array
+    yields: np.ndarray | jax.Array
     minimum: int
     maximum: int
 

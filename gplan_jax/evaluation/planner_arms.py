@@ -15,11 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
-from flax import nnx
-
 from gplan_jax.baselines.arms import Arm, Fitted
 from gplan_jax.baselines.features import InputMode, history_only
+from gplan_jax.baselines.fitting import count_parameters
 from gplan_jax.data.training_set import Mode
 from gplan_jax.foundation.config import Config
 from gplan_jax.foundation.files import read_jsonl
@@ -79,7 +77,7 @@ class PlannerPredictor:
     @property
     def parameters(self) -> int:
         """Numbers in the model."""
-        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.planner.model, nnx.Param)))
+        return count_parameters(self.planner.model)
 
     def predict(self, samples: Sequence[Sample], *, constrained: bool) -> list[str]:
         """Greedy plans, held to the grammar or not; latent tokens are left out of the texts."""

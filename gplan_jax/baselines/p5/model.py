@@ -7,11 +7,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
 from gplan_jax.baselines.p5.text import END, PAD
-from gplan_jax.baselines.t5 import T5, Constraint, DecoderCache, T5Config, beam_search, shift_right
+from gplan_jax.baselines.t5 import (
+    T5,
+    Constraint,
+    T5Config,
+    search_plans,
+    shift_right,
+    target_loss,
+)
 
 WHOLE_WORDS = 64
 
@@ -43,9 +49,7 @@ def p5_loss(
     encoded = model.encode(batch["tokens"], batch["words"], encoder_key)
     target = batch["target"]
     logits = model.t5.decode(shift_right(target, PAD), encoded, batch["tokens"] != PAD, decoder_key)
-    weight = (target != PAD) * batch["weight"][:, None]
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, target)
-    return jnp.sum(losses * weight), jnp.sum(weight)
+    return target_loss(logits, target, batch["weight"], padding=PAD)
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "beams", "steps"))
@@ -65,20 +69,7 @@ def generate(
     """
     model = nnx.merge(graph, state)
     encoded = model.encode(tokens_BxS, words_BxS)
-    cache = model.t5.start(encoded, tokens_BxS != PAD, beams=beams, steps=steps)
-
-    def step(cache: DecoderCache, last: jax.Array) -> tuple[DecoderCache, jax.Array]:
-        cache, logits = model.t5.step(cache, last)
-        return cache, jax.nn.log_softmax(logits)
-
-    return beam_search(
-        step,
-        DecoderCache.reorder,
-        cache,
-        constraint,
-        rows=len(tokens_BxS),
-        beams=beams,
-        steps=steps,
-        start=PAD,
-        end=END,
-    ).tokens
+    mask = tokens_BxS != PAD
+    return search_plans(
+        model.t5, encoded, mask, constraint, beams=beams, steps=steps, start=PAD, end=END
+    )

@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from gplan_jax.baselines.atoms import Atoms
+from gplan_jax.data.batch_plan import round_up
 from gplan_jax.gsisr import Intent, IntentLibrary, canonical_plan
 
 PAD, UNKNOWN, END = 0, 1, 2
@@ -74,8 +75,8 @@ class Text:
             tokenizer=tokenizer,
             codes=tuple(tuple(ids[_word(piece)] for piece in intent) for intent in pieces),
             parts={ids[_word(piece)]: piece for intent in pieces for piece in intent},
-            size=_rounded(len(ids), _VOCABULARY_STEP),
-            length=min(_rounded(longest, _LENGTH_STEP), most_tokens),
+            size=round_up(len(ids), _VOCABULARY_STEP),
+            length=min(round_up(longest, _LENGTH_STEP), most_tokens),
             library=atoms.library,
         )
 
@@ -97,7 +98,7 @@ class Text:
     def targets(self, plans: Sequence[Sequence[int]]) -> np.ndarray:
         """Plans of atoms as tokens with END, int32 [N, T], filled up with PAD; T is rounded up."""
         written = [[t for atom in plan for t in self.codes[atom]] + [END] for plan in plans]
-        width = _rounded(max(map(len, written)), 8)
+        width = round_up(max(map(len, written)), 8)
         return np.array([row + [PAD] * (width - len(row)) for row in written], np.int32)
 
     def plan_text(self, tokens: Iterable[int]) -> str:
@@ -143,7 +144,3 @@ def _encode(
     """(token ids, the index of the field that each is of) of each prompt."""
     encoded = tokenizer.encode_batch([list(fields) for fields in prompts], is_pretokenized=True)
     return [(encoding.ids, encoding.word_ids) for encoding in encoded]
-
-
-def _rounded(number: int, step: int) -> int:
-    return -(-number // step) * step

@@ -23,6 +23,7 @@ from gplan_jax.baselines.sequential.rows import (
     decode_rows,
     row_loss,
 )
+from gplan_jax.data.batch_plan import round_up
 from gplan_jax.gsisr import IntentLibrary, Sample
 
 # The vocabulary is rounded up to this, so that folds share a compiled step.
@@ -77,7 +78,7 @@ def fit_rows(
     model = RowModel(
         kind,
         settings,
-        vocabulary=-(-encoder.vocabulary_size // VOCABULARY_STEP) * VOCABULARY_STEP,
+        vocabulary=round_up(encoder.vocabulary_size, VOCABULARY_STEP),
         positions=encoder.positions,
         atoms=atoms.count,
         longest=mask.maximum,

@@ -12,7 +12,6 @@ plan), T representations a position, N predictions, D width.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -296,19 +295,25 @@ def decode_rows(
     graph, weights = nnx.split(model)
     rules = jnp.asarray(mask.closes), jnp.asarray(mask.free), jnp.asarray(mask.yields)
     bounds = mask.minimum, mask.maximum
-    return np.concatenate(list(_decoded(graph, weights, features, rules, bounds, constrained,
-                                        model.settings.decoding_batch)))  # fmt: skip
-
-
-def _decoded(graph, weights, features, rules, bounds, constrained, size) -> Iterator[np.ndarray]:  # type: ignore[no-untyped-def]
-    for batch, rows in batches_of({"features": features}, size):
-        plans = _decode_batch(graph, weights, batch["features"], rules, bounds, constrained)
-        yield np.asarray(plans)[:rows]
+    found = [
+        np.asarray(_decode_batch(graph, weights, batch["features"], rules, bounds, constrained))[
+            :count
+        ]
+        for batch, count in batches_of({"features": features}, model.settings.decoding_batch)
+    ]
+    return np.concatenate(found)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
-def _decode_batch(graph, weights, features, rules, bounds, constrained):  # type: ignore[no-untyped-def]
-    model = nnx.merge(graph, weights)
+def _decode_batch(
+    graph: nnx.GraphDef,
+    weights: nnx.State,
+    features: Array,
+    rules: tuple[Array, Array, Array],
+    bounds: tuple[int, int],
+    constrained: bool,
+) -> Array:
+    model: RowModel = nnx.merge(graph, weights)
     mask = PlanMask(*rules, *bounds)
 
     def step_scores(carry: None, ids: Array, step: Array) -> tuple[None, Array]:

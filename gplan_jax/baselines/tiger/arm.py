@@ -31,6 +31,7 @@ from gplan_jax.baselines.tiger.semantic_ids import (
     plan_text,
     rq_ids,
 )
+from gplan_jax.data.batch_plan import round_up
 from gplan_jax.gsisr import IntentLibrary, Sample
 
 # Sizes that depend on the training rows are rounded up, so that folds share a compiled program.
@@ -122,7 +123,7 @@ def _fit(
     encoder = FeatureEncoder.fit(rows.samples, mode)
     ids, mask = ids_of(atoms, rows), plan_mask(atoms)
     written = [[ids.write(plan) for plan in part.plans] for part in (rows, held) if part]
-    width = _rounded(max(len(tokens) for part in written for tokens in part), _TOKENS)
+    width = round_up(max(len(tokens) for part in written for tokens in part), _TOKENS)
     arrays = [
         {
             "features": encoder.encode(part.samples),
@@ -140,7 +141,7 @@ def _fit(
         decoder_layers=settings.decoder_layers,
         dropout=settings.dropout,
     )
-    features = _rounded(encoder.vocabulary_size, _FEATURES)
+    features = round_up(encoder.vocabulary_size, _FEATURES)
     model, curve = fit_network(
         Tiger(features, config, feature_dropout=settings.feature_dropout, rngs=nnx.Rngs(seed)),
         tiger_loss,
@@ -204,10 +205,6 @@ def widened(constraint: PlanConstraint, nodes: int) -> PlanConstraint:
         below=np.pad(constraint.below, ((0, more), (0, 0))),
         atom=np.pad(constraint.atom, (0, more), constant_values=none),
     )
-
-
-def _rounded(count: int, unit: int) -> int:
-    return -(-count // unit) * unit
 
 
 TIGER = Arm(

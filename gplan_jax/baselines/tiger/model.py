@@ -11,19 +11,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from gplan_jax.baselines.fitting import Batch, batches_of
 from gplan_jax.baselines.t5 import (
     T5,
     Constraint,
-    DecoderCache,
     Free,
     PlanConstraint,
     T5Config,
-    beam_search,
+    search_plans,
     shift_right,
+    target_loss,
 )
 from gplan_jax.baselines.t5.layers import dropout
 from gplan_jax.baselines.tiger.semantic_ids import END, START
@@ -76,9 +75,7 @@ def tiger_loss(
     "features" [B, P, W], and how many tokens there are."""
     target = batch["target"]
     logits = model(batch["features"], target, key if train else None)
-    counts = (target != START) * batch["weight"][:, None]
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, target)
-    return jnp.sum(losses * counts), jnp.sum(counts)
+    return target_loss(logits, target, batch["weight"], padding=START)
 
 
 class Decoding(NamedTuple):
@@ -121,19 +118,6 @@ def _search(
 ) -> jax.Array:
     model: Tiger = nnx.merge(graph, state)
     encoded, mask = model.encode(features_BxPxW)
-
-    def step(cache: DecoderCache, tokens: jax.Array) -> tuple[DecoderCache, jax.Array]:
-        cache, logits = model.t5.step(cache, tokens)
-        return cache, jax.nn.log_softmax(logits)
-
-    return beam_search(
-        step,
-        DecoderCache.reorder,
-        model.t5.start(encoded, mask, beams=how.beams, steps=how.steps),
-        constraint,
-        rows=len(features_BxPxW),
-        beams=how.beams,
-        steps=how.steps,
-        start=START,
-        end=END,
-    ).tokens
+    return search_plans(
+        model.t5, encoded, mask, constraint, beams=how.beams, steps=how.steps, start=START, end=END
+    )

@@ -6,9 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gplan_jax.evaluation.comparison.layout import ARMS, TRIALS_FILE
 from gplan_jax.evaluation.comparison.task import Task
-
-TRIALS_FILE = "trials.json"
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def next_job(
 
 def folder_of(out: Path, job: Job) -> Path:
     """Where the files of an arm and fold lie."""
-    return out / "arms" / job.arm / f"fold_{job.fold}"
+    return out / ARMS / job.arm / f"fold_{job.fold}"
 
 
 def seed_path(out: Path, job: Job) -> Path:

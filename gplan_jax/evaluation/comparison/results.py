@@ -11,7 +11,7 @@ from typing import Any
 from gplan_jax.evaluation.comparison.jobs import Job, is_done, seed_path
 from gplan_jax.evaluation.comparison.task import Task
 from gplan_jax.evaluation.significance.scores import score_arm
-from gplan_jax.evaluation.significance.summary import ArmScores
+from gplan_jax.evaluation.significance.summary import ArmScores, highest
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import read_json
 from gplan_jax.gsisr import canonical_plan, facts_of, parse_plan
@@ -132,8 +132,7 @@ def score_texts(
 
 def best_floor(task: Task, scores: Mapping[str, ArmScores]) -> str | None:
     """The floor with the highest Acc@1, the first of equals; None without floors."""
-    means = {n: float(s.values["acc1"].mean()) for n, s in scores.items() if is_floor(task, n)}
-    return max(means, key=lambda name: means[name], default=None)
+    return highest(scores, (name for name in scores if is_floor(task, name)), "acc1")
 
 
 def is_floor(task: Task, name: str) -> bool:

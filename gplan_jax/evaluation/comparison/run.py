@@ -13,6 +13,14 @@ from gplan_jax import __version__
 from gplan_jax.evaluation.comparison.added import read_added
 from gplan_jax.evaluation.comparison.fits import FitNote
 from gplan_jax.evaluation.comparison.jobs import all_jobs, fits_of, is_done
+from gplan_jax.evaluation.comparison.layout import (
+    COMPARISON,
+    CURVES,
+    MARKDOWN,
+    PREDICTIONS,
+    SUMMARY,
+    TABLE,
+)
 from gplan_jax.evaluation.comparison.results import (
     ArmTexts,
     best_floor,
@@ -33,10 +41,7 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_write, read_json, write_json, write_jsonl
 from gplan_jax.foundation.progress import ProgressBar
 
-COMPARISON, PREDICTIONS = "comparison.json", "predictions.jsonl"
-CURVES, SUMMARY = "curves.json", "summary.json"
 LOCK = ".lock"
-TABLE, MARKDOWN = "table.txt", "table.md"
 # Key of comparison.json -> the option that sets it; in one directory these never change.
 _FIXED = {
     "sha256": "--data",

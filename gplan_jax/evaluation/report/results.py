@@ -10,11 +10,17 @@ from typing import Any, Literal, TypeVar
 import pydantic
 
 from gplan_jax.baselines.floors import ALL_FLOORS
+from gplan_jax.evaluation.comparison.layout import (
+    ARMS,
+    COMPARISON,
+    CURVES,
+    PREDICTIONS,
+    SUMMARY,
+    TRIALS_FILE,
+)
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl
 
-COMPARISON, PREDICTIONS, SUMMARY = "comparison.json", "predictions.jsonl", "summary.json"
-CURVES, ARMS = "curves.json", "arms"
 Group = Literal["trained", "added", "floor"]
 MEND = "run the same gplan baseline command again: it goes on where it stopped"
 
@@ -212,7 +218,7 @@ def read_results(folder: str | Path, name: str = "") -> Results:
             for arm, points in read_json(folder / CURVES).items()
         }
     fits = {arm: _read_all(Fit, folder, arm, "fold_*/seed_*.json") for arm in about.arms}
-    trials = {arm: _read_all(Trials, folder, arm, "fold_*/trials.json") for arm in about.arms}
+    trials = {arm: _read_all(Trials, folder, arm, f"fold_*/{TRIALS_FILE}") for arm in about.arms}
     return Results(
         name=name or folder.resolve().name,
         about=about,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -229,9 +229,14 @@ def best_floor(arms: Mapping[str, ArmScores], measure: str) -> str:
     """The floor with the highest mean, ties to the name that comes first; else the first arm."""
     from gplan_jax.baselines.floors import ALL_FLOORS
 
-    means = {name: float(arm.values[measure].mean()) for name, arm in arms.items()}
-    floors = sorted((name for name in means if name in ALL_FLOORS), key=lambda n: (-means[n], n))
-    return floors[0] if floors else next(iter(arms))
+    floors = sorted(name for name in arms if name in ALL_FLOORS)
+    return highest(arms, floors, measure) or next(iter(arms))
+
+
+def highest(arms: Mapping[str, ArmScores], names: Iterable[str], measure: str) -> str | None:
+    """Which of ``names`` has the highest mean, the first of equals; None where there is none."""
+    means = {name: float(arms[name].values[measure].mean()) for name in names}
+    return max(means, key=lambda name: means[name], default=None)
 
 
 def _check(arms: Mapping[str, ArmScores], ids: Sequence[str], measures: Sequence[str]) -> None:
