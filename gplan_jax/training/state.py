@@ -60,8 +60,8 @@ def make_schedule(
         )
     if curriculum.epochs_per_stage is None:
         raise GplanError(
-            "optimizer.schedule=calr follows a moving curriculum, which mode=picd and mode=pause have; "
-            "choose optimizer.schedule=cosine or constant."
+            "optimizer.schedule=calr follows a moving curriculum, which mode=picd and mode=pause "
+            "have; choose optimizer.schedule=cosine or constant."
         )
     return calr_schedule(
         steps_per_epoch=steps_per_epoch,
