@@ -37,15 +37,20 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit gives: the predictor, its learning curve, and the best validation loss.
+    """What a fit gives: the predictor and its learning curve.
 
-    ``curve`` holds {"epoch", "loss", "validation_loss", ...} an epoch; it is empty, and the
-    validation loss None, where nothing is learnt epoch by epoch.
+    ``curve`` holds {"epoch", "loss", "validation_loss" (None without validation rows), ...} an
+    epoch; it is empty where nothing is learnt epoch by epoch.
     """
 
     predictor: Predictor
     curve: list[dict[str, Any]]
-    validation_loss: float | None
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The point of the curve with the lowest validation loss; None without such losses."""
+        judged = [point for point in self.curve if point["validation_loss"] is not None]
+        return min(judged, key=lambda point: point["validation_loss"], default=None)
 
 
 # fit(train, validation, settings, mode, library, seed)
@@ -65,6 +70,8 @@ class Arm:
         settings: its settings, all with defaults.
         trials: the declared search space, overrides of the defaults; trials[0] is {}.
         fit: (train, validation, settings, mode, library, seed) -> Fitted.
+        stops_early: whether the validation rows say after how many epochs (``settings.epochs``) to
+            stop. If not, and with one trial, they choose nothing.
         constrains: whether constrained and free predictions differ.
         floor: what the others have to beat: nothing to try, no seed, below the rule of a table.
     """
@@ -74,6 +81,7 @@ class Arm:
     settings: type[Config]
     trials: tuple[dict[str, Any], ...]
     fit: Fit
+    stops_early: bool = True
     constrains: bool = True
     floor: bool = False
 
@@ -143,6 +151,7 @@ def floor_arm(name: str) -> Arm:
         settings=NoSettings,
         trials=({},),
         fit=functools.partial(_fit_floor, name),
+        stops_early=False,
         constrains=False,
         floor=True,
     )
@@ -157,9 +166,8 @@ def _fit_floor(
     library: IntentLibrary,
     seed: int,
 ) -> Fitted:
-    """Fits on all rows: nothing is chosen by the validation rows."""
-    floor = ALL_FLOORS[name]([*train, *validation], library, mode)
-    return Fitted(FloorPredictor(floor), [], None)
+    floor = ALL_FLOORS[name](train, library, mode)
+    return Fitted(FloorPredictor(floor), [])
 
 
 ARMS = Arms({**NETWORKS, **{name: floor_arm(name) for name in ALL_FLOORS}})

@@ -131,12 +131,6 @@ def fit_network(
     return nnx.merge(graph, best[1], best[2], copy=True), curve
 
 
-def best_validation_loss(curve: Curve) -> float | None:
-    """The validation loss of the epoch whose weights were kept; None without validation rows."""
-    losses = [row["validation_loss"] for row in curve if row["validation_loss"] is not None]
-    return min(losses, default=None)
-
-
 def count_parameters(model: nnx.Module) -> int:
     """How many numbers a model learns."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))

@@ -106,9 +106,9 @@ def planner_arm(way: Mode, title: str) -> Arm:
             model = _train(folder, rows, way, settings, library, seed)
             planner = Planner.load(model, max_new_tokens=MAX_NEW_TOKENS, batch_size=64)
             curve = _curve(folder / TRAINED / "log.jsonl")
-        return Fitted(PlannerPredictor(planner, mode), curve, None)
+        return Fitted(PlannerPredictor(planner, mode), curve)
 
-    return Arm(way.value, title, PlannerSettings, TRIALS, fit)
+    return Arm(way.value, title, PlannerSettings, TRIALS, fit, stops_early=False)
 
 
 DIRECT_SFT = planner_arm(Mode.DIRECT_SFT, "Direct-SFT, small planner")

@@ -13,7 +13,6 @@ from flax import nnx
 from gplan_jax.baselines.fitting import (
     FitSettings,
     batches_of,
-    best_validation_loss,
     count_parameters,
     fit_network,
     learning_rate,
@@ -59,7 +58,6 @@ def test_it_learns_a_line_and_tells_how() -> None:
     np.testing.assert_allclose(model.line.kernel[:, 0], [1.0, -2.0, 0.5], atol=0.02)
     assert [row["epoch"] for row in curve] == list(range(1, 41))
     assert curve[-1]["loss"] < 1e-3 < curve[0]["loss"] and seen == curve
-    assert best_validation_loss(curve) == min(row["validation_loss"] for row in curve)
     # The best epoch may be an earlier one; each saw all 30 rows once, fillers counted for nothing.
     assert model.seen[...] % 30 == 0 and count_parameters(model) == 4
 

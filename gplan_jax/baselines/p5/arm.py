@@ -16,7 +16,6 @@ from gplan_jax.baselines.features import InputMode
 from gplan_jax.baselines.fitting import (
     FitSettings,
     batches_of,
-    best_validation_loss,
     count_parameters,
     fit_network,
 )
@@ -149,7 +148,7 @@ def fit(
         seed,
     )
     predictor = P5Predictor(network, text, constraint, settings, mode)
-    return Fitted(predictor, curve, best_validation_loss(curve))
+    return Fitted(predictor, curve)
 
 
 P5 = Arm(

@@ -12,7 +12,7 @@ from flax import nnx
 from gplan_jax.baselines.arms import Arm, Fitted
 from gplan_jax.baselines.atoms import Atoms, LabelledRows, labelled_rows, padded_plans
 from gplan_jax.baselines.features import FeatureEncoder, InputMode
-from gplan_jax.baselines.fitting import best_validation_loss, count_parameters, fit_network
+from gplan_jax.baselines.fitting import count_parameters, fit_network
 from gplan_jax.baselines.plan_mask import PlanMask, plan_mask
 from gplan_jax.baselines.sequential.models import Kind
 from gplan_jax.baselines.sequential.rows import (
@@ -92,7 +92,7 @@ def fit_rows(
         settings,
         seed,
     )
-    return Fitted(RowPredictor(model, encoder, atoms, mask), curve, best_validation_loss(curve))
+    return Fitted(RowPredictor(model, encoder, atoms, mask), curve)
 
 
 def _arrays(rows: LabelledRows, encoder: FeatureEncoder, mask: PlanMask) -> dict[str, np.ndarray]:

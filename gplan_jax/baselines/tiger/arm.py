@@ -15,7 +15,6 @@ from gplan_jax.baselines.atoms import Atoms, LabelledRows, labelled_rows, padded
 from gplan_jax.baselines.features import FeatureEncoder, InputMode
 from gplan_jax.baselines.fitting import (
     FitSettings,
-    best_validation_loss,
     count_parameters,
     fit_network,
 )
@@ -154,7 +153,7 @@ def _fit(
     nodes = 1 + sum(len(code) for code in ids.codes)
     decoding = Decoding(settings.beams, longest_plan(ids.codes, mask), settings.batch_size)
     predictor = TigerPredictor(model, encoder, atoms, ids, widened(constraint, nodes), decoding)
-    return Fitted(predictor, curve, best_validation_loss(curve))
+    return Fitted(predictor, curve)
 
 
 def fit_tiger(

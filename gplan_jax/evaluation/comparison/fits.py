@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from gplan_jax.baselines.arms import Fitted
-from gplan_jax.evaluation.comparison.jobs import Job, folder_of, seed_path, trials_path
+from gplan_jax.evaluation.comparison.jobs import (
+    Job,
+    chosen_trial,
+    folder_of,
+    seed_path,
+    trials_path,
+)
 from gplan_jax.evaluation.comparison.task import Task
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import read_json, write_json
@@ -27,6 +33,10 @@ class FitNote:
     acc1: float | None
 
 
+# trials.json of an arm for which the validation rows choose nothing.
+_UNTRIED: dict[str, Any] = {"overrides": {}, "acc1": None, "nes": None, "epochs": None, "curve": []}
+
+
 Tell = Callable[[FitNote], None]
 
 
@@ -37,30 +47,29 @@ class _Timed:
 
 
 def run_job(task: Task, job: Job, tell: Tell) -> None:
-    """Does a job and writes its files, those of the trials last.
+    """Does a job and writes its files.
+
+    The first seed tries settings on the fold's training rows without the validation rows. What
+    predicts is then fitted on both, with the chosen settings, for as many epochs as were best.
 
     Args:
         task: the comparison.
         job: which of its jobs.
         tell: called after each fit.
     """
-    if job.seed:
-        chosen = read_json(trials_path(task.out, job))["chosen"]
-        timed = _fit(task, job, chosen)
-        tell(FitNote(job, None, None))
-        _predict(task, job, chosen, timed)
-        return
-    trials, chosen, best = _tune(task, job, tell)
-    _predict(task, job, chosen, best or _fit(task, job, chosen))
-    if task.is_floor(job.arm):  # It has learnt from the validation rows too.
-        trials = [{**trial, "acc1": None, "nes": None} for trial in trials]
-    write_json(trials_path(task.out, job), {"trials": trials, "chosen": chosen})
-    for trial in range(len(trials)):
-        _trial_path(task, job, trial).unlink(missing_ok=True)
+    if not job.seed:
+        _try(task, job, tell)
+    chosen = chosen_trial(task.out, job)
+    settings = task.settings(job.arm, chosen["trial"])
+    if chosen["epochs"] is not None:
+        settings = settings.model_copy(update={"epochs": chosen["epochs"]})
+    part = task.rows.parts[job.fold]
+    _predict(task, job, settings, _fit(task, job, settings, part.train + part.validation, ()))
+    tell(FitNote(job, None, None))
 
 
-def _tune(task: Task, job: Job, tell: Tell) -> tuple[list[dict[str, Any]], int, _Timed | None]:
-    """All trials, the index of the best, and its fit, None where an earlier run made it.
+def _try(task: Task, job: Job, tell: Tell) -> None:
+    """Makes all trials and writes them with the index of the best.
 
     A trial that is done leaves a file, so that a run that goes on does not do it again.
 
@@ -73,50 +82,56 @@ def _tune(task: Task, job: Job, tell: Tell) -> tuple[list[dict[str, Any]], int, 
             f"{job.arm} declares {len(declared)} trials; compare with --trials {len(declared)}, so "
             "that all arms have the same number."
         )
-    records: list[dict[str, Any]] = []
-    best: tuple[tuple[float, float], int, _Timed | None] | None = None
-    for trial, overrides in enumerate(declared[:count]):
-        path = _trial_path(task, job, trial)
-        timed = None
-        if not path.exists():
-            timed = _fit(task, job, trial)
-            write_json(path, {"overrides": overrides, **_validated(task, job, timed)})
-        records.append(read_json(path))
-        tell(FitNote(job, trial, records[-1]["acc1"]))
-        score = (records[-1]["acc1"], records[-1]["nes"])
-        if best is None or score > best[0]:
-            best = score, trial, timed
-    assert best is not None, "every arm has a trial"
-    return records, best[1], best[2]
+    done = trials_path(task.out, job)
+    if not task.tries(job.arm):
+        write_json(done, {"trials": [_UNTRIED], "chosen": 0})
+        return
+    paths = [folder_of(task.out, job) / f"trial_{trial}.json" for trial in range(count)]
+    records = read_json(done)["trials"] if done.exists() else []
+    for trial, path in enumerate(paths):
+        if not done.exists():
+            if not path.exists():
+                write_json(path, _tried(task, job, trial))
+            records.append(read_json(path))
+        tell(FitNote(job, trial, records[trial]["acc1"]))
+    chosen = max(range(count), key=lambda trial: (records[trial]["acc1"], records[trial]["nes"]))
+    write_json(done, {"trials": records, "chosen": chosen})
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
-def _fit(task: Task, job: Job, trial: int) -> _Timed:
-    part, settings = task.rows.parts[job.fold], task.settings(job.arm, trial)
-    train, validation = (
-        [task.rows.learnt[i] for i in rows] for rows in (part.train, part.validation)
-    )
+def _fit(
+    task: Task, job: Job, settings: Any, train: Sequence[int], validation: Sequence[int]
+) -> _Timed:
+    learnt, judged = ([task.rows.learnt[i] for i in part] for part in (train, validation))
     started = time.perf_counter()
-    fitted = task.arms[job.arm].fit(train, validation, settings, task.mode, task.library, job.seed)
+    fitted = task.arms[job.arm].fit(learnt, judged, settings, task.mode, task.library, job.seed)
     return _Timed(fitted, time.perf_counter() - started)
 
 
-def _validated(task: Task, job: Job, timed: _Timed) -> dict[str, Any]:
-    """Acc@1 and NES of the constrained plans for the validation rows."""
-    rows = [task.rows.learnt[i] for i in task.rows.parts[job.fold].validation]
+def _tried(task: Task, job: Job, trial: int) -> dict[str, Any]:
+    """A trial's fit, with Acc@1 and NES of the constrained plans for the validation rows."""
+    part = task.rows.parts[job.fold]
+    timed = _fit(task, job, task.settings(job.arm, trial), part.train, part.validation)
+    rows = [task.rows.learnt[i] for i in part.validation]
     texts = timed.fitted.predictor.predict(_blind(rows), constrained=True)
     scores = [
         score_prediction(text, row.raw_labels, task.library)
         for text, row in zip(texts, rows, strict=True)
     ]
+    best = timed.fitted.best
     return {
+        "overrides": task.arms[job.arm].trials[trial],
         "acc1": sum(score.acc1 for score in scores) / len(scores),
         "nes": sum(score.nes for score in scores) / len(scores),
-        "validation_loss": timed.fitted.validation_loss,
+        "epochs": best["epoch"] if best else None,
+        "validation_loss": best["validation_loss"] if best else None,
         "seconds": timed.seconds,
+        "curve": timed.fitted.curve if best else [],
     }
 
 
-def _predict(task: Task, job: Job, trial: int, timed: _Timed) -> None:
+def _predict(task: Task, job: Job, settings: Any, timed: _Timed) -> None:
     numbers = list(task.rows.parts[job.fold].test)
     rows = _blind([task.rows.scored[i] for i in numbers])
     predictor = timed.fitted.predictor
@@ -129,7 +144,7 @@ def _predict(task: Task, job: Job, trial: int, timed: _Timed) -> None:
     write_json(
         seed_path(task.out, job),
         {
-            "settings": task.settings(job.arm, trial).model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json"),
             "parameters": predictor.parameters,
             "seconds": timed.seconds,
             "curve": timed.fitted.curve,
@@ -143,7 +158,3 @@ def _predict(task: Task, job: Job, trial: int, timed: _Timed) -> None:
 def _blind(rows: Sequence[Sample]) -> list[Sample]:
     """The rows without their labels."""
     return [row.with_label("") for row in rows]
-
-
-def _trial_path(task: Task, job: Job, trial: int) -> Any:
-    return folder_of(task.out, job) / f"trial_{trial}.json"

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gplan_jax.evaluation.comparison.layout import ARMS, TRIALS_FILE
 from gplan_jax.evaluation.comparison.task import Task
+from gplan_jax.foundation.files import read_json
 
 
 @dataclass(frozen=True)
 class Job:
     """An arm in a fold under a seed.
 
-    The job of seed 0 also tries the arm's settings: the best trial is its fit. Those of later seeds
-    take the settings it chose and so come after it.
+    The job of seed 0 also tries the arm's settings. Those of later seeds take what it chose and so
+    come after it.
     """
 
     arm: str
@@ -41,7 +43,7 @@ def all_jobs(task: Task) -> list[Job]:
 
 def fits_of(task: Task, job: Job) -> int:
     """How many fits a job is."""
-    return task.trials_of(job.arm) if job.seed == 0 else 1
+    return 1 + task.trials_of(job.arm) if job.seed == 0 and task.tries(job.arm) else 1
 
 
 def is_done(out: Path, job: Job) -> bool:
@@ -83,3 +85,9 @@ def seed_path(out: Path, job: Job) -> Path:
 def trials_path(out: Path, job: Job) -> Path:
     """What was tried in the job's fold, and the choice."""
     return folder_of(out, job) / TRIALS_FILE
+
+
+def chosen_trial(out: Path, job: Job) -> dict[str, Any]:
+    """What the job's fold has noted of the trial it chose, and under "trial" its index."""
+    found = read_json(trials_path(out, job))
+    return {**found["trials"][found["chosen"]], "trial": found["chosen"]}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gplan_jax.evaluation.comparison.jobs import Job, is_done, seed_path
+from gplan_jax.evaluation.comparison.jobs import Job, chosen_trial, is_done, seed_path
 from gplan_jax.evaluation.comparison.task import Task
 from gplan_jax.evaluation.significance.scores import score_arm
 from gplan_jax.evaluation.significance.summary import ArmScores, highest
@@ -54,13 +54,22 @@ def scored_rows(task: Task) -> list[int]:
 def read_arm(task: Task, name: str) -> tuple[ArmTexts, list[dict[str, Any]]]:
     """An arm's predictions in the order of ``scored_rows``, and its curves.
 
+    The curves are those of the chosen trials, one a fold, which show a validation loss; without
+    trials they are those of the fits that predict.
+
     The size is the largest over the folds (vocabularies differ), the seconds the median of a fit.
 
     Raises:
         GplanError: a file holds other rows than its fold.
     """
     order = scored_rows(task)
-    constrained, free, curves, parameters, seconds = [], [], [], [], []
+    constrained, free, parameters, seconds = [], [], [], []
+    curves = [
+        _point(fold, 0, row)
+        for fold in range(len(task.rows.parts))
+        for row in chosen_trial(task.out, Job(name, fold, 0))["curve"]
+    ]
+    judged = bool(curves)
     for seed in range(task.seeds_of(name)):
         texts: dict[int, tuple[str, str]] = {}
         for fold, part in enumerate(task.rows.parts):
@@ -70,7 +79,8 @@ def read_arm(task: Task, name: str) -> tuple[ArmTexts, list[dict[str, Any]]]:
                 raise GplanError(f"{path} is of other rows than its fold; remove the file.")
             pairs = zip(found["constrained"], found["free"], strict=True)
             texts |= dict(zip(found["rows"], pairs, strict=True))
-            curves += [_point(fold, seed, row) for row in found["curve"]]
+            if not judged:
+                curves += [_point(fold, seed, row) for row in found["curve"]]
             parameters.append(found["parameters"])
             seconds.append(found["seconds"])
         constrained.append([texts[row][0] for row in order])

@@ -154,6 +154,7 @@ def _open(task: Task, command: str) -> dict[str, Any]:
         "library": task.library.name,
         "library_digest": digest(task.library.model_dump(mode="json")),
         "set": {name: dict(task.overrides.get(name, {})) for name in task.names},
+        "declared": {name: _declared(task, name) for name in task.names},
         "rows_without_plan": len(task.rows.without_plan),
         "rows_not_learnt": len(task.rows.not_learnt),
         "unfinished": list(task.names),
@@ -164,7 +165,8 @@ def _open(task: Task, command: str) -> dict[str, Any]:
     if path.exists():
         before = read_json(path)
         _check_same(before, about, task.out)
-        about["set"] = {**before["set"], **about["set"]}
+        for key in ("set", "declared"):
+            about[key] = {**before.get(key, {}), **about[key]}
         about["hardware"] = before["hardware"]
         clear_halves(task.out)
     elif any(entry.name != LOCK for entry in task.out.iterdir()):
@@ -173,6 +175,12 @@ def _open(task: Task, command: str) -> dict[str, Any]:
         )
     write_json(path, about)
     return about
+
+
+def _declared(task: Task, name: str) -> str:
+    """A digest of an arm's defaults and trials, by which a fit of another release is told."""
+    arm = task.arms[name]
+    return digest({"defaults": arm.settings().model_dump(mode="json"), "trials": arm.trials})
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
@@ -193,6 +201,8 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) ->
     for name in sorted(set(before["set"]) & set(now["set"])):
         if before["set"][name] != now["set"][name]:
             odd.append(f"--set {before['set'][name]} of {name} (now {now['set'][name]})")
+        if before.get("declared", {}).get(name) != now["declared"][name]:
+            odd.append(f"other defaults or trials of {name}")
     if odd:
         raise GplanError(
             f"{out} is of another comparison: it was made with {', '.join(odd)}. Name a new --out, "

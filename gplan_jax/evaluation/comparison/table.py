@@ -125,7 +125,7 @@ def caption(about: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     if len(about["arms"]) > len(about["floors"]) + len(about["added"]):
         parts.append(
             f"Each network: {_many(about['trials'], 'trial')} in each fold, the best on held-out "
-            f"training ids fitted with {_many(about['seeds'], 'seed')}."
+            f"training ids fitted to all training rows with {_many(about['seeds'], 'seed')}."
         )
     parts.append(
         "Constrained decoding, free decoding where it says so; filter: plans that pass the rule "

@@ -91,6 +91,10 @@ class Task:
         """How many trials an arm has."""
         return 1 if self.is_floor(name) else self.trials
 
+    def tries(self, name: str) -> bool:
+        """Whether validation rows choose anything for an arm: among trials, or when to stop."""
+        return self.trials_of(name) > 1 or self.arms[name].stops_early
+
     def seeds_of(self, name: str) -> int:
         """How many seeds an arm has."""
         return 1 if self.is_floor(name) else self.seeds

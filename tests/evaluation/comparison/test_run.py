@@ -24,6 +24,7 @@ from gplan_jax.gsisr import IntentLibrary, Sample
 LIBRARY = IntentLibrary.load()
 FLOOR = "majority_first_intent"
 ARMS = Arms({**toy_arms.NETWORKS, FLOOR: contestants()[FLOOR]})
+RETUNED = Arms({**ARMS.entries, "toy": dataclasses.replace(toy_arms.TOY, trials=({}, {"rank": 5}))})
 
 
 def task_of(world_file: Path, out: Path, *names: str) -> Task:
@@ -74,7 +75,9 @@ def test_every_row_has_a_plan_of_every_seed(finished: Task, world_rows: list[Sam
         counts = {n: (len(t["constrained"]), len(t["free"])) for n, t in line["arms"].items()}
         assert counts == {"toy": (2, 2), FLOOR: (1, 1)}
     curves = read(finished.out / run.CURVES)
-    assert list(curves) == ["toy"] and len(curves["toy"]) == 2 * 2 * 2
+    # The chosen trials' curves: a toy's fit that stops early has five epochs.
+    assert list(curves) == ["toy"] and len(curves["toy"]) == 2 * 5
+    assert {point["seed"] for point in curves["toy"]} == {0}
     assert set(curves["toy"][0]) == {"fold", "seed", "epoch", "loss", "validation_loss"}
 
 
@@ -142,6 +145,7 @@ def test_an_arm_predicted_elsewhere_stands_in_the_table(finished: Task, tmp_path
         ({"seeds": 5}, r"made with --seeds 2 \(now 5\)"),
         ({"trials": 4, "mode": InputMode.HISTORY}, r"--mode full \(now history\), --trials 2"),
         ({"overrides": {"toy": {"log": "x"}}}, r"--set {} of toy \(now {'log': 'x'}\)"),
+        ({"arms": RETUNED}, "made with other defaults or trials of toy"),
     ],
 )
 def test_a_directory_of_another_comparison_is_refused(
