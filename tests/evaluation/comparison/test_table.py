@@ -95,7 +95,8 @@ def test_the_caption_tells_how_it_came_about() -> None:
     text = " ".join(markdown_text(ABOUT, SUMMARY).split())
     for part in (
         "rows.csv: 1,000 rows of 900 ids, 5 folds by id; arms see the whole row.",
-        "4 trials in each fold, the best on held-out training ids fitted to all training rows with 2 seeds.",
+        "4 trials in each fold, the best on held-out training ids fitted to all training rows "
+        "with 2 seeds.",
         "better or worse than the best floor, Floor, after Holm's correction",
         "Predicted elsewhere, one seed, as decoded there: Given.",
         "1 row without a plan: left out.",
