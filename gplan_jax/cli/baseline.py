@@ -53,8 +53,9 @@ def baseline(
 ) -> None:
     """Fit arms in every fold, tune them equally, and compare them with the floors in one table.
 
-    Inside each fold a seventh of the training ids chooses among an arm's trials; the best is fitted
-    with each seed. Stop it and run the same command again: what is fitted stays.
+    Inside each fold a seventh of the training ids chooses among an arm's trials; the best is then
+    fitted to all training rows with each seed. Stop it and run the same command again: what is
+    fitted stays.
 
     Example: gplan baseline all --data rows.csv --out runs/table
 

@@ -289,7 +289,8 @@ def _floor(names: Sequence[str], means_AxM: np.ndarray) -> dict[str, dict[str, A
 def _title(name: str) -> str:
     kind, _, count = name.rpartition("_")
     if kind == "static":
-        return f"the same {count} frequent intents for every row"
+        many = "intent" if count == "1" else f"{count} intents"
+        return f"the most frequent {many}, for every row"
     if kind == "label_first":
         return f"the label cut after {count}"
     return TITLES[name]
@@ -303,9 +304,9 @@ def _findings(
     shuffled, repeated = scores["label_shuffled"], scores["first_repeated"]
     other, noise = scores["other_row"], scores["random_plan"]
     return [
-        f"{_title(str(best['answer'])).capitalize()} reach NDCG@3 {best['score']:.3f} without a "
-        f"look at the row; their Acc@1 is {static['acc1']:.3f} and {static['exact']:.3f} of the "
-        f"rows are exact. {_title('other_row').capitalize()}, has NDCG@3 {other['ndcg3']:.3f} and "
+        f"{_title(str(best['answer'])).capitalize()}: NDCG@3 {best['score']:.3f} without a look "
+        f"at the row, Acc@1 {static['acc1']:.3f}, {static['exact']:.3f} of the rows exact. "
+        f"{_title('other_row').capitalize()}, has NDCG@3 {other['ndcg3']:.3f} and "
         f"Acc@1 {other['acc1']:.3f}.",
         f"NDCG@3 asks whether an intent is in the label, not where: {_title('label_shuffled')} "
         f"scores {shuffled['ndcg3']:.3f} (NDCG@3 by position {shuffled['ndcg3_positional']:.3f}, "
