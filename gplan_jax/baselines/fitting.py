@@ -38,6 +38,7 @@ class FitSettings(Config):
 
     Attributes:
         epochs: at most so many passes over the training rows.
+        stop_after: end after so many of them; a cosine is still spread over all.
         patience: stop after so many epochs in a row whose validation loss is no new best.
         batch_size: rows of a step; the last batch of an epoch is filled up with rows of weight 0.
         learning_rate: after the warm-up.
@@ -48,6 +49,7 @@ class FitSettings(Config):
     """
 
     epochs: int = Field(30, ge=1)
+    stop_after: int | None = Field(None, ge=1)
     patience: int = Field(4, ge=1)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
@@ -95,15 +97,17 @@ def fit_network(
     programs = _programs(graph, loss)
     state = _FitState(params, rest, _DIRECTION.init(params))
     key = jax.random.key(seed)
-    steps = min(settings.epochs * _steps(rows, settings.batch_size), settings.max_steps)
+    an_epoch = _steps(rows, settings.batch_size)
+    steps = min(settings.epochs * an_epoch, settings.max_steps)
+    last = min(steps, (settings.stop_after or settings.epochs) * an_epoch)
     batches = _training_batches(train, rows, settings, seed)
 
     best: tuple[float, nnx.State, nnx.State] = (math.inf, params, rest)
     curve: Curve = []
     started, step, worse = time.perf_counter(), 0, 0
-    while step < steps and worse < settings.patience:
+    while step < last and worse < settings.patience:
         totals = jnp.zeros(2)
-        for _ in range(min(_steps(rows, settings.batch_size), steps - step)):
+        for _ in range(min(an_epoch, last - step)):
             pace = learning_rate(settings, step, steps), settings.weight_decay
             state, totals = programs.step(state, totals, next(batches), key, step, pace)
             step += 1

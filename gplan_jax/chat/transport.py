@@ -14,6 +14,7 @@ from gplan_jax import __version__
 from gplan_jax.chat.config import ChatConfig, is_loopback, read_api_key
 from gplan_jax.chat.retry import Kind, Outcome, classify
 from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.extras import load_extra
 
 CONNECT_TIMEOUT_S = 10.0
 # Idle connections are dropped before servers do it (uvicorn, and so vLLM and SGLang, after 5 s):
@@ -36,7 +37,7 @@ class Transport:
     """
 
     def __init__(self, config: ChatConfig) -> None:
-        self._httpx2 = _import_httpx2()
+        self._httpx2 = load_extra("httpx2", "chat", "chat servers")
         self._config = config
         self._key = read_api_key(config)
         self._url = self._httpx2.URL(config.base_url.rstrip("/") + "/chat/completions")
@@ -124,13 +125,3 @@ def _explaining_settings() -> Iterator[None]:
             f"The proxy or certificate settings of the environment ({type(error).__name__}) are "
             "not valid: check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE."
         ) from None
-
-
-def _import_httpx2() -> Any:
-    try:
-        import httpx2
-    except ImportError:
-        raise GplanError(
-            "Chat servers need httpx2: install it with pip install 'gplan-jax[chat]'."
-        ) from None
-    return httpx2

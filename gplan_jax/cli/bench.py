@@ -84,24 +84,20 @@ def latency(
     from rich.console import Console
 
     from gplan_jax.cli.sensitivity import named_paths
+    from gplan_jax.foundation.extras import require_extra
     from gplan_jax.gsisr import read_samples
 
-    try:
-        from gplan_jax.serving.load_latency import (
-            RESULTS,
-            TABLES,
-            LoadPlan,
-            compare_latency,
-            contexts_needed,
-            latency_view,
-            measure_running,
-            simulated_contexts,
-        )
-    except ModuleNotFoundError as error:
-        if error.name not in ("h11", "httpx2"):
-            raise
-        problem = f"The load generator needs {error.name}: pip install 'gplan-jax[serve]'."
-        raise GplanError(problem) from None
+    require_extra(("h11", "httpx2"), "serve", "the load generator")
+    from gplan_jax.serving.load_latency import (
+        RESULTS,
+        TABLES,
+        LoadPlan,
+        compare_latency,
+        contexts_needed,
+        latency_view,
+        measure_running,
+        simulated_contexts,
+    )
 
     if bool(model) == bool(url):
         raise GplanError("Name what to measure: --model NAME=DIR, repeated, or --url of a server.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -97,12 +96,10 @@ def review(
 
     Example: gplan seeds review review.csv --reviewer anna
     """
-    from gplan_jax.foundation import GplanError
+    from gplan_jax.foundation.extras import require_extra
     from gplan_jax.gsisr import IntentLibrary
 
-    if missing := [name for name in EXTRA if find_spec(name) is None]:
-        names = ", ".join(missing)
-        raise GplanError(f"The page needs {names}: pip install 'gplan-jax[serve]' has all of it.")
+    require_extra(EXTRA, "serve", "the page")
 
     from gplan_jax.serving.review_run import serve_review
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -69,13 +68,11 @@ def serve(
     from pydantic import SecretStr
 
     from gplan_jax.evaluation.abtest.settings import AbTest
-    from gplan_jax.foundation import GplanError
     from gplan_jax.foundation.config import load_config
+    from gplan_jax.foundation.extras import require_extra
     from gplan_jax.inference.engine_config import EngineConfig
 
-    if missing := [name for name in EXTRA if find_spec(name) is None]:
-        names = ", ".join(missing)
-        raise GplanError(f"The server needs {names}: pip install 'gplan-jax[serve]' has all of it.")
+    require_extra(EXTRA, "serve", "the server")
 
     from gplan_jax.serving.run import display_name, read_api_key
     from gplan_jax.serving.run import serve as run

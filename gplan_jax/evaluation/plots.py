@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.extras import load_extra
 from gplan_jax.foundation.files import atomic_write
 from gplan_jax.training.metrics_log import read_log
 
@@ -59,13 +60,7 @@ def load_pyplot() -> Any:
     Raises:
         GplanError: matplotlib, the optional extra ``plots``, is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise GplanError(
-            "Drawing needs matplotlib, which is not installed: pip install 'gplan-jax[plots]'."
-        ) from None
-    matplotlib.use("Agg")
+    load_extra("matplotlib", "plots", "drawing").use("Agg")
     from matplotlib import pyplot
 
     return pyplot

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.extras import load_extra
 from gplan_jax.gsisr.samples import COLUMNS, Sample
 
 OnError = Literal["raise", "skip"]
@@ -202,10 +203,4 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 def import_parquet() -> Any:
     """The pyarrow.parquet module; GplanError says how to install it where it is absent."""
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise GplanError(
-            "Parquet files need pyarrow: install it with pip install 'gplan-jax[parquet]'."
-        ) from None
-    return pyarrow.parquet
+    return load_extra("pyarrow.parquet", "parquet", "Parquet files")

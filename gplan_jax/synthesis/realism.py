@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.extras import load_extra
 from gplan_jax.gsisr import (
     COLUMNS,
     Facts,
@@ -361,19 +362,14 @@ def _interval(
 
 
 def _sklearn() -> dict[str, Any]:
-    try:
-        from sklearn.ensemble import HistGradientBoostingClassifier
-        from sklearn.feature_extraction import DictVectorizer
-        from sklearn.model_selection import StratifiedGroupKFold
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise GplanError(
-            f"Telling rows apart needs scikit-learn: {error}. Install it with "
-            "pip install 'gplan-jax[synthesis]'."
-        ) from None
+    """What of scikit-learn is used, by name."""
+    parts = {
+        "sklearn.ensemble": "HistGradientBoostingClassifier",
+        "sklearn.feature_extraction": "DictVectorizer",
+        "sklearn.model_selection": "StratifiedGroupKFold",
+        "threadpoolctl": "threadpool_limits",
+    }
     return {
-        "DictVectorizer": DictVectorizer,
-        "HistGradientBoostingClassifier": HistGradientBoostingClassifier,
-        "StratifiedGroupKFold": StratifiedGroupKFold,
-        "threadpool_limits": threadpool_limits,
+        name: getattr(load_extra(module, "synthesis", "telling rows apart"), name)
+        for module, name in parts.items()
     }

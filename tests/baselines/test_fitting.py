@@ -122,6 +122,20 @@ def test_early_stopping_keeps_the_best_weights() -> None:
     assert {row["validation_loss"] for row in curve} == {None}
 
 
+def test_stopping_after_an_epoch_gives_the_weights_that_early_stopping_keeps() -> None:
+    """On a cosine, too: the rates of the epochs before the end stay what they were."""
+    settings = SETTINGS.model_copy(update={"schedule": "cosine", "epochs": 8, "patience": 8})
+    model = Toy(0)
+    model.line.kernel[...] = jnp.zeros((3, 1))
+    kept, curve = fit_network(model, diverging, rows(30), rows(9), settings, 5)
+    best = min(curve, key=lambda row: row["validation_loss"])["epoch"]
+    assert 1 < best < 8
+    stopped = settings.model_copy(update={"stop_after": best})
+    again, short = fit_network(model, diverging, rows(30), None, stopped, 5)
+    assert len(short) == best
+    np.testing.assert_array_equal(weights(kept), weights(again))
+
+
 def test_the_number_of_steps_is_bounded() -> None:
     settings = SETTINGS.model_copy(update={"max_steps": 7})
     model, curve = fit_network(Toy(0), squared_error, rows(32), None, settings, 0)

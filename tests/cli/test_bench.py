@@ -61,4 +61,4 @@ def test_what_the_extra_lacks_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     for name in [name for name in sys.modules if name.startswith("gplan_jax.serving.load")]:
         monkeypatch.delitem(sys.modules, name)
     said = failure("--out", str(tmp_path / "out"), "--url", "http://127.0.0.1:9")
-    assert said == "The load generator needs h11: pip install 'gplan-jax[serve]'."
+    assert said == "For the load generator install h11: pip install 'gplan-jax[serve]'."

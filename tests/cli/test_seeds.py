@@ -4,7 +4,6 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -94,9 +93,10 @@ def test_agreement_shows_kappa_and_keeps_all_of_it(
 
 
 def test_the_page_names_what_it_needs(review: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Callable[[str], object] = commands.find_spec
-    monkeypatch.setattr(commands, "find_spec", lambda n: None if n == "uvicorn" else real(n))
-    with pytest.raises(GplanError, match=r"needs uvicorn: pip install 'gplan-jax\[serve\]'"):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(
+        GplanError, match=r"For the page install uvicorn: pip install 'gplan-jax\[serve\]'"
+    ):
         commands.review(review, reviewer="anna")
 
 

@@ -19,7 +19,6 @@ import pytest
 from typer.testing import CliRunner
 
 from gplan_jax.cli import main as command_line
-from gplan_jax.cli import serve as serve_command
 from gplan_jax.foundation import GplanError
 from gplan_jax.serving.run import display_name
 
@@ -148,10 +147,7 @@ def test_a_key_that_no_client_could_send_is_refused(
 def test_without_the_extra_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = serve_command.find_spec
-    monkeypatch.setattr(
-        serve_command, "find_spec", lambda name: None if name == "uvicorn" else real(name)
-    )
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(GplanError, match=r"uvicorn.*pip install 'gplan-jax\[serve\]'"):
         serve("--model", tmp_path)
 

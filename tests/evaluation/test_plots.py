@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 import json
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -113,14 +112,7 @@ def test_no_log_at_all_is_refused(tmp_path: Path) -> None:
 def test_without_matplotlib_the_message_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_import = builtins.__import__
-
-    def without_matplotlib(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.partition(".")[0] == "matplotlib":
-            raise ImportError(name)
-        return real_import(name, *args, **kwargs)
-
     log = write_log(tmp_path / "log.jsonl")
-    monkeypatch.setattr(builtins, "__import__", without_matplotlib)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(GplanError, match=r"gplan-jax\[plots\]"):
         draw_learning_curves({"run": log}, tmp_path / "out.png")

@@ -6,27 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gplan_jax.foundation.errors import GplanError
-
-_EXTRA = "needs scikit-learn; install it with: pip install 'gplan-jax[baselines]'"
+from gplan_jax.foundation.extras import load_extra
 
 
 def boosted_classifier(**settings: Any) -> Any:
     """A histogram gradient boosting classifier; GplanError without scikit-learn."""
-    try:
-        from sklearn.ensemble import HistGradientBoostingClassifier
-    except ImportError:
-        raise GplanError(f"Gradient boosting {_EXTRA}") from None
-    return HistGradientBoostingClassifier(**settings)
+    ensemble = load_extra("sklearn.ensemble", "baselines", "gradient boosting")
+    return ensemble.HistGradientBoostingClassifier(**settings)
 
 
 def neighbour_search(**settings: Any) -> Any:
     """A nearest-neighbours search; GplanError without scikit-learn."""
-    try:
-        from sklearn.neighbors import NearestNeighbors
-    except ImportError:
-        raise GplanError(f"The nearest neighbours {_EXTRA}") from None
-    return NearestNeighbors(**settings)
+    neighbors = load_extra("sklearn.neighbors", "baselines", "the nearest neighbours")
+    return neighbors.NearestNeighbors(**settings)
 
 
 @contextmanager

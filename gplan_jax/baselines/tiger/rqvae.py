@@ -23,6 +23,7 @@ from pydantic import Field
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import Config
+from gplan_jax.foundation.extras import load_extra
 
 
 class RqVaeSettings(Config):
@@ -121,20 +122,14 @@ def kmeans_codebooks(encoded_NxD: np.ndarray, levels: int, codes: int, seed: int
 
     Where there are fewer than K different residuals, the spare codes repeat residuals.
     """
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError:
-        raise GplanError(
-            "TIGER's codebooks start from scikit-learn's k-means; "
-            "pip install 'gplan-jax[baselines]'."
-        ) from None
+    k_means = load_extra("sklearn.cluster", "baselines", "the start of TIGER's codebooks").KMeans
 
     draw = np.random.default_rng(seed)
     rest = np.asarray(encoded_NxD, np.float32)
     codebooks = []
     for level in range(levels):
         count = min(codes, len(np.unique(rest, axis=0)))
-        means = KMeans(count, n_init=4, random_state=seed + level).fit(rest).cluster_centers_
+        means = k_means(count, n_init=4, random_state=seed + level).fit(rest).cluster_centers_
         spare = rest[draw.integers(len(rest), size=codes - count)]
         codebook = np.concatenate((means, spare)).astype(np.float32)
         nearest = np.square(rest[:, None] - codebook).sum(axis=-1).argmin(axis=1)

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from gplan_jax.evaluation.abtest.settings import Metric
 from gplan_jax.evaluation.abtest.users import COVARIATES, RATIOS
-from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.extras import load_extra
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,7 @@ class Estimate:
 
 def import_tea_tasting() -> Any:
     """The tea_tasting module; GplanError says how to install it where it is absent."""
-    try:
-        import tea_tasting
-    except ImportError:
-        raise GplanError(
-            "A/B tests need tea-tasting: install it with pip install 'gplan-jax[abtest]'."
-        ) from None
-    return tea_tasting
+    return load_extra("tea_tasting", "abtest", "A/B tests")
 
 
 def metric_of(metric: Metric, *, cuped: bool = False, **options: Any) -> Any:

@@ -62,7 +62,7 @@ def run_job(task: Task, job: Job, tell: Tell) -> None:
     chosen = chosen_trial(task.out, job)
     settings = task.settings(job.arm, chosen["trial"])
     if chosen["epochs"] is not None:
-        settings = settings.model_copy(update={"epochs": chosen["epochs"]})
+        settings = settings.model_copy(update={"stop_after": chosen["epochs"]})
     part = task.rows.parts[job.fold]
     _predict(task, job, settings, _fit(task, job, settings, part.train + part.validation, ()))
     tell(FitNote(job, None, None))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 
-from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.extras import load_extra
 
 
 def load(module: str) -> ModuleType:
@@ -14,10 +13,4 @@ def load(module: str) -> ModuleType:
     Raises:
         GplanError: it is not installed; names the extra that brings it.
     """
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise GplanError(
-            f"Tests and intervals between arms need {module.partition('.')[0]}, which is not "
-            "installed: pip install 'gplan-jax[baselines]'."
-        ) from None
+    return load_extra(module, "baselines", "tests and intervals between arms")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gplan_jax.evaluation.significance.clusters import Clusters
+from gplan_jax.evaluation.significance.clusters import DECIMALS, Clusters
 from gplan_jax.evaluation.significance.libraries import load
 from gplan_jax.evaluation.significance.power import POWER, detectable_difference
 from gplan_jax.evaluation.significance.proportions import (
@@ -179,7 +179,7 @@ def summarize_arms(
     _check(arms, ids, measures)
     clusters = Clusters.of(ids)
     if reference is None:
-        reference = best_floor(arms, measures[0])
+        reference = best_floor(arms, measures)
     elif reference not in arms:
         raise GplanError(f"The reference {reference} is no arm here: {', '.join(arms)}.")
     scores = {
@@ -225,17 +225,25 @@ def summarize_arms(
     )
 
 
-def best_floor(arms: Mapping[str, ArmScores], measure: str) -> str:
-    """The floor with the highest mean, ties to the name that comes first; else the first arm."""
+def best_floor(arms: Mapping[str, ArmScores], measures: Sequence[str]) -> str:
+    """The floor that is the ``highest``, by name where all are equal; else the first arm."""
     from gplan_jax.baselines.floors import ALL_FLOORS
 
     floors = sorted(name for name in arms if name in ALL_FLOORS)
-    return highest(arms, floors, measure) or next(iter(arms))
+    return highest(arms, floors, measures) or next(iter(arms))
 
 
-def highest(arms: Mapping[str, ArmScores], names: Iterable[str], measure: str) -> str | None:
-    """Which of ``names`` has the highest mean, the first of equals; None where there is none."""
-    means = {name: float(arms[name].values[measure].mean()) for name in names}
+def highest(
+    arms: Mapping[str, ArmScores], names: Iterable[str], measures: Sequence[str]
+) -> str | None:
+    """Which of ``names`` has the highest mean of the first measure; None where there is none.
+
+    The next measure decides between equals, and so on; of equals in all, the first name.
+    """
+    means = {
+        name: [round(float(arms[name].values[m].mean()), DECIMALS) for m in measures]
+        for name in names
+    }
     return max(means, key=lambda name: means[name], default=None)
 
 

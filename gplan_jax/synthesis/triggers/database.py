@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.extras import load_extra
 from gplan_jax.synthesis.triggers.sql import quoted
 
 BATCH = 4096
@@ -20,7 +21,7 @@ def connect(temporary: Path, memory_limit: str, zone: str) -> Any:
     Raises:
         GplanError: duckdb is not installed, or ``memory_limit`` is no amount of memory.
     """
-    duckdb = _import_duckdb()
+    duckdb = load_extra("duckdb", "synthesis", "sorting logs")
     config = {"temp_directory": str(temporary), "memory_limit": memory_limit}
     try:
         connection = duckdb.connect(":memory:", config=config)
@@ -38,7 +39,7 @@ def fetch(connection: Any, query: str) -> Iterator[list[tuple[Any, ...]]]:
     Raises:
         GplanError: a file can't be read, or DuckDB ran out of memory.
     """
-    duckdb = _import_duckdb()
+    duckdb = load_extra("duckdb", "synthesis", "sorting logs")
     try:
         result = connection.execute(query)
         while rows := result.fetchmany(BATCH):
@@ -56,13 +57,3 @@ def _gist(error: Exception) -> str:
     lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
     kept = itertools.takewhile(lambda line: not line.startswith("Possible"), lines)
     return ": ".join(itertools.islice(kept, 3))
-
-
-def _import_duckdb() -> Any:
-    try:
-        import duckdb
-    except ImportError:
-        raise GplanError(
-            "Logs are sorted by duckdb: install it with pip install 'gplan-jax[synthesis]'."
-        ) from None
-    return duckdb

@@ -59,7 +59,7 @@ def test_the_first_seed_tries_and_then_learns_from_all_rows(task: Task) -> None:
     scores = [(trial["acc1"], trial["nes"]) for trial in found["trials"]]
     assert chosen == scores.index(max(scores))
     seed = read(seed_path(task.out, job))
-    assert seed["settings"]["rank"] == chosen and seed["settings"]["epochs"] == 3
+    assert seed["settings"]["rank"] == chosen and seed["settings"]["stop_after"] == 3
     assert seed["parameters"] == 1234
     assert seed["rows"] == list(task.rows.parts[1].test)
     assert len(seed["constrained"]) == len(seed["free"]) == len(seed["rows"])

@@ -26,6 +26,7 @@ class ToySettings(Config):
 
     rank: int = 0
     epochs: int = 5
+    stop_after: int | None = None
     log: str = ""
 
 
@@ -55,14 +56,15 @@ def fit_toy(
 
     With validation rows the loss is best after three epochs, and the fit ends after the fifth.
     """
+    epochs = settings.stop_after or settings.epochs
     if settings.log:
         with Path(settings.log).open("a", encoding="utf-8") as log:
-            log.write(f"{settings.rank} {seed} {settings.epochs} {len(train)} {len(validation)}\n")
+            log.write(f"{settings.rank} {seed} {epochs} {len(train)} {len(validation)}\n")
     counts = Counter(canonical_plan(parse_plan(s.raw_labels, library), library) for s in train)
     ranked = sorted(counts, key=lambda text: (-counts[text], text))
     curve = [
         {"epoch": e, "loss": 1 / e, "validation_loss": 1 + abs(e - 3) if validation else None}
-        for e in range(1, settings.epochs + 1)
+        for e in range(1, epochs + 1)
     ]
     return Fitted(Constant(ranked[(settings.rank + seed) % len(ranked)], library), curve)
 
