@@ -289,8 +289,8 @@ def _floor(names: Sequence[str], means_AxM: np.ndarray) -> dict[str, dict[str, A
 def _title(name: str) -> str:
     kind, _, count = name.rpartition("_")
     if kind == "static":
-        many = "intent" if count == "1" else f"{count} intents"
-        return f"the most frequent {many}, for every row"
+        many = "most frequent intent" if count == "1" else f"{count} most frequent intents"
+        return f"the {many}, for every row"
     if kind == "label_first":
         return f"the label cut after {count}"
     return TITLES[name]
