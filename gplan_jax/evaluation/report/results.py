@@ -85,6 +85,7 @@ class Difference(_Part):
     holds: bool
     method: str
     clusters: int | None = None
+    detectable: float | None = None
 
 
 class Summary(_Part):
@@ -94,7 +95,6 @@ class Summary(_Part):
     comparisons: list[Difference]
     method: str = ""
     reference: str | None = None
-    detectable: dict[str, float] = pydantic.Field(default_factory=dict)
 
 
 class RowFacts(_Part):

@@ -23,6 +23,7 @@ class Against:
     low: float
     high: float
     p_holm: float
+    detectable: float | None
     outcome: Outcome
 
 
@@ -54,7 +55,8 @@ def _against(stated: Difference, arm: str) -> Against:
     outcome: Outcome = "open"
     if stated.holds:
         outcome = "better" if difference > 0 else "worse"
-    return Against(arm, stated.measure, difference, low, high, stated.p_holm, outcome)
+    least = stated.detectable
+    return Against(arm, stated.measure, difference, low, high, stated.p_holm, least, outcome)
 
 
 def verdict(results: Results) -> list[str]:
@@ -72,15 +74,15 @@ def verdict(results: Results) -> list[str]:
     if not rivals:
         return [f"There is nothing but floors here; the {kind} is {name}.", *unfinished]
     sentences = [_sentence(rivals, comparisons, results, f"the {kind}, {name}")]
-    widths = [(c.high - c.low) / 2 for arm, c in comparisons.items() if arm in rivals]
+    rows = [comparisons[arm] for arm in rivals]
     data = results.about.data
     limits = (
         f"On these {data.rows:,} rows of {data.ids:,} ids a difference in Acc@1 has a 95% interval "
-        f"of typically ±{figure('acc1', median(widths))} points"
+        f"of typically ±{figure('acc1', median((row.high - row.low) / 2 for row in rows))} points"
     )
-    if "acc1" in results.summary.detectable:
-        least = figure("acc1", results.summary.detectable["acc1"])
-        limits += f", and one must be of about {least} points to be seen four times in five"
+    if least := [row.detectable for row in rows if row.detectable is not None]:
+        seen = figure("acc1", median(least))
+        limits += f", and one must be of about {seen} points to be seen four times in five"
     sentences.append(f"{limits}; what is smaller these rows can’t decide.")
     return [*sentences, *unfinished]
 

@@ -165,7 +165,7 @@ def comparison(first: str, second: str, difference: float, holds: bool) -> dict[
     return {
         "first": first, "second": second, "measure": "acc1", "difference": difference,
         "low": difference - 0.02, "high": difference + 0.03, "p": 0.01, "p_holm": 0.02,
-        "holds": holds, "method": "permutation", "clusters": 40,
+        "holds": holds, "method": "permutation", "clusters": 40, "detectable": abs(difference) / 2,
     }  # fmt: skip
 
 
@@ -183,16 +183,17 @@ def test_verdicts_of_planted_comparisons(
     summary = read_json(run_folder / "summary.json")
     difference, holds = second
     summary["comparisons"] = [
+        comparison("majority_first_intent", "trigger_table", -0.9, True),  # of floors: not counted
         comparison("sasrec", "trigger_table", *first),
         comparison("trigger_table", "tiger", -difference, holds),  # stated the other way round
     ]
     write_json(run_folder / "summary.json", summary)
     [sentence, limits] = verdict(read_results(run_folder))
+    assert "typically ±2.5 points, and one must be of about 7.5 points" in limits
     assert sentence.startswith(beginning)
     assert f"Tiger ({figure('acc1', difference, signed=True)})" in sentence
     assert ("Not to be told apart from it: Sasrec (+10.0)" in sentence) == (not first[1])
     assert ("Worse than it: Tiger (−20.0)" in sentence) == (difference < 0)
-    assert "typically ±2.5 points" in limits
 
 
 def test_unfinished_arms_are_named(run_folder: Path) -> None:
