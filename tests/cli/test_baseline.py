@@ -93,8 +93,8 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(
     half.write_text("{")
     assert run(tmp_path / "killed", *settings) == 0
     assert not half.exists()
-    # Two folds of two trials and one more seed are six fits; one of them was cut short.
-    assert len(log.read_text().splitlines()) == 7
+    # Two folds of two trials and two seeds are eight fits; one of them was cut short.
+    assert len(log.read_text().splitlines()) == 9
     assert run(tmp_path / "whole") == 0
     for name in ("predictions.jsonl", "curves.json", "summary.json"):
         whole, killed = ((tmp_path / run / name).read_bytes() for run in ("whole", "killed"))

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import builtins
 import dataclasses
 import itertools
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -94,14 +93,7 @@ def test_too_few_users_and_a_missing_package_are_named(
 ) -> None:
     with pytest.raises(GplanError, match="too few"):
         tell_apart(rows[:3], rows[3:6], "all")
-    real_import = builtins.__import__
-
-    def without_sklearn(name: str, *arguments: Any, **options: Any) -> Any:
-        if name.startswith("sklearn"):
-            raise ImportError("No module named 'sklearn'")
-        return real_import(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without_sklearn)
+    monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
     with pytest.raises(GplanError, match=r"gplan-jax\[synthesis\]"):
         tell_apart(rows, rows, "all")
 

@@ -64,6 +64,7 @@ class _Worker:
     ready: bool = False
     job: Job | None = None
     last_arm: str | None = None
+    ended: bool = False
 
 
 def run_jobs(task: Task, jobs: list[Job], workers: int) -> Iterator[Event]:
@@ -92,7 +93,7 @@ def run_jobs(task: Task, jobs: list[Job], workers: int) -> Iterator[Event]:
                         staff += [_start(task) for _ in range(wanted)]
                     if isinstance(event, Failed) and event.job.seed == 0:
                         pending = [job for job in pending if job.place != event.job.place]
-                if not worker.process.is_alive():
+                if worker.ended:
                     staff.remove(worker)
                     staff += [_start(task)] if pending else []
     finally:
@@ -118,7 +119,12 @@ def _with_news(staff: list[_Worker]) -> list[_Worker]:
 
 
 def _news(worker: _Worker) -> Iterator[Event]:
-    """What a worker has said since, and in what way it ended, where it did."""
+    """What a worker has said since, and in what way it ended, where it did.
+
+    Whether it lives is asked before its last words are read: one that ends in between is told of
+    the next time, and its job is not lost.
+    """
+    lives = worker.process.is_alive()
     try:
         while worker.connection.poll():
             event = worker.connection.recv()
@@ -126,10 +132,11 @@ def _news(worker: _Worker) -> Iterator[Event]:
             if isinstance(event, Done | Failed):
                 worker.job = None
             yield event
-        if worker.process.is_alive():
+        if lives:
             return
     except (EOFError, OSError):
         worker.process.join()
+    worker.ended = True
     reason = f"its process ended with exit code {worker.process.exitcode}"
     if worker.process.exitcode == -signal.SIGKILL:
         reason = "its process was killed; is the memory short?"
