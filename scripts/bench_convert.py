@@ -26,9 +26,9 @@ import ml_dtypes
 import numpy as np
 
 from gplan_jax.foundation.files import write_json
-from gplan_jax.models.config import Qwen3Config
-from gplan_jax.models.params import rules
-from gplan_jax.models.safetensors_files import LazyTensor, stored_tensors, write_sharded
+from gplan_jax.models.checkpoints.params import rules
+from gplan_jax.models.checkpoints.safetensors_files import LazyTensor, stored_tensors, write_sharded
+from gplan_jax.models.qwen3.config import Qwen3Config
 
 QWEN3_1_7B = Qwen3Config(
     vocab_size=151_936,

@@ -44,12 +44,12 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import write_json
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, check_plan, read_samples
-from gplan_jax.inference.decoding import GreedyDecoder
-from gplan_jax.inference.engine import PlanEngine
-from gplan_jax.inference.engine_config import EngineConfig
-from gplan_jax.inference.requests import DecodingMode, PlanRequest
+from gplan_jax.inference.engine.decoding import GreedyDecoder
+from gplan_jax.inference.engine.engine import PlanEngine
+from gplan_jax.inference.engine.engine_config import EngineConfig
+from gplan_jax.inference.engine.requests import DecodingMode, PlanRequest
 from gplan_jax.models import load_qwen3
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.world.simulation import simulate_rows
 
 PLAIN, CONSTRAINED, DRAFTED, TORCH = "plain", "constrained", "drafted", "transformers"
 TEST_SEED = 1_000  # a world of its own

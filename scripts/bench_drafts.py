@@ -35,8 +35,8 @@ from gplan_jax.gsisr import (
     split_by_id,
 )
 from gplan_jax.gsisr.intent_counts import ContextKey, IntentCounts, context_key, intent_texts
-from gplan_jax.inference.drafts import DraftModel
-from gplan_jax.inference.grammar import PlanGrammar, ResponseForm
+from gplan_jax.inference.grammar.drafts import DraftModel
+from gplan_jax.inference.grammar.plan_grammar import PlanGrammar, ResponseForm
 
 FORMS: tuple[ResponseForm, ...] = ("plan", "latent")
 

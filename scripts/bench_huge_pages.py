@@ -74,10 +74,10 @@ def measure() -> dict[str, float]:
     from flax import nnx
 
     from gplan_jax.models import Qwen3, Qwen3Config
-    from gplan_jax.training.config import LossConfig
-    from gplan_jax.training.section_objective import SectionObjective
-    from gplan_jax.training.state import TrainState
-    from gplan_jax.training.step import make_train_step
+    from gplan_jax.training.steps.section_objective import SectionObjective
+    from gplan_jax.training.steps.state import TrainState
+    from gplan_jax.training.steps.step import make_train_step
+    from gplan_jax.training.steps.train_config import LossConfig
 
     config = Qwen3Config(VOCABULARY, 128, 384, 3, 2, 1, head_dim=64, tie_word_embeddings=True)
     graphdef, params = nnx.split(Qwen3(config, rngs=nnx.Rngs(0)), nnx.Param)

@@ -29,8 +29,8 @@ from gplan_jax.data.preference_loader import PreferenceLoader
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, write_samples
 from gplan_jax.models import Qwen3, Qwen3Config
-from gplan_jax.models.attention import resolve_kernel
-from gplan_jax.models.tokenizer_files import extend_tokenizer
+from gplan_jax.models.attention.causal import resolve_kernel
+from gplan_jax.models.checkpoints.tokenizer_files import extend_tokenizer
 from gplan_jax.objectives.section_loss import (
     IGNORED_LABEL,
     section_counts,
@@ -40,15 +40,15 @@ from gplan_jax.objectives.section_loss import (
 )
 from gplan_jax.objectives.token_nll import token_nll
 from gplan_jax.reasoning import GSISR_LATENTS
-from gplan_jax.synthesis.explain import explain_file
-from gplan_jax.synthesis.tiny_checkpoint import train_tokenizer, training_texts
-from gplan_jax.synthesis.world import simulate_rows
-from gplan_jax.training.assembly import curriculum_of
-from gplan_jax.training.config import DataConfig, PrecisionConfig, TrainConfig
-from gplan_jax.training.mesh import make_mesh
-from gplan_jax.training.run import Run
-from gplan_jax.training.state import TrainState, make_optimizer
-from gplan_jax.training.step import DeviceBatch, TrainStep
+from gplan_jax.synthesis.factory.explain import explain_file
+from gplan_jax.synthesis.world.simulation import simulate_rows
+from gplan_jax.synthesis.world.tiny_checkpoint import train_tokenizer, training_texts
+from gplan_jax.training.steps.assembly import curriculum_of
+from gplan_jax.training.steps.mesh import make_mesh
+from gplan_jax.training.steps.setup import Run
+from gplan_jax.training.steps.state import TrainState, make_optimizer
+from gplan_jax.training.steps.step import DeviceBatch, TrainStep
+from gplan_jax.training.steps.train_config import DataConfig, PrecisionConfig, TrainConfig
 
 LAYOUTS = ("padded", "plain", "prefix_tree")
 ID_FIELDS = ("tokens", "targets", "prefix", "shared_tokens", "context_tokens")

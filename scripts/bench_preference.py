@@ -29,18 +29,18 @@ from gplan_jax.data.preference_loader import PreferenceLoader
 from gplan_jax.data.preference_set import PreferenceSet
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.models import Qwen3Config
-from gplan_jax.synthesis.counterfactuals import write_counterfactuals
-from gplan_jax.training.assembly import batch_plan_of
-from gplan_jax.training.config import TrainConfig
-from gplan_jax.training.preference_objective import PreferenceObjective, pair_log_probs
-from gplan_jax.training.run import Run
-from gplan_jax.training.step import (
+from gplan_jax.synthesis.pairs.counterfactuals import write_counterfactuals
+from gplan_jax.training.steps.assembly import batch_plan_of
+from gplan_jax.training.steps.preference_objective import PreferenceObjective, pair_log_probs
+from gplan_jax.training.steps.setup import Run
+from gplan_jax.training.steps.step import (
     SHARED_FIELDS,
     DeviceBatch,
     TrainStep,
     prefix_contexts,
     prefix_keys_values,
 )
+from gplan_jax.training.steps.train_config import TrainConfig
 
 SEQUENCES = 4  # of a pair: two contexts, each with both plans
 REFERENCE_NOISE = 0.5

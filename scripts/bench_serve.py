@@ -41,7 +41,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr import read_samples
-from gplan_jax.serving.load import (
+from gplan_jax.serving.latency.client import Send, http_sender
+from gplan_jax.serving.latency.generator import (
     PLAN_PATH,
     Exchange,
     plan_bodies,
@@ -49,11 +50,10 @@ from gplan_jax.serving.load import (
     send_in_turn,
     send_on_schedule,
 )
-from gplan_jax.serving.load_client import Send, http_sender
-from gplan_jax.serving.load_latency import LoadPlan, simulated_contexts, warm_up
-from gplan_jax.serving.load_machine import machine
-from gplan_jax.serving.load_report import summarize
-from gplan_jax.serving.load_server import LocalServer, local_server, serve_command
+from gplan_jax.serving.latency.machine import machine
+from gplan_jax.serving.latency.report import summarize
+from gplan_jax.serving.latency.server_process import LocalServer, local_server, serve_command
+from gplan_jax.serving.latency.study import LoadPlan, simulated_contexts, warm_up
 
 PARTS = ("steady", "overload", "hang_up")
 MIB = 2**20

@@ -16,9 +16,9 @@ from bench_process import JsonProcess
 from gplan_jax.data import Mode
 from gplan_jax.foundation.files import write_json
 from gplan_jax.models import Qwen3
-from gplan_jax.models.directory import model_parameters
-from gplan_jax.models.params import checkpoint_tensors
-from gplan_jax.models.safetensors_files import write_sharded
+from gplan_jax.models.checkpoints.directory import model_parameters
+from gplan_jax.models.checkpoints.params import checkpoint_tensors
+from gplan_jax.models.checkpoints.safetensors_files import write_sharded
 
 
 class TorchSteps:

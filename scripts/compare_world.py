@@ -16,9 +16,15 @@ from rich.console import Console
 from rich.table import Table
 
 from gplan_jax.gsisr import IntentLibrary, read_samples
-from gplan_jax.synthesis.learnability import floor_acc1, oracle_acc1
-from gplan_jax.synthesis.realism import VIEWS, distances, is_working_day, take_apart, tell_apart
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.world.learnability import floor_acc1, oracle_acc1
+from gplan_jax.synthesis.world.realism import (
+    VIEWS,
+    distances,
+    is_working_day,
+    take_apart,
+    tell_apart,
+)
+from gplan_jax.synthesis.world.simulation import simulate_rows
 
 ENDLESS = 10**12
 

@@ -1,6 +1,6 @@
 """Fits the shares of the simulated world to real rows, and prints them as YAML.
 
-    python scripts/fit_world.py --real gsisr_dev.csv > gplan_jax/synthesis/calibration.yaml
+    python scripts/fit_world.py --real gsisr_dev.csv > gplan_jax/synthesis/world/calibration.yaml
 
 Only shares, counts per class and words of the public vocabulary (categories, codes) that several
 users have are kept: no row, no id, no text of a row. See docs/world.md.
@@ -20,8 +20,8 @@ import yaml
 from gplan_jax.gsisr import IntentLibrary, Sample, read_samples
 from gplan_jax.gsisr.behavior import Behavior, Habit
 from gplan_jax.gsisr.facts import ORDER_TIMES, place_kind, time_of
-from gplan_jax.synthesis.realism import Row, take_apart
-from gplan_jax.synthesis.situation import REFUEL_ORDERS, situation_of
+from gplan_jax.synthesis.amap.situation import REFUEL_ORDERS, situation_of
+from gplan_jax.synthesis.world.realism import Row, take_apart
 
 CODES_TOGETHER = ((1,), (2, 3, 4, 11), (10, 12))  # Profile columns that depend on each other.
 LEAST_USERS = 2  # A category or code that fewer users have is left out.

@@ -181,9 +181,8 @@ def _train(work: Path, name: str, task: Task) -> None:
     import jax.numpy as jnp
 
     from gplan_jax.models import Qwen3
-    from gplan_jax.training import reference
-    from gplan_jax.training.loop import train
-    from gplan_jax.training.reporter import StepReporter
+    from gplan_jax.training.loop.loop import reference, train
+    from gplan_jax.training.loop.reporter import StepReporter
 
     witness = (work / f"{name}-rows.jsonl").open("a", encoding="utf-8")
     moments = (work / f"{name}-reference.jsonl").open("a", encoding="utf-8")
@@ -222,9 +221,9 @@ def _prepare(work: Path, task: Task) -> None:
     from gplan_jax.gsisr import IntentLibrary, PromptTemplate, write_samples
     from gplan_jax.models import convert_checkpoint
     from gplan_jax.reasoning import GSISR_LATENTS
-    from gplan_jax.synthesis.counterfactuals import write_counterfactuals
-    from gplan_jax.synthesis.tiny_checkpoint import training_texts, write_tiny_checkpoint
-    from gplan_jax.synthesis.world import simulate_rows
+    from gplan_jax.synthesis.pairs.counterfactuals import write_counterfactuals
+    from gplan_jax.synthesis.world.simulation import simulate_rows
+    from gplan_jax.synthesis.world.tiny_checkpoint import training_texts, write_tiny_checkpoint
 
     rows = list(simulate_rows(ROWS, seed=1))
     write_samples(work / "rows.csv", rows)
@@ -252,7 +251,7 @@ def _prepare(work: Path, task: Task) -> None:
 
 
 def _config(work: Path, name: str, task: Task) -> Any:
-    from gplan_jax.training.config import TrainConfig
+    from gplan_jax.training.steps.train_config import TrainConfig
 
     calr = {"learning_rate": 1e-3, "polish_lr": 1e-4, "target_blocks": 1}
     constant = {"schedule": "constant", "learning_rate": 1e-4, "warmup_ratio": 0.03}

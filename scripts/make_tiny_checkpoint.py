@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, read_samples
-from gplan_jax.synthesis.tiny_checkpoint import training_texts, write_tiny_checkpoint
+from gplan_jax.synthesis.world.tiny_checkpoint import training_texts, write_tiny_checkpoint
 
 
 def main() -> None:

@@ -23,11 +23,11 @@ import numpy as np
 from rich.console import Console, Group
 from rich.table import Table
 
-from gplan_jax.evaluation.sensitivity_run import RESULTS as SENSITIVITY
-from gplan_jax.evaluation.tables import render
+from gplan_jax.cli.quickstart_run import LOSSES, quickstart
+from gplan_jax.evaluation.scores.tables import render
+from gplan_jax.evaluation.sensitivity.compare import RESULTS as SENSITIVITY
 from gplan_jax.foundation.files import atomic_write, read_json, write_json
-from gplan_jax.quickstart.run import LOSSES, quickstart
-from gplan_jax.training.metrics_log import read_log
+from gplan_jax.training.loop.metrics_log import read_log
 
 RUN_FIGURES = {
     "rewards/chosen": "Shift of the matched plan",

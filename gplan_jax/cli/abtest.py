@@ -54,12 +54,12 @@ def analyse(
     """
     from rich.console import Console
 
-    from gplan_jax.evaluation.abtest.estimates import import_tea_tasting
-    from gplan_jax.evaluation.abtest.log import read_log
-    from gplan_jax.evaluation.abtest.run import analyse as run
-    from gplan_jax.evaluation.abtest.run import settings_for, write_summary
-    from gplan_jax.evaluation.abtest.settings import AbTest
-    from gplan_jax.evaluation.abtest.tables import draw, summary_tables
+    from gplan_jax.abtest.estimates import import_tea_tasting
+    from gplan_jax.abtest.log import read_log
+    from gplan_jax.abtest.run import analyse as run
+    from gplan_jax.abtest.run import settings_for, write_summary
+    from gplan_jax.abtest.settings import AbTest
+    from gplan_jax.abtest.tables import draw, summary_tables
     from gplan_jax.foundation import GplanError
     from gplan_jax.foundation.config import load_config
     from gplan_jax.foundation.files import refuse_existing
@@ -114,7 +114,7 @@ def power(
 
     Example: gplan abtest power --baseline 0.30 --lift 0.0087 --users-per-day 100000
     """
-    from gplan_jax.evaluation.abtest.power import needed
+    from gplan_jax.abtest.power import needed
 
     need = needed(
         baseline,
@@ -166,8 +166,8 @@ def simulate(
     """
     from rich.console import Console
 
-    from gplan_jax.evaluation.abtest import simulate as simulation
-    from gplan_jax.evaluation.abtest.tables import draw, simulation_cells
+    from gplan_jax.abtest import simulate as simulation
+    from gplan_jax.abtest.tables import draw, simulation_cells
     from gplan_jax.foundation import GplanError
     from gplan_jax.foundation.files import write_json
 
@@ -230,8 +230,8 @@ def assign(
 
     Example: gplan abtest assign --config experiment.yaml --users ids.txt --out arms.csv
     """
-    from gplan_jax.evaluation.abtest.assignment import assign_file
-    from gplan_jax.evaluation.abtest.settings import AbTest
+    from gplan_jax.abtest.assignment import assign_file
+    from gplan_jax.abtest.settings import AbTest
     from gplan_jax.foundation.config import load_config
 
     counts = assign_file(load_config(AbTest, config), users, out)

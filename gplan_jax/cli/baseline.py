@@ -71,7 +71,7 @@ def baseline(
 
     from rich.console import Console
 
-    from gplan_jax.baselines.features import InputMode
+    from gplan_jax.baselines.rows.features import InputMode
     from gplan_jax.cli.sensitivity import named_paths
     from gplan_jax.evaluation.comparison.contestants import (
         arms_table,

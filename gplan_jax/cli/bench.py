@@ -12,7 +12,7 @@ from typing import Annotated, cast, get_args
 import typer
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.inference.requests import DecodingMode
+from gplan_jax.inference.engine.requests import DecodingMode
 
 bench = typer.Typer(
     help="Measure a planner as its users meet it.",
@@ -88,7 +88,7 @@ def latency(
     from gplan_jax.gsisr import read_samples
 
     require_extra(("h11", "httpx2"), "serve", "the load generator")
-    from gplan_jax.serving.load_latency import (
+    from gplan_jax.serving.latency.study import (
         RESULTS,
         TABLES,
         LoadPlan,

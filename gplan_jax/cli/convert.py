@@ -82,7 +82,7 @@ def _write_guided(model_dir: Path, folder: Path) -> None:
     from gplan_jax.data import ChatEncoder
     from gplan_jax.data.task_files import LIBRARY_FILE
     from gplan_jax.gsisr import IntentLibrary
-    from gplan_jax.inference.guided_decoding import write_guided_files
+    from gplan_jax.inference.grammar.guided_files import write_guided_files
 
     library = IntentLibrary.load(model_dir / LIBRARY_FILE)
     paths = write_guided_files(folder, library, ChatEncoder.load(model_dir))

@@ -69,9 +69,9 @@ def evaluate(
     """
     from rich.console import Console
 
-    from gplan_jax.evaluation.offline import METRICS, PREDICTIONS
-    from gplan_jax.evaluation.runner import evaluate_model
-    from gplan_jax.evaluation.tables import metrics_table
+    from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS
+    from gplan_jax.evaluation.scores.runner import evaluate_model
+    from gplan_jax.evaluation.scores.tables import metrics_table
 
     metrics = evaluate_model(
         model,
@@ -107,8 +107,8 @@ def score(
     """
     from rich.console import Console
 
-    from gplan_jax.evaluation.offline import score_file
-    from gplan_jax.evaluation.tables import metrics_table
+    from gplan_jax.evaluation.scores.offline import score_file
+    from gplan_jax.evaluation.scores.tables import metrics_table
     from gplan_jax.gsisr import IntentLibrary
 
     metrics = score_file(predictions, IntentLibrary.load(library))
@@ -142,10 +142,10 @@ def plan(
     """
     from rich.console import Console
 
-    from gplan_jax.evaluation.runner import find_sample, read_context
-    from gplan_jax.evaluation.tables import plan_view
+    from gplan_jax.evaluation.scores.runner import find_sample, read_context
+    from gplan_jax.evaluation.scores.tables import plan_view
     from gplan_jax.foundation import GplanError
-    from gplan_jax.inference.planner import Planner
+    from gplan_jax.inference.engine.planner import Planner
 
     if data is None and context is not None and row is None and prompt_id is None:
         sample = read_context(context)

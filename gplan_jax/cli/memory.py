@@ -53,7 +53,6 @@ def plan_memory(
     import jax
 
     from gplan_jax.foundation.config import load_config
-    from gplan_jax.training.config import TrainConfig
     from gplan_jax.training.memory.abstract_step import model_shape
     from gplan_jax.training.memory.batch_shape import RowLengths
     from gplan_jax.training.memory.plan import MemoryPlan, plan_memory
@@ -61,6 +60,7 @@ def plan_memory(
     from gplan_jax.training.memory.search import overrides as changes
     from gplan_jax.training.memory.search import search_fitting
     from gplan_jax.training.memory.topologies import parse_topology
+    from gplan_jax.training.steps.train_config import TrainConfig
 
     settings = load_config(TrainConfig, config, overrides or [])
     devices = parse_topology(topology)

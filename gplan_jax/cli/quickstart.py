@@ -21,6 +21,6 @@ def quickstart(
     """
     from rich.console import Console
 
-    from gplan_jax.quickstart.run import quickstart as run
+    from gplan_jax.cli.quickstart_run import quickstart as run
 
     run(out, rows=rows, seed=seed, console=Console())

@@ -49,9 +49,9 @@ def candidates(
     from gplan_jax.foundation.progress import report_skipped
     from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.seeds.proposing import check_out, write_review_files
-    from gplan_jax.synthesis.seeds.seed import read_seeds
     from gplan_jax.synthesis.seeds.tables import strata_table
     from gplan_jax.synthesis.teachers.load import load_teacher, note_of
+    from gplan_jax.synthesis.teachers.seed import read_seeds
 
     check_out(out)
     loaded, skipped = IntentLibrary.load(library), list[RowError]()
@@ -101,7 +101,7 @@ def review(
 
     require_extra(EXTRA, "serve", "the page")
 
-    from gplan_jax.serving.review_run import serve_review
+    from gplan_jax.serving.review.run import serve_review
 
     serve_review(file, reviewer, IntentLibrary.load(library), port=port, candidates=candidates)
 

@@ -46,13 +46,13 @@ def sensitivity(
     """
     from rich.console import Console
 
-    from gplan_jax.evaluation.sensitivity_run import (
+    from gplan_jax.evaluation.sensitivity.compare import (
         CURVES,
         RESULTS,
         TABLES,
         compare_sensitivity,
     )
-    from gplan_jax.evaluation.sensitivity_tables import sensitivity_view
+    from gplan_jax.evaluation.sensitivity.tables import sensitivity_view
 
     metrics = compare_sensitivity(
         named_paths("--model", model),

@@ -67,16 +67,16 @@ def serve(
     """
     from pydantic import SecretStr
 
-    from gplan_jax.evaluation.abtest.settings import AbTest
+    from gplan_jax.abtest.settings import AbTest
     from gplan_jax.foundation.config import load_config
     from gplan_jax.foundation.extras import require_extra
-    from gplan_jax.inference.engine_config import EngineConfig
+    from gplan_jax.inference.engine.engine_config import EngineConfig
 
     require_extra(EXTRA, "serve", "the server")
 
-    from gplan_jax.serving.run import display_name, read_api_key
-    from gplan_jax.serving.run import serve as run
-    from gplan_jax.serving.settings import ServerSettings
+    from gplan_jax.serving.http.settings import ServerSettings
+    from gplan_jax.serving.planning.serve import display_name, read_api_key
+    from gplan_jax.serving.planning.serve import serve as run
 
     key = read_api_key(api_key_env)
     run(

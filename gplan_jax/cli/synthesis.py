@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from gplan_jax.gsisr import IntentLibrary
-    from gplan_jax.synthesis.teacher import Teacher
+    from gplan_jax.synthesis.teachers.protocol import Teacher
 
 Library = Annotated[
     Path | None, typer.Option(help="Intent library file; the shipped Amap library if left out.")
@@ -161,7 +161,7 @@ def explain(
     from gplan_jax.foundation import RowError
     from gplan_jax.foundation.progress import report_skipped
     from gplan_jax.gsisr import IntentLibrary
-    from gplan_jax.synthesis.explain import explain_file
+    from gplan_jax.synthesis.factory.explain import explain_file
     from gplan_jax.synthesis.teachers.load import note_of
 
     intents = IntentLibrary.load(library)
@@ -213,9 +213,9 @@ def counterfactuals(
     from gplan_jax.foundation import RowError
     from gplan_jax.foundation.progress import report_skipped
     from gplan_jax.gsisr import IntentLibrary
-    from gplan_jax.synthesis.counterfactual_report import report_path, report_table
-    from gplan_jax.synthesis.counterfactuals import write_counterfactuals
-    from gplan_jax.synthesis.perturbation_spec import load_spec
+    from gplan_jax.synthesis.pairs.counterfactual_report import report_path, report_table
+    from gplan_jax.synthesis.pairs.counterfactuals import write_counterfactuals
+    from gplan_jax.synthesis.pairs.perturbation_spec import load_spec
     from gplan_jax.synthesis.teachers.load import note_of
 
     intents = IntentLibrary.load(library)
@@ -257,8 +257,8 @@ def _hire(
     seeds: Path | None,
 ) -> Teacher:
     from gplan_jax.synthesis.factory.outputs import Outputs
-    from gplan_jax.synthesis.seeds.seed import read_seeds
     from gplan_jax.synthesis.teachers.load import load_teacher
+    from gplan_jax.synthesis.teachers.seed import read_seeds
 
     examples = read_seeds(seeds, library) if seeds else []
     return load_teacher(teacher, overrides or [], cache or Outputs(out).cache, library, examples)

@@ -36,13 +36,13 @@ def train(
     143 or 130; the same command with --resume goes on. Bad input exits with 2,
     a full or read-only disk with 1.
     """
-    from gplan_jax.evaluation.during_training import train_and_evaluate
+    from gplan_jax.evaluation.scores.during_training import train_and_evaluate
     from gplan_jax.foundation.config import load_config
-    from gplan_jax.training.config import TrainConfig
-    from gplan_jax.training.distributed import joined
-    from gplan_jax.training.metrics_log import best_evaluation
-    from gplan_jax.training.preemption import RunStopped
-    from gplan_jax.training.rendezvous import StartTimeout
+    from gplan_jax.training.hosts.rendezvous import StartTimeout
+    from gplan_jax.training.hosts.startup import joined
+    from gplan_jax.training.loop.metrics_log import best_evaluation
+    from gplan_jax.training.resume.preemption import RunStopped
+    from gplan_jax.training.steps.train_config import TrainConfig
 
     settings = load_config(TrainConfig, config, overrides or [])
     stopped: RunStopped | None = None

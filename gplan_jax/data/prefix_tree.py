@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gplan_jax.data.batch_plan import round_up
-from gplan_jax.models.prefix_tree import TreeLevel
+from gplan_jax.models.qwen3.prefix_tree import TreeLevel
 
 Segment = Sequence[int]
 

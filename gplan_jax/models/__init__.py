@@ -1,16 +1,20 @@
 """Qwen3 in Flax NNX, and the way between Hugging Face checkpoints and GPlan model directories."""
 
-from gplan_jax.models.cache import KVCache, init_cache
-from gplan_jax.models.config import Qwen3Config
-from gplan_jax.models.convert import CheckpointReport, convert_checkpoint, export_checkpoint
-from gplan_jax.models.directory import (
+from gplan_jax.models.checkpoints.convert import (
+    CheckpointReport,
+    convert_checkpoint,
+    export_checkpoint,
+)
+from gplan_jax.models.checkpoints.directory import (
     ModelRecord,
     read_config,
     save_model_directory,
     save_qwen3,
 )
-from gplan_jax.models.loading import load_qwen3
-from gplan_jax.models.qwen3 import Qwen3
+from gplan_jax.models.checkpoints.loading import load_qwen3
+from gplan_jax.models.qwen3.cache import KVCache, init_cache
+from gplan_jax.models.qwen3.config import Qwen3Config
+from gplan_jax.models.qwen3.model import Qwen3
 
 __all__ = [
     "CheckpointReport",

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from gplan_jax.abtest import estimates
 from gplan_jax.cli.main import app
-from gplan_jax.evaluation.abtest import estimates
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.buckets import Experiment
 

@@ -14,7 +14,7 @@ import pytest
 
 from gplan_jax.cli import main as command_line
 from gplan_jax.foundation.files import read_json, write_json
-from gplan_jax.training.checkpoints import RunCheckpoints
+from gplan_jax.training.resume.checkpoints import RunCheckpoints
 
 Gplan = Callable[..., tuple[int, str]]
 
@@ -247,9 +247,9 @@ def test_a_full_disk_under_checkpoints_is_an_error_of_the_disk(
 
     monkeypatch.setattr(Full, when, fail)
     monkeypatch.setattr(
-        "gplan_jax.training.checkpoints.ocp.training.Checkpointer", lambda *_, **__: Full()
+        "gplan_jax.training.resume.checkpoints.ocp.training.Checkpointer", lambda *_, **__: Full()
     )
-    monkeypatch.setattr("gplan_jax.training.checkpoints._plain", lambda state: state)
+    monkeypatch.setattr("gplan_jax.training.resume.checkpoints._plain", lambda state: state)
     with pytest.raises(OSError) as error, RunCheckpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save({}, {"step": 1})  # type: ignore[arg-type]
     assert error.value.errno == errno.ENOSPC

@@ -127,7 +127,7 @@ def test_what_is_not_understood_is_refused(arguments: list[str], message: str) -
 
 
 def test_all_is_everything_but_planners_and_what_the_mode_hides() -> None:
-    from gplan_jax.baselines.features import InputMode
+    from gplan_jax.baselines.rows.features import InputMode
     from gplan_jax.evaluation.comparison.contestants import PLANNERS, chosen_arms, contestants
 
     known = contestants()

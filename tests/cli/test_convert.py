@@ -33,9 +33,9 @@ def checkpoint(tmp_path: Path) -> Path:
     from tokenizers import Tokenizer, models
 
     from gplan_jax.models import Qwen3
-    from gplan_jax.models.directory import model_parameters
-    from gplan_jax.models.params import checkpoint_tensors
-    from gplan_jax.models.safetensors_files import write_sharded
+    from gplan_jax.models.checkpoints.directory import model_parameters
+    from gplan_jax.models.checkpoints.params import checkpoint_tensors
+    from gplan_jax.models.checkpoints.safetensors_files import write_sharded
 
     config = Qwen3Config(120, 8, 8, 1, 2, 1, head_dim=4, tie_word_embeddings=True)
     model = Qwen3(config, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16)

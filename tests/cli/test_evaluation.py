@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from gplan_jax.cli import evaluation
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, write_samples
-from gplan_jax.inference.planner import Planner
+from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.reasoning import GSISR_LATENTS
 
 PLAN = canonical_plan([{"工具名称": f"tool_{n}"} for n in (6, 8, 9)])

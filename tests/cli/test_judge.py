@@ -14,7 +14,7 @@ from gplan_jax.cli.main import app
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl, write_jsonl
 from gplan_jax.gsisr import Sample, write_samples
-from gplan_jax.synthesis.world import FIRST_ID, simulate_rows
+from gplan_jax.synthesis.world.simulation import FIRST_ID, simulate_rows
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from gplan_jax.cli import main as command_line
 from gplan_jax.foundation.files import write_json
-from gplan_jax.models.config import Qwen3Config
+from gplan_jax.models.qwen3.config import Qwen3Config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 Gplan = Callable[..., tuple[int, str, str]]

@@ -15,7 +15,7 @@ from gplan_jax.cli import main, sensitivity
 from gplan_jax.cli.sensitivity import named_paths
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import ContextPair, Provenance, Sample, canonical_plan, write_context_pairs
-from gplan_jax.inference.planner import Planner
+from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.reasoning import GSISR_LATENTS
 
 PLAN, OTHER = (

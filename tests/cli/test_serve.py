@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from gplan_jax.cli import main as command_line
 from gplan_jax.foundation import GplanError
-from gplan_jax.serving.run import display_name
+from gplan_jax.serving.planning.serve import display_name
 
 FAKE_SERVE = Path(__file__).resolve().parents[1] / "serving" / "fake_serve.py"
 SECRET = "7001234"

@@ -13,7 +13,7 @@ from gplan_jax.cli.synthesis import counterfactuals, explain, filter_rows, synth
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, read_context_pairs, read_samples, write_samples
 from gplan_jax.gsisr.plans import canonical_plan, parse_plan
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.world.simulation import simulate_rows
 from tests.chat.servers import Server, scripted
 
 

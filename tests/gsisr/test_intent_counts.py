@@ -190,7 +190,7 @@ def test_nearer_contexts_foretell_plans_better() -> None:
 
     What the taste decides costs the same either way. (The public rows: 13.3 against 17.4 bits.)
     """
-    from gplan_jax.synthesis.world import simulate_rows
+    from gplan_jax.synthesis.world.simulation import simulate_rows
 
     library = IntentLibrary.load()
     rows = [(s, parse_plan(s.raw_labels, library)) for s in simulate_rows(2000, seed=3)]

@@ -16,13 +16,13 @@ from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.task_files import Task
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, parse_plan
 from gplan_jax.gsisr.intent_counts import intent_texts
-from gplan_jax.inference.continuous import ContinuousDecoder, Drafter, Prompted, decode_all
-from gplan_jax.inference.drafts import DraftTree, Start
-from gplan_jax.inference.grammar import GrammarState, PlanGrammar
-from gplan_jax.inference.programs import Programs, Shapes
-from gplan_jax.inference.prompting import Prompter
-from gplan_jax.inference.requests import PlanRequest
-from gplan_jax.inference.rows import Row
+from gplan_jax.inference.engine.continuous import ContinuousDecoder, Drafter, Prompted, decode_all
+from gplan_jax.inference.engine.programs import Programs, Shapes
+from gplan_jax.inference.engine.prompting import Prompter
+from gplan_jax.inference.engine.requests import PlanRequest
+from gplan_jax.inference.engine.rows import Row
+from gplan_jax.inference.grammar.drafts import DraftTree, Start
+from gplan_jax.inference.grammar.plan_grammar import GrammarState, PlanGrammar
 from gplan_jax.models import Qwen3, read_config
 
 LIBRARY = IntentLibrary.load()

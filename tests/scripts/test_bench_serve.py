@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gplan_jax.serving.load import Exchange
+from gplan_jax.serving.latency.generator import Exchange
 
 TESTS = Path(__file__).resolve().parents[1]
 SCRIPTS = TESTS.parent / "scripts"

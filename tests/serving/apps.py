@@ -15,9 +15,9 @@ from fastapi import FastAPI
 
 from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.reasoning import GSISR_LATENTS
-from gplan_jax.serving.app import create_app
-from gplan_jax.serving.server import DrainingServer, listen
-from gplan_jax.serving.settings import ServerSettings
+from gplan_jax.serving.http.server import DrainingServer, listen
+from gplan_jax.serving.http.settings import ServerSettings
+from gplan_jax.serving.planning.app import create_app
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:

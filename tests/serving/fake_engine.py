@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 
-from gplan_jax.inference.requests import (
+from gplan_jax.inference.engine.requests import (
     DeadlineExceeded,
     Draining,
     EngineSnapshot,

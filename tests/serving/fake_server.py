@@ -11,9 +11,9 @@ from fake_engine import FakeEngine
 
 from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.reasoning import GSISR_LATENTS
-from gplan_jax.serving.app import create_app
-from gplan_jax.serving.server import DrainingServer, listen
-from gplan_jax.serving.settings import ServerSettings
+from gplan_jax.serving.http.server import DrainingServer, listen
+from gplan_jax.serving.http.settings import ServerSettings
+from gplan_jax.serving.planning.app import create_app
 
 
 def main() -> None:

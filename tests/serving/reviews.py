@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gplan_jax.gsisr import IntentLibrary, Sample, write_samples
-from gplan_jax.serving.review_run import HOST, ReviewServer
-from gplan_jax.serving.review_store import ReviewStore, open_review
-from gplan_jax.serving.server import listen
-from gplan_jax.synthesis.rules import RuleTeacher
+from gplan_jax.serving.http.server import listen
+from gplan_jax.serving.review.run import HOST, ReviewServer
+from gplan_jax.serving.review.store import ReviewStore, open_review
 from gplan_jax.synthesis.seeds.proposing import write_review_files
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.teachers.rules import RuleTeacher
+from gplan_jax.synthesis.world.simulation import simulate_rows
 
 ROWS = 8
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from gplan_jax.gsisr import IntentLibrary, Sample
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.world.simulation import simulate_rows
 
 Truth = Callable[[Sample, str], bool]
 

@@ -10,7 +10,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from gplan_jax.training.config import TrainConfig
+from gplan_jax.training.steps.train_config import TrainConfig
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -47,7 +47,7 @@ def unbroken(
     tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig, kept_programs: None
 ) -> TrainConfig:
     """A finished run and its config."""
-    from gplan_jax.training.loop import train
+    from gplan_jax.training.loop.loop import train
 
     config = make_config(tmp_path_factory.mktemp("runs") / "unbroken")
     train(config)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from gplan_jax.baselines.atoms import Atoms, LabelledRows, labelled_rows
+from gplan_jax.baselines.rows.atoms import Atoms, LabelledRows, labelled_rows
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, check_plan, parse_plan
 

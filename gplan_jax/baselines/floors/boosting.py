@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from gplan_jax.baselines.atoms import Atoms, LabelledRows, labelled_rows
-from gplan_jax.baselines.features import InputMode
 from gplan_jax.baselines.floors.base import in_fixed_order
 from gplan_jax.baselines.floors.sklearn_imports import boosted_classifier, one_thread
-from gplan_jax.baselines.tabular import TableEncoder
+from gplan_jax.baselines.floors.tabular import TableEncoder
+from gplan_jax.baselines.rows.atoms import Atoms, LabelledRows, labelled_rows
+from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.gsisr.plan_rules import PlanRules, plan_rules
 

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gplan_jax.baselines.atoms import Atoms
-from gplan_jax.baselines.features import InputMode
 from gplan_jax.baselines.floors.base import rows_to_copy, voted_plan
+from gplan_jax.baselines.rows.atoms import Atoms
+from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Facts, IntentLibrary, Sample, facts_of
 

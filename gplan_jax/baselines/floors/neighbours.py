@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from gplan_jax.baselines.atoms import Atoms, LabelledRows
-from gplan_jax.baselines.features import InputMode
 from gplan_jax.baselines.floors.base import in_fixed_order, rows_to_copy, voted_plan
 from gplan_jax.baselines.floors.sklearn_imports import neighbour_search, one_thread
-from gplan_jax.baselines.tabular import TableEncoder
+from gplan_jax.baselines.floors.tabular import TableEncoder
+from gplan_jax.baselines.rows.atoms import Atoms, LabelledRows
+from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.gsisr import IntentLibrary, Sample, split_by_id
 
 NUMBERS_OF_NEIGHBOURS = (5, 10, 20, 40)

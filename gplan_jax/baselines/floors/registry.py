@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from gplan_jax.baselines.features import InputMode
 from gplan_jax.baselines.floors.base import Floor
 from gplan_jax.baselines.floors.boosting import GradientBoosting, GradientBoostingFirst
 from gplan_jax.baselines.floors.context_table import ContextTable, refuse_history
 from gplan_jax.baselines.floors.neighbours import NearestNeighbours
 from gplan_jax.baselines.floors.simple import MajorityFirstIntent, PopularityList, TriggerTable
+from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.gsisr import IntentLibrary, Sample
 
 FitFloor = Callable[[Sequence[Sample], IntentLibrary, InputMode], Floor]

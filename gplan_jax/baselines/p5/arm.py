@@ -10,10 +10,8 @@ import numpy as np
 from flax import nnx
 from pydantic import Field
 
-from gplan_jax.baselines.arms import Arm, Fitted
-from gplan_jax.baselines.atoms import Atoms, labelled_rows
-from gplan_jax.baselines.features import InputMode
-from gplan_jax.baselines.fitting import (
+from gplan_jax.baselines.fitting.arms import Arm, Fitted
+from gplan_jax.baselines.fitting.network import (
     FitSettings,
     batches_of,
     count_parameters,
@@ -22,7 +20,9 @@ from gplan_jax.baselines.fitting import (
 from gplan_jax.baselines.p5.model import P5Network, generate, p5_loss
 from gplan_jax.baselines.p5.prompt import prompt_fields
 from gplan_jax.baselines.p5.text import END, Text
-from gplan_jax.baselines.plan_mask import plan_mask
+from gplan_jax.baselines.rows.atoms import Atoms, labelled_rows
+from gplan_jax.baselines.rows.features import InputMode
+from gplan_jax.baselines.rows.plan_mask import plan_mask
 from gplan_jax.baselines.t5 import (
     Free,
     PlanConstraint,

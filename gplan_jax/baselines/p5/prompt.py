@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gplan_jax.baselines.features import InputMode, history_only
+from gplan_jax.baselines.rows.features import InputMode, history_only
 from gplan_jax.gsisr import Behavior, IntentLibrary, PromptTemplate, Sample, long_term, short_term
 from gplan_jax.gsisr.facts import request_time
 from gplan_jax.gsisr.prompts import bucket

@@ -11,7 +11,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from gplan_jax.baselines.atoms import Atoms
+from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.data.batch_plan import round_up
 from gplan_jax.gsisr import Intent, IntentLibrary, canonical_plan
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from flax import nnx
 
-from gplan_jax.baselines.arms import Arm, Fitted
-from gplan_jax.baselines.atoms import Atoms, LabelledRows, labelled_rows, padded_plans
-from gplan_jax.baselines.features import FeatureEncoder, InputMode
-from gplan_jax.baselines.fitting import count_parameters, fit_network
-from gplan_jax.baselines.plan_mask import PlanMask, plan_mask
+from gplan_jax.baselines.fitting.arms import Arm, Fitted
+from gplan_jax.baselines.fitting.network import count_parameters, fit_network
+from gplan_jax.baselines.rows.atoms import Atoms, LabelledRows, labelled_rows, padded_plans
+from gplan_jax.baselines.rows.features import FeatureEncoder, InputMode
+from gplan_jax.baselines.rows.plan_mask import PlanMask, plan_mask
 from gplan_jax.baselines.sequential.models import Kind
 from gplan_jax.baselines.sequential.rows import (
     Bert4RecSettings,

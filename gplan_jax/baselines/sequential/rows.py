@@ -20,8 +20,8 @@ from flax import nnx
 from jax import Array
 from pydantic import Field
 
-from gplan_jax.baselines.fitting import FitSettings, batches_of
-from gplan_jax.baselines.plan_mask import PlanMask, decode
+from gplan_jax.baselines.fitting.network import FitSettings, batches_of
+from gplan_jax.baselines.rows.plan_mask import PlanMask, decode
 from gplan_jax.baselines.sequential.encoder import (
     EncoderSettings,
     dropout,

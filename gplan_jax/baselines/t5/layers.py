@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gplan_jax.baselines.t5.config import T5Config
-from gplan_jax.models.layers import rms_norm
+from gplan_jax.models.layers.norms import rms_norm
 
 _MASKED = -1e9  # Finite, so that a row without any key has a mean and no NaN.
 

@@ -13,7 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gplan_jax.baselines.plan_mask import PlanMask, PlanState, initial_state, open_actions, taken
+from gplan_jax.baselines.rows.plan_mask import (
+    PlanMask,
+    PlanState,
+    initial_state,
+    open_actions,
+    taken,
+)
 from gplan_jax.foundation.errors import GplanError
 
 

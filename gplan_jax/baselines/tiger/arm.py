@@ -10,15 +10,15 @@ import numpy as np
 from flax import nnx
 from pydantic import Field
 
-from gplan_jax.baselines.arms import Arm, Fitted
-from gplan_jax.baselines.atoms import Atoms, LabelledRows, labelled_rows, padded_plans
-from gplan_jax.baselines.features import FeatureEncoder, InputMode
-from gplan_jax.baselines.fitting import (
+from gplan_jax.baselines.fitting.arms import Arm, Fitted
+from gplan_jax.baselines.fitting.network import (
     FitSettings,
     count_parameters,
     fit_network,
 )
-from gplan_jax.baselines.plan_mask import plan_mask
+from gplan_jax.baselines.rows.atoms import Atoms, LabelledRows, labelled_rows, padded_plans
+from gplan_jax.baselines.rows.features import FeatureEncoder, InputMode
+from gplan_jax.baselines.rows.plan_mask import plan_mask
 from gplan_jax.baselines.t5 import PlanConstraint, T5Config, longest_plan, plan_constraint
 from gplan_jax.baselines.tiger.model import Decoding, Tiger, decode_rows, tiger_loss
 from gplan_jax.baselines.tiger.rqvae import RqVaeSettings

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from gplan_jax.baselines.fitting import Batch, batches_of
+from gplan_jax.baselines.fitting.network import Batch, batches_of
 from gplan_jax.baselines.t5 import (
     T5,
     Constraint,

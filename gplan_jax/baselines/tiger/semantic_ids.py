@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from gplan_jax.baselines.atoms import Atoms
+from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.tiger.intent_vectors import intent_vectors
 from gplan_jax.baselines.tiger.rqvae import RqVaeSettings, fit_rqvae
 from gplan_jax.gsisr import Plan, canonical_plan

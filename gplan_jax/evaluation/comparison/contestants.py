@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from gplan_jax.baselines.arms import ARMS, NETWORKS, Arm, Arms, Place
-from gplan_jax.baselines.features import InputMode
+from gplan_jax.baselines.fitting.arms import ARMS, NETWORKS, Arm, Arms, Place
 from gplan_jax.baselines.floors.registry import CONTEXT_FLOORS
+from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.foundation.errors import GplanError
 
 ALL = "all"
-_PLANNER_ARMS = "gplan_jax.evaluation.planner_arms"
+_PLANNER_ARMS = "gplan_jax.evaluation.comparison.planner_arms"
 # Trained for much longer than a baseline: they take part only where they are named.
 PLANNERS = {
     "picd": Place(_PLANNER_ARMS, "PICD"),

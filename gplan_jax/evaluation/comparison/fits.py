@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gplan_jax.baselines.arms import Fitted
+from gplan_jax.baselines.fitting.arms import Fitted
 from gplan_jax.evaluation.comparison.jobs import (
     Job,
     chosen_trial,

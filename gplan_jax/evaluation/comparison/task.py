@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gplan_jax.baselines.arms import Arm, Arms
-from gplan_jax.baselines.atoms import Atoms, labelled_rows
-from gplan_jax.baselines.features import InputMode
-from gplan_jax.baselines.folds import Fold, check_apart, folds_by_id
+from gplan_jax.baselines.fitting.arms import Arm, Arms
+from gplan_jax.baselines.rows.atoms import Atoms, labelled_rows
+from gplan_jax.baselines.rows.features import InputMode
+from gplan_jax.baselines.rows.folds import Fold, check_apart, folds_by_id
 from gplan_jax.foundation.config import parse_config, parse_yaml
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample, parse_plan, read_samples

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gplan_jax.gsisr import Intent, IntentLibrary, Plan
-from gplan_jax.synthesis.evidence import links_to, reasons_for
-from gplan_jax.synthesis.intents import (
+from gplan_jax.synthesis.amap.evidence import links_to, reasons_for
+from gplan_jax.synthesis.amap.intents import (
     END,
     LONG_DISTANCE,
     ORDER_PLACE,
@@ -17,7 +17,7 @@ from gplan_jax.synthesis.intents import (
     intent_words,
     leads_to,
 )
-from gplan_jax.synthesis.situation import OrderPlace, Phase, Situation
+from gplan_jax.synthesis.amap.situation import OrderPlace, Phase, Situation
 
 WAYS = (RIDE, TRAVEL)
 DUE = (Phase.SOON, Phase.THIS_DAY, Phase.JUST_STARTED, Phase.ACTIVE, Phase.LAST_DAY)

@@ -8,8 +8,8 @@ from itertools import chain
 from gplan_jax.evaluation.judge.case import DUE, LATER, Case, is_way, words
 from gplan_jax.evaluation.judge.findings import Findings
 from gplan_jax.gsisr import Intent
-from gplan_jax.synthesis.evidence import VENUES
-from gplan_jax.synthesis.intents import (
+from gplan_jax.synthesis.amap.evidence import VENUES
+from gplan_jax.synthesis.amap.intents import (
     ARRIVAL_CARD,
     GUESS,
     HOME,
@@ -23,7 +23,7 @@ from gplan_jax.synthesis.intents import (
     WEATHER,
     WORK,
 )
-from gplan_jax.synthesis.situation import REFUEL_ORDERS, OrderPlace, Phase, Region, Situation
+from gplan_jax.synthesis.amap.situation import REFUEL_ORDERS, OrderPlace, Phase, Region, Situation
 
 ELSEWHERE = (HOME, WORK, SHORT_TERM, GUESS)
 EXTENDING = 2  # Later intents that must have a reason of this very context.

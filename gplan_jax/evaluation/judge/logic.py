@@ -14,8 +14,8 @@ from itertools import combinations
 from gplan_jax.evaluation.judge.case import Case, is_tagged, is_way, words
 from gplan_jax.evaluation.judge.findings import Findings
 from gplan_jax.gsisr import Intent, IntentLibrary
-from gplan_jax.synthesis.evidence import DONE
-from gplan_jax.synthesis.intents import (
+from gplan_jax.synthesis.amap.evidence import DONE
+from gplan_jax.synthesis.amap.intents import (
     ARRIVAL_CARD,
     END,
     HERE,
@@ -28,7 +28,7 @@ from gplan_jax.synthesis.intents import (
     TAG,
     TOOL,
 )
-from gplan_jax.synthesis.situation import OrderPlace, Phase, Situation
+from gplan_jax.synthesis.amap.situation import OrderPlace, Phase, Situation
 
 ON_THE_WAY, ARRIVAL, ON_SITE, AFTERWARDS = range(4)
 ANY_TIME = (ON_THE_WAY, AFTERWARDS)

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gplan_jax.evaluation.intervals import bootstrap_interval
 from gplan_jax.evaluation.judge.combine import Combine, combined
 from gplan_jax.evaluation.judge.verdict import Choice, Preference
+from gplan_jax.evaluation.scores.intervals import bootstrap_interval
 
 Outcome = Literal["win", "tie", "loss", "unscored", "identical", "no_plan", "filtered"]
 OUTCOMES: tuple[Outcome, ...] = (

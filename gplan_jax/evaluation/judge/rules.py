@@ -19,8 +19,8 @@ from gplan_jax.evaluation.judge.spatiotemporal import spatiotemporal_findings
 from gplan_jax.evaluation.judge.verdict import AxisScore, Preference, Verdict
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, facts_of
-from gplan_jax.synthesis.intents import TOOL_WORDS
-from gplan_jax.synthesis.situation import situation_of
+from gplan_jax.synthesis.amap.intents import TOOL_WORDS
+from gplan_jax.synthesis.amap.situation import situation_of
 
 NAME = "rules"
 AXES = ("flow", "logic", "spatiotemporal")

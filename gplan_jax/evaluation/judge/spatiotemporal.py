@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from gplan_jax.evaluation.judge.case import DUE, Case, is_tagged, is_way, words
 from gplan_jax.evaluation.judge.findings import Findings
 from gplan_jax.gsisr import Intent
-from gplan_jax.synthesis.evidence import DONE, ELSEWHERE, VENUES
-from gplan_jax.synthesis.intents import (
+from gplan_jax.synthesis.amap.evidence import DONE, ELSEWHERE, VENUES
+from gplan_jax.synthesis.amap.intents import (
     ARRIVAL_CARD,
     CITY,
     DISTRICT,
@@ -27,7 +27,7 @@ from gplan_jax.synthesis.intents import (
     TOOL,
     WORK,
 )
-from gplan_jax.synthesis.situation import (
+from gplan_jax.synthesis.amap.situation import (
     DayPart,
     Habitual,
     OrderPlace,

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gplan_jax.evaluation.intervals import bootstrap_interval
 from gplan_jax.evaluation.judge.agreement import krippendorff_alpha
 from gplan_jax.evaluation.judge.combine import Combine, combined
 from gplan_jax.evaluation.judge.verdict import DEFAULT_SCORE
+from gplan_jax.evaluation.scores.intervals import bootstrap_interval
 
 Status = Literal["scored", "unscored", "no_plan", "filtered"]
 STATUSES: tuple[Status, ...] = ("scored", "unscored", "no_plan", "filtered")

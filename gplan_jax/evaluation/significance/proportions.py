@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gplan_jax.evaluation.intervals import wilson_interval
+from gplan_jax.evaluation.scores.intervals import wilson_interval
 from gplan_jax.evaluation.significance.clusters import Clusters
 from gplan_jax.evaluation.significance.libraries import load
 

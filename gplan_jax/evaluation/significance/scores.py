@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gplan_jax.evaluation.offline import FLOOR_MEASURES, read_prediction, score_text
+from gplan_jax.evaluation.scores.offline import FLOOR_MEASURES, read_prediction, score_text
 from gplan_jax.evaluation.significance.summary import ArmScores
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.files import read_jsonl

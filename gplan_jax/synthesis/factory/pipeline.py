@@ -24,7 +24,7 @@ from gplan_jax.synthesis.factory.mix import Mix
 from gplan_jax.synthesis.factory.outputs import Outputs, Writers, open_outputs
 from gplan_jax.synthesis.factory.report import Part, Report
 from gplan_jax.synthesis.factory.verdicts import Removal, broken_rules, no_answer, verdict
-from gplan_jax.synthesis.teacher import Answer, Teacher
+from gplan_jax.synthesis.teachers.protocol import Answer, Teacher
 
 # So many rows in a row without one that passes: the teacher is at fault, not the rows.
 HOPELESS = 500

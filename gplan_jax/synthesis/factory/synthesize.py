@@ -16,10 +16,10 @@ from gplan_jax.synthesis.factory.mix import Mix, mix_of, mix_of_file
 from gplan_jax.synthesis.factory.outputs import Outputs, file_hash
 from gplan_jax.synthesis.factory.pipeline import Recipe, run
 from gplan_jax.synthesis.factory.report import Report
-from gplan_jax.synthesis.seeds.seed import Seed, read_seeds
-from gplan_jax.synthesis.teacher import Teacher
 from gplan_jax.synthesis.teachers.load import RULES, load_teacher, note_of, settings_of
-from gplan_jax.synthesis.world import WorldTeacher, simulate_contexts
+from gplan_jax.synthesis.teachers.protocol import Teacher
+from gplan_jax.synthesis.teachers.seed import Seed, read_seeds
+from gplan_jax.synthesis.world.simulation import WorldTeacher, simulate_contexts
 
 
 @dataclass(frozen=True)

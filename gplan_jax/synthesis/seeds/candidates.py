@@ -18,7 +18,7 @@ from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.gsisr.context_pairs import CONTEXT_COLUMNS
 from gplan_jax.synthesis.seeds.draft import Draft
 from gplan_jax.synthesis.seeds.environment import Environment
-from gplan_jax.synthesis.seeds.seed import Stratum
+from gplan_jax.synthesis.teachers.seed import Stratum
 
 SUFFIX = ".candidates.jsonl"
 OWN = "the row"

@@ -16,7 +16,7 @@ from gplan_jax.reasoning import (
     write_trace,
 )
 from gplan_jax.reasoning.traces import check_plain
-from gplan_jax.synthesis.intents import TOOL_WORDS, intent_words
+from gplan_jax.synthesis.amap.intents import TOOL_WORDS, intent_words
 
 CONTEXT_BLOCKS = GSISR_LATENTS.context_blocks
 PLAN = "plan"

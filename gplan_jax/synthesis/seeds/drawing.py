@@ -12,7 +12,7 @@ from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.progress import track
 from gplan_jax.gsisr import Sample, read_numbered_samples
 from gplan_jax.gsisr.readers import SKIP_HINT, OnError
-from gplan_jax.synthesis.seeds.seed import Stratum, stratum_of
+from gplan_jax.synthesis.teachers.seed import Stratum, stratum_of
 
 
 @dataclass(frozen=True, slots=True)

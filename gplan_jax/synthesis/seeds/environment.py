@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from gplan_jax.gsisr import Sample, facts_of, long_term, short_term
-from gplan_jax.synthesis.situation import situation_of
+from gplan_jax.synthesis.amap.situation import situation_of
 
 Environment = tuple[tuple[str, str], ...]
 MOST_ENTRIES, LONGEST_VALUE = 5, 40

@@ -14,13 +14,13 @@ from gplan_jax.gsisr import IntentLibrary, RowPlace, write_samples
 from gplan_jax.gsisr.readers import check_suffix
 from gplan_jax.synthesis.seeds.candidates import Candidate
 from gplan_jax.synthesis.seeds.review_file import Decision, raise_faults
-from gplan_jax.synthesis.seeds.seed import Seed, Stratum, read_seed
 from gplan_jax.synthesis.seeds.verdicts import (
     KEPT,
     load_candidates,
     read_reviews,
     verdict_faults,
 )
+from gplan_jax.synthesis.teachers.seed import Seed, Stratum, read_seed
 
 Undecided = Literal["error", "skip"]
 OnDisagreement = Literal["error", "first", "reject"]

@@ -24,9 +24,9 @@ from gplan_jax.synthesis.seeds.draft import Draft, faults_of
 from gplan_jax.synthesis.seeds.drawing import draw_rows
 from gplan_jax.synthesis.seeds.environment import environment
 from gplan_jax.synthesis.seeds.review_file import Decision, write_review
-from gplan_jax.synthesis.seeds.seed import LABEL, Stratum
-from gplan_jax.synthesis.teacher import Teacher
 from gplan_jax.synthesis.teachers.load import note_of
+from gplan_jax.synthesis.teachers.protocol import Teacher
+from gplan_jax.synthesis.teachers.seed import LABEL, Stratum
 
 Numbered = tuple[int, Sample, Stratum]
 

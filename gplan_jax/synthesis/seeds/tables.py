@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gplan_jax.synthesis.seeds.agreement import VERDICTS, Agreement, Measure
-from gplan_jax.synthesis.seeds.seed import Stratum
+from gplan_jax.synthesis.teachers.seed import Stratum
 
 MOST_ROWS = 20
 ABSENT = "-"

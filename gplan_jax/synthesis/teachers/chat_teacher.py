@@ -18,10 +18,9 @@ from gplan_jax.chat.messages import ChatReply, ChatRequest, Message
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, check_plan
 from gplan_jax.reasoning import ReasoningTrace
-from gplan_jax.synthesis.seeds.selection import SeedPool
-from gplan_jax.synthesis.teacher import Answer, NoTrace
 from gplan_jax.synthesis.teachers.config import TeacherConfig
 from gplan_jax.synthesis.teachers.prompt import Task, TeacherPrompt
+from gplan_jax.synthesis.teachers.protocol import Answer, NoTrace
 from gplan_jax.synthesis.teachers.reply import (
     Faults,
     answer_schema,
@@ -29,6 +28,7 @@ from gplan_jax.synthesis.teachers.reply import (
     read_answer,
     read_explanation,
 )
+from gplan_jax.synthesis.teachers.seed_selection import SeedPool
 
 R = TypeVar("R")
 # Of the server's settings, those that say where and how fast, not what is answered.

@@ -10,12 +10,12 @@ from typing import Any
 from gplan_jax.foundation.config import load_config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary
-from gplan_jax.synthesis.rules import RuleTeacher
-from gplan_jax.synthesis.seeds.seed import Seed
-from gplan_jax.synthesis.seeds.selection import SeedPool
-from gplan_jax.synthesis.teacher import Teacher
 from gplan_jax.synthesis.teachers.chat_teacher import ChatTeacher
 from gplan_jax.synthesis.teachers.config import TeacherConfig
+from gplan_jax.synthesis.teachers.protocol import Teacher
+from gplan_jax.synthesis.teachers.rules import RuleTeacher
+from gplan_jax.synthesis.teachers.seed import Seed
+from gplan_jax.synthesis.teachers.seed_selection import SeedPool
 
 log = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from gplan_jax.chat.messages import Message
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, Violation, facts_of
 from gplan_jax.gsisr.prompts import choose
 from gplan_jax.gsisr.templates import Templates, read_templates
-from gplan_jax.synthesis.seeds.seed import Seed
 from gplan_jax.synthesis.teachers.reply import write_reply
+from gplan_jax.synthesis.teachers.seed import Seed
 
 PROMPTS = Path(__file__).parent / "prompts"
 KIND = "teacher prompt"

@@ -14,12 +14,13 @@ from jax.sharding import Mesh
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.models import Qwen3
-from gplan_jax.models.config import Qwen3Config
-from gplan_jax.models.directory import read_config
-from gplan_jax.models.loading import abstract_qwen3
-from gplan_jax.models.sharding import named_shardings
+from gplan_jax.models.checkpoints.directory import read_config
+from gplan_jax.models.checkpoints.loading import abstract_qwen3
+from gplan_jax.models.layers.sharding import named_shardings
+from gplan_jax.models.qwen3.config import Qwen3Config
 from gplan_jax.reasoning import GSISR_LATENTS
-from gplan_jax.training.assembly import (
+from gplan_jax.training.memory.batch_shape import BatchShape, abstract_batch
+from gplan_jax.training.steps.assembly import (
     add_adapters,
     curriculum_of,
     kernel_of,
@@ -27,10 +28,9 @@ from gplan_jax.training.assembly import (
     trained_filters,
     weights_dtype,
 )
-from gplan_jax.training.config import TrainConfig
-from gplan_jax.training.memory.batch_shape import BatchShape, abstract_batch
-from gplan_jax.training.mesh import check_mesh
-from gplan_jax.training.state import TrainState, make_optimizer, make_schedule
+from gplan_jax.training.steps.mesh import check_mesh
+from gplan_jax.training.steps.state import TrainState, make_optimizer, make_schedule
+from gplan_jax.training.steps.train_config import TrainConfig
 
 
 def _qwen3(d: int, f: int, layers: int, n: int, k: int) -> Qwen3Config:

@@ -13,8 +13,8 @@ from gplan_jax.data.batch_plan import round_up
 from gplan_jax.data.preference_loader import CONTEXTS, RESPONSES
 from gplan_jax.data.training_set import Mode
 from gplan_jax.foundation import GplanError
-from gplan_jax.models.sharding import partition_spec
-from gplan_jax.training.config import TrainConfig
+from gplan_jax.models.layers.sharding import partition_spec
+from gplan_jax.training.steps.train_config import TrainConfig
 
 # Tokens that a part of a public row has at most, docs/memory.md.
 SPELT_RESPONSE, LATENT_RESPONSE, CONTEXT = 311, 142, 165

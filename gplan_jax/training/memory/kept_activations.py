@@ -10,10 +10,10 @@ import numpy as np
 from flax import nnx
 
 from gplan_jax.models import Qwen3
-from gplan_jax.models.cache import LayeredContext
-from gplan_jax.training.assembly import trained_filters
-from gplan_jax.training.config import TrainConfig
+from gplan_jax.models.qwen3.cache import LayeredContext
 from gplan_jax.training.memory.batch_shape import BatchShape, levels_of_row
+from gplan_jax.training.steps.assembly import trained_filters
+from gplan_jax.training.steps.train_config import TrainConfig
 
 
 def kept_activation_bytes(

@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from gplan_jax.models.config import Qwen3Config
-from gplan_jax.training.config import TrainConfig
+from gplan_jax.models.qwen3.config import Qwen3Config
 from gplan_jax.training.memory.plan import MemoryPlan
-from gplan_jax.training.mesh import mesh_shape
+from gplan_jax.training.steps.mesh import mesh_shape
+from gplan_jax.training.steps.train_config import TrainConfig
 
 REMATS = ("none", "dots", "full", "offload")
 MOST_PLANS = 8

@@ -7,13 +7,13 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gplan_jax.baselines.atoms import Atoms
-from gplan_jax.baselines.features import InputMode
 from gplan_jax.baselines.p5.arm import P5, P5Predictor, P5Settings
 from gplan_jax.baselines.p5.model import P5Network
 from gplan_jax.baselines.p5.prompt import prompt_fields
 from gplan_jax.baselines.p5.text import END, Text
-from gplan_jax.baselines.plan_mask import plan_mask
+from gplan_jax.baselines.rows.atoms import Atoms
+from gplan_jax.baselines.rows.features import InputMode
+from gplan_jax.baselines.rows.plan_mask import plan_mask
 from gplan_jax.baselines.t5 import plan_constraint
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample, check_plan, parse_plan

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.baselines.features import CONTEXT_COLUMNS, InputMode
 from gplan_jax.baselines.p5.prompt import prompt_fields
+from gplan_jax.baselines.rows.features import CONTEXT_COLUMNS, InputMode
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample
 
 LIBRARY = IntentLibrary.load()

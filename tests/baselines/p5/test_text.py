@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.baselines.atoms import Atoms
 from gplan_jax.baselines.p5.text import END, PAD, UNKNOWN, Text
-from gplan_jax.baselines.plan_mask import plan_mask
+from gplan_jax.baselines.rows.atoms import Atoms
+from gplan_jax.baselines.rows.plan_mask import plan_mask
 from gplan_jax.baselines.t5 import plan_constraint
 from gplan_jax.foundation.config import parse_config
 from gplan_jax.gsisr import IntentLibrary, parse_plan

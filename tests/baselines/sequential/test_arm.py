@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gplan_jax.baselines.arms import ARMS, Arm, Fitted
-from gplan_jax.baselines.features import InputMode
+from gplan_jax.baselines.fitting.arms import ARMS, Arm, Fitted
+from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.baselines.sequential.arm import BERT4REC, REAREC_ERL, REAREC_PRL, SASREC
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import parse_config

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gplan_jax.baselines.plan_mask import PlanMask
+from gplan_jax.baselines.rows.plan_mask import PlanMask
 from gplan_jax.baselines.sequential.models import Kind
 from gplan_jax.baselines.sequential.rows import (
     Bert4RecSettings,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gplan_jax.baselines.atoms import Atoms
-from gplan_jax.baselines.plan_mask import initial_state, open_actions, plan_mask, taken
+from gplan_jax.baselines.rows.atoms import Atoms
+from gplan_jax.baselines.rows.plan_mask import initial_state, open_actions, plan_mask, taken
 from gplan_jax.baselines.t5 import longest_plan, plan_constraint
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, check_plan

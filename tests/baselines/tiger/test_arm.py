@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gplan_jax.baselines.arms import Arm, Fitted
-from gplan_jax.baselines.atoms import Atoms
-from gplan_jax.baselines.features import InputMode
-from gplan_jax.baselines.plan_mask import plan_mask
+from gplan_jax.baselines.fitting.arms import Arm, Fitted
+from gplan_jax.baselines.rows.atoms import Atoms
+from gplan_jax.baselines.rows.features import InputMode
+from gplan_jax.baselines.rows.plan_mask import plan_mask
 from gplan_jax.baselines.t5 import PlanConstraint, plan_constraint
 from gplan_jax.baselines.tiger.arm import TIGER, TIGER_RQ, TigerPredictor, widened
 from gplan_jax.baselines.tiger.rqvae import RqVaeSettings

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gplan_jax.baselines.atoms import Atoms
-from gplan_jax.baselines.plan_mask import plan_mask
+from gplan_jax.baselines.rows.atoms import Atoms
+from gplan_jax.baselines.rows.plan_mask import plan_mask
 from gplan_jax.baselines.t5 import T5Config, longest_plan, plan_constraint
 from gplan_jax.baselines.tiger.model import Decoding, Tiger, decode_rows, tiger_loss
 from gplan_jax.baselines.tiger.semantic_ids import END, START, grammar_ids, plan_text

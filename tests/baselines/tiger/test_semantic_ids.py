@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.baselines.atoms import Atoms
+from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.tiger.rqvae import RqVaeSettings
 from gplan_jax.baselines.tiger.semantic_ids import (
     END,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import toy_arms
 
-from gplan_jax.baselines.arms import Arm, Arms, Fitted
-from gplan_jax.baselines.features import InputMode
+from gplan_jax.baselines.fitting.arms import Arm, Arms, Fitted
+from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.evaluation.comparison.fits import FitNote, run_job
 from gplan_jax.evaluation.comparison.jobs import Job, fits_of, is_done, seed_path, trials_path
 from gplan_jax.evaluation.comparison.task import Task, rows_of_folds

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import toy_arms
 
-from gplan_jax.baselines.arms import Arms
-from gplan_jax.baselines.features import InputMode
+from gplan_jax.baselines.fitting.arms import Arms
+from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.evaluation.comparison import run
 from gplan_jax.evaluation.comparison.contestants import contestants
 from gplan_jax.evaluation.comparison.run import compare

@@ -15,7 +15,7 @@ import pytest
 
 from gplan_jax.foundation.files import write_jsonl
 from gplan_jax.gsisr import Plan, Sample, canonical_plan, write_samples
-from gplan_jax.synthesis.intents import REMINDER, WEATHER, interest, ride, simple
+from gplan_jax.synthesis.amap.intents import REMINDER, WEATHER, interest, ride, simple
 from tests.chat.servers import Server, scripted
 
 RESPONDERS = Path(__file__).with_name("responders.py")

@@ -16,7 +16,7 @@ from gplan_jax.evaluation.judge.candidates import (
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.files import write_jsonl
 from gplan_jax.gsisr import IntentLibrary, canonical_plan, write_samples
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.world.simulation import simulate_rows
 from tests.evaluation.judge.conftest import PLANS, PLANTED, prediction, rows, write_case
 
 LIBRARY = IntentLibrary.load()

@@ -23,7 +23,7 @@ from gplan_jax.evaluation.judge.verdict import Preference, Verdict
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_jsonl, write_jsonl
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, Plan, Sample, write_samples
-from gplan_jax.synthesis.intents import one_place
+from gplan_jax.synthesis.amap.intents import one_place
 from tests.evaluation.judge.conftest import (
     PLANS,
     PLANTED,

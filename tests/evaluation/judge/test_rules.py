@@ -18,7 +18,7 @@ from gplan_jax.evaluation.judge.logic import inversions, stages_of
 from gplan_jax.evaluation.judge.rules import AXES, RuleJudge, judge_by_rules
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, facts_of, parse_plan, read_samples
-from gplan_jax.synthesis.intents import (
+from gplan_jax.synthesis.amap.intents import (
     ARRIVAL_CARD,
     CITY,
     DISTRICT,
@@ -40,8 +40,8 @@ from gplan_jax.synthesis.intents import (
     simple,
     travel,
 )
-from gplan_jax.synthesis.situation import situation_of
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.amap.situation import situation_of
+from gplan_jax.synthesis.world.simulation import simulate_rows
 
 LIBRARY = IntentLibrary.load()
 # A hotel is booked for today in another district of the city; the user is at the station, at noon.

@@ -20,7 +20,7 @@ from gplan_jax.evaluation.judge.rules import RuleJudge
 from gplan_jax.evaluation.judge.run import compare_plans, judge_plans
 from gplan_jax.evaluation.judge.tables import pairs_table, scores_table, unscored_of, warnings_of
 from gplan_jax.evaluation.judge.verdict import AxisScore, Preference, Verdict
-from gplan_jax.evaluation.tables import render
+from gplan_jax.evaluation.scores.tables import render
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample

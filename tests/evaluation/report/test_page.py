@@ -15,7 +15,7 @@ from gplan_jax.evaluation.report.verdict import figure, verdict
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, write_json
 from gplan_jax.gsisr import IntentLibrary, Sample
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.world.simulation import simulate_rows
 from tests.evaluation.report.runs import NETWORKS, write_run
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gplan_jax.evaluation.offline import FLOOR_MEASURES, score_text
+from gplan_jax.evaluation.scores.offline import FLOOR_MEASURES, score_text
 from gplan_jax.evaluation.significance.scores import read_evaluations, read_run, score_arm
 from gplan_jax.evaluation.significance.summary import summarize_arms
 from gplan_jax.foundation import GplanError, RowError

@@ -18,7 +18,7 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.gsisr import IntentLibrary, read_samples, write_samples
 from gplan_jax.synthesis.factory.synthesize import Order, synthesize
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.world.simulation import simulate_rows
 from tests.synthesis.factory.conftest import Rehearsal, Start
 
 LIBRARY = IntentLibrary.load()

@@ -12,7 +12,7 @@ import pytest
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.gsisr import IntentLibrary, Sample, write_samples
 from gplan_jax.synthesis.factory.synthesize import Order, synthesize
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.world.simulation import simulate_rows
 from tests.synthesis.factory.conftest import Rehearsal, Start
 
 LIBRARY = IntentLibrary.load()

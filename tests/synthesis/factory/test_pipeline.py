@@ -31,9 +31,9 @@ from gplan_jax.synthesis.factory.contexts import Context, numbered
 from gplan_jax.synthesis.factory.mix import mix_of
 from gplan_jax.synthesis.factory.outputs import Outputs
 from gplan_jax.synthesis.factory.pipeline import Recipe, run
-from gplan_jax.synthesis.rules import Rules
-from gplan_jax.synthesis.teacher import Answer
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.teachers.protocol import Answer
+from gplan_jax.synthesis.teachers.rules import Rules
+from gplan_jax.synthesis.world.simulation import simulate_rows
 
 LIBRARY = IntentLibrary.load()
 RULES = Rules(LIBRARY)

@@ -16,8 +16,8 @@ from gplan_jax.gsisr import IntentLibrary, Sample, read_samples, split_by_id, wr
 from gplan_jax.synthesis.factory.report import mix_table, removal_table
 from gplan_jax.synthesis.factory.summary import summary
 from gplan_jax.synthesis.factory.synthesize import Order, synthesize
-from gplan_jax.synthesis.rules import Rules
-from gplan_jax.synthesis.world import simulate_contexts, simulate_rows
+from gplan_jax.synthesis.teachers.rules import Rules
+from gplan_jax.synthesis.world.simulation import simulate_contexts, simulate_rows
 
 LIBRARY = IntentLibrary.load()
 RULES = Rules(LIBRARY)

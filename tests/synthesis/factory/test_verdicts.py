@@ -11,8 +11,8 @@ from gplan_jax.foundation.files import read_jsonl
 from gplan_jax.gsisr import IntentLibrary, Label, Sample, Violation, canonical_plan, parse_plan
 from gplan_jax.synthesis.factory.synthesize import Order, synthesize
 from gplan_jax.synthesis.factory.verdicts import TIERS, broken_rules, verdict
-from gplan_jax.synthesis.faults import BROKEN_REASONING, CODES, plant_fault
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.world.faults import BROKEN_REASONING, CODES, plant_fault
+from gplan_jax.synthesis.world.simulation import simulate_rows
 
 LIBRARY = IntentLibrary.load()
 ROWS = list(simulate_rows(60, seed=7))

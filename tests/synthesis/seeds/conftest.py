@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from gplan_jax.gsisr import IntentLibrary, write_samples
-from gplan_jax.synthesis.rules import RuleTeacher
 from gplan_jax.synthesis.seeds.candidates import Candidate, candidates_of, read_candidates
 from gplan_jax.synthesis.seeds.proposing import write_review_files
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.teachers.rules import RuleTeacher
+from gplan_jax.synthesis.world.simulation import simulate_rows
 
 CANDIDATES = 12
 Rows = list[dict[str, str]]

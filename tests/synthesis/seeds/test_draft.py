@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, RowPlace, canonical_plan, check_plan, parse_label
 from gplan_jax.synthesis.seeds.draft import Draft, block_names, faults_of, plan_words
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.world.simulation import simulate_rows
 
 ROWS = list(simulate_rows(30, seed=6))
 REMINDER, WEATHER, REVIEW = ({"工具名称": f"tool_{i}"} for i in (8, 9, 10))

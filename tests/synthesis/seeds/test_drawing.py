@@ -9,8 +9,8 @@ import pytest
 from gplan_jax.foundation import RowError
 from gplan_jax.gsisr import Sample, write_samples
 from gplan_jax.synthesis.seeds.drawing import draw_rows
-from gplan_jax.synthesis.seeds.seed import stratum_of
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.teachers.seed import stratum_of
+from gplan_jax.synthesis.world.simulation import simulate_rows
 
 ROWS = list(simulate_rows(400, seed=2))
 

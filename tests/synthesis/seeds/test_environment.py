@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import facts_of
+from gplan_jax.synthesis.amap.situation import situation_of
 from gplan_jax.synthesis.seeds.environment import LONGEST_VALUE, environment, environment_text
-from gplan_jax.synthesis.situation import situation_of
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.world.simulation import simulate_rows
 
 ROWS = list(simulate_rows(40, seed=8))
 TITLES = ["情境", "现在", "位置", "订单", "常住", "近期行为", "长期行为"]

@@ -10,12 +10,12 @@ from gplan_jax.chat.errors import RequestFailed, ServerUnavailable
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, write_samples
 from gplan_jax.reasoning import ReasoningTrace, split_response
-from gplan_jax.synthesis.rules import Rules, RuleTeacher
 from gplan_jax.synthesis.seeds.candidates import candidates_of, read_candidates
 from gplan_jax.synthesis.seeds.draft import Draft
 from gplan_jax.synthesis.seeds.proposing import write_review_files
-from gplan_jax.synthesis.teacher import Answer
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.teachers.protocol import Answer
+from gplan_jax.synthesis.teachers.rules import Rules, RuleTeacher
+from gplan_jax.synthesis.world.simulation import simulate_rows
 
 ROWS = [dataclasses.replace(row, id=f"u{i}") for i, row in enumerate(simulate_rows(6, seed=4))]
 

@@ -21,7 +21,7 @@ from gplan_jax.synthesis.seeds.review_file import (
     read_review,
     write_review,
 )
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.world.simulation import simulate_rows
 
 Rows = list[dict[str, str]]
 Change = Callable[[Rows], object]

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from gplan_jax.gsisr import IntentLibrary, canonical_plan, check_plan, parse_plan
 from gplan_jax.reasoning import parse_trace, split_response
-from gplan_jax.synthesis.rules import Rules
 from gplan_jax.synthesis.teachers.reply import (
     answer_schema,
     explanation_schema,
@@ -17,7 +16,8 @@ from gplan_jax.synthesis.teachers.reply import (
     read_explanation,
     write_reply,
 )
-from gplan_jax.synthesis.world import simulate_rows
+from gplan_jax.synthesis.teachers.rules import Rules
+from gplan_jax.synthesis.world.simulation import simulate_rows
 
 LIBRARY = IntentLibrary.load()
 RULES = Rules(LIBRARY)

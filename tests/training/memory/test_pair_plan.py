@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from gplan_jax.data.preference_loader import PreferenceLoader
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import parse_config
-from gplan_jax.models.config import Qwen3Config
-from gplan_jax.models.loading import abstract_qwen3
-from gplan_jax.training.config import TrainConfig
+from gplan_jax.models.checkpoints.loading import abstract_qwen3
+from gplan_jax.models.qwen3.config import Qwen3Config
 from gplan_jax.training.memory.abstract_step import QWEN3_SHAPES, model_shape
 from gplan_jax.training.memory.batch_shape import (
     BatchShape,
@@ -30,7 +29,8 @@ from gplan_jax.training.memory.kept_activations import kept_activation_bytes
 from gplan_jax.training.memory.plan import MemoryPlan, plan_memory, useful_flops
 from gplan_jax.training.memory.report import describe
 from gplan_jax.training.memory.topologies import parse_topology
-from gplan_jax.training.run import prepare
+from gplan_jax.training.steps.setup import prepare
+from gplan_jax.training.steps.train_config import TrainConfig
 
 TINY = Qwen3Config(512, 64, 192, 3, 2, 1, head_dim=32, tie_word_embeddings=True)
 # Of the sequence's 48 inputs 16 are of all rows, 16 of a pair, 8 of a context, 8 of a response.

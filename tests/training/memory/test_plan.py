@@ -11,9 +11,8 @@ import pytest
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import parse_config
-from gplan_jax.models.config import Qwen3Config
-from gplan_jax.models.loading import abstract_qwen3
-from gplan_jax.training.config import TrainConfig
+from gplan_jax.models.checkpoints.loading import abstract_qwen3
+from gplan_jax.models.qwen3.config import Qwen3Config
 from gplan_jax.training.memory.abstract_step import QWEN3_SHAPES, model_shape
 from gplan_jax.training.memory.batch_shape import BatchShape, RowLengths, batch_shape
 from gplan_jax.training.memory.estimate import estimate
@@ -28,6 +27,7 @@ from gplan_jax.training.memory.plan import (
 )
 from gplan_jax.training.memory.report import describe, verdict
 from gplan_jax.training.memory.topologies import CHIPS, GIB, parse_topology
+from gplan_jax.training.steps.train_config import TrainConfig
 
 TINY = Qwen3Config(512, 64, 192, 3, 2, 1, head_dim=32, tie_word_embeddings=True)
 LENGTHS = RowLengths(sequence=48, prefix=16, response=8)

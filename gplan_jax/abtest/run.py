@@ -1,0 +1,219 @@
+"""From a log to a summary: what `gplan abtest analyse` computes and writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from gplan_jax.abtest.estimates import (
+    adjusted,
+    estimate,
+    import_tea_tasting,
+    sample_ratio_p,
+    variance_saved,
+)
+from gplan_jax.abtest.log import ExposureLog
+from gplan_jax.abtest.period import Period, divide
+from gplan_jax.abtest.power import detectable
+from gplan_jax.abtest.sequential import Sequential, sequential_analysis
+from gplan_jax.abtest.settings import AbTest, Metric, control_among
+from gplan_jax.abtest.tables import headline_of, markdown
+from gplan_jax.abtest.users import COVARIATES, UserTable, user_table
+from gplan_jax.foundation.config import parse_config
+from gplan_jax.foundation.files import atomic_directory, write_json
+
+ALL = None
+
+
+def settings_for(log: ExposureLog, control: str | None, changes: Mapping[str, Any]) -> AbTest:
+    """The plan of a test without a config: the log's arms in equal shares, all else as default.
+
+    Args:
+        control: the arm that others are compared with; "control" where None.
+        changes: settings that differ from their defaults.
+    """
+    rows = log.impressions_R > 0
+    if isinstance(start := changes.get("start"), date):
+        rows &= log.day_R >= start.toordinal()
+    arms = [log.arms[code] for code in np.unique(log.arm_R[rows]) if code >= 0]
+    first = control_among(arms, control, log.source)
+    arms.sort(key=lambda arm: (arm != first, arm))
+    values = {"name": "experiment", "arms": dict.fromkeys(arms, 1 / len(arms)), "control": first}
+    return parse_config(AbTest, values | dict(changes), source=str(log.source))
+
+
+def analyse(
+    log: ExposureLog,
+    test: AbTest,
+    *,
+    sequential: bool = False,
+    on_crossover: Literal["raise", "drop"] = "raise",
+    sum_duplicates: bool = False,
+) -> dict[str, Any]:
+    """Compares every treatment with the control, over all rows and in each slice.
+
+    The verdict over all rows is on the test's metric, adjusted by the pre-period where the log has
+    one; several treatments, and all slices together, are each a family whose p-values are
+    corrected. A failed sample-ratio check takes the place of a verdict, the figures stay.
+
+    Returns:
+        The summary, of plain JSON values; docs/abtest.md names its keys.
+
+    Raises:
+        GplanError, RowError: see ``divide`` and ``sequential_analysis``.
+    """
+    import_tea_tasting()
+    period = divide(log, test, on_crossover=on_crossover, sum_duplicates=sum_duplicates)
+    treatments = [arm for arm in test.arms if arm != test.control]
+    parts = [code for code in np.unique(period.test.slice_R) if log.slices[code]]
+    tables = {ALL: user_table(period)}
+    if len(parts) > 1:
+        tables |= {log.slices[code]: user_table(period, int(code)) for code in parts}
+    ratios = {name: _sample_ratio(table, period, test) for name, table in tables.items()}
+    comparisons = [
+        {"treatment": treatment, "slice": name} | _compare(table, period, test, treatment)
+        for name, table in tables.items()
+        for treatment in treatments
+    ]
+    _correct([row for row in comparisons if row["slice"] is ALL], test)
+    _correct([row for row in comparisons if row["slice"] is not ALL], test)
+    looks = {
+        treatment: sequential_analysis(period, test, treatment, alpha=test.alpha / len(treatments))
+        for treatment in (treatments if sequential else [])
+    }
+    for row in comparisons:
+        own = looks.get(row["treatment"])
+        row["verdict"], row["because"] = _verdict(row, ratios[row["slice"]], test, own)
+    return {
+        "log": _describe(log, period),
+        "experiment": test.model_dump(mode="json"),
+        "notes": [*period.notes],
+        "warnings": [*period.missing],
+        "sample_ratio": [
+            {"slice": name, **ratio, "passed": not _fails(ratio, test)}
+            for name, ratio in ratios.items()
+        ],
+        "comparisons": [_plain(row) for row in comparisons],
+        "sequential": {name: _plain(dataclasses.asdict(found)) for name, found in looks.items()},
+    }
+
+
+def write_summary(summary: Mapping[str, Any], out: Path) -> None:
+    """Writes summary.json and summary.md into the new directory ``out``, both or neither."""
+    with atomic_directory(out) as folder:
+        write_json(folder / "summary.json", summary)
+        (folder / "summary.md").write_text(markdown(summary), encoding="utf-8")
+
+
+def _describe(log: ExposureLog, period: Period) -> dict[str, Any]:
+    before = np.unique(period.before.day_R)
+    return {
+        "file": log.source.name,
+        "rows": len(log),
+        "users": len(np.unique(period.test.user_R)),
+        "first_day": str(date.fromordinal(period.first)),
+        "last_day": str(date.fromordinal(period.last)),
+        "days": period.last - period.first + 1,
+        "days_before": len(before),
+    }
+
+
+def _sample_ratio(table: UserTable, period: Period, test: AbTest) -> dict[str, Any]:
+    counts = {
+        arm: int(np.count_nonzero(table.arm_U == period.test.arms.index(arm))) for arm in test.arms
+    }
+    return {"users": counts, "expected": test.arms, "p": sample_ratio_p(counts, test.arms)}
+
+
+def _fails(ratio: Mapping[str, Any], test: AbTest) -> bool:
+    return bool(ratio["p"] < test.srm_alpha)
+
+
+def _compare(table: UserTable, period: Period, test: AbTest, treatment: str) -> dict[str, Any]:
+    codes = [period.test.arms.index(arm) for arm in (test.control, treatment)]
+    if any(not np.any(table.arm_U == code) for code in codes):
+        return {"metrics": {}, "p": None, "detectable_lift": None}
+    metrics: dict[str, Any] = {}
+    headline, least = None, None
+    for metric in Metric:
+        arms = control, treated = [table.aggregates(code, metric) for code in codes]
+        plain = estimate(control, treated, metric, alpha=test.alpha)
+        cuped, saved = None, None
+        if test.cuped and plain.method == "welch" and _has_covariate(arms, metric):
+            cuped = estimate(control, treated, metric, alpha=test.alpha, cuped=True)
+            saved = variance_saved(plain, cuped)
+        if metric is test.metric:
+            headline = cuped or plain
+            least = detectable(
+                control,
+                treated,
+                metric,
+                alpha=test.alpha,
+                power=test.power,
+                cuped=cuped is not None,
+            )
+        metrics[str(metric)] = {
+            "plain": dataclasses.asdict(plain),
+            "cuped": dataclasses.asdict(cuped) if cuped else None,
+            "variance_saved": saved,
+        }
+    return {"metrics": metrics, "p": headline.p if headline else None, "detectable_lift": least}
+
+
+def _has_covariate(arms: list[Any], metric: Metric) -> bool:
+    numerator, denominator = COVARIATES[metric]
+    return all(
+        arm.mean(denominator) > 0 and arm.mean(numerator) > 0 and arm.var(numerator) > 0
+        for arm in arms
+    )
+
+
+def _correct(rows: list[dict[str, Any]], test: AbTest) -> None:
+    p_values = {str(i): row["p"] for i, row in enumerate(rows) if row["p"] is not None}
+    found = adjusted(p_values, alpha=test.alpha, correction=test.correction)
+    for i, row in enumerate(rows):
+        row["p_adjusted"] = found.get(str(i))
+
+
+def _verdict(
+    row: Mapping[str, Any], ratio: Mapping[str, Any], test: AbTest, looks: Sequential | None
+) -> tuple[str, str]:
+    found = headline_of(row, test.metric)
+    if _fails(ratio, test):
+        because = f"users don't fall into arms as planned (p = {ratio['p']:.2g})"
+        return "refused", because
+    if found is None:
+        return "undecided", "an arm has no user in this slice"
+    if looks is not None and row["slice"] is not ALL:
+        return "undecided", "daily looks judge all slices together; this one's figures describe"
+    if looks is not None:
+        last = looks.looks[-1]
+        if looks.decision == "stop":
+            first = next(look for look in looks.looks if look.crossed)
+            better = "better" if first.difference > 0 else "worse"
+            return better, f"the bound was crossed on {first.day}"
+        if looks.decision == "go_on":
+            left = looks.planned_days - len(looks.looks)
+            return "go_on", f"no bound crossed by {last.day}; {left} planned days are left"
+        return "no_difference_shown", f"no bound crossed in {looks.planned_days} planned days"
+    p = row["p_adjusted"]
+    if p is None:
+        return "undecided", found["why_none"]
+    if p >= test.alpha:
+        return "no_difference_shown", f"p = {p:.3g}"
+    return ("better" if found["difference"] > 0 else "worse"), f"p = {p:.3g}"
+
+
+def _plain(value: Any) -> Any:
+    """JSON values; numbers that aren't finite become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

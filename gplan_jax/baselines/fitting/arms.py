@@ -1,0 +1,173 @@
+"""The arms of a comparison: what each is called, how it is fitted and what is tried for it.
+
+An arm's module is imported when the arm is asked for, so that naming arms costs nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gplan_jax.baselines.floors import ALL_FLOORS, Floor, predict_rows
+from gplan_jax.foundation.config import Config
+from gplan_jax.gsisr import IntentLibrary, Sample
+
+if TYPE_CHECKING:
+    from gplan_jax.baselines.rows.features import InputMode
+
+
+class Predictor(Protocol):
+    """A fitted arm."""
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were learnt (0 for an arm without weights)."""
+        ...
+
+    def predict(self, samples: Sequence[Sample], *, constrained: bool) -> list[str]:
+        """A plan text for each row, whose ``raw_labels`` it never looks at.
+
+        Constrained plans obey every rule of the library; free ones may break some.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit gives: the predictor and its learning curve.
+
+    ``curve`` holds {"epoch", "loss", "validation_loss" (None without validation rows), ...} an
+    epoch; it is empty where nothing is learnt epoch by epoch.
+    """
+
+    predictor: Predictor
+    curve: list[dict[str, Any]]
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The point of the curve with the lowest validation loss; None without such losses."""
+        judged = [point for point in self.curve if point["validation_loss"] is not None]
+        return min(judged, key=lambda point: point["validation_loss"], default=None)
+
+
+# fit(train, validation, settings, mode, library, seed)
+Fit = Callable[
+    [Sequence[Sample], Sequence[Sample], Any, "InputMode", IntentLibrary, int],
+    Fitted,
+]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One competitor.
+
+    Attributes:
+        name: short, for options and files.
+        title: for tables.
+        settings: its settings, all with defaults.
+        trials: the declared search space, overrides of the defaults; trials[0] is {}.
+        fit: (train, validation, settings, mode, library, seed) -> Fitted.
+        stops_early: whether the validation rows say after how many epochs (``settings.epochs``) to
+            stop. If not, and with one trial, they choose nothing.
+        constrains: whether constrained and free predictions differ.
+        floor: what the others have to beat: nothing to try, no seed, below the rule of a table.
+    """
+
+    name: str
+    title: str
+    settings: type[Config]
+    trials: tuple[dict[str, Any], ...]
+    fit: Fit
+    stops_early: bool = True
+    constrains: bool = True
+    floor: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an arm is defined: ``module`` exposes it as ``attribute``."""
+
+    module: str
+    attribute: str
+
+
+NETWORKS: Mapping[str, Place] = {
+    "sasrec": Place("gplan_jax.baselines.sequential.arm", "SASREC"),
+    "bert4rec": Place("gplan_jax.baselines.sequential.arm", "BERT4REC"),
+    "rearec_erl": Place("gplan_jax.baselines.sequential.arm", "REAREC_ERL"),
+    "rearec_prl": Place("gplan_jax.baselines.sequential.arm", "REAREC_PRL"),
+    "p5": Place("gplan_jax.baselines.p5.arm", "P5"),
+    "tiger": Place("gplan_jax.baselines.tiger.arm", "TIGER"),
+    "tiger_rq": Place("gplan_jax.baselines.tiger.arm", "TIGER_RQ"),
+}
+
+
+class Arms(Mapping[str, Arm]):
+    """Name -> arm; those given by their place are imported when they are looked up.
+
+    It travels to another process as names, so that the imports happen there.
+    """
+
+    def __init__(self, entries: Mapping[str, Arm | Place]) -> None:
+        self.entries = dict(entries)
+
+    def __getitem__(self, name: str) -> Arm:
+        entry = self.entries[name]
+        if isinstance(entry, Arm):
+            return entry
+        return getattr(importlib.import_module(entry.module), entry.attribute)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+class NoSettings(Config):
+    """Of an arm that has none."""
+
+
+@dataclass(frozen=True)
+class FloorPredictor:
+    """A fitted floor that answers as an arm does; its plans are the same in both ways."""
+
+    floor: Floor
+    parameters: int = 0
+
+    def predict(self, samples: Sequence[Sample], *, constrained: bool) -> list[str]:
+        """The floor's plan for each row."""
+        return predict_rows(self.floor, samples)
+
+
+def floor_arm(name: str) -> Arm:
+    """A floor as an arm: no settings, one trial, one seed."""
+    return Arm(
+        name=name,
+        title=name.replace("_", " ").capitalize(),
+        settings=NoSettings,
+        trials=({},),
+        fit=functools.partial(_fit_floor, name),
+        stops_early=False,
+        constrains=False,
+        floor=True,
+    )
+
+
+def _fit_floor(
+    name: str,
+    train: Sequence[Sample],
+    validation: Sequence[Sample],
+    settings: NoSettings,
+    mode: InputMode,
+    library: IntentLibrary,
+    seed: int,
+) -> Fitted:
+    floor = ALL_FLOORS[name](train, library, mode)
+    return Fitted(FloorPredictor(floor), [])
+
+
+ARMS = Arms({**NETWORKS, **{name: floor_arm(name) for name in ALL_FLOORS}})

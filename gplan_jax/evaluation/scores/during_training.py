@@ -1,0 +1,74 @@
+"""Training with evaluation: the loop below calls back into the rooms above it from here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gplan_jax.data.encoding import ChatEncoder
+from gplan_jax.data.training_set import Mode
+from gplan_jax.evaluation.scores.offline import check_rows, evaluate
+from gplan_jax.evaluation.scores.runner import labelled_rows
+from gplan_jax.foundation import GplanError, RowError
+from gplan_jax.foundation.progress import report_skipped
+from gplan_jax.gsisr import IntentLibrary, PromptTemplate
+from gplan_jax.inference.engine.planner import Planner
+from gplan_jax.models import Qwen3
+from gplan_jax.training.loop.loop import train
+from gplan_jax.training.steps.train_config import TrainConfig
+
+LOGGED = ("acc1", "ndcg3", "nes", "latent_valid", "exact", "filter_pass")
+
+
+def train_and_evaluate(
+    config: TrainConfig, *, resume: bool = False, allow_changes: bool = False
+) -> Path:
+    """Trains, evaluating on ``data.test`` as the config says; returns the model directory.
+
+    Raises:
+        GplanError: as ``train``; or evaluation is asked for and no test rows are named, they can't
+            be evaluated, answers leave no room for a prompt, or ``checkpoint.best_metric`` is no
+            figure of an evaluation.
+    """
+    if not config.evaluation.every_epochs:
+        return train(config, resume=resume, allow_changes=allow_changes)
+    if config.checkpoint.keep_best and config.checkpoint.best_metric not in LOGGED:
+        raise GplanError(
+            f"checkpoint.best_metric={config.checkpoint.best_metric} is no figure of an "
+            f"evaluation; there are {', '.join(LOGGED)}."
+        )
+    if config.data.test is None:
+        raise GplanError(
+            "evaluation.every_epochs is set, but data.test names no rows: give data.test=FILE, "
+            "or set evaluation.every_epochs=0."
+        )
+    library = IntentLibrary.load(config.data.library)
+    template, encoder = PromptTemplate.load(config.data.template), ChatEncoder.load(config.model)
+    on_error, limit = config.data.on_error, config.evaluation.limit
+    skipped: list[RowError] = []
+    samples = labelled_rows(
+        config.data.test, library, on_error=on_error, skipped=skipped, limit=limit
+    )
+    report_skipped(skipped)
+    # Pairs are no rows to fit floors on.
+    pairs = Mode(config.mode) is Mode.SCDPO
+    train_samples = None if pairs else labelled_rows(config.data.train, library, on_error=on_error)
+    # What would stop the evaluation is better found before an epoch than after it.
+    check_rows(samples, train_samples, library)
+    room = config.data.max_length - config.evaluation.max_new_tokens
+    encoder.user_room(template.render(samples[0], library), max_length=room)
+
+    def score(model: Qwen3, folder: Path) -> dict[str, float]:
+        planner = Planner(
+            model,
+            encoder,
+            template,
+            library,
+            max_length=config.data.max_length,
+            max_new_tokens=config.evaluation.max_new_tokens,
+            batch_size=config.evaluation.batch_size,
+        )
+        texts = planner.generate(samples)
+        metrics = evaluate(samples, texts, train_samples, library, folder)
+        return {name: metrics["model"][name] for name in LOGGED}
+
+    return train(config, resume=resume, allow_changes=allow_changes, evaluate=score)

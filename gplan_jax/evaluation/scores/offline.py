@@ -1,0 +1,297 @@
+"""Scores of predicted plans: row by row into predictions.jsonl, their means into metrics.json.
+
+All figures come from the texts of predictions.jsonl alone (the label's, the model's, the floors'),
+so `score_file` computes them again with the same code and finds the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gplan_jax.baselines.floors import FLOORS, Floor
+from gplan_jax.evaluation.scores.intervals import RESAMPLES, bootstrap_interval, wilson_interval
+from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.files import atomic_directory, read_jsonl, write_json, write_jsonl
+from gplan_jax.gsisr import (
+    IntentLibrary,
+    Sample,
+    check_plan,
+    latent_failure,
+    parse_plan,
+    score_prediction,
+)
+from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary
+
+PREDICTIONS, METRICS = "predictions.jsonl", "metrics.json"
+TIERS = ("format", "schema", "logic")
+UNREADABLE = ("not_json", "not_a_list")
+PLAN_MEASURES = ("acc1", "ndcg3", "nes", "ndcg3_unique", "ndcg3_positional", "exact")
+FILTER_MEASURES = ("filter_pass", *(f"filter_pass_{tier}" for tier in TIERS))
+# A floor writes no latent prefix, so its validity would be a zero that says nothing.
+FLOOR_MEASURES = (*PLAN_MEASURES, *FILTER_MEASURES)
+MODEL_MEASURES = (*PLAN_MEASURES, "latent_valid", *FILTER_MEASURES)
+INTERVAL_METHOD = (
+    "95%: Wilson for acc1; for the others a percentile bootstrap that draws whole ids, "
+    f"{RESAMPLES} resamples, seed 0"
+)
+NO_FLOORS = (
+    "no training rows were given, and floors fitted on the rows they are scored on would be no "
+    "floors: give the training rows to see them"
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one row's scores are computed from: its id and the texts, nothing else.
+
+    Attributes:
+        prompt_id: the row's id; rows of one user share it.
+        text: the model's raw answer.
+        label: the row's raw label.
+        floors: name of the floor -> its plan text for this row.
+    """
+
+    prompt_id: str
+    text: str
+    label: str
+    floors: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """The scores of one text against one label.
+
+    Attributes:
+        values: measure -> value in [0, 1]; the keys are MODEL_MEASURES.
+        latent_failure: why the text is not latent-valid, None where it is.
+        violations: (tier, code) of each rule of the filter that the plan breaks.
+    """
+
+    values: dict[str, float]
+    latent_failure: str | None
+    violations: tuple[tuple[str, str], ...]
+
+
+def score_text(
+    text: str, label: str, library: IntentLibrary, latents: LatentVocabulary = GSISR_LATENTS
+) -> RowScores:
+    """Scores one raw answer against one raw label (paper, section 5.1.2) and the rule filter.
+
+    Raises:
+        GplanError: the label holds no plan.
+    """
+    score = score_prediction(text, label, library)
+    failure = latent_failure(text, latents, library)
+    violations = tuple((v.tier, v.code) for v in check_plan(text, library))
+    # What is no list at all has nothing that the later tiers could find fault with.
+    unreadable = any(code in UNREADABLE for _, code in violations)
+    broken = set(TIERS) if unreadable else {tier for tier, _ in violations}
+    values = {measure: float(getattr(score, measure)) for measure in PLAN_MEASURES}
+    values["latent_valid"] = float(failure is None)
+    values["filter_pass"] = float(not violations)
+    values |= {f"filter_pass_{tier}": float(tier not in broken) for tier in TIERS}
+    return RowScores(values, failure, violations)
+
+
+def evaluate(
+    samples: Sequence[Sample],
+    texts: Sequence[str],
+    train_samples: Sequence[Sample] | None,
+    library: IntentLibrary,
+    out_dir: str | Path,
+    *,
+    latents: LatentVocabulary = GSISR_LATENTS,
+    run: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Scores ``texts`` and the floors against the samples' labels; writes and returns the metrics.
+
+    Args:
+        samples: the labelled rows that were asked.
+        texts: [len(samples)] the model's raw answers.
+        train_samples: labelled rows to fit the floors on; None leaves the floors out.
+        library: the intent library of the rule filter.
+        out_dir: a new directory; predictions.jsonl and metrics.json appear in it together.
+        latents: the latent vocabulary that Latent-Valid checks for.
+        run: what the run was made on (model, data, device ...), kept under "run" in metrics.json.
+
+    Raises:
+        GplanError: the rows can't be evaluated (see ``check_rows``), there are more or fewer texts
+            than rows, or ``out_dir`` already holds something.
+    """
+    check_rows(samples, train_samples, library)
+    if len(samples) != len(texts):
+        raise GplanError(f"{len(texts)} answers for {len(samples)} rows; each row needs one.")
+    floors = {name: fit(train_samples, library) for name, fit in FLOORS.items() if train_samples}
+    predictions = _predictions(samples, texts, floors)
+    scores = [score_text(p.text, p.label, library, latents) for p in predictions]
+    metrics = summarize(predictions, scores, library)
+    shared_ids = {s.id for s in train_samples or ()} & {s.id for s in samples}
+    facts = {"train_rows": len(train_samples or ()), "ids_also_in_training": len(shared_ids)}
+    with atomic_directory(out_dir) as folder:
+        pairs = zip(predictions, scores, strict=True)
+        records = (prediction_record(n, p, s, library) for n, (p, s) in enumerate(pairs, start=1))
+        write_jsonl(folder / PREDICTIONS, records)
+        write_json(folder / METRICS, {**metrics, "run": {**(run or {}), **facts}})
+    return metrics
+
+
+def check_rows(
+    samples: Sequence[Sample], train_samples: Sequence[Sample] | None, library: IntentLibrary
+) -> None:
+    """Checks that rows can be evaluated, before a model spends time on them.
+
+    Raises:
+        GplanError: no rows, a row without a plan in its label, no training rows in a list that
+            was given, or a training row that is also a test row.
+    """
+    if not samples:
+        raise GplanError("There are no rows to evaluate.")
+    for number, sample in enumerate(samples, start=1):
+        if not parse_plan(sample.raw_labels, library):
+            raise GplanError(
+                f"Row {number} (id {sample.id}) has no plan in raw_labels to score against; "
+                "leave unlabelled rows out, or see their plans with `gplan plan`."
+            )
+    if train_samples is None:
+        return
+    if not any(parse_plan(sample.raw_labels, library) for sample in train_samples):
+        raise GplanError("No training row has a plan, so there is nothing to fit the floors on.")
+    both = set(train_samples) & set(samples)
+    if both:
+        raise GplanError(
+            f"{len(both)} rows (one has id {min(s.id for s in both)}) are training rows and test "
+            "rows at once, so the floors would know the answers; split the data by id."
+        )
+
+
+def score_file(
+    path: str | Path, library: IntentLibrary, *, latents: LatentVocabulary = GSISR_LATENTS
+) -> dict[str, Any]:
+    """Computes the metrics of a predictions.jsonl again, from its texts alone.
+
+    Needs "id", "text" and "label" (strings) in each row and reads "floors" where it stands;
+    scores in the file are ignored. So it also scores another program's answers.
+
+    Raises:
+        GplanError: the file is missing, broken or empty, or its rows carry different floors.
+        RowError: a row lacks a key or its label holds no plan.
+    """
+    rows = enumerate(read_jsonl(path), start=1)
+    predictions = [read_prediction(path, number, row, library) for number, row in rows]
+    if not predictions:
+        raise GplanError(f"{path} holds no predictions.")
+    if len({frozenset(p.floors) for p in predictions}) > 1:
+        raise GplanError(f"{path}: some rows carry other floors than the rest; score them apart.")
+    scores = [score_text(p.text, p.label, library, latents) for p in predictions]
+    return summarize(predictions, scores, library)
+
+
+def summarize(
+    predictions: Sequence[Prediction], scores: Sequence[RowScores], library: IntentLibrary
+) -> dict[str, Any]:
+    """Means with intervals of the model and of each floor, and what failed how often.
+
+    Returns:
+        {"rows", "ids": counts, "model": {measure: mean}, "floors": {name: {measure: mean}},
+        "intervals": {"model": {measure: [low, high]}, "floors": {name: the same}, "method": text},
+        "floors_left_out": reason or None, "latent_failures": {reason: rows},
+        "violations": {"tier/code": rows}}. Means and intervals lie in [0, 1].
+    """
+    ids = [p.prompt_id for p in predictions]
+    model, model_intervals = _means(scores, MODEL_MEASURES, ids)
+    floors: dict[str, dict[str, float]] = {}
+    floor_intervals: dict[str, dict[str, list[float]]] = {}
+    for name in predictions[0].floors:
+        floor_scores = [score_text(p.floors[name], p.label, library) for p in predictions]
+        floors[name], floor_intervals[name] = _means(floor_scores, FLOOR_MEASURES, ids)
+    return {
+        "rows": len(predictions),
+        "ids": len(set(ids)),
+        "model": model,
+        "floors": floors,
+        "floors_left_out": None if floors else NO_FLOORS,
+        "intervals": {
+            "model": model_intervals,
+            "floors": floor_intervals,
+            "method": INTERVAL_METHOD,
+        },
+        "latent_failures": _count(
+            s.latent_failure.partition(":")[0] for s in scores if s.latent_failure
+        ),
+        "violations": _count(
+            f"{tier}/{code}" for s in scores for tier, code in sorted(set(s.violations))
+        ),
+    }
+
+
+def _means(
+    scores: Sequence[RowScores], measures: Sequence[str], ids: Sequence[str]
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    values_NxM = np.array([[score.values[m] for m in measures] for score in scores])
+    means = dict(zip(measures, values_NxM.mean(axis=0).tolist(), strict=True))
+    intervals = dict(zip(measures, bootstrap_interval(values_NxM, ids).tolist(), strict=True))
+    hits = sum(score.values["acc1"] for score in scores)
+    intervals["acc1"] = list(wilson_interval(hits, len(scores)))
+    return means, intervals
+
+
+def _count(reasons: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(reasons).items(), key=lambda item: (-item[1], item[0])))
+
+
+def _predictions(
+    samples: Sequence[Sample], texts: Sequence[str], floors: Mapping[str, Floor]
+) -> list[Prediction]:
+    return [
+        Prediction(
+            prompt_id=sample.id,
+            text=text,
+            label=sample.raw_labels,
+            floors={name: floor.predict(sample) for name, floor in floors.items()},
+        )
+        for sample, text in zip(samples, texts, strict=True)
+    ]
+
+
+def prediction_record(
+    number: int, prediction: Prediction, scores: RowScores, library: IntentLibrary
+) -> dict[str, Any]:
+    """One line of predictions.jsonl; ``number`` counts from 1."""
+    return {
+        "row": number,
+        "id": prediction.prompt_id,
+        "text": prediction.text,
+        "plan": parse_plan(prediction.text, library),
+        "label": prediction.label,
+        "label_plan": parse_plan(prediction.label, library),
+        "scores": scores.values,
+        "latent_failure": scores.latent_failure,
+        "violations": [{"tier": tier, "code": code} for tier, code in scores.violations],
+        "floors": dict(prediction.floors),
+    }
+
+
+def read_prediction(path: str | Path, number: int, row: Any, library: IntentLibrary) -> Prediction:
+    """The texts of one line of predictions.jsonl.
+
+    Raises:
+        RowError: a text is missing or the label holds no plan.
+    """
+    mend = 'Each row is a JSON object with the strings "id", "text" and "label".'
+    if not isinstance(row, dict):
+        raise RowError(path, number, None, "is not a JSON object", mend)
+    for key in ("id", "text", "label"):
+        if not isinstance(row.get(key), str):
+            raise RowError(path, number, key, "is missing or not a string", mend)
+    if not parse_plan(row["label"], library):
+        raise RowError(path, number, "label", "holds no plan to score against", mend)
+    floors = row.get("floors", {})
+    if not isinstance(floors, dict) or not all(isinstance(t, str) for t in floors.values()):
+        raise RowError(path, number, "floors", "is not an object of plan texts", mend)
+    return Prediction(row["id"], row["text"], row["label"], floors)

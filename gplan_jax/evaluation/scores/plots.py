@@ -1,0 +1,203 @@
+"""Learning curves of one or several runs from their training logs, and how any such curve looks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.extras import load_extra
+from gplan_jax.foundation.files import atomic_write
+from gplan_jax.training.loop.metrics_log import read_log
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours and distinct dashes: runs stay apart in print and for any colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("-", "--", "-.", ":")
+RAW_POINTS_TO_SMOOTH = 60
+STYLE: dict[str, Any] = {"font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold"}
+
+Series = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart: the log's key, its title, and how it is drawn.
+
+    A noisy series gets a running mean; a loss that falls by orders of magnitude a log scale.
+    """
+
+    key: str
+    title: str
+    noisy: bool = False
+    stepped: bool = False
+    log_scale: bool = False
+
+
+PANELS = (
+    Panel("loss", "Training loss", noisy=True, log_scale=True),
+    Panel("loss_plan", "Loss on the plan section", noisy=True, log_scale=True),
+    Panel("loss_reasoning", "Loss on the reasoning section", noisy=True, log_scale=True),
+    Panel("stage", "Compression stage (latent blocks)", stepped=True),
+    Panel("learning_rate", "Learning rate"),
+    Panel("tokens_per_second", "Tokens per second", noisy=True),
+)
+LEARNING_KEYS = tuple(panel.key for panel in PANELS)
+
+
+def load_pyplot() -> Any:
+    """Imports matplotlib.pyplot on a backend that needs no display.
+
+    Raises:
+        GplanError: matplotlib, the optional extra ``plots``, is not installed.
+    """
+    load_extra("matplotlib", "plots", "drawing").use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def read_series(log: str | Path, keys: Iterable[str] = LEARNING_KEYS) -> Series:
+    """Reads ``{key: (steps, values)}`` from a training log, ordered by step.
+
+    A record is ``{"step": 10, "loss": 2.1, ...}``; keys may be missing anywhere, and records of one
+    step (training, evaluation) add up. A key that no record has is left out.
+
+    Raises:
+        GplanError: the file is missing or broken, or none of its records has a step.
+    """
+    values_of_step: dict[int, dict[str, float]] = {}
+    for record in _read_records(log):
+        if "step" in record:
+            values_of_step.setdefault(record["step"], {}).update(record)
+    if not values_of_step:
+        raise GplanError(f"{log} has no record with a step; name the log.jsonl of a training run.")
+    series = {}
+    for key in keys:
+        points = [(s, v[key]) for s, v in sorted(values_of_step.items()) if key in v]
+        if points:
+            steps, values = np.asarray(points, dtype=np.float64).T
+            series[key] = (steps, values)
+    return series
+
+
+def _read_records(log: str | Path) -> list[dict[str, Any]]:
+    try:
+        return read_log(log)
+    except FileNotFoundError:
+        raise GplanError(f"{log} does not exist; a run writes it as RUN/log.jsonl.") from None
+    except json.JSONDecodeError as error:
+        raise GplanError(f"{log} is not a training log, one JSON object a line: {error}.") from None
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean over a centred window of ``window`` values, cut short at both ends: [N] -> [N].
+
+    ``y_i = mean(x_j for |i - j| <= window // 2)``; values that are not finite are left out.
+    """
+    finite = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(finite)])
+    centre = np.arange(len(values))
+    low = np.maximum(centre - window // 2, 0)
+    high = np.minimum(centre + window // 2 + 1, len(values))
+    count = counts[high] - counts[low]
+    mean = (sums[high] - sums[low]) / np.maximum(count, 1)
+    return np.where(count > 0, mean, math.nan)
+
+
+def draw_learning_curves(logs: Mapping[str, str | Path], out: str | Path) -> Path:
+    """Draws loss by section, compression stage, learning rate and speed over steps into ``out``.
+
+    Args:
+        logs: run name -> its training log (JSONL); runs lie over one another by name.
+        out: the picture to write; its suffix names the format.
+
+    Raises:
+        GplanError: no run given, a log is missing or broken, or matplotlib is not installed.
+    """
+    if not logs:
+        raise GplanError("No training log given; name at least one run.")
+    runs = {name: read_series(log) for name, log in logs.items()}
+    pyplot, out = load_pyplot(), Path(out)
+    with pyplot.rc_context(STYLE):
+        figure, grid = pyplot.subplots(2, 3, figsize=(12, 6.4), layout="constrained")
+        for panel, axes in zip(PANELS, grid.flat, strict=True):
+            _draw_panel(axes, panel, runs)
+        finish_figure(figure, runs, out)
+    return out
+
+
+def finish_figure(figure: Figure, names: Iterable[str], out: Path) -> None:
+    """Puts the legend of the runs above all panels, writes the picture whole and closes it."""
+    pyplot = load_pyplot()
+    handles = [
+        pyplot.Line2D([], [], color=_colour(index), ls=_dash(index), lw=2, label=name)
+        for index, name in enumerate(names)
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=6, frameon=False)
+    with atomic_write(out) as temporary:
+        figure.savefig(temporary, dpi=120)
+    pyplot.close(figure)
+
+
+def draw_runs(axes: Axes, panel: Panel, runs: Mapping[str, Series]) -> bool:
+    """One panel's frame, and in it each run's curve; where no run logs the key, a note.
+
+    Returns:
+        Whether there was a curve to draw.
+    """
+    axes.set_title(panel.title, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#E4E7EB", lw=0.8)
+    axes.set_axisbelow(True)
+    present = False
+    for index, series in enumerate(runs.values()):
+        if panel.key not in series:
+            continue
+        present = True
+        steps, values = series[panel.key]
+        style: dict[str, Any] = {"color": _colour(index)}
+        if panel.stepped:
+            style["drawstyle"] = "steps-post"
+        if panel.noisy and len(values) >= RAW_POINTS_TO_SMOOTH:
+            axes.plot(steps, values, lw=0.7, alpha=0.25, **style)
+            values = running_mean(values, window=len(values) // 30)
+        axes.plot(steps, values, lw=1.8, ls=_dash(index), **style)
+    if present:
+        axes.set_xlabel("step")
+        axes.set_xlim(left=0)
+        axes.set_yscale("log" if panel.log_scale else "linear")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    else:
+        axes.set(xticks=[], yticks=[])
+        note = f"no run logs {panel.key}"
+        axes.text(0.5, 0.5, note, transform=axes.transAxes, ha="center", color="#7B8794")
+    return present
+
+
+def _draw_panel(axes: Axes, panel: Panel, runs: Mapping[str, Series]) -> None:
+    if not draw_runs(axes, panel, runs) or panel.log_scale:
+        return
+    # From just under zero: a small change looks small, a line at zero is not cut in half, and a
+    # stage that never moves still has a scale.
+    top = max(axes.get_ylim()[1], 1.0 if panel.stepped else 0.0)
+    axes.set_ylim(bottom=-0.015 * top, top=top)
+    axes.locator_params(axis="y", integer=panel.stepped)
+
+
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def _dash(index: int) -> str:
+    return DASHES[index % len(DASHES)]

@@ -1,0 +1,142 @@
+"""From a model directory and a data file to scores, or to the answer for one row."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import gplan_jax
+from gplan_jax.data.task_files import load_task
+from gplan_jax.evaluation.scores.offline import check_rows, evaluate
+from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.files import read_json, refuse_existing
+from gplan_jax.foundation.progress import report_skipped
+from gplan_jax.gsisr import IntentLibrary, Sample, read_labelled_samples, read_samples
+from gplan_jax.gsisr.readers import OnError
+from gplan_jax.inference.engine.planner import Planner
+
+
+def evaluate_model(
+    model: str | Path,
+    data: str | Path,
+    out_dir: str | Path,
+    *,
+    train_data: str | Path | None = None,
+    limit: int | None = None,
+    on_error: OnError = "raise",
+    **planner_options: Any,
+) -> dict[str, Any]:
+    """Plans the rows of ``data`` and evaluates the answers into ``out_dir``; returns the metrics.
+
+    All that can be wrong with the input is found before the model starts.
+
+    Args:
+        model: a model directory.
+        data: labelled rows.
+        out_dir: a new directory.
+        train_data: labelled rows to fit the floors on.
+        limit: evaluate only that many rows, the first ones.
+        on_error: "raise" ends at the first faulty row of either file, "skip" leaves it out.
+        planner_options: options of ``Planner.load``; they are kept in metrics.json.
+
+    Raises:
+        GplanError, RowError: a file is missing or broken, a label is not right, or the rows can't
+            be evaluated.
+    """
+    refuse_existing(Path(out_dir))
+    library = load_task(Path(model), library=planner_options.get("library")).library
+    skipped: list[RowError] = []
+    samples = labelled_rows(data, library, on_error=on_error, skipped=skipped, limit=limit)
+    train = None
+    if train_data is not None:
+        train = labelled_rows(train_data, library, on_error=on_error, skipped=skipped)
+    report_skipped(skipped)
+    check_rows(samples, train, library)
+    planner = Planner.load(model, **planner_options)
+    started = time.monotonic()
+    texts = planner.generate(samples)
+    run = {
+        "model": str(model),
+        **planner_options,
+        "max_new_tokens": planner.max_new_tokens,
+        "library": planner.library.name,
+        "data": file_identity(data),
+        "train_data": None if train_data is None else file_identity(train_data),
+        "limit": limit,
+        "rows_skipped": sum(error.file == Path(data) for error in skipped),
+        "seconds_of_decoding": round(time.monotonic() - started, 1),
+        **environment(),
+    }
+    latents = planner.encoder.latents
+    return evaluate(samples, texts, train, planner.library, out_dir, latents=latents, run=run)
+
+
+def labelled_rows(
+    path: str | Path,
+    library: IntentLibrary,
+    *,
+    on_error: OnError = "raise",
+    skipped: list[RowError] | None = None,
+    limit: int | None = None,
+) -> list[Sample]:
+    """The first ``limit`` rows of a file whose labels are right: a wrong label makes wrong figures.
+
+    Raises:
+        GplanError, RowError: as ``read_labelled_samples``, which explains the arguments.
+    """
+    pairs = read_labelled_samples(path, library, on_error=on_error, skipped=skipped)
+    return [sample for sample, _ in islice(pairs, limit)]
+
+
+def environment() -> dict[str, Any]:
+    """What the figures were computed with: versions, and the devices that JAX uses."""
+    devices = jax.devices()
+    return {
+        "gplan_jax": gplan_jax.__version__,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+    }
+
+
+def find_sample(
+    path: str | Path, *, row: int | None = None, prompt_id: str | None = None
+) -> Sample:
+    """The sample in ``row`` (counted from 1), or the first one with ``prompt_id``.
+
+    Raises:
+        GplanError: the file has no such row.
+    """
+    seen = 0
+    for seen, sample in enumerate(read_samples(path), start=1):
+        if seen == row or (row is None and sample.id == prompt_id):
+            return sample
+    wanted = f"row {row}" if row is not None else f"row with id {prompt_id}"
+    raise GplanError(f"{path} has no {wanted}; its {seen} rows are counted from 1.")
+
+
+def read_context(path: str | Path) -> Sample:
+    """A sample from a JSON object of column -> text; columns that are not given are empty.
+
+    Raises:
+        GplanError: the file is missing, not a JSON object of texts, or names an unknown column.
+    """
+    context = read_json(path)
+    if not isinstance(context, dict) or not all(isinstance(v, str) for v in context.values()):
+        raise GplanError(f"{path} must be a JSON object whose values are texts, column by column.")
+    try:
+        return Sample.from_context(context)
+    except GplanError as error:
+        raise GplanError(f"{path}: {error}") from None
+
+
+def file_identity(path: str | Path) -> dict[str, str]:
+    """What a result remembers of a file it was made from: its name and the hash of its content."""
+    with Path(path).open("rb") as file:
+        return {"file": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

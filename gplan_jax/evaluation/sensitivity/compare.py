@@ -1,0 +1,247 @@
+"""From model directories and files of context pairs to tables and curves of context sensitivity."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from gplan_jax.data.task_files import load_task
+from gplan_jax.evaluation.scores.offline import METRICS
+from gplan_jax.evaluation.scores.plots import load_pyplot
+from gplan_jax.evaluation.scores.runner import environment, file_identity
+from gplan_jax.evaluation.scores.tables import render
+from gplan_jax.evaluation.sensitivity.measures import (
+    Measured,
+    Plans,
+    ask,
+    difference,
+    read_folder,
+    score_pairs,
+    summarize,
+    write_folder,
+)
+from gplan_jax.evaluation.sensitivity.preference_figure import (
+    draw_preference_curves,
+    read_preference_logs,
+)
+from gplan_jax.evaluation.sensitivity.tables import sensitivity_view
+from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.files import atomic_write, read_json, refuse_existing, write_json
+from gplan_jax.foundation.progress import report_skipped
+from gplan_jax.gsisr import ContextPair, IntentLibrary, read_context_pairs
+from gplan_jax.gsisr.readers import OnError
+from gplan_jax.inference.engine.planner import Planner
+from gplan_jax.reasoning import LatentVocabulary
+
+RESULTS, TABLES, CURVES = "results.json", "results.txt", "preference_curves.png"
+# What a model's figures depend on, and how a refusal calls it.
+IDENTITY = {
+    "model": "another model",
+    "pairs": "another file of pairs",
+    "unchanged": "another file of pairs with equal plans",
+    "limit": "another --limit",
+    "max_new_tokens": "another --max-new-tokens",
+}
+
+
+def compare_sensitivity(
+    models: Mapping[str, Path],
+    pairs: str | Path,
+    out: str | Path,
+    *,
+    unchanged: str | Path | None = None,
+    logs: Mapping[str, Path] | None = None,
+    limit: int | None = None,
+    on_error: OnError = "raise",
+    batch_size: int = 16,
+    max_new_tokens: int | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Measures each model on the same pairs; what ``out`` holds already is not planned again.
+
+    Writes OUT/NAME/ for each model, then OUT/results.json (all metrics), OUT/results.txt (their
+    tables) and, with ``logs``, OUT/preference_curves.png. All that can be wrong with the input is
+    found before the first model starts.
+
+    Args:
+        models: name -> model directory.
+        pairs: context pairs whose teacher plans differ.
+        out: a new directory, or one from an earlier call.
+        unchanged: context pairs whose teacher plans are equal.
+        logs: name of a model -> the log.jsonl of its preference run.
+        limit: only the first so many pairs of each file.
+        on_error: "raise" ends at the first faulty pair, "skip" leaves it out and lists it.
+        batch_size: rows decoded together.
+        max_new_tokens: longest answer, in tokens; None as for ``Planner.load``.
+
+    Returns:
+        Model name -> its metrics, as ``summarize`` has them, with "run" and, from the second model
+        on, "difference" from the first.
+
+    Raises:
+        GplanError, RowError: a name, directory or file is missing or broken, the models have
+            different intent libraries, or a model's folder was made from something else.
+    """
+    out, logs = Path(out), logs or {}
+    _check_names(models, logs)
+    if logs:
+        load_pyplot()
+        read_preference_logs(logs)
+    library = _common_library(models)
+    asked: dict[str, Any] = {
+        "pairs": file_identity(_existing(pairs))["sha256"],
+        "unchanged": unchanged and file_identity(_existing(unchanged))["sha256"],
+        "limit": limit,
+        "max_new_tokens": max_new_tokens,
+    }
+    identities = {name: {"model": folder_hash(at), **asked} for name, at in models.items()}
+    standing = {name for name in models if _stands(out / name, identities[name])}
+    skipped: list[RowError] = []
+    differ = _read_pairs(pairs, library, "differ", limit, on_error, skipped)
+    equal = _read_pairs(unchanged, library, "equal", limit, on_error, skipped) if unchanged else []
+    report_skipped(skipped)
+    for name, model in models.items():
+        if name in standing:
+            continue
+        options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+        run = {
+            "model": str(model),
+            "identity": identities[name],
+            "pairs": str(pairs),
+            "unchanged": unchanged and str(unchanged),
+            "pairs_skipped": len(skipped),
+            **options,
+        }
+        _plan_and_write(model, differ, equal, library, out / name, run, options)
+    metrics = _compared({name: _read(out / name, library) for name in models})
+    write_json(out / RESULTS, metrics)
+    with atomic_write(out / TABLES) as temporary:
+        temporary.write_text(render(sensitivity_view(metrics)), encoding="utf-8")
+    if logs:
+        draw_preference_curves(logs, out / CURVES)
+    return metrics
+
+
+def folder_hash(folder: str | Path) -> str:
+    """SHA-256 over the names and contents of all files below ``folder``.
+
+    Raises:
+        GplanError: ``folder`` is not a directory, or empty.
+    """
+    folder = Path(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        raise GplanError(f"{folder} is not a model directory: it is missing or empty.")
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _plan_and_write(
+    model: Path,
+    differ: list[ContextPair],
+    equal: list[ContextPair],
+    library: IntentLibrary,
+    folder: Path,
+    run: dict[str, Any],
+    options: Mapping[str, Any],
+) -> None:
+    planner = Planner.load(model, **options)
+    started = time.monotonic()
+    predictions, pairs = ask(differ, equal, planner.generate)
+    latents = planner.encoder.latents
+    run = {
+        **run,
+        "latents": latents.to_dict(),
+        "seconds_of_decoding": round(time.monotonic() - started, 1),
+        **environment(),
+    }
+    write_folder(score_pairs(predictions, pairs, library, latents), library, folder, run)
+
+
+def _read(folder: Path, library: IntentLibrary) -> tuple[Measured, dict[str, Any]]:
+    """What a folder's texts give, and what is kept about the run."""
+    run = read_json(folder / METRICS)["run"]
+    return read_folder(folder, library, LatentVocabulary.from_dict(run["latents"])), run
+
+
+def _compared(models: Mapping[str, tuple[Measured, Any]]) -> dict[str, dict[str, Any]]:
+    """Each model's metrics; from the second on with their difference from the first model's."""
+    first, *rest = models
+    metrics = {name: {**summarize(one), "run": run} for name, (one, run) in models.items()}
+    for name in rest:
+        metrics[name]["difference"] = {
+            "from": first,
+            **difference(models[first][0], models[name][0]),
+        }
+    return metrics
+
+
+def _stands(folder: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether ``folder`` holds the figures of ``identity``; GplanError where it holds others."""
+    if not (folder / METRICS).is_file():
+        refuse_existing(folder)
+        return False
+    metrics = read_json(folder / METRICS)
+    try:
+        found = metrics["run"]["identity"]
+        other = [words for key, words in IDENTITY.items() if found[key] != identity[key]]
+    except (KeyError, TypeError):
+        raise GplanError(
+            f"{folder / METRICS} is not of gplan sensitivity; name another --out."
+        ) from None
+    if other:
+        raise GplanError(
+            f"{folder} was made from {' and '.join(other)}; name another --out, or remove it to "
+            "measure again."
+        )
+    return True
+
+
+def _check_names(models: Mapping[str, Path], logs: Mapping[str, Path]) -> None:
+    if not models:
+        raise GplanError("Name at least one model directory.")
+    for name in models:
+        if not name or name in (".", "..", RESULTS, TABLES, CURVES) or {"/", "\\"} & set(name):
+            raise GplanError(f"{name!r} can't name a model's folder; use NAME=DIR.")
+    if unknown := [name for name in logs if name not in models]:
+        raise GplanError(
+            f"There is no model {', '.join(unknown)} for the log of that name; the models are "
+            f"{', '.join(models)}."
+        )
+
+
+def _common_library(models: Mapping[str, Path]) -> IntentLibrary:
+    libraries = {name: load_task(Path(model)).library for name, model in models.items()}
+    first, *rest = libraries
+    for name in rest:
+        if libraries[name] != libraries[first]:
+            raise GplanError(
+                f"{first} and {name} have different intent libraries, so their plans can't stand "
+                "in one table."
+            )
+    return libraries[first]
+
+
+def _existing(path: str | Path) -> Path:
+    if not Path(path).is_file():
+        raise GplanError(f"{path} does not exist or is not a file.")
+    return Path(path)
+
+
+def _read_pairs(
+    path: str | Path,
+    library: IntentLibrary,
+    plans: Plans,
+    limit: int | None,
+    on_error: OnError,
+    skipped: list[RowError],
+) -> list[ContextPair]:
+    pairs = read_context_pairs(path, library, plans=plans, on_error=on_error, skipped=skipped)
+    return list(islice(pairs, limit))

@@ -1,0 +1,270 @@
+"""Continuous batching without threads: rows come and go between the passes of the others.
+
+A request is admitted to a free slot by a prefill of its prompt; every ``step`` then runs one pass
+for all rows there are. A row that is finished or given up leaves its slot free for the next one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.inference.engine.prefix_pages import PrefixPages
+from gplan_jax.inference.engine.programs import PAGE, Programs, empty_trees
+from gplan_jax.inference.engine.rows import Row, begin, follow, lay_out
+from gplan_jax.inference.grammar.drafts import DraftTree, Start
+from gplan_jax.inference.grammar.plan_grammar import GrammarState, PlanGrammar
+
+
+class Drafter(Protocol):
+    """What proposes tokens for a prefill or a pass to verify; ``DraftModel`` does."""
+
+    def start(self, context: tuple[str, ...], budget: int, most: int) -> Start:
+        """What a response probably begins with: so many tokens and decisions at most."""
+
+    def tree(
+        self, state: GrammarState, chain: tuple[int, ...], context: tuple[str, ...], budget: int
+    ) -> DraftTree:
+        """A tree of at most ``budget`` nodes that begins with the chain; ``state`` is behind it."""
+
+    def learn(self, context: tuple[str, ...], taken: tuple[int, ...]) -> None:
+        """Takes note of a whole plan: its intents by number."""
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A prompt as tokens.
+
+    Attributes:
+        ids: all of them; they begin with the system prompt's.
+        shared: how many of them the user's next request is likely to have too.
+        context: what the drafts know of the request.
+        temperature, seed: see ``PlanRequest``.
+    """
+
+    ids: Sequence[int]
+    shared: int = 0
+    context: tuple[str, ...] = ()
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass
+class Counts:
+    """Passes so far, and how many of them decoded so many rows together."""
+
+    passes: int = 0
+    rows_of_passes: Counter[int] = field(default_factory=Counter)
+
+
+class ContinuousDecoder:
+    """Decodes rows that come and go; one thread may use it.
+
+    Args:
+        programs: the compiled programs, with the weights and the cache.
+        system: tokens of the system prompt, which the programs hold.
+        grammar: of the responses; None decodes freely until the end token.
+        drafter: proposes trees; None runs one token a pass.
+        end_id: the token that ends a free response.
+        max_new_tokens: the longest free response.
+        prefix_cache_bytes: see ``PrefixPages``.
+    """
+
+    def __init__(
+        self,
+        programs: Programs,
+        *,
+        system: int,
+        grammar: PlanGrammar | None,
+        drafter: Drafter | None,
+        end_id: int,
+        max_new_tokens: int,
+        prefix_cache_bytes: int = 0,
+    ) -> None:
+        self.programs, self._system = programs, system
+        self._grammar, self._drafter = grammar, drafter
+        self._end_id, self._max_new_tokens = end_id, max_new_tokens
+        self._free = sorted(range(max(programs.shapes.nodes)), reverse=True)
+        self.rows: dict[int, Row] = {}
+        self.pages = PrefixPages(PAGE, prefix_cache_bytes)
+        self.counts = Counts()
+
+    @property
+    def free_slots(self) -> int:
+        """Rows that could be admitted now."""
+        return len(self._free)
+
+    def admit(self, prompted: Prompted) -> tuple[Row, int]:
+        """Prefills a prompt into a free slot; returns its row and the tokens found in the cache.
+
+        The row may be finished already; it keeps its slot until ``release``.
+
+        Raises:
+            GplanError: no slot is free, or the prompt is longer than the programs are made for.
+        """
+        if not self._free:
+            raise GplanError("No slot is free; release a row first.")
+        ids = [int(token) for token in prompted.ids[self._system :]]
+        longest = self.programs.shapes.buckets[-1] - self.programs.shapes.tail
+        if not 1 <= len(ids) <= longest:
+            raise GplanError(
+                f"A prompt of {len(ids)} tokens after its system part was given; this engine takes "
+                f"1 to {longest}. Shorten it, or load the model with a greater max_length."
+            )
+        slot = self._free.pop()
+        try:
+            row, cached = self._prefill(slot, ids, prompted)
+        except BaseException:
+            self._give_back(slot)
+            raise
+        self.rows[slot] = row
+        return row, self._system + cached
+
+    def step(self) -> list[Row]:
+        """Runs one pass for all rows that are not finished; returns those that now are."""
+        rows = [row for row in self.rows.values() if not row.finished]
+        if not rows:
+            return []
+        shapes = self.programs.shapes
+        size = shapes.rows(max(row.slot for row in rows))
+        nodes = shapes.nodes[size]
+        trees = empty_trees(size, nodes, shapes.window)
+        places = self.programs.empty_places(size, nodes)
+        drafted = lay_out(rows, self._trees_of(nodes), trees, places, self._words)
+        choices = self.programs.verify(trees, places)
+        self.counts.passes += 1
+        self.counts.rows_of_passes[len(rows)] += 1
+        for row, tree in zip(rows, drafted, strict=True):
+            if self._grammar is not None:
+                follow(row, self._grammar, tree, choices[row.slot])
+            else:
+                row.passes += 1
+                row.base, row.path, row.held = row.held, (0,), row.held + 1
+                self._take_freely(row, int(choices[row.slot, 0]))
+        return [row for row in rows if row.finished]
+
+    def release(self, row: Row) -> None:
+        """Leaves a row's slot to the next one, whether the row is finished or not."""
+        if self._drafter is not None and row.finished and row.state is not None:
+            self._drafter.learn(row.context, row.state.taken)
+        del self.rows[row.slot]
+        self._give_back(row.slot)
+
+    def _give_back(self, slot: int) -> None:
+        # The lowest free slot is taken first, so that passes reach over few rows.
+        self._free = sorted([*self._free, slot], reverse=True)
+
+    def _prefill(self, slot: int, ids: list[int], prompted: Prompted) -> tuple[Row, int]:
+        start, grammar = self._start_of(prompted), self._grammar
+        shared = ids[: max(0, min(prompted.shared - self._system, len(ids) - 1))]
+        held = self._restore(slot, shared, len(ids) + len(start.tokens))
+        rest = [*ids[held:], *start.tokens]
+        row = Row(
+            slot,
+            len(ids),
+            None if grammar is None else grammar.start,
+            context=prompted.context,
+            temperature=prompted.temperature,
+            seed=prompted.seed,
+            base=len(ids),
+            passes=1,
+        )
+        places = self.programs.empty_places(self.programs.shapes.queries)
+        before_start = len(ids) - held - 1
+        queries = [before_start + front for front, _ in start.decisions] or [before_start]
+        if grammar is not None and places is not None:
+            for index, (_, state) in enumerate(start.decisions):
+                places.node[index] = state.node
+                places.open_bits[index] = grammar.words(grammar.open_bits(state))
+        choices = self.programs.prefill(slot, rest, held, queries, places)
+        self.counts.passes += 1
+        for number in self.pages.missing(shared):
+            self.pages.put(shared, number, self.programs.read_page(slot, number * PAGE))
+        if grammar is not None:
+            begin(row, grammar, start, choices)
+        else:
+            self._take_freely(row, int(choices[0]))
+        return row, held
+
+    def _restore(self, slot: int, shared: list[int], tokens: int) -> int:
+        """Puts the cached pages of a user prefix into a slot; how many tokens they are."""
+        shapes = self.programs.shapes
+        pages = self.pages.find(shared)
+        # What is left is padded to a bucket, which must fit behind the pages.
+        while pages:
+            bucket = shapes.bucket(tokens - len(pages) * PAGE)
+            if not shapes.continues(bucket):
+                pages.clear()
+            elif len(pages) * PAGE + bucket > shapes.places:
+                pages.pop()
+            else:
+                break
+        for number, page in enumerate(pages):
+            self.programs.write_page(slot, number * PAGE, page)
+        return len(pages) * PAGE
+
+    def _start_of(self, prompted: Prompted) -> Start:
+        grammar, shapes = self._grammar, self.programs.shapes
+        if self._drafter is not None:
+            return self._drafter.start(prompted.context, shapes.tail, shapes.queries)
+        if grammar is None or len(grammar.edges(grammar.start)) < 2:
+            return Start((), ())
+        return Start((), ((0, grammar.start),))
+
+    def _take_freely(self, row: Row, token: int) -> None:
+        row.chain = (token,)
+        row.finished = token == self._end_id
+        if not row.finished:
+            row.response.append(token)
+            row.finished = len(row.response) >= self._max_new_tokens
+
+    def _trees_of(self, nodes: int) -> Callable[[Row], DraftTree]:
+        drafter = self._drafter
+
+        def chain_alone(row: Row) -> DraftTree:
+            states = () if row.state is None else (row.state,)
+            return DraftTree(row.chain[:1], (-1,), states, 1)
+
+        def drafted(row: Row) -> DraftTree:
+            assert drafter is not None and row.state is not None
+            return drafter.tree(row.state, row.chain, row.context, nodes)
+
+        return chain_alone if drafter is None else drafted
+
+    def _words(self, state: GrammarState) -> np.ndarray:
+        assert self._grammar is not None
+        return self._grammar.words(self._grammar.open_bits(state))
+
+
+def decode_all(
+    decoder: ContinuousDecoder, prompts: Sequence[Prompted], *, on_row: Callable[[], None]
+) -> list[Row]:
+    """Decodes prompts, as many at a time as there are slots; the rows in order of the prompts.
+
+    Args:
+        decoder: with no rows of anybody else.
+        prompts: what to decode.
+        on_row: hears of each row that is finished.
+    """
+    done: list[Row | None] = [None] * len(prompts)
+    numbers: dict[int, int] = {}
+    waiting = iter(enumerate(prompts))
+    upcoming = next(waiting, None)
+    while upcoming is not None or numbers:
+        finished = []
+        if upcoming is not None and decoder.free_slots:
+            number, prompt = upcoming
+            row, _ = decoder.admit(prompt)
+            numbers[row.slot] = number
+            finished += [row] if row.finished else []
+            upcoming = next(waiting, None)
+        for row in [*finished, *decoder.step()]:
+            done[numbers.pop(row.slot)] = row
+            decoder.release(row)
+            on_row()
+    return [row for row in done if row is not None]

@@ -1,0 +1,264 @@
+"""A planning engine: one thread that decodes, and a bounded queue of requests in front of it.
+
+Prompts are rendered in the thread that submits. Between two passes the engine looks for requests
+that were cancelled or have run out of time, frees their slots, and admits one more where a slot is
+free; so a pass is the longest that anything waits to be noticed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.inference.engine.assembly import build_decoder, load_parts
+from gplan_jax.inference.engine.continuous import ContinuousDecoder, Prompted
+from gplan_jax.inference.engine.engine_config import EngineConfig
+from gplan_jax.inference.engine.prompting import Prompter
+from gplan_jax.inference.engine.requests import (
+    DeadlineExceeded,
+    Draining,
+    EngineSnapshot,
+    Overloaded,
+    PlanAnswer,
+    PlanRequest,
+)
+from gplan_jax.inference.engine.rows import Row
+
+_LOG = logging.getLogger(__name__)
+_LEAST_RETRY_S = 1.0
+
+
+@dataclass
+class _Request:
+    """A request on its way: when it was submitted and admitted, and its row once it has one."""
+
+    prompted: Prompted
+    deadline: float
+    submitted: float
+    future: Future[PlanAnswer] = field(default_factory=Future)
+    row: Row | None = None
+    cached: int = 0
+    admitted: float = 0.0
+    prefilled: float = 0.0
+
+
+class PlanEngine:
+    """Answers requests from any number of threads; ``load`` makes one that is running.
+
+    Attributes:
+        name: of the model's directory.
+        encoder, template, library: what the model reads and writes.
+    """
+
+    def __init__(
+        self, name: str, decoder: ContinuousDecoder, prompter: Prompter, *, queue: int, slots: int
+    ) -> None:
+        self.name = name
+        self.encoder, self.template = prompter.encoder, prompter.template
+        self.library = prompter.library
+        self._decoder, self._prompter = decoder, prompter
+        self._queue_limit, self._slots = queue, slots
+        self._queue: deque[_Request] = deque()
+        self._active: dict[int, _Request] = {}
+        self._changed = threading.Condition()
+        self._closing = self._abandon = False
+        self._fault: Exception | None = None
+        self._ends: Counter[str] = Counter()
+        self._seconds_between_answers = 0.0
+        self._last_answer = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="planning-engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def load(
+        cls,
+        model_dir: str | Path,
+        config: EngineConfig | None = None,
+        *,
+        template: str | None = None,
+        library: str | None = None,
+        max_length: int | None = None,
+    ) -> PlanEngine:
+        """Loads a model directory, compiles all programs and starts.
+
+        Prompt template, intent library, ``max_length`` and the form of responses are those that
+        training stored in the directory, unless others are given.
+
+        Raises:
+            GplanError: the directory is broken, the form of its responses is not known or can't be
+                constrained, or the library can't be compiled into a grammar.
+        """
+        config = config or EngineConfig()
+        parts = load_parts(
+            Path(model_dir), config, template=template, library=library, max_length=max_length
+        )
+        decoder, prompter = build_decoder(parts, config)
+        return cls(parts.name, decoder, prompter, queue=config.queue, slots=config.slots)
+
+    def submit(self, request: PlanRequest) -> Future[PlanAnswer]:
+        """Queues a request; see ``requests.Engine``."""
+        with self._changed:
+            self._check_room(request)  # Before any work is done for what would be refused.
+        prompted = self._prompter.prompted(request)
+        now = time.monotonic()
+        deadline = float("inf") if request.deadline_s is None else now + request.deadline_s
+        entry = _Request(prompted, deadline, now)
+        with self._changed:
+            self._check_room(request)
+            self._queue.append(entry)
+            self._changed.notify()
+        return entry.future
+
+    def snapshot(self) -> EngineSnapshot:
+        """State and counts; see ``requests.Engine``."""
+        decoder = self._decoder
+        with self._changed:
+            return EngineSnapshot(
+                ready=not self._closing and self._fault is None,
+                queued=len(self._queue),
+                active=len(self._active),
+                slots=self._slots,
+                queue_limit=self._queue_limit,
+                passes=decoder.counts.passes,
+                rows_of_passes=dict(decoder.counts.rows_of_passes),
+                prefix_hits=decoder.pages.hits,
+                prefix_misses=decoder.pages.misses,
+                prefix_bytes=decoder.pages.bytes,
+                compilations=decoder.programs.count,
+                expected_wait_s=self._expected_wait_s(),
+                **{end: self._ends[end] for end in ("answered", "cancelled", "expired", "refused")},
+            )
+
+    def close(self, *, drain_s: float = 0.0) -> None:
+        """Ends the engine; see ``requests.Engine``. A second call does no harm."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(drain_s)
+        self._abandon = True
+        self._thread.join()
+
+    def _expected_wait_s(self) -> float:
+        return len(self._queue) * self._seconds_between_answers
+
+    def _check_room(self, request: PlanRequest) -> None:
+        if self._fault is not None:
+            raise GplanError(f"The engine has failed and must be restarted: {self._fault}.")
+        if self._closing:
+            raise Draining("The engine is being closed and takes no new requests.")
+        idle, wait_s = self._slots - len(self._active), self._expected_wait_s()
+        full = len(self._queue) >= self._queue_limit + max(0, idle)
+        # What could only expire would take the place of what can still be answered.
+        if full or (request.deadline_s is not None and wait_s > request.deadline_s):
+            self._ends["refused"] += 1
+            waiting = f"{len(self._queue)} requests are waiting already, for about {wait_s:.2g} s."
+            raise Overloaded(waiting, max(_LEAST_RETRY_S, wait_s))
+
+    def _run(self) -> None:
+        try:
+            while self._wait():
+                self._drop_dead()
+                if self._queue and self._decoder.free_slots:
+                    self._admit()
+                for row in self._decoder.step():
+                    self._answer(row)
+        except Exception as fault:  # Whatever the device runs into: nobody may wait for ever.
+            _LOG.exception("The planning engine has failed")
+            self._fault = fault
+        self._give_up()
+
+    def _wait(self) -> bool:
+        """Sleeps while there is nothing to do; whether to go on."""
+        with self._changed:
+            while not (self._queue or self._active or self._closing):
+                self._changed.wait()
+            return not self._abandon and bool(self._queue or self._active)
+
+    def _drop_dead(self) -> None:
+        """Frees what was cancelled or is too late, queued or active."""
+        now = time.monotonic()
+        with self._changed:
+            waiting = [entry for entry in self._queue if not self._is_dead(entry, now)]
+            self._queue.clear()
+            self._queue.extend(waiting)
+            for slot, entry in list(self._active.items()):
+                if self._is_dead(entry, now):
+                    assert entry.row is not None
+                    self._decoder.release(entry.row)
+                    del self._active[slot]
+
+    def _is_dead(self, entry: _Request, now: float) -> bool:
+        if entry.future.cancelled():
+            self._ends["cancelled"] += 1
+            return True
+        if now >= entry.deadline:
+            self._ends["expired"] += 1
+            late = f"No answer within {entry.deadline - entry.submitted:.3g} s."
+            _settle(entry.future, DeadlineExceeded(late))
+            return True
+        return False
+
+    def _admit(self) -> None:
+        with self._changed:
+            entry = self._queue.popleft()
+        entry.admitted = time.monotonic()
+        try:
+            entry.row, entry.cached = self._decoder.admit(entry.prompted)
+        except GplanError as error:
+            _settle(entry.future, error)
+            return
+        entry.prefilled = time.monotonic()
+        with self._changed:
+            self._active[entry.row.slot] = entry
+        if entry.row.finished:
+            self._answer(entry.row)
+
+    def _answer(self, row: Row) -> None:
+        entry = self._active[row.slot]
+        self._decoder.release(row)
+        now = time.monotonic()
+        answer = PlanAnswer(
+            text=self.encoder.decode(row.response),
+            tokens=len(row.response),
+            prompt_tokens=len(entry.prompted.ids),
+            cached_tokens=entry.cached,
+            passes=row.passes,
+            drafted=row.drafted,
+            accepted=row.accepted,
+            queue_ms=1e3 * (entry.admitted - entry.submitted),
+            prefill_ms=1e3 * (entry.prefilled - entry.admitted),
+            decode_ms=1e3 * (now - entry.prefilled),
+        )
+        with self._changed:
+            del self._active[row.slot]
+            self._ends["answered"] += 1
+            if self._queue:  # Only then is the time between two answers what the engine needs.
+                apart = now - self._last_answer
+                self._seconds_between_answers += 0.1 * (apart - self._seconds_between_answers)
+            self._last_answer = now
+        _settle(entry.future, answer)
+
+    def _give_up(self) -> None:
+        """Ends whatever is left when the thread ends."""
+        with self._changed:
+            left = [*self._queue, *self._active.values()]
+            self._queue.clear()
+            self._active.clear()
+        for entry in left:
+            _settle(entry.future, self._fault or Draining("The engine was closed."))
+
+
+def _settle(future: Future[PlanAnswer], outcome: PlanAnswer | Exception) -> None:
+    """Gives a future its outcome, unless somebody has cancelled it meanwhile."""
+    if not future.set_running_or_notify_cancel():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

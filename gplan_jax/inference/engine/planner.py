@@ -1,0 +1,209 @@
+"""The planner: contexts in, raw plan texts out, with the prompts the model was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from gplan_jax.data.encoding import ChatEncoder
+from gplan_jax.data.task_files import Response, Task, load_task
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.progress import ProgressBar
+from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample
+from gplan_jax.gsisr.intent_counts import IntentCounts
+from gplan_jax.inference.engine.assembly import (
+    Parts,
+    build_decoder,
+    build_prompter,
+    grammar_of,
+    load_counts,
+)
+from gplan_jax.inference.engine.beam import beam_search
+from gplan_jax.inference.engine.continuous import decode_all
+from gplan_jax.inference.engine.decoding import GreedyDecoder
+from gplan_jax.inference.engine.engine_config import EngineConfig
+from gplan_jax.inference.engine.programs import Programs, shapes_of
+from gplan_jax.inference.engine.requests import DecodingMode, PlanRequest
+from gplan_jax.inference.engine.rows import longest_response
+from gplan_jax.models import Qwen3, load_qwen3
+
+MAX_NEW_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Planner:
+    """A model with all that turns a row into a prompt and its answer back into text.
+
+    Attributes:
+        max_length: tokens of prompt and answer together; a longer prompt loses the left of its
+            user part.
+        max_new_tokens: tokens an answer may have.
+        batch_size: rows decoded together.
+        length_multiple: prompts of the unconstrained mode are padded to a multiple of this; each
+            multiple compiles once.
+        mode: "unconstrained" is plain greedy decoding; the other modes follow the plan grammar, and
+            "drafted" takes fewer passes to the same tokens.
+        response: what responses hold, which the grammar has to know; None where it is not known.
+        counts: of training plans, for the drafts.
+        temperature, seed: see ``PlanRequest``; row i is drawn with seed + i.
+        beams: beginnings that a beam search keeps; 1 searches none.
+    """
+
+    model: Qwen3
+    encoder: ChatEncoder
+    template: PromptTemplate
+    library: IntentLibrary
+    max_length: int = 2048
+    max_new_tokens: int = MAX_NEW_TOKENS
+    batch_size: int = 16
+    length_multiple: int = 128
+    mode: DecodingMode = "unconstrained"
+    response: Response | None = None
+    counts: IntentCounts = field(default_factory=IntentCounts)
+    temperature: float = 0.0
+    seed: int = 0
+    beams: int = 1
+
+    def __post_init__(self) -> None:
+        if self.mode == "unconstrained" and (self.temperature > 0 or self.beams > 1):
+            raise GplanError(
+                "Temperature and beams are for the constrained modes; decode with mode drafted."
+            )
+        if self.temperature > 0 and self.beams > 1:
+            raise GplanError("A beam search draws nothing; leave out temperature or beams.")
+
+    @classmethod
+    def load(
+        cls,
+        model_dir: str | Path,
+        *,
+        template: str | None = None,
+        library: str | None = None,
+        compute_dtype: str = "float32",
+        max_length: int | None = None,
+        max_new_tokens: int | None = None,
+        batch_size: int = 16,
+        mode: DecodingMode = "unconstrained",
+        response: Response | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+        beams: int = 1,
+    ) -> Planner:
+        """Loads a model directory or a Hugging Face directory.
+
+        Prompt template, intent library and ``max_length`` are those that training stored in the
+        directory, unless others are given; a directory without them gets the shipped Amap ones.
+        Answers may have 512 tokens, or half of ``max_length`` where that is less.
+
+        Raises:
+            GplanError: the directory, the template or the library is missing or broken.
+        """
+        folder = Path(model_dir)
+        task = load_task(folder, template=template, library=library, max_length=max_length)
+        model = load_qwen3(folder, compute_dtype=jnp.dtype(compute_dtype))
+        return cls(
+            model,
+            ChatEncoder.load(folder),
+            task.template,
+            task.library,
+            max_length=task.max_length,
+            max_new_tokens=max_new_tokens or min(MAX_NEW_TOKENS, task.max_length // 2),
+            batch_size=batch_size,
+            mode=mode,
+            response=response or task.response,
+            counts=load_counts(folder),
+            temperature=temperature,
+            seed=seed,
+            beams=beams,
+        )
+
+    def generate(self, samples: Sequence[Sample]) -> list[str]:
+        """Answers of the model, one text a sample, in order; a progress bar counts them.
+
+        Raises:
+            GplanError: a prompt has no room, or the grammar can't be made.
+        """
+        if self.mode == "unconstrained" or not samples:
+            return self._greedy(samples)
+        return self._searched(samples) if self.beams > 1 else self._constrained(samples)
+
+    def _greedy(self, samples: Sequence[Sample]) -> list[str]:
+        room = self.max_length - self.max_new_tokens
+        prompts = [
+            self.encoder.prompt_ids(self.template.render(s, self.library), max_length=room).tolist()
+            for s in samples
+        ]
+        longest = max((len(ids) for ids in prompts), default=1)
+        multiple = self.length_multiple
+        decoder = GreedyDecoder(
+            self.model,
+            end_id=self.encoder.end_id,
+            pad_id=self.encoder.pad_id,
+            max_new_tokens=self.max_new_tokens,
+            length_buckets=range(multiple, longest + multiple, multiple),
+            batch_size=self.batch_size,
+        )
+        with ProgressBar("planning", len(prompts)) as bar:
+            answers = decoder.decode(prompts, on_rows=lambda rows: bar.advance(steps=rows))
+        return [self.encoder.decode(ids) for ids in answers]
+
+    def _constrained(self, samples: Sequence[Sample]) -> list[str]:
+        parts, config = self._parts(), self._engine_config()
+        decoder, prompter = build_decoder(parts, config, ahead=False)
+        requests = [
+            PlanRequest(sample, temperature=self.temperature, seed=self.seed + row)
+            for row, sample in enumerate(samples)
+        ]
+        prompts = [prompter.prompted(request) for request in requests]
+        with ProgressBar("planning", len(prompts)) as bar:
+            rows = decode_all(decoder, prompts, on_row=lambda: bar.advance(steps=1))
+        return [self.encoder.decode(row.response) for row in rows]
+
+    def _searched(self, samples: Sequence[Sample]) -> list[str]:
+        parts = self._parts()
+        grammar = parts.grammar
+        assert grammar is not None
+        prompter = build_prompter(parts.task, self.encoder, self._engine_config())
+        system = prompter.system_ids(samples[0])
+        shapes = shapes_of(
+            prompt=prompter.max_length - len(system),
+            tail=0,
+            response=2 * self.beams * longest_response(grammar),  # trees go up to a power of two
+            slots=1,
+            nodes=1,
+            least_nodes=1,
+            queries=1,
+        )
+        programs = Programs(
+            self.model,
+            system,
+            shapes,
+            vocabulary=self.encoder.vocabulary_size,
+            grammar=grammar,
+            pages=False,
+            ahead=False,
+        )
+        texts = []
+        with ProgressBar("planning", len(samples)) as bar:
+            for sample in samples:
+                ids = prompter.prompted(PlanRequest(sample)).ids[len(system) :]
+                best = beam_search(programs, grammar, ids, beams=self.beams)
+                texts.append(self.encoder.decode(best.tokens))
+                bar.advance(steps=1)
+        return texts
+
+    def _parts(self) -> Parts:
+        grammar = grammar_of("this model", self.response, self.library, self.encoder)
+        task = Task(self.template, self.library, self.max_length, self.response)
+        return Parts("planner", self.model, self.encoder, task, grammar, self.counts)
+
+    def _engine_config(self) -> EngineConfig:
+        return EngineConfig(
+            mode=self.mode,
+            slots=self.batch_size,
+            response_room=self.max_new_tokens,
+            prefix_cache_mib=0,
+        )

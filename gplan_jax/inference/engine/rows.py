@@ -1,0 +1,187 @@
+"""One response while it is decoded, on the host: what is known of it and where it goes on.
+
+A row's slot holds the tokens that passes have seen; its ``chain`` is what is known beyond them: the
+token chosen last and whatever the grammar forces after it. A pass runs the chain and drafts behind
+it as a tree; ``follow`` then walks down from the chain's end, choosing one edge of the grammar at a
+node, for as long as the chosen token was drafted. What is chosen depends on logits alone, and these
+on the tokens before them, so drafts change how many passes a response takes and nothing else.
+
+Letters: T nodes of a tree, E edges of a grammar node, M places of a commit's window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gplan_jax.inference.engine.passes import Places, Trees
+from gplan_jax.inference.engine.programs import set_tree
+from gplan_jax.inference.grammar.drafts import DraftTree, Start
+from gplan_jax.inference.grammar.plan_grammar import Edge, GrammarState, PlanGrammar
+
+
+@dataclass
+class Row:
+    """A response in the making.
+
+    Attributes:
+        slot: its slot of the cache.
+        held: tokens that the slot holds, the system prompt's not counted.
+        base: ``held`` before the last pass, where its tree was written.
+        path: the nodes of the last tree that are held, not yet closed up in the cache.
+        state: the grammar after all of ``response``; None in plain decoding.
+        chain: the last tokens of ``response``, which no pass has seen.
+        response: the tokens so far.
+        context: what the drafts know of the request.
+        temperature, seed: see ``PlanRequest``.
+        finished: whether the response is whole.
+        passes, drafted, accepted: see ``PlanAnswer``.
+    """
+
+    slot: int
+    held: int
+    state: GrammarState | None
+    context: tuple[str, ...] = ()
+    temperature: float = 0.0
+    seed: int = 0
+    base: int = 0
+    path: tuple[int, ...] = ()
+    chain: tuple[int, ...] = ()
+    response: list[int] = field(default_factory=list)
+    finished: bool = False
+    passes: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+
+def longest_response(grammar: PlanGrammar) -> int:
+    """Tokens that no response exceeds."""
+    pieces = grammar.pieces
+    intents = zip(pieces.bodies, pieces.joints, pieces.ends, strict=True)
+    longest = max(len(body) + max(len(joint), len(end)) for body, joint, end in intents)
+    return longest_prefix(grammar) + grammar.rules.maximum * longest
+
+
+def longest_prefix(grammar: PlanGrammar) -> int:
+    """Tokens in front of the first intent that no response exceeds."""
+    close = grammar.latent.close if grammar.latent else ()
+    return len(grammar.decisions_of_prefix().tokens) + len(close)
+
+
+def begin(row: Row, grammar: PlanGrammar, start: Start, logits_QxE: np.ndarray) -> None:
+    """Reads what a prefill has decided; the tokens of ``start`` that stay are held from now on.
+
+    Args:
+        row: fresh from its prefill: ``held`` counts the prompt.
+        grammar: of its response.
+        start: what was appended to the prompt.
+        logits_QxE: at ``start.decisions``.
+    """
+    asked = {state: index for index, (_, state) in enumerate(start.decisions)}
+    state = grammar.start
+    kept = 0
+    while edges := grammar.edges(state):
+        if len(edges) > 1:
+            edge = choose(row, edges, logits_QxE[asked[state]])
+        else:
+            [edge] = edges
+        state = grammar.advance(state, edge.token)
+        row.response.append(edge.token)
+        if kept == len(start.tokens) or start.tokens[kept] != edge.token:
+            break
+        kept += 1
+    row.held += kept
+    row.base = row.held
+    certain = start.decisions[0][0] if start.decisions else len(start.tokens)
+    row.drafted += len(start.tokens) - certain
+    row.accepted += max(0, kept - certain)
+    _go_on(row, grammar, state)
+
+
+def follow(row: Row, grammar: PlanGrammar, tree: DraftTree, logits_TxE: np.ndarray) -> None:
+    """Takes over from a pass what turned out right, and chooses the token after it."""
+    row.passes += 1
+    row.drafted += len(tree.tokens) - tree.chain
+    row.base = row.held
+    if tree.chain < len(row.chain):
+        row.path = tuple(range(tree.chain))
+        row.held += tree.chain
+        row.chain = row.chain[tree.chain :]
+        return
+    children = {pair: node for node, pair in enumerate(zip(tree.parents, tree.tokens, strict=True))}
+    node: int | None = tree.chain - 1
+    path = list(range(tree.chain))
+    state = row.state
+    assert state is not None
+    while node is not None and not grammar.finished(state):
+        edge = choose(row, grammar.edges(state), logits_TxE[node])
+        state = grammar.advance(state, edge.token)
+        row.response.append(edge.token)
+        node = children.get((node, edge.token))
+        if node is not None:
+            path.append(node)
+    row.path = tuple(path)
+    row.held += len(path)
+    row.accepted += len(path) - tree.chain
+    _go_on(row, grammar, state)
+
+
+def choose(row: Row, edges: Sequence[Edge], logits_E: np.ndarray) -> Edge:
+    """The likeliest open edge, the first of equals; drawn where the row has a temperature.
+
+    A draw adds Gumbel noise to logits / temperature. The noise hangs on the seed and on the place
+    in the response, so that drafts don't change what is drawn.
+    """
+    if len(edges) == 1:
+        return edges[0]
+    scores = logits_E[[edge.number for edge in edges]]
+    if row.temperature > 0:
+        generator = np.random.default_rng((row.seed, len(row.response)))
+        scores = scores / row.temperature + generator.gumbel(size=len(edges))
+    return edges[int(np.argmax(scores))]
+
+
+def lay_out(
+    rows: Sequence[Row],
+    trees_of: Callable[[Row], DraftTree],
+    trees: Trees,
+    places: Places | None,
+    words: Callable[[GrammarState], np.ndarray] | None,
+) -> list[DraftTree]:
+    """Fills the arrays of a pass in, in place; returns the tree of each row.
+
+    Args:
+        rows: those that decode.
+        trees_of: drafts a row's tree.
+        trees: padding, see ``empty_trees``; a row goes where its slot is.
+        places: without open edges; None in plain decoding.
+        words: the open bits of a state as words.
+    """
+    drafted = []
+    for row in rows:
+        tree = trees_of(row)
+        drafted.append(tree)
+        slot = row.slot
+        trees.lengths_b[slot], trees.base_b[slot] = row.held, row.base
+        trees.moves_bxM[slot, : len(row.path)] = row.path
+        set_tree(trees, slot, tree.tokens, tree.parents)
+        if places is None or words is None:
+            continue
+        whole = tree.chain == len(row.chain)
+        for node in range(tree.chain - 1 if whole else len(tree.tokens), len(tree.tokens)):
+            state = row.state if node == tree.chain - 1 else tree.states[node]
+            assert state is not None
+            places.node[slot, node] = state.node
+            places.open_bits[slot, node] = words(state)
+    return drafted
+
+
+def _go_on(row: Row, grammar: PlanGrammar, state: GrammarState) -> None:
+    """Takes in what is forced after the token chosen last."""
+    run, state = grammar.forced_run(state)
+    row.chain = (row.response[-1], *run)
+    row.response.extend(run)
+    row.state = state
+    row.finished = grammar.finished(state)

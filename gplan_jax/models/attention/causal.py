@@ -1,0 +1,317 @@
+"""The one place where queries meet keys, and the choice of the kernel that does it.
+
+``causal_attention`` serves training: rows of tokens, each after any number of contexts that all its
+tokens see whole. ``attention`` takes any mask and serves decoding over a cache.
+
+Letters: B batch, T queries, C keys, N query heads, K key/value heads (N = K * G), H head size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from gplan_jax.foundation import GplanError
+from gplan_jax.models.attention.merge import ATTENTION_RESIDUALS, Context, merged_attention
+from gplan_jax.models.layers.sharding import axis_size, mesh_in_force, partition_spec
+
+__all__ = [
+    "ATTENTION_RESIDUALS",
+    "Context",
+    "Kernel",
+    "attention",
+    "causal_attention",
+    "over_mesh",
+    "resolve_kernel",
+]
+
+Kernel = Literal["xla", "cudnn", "splash"]
+KernelCall = Callable[[jax.Array, jax.Array, jax.Array, tuple[Context, ...]], jax.Array]
+
+# Finite, so that a row that may see nothing (a dummy row of a batch) gives numbers, not NaN.
+_MASKED_SCORE = float(jnp.finfo(jnp.float32).min)
+
+# Queries of one block of the XLA kernel: few enough that a block's scores stay near the processor.
+_QUERY_BLOCK = 128
+_MOST_BLOCKS = 16  # each block is compiled on its own
+
+
+def resolve_kernel(name: str, *, platform: str, dtype: DTypeLike, head_dim: int) -> Kernel:
+    """Returns the kernel that ``name`` means: "auto" is the fastest that can run, else ``name``.
+
+    Args:
+        name: "auto", "xla", "cudnn" or "splash".
+        platform: of the devices: "cpu", "gpu" ("cuda") or "tpu".
+        dtype: of queries, keys and values.
+        head_dim: H.
+
+    Raises:
+        GplanError: the named kernel can't run here; the message says why.
+    """
+    obstacles = {
+        "xla": None,
+        "cudnn": _cudnn_obstacle(platform, jnp.dtype(dtype), head_dim),
+        "splash": _splash_obstacle(platform, head_dim),
+    }
+    kernels: tuple[Kernel, ...] = ("cudnn", "splash", "xla")
+    for kernel in kernels:
+        if name in ("auto", kernel) and obstacles[kernel] is None:
+            return kernel
+    if name not in obstacles:
+        raise GplanError(
+            f"precision.attention={name} is no kernel; choose auto, {', '.join(kernels)}."
+        )
+    raise GplanError(
+        f"precision.attention={name} can't run here: {obstacles[name]}. Choose auto or xla."
+    )
+
+
+def _cudnn_obstacle(platform: str, dtype: jnp.dtype, head_dim: int) -> str | None:
+    if platform not in ("gpu", "cuda"):
+        return f"cuDNN needs an NVIDIA GPU and these devices are {platform}"
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return f"cuDNN flash attention computes in bfloat16 or float16, not {dtype}"
+    if head_dim > 128 or head_dim % 8:
+        return f"cuDNN takes heads of a multiple of 8 up to 128, not of {head_dim}"
+    return None
+
+
+def _splash_obstacle(platform: str, head_dim: int) -> str | None:
+    if platform != "tpu":
+        return f"splash attention needs a TPU and these devices are {platform}"
+    if head_dim % 128 and head_dim != 64:
+        return f"splash attention takes heads of 64 or a multiple of 128, not of {head_dim}"
+    return None
+
+
+def causal_attention(
+    query_BxTxNxH: jax.Array,
+    key_BxTxKxH: jax.Array,
+    value_BxTxKxH: jax.Array,
+    lengths_B: jax.Array,
+    contexts: Sequence[Context] = (),
+    *,
+    kernel: Kernel = "xla",
+    own_mask_BxTxT: jax.Array | None = None,
+) -> jax.Array:
+    """Computes attention over a row's earlier tokens and everything in its contexts.
+
+    out[t] = sum_j p[t, j] v[j], p = softmax(q k^T / sqrt(H)) over the visible keys: a query t sees
+    its own row's keys j <= t and each context's keys c < its length.
+
+    Args:
+        query_BxTxNxH: rotated queries of right-padded rows.
+        key_BxTxKxH: rotated keys; each serves N / K query heads.
+        value_BxTxKxH: values.
+        lengths_B: int32, the tokens of each row; 0 for a dummy row.
+        contexts: what all tokens of a row see besides.
+        kernel: see ``resolve_kernel``.
+        own_mask_BxTxT: True where query t of a row sees its key j, in place of j <= t: the tokens
+            of a tree. It is meant for few queries and always takes the XLA kernel.
+
+    Returns:
+        [B, T, N, H] in the dtype of the values, with the softmax in float32; zero from a row's
+        length on, so that padding sends no gradient anywhere.
+
+    Raises:
+        GplanError: the rows of a context don't divide those of the queries; under a mesh, rows or
+            heads that a GPU or TPU kernel can't share out equally.
+    """
+    batch = query_BxTxNxH.shape[0]
+    for context in contexts:
+        if batch % context.key.shape[0]:
+            raise GplanError(
+                f"A context of {context.key.shape[0]} rows can't serve {batch} rows of queries; "
+                "its rows must divide theirs."
+            )
+    operands = (query_BxTxNxH, key_BxTxKxH, value_BxTxKxH, tuple(contexts))
+    if own_mask_BxTxT is not None:
+        mixed = _attend(own_mask_BxTxT[:, None, :, None], *operands)
+    elif kernel == "xla":
+        mixed = _xla_attention(*operands)
+    elif kernel == "cudnn":
+        from gplan_jax.models.attention.cudnn import CUDNN_FLASH
+
+        mixed = over_mesh(partial(merged_attention, CUDNN_FLASH), *operands)
+    else:
+        from gplan_jax.models.attention.splash import splash_attention
+
+        mixed = over_mesh(splash_attention, *operands)
+    inside_BxT = jnp.arange(mixed.shape[1]) < lengths_B[:, None]
+    return jnp.where(inside_BxT[..., None, None], mixed, 0)
+
+
+def over_mesh(
+    call: KernelCall,
+    query_BxTxNxH: jax.Array,
+    key_BxTxKxH: jax.Array,
+    value_BxTxKxH: jax.Array,
+    contexts: tuple[Context, ...],
+) -> jax.Array:
+    """Runs a kernel that the compiler can't partition on each device's own rows and heads.
+
+    Rows are split over the batch axes of the mesh in force and heads over its tensor axis, by the
+    table of ``sharding``; a context of one row goes whole to every row's device, one of more rows
+    is split as the rows are, so that each stays with those that see it. A lone row is computed by
+    all, since its tokens depend on one another.
+
+    Raises:
+        GplanError: rows, heads or a context's rows don't divide by their mesh axes.
+    """
+    mesh = mesh_in_force()
+    if mesh is None or mesh.size == 1:
+        return call(query_BxTxNxH, key_BxTxKxH, value_BxTxKxH, contexts)
+    for what, axis, size in (
+        ("rows", "batch", query_BxTxNxH.shape[0]),
+        ("query heads", "heads", query_BxTxNxH.shape[2]),
+        ("key/value heads", "kv_heads", key_BxTxKxH.shape[2]),
+        *(("rows of a context", "batch", context.key.shape[0]) for context in contexts),
+    ):
+        names = partition_spec(axis)[0]
+        if size % axis_size(mesh, names) and not (axis == "batch" and size == 1):
+            raise GplanError(
+                f"{size} {what} don't divide by mesh {names}={axis_size(mesh, names)}; choose "
+                "another mesh, or precision.attention=xla."
+            )
+
+    rows = "batch" if query_BxTxNxH.shape[0] > 1 else None
+
+    def spec_of(context: Context) -> Context:
+        own_rows = rows if context.key.shape[0] > 1 else None
+        kv = partition_spec(own_rows, None, "kv_heads", None)
+        return Context(kv, kv, partition_spec(own_rows))  # type: ignore[arg-type]
+
+    query = partition_spec(rows, None, "heads", None)
+    kv = partition_spec(rows, None, "kv_heads", None)
+    return jax.shard_map(
+        call,
+        in_specs=(query, kv, kv, tuple(map(spec_of, contexts))),
+        out_specs=query,
+        check_vma=False,  # the kernels don't say over which axes their results vary
+    )(query_BxTxNxH, key_BxTxKxH, value_BxTxKxH, contexts)
+
+
+def _xla_attention(
+    query_BxTxNxH: jax.Array,
+    key_BxTxKxH: jax.Array,
+    value_BxTxKxH: jax.Array,
+    contexts: tuple[Context, ...],
+) -> jax.Array:
+    """Attends a block of queries at a time, to its own keys up to the block's end only.
+
+    Each block is computed again in the backward pass rather than kept: the same time, and no [T, C]
+    scores between the passes (docs/architecture.md has figures).
+    """
+    batch, queries = query_BxTxNxH.shape[:2]
+    block = max(_QUERY_BLOCK, math.ceil(queries / _MOST_BLOCKS))
+    if batch == 1 and not jax.sharding.get_abstract_mesh().empty:
+        block = queries  # a lone row's tokens may be split over the mesh: slices would move them
+    mixed = []
+    for start in range(0, queries, block):
+        end = min(queries, start + block)
+        attend = jax.checkpoint(partial(_attend_block, start))
+        operands = (query_BxTxNxH[:, start:end], key_BxTxKxH[:, :end], value_BxTxKxH[:, :end])
+        mixed.append(attend(*operands, contexts))
+    return jnp.concatenate(mixed, axis=1)
+
+
+def _attend_block(
+    start: int,
+    query_BxTxNxH: jax.Array,
+    key_BxCxKxH: jax.Array,
+    value_BxCxKxH: jax.Array,
+    contexts: tuple[Context, ...],
+) -> jax.Array:
+    """Attends to contexts and own keys, the last T of which the queries are."""
+    query_positions = start + jnp.arange(query_BxTxNxH.shape[1])
+    seen = jnp.arange(key_BxCxKxH.shape[1]) <= query_positions[:, None]
+    return _attend(seen[:, None], query_BxTxNxH, key_BxCxKxH, value_BxCxKxH, contexts)
+
+
+def _attend(
+    own_seen: jax.Array,
+    query_BxTxNxH: jax.Array,
+    key_BxCxKxH: jax.Array,
+    value_BxCxKxH: jax.Array,
+    contexts: tuple[Context, ...],
+) -> jax.Array:
+    """One softmax over the own keys that are seen and contexts; see ``_scores`` for ``own_seen``.
+
+    Scores stay in one array a part, in the order that its matrix product gives: joining them on the
+    key axis would copy the most memory there is here.
+    """
+    parts = [(_scores(query_BxTxNxH, key_BxCxKxH, own_seen), value_BxCxKxH)]
+    for context in contexts:
+        seen = jnp.arange(context.key.shape[1]) < context.lengths[:, None]
+        scores = _scores(query_BxTxNxH, context.key, seen[:, None, None, None])
+        parts.append((scores, context.value))
+    shape = query_BxTxNxH.shape
+    peaks = [_by_query(jnp.max(scores, axis=-1), shape) for scores, _ in parts]
+    # Softmax does not depend on what is subtracted: no gradient.
+    peak = jax.lax.stop_gradient(reduce(jnp.maximum, peaks))
+    total, mixed = jnp.zeros_like(peak), jnp.zeros(shape, jnp.float32)
+    for scores, value in parts:
+        weights = jnp.exp(scores - _folded(peak, value).swapaxes(1, 2)[..., None])
+        total += _by_query(jnp.sum(weights, axis=-1), shape)
+        mixed += _mix(weights.astype(value.dtype), value).reshape(shape)
+    return (mixed / total[..., None]).astype(value_BxCxKxH.dtype)
+
+
+def _scores(query_BxTxNxH: jax.Array, key_nxCxKxH: jax.Array, seen: jax.Array) -> jax.Array:
+    """q k^T / sqrt(H) where seen, [n, K, b * T, G, C]: b = B / n rows share one row of keys."""
+    scores = jnp.einsum(
+        "nTKGH,nCKH->nKTGC",
+        _folded(query_BxTxNxH, key_nxCxKxH),
+        key_nxCxKxH,
+        preferred_element_type=jnp.float32,
+    )
+    return jnp.where(seen, scores * query_BxTxNxH.shape[-1] ** -0.5, _MASKED_SCORE)
+
+
+def _mix(weights: jax.Array, value_nxCxKxH: jax.Array) -> jax.Array:
+    """Float32 sums [n, b * T, K, G, H] of values; the weights are in the order of ``_scores``."""
+    equation = "nKTGC,nCKH->nTKGH"
+    return jnp.einsum(equation, weights, value_nxCxKxH, preferred_element_type=jnp.float32)
+
+
+def _folded(x_BxTxN: jax.Array, key_or_value: jax.Array) -> jax.Array:
+    """Turns [B, T, N, ...] into [n, b * T, K, G, ...]: rows that share are more queries of one."""
+    n, _, groups, _ = key_or_value.shape
+    return x_BxTxN.reshape(n, -1, groups, x_BxTxN.shape[2] // groups, *x_BxTxN.shape[3:])
+
+
+def _by_query(x_nxKxTxG: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Turns [n, K, b * T, G], the order of ``_scores``, into [B, T, N]."""
+    return x_nxKxTxG.swapaxes(1, 2).reshape(shape[:-1])
+
+
+def attention(
+    query_BxTxNxH: jax.Array, key_BxCxKxH: jax.Array, value_BxCxKxH: jax.Array, mask: jax.Array
+) -> jax.Array:
+    """Computes softmax(q k^T / sqrt(H)) v with grouped key/value heads.
+
+    Args:
+        query_BxTxNxH: rotated queries.
+        key_BxCxKxH: rotated keys; each serves N / K query heads.
+        value_BxCxKxH: values.
+        mask: bool, [B, T, C] or [1, T, C]; True where a query may see a key.
+
+    Returns:
+        The mixed values [B, T, N, H] in the dtype of the values; the softmax is in float32.
+    """
+    batch, queries, heads, head_dim = query_BxTxNxH.shape
+    groups = key_BxCxKxH.shape[2]
+    grouped = query_BxTxNxH.reshape(batch, queries, groups, heads // groups, head_dim)
+    scores = jnp.einsum(
+        "BTKGH,BCKH->BKGTC", grouped, key_BxCxKxH, preferred_element_type=jnp.float32
+    )
+    scores = jnp.where(mask[:, None, None], scores * head_dim**-0.5, _MASKED_SCORE)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value_BxCxKxH.dtype)
+    mixed = jnp.einsum("BKGTC,BCKH->BTKGH", weights, value_BxCxKxH)
+    return mixed.reshape(batch, queries, heads, head_dim)

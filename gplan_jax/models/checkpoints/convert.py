@@ -1,0 +1,220 @@
+"""Hugging Face checkpoint -> GPlan model directory and back, one parameter in memory at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.files import atomic_directory
+from gplan_jax.foundation.progress import track
+from gplan_jax.models.checkpoints.directory import (
+    PARAMS,
+    ModelRecord,
+    copy_companions,
+    is_model_directory,
+    read_config,
+)
+from gplan_jax.models.checkpoints.parameter_store import (
+    ParameterStore,
+    save_parameters,
+    stacked_shape,
+)
+from gplan_jax.models.checkpoints.params import (
+    EMBEDDING,
+    LM_HEAD,
+    check_tensors,
+    checkpoint_tensors,
+    read_parameter,
+    rules,
+)
+from gplan_jax.models.checkpoints.safetensors_files import stored_tensors, write_sharded
+from gplan_jax.models.checkpoints.tokenizer_files import (
+    TokenizerExtension,
+    check_tokenizer,
+    extend_tokenizer,
+)
+from gplan_jax.models.qwen3.config import Qwen3Config
+
+_VOCABULARY_MULTIPLE = 128
+_NOISE = 0.1  # of the spread of the real rows: new tokens start alike, but not the same
+_ROWS_AT_ONCE = 8192
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointReport:
+    """What a conversion or export did.
+
+    Attributes:
+        directory: the result.
+        parameters: number of weights (a tied embedding counts once).
+        dtype: dtype of the embedding.
+        tokens_added: tokens that were new to the tokenizer.
+        new_tokens: all asked-for (or recorded) tokens and their ids.
+        rows_before, rows_after: embedding rows.
+    """
+
+    directory: Path
+    parameters: int
+    dtype: str
+    tokens_added: int
+    new_tokens: dict[str, int]
+    rows_before: int
+    rows_after: int
+
+
+def convert_checkpoint(
+    hf_dir: str | Path,
+    out_dir: str | Path,
+    *,
+    new_tokens: Sequence[str] = (),
+    metadata: dict[str, Any] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> CheckpointReport:
+    """Turns a Hugging Face Qwen3 checkpoint into a GPlan model directory.
+
+    New tokens take the ids after the tokenizer's. Their rows (of the embedding, and of an untied
+    head) are the mean of the rows of existing tokens plus noise; all other weights keep their
+    bytes and dtype. Where the ids do not fit, the matrices grow to a multiple of 128 rows.
+
+    Args:
+        hf_dir: config.json, safetensors, tokenizer.json (needed if there are new tokens).
+        out_dir: a new directory; it appears whole or not at all.
+        new_tokens: in the order of their ids.
+        metadata: kept in gplan.json.
+        seed: of the noise.
+        progress: show a bar on stderr.
+
+    Raises:
+        GplanError: the checkpoint is not whole, does not match its config, or its tokenizer has
+            more ids than the embedding has rows; ``out_dir`` holds something.
+    """
+    source = Path(hf_dir)
+    if is_model_directory(source):
+        raise GplanError(f"{source} is a GPlan model directory already; it needs no conversion.")
+    config = read_config(source)
+    tensors = stored_tensors(source)
+    check_tensors(tensors, config, source=str(source))
+    check_tokenizer(source, rows=config.vocab_size)
+    extension = extend_tokenizer(source, new_tokens)
+    rows = _rows_needed(config, extension)
+    dtype = tensors[EMBEDDING].dtype
+    by_path = {rule.path: rule for rule in rules(config)}
+
+    def read(path: str) -> np.ndarray:
+        parameter = read_parameter(by_path[path], tensors, config)
+        if path in ("embedding", "head") and extension is not None:
+            rng = np.random.default_rng([seed, path == "head"])
+            return _with_new_rows(parameter, rows, extension, rng)
+        return parameter
+
+    record = ModelRecord(
+        new_tokens=extension.ids if extension else {},
+        original_tokens=extension.size_before if extension else None,
+        original_vocab_size=config.vocab_size,
+        ships_lm_head=LM_HEAD in tensors,
+        source_dtype=str(dtype),
+        metadata=metadata or {},
+    )
+    with atomic_directory(out_dir) as target:
+        copy_companions(source, target, vocab_size=rows, dtype=dtype)
+        if extension:
+            extension.write(target)
+        record.write(target)
+        written = save_parameters(target / PARAMS, by_path, read)
+        _consume(written, "converting", len(by_path), progress)
+    return CheckpointReport(
+        directory=Path(out_dir),
+        parameters=_count(dataclasses.replace(config, vocab_size=rows)),
+        dtype=str(dtype),
+        tokens_added=len(extension.added) if extension else 0,
+        new_tokens=record.new_tokens,
+        rows_before=config.vocab_size,
+        rows_after=rows,
+    )
+
+
+def export_checkpoint(
+    model_dir: str | Path, out_dir: str | Path, *, progress: bool = False
+) -> CheckpointReport:
+    """Turns a GPlan model directory into a Hugging Face checkpoint that transformers loads.
+
+    Weights that training has not touched come out byte for byte as they were converted;
+    ``lm_head.weight`` of a tied model is written only where its source held it.
+
+    Raises:
+        GplanError: ``model_dir`` is not a whole model directory, its tokenizer has more ids than
+            the embedding has rows, or ``out_dir`` holds something.
+    """
+    source = Path(model_dir)
+    record, config = ModelRecord.read(source), read_config(source)
+    check_tokenizer(source, rows=config.vocab_size, needed=bool(record.new_tokens))
+    store = ParameterStore(source / PARAMS, config)
+    dtypes = store.dtypes
+    tensors = list(
+        checkpoint_tensors(store.read, dtypes, config, ships_lm_head=record.ships_lm_head)
+    )
+    with atomic_directory(out_dir) as target:
+        copy_companions(source, target, vocab_size=config.vocab_size, dtype=dtypes["embedding"])
+        _consume(write_sharded(target, tensors), "exporting", len(tensors), progress)
+    return CheckpointReport(
+        directory=Path(out_dir),
+        parameters=_count(config),
+        dtype=str(dtypes["embedding"]),
+        tokens_added=0,
+        new_tokens=record.new_tokens,
+        rows_before=record.original_vocab_size,
+        rows_after=config.vocab_size,
+    )
+
+
+def _rows_needed(config: Qwen3Config, extension: TokenizerExtension | None) -> int:
+    if extension is None or extension.size_after <= config.vocab_size:
+        return config.vocab_size
+    return -(-extension.size_after // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+
+
+def _with_new_rows(
+    matrix_VxD: np.ndarray, rows: int, extension: TokenizerExtension, rng: np.random.Generator
+) -> np.ndarray:
+    """Returns the matrix with ``rows`` rows, those of added tokens and grown ones filled in."""
+    fresh = sorted(extension.ids[token] for token in extension.added)
+    fresh += [row for row in range(len(matrix_VxD), rows) if row not in set(fresh)]
+    if not fresh:
+        return matrix_VxD
+    mean_D, spread = _moments(matrix_VxD[: extension.size_before])
+    noise = rng.standard_normal((len(fresh), matrix_VxD.shape[1]), dtype=np.float32)
+    if rows > len(matrix_VxD):
+        grown = np.empty((rows, matrix_VxD.shape[1]), matrix_VxD.dtype)
+        grown[: len(matrix_VxD)] = matrix_VxD
+        matrix_VxD = grown
+    matrix_VxD[fresh] = (mean_D + _NOISE * spread * noise).astype(matrix_VxD.dtype)
+    return matrix_VxD
+
+
+def _moments(matrix_VxD: np.ndarray) -> tuple[np.ndarray, float]:
+    """Mean row and standard deviation about it, in float64, some rows at a time."""
+    total = np.zeros(matrix_VxD.shape[1])
+    squares = 0.0
+    for start in range(0, len(matrix_VxD), _ROWS_AT_ONCE):
+        part = matrix_VxD[start : start + _ROWS_AT_ONCE].astype(np.float32)
+        total += part.sum(axis=0, dtype=np.float64)
+        squares += float(np.square(part).sum(dtype=np.float64))
+    mean = total / len(matrix_VxD)
+    variance = squares / matrix_VxD.size - float(np.square(mean).mean())
+    return mean.astype(np.float32), max(variance, 0.0) ** 0.5
+
+
+def _count(config: Qwen3Config) -> int:
+    return sum(int(np.prod(stacked_shape(rule, config))) for rule in rules(config))
+
+
+def _consume(items: Iterator[T], description: str, total: int, progress: bool) -> None:
+    for _ in track(items, description, total) if progress else items:
+        pass

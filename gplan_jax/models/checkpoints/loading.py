@@ -1,0 +1,137 @@
+"""Qwen3 weights from disk into a live model, on one device or laid out over a mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.typing import DTypeLike
+
+from gplan_jax.models.checkpoints.directory import PARAMS, is_model_directory, read_config
+from gplan_jax.models.checkpoints.parameter_store import ParameterStore, stacked_shape
+from gplan_jax.models.checkpoints.params import Rule, check_tensors, layers_of, rules
+from gplan_jax.models.checkpoints.safetensors_files import StoredTensor, stored_tensors
+from gplan_jax.models.checkpoints.tokenizer_files import check_tokenizer
+from gplan_jax.models.layers.sharding import LOGICAL_AXES, named_shardings
+from gplan_jax.models.qwen3.config import Qwen3Config
+from gplan_jax.models.qwen3.model import Qwen3, Remat
+
+Sharding = NamedSharding | SingleDeviceSharding
+Reader = Callable[[Rule, DTypeLike | None, Sharding], jax.Array]
+
+
+def load_qwen3(
+    path: str | Path,
+    *,
+    param_dtype: DTypeLike | None = None,
+    compute_dtype: DTypeLike | None = None,
+    remat: Remat = "none",
+    mesh: Mesh | None = None,
+) -> Qwen3:
+    """Loads a Hugging Face checkpoint or a GPlan model directory.
+
+    Weights go straight to where they live: a process reads the slices that its devices hold, a
+    tensor of a Hugging Face checkpoint (a parameter of a model directory) at a time, so host memory
+    never holds the model.
+
+    Args:
+        path: the directory.
+        param_dtype: dtype to hold the parameters in; None keeps each one's stored dtype.
+        compute_dtype: dtype of matrix products; None means that of the embedding.
+        remat: see ``Qwen3``.
+        mesh: devices to lay the weights out over (``models.sharding``); None is the default device.
+
+    Raises:
+        GplanError: the directory does not hold a whole Qwen3 dense checkpoint that matches its
+            config.json (every fault is listed), or its tokenizer has ids beyond the embedding.
+    """
+    directory = Path(path)
+    config = read_config(directory)
+    check_tokenizer(directory, rows=config.vocab_size)
+    read = _reader(directory, config)
+    model = abstract_qwen3(config, param_dtype or jnp.float32, compute_dtype, remat)
+    shardings = _shardings(model, mesh)
+    for rule in rules(config):
+        *parents, name = rule.path.split(".")
+        module, sharding = model, shardings
+        for part in parents:
+            module, sharding = getattr(module, part), sharding[part]
+        getattr(module, name).set_value(read(rule, param_dtype, sharding[name]))
+    if param_dtype is None and compute_dtype is None:
+        model.compute_dtype = model.embedding[...].dtype
+    return model
+
+
+def abstract_qwen3(
+    config: Qwen3Config,
+    param_dtype: DTypeLike,
+    compute_dtype: DTypeLike | None = None,
+    remat: Remat = "none",
+) -> Qwen3:
+    """A model of shapes without values: nothing random is computed, nothing is allocated."""
+    # Where a mesh is set, NNX looks the names of the axes up at once.
+    with nnx.logical_axis_rules(LOGICAL_AXES):
+        return nnx.eval_shape(
+            lambda: Qwen3(
+                config,
+                rngs=nnx.Rngs(0),
+                param_dtype=param_dtype,
+                compute_dtype=compute_dtype,
+                remat=remat,
+            )
+        )
+
+
+def _shardings(model: Qwen3, mesh: Mesh | None) -> dict:
+    """Parameter path -> where it lives, nested as the parameters are."""
+    parameters = nnx.state(model, nnx.Param)
+    if mesh is None:
+        here = SingleDeviceSharding(jax.devices()[0])
+        return jax.tree.map(lambda _: here, nnx.to_pure_dict(parameters))
+    return nnx.to_pure_dict(named_shardings(parameters, mesh))
+
+
+def _reader(directory: Path, config: Qwen3Config) -> Reader:
+    if is_model_directory(directory):
+        store = ParameterStore(directory / PARAMS, config)
+        return lambda rule, dtype, sharding: store.read_to_devices(rule.path, dtype, sharding)
+    tensors = stored_tensors(directory)
+    check_tensors(tensors, config, source=str(directory))
+
+    def read(rule: Rule, dtype: DTypeLike | None, sharding: Sharding) -> jax.Array:
+        return _tensors_to_devices(rule, tensors, config, dtype, sharding)
+
+    return read
+
+
+def _tensors_to_devices(
+    rule: Rule,
+    tensors: Mapping[str, StoredTensor],
+    config: Qwen3Config,
+    dtype: DTypeLike | None,
+    sharding: Sharding,
+) -> jax.Array:
+    """Reads a parameter's tensors one by one; the host holds its devices' slices and one tensor."""
+    shape = stacked_shape(rule, config)
+    indices_map = sharding.addressable_devices_indices_map(shape)
+    devices = {device: index for device, index in indices_map.items() if index is not None}
+    stored = tensors[rule.names(config)[0]].dtype
+    buffers: dict[str, np.ndarray] = {}
+    for index in devices.values():
+        sizes = [len(range(*part.indices(size))) for part, size in zip(index, shape, strict=True)]
+        buffers[str(index)] = np.empty(sizes, dtype or stored)
+    # Layers are never split over devices, so every device takes its part of every tensor.
+    for layer, tensor in enumerate(layers_of(rule, tensors, config)):
+        for index in {str(index): index for index in devices.values()}.values():
+            buffer = buffers[str(index)]
+            if rule.stacked:
+                buffer[layer] = tensor[index[1:]]
+            else:
+                buffer[...] = tensor[index]
+    shards = [jax.device_put(buffers[str(index)], device) for device, index in devices.items()]
+    return jax.make_array_from_single_device_arrays(shape, sharding, shards)

@@ -1,0 +1,155 @@
+"""Low-rank adapters beside frozen weights, and the rows of the embedding that train in full.
+
+An adapted projection computes x W + (alpha / r) (x A) B, A [inputs, r] normal and B [r, outputs]
+zero at the start, so training begins at the checkpoint (Hu et al. 2021, LoRA, section 4.1). Latent
+tokens are new to the checkpoint: no low-rank change of what is there could teach them, so their
+rows are parameters of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from gplan_jax.foundation import GplanError
+from gplan_jax.models.checkpoints.loading import abstract_qwen3
+from gplan_jax.models.checkpoints.params import rules
+from gplan_jax.models.layers.low_rank import LoraParam, LowRank, TrainedRows
+from gplan_jax.models.layers.sharding import partition_spec
+from gplan_jax.models.qwen3.model import Qwen3
+
+# Projection -> (module, logical axes of its inputs, of its outputs).
+TARGETS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "query": ("attention", ("embed",), ("heads", "head_dim")),
+    "key": ("attention", ("embed",), ("kv_heads", "head_dim")),
+    "value": ("attention", ("embed",), ("kv_heads", "head_dim")),
+    "output": ("attention", ("heads", "head_dim"), ("embed",)),
+    "gate": ("mlp", ("embed",), ("mlp",)),
+    "up": ("mlp", ("embed",), ("mlp",)),
+    "down": ("mlp", ("mlp",), ("embed",)),
+}
+
+
+def add_lora(
+    model: Qwen3,
+    *,
+    rank: int,
+    alpha: float,
+    targets: Sequence[str],
+    trained_rows: Sequence[int] = (),
+    seed: int = 0,
+    mesh: Mesh | None = None,
+) -> None:
+    """Puts adapters beside the named projections of every layer of ``model``, in place.
+
+    Args:
+        model: its own weights are frozen from here on: ``nnx.split(model, LoraParam, ...)``.
+        rank: r.
+        alpha: the adapters' part is scaled by alpha / r.
+        targets: names from ``TARGETS``.
+        trained_rows: token ids whose embedding (and head) rows train in full.
+        seed: of A.
+        mesh: where the model lives.
+
+    Raises:
+        GplanError: an unknown target, or a rank beyond what a projection can use.
+    """
+    if unknown := [name for name in targets if name not in TARGETS]:
+        raise GplanError(
+            f"lora.targets: unknown {', '.join(unknown)}; there are {', '.join(TARGETS)}."
+        )
+    if rank > model.config.hidden_size:
+        raise GplanError(f"lora.rank {rank} exceeds the model's width {model.config.hidden_size}.")
+    ids = tuple(sorted(trained_rows))
+    axes: dict[str, tuple[str | None, ...]] = {}
+    for name in targets:
+        _, inputs, outputs = TARGETS[name]
+        axes[f"{name}.down"] = ("layers", *inputs, None)
+        axes[f"{name}.up"] = ("layers", None, *outputs)
+    matrices = ["embedding"] if model.head is None else ["embedding", "head"]
+    axes |= {matrix: (None, "embed") for matrix in matrices if ids}
+
+    def start() -> dict[str, jax.Array]:
+        """The values that training starts from; nothing of a frozen weight is copied whole."""
+        values = {}
+        for number, name in enumerate(targets):
+            module, inputs, _ = TARGETS[name]
+            layers, *sizes = getattr(getattr(model.layers, module), name).get_value().shape
+            ins, outs = sizes[: len(inputs)], sizes[len(inputs) :]
+            key = jax.random.fold_in(jax.random.key(seed), number)
+            spread = math.prod(ins) ** -0.5
+            values[f"{name}.down"] = spread * jax.random.normal(key, (layers, *ins, rank))
+            values[f"{name}.up"] = jnp.zeros((layers, rank, *outs))
+        return values
+
+    def rows(matrix_VxD: jax.Array) -> jax.Array:
+        return matrix_VxD[jnp.asarray(ids)].astype(jnp.float32)
+
+    run = _runner(model, axes, mesh)
+    values = run(start)
+    for matrix in matrices if ids else ():
+        values |= run(
+            lambda m, matrix=matrix: {matrix: rows(m)}, getattr(model, matrix).get_value()
+        )
+    trained = {
+        name: LoraParam(value, out_sharding=axes[name], eager_sharding=False)
+        for name, value in values.items()
+    }
+    for name in targets:
+        adapter = LowRank(
+            down=trained[f"{name}.down"], up=trained[f"{name}.up"], scale=alpha / rank
+        )
+        setattr(getattr(model.layers, TARGETS[name][0]), f"{name}_lora", adapter)
+    if ids:
+        model.trained_rows = TrainedRows(
+            ids, embedding=trained["embedding"], head=trained.get("head")
+        )
+
+
+def merged(model: Qwen3) -> Qwen3:
+    """A model without adapters that computes the same: W + (alpha / r) A B, trained rows put in.
+
+    Sums are in float32 and rounded once to the dtype of the frozen weights.
+    """
+    plain = abstract_qwen3(model.config, jnp.float32, model.compute_dtype, model.remat)
+    plain.kernel = model.kernel
+    for rule in rules(model.config):
+        *parents, name = rule.path.split(".")
+        source, target = model, plain
+        for part in parents:
+            source, target = getattr(source, part), getattr(target, part)
+        weight = getattr(source, name)[...]
+        adapter = getattr(source, f"{name}_lora", None)
+        if isinstance(adapter, LowRank):
+            weight = _add_product(weight, adapter.down[...], adapter.up[...], adapter.scale)
+        elif model.trained_rows is not None and name in ("embedding", "head"):
+            weight = model.trained_rows.put_into(weight, name)
+        getattr(target, name).set_value(weight)
+    return plain
+
+
+@jax.jit
+def _add_product(weight: jax.Array, down: jax.Array, up: jax.Array, scale: float) -> jax.Array:
+    product = jax.vmap(lambda a, b: jnp.tensordot(a, b, axes=1))(down, up)
+    return (weight.astype(jnp.float32) + scale * product).astype(weight.dtype)
+
+
+def _runner(
+    model: Qwen3, axes: Mapping[str, tuple[str | None, ...]], mesh: Mesh | None
+) -> Callable[..., dict[str, jax.Array]]:
+    """Runs a function whose results live where ``axes`` say; gives shapes for a model of shapes."""
+    if isinstance(model.embedding.get_value(), jax.ShapeDtypeStruct):
+        return jax.eval_shape
+    if mesh is None:
+        return lambda function, *operands: function(*operands)
+
+    def run(function: Callable[..., dict[str, jax.Array]], *operands: jax.Array) -> dict:
+        names = jax.eval_shape(function, *operands)
+        out = {name: NamedSharding(mesh, partition_spec(*axes[name])) for name in names}
+        return jax.jit(function, out_shardings=out)(*operands)
+
+    return run

@@ -1,1 +1,0 @@
-"""The whole way on a small simulated world: rows, checkpoint, training, evaluation, plans."""

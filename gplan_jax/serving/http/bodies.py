@@ -1,0 +1,170 @@
+"""A request's body: read under a limit, parsed strictly, checked against its schema.
+
+Nothing here depends on what the bytes are: any body ends in a valid model or an ``ApiError``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Any, NoReturn, TypeVar
+
+import pydantic
+from starlette.requests import Request
+
+from gplan_jax.serving.http.errors import ApiError
+
+Body = TypeVar("Body", bound=pydantic.BaseModel)
+MOST_FAULTS, LONGEST_KEY = 5, 60
+_PLAINER = {
+    "string_type": "must be text",
+    "string_unicode": "is no valid Unicode text",
+    "string_pattern_mismatch": "may not hold the character NUL",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "model_type": "must be an object",
+    "list_type": "must be a list",
+}
+
+
+async def read_json(request: Request, *, max_bytes: int, timeout_s: float) -> tuple[Any, int]:
+    """The JSON value of a request's body, and how many bytes that was.
+
+    Raises:
+        ApiError: 415 for another content type, 413 for more than ``max_bytes``, 408 where the body
+            takes longer than ``timeout_s``, 400 where it is no UTF-8 JSON.
+        ClientDisconnect: the client has gone.
+    """
+    _check_type(request)
+    try:
+        async with asyncio.timeout(timeout_s):
+            body = await _read(request, max_bytes)
+    except TimeoutError:
+        message = f"The body did not arrive within {timeout_s:g} s."
+        raise ApiError(408, "slow_body", message) from None
+    return parse_json(body), len(body)
+
+
+def _check_type(request: Request) -> None:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "not_json", "Send the body with Content-Type: application/json.")
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise ApiError(415, "encoded_body", "Send the body as it is, without a Content-Encoding.")
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    too_large = ApiError(413, "too_large", f"The body may have at most {max_bytes} bytes.")
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:20]) > max_bytes:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise too_large
+    return bytes(body)
+
+
+def parse_json(body: bytes) -> Any:
+    """Parses UTF-8 JSON as the standard has it: no NaN, no key twice in one object.
+
+    Raises:
+        ApiError: 400; the message says what is wrong.
+    """
+    try:
+        return json.loads(
+            body.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_object
+        )
+    except UnicodeDecodeError as error:
+        message = f"The body is not UTF-8: byte {error.start} can't be read."
+        raise ApiError(400, "bad_json", message) from None
+    except RecursionError:
+        raise ApiError(400, "bad_json", "The body is nested too deeply.") from None
+    except json.JSONDecodeError as error:
+        message = f"The body is not JSON: {error.msg} at character {error.pos}."
+        raise ApiError(400, "bad_json", message) from None
+    except ValueError as error:
+        raise ApiError(400, "bad_json", f"The body is not acceptable JSON: {error}.") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {_shown(twice)} is given twice")
+    return values
+
+
+def validate(kind: type[Body], value: Any) -> Body:
+    """Checks a JSON value against a schema.
+
+    Raises:
+        ApiError: 422; the message names every key or column at fault (the first few of them), and
+            near names for an unknown one.
+    """
+    try:
+        return kind.model_validate(value)
+    except pydantic.ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        more = len(faults) - MOST_FAULTS
+        lines = [_explain(kind, fault["loc"], fault) for fault in faults[:MOST_FAULTS]]
+        message = "; ".join(lines) + (f"; and {more} more faults" if more > 0 else "") + "."
+        raise ApiError(422, _code(faults), message, column=_column(faults)) from None
+
+
+def _code(faults: Iterable[Any]) -> str:
+    in_context = any(part in ("context", "contexts") for f in faults for part in f["loc"])
+    return "bad_context" if in_context else "bad_request"
+
+
+def _column(faults: list[Any]) -> str | None:
+    """The column of the first fault that lies in one, where the schema knows it."""
+    for fault in faults:
+        where = [str(part) for part in fault["loc"]]
+        if "context" in where[:1] or "contexts" in where[:1]:
+            name = where[-1]
+            if fault["type"] != "extra_forbidden" and len(where) > 1 and not name.isdecimal():
+                return name
+    return None
+
+
+def _explain(kind: type[pydantic.BaseModel], location: tuple[str | int, ...], fault: Any) -> str:
+    where = ".".join(_shown(part) for part in location) or "the body"
+    if fault["type"] == "missing":
+        return f"{where} is missing"
+    if fault["type"] in _PLAINER:
+        return f"{where} {_PLAINER[fault['type']]}"
+    if fault["type"] != "extra_forbidden":
+        return f"{where}: {fault['msg']}"
+    known = sorted(_fields_at(kind, location[:-1]))
+    near = difflib.get_close_matches(str(location[-1])[:LONGEST_KEY], known, n=3, cutoff=0.5)
+    hint = f"near are {', '.join(near)}" if near else f"known are {', '.join(known)}"
+    return f"{where} is unknown; {hint}"
+
+
+def _fields_at(kind: type[pydantic.BaseModel], path: tuple[str | int, ...]) -> list[str]:
+    """Keys of the object that ``path`` leads to; numbers are places in a list."""
+    for part in path:
+        field = kind.model_fields.get(str(part))
+        if field is None:
+            continue
+        candidates = (field.annotation, *getattr(field.annotation, "__args__", ()))
+        kind = next(
+            c for c in candidates if isinstance(c, type) and issubclass(c, pydantic.BaseModel)
+        )
+    return list(kind.model_fields)
+
+
+def _shown(part: str | int) -> str:
+    """A key as an error may show it: short, and printable whatever is in it."""
+    text = str(part)
+    text = text if len(text) <= LONGEST_KEY else text[:LONGEST_KEY] + "..."
+    return text if text.isprintable() else ascii(text)

@@ -1,0 +1,132 @@
+"""Prometheus metrics of one app, in a registry of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from gplan_jax.inference.engine.requests import EngineSnapshot, PlanAnswer
+
+SECONDS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30,
+)  # fmt: skip
+PASSES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 50, 100, 200)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class ServerMetrics:
+    """Counts of what was asked and answered, and the engine's own state at the time of reading."""
+
+    def __init__(self, snapshot: Callable[[], EngineSnapshot]) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_EngineCollector(snapshot))
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
+            return Histogram(name, text, registry=self.registry, buckets=buckets)
+
+        self._http = counter("gplan_http_requests", "HTTP requests.", "path", "status")
+        self._outcomes = counter("gplan_requests", "Contexts by how they ended.", "outcome")
+        self._filtered = counter("gplan_plans", "Plans by the rule filter's verdict.", "filter")
+        self._prompt = counter("gplan_prompt_tokens", "Tokens of prompts.")
+        self._cached = counter("gplan_cached_tokens", "Those of them from the prefix cache.")
+        self._response = counter("gplan_response_tokens", "Tokens of responses.")
+        self._drafted = counter("gplan_drafted_tokens", "Tokens offered to a pass as drafts.")
+        self._accepted = counter("gplan_accepted_tokens", "Drafted tokens that were right.")
+        self._passes = histogram("gplan_plan_passes", "Sequential passes of a plan.", PASSES)
+        self._queue_s = histogram("gplan_queue_seconds", "Wait for a slot.")
+        self._prefill_s = histogram("gplan_prefill_seconds", "Prefill of a plan.")
+        self._decode_s = histogram("gplan_decode_seconds", "Decoding after the prefill.")
+        self._total_s = histogram("gplan_request_seconds", "From arrival to a plan's answer.")
+
+    def count_http(self, path: str, status: int) -> None:
+        """Counts a response; ``path`` is a route, never what a client made up."""
+        self._http.labels(path, str(status)).inc()
+
+    def count_outcome(self, outcome: str) -> None:
+        """Counts a context that got no plan, by ``cancelled`` or the code of its error."""
+        self._outcomes.labels(outcome).inc()
+
+    def observe(self, answer: PlanAnswer, *, passed: bool, total_ms: float) -> None:
+        """Counts a plan and adds what it cost."""
+        self.count_outcome("ok")
+        self._filtered.labels("passed" if passed else "violated").inc()
+        self._prompt.inc(answer.prompt_tokens)
+        self._cached.inc(answer.cached_tokens)
+        self._response.inc(answer.tokens)
+        self._drafted.inc(answer.drafted)
+        self._accepted.inc(answer.accepted)
+        self._passes.observe(answer.passes)
+        for histogram, milliseconds in (
+            (self._queue_s, answer.queue_ms),
+            (self._prefill_s, answer.prefill_ms),
+            (self._decode_s, answer.decode_ms),
+            (self._total_s, total_ms),
+        ):
+            histogram.observe(milliseconds / 1000)
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _EngineCollector(Collector):
+    """Reads the engine's snapshot when metrics are asked for."""
+
+    def __init__(self, snapshot: Callable[[], EngineSnapshot]) -> None:
+        self._snapshot = snapshot
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        state = self._snapshot()
+        gauges = {
+            "ready": (int(state.ready), "1 once all programs are compiled."),
+            "queued_requests": (state.queued, "Requests that wait for a slot."),
+            "queue_limit": (state.queue_limit, "Requests that may wait."),
+            "active_slots": (state.active, "Requests that hold a slot."),
+            "slots": (state.slots, "Requests that may be decoded together."),
+            "prefix_cache_bytes": (state.prefix_bytes, "Memory of cached user prefixes."),
+        }
+        for name, (value, text) in gauges.items():
+            yield GaugeMetricFamily(f"gplan_{name}", text, value)
+        counters = {
+            "passes": (state.passes, "Passes over the weights, prefills included."),
+            "prefix_hits": (state.prefix_hits, "Requests that found a cached user prefix."),
+            "prefix_misses": (state.prefix_misses, "Requests that found none."),
+            "compilations": (state.compilations, "Programs compiled; constant once ready."),
+        }
+        for name, (value, text) in counters.items():
+            yield CounterMetricFamily(f"gplan_{name}", text, value)
+        ended = CounterMetricFamily(
+            "gplan_engine_requests", "The engine's requests by how they ended.", labels=["ended"]
+        )
+        for outcome in ("answered", "cancelled", "expired", "refused"):
+            ended.add_metric([outcome], getattr(state, outcome))
+        yield ended
+        yield _batch_rows(state)
+
+
+def _batch_rows(state: EngineSnapshot) -> Metric:
+    """Rows decoded together as a histogram, one observation a pass."""
+    rows = dict(state.rows_of_passes)
+    buckets = [
+        (str(float(edge)), float(sum(count for size, count in rows.items() if size <= edge)))
+        for edge in ROWS
+    ]
+    buckets.append(("+Inf", float(sum(rows.values()))))
+    total = float(sum(size * count for size, count in rows.items()))
+    return HistogramMetricFamily(
+        "gplan_batch_rows", "Rows decoded together in a pass.", buckets, total
+    )

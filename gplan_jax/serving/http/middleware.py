@@ -1,0 +1,137 @@
+"""What surrounds every request: its id, log line and metrics, headers, the API key, faults."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+import time
+import traceback
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gplan_jax.serving.http.errors import ApiError
+from gplan_jax.serving.http.gate import Gate
+from gplan_jax.serving.http.logs import log
+from gplan_jax.serving.http.metrics import ServerMetrics
+from gplan_jax.serving.http.settings import ServerSettings
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+PROTECTED = "/v1/"
+PLANNING = ("/v1/plan", "/v1/plans")
+HUNG_UP = 499
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class RequestShell:
+    """Wraps the app: every request gets an id, is logged, counted and, whatever happens, answered.
+
+    ``scope["state"]`` carries ``request_id``, ``started`` (``time.monotonic``) and ``log``, a dict
+    that the endpoints add the fields of their log line to.
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: ServerSettings, metrics: ServerMetrics, gate: Gate
+    ) -> None:
+        self._app, self._settings, self._metrics, self._gate = app, settings, metrics, gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection event of the ASGI server."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = _Request(scope)
+        scope.setdefault("state", {}).update(
+            request_id=request.id, started=request.started, log=request.fields
+        )
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                request.status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request.id
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        planning = scope["method"] == "POST" and scope["path"] in PLANNING
+        refusal = self._refusal(scope, planning=planning)
+        entered = planning and refusal is None
+        self._gate.inside += entered
+        try:
+            if refusal is not None:
+                request.fields["code"] = refusal.code
+                self._metrics.count_outcome(refusal.code)
+                await refusal.response()(scope, receive, send_marked)
+            else:
+                await self._app(scope, receive, send_marked)
+        except Exception as error:
+            _log_fault(error, request.id)
+            if request.status is not None:
+                raise
+            message = f"Something failed in the server; the log names it by request {request.id}."
+            fault = ApiError(500, "internal", message)
+            self._metrics.count_outcome(fault.code)
+            await fault.response()(scope, receive, send_marked)
+        finally:
+            self._gate.inside -= entered
+            self._finish(scope, request)
+
+    def _refusal(self, scope: Scope, *, planning: bool) -> ApiError | None:
+        key = self._settings.api_key
+        if key is not None and scope["path"].startswith(PROTECTED):
+            given = Headers(scope=scope).get("authorization", "").encode("latin-1")
+            if not hmac.compare_digest(given, b"Bearer " + key.get_secret_value().encode()):
+                return ApiError(401, "unauthorized", "Send the key as Authorization: Bearer KEY.")
+        if planning:
+            # Out here a refusal costs a fraction of what it does behind routing and parsing, and
+            # under an overload there are many.
+            try:
+                self._gate.check_room(self._settings.deadline_ms / 1000)
+            except ApiError as error:
+                return error
+        return None
+
+    def _finish(self, scope: Scope, request: _Request) -> None:
+        route = getattr(scope.get("route"), "path", None)
+        if route is None and scope["path"] in PLANNING:
+            route = scope["path"]
+        status = request.status or HUNG_UP
+        self._metrics.count_http(route or "other", status)
+        log(
+            "request",
+            request_id=request.id,
+            method=scope["method"] if scope["method"] in METHODS else "other",
+            path=route or "other",
+            status=status,
+            ms=round(1000 * (time.monotonic() - request.started), 3),
+            **request.fields,
+        )
+
+
+class _Request:
+    """What is known of a request: its id, when it came, its status once sent, its log fields."""
+
+    def __init__(self, scope: Scope) -> None:
+        given = Headers(scope=scope).get("x-request-id", "")
+        self.id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        self.started = time.monotonic()
+        self.status: int | None = None
+        self.fields: dict[str, object] = {}
+
+
+def _log_fault(error: Exception, request_id: str) -> None:
+    """Names an unexpected exception by its kind and place; its message might quote a user."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in frames[-6:]]
+    log("fault", request_id=request_id, error=type(error).__name__, at=places)

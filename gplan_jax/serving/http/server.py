@@ -1,0 +1,108 @@
+"""The process around the app: its socket, its signals, its way to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.inference.engine.requests import Engine
+from gplan_jax.serving.http.gate import Gate
+from gplan_jax.serving.http.logs import log
+
+BACKLOG = 1024
+# Once the engine is closed: seconds for responses to be written to slow clients.
+LAST_WRITES_S = 3
+# Longer than proxies keep idle connections, so that it is never us who close one under a request.
+KEEP_ALIVE_S = 75
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one.
+
+    Raises:
+        GplanError: the port is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        plain = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        match error.errno:
+            case errno.EADDRINUSE:
+                problem = f"Port {port} of {host} is taken; name another one with --port."
+            case errno.EACCES:
+                problem = f"Port {port} may not be used here; name one above 1023 with --port."
+            case _:
+                problem = f"{host} is no address of this machine ({error}); see --host."
+        raise GplanError(problem) from None
+    # asyncio sends without delay (TCP_NODELAY) only where a socket names its protocol, which this
+    # one does not; a body would wait up to 40 ms for the acknowledgement of its headers.
+    return socket.socket(family, plain.type, socket.IPPROTO_TCP, fileno=plain.detach())
+
+
+def quiet_config(app: FastAPI) -> uvicorn.Config:
+    """Plain HTTP/1.1 around ``app``, and a uvicorn that logs nothing."""
+    for name in ("uvicorn.error", "uvicorn.asgi"):  # Its tracebacks might quote a user.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=LAST_WRITES_S,
+    )
+
+
+class DrainingServer(uvicorn.Server):
+    """Uvicorn that drains: told to stop, it refuses new plans, finishes accepted ones, and ends.
+
+    While it drains the port stays open, so that probes see it (``/readyz`` 503) and late clients
+    get a 503 with Retry-After. A second signal ends it at once. The exit code is the caller's: the
+    signals are not raised again.
+
+    Args:
+        app: as ``create_app`` makes it.
+        engine: the app's engine; it is closed.
+        drain_s: seconds for accepted requests to finish; what is left then gets a 503.
+    """
+
+    def __init__(self, app: FastAPI, engine: Engine, *, drain_s: float) -> None:
+        super().__init__(quiet_config(app))
+        self._gate: Gate = app.state.gate
+        self._engine, self._drain_s = engine, drain_s
+        self._told = 0
+        self._close: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        """Begins to drain; may be called from any thread."""
+        self._told += 1
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Signals: the first drains, the second ends at once."""
+        self.stop()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: begins to drain, and says when it is over."""
+        if self._told and self._close is None:
+            self._gate.draining = True
+            state = self._engine.snapshot()
+            log("draining", accepted=state.queued + state.active, drain_s=self._drain_s)
+            close = asyncio.to_thread(self._engine.close, drain_s=self._drain_s)
+            self._close = asyncio.create_task(close)
+        if self._close is not None and self._close.done():
+            self.should_exit = True
+        if self._told > 1:
+            self.should_exit = self.force_exit = True
+        return await super().on_tick(counter)

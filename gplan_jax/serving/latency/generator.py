@@ -1,0 +1,230 @@
+"""An open-loop load generator: requests leave at times of their own, however slow the answers are.
+
+A client that waits for one answer before it asks again sends less just when the server is slow, and
+so never sees the queue that real users would stand in (coordinated omission). Here the times of a
+Poisson process are drawn first, and a latency counts from the time a request was meant to leave:
+neither a slow server nor a slow generator can hide waiting. Run it in a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+
+from gplan_jax.foundation import GplanError
+from gplan_jax.gsisr import Sample
+from gplan_jax.serving.latency.client import Reply, Send, http_sender
+
+PLAN_PATH = "/v1/plan"
+OK, UNAVAILABLE = 200, 503
+LEAD_S = 0.05  # between the start of a run and its first possible request
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request and how it ended; times in seconds from the start of the run.
+
+    Attributes:
+        intended_s: when it was meant to leave.
+        sent_s: when it left.
+        ended_s: when its answer was complete, or it failed.
+        status: of the answer, 0 where none came.
+        problem: "" for an answered one, else the error's code or name.
+        timings_ms: the server's own timings, by name.
+        usage: the server's counts of tokens and passes, by name.
+        passed: whether the plan passed the rule filter; None where the server didn't say.
+    """
+
+    intended_s: float
+    sent_s: float
+    ended_s: float
+    status: int
+    problem: str = ""
+    timings_ms: dict[str, float] = field(default_factory=dict)
+    usage: dict[str, int] = field(default_factory=dict)
+    passed: bool | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether a plan came back."""
+        return self.status == OK and not self.problem
+
+    @property
+    def latency_ms(self) -> float:
+        """From the intended time to the end: what a user of an evenly used service waits."""
+        return (self.ended_s - self.intended_s) * 1e3
+
+    @property
+    def service_ms(self) -> float:
+        """From when it was really sent to the end."""
+        return (self.ended_s - self.sent_s) * 1e3
+
+    @property
+    def lag_ms(self) -> float:
+        """How late it was sent."""
+        return (self.sent_s - self.intended_s) * 1e3
+
+
+def poisson_schedule(qps: float, duration_s: float, seed: int) -> np.ndarray:
+    """Times of a Poisson process: gaps are independent and exponential with mean 1 / ``qps``.
+
+    A longer schedule begins with a shorter one of the same rate and seed.
+
+    Args:
+        qps: mean requests a second.
+        duration_s: all times lie in [0, duration_s).
+        seed: of the draws.
+
+    Returns:
+        float64 [N], ascending seconds.
+
+    Raises:
+        GplanError: rate or duration is not positive.
+    """
+    if not (qps > 0 and duration_s > 0):
+        raise GplanError(f"{qps} QPS for {duration_s} s: rate and duration must be positive.")
+    generator = np.random.default_rng(seed)
+    expected = qps * duration_s
+    times = np.zeros(0)
+    while not times.size or times[-1] < duration_s:
+        gaps = generator.standard_exponential(int(expected + 4 * expected**0.5) + 16) / qps
+        times = np.concatenate([times, (times[-1] if times.size else 0.0) + np.cumsum(gaps)])
+    return times[times < duration_s]
+
+
+def plan_bodies(samples: Iterable[Sample], *, deadline_ms: float | None = None) -> list[bytes]:
+    """Bodies of ``POST /v1/plan`` for some contexts, labels left out."""
+    extra = {} if deadline_ms is None else {"deadline_ms": round(deadline_ms)}
+    return [
+        json.dumps({"context": _context(sample), **extra}, ensure_ascii=False).encode()
+        for sample in samples
+    ]
+
+
+def _context(sample: Sample) -> dict[str, str]:
+    columns = sample.to_dict()
+    del columns["raw_labels"]
+    return columns
+
+
+async def send_on_schedule(
+    send: Send,
+    bodies: Iterable[bytes],
+    intended_s: Sequence[float] | np.ndarray,
+    *,
+    connections: int | None = None,
+    ended: Callable[[Exchange], None] | None = None,
+) -> list[Exchange]:
+    """Sends a request at each intended time and waits for the last answer.
+
+    Args:
+        send: sends one body; never raises for what a server or network does.
+        bodies: taken in order, and over again where there are fewer of them than times.
+        intended_s: ascending seconds from the start of the run.
+        connections: most requests under way at once; one that finds none free is sent late, which
+            its latency counts. None: no limit.
+        ended: called with each exchange as it ends.
+
+    Returns:
+        The exchanges in the order of ``intended_s``.
+    """
+    clock = asyncio.get_running_loop().time
+    start = clock() + LEAD_S
+    free = asyncio.Semaphore(connections) if connections else None
+
+    async def exchange(body: bytes, intended: float) -> Exchange:
+        if free:
+            await free.acquire()
+        sent = clock() - start
+        try:
+            reply = await send(body)
+        finally:
+            if free:
+                free.release()
+        done = _exchange(reply, intended, sent, clock() - start)
+        if ended:
+            ended(done)
+        return done
+
+    tasks = []
+    async with asyncio.TaskGroup() as group:
+        for body, intended in zip(cycle(bodies), map(float, intended_s), strict=False):
+            await asyncio.sleep(start + intended - clock())
+            tasks.append(group.create_task(exchange(body, intended)))
+    return [task.result() for task in tasks]
+
+
+async def send_in_turn(
+    send: Send, bodies: Iterator[bytes], *, clients: int, duration_s: float
+) -> list[Exchange]:
+    """A closed loop: each client sends its next request as soon as it has an answer.
+
+    It finds out how much a server can do, never how long users wait for it.
+    """
+    clock = asyncio.get_running_loop().time
+    start = clock()
+    exchanges: list[Exchange] = []
+
+    async def client() -> None:
+        while (sent := clock() - start) < duration_s:
+            reply = await send(next(bodies))
+            exchanges.append(_exchange(reply, sent, sent, clock() - start))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(client())
+    return exchanges
+
+
+def _exchange(reply: Reply, intended: float, sent: float, ended: float) -> Exchange:
+    """Reads an answer's figures; an answer that is no plan is a failure, whatever its status."""
+    try:
+        content = json.loads(reply.body) if reply.body else {}
+        if reply.status == OK:
+            return Exchange(
+                intended,
+                sent,
+                ended,
+                OK,
+                timings_ms=dict(content["timings_ms"]),
+                usage=dict(content["usage"]),
+                passed=content.get("passed"),
+            )
+        problem = reply.problem or str(content["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        problem = "no plan" if reply.status == OK else reply.problem
+    return Exchange(intended, sent, ended, reply.status, problem=problem or "no error code")
+
+
+async def run_load(
+    url: str,
+    bodies: Sequence[bytes],
+    schedule_s: np.ndarray,
+    *,
+    timeout_s: float = 60.0,
+    api_key: str | None = None,
+    ended: Callable[[Exchange], None] | None = None,
+) -> list[Exchange]:
+    """Sends ``bodies`` to a server on a schedule, see ``send_on_schedule``."""
+    async with http_sender(url, path=PLAN_PATH, timeout_s=timeout_s, api_key=api_key) as send:
+        return await send_on_schedule(send, bodies, schedule_s, ended=ended)
+
+
+def exchange_row(exchange: Exchange) -> dict[str, Any]:
+    """An exchange as a row of JSON: its times, and what the server said about it."""
+    return {
+        "intended_s": round(exchange.intended_s, 6),
+        "lag_ms": round(exchange.lag_ms, 3),
+        "latency_ms": round(exchange.latency_ms, 3),
+        "status": exchange.status,
+        "problem": exchange.problem,
+        "timings_ms": exchange.timings_ms,
+        "usage": exchange.usage,
+        "passed": exchange.passed,
+    }

@@ -1,0 +1,257 @@
+"""What a load run showed: its figures as JSON, and as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gplan_jax.serving.latency.generator import UNAVAILABLE, Exchange
+
+QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+STAGES = ("queue", "prefill", "decode", "total")
+# A lag below either of these can't change what the figures say.
+LAG_LIMIT_MS, LAG_SHARE = 5.0, 0.1
+FEWEST_FOR_P99 = 200  # two answers lie above the 99th percentile
+FEWEST_FOR_GROWTH, GROWTH = 40, 2.0
+NOTHING = "–"
+
+WARNINGS = {
+    "lag": "One request in a hundred left so late, or later: the load generator was short of "
+    "processor time. Latencies count that, so the server is faster than they say.",
+    "few": "So few answers say little about the p99.",
+    "growth": "The median latency grew so from the first quarter to the last: the server does not "
+    "keep up with this rate, and a longer run would show more.",
+}
+
+Summary = dict[str, Any]
+
+
+def spread(values: Sequence[float]) -> dict[str, float] | None:
+    """Mean, quantiles (linear between order statistics) and greatest of some values; None of none.
+
+    >>> spread([1.0, 2.0, 3.0])["p50"]
+    2.0
+    """
+    if not len(values):
+        return None
+    array = np.asarray(values, np.float64)
+    quantiles = {name: float(np.quantile(array, share)) for name, share in QUANTILES.items()}
+    return {"mean": float(array.mean()), **quantiles, "max": float(array.max())}
+
+
+def summarize(
+    exchanges: Sequence[Exchange], *, duration_s: float, deadline_ms: float | None = None
+) -> Summary:
+    """The figures of a run; all times in milliseconds unless the name says otherwise.
+
+    Args:
+        exchanges: all of the run, in the order of their intended times.
+        duration_s: length of the schedule that they were drawn from.
+        deadline_ms: latency up to which an answer is of use; None: any.
+
+    Returns:
+        requests, offered_qps; answered; errors: "STATUS code" -> how many; latency_ms: spread from
+        the intended times of the answered ones; service_ms: the same from when they were really
+        sent; lag_ms: spread of all; refused_ms: from sending to a 503; goodput: answers within the
+        deadline (within, share of all requests, qps); server_ms: spreads by stage; usage: means a
+        plan; cached_share: of prompt tokens; passed_share: plans that passed the filter; tail_s:
+        from the last intended time to the last end; warnings: see ``find_warnings``.
+    """
+    answered = [exchange for exchange in exchanges if exchange.answered]
+    failed = [exchange for exchange in exchanges if not exchange.answered]
+    within = [e for e in answered if deadline_ms is None or e.latency_ms <= deadline_ms]
+    usage = _mean_usage(answered)
+    passed = [exchange.passed for exchange in answered if exchange.passed is not None]
+    summary: Summary = {
+        "requests": len(exchanges),
+        "duration_s": duration_s,
+        "offered_qps": len(exchanges) / duration_s,
+        "answered": len(answered),
+        "errors": dict(Counter(_error_name(exchange) for exchange in failed).most_common()),
+        "latency_ms": spread([exchange.latency_ms for exchange in answered]),
+        "service_ms": spread([exchange.service_ms for exchange in answered]),
+        "lag_ms": spread([exchange.lag_ms for exchange in exchanges]),
+        "refused_ms": spread([e.service_ms for e in failed if e.status == UNAVAILABLE]),
+        "goodput": {
+            "deadline_ms": deadline_ms,
+            "within": len(within),
+            "share": len(within) / len(exchanges) if exchanges else None,
+            "qps": len(within) / duration_s,
+        },
+        "server_ms": {
+            stage: spread([e.timings_ms[stage] for e in answered if stage in e.timings_ms])
+            for stage in STAGES
+        },
+        "usage": usage,
+        "cached_share": _ratio(usage.get("cached_tokens"), usage.get("prompt_tokens")),
+        "passed_share": sum(passed) / len(passed) if passed else None,
+        "tail_s": max(e.ended_s for e in exchanges) - exchanges[-1].intended_s
+        if exchanges
+        else None,
+    }
+    return summary | {"warnings": find_warnings(summary, answered)}
+
+
+def find_warnings(summary: Summary, answered: Sequence[Exchange]) -> dict[str, str]:
+    """What a reader must know before trusting the figures.
+
+    Returns:
+        Kind of warning, a key of ``WARNINGS`` -> this run's figure; {} where nothing limits it.
+    """
+    warnings = {}
+    lag, latency = summary["lag_ms"], summary["latency_ms"]
+    if lag and lag["p99"] > max(LAG_LIMIT_MS, LAG_SHARE * (latency["p50"] if latency else 0.0)):
+        warnings["lag"] = f"{lag['p99']:.0f} ms"
+    if 0 < len(answered) < FEWEST_FOR_P99:
+        warnings["few"] = f"{len(answered)}"
+    if len(answered) >= FEWEST_FOR_GROWTH:
+        quarter = len(answered) // 4
+        first, last = (
+            float(np.median([exchange.latency_ms for exchange in part]))
+            for part in (answered[:quarter], answered[-quarter:])
+        )
+        if last > GROWTH * first:
+            warnings["growth"] = f"{first:.0f} to {last:.0f} ms"
+    return warnings
+
+
+def _mean_usage(answered: Sequence[Exchange]) -> dict[str, float]:
+    names = dict.fromkeys(name for exchange in answered for name in exchange.usage)
+    return {
+        name: float(np.mean([e.usage[name] for e in answered if name in e.usage])) for name in names
+    }
+
+
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
+def _error_name(exchange: Exchange) -> str:
+    return f"{exchange.status} {exchange.problem}" if exchange.status else exchange.problem
+
+
+def latency_table(results: Mapping[str, Mapping[str, Summary]], *, title: str = "") -> Table:
+    """The paper's table 5 for any models: mean response time and p95 at each rate.
+
+    Args:
+        results: model -> QPS as text -> what ``summarize`` returns; the same rates for all.
+        title: above the table.
+    """
+    rates = list(next(iter(results.values())))
+    headings = [f"{rate} QPS\nmean, p95" for rate in rates]
+    table = _table(title, *headings, "passes\na plan", "tokens\na plan", "filter\npass")
+    for name, runs in results.items():
+        cells = []
+        for rate in rates:
+            latency = runs[rate]["latency_ms"] or {}
+            cells.append(f"{_duration(latency.get('mean'))}, {_duration(latency.get('p95'))}")
+        lowest = runs[rates[0]]
+        usage = lowest["usage"]
+        cells += [_number(usage.get("passes")), _number(usage.get("response_tokens"))]
+        table.add_row(Text(name, style="bold"), *cells, _percent(lowest["passed_share"]))
+    return table
+
+
+def waiting_table(summaries: Mapping[str, Summary], *, title: str = "") -> Table:
+    """One row a run: how many requests, how they ended, how long they waited.
+
+    Args:
+        summaries: name of the run -> what ``summarize`` returns.
+        title: above the table.
+    """
+    table = _table(
+        title, "sent", "errors", "mean\nms", "p50", "p95", "p99", "good\nQPS", "lag\np99"
+    )
+    for name, run in summaries.items():
+        latency = run["latency_ms"] or {}
+        table.add_row(
+            Text(name, style="bold"),
+            str(run["requests"]),
+            _percent(_error_share(run)),
+            *(_number(latency.get(part)) for part in ("mean", *QUANTILES)),
+            _number(run["goodput"]["qps"]),
+            _number((run["lag_ms"] or {}).get("p99")),
+        )
+    return table
+
+
+def server_table(summaries: Mapping[str, Summary], *, title: str = "") -> Table:
+    """One row a run: where the server spent the time, and what a plan cost it, all means.
+
+    Args:
+        summaries: name of the run -> what ``summarize`` returns.
+        title: above the table.
+    """
+    table = _table(
+        title, "queue\nms", "prefill\nms", "decode\nms", "passes", "drafts\nright", "prompt\ncached"
+    )
+    for name, run in summaries.items():
+        server, usage = run["server_ms"], run["usage"]
+        right = _ratio(usage.get("accepted_tokens"), usage.get("drafted_tokens"))
+        table.add_row(
+            Text(name, style="bold"),
+            *(_number((server[stage] or {}).get("mean")) for stage in STAGES[:3]),
+            _number(usage.get("passes")),
+            _percent(right),
+            _percent(run["cached_share"]),
+        )
+    return table
+
+
+def _table(title: str, *headings: str) -> Table:
+    """Narrow enough for 80 columns: the first column names the row, the others are figures."""
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
+    return table
+
+
+def warning_lines(summaries: Mapping[str, Summary]) -> list[RenderableType]:
+    """The errors of each run by kind, and each kind of warning with the runs that it concerns."""
+    lines: list[RenderableType] = []
+    for name, run in summaries.items():
+        if run["errors"]:
+            kinds = ", ".join(f"{count} x {kind}" for kind, count in run["errors"].items())
+            lines.append(Text(f"{name}: not answered: {kinds}", style="red"))
+    for kind, meaning in WARNINGS.items():
+        concerned = [
+            f"{name} ({run['warnings'][kind]})"
+            for name, run in summaries.items()
+            if kind in run["warnings"]
+        ]
+        if concerned:
+            lines.append(Text(f"{'; '.join(concerned)}: {meaning}", style="yellow"))
+    return lines
+
+
+def _error_share(run: Summary) -> float | None:
+    return sum(run["errors"].values()) / run["requests"] if run["requests"] else None
+
+
+def _percent(share: float | None) -> str:
+    if share is None:
+        return NOTHING
+    return f"{share:.1%}" if share else "0"
+
+
+def _duration(milliseconds: float | None) -> str:
+    """As the paper writes them: 366 ms, 1.06 s."""
+    if milliseconds is None:
+        return NOTHING
+    if milliseconds >= 1000:
+        return f"{milliseconds / 1000:.2f} s"
+    return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"

@@ -1,0 +1,272 @@
+"""Response times of several models under the same load, one server after the other: table 5."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from gplan_jax.data.task_files import load_task
+from gplan_jax.evaluation.scores.tables import render
+from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.files import atomic_write, refuse_existing, write_json, write_jsonl
+from gplan_jax.foundation.progress import ProgressBar
+from gplan_jax.gsisr import Sample
+from gplan_jax.inference.engine.requests import DecodingMode
+from gplan_jax.serving.latency.client import Send, http_sender
+from gplan_jax.serving.latency.generator import (
+    OK,
+    PLAN_PATH,
+    Exchange,
+    exchange_row,
+    plan_bodies,
+    poisson_schedule,
+    send_on_schedule,
+)
+from gplan_jax.serving.latency.machine import describe_machine, machine
+from gplan_jax.serving.latency.report import (
+    Summary,
+    latency_table,
+    server_table,
+    summarize,
+    waiting_table,
+    warning_lines,
+)
+from gplan_jax.serving.latency.server_process import local_server, serve_command, wait_until_ready
+
+RESULTS, TABLES, LOG = "latency.json", "latency.txt", "server.log"
+FIRST_SIMULATED_ID = 9_000_001
+READY_S = 10.0  # a server that is said to run already must be ready at once, or nearly
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """What every model has to stand.
+
+    Attributes:
+        qps: rates, requests a second; each is a run of its own.
+        duration_s: of each run.
+        deadline_ms: sent with every request, and what goodput is measured by; None: neither.
+        seed: of the arrival times; all models meet the same ones.
+        warmup: requests before the first run, one after the other; they count nowhere.
+        timeout_s: seconds after which a request counts as unanswered.
+    """
+
+    qps: tuple[float, ...] = (10.0,)
+    duration_s: float = 30.0
+    deadline_ms: float | None = None
+    seed: int = 0
+    warmup: int = 20
+    timeout_s: float = 120.0
+
+
+def compare_latency(
+    models: Mapping[str, Path],
+    samples: Sequence[Sample],
+    out: Path,
+    plan: LoadPlan,
+    *,
+    modes: Mapping[str, DecodingMode] | None = None,
+    serve_options: Sequence[str] = (),
+    start_timeout_s: float = 900.0,
+) -> dict[str, Any]:
+    """Serves each model, sends it the plan's load, stops it; writes figures and tables to ``out``.
+
+    Args:
+        models: name -> model directory.
+        samples: contexts, taken in order by every run; their labels are left out.
+        out: new directory.
+        plan: the load.
+        modes: name -> decoding mode where it is not the model's own, see ``own_mode``.
+        serve_options: further options for `gplan serve`, the same for all models.
+        start_timeout_s: seconds a server may take to be ready.
+
+    Returns:
+        What stands in OUT/latency.json: "ran_on", "load", and "models": name -> its directory,
+        mode and "runs": QPS -> ``summarize``.
+
+    Raises:
+        GplanError: a model directory or mode is wrong, ``out`` holds something, or a server did not
+            start or answer; nothing is started before the input is known to be right.
+    """
+    refuse_existing(out)
+    modes = modes or {}
+    check_names(models, modes)
+    chosen = {name: modes.get(name) or own_mode(folder) for name, folder in models.items()}
+    results: dict[str, Any] = {"ran_on": machine(), "load": asdict(plan), "models": {}}
+    for name, folder in models.items():
+        options = ["--mode", chosen[name], *patient(plan), *serve_options]
+
+        def command(
+            port: int, folder: Path = folder, options: Sequence[str] = options
+        ) -> list[str]:
+            return serve_command(folder, port, options)
+
+        log = out / name / LOG
+        say(f"{name}: gplan serve loads {folder} and compiles; its log is {log}")
+        with local_server(command, log, start_timeout_s=start_timeout_s) as server:
+            runs = asyncio.run(load_server(server.url, name, samples, plan, out / name))
+        results["models"][name] = {
+            "model": str(folder),
+            "mode": chosen[name],
+            "serve_options": list(serve_options),
+            "runs": runs,
+        }
+        write_results(out, results)
+    return results
+
+
+def measure_running(
+    url: str, samples: Sequence[Sample], out: Path, plan: LoadPlan, *, api_key: str | None = None
+) -> dict[str, Any]:
+    """As ``compare_latency`` for one server that runs already; it is not stopped."""
+    refuse_existing(out)
+    wait_until_ready(url, READY_S)
+    runs = asyncio.run(load_server(url, "server", samples, plan, out / "server", api_key=api_key))
+    results = {
+        "ran_on": machine(),
+        "load": asdict(plan),
+        "models": {"server": {"url": url, "runs": runs}},
+    }
+    write_results(out, results)
+    return results
+
+
+async def load_server(
+    url: str,
+    name: str,
+    samples: Sequence[Sample],
+    plan: LoadPlan,
+    out: Path,
+    *,
+    api_key: str | None = None,
+) -> dict[str, Summary]:
+    """Warms a server up and sends it one run for each rate; writes OUT/qps_RATE.jsonl.
+
+    Returns:
+        QPS as text -> ``summarize``.
+
+    Raises:
+        GplanError: a request of the warm-up was not answered.
+    """
+    bodies = plan_bodies(samples, deadline_ms=plan.deadline_ms)
+    summaries: dict[str, Summary] = {}
+    async with http_sender(url, path=PLAN_PATH, timeout_s=plan.timeout_s, api_key=api_key) as send:
+        await warm_up(send, bodies[: plan.warmup], url)
+        taken = plan.warmup
+        for qps in plan.qps:
+            schedule_s = poisson_schedule(qps, plan.duration_s, plan.seed)
+            failed = 0
+            with ProgressBar(f"{name} at {qps:g} QPS", len(schedule_s)) as bar:
+
+                def ended(exchange: Exchange, bar: ProgressBar = bar) -> None:
+                    nonlocal failed
+                    failed += not exchange.answered
+                    bar.advance(f"{failed} not answered" if failed else "")
+
+                exchanges = await send_on_schedule(
+                    send, rotated(bodies, taken), schedule_s, ended=ended
+                )
+            taken += len(schedule_s)
+            summaries[f"{qps:g}"] = summarize(
+                exchanges, duration_s=plan.duration_s, deadline_ms=plan.deadline_ms
+            )
+            write_jsonl(out / f"qps_{qps:g}.jsonl", map(exchange_row, exchanges))
+    return summaries
+
+
+async def warm_up(send: Send, bodies: Iterable[bytes], url: str) -> None:
+    """Sends some requests one after the other; GplanError where one is not answered."""
+    for body in bodies:
+        reply = await send(body)
+        if reply.status != OK:
+            said = reply.body.decode("utf-8", errors="replace")[:300] or reply.problem
+            raise GplanError(
+                f"{url} did not answer the first requests ({reply.status or 'no answer'}: {said})."
+            )
+
+
+def rotated(bodies: Sequence[bytes], start: int) -> list[bytes]:
+    """The same bodies from another one on, so that runs don't meet what a cache still holds.
+
+    >>> rotated([b"a", b"b", b"c"], 4)
+    [b'b', b'c', b'a']
+    """
+    start %= len(bodies)
+    return [*bodies[start:], *bodies[:start]]
+
+
+def contexts_needed(plan: LoadPlan) -> int:
+    """About how many different contexts the warm-up and all runs together send."""
+    return plan.warmup + sum(round(qps * plan.duration_s) for qps in plan.qps)
+
+
+def simulated_contexts(plan: LoadPlan, *, most: int = 5000) -> list[Sample]:
+    """Contexts of a simulated world, enough that none comes twice (up to ``most``).
+
+    The map is the quickstart's, the users are others.
+    """
+    from gplan_jax.synthesis.world.simulation import simulate_rows
+
+    rows = min(most, contexts_needed(plan))
+    return list(simulate_rows(rows, seed=plan.seed, first_id=FIRST_SIMULATED_ID))
+
+
+def own_mode(model_dir: Path) -> DecodingMode:
+    """How a model decodes best: by the grammar with drafts, but written reasoning fits no grammar.
+
+    Raises:
+        GplanError: the model directory is missing or its task is broken.
+    """
+    if not model_dir.is_dir():
+        raise GplanError(f"{model_dir} is not a directory; name a model directory.")
+    return "unconstrained" if load_task(model_dir).response == "reasoning" else "drafted"
+
+
+def patient(plan: LoadPlan) -> list[str]:
+    """Options of a server that gives up on no request before its client does."""
+    return ["--deadline-ms", str(round(plan.timeout_s * 1000))]
+
+
+def check_names(models: Mapping[str, Path], modes: Mapping[str, Any]) -> None:
+    """Raises GplanError where a name can't be a folder, or a mode belongs to no model."""
+    for name in models:
+        if not name or name in (".", "..", RESULTS, TABLES) or {"/", "\\"} & set(name):
+            raise GplanError(f"{name!r} can't name a model's folder; use NAME=DIR.")
+    if unknown := [name for name in modes if name not in models]:
+        raise GplanError(f"--mode names {', '.join(unknown)}; the models are {', '.join(models)}.")
+
+
+def write_results(out: Path, results: Mapping[str, Any]) -> None:
+    """Writes OUT/latency.json and OUT/latency.txt."""
+    write_json(out / RESULTS, results)
+    with atomic_write(out / TABLES) as temporary:
+        temporary.write_text(render(latency_view(results)), encoding="utf-8")
+
+
+def latency_view(results: Mapping[str, Any]) -> RenderableType:
+    """The tables of a comparison, what they were measured on, and what limits them."""
+    models = results["models"]
+    runs = {
+        f"{name}, {qps} QPS": summary
+        for name, model in models.items()
+        for qps, summary in model["runs"].items()
+    }
+    by_model = {name: model["runs"] for name, model in models.items()}
+    return Group(
+        latency_table(by_model, title="Response times (as in the paper's table 5)"),
+        waiting_table(runs, title="Every run; latencies count from the intended send time"),
+        server_table(runs, title="What the server says, means of the answered requests"),
+        *warning_lines(runs),
+        Text(describe_machine(results["ran_on"])),
+    )
+
+
+def say(line: str) -> None:
+    """A line of progress on stderr."""
+    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,166 @@
+"""The HTTP app: plans for contexts, health, metrics and the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import FileResponse, JSONResponse, Response
+
+import gplan_jax
+from gplan_jax.gsisr import IntentLibrary
+from gplan_jax.inference.engine.requests import Engine
+from gplan_jax.reasoning import LatentVocabulary
+from gplan_jax.serving.http.errors import ApiError, failed
+from gplan_jax.serving.http.gate import Gate
+from gplan_jax.serving.http.metrics import ServerMetrics
+from gplan_jax.serving.http.middleware import HUNG_UP, RequestShell
+from gplan_jax.serving.http.settings import ServerSettings
+from gplan_jax.serving.planning.endpoints import PlanEndpoints
+from gplan_jax.serving.planning.examples import example_contexts
+from gplan_jax.serving.planning.openapi import ERRORS, PLAN_ERRORS, describe
+from gplan_jax.serving.planning.planning import HungUp, Planning
+from gplan_jax.serving.planning.schemas import (
+    ExamplesAnswer,
+    ModelAnswer,
+    PlanBody,
+    PlanResult,
+    PlansBody,
+    PlansResult,
+    StatusAnswer,
+    ToolAnswer,
+)
+
+PAGE = Path(__file__).parent / "page"
+PAGE_FILES = {"/": "index.html", "/docs": "docs.html"} | {
+    f"/page/{name}": name for name in ("style.css", "app.js", "docs.js")
+}
+
+
+def create_app(
+    engine: Engine,
+    library: IntentLibrary,
+    latents: LatentVocabulary | None,
+    *,
+    settings: ServerSettings,
+) -> FastAPI:
+    """The app around an engine; ``app.state.gate`` is what lets requests in.
+
+    Args:
+        engine: what plans; where it is still starting, its snapshot says so.
+        library: the rules that plans are checked by.
+        latents: the latent vocabulary of its responses; None for a model that writes none.
+        settings: limits and names.
+    """
+    metrics, gate = ServerMetrics(engine.snapshot), Gate(engine)
+    planning = Planning(engine, library, latents, metrics, settings.model)
+    endpoints = PlanEndpoints(planning, gate, metrics, settings)
+    app = FastAPI(
+        title="GPlan",
+        summary="Plans for the contexts of users.",
+        version=gplan_jax.__version__,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.gate, app.state.metrics = gate, metrics
+    _add_planning(app, endpoints)
+    _add_descriptions(app, library, settings)
+    _add_probes(app, gate, metrics)
+    _add_page(app)
+    _add_error_handlers(app, metrics)
+    describe(app, settings, {"/v1/plan": PlanBody, "/v1/plans": PlansBody})
+    app.add_middleware(RequestShell, settings=settings, metrics=metrics, gate=gate)
+    return app
+
+
+def _add_planning(app: FastAPI, endpoints: PlanEndpoints) -> None:
+    for path, endpoint, answer in (
+        ("/v1/plan", endpoints.plan, PlanResult),
+        ("/v1/plans", endpoints.plans, PlansResult),
+    ):
+        app.add_api_route(
+            path, endpoint, methods=["POST"], response_model=answer, responses=PLAN_ERRORS
+        )
+
+
+def _add_descriptions(app: FastAPI, library: IntentLibrary, settings: ServerSettings) -> None:
+    """What the page needs to know: the model, its tools, and contexts to start from."""
+    tools = {
+        name: ToolAnswer(meaning=tool.meaning, parameters=[*tool.parameters, *tool.optional])
+        for name, tool in library.tools.items()
+    }
+    model_answer = ModelAnswer(
+        model=settings.model,
+        mode=settings.mode,
+        library=library.name,
+        tool_key=library.tool_key,
+        tools=tools,
+        deadline_ms=settings.deadline_ms,
+    )
+    examples_answer = ExamplesAnswer(examples=[*example_contexts(settings.examples)])
+
+    @app.get("/v1/model", responses=ERRORS)
+    async def model() -> ModelAnswer:
+        """What the server runs, and what its tools mean."""
+        return model_answer
+
+    @app.get("/v1/examples", responses=ERRORS)
+    async def examples() -> ExamplesAnswer:
+        """Simulated contexts to try."""
+        return examples_answer
+
+
+def _add_probes(app: FastAPI, gate: Gate, metrics: ServerMetrics) -> None:
+    @app.get("/healthz", responses={503: PLAN_ERRORS[503]})
+    async def healthz() -> StatusAnswer:
+        """Whether the process is well: 503 once the engine has failed, and only a restart helps."""
+        if gate.failed():
+            raise failed()
+        return StatusAnswer(status="ok")
+
+    @app.get("/readyz", responses={503: PLAN_ERRORS[503]})
+    async def readyz() -> StatusAnswer:
+        """Whether plan requests are taken: 503 while the model loads and once the server stops."""
+        gate.check()
+        return StatusAnswer(status="ready")
+
+    @app.get("/metrics", response_class=Response)
+    async def prometheus() -> Response:
+        """Metrics in Prometheus' text format."""
+        return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _add_page(app: FastAPI) -> None:
+    def page_file(name: str) -> Any:
+        async def serve() -> FileResponse:
+            return FileResponse(PAGE / name, headers={"Cache-Control": "no-cache"})
+
+        return serve
+
+    for path, name in PAGE_FILES.items():
+        app.add_api_route(path, page_file(name), methods=["GET"], include_in_schema=False)
+
+
+def _add_error_handlers(app: FastAPI, metrics: ServerMetrics) -> None:
+    @app.exception_handler(ApiError)
+    async def refused(request: Request, error: ApiError) -> Response:
+        if request.url.path.startswith("/v1/"):
+            metrics.count_outcome(error.code)
+        request.state.log["code"] = error.code
+        return error.response()
+
+    @app.exception_handler(HTTPException)
+    async def no_such_route(request: Request, error: HTTPException) -> Response:
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+        content = {"error": {"code": code, "message": f"{error.detail}."}}
+        return JSONResponse(content, error.status_code, headers=error.headers)
+
+    @app.exception_handler(HungUp)
+    @app.exception_handler(ClientDisconnect)
+    async def hung_up(request: Request, error: Exception) -> Response:
+        metrics.count_outcome("cancelled")
+        return Response(status_code=HUNG_UP)

@@ -1,0 +1,123 @@
+"""`gplan serve`: a model directory behind HTTP, from the first check to the last message."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from gplan_jax.data.encoding import ChatEncoder
+from gplan_jax.data.task_files import load_task
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.inference.engine.engine import PlanEngine
+from gplan_jax.inference.engine.engine_config import EngineConfig
+from gplan_jax.inference.engine.requests import Engine, EngineSnapshot
+from gplan_jax.serving.http.logs import configure_logging, log
+from gplan_jax.serving.http.server import DrainingServer, listen
+from gplan_jax.serving.http.settings import ServerSettings
+from gplan_jax.serving.planning.app import create_app
+from gplan_jax.serving.planning.late_engine import LateEngine
+
+SWITCH_INTERVAL_S = 5e-4
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    model_dir: Path,
+    engine_config: EngineConfig,
+    settings: ServerSettings,
+    *,
+    host: str,
+    port: int,
+    template: str | None = None,
+    library: str | None = None,
+    max_length: int | None = None,
+) -> None:
+    """Serves a model until SIGTERM or Ctrl-C, and returns once it has drained.
+
+    The port opens at once; ``/readyz`` says 503 until the model is loaded and compiled.
+
+    Args:
+        model_dir: a model directory or a Hugging Face directory.
+        host, port: the address; port 0 takes a free one.
+        template, library, max_length: as for ``Planner.load``.
+
+    Raises:
+        GplanError: the model, an option or the address is wrong.
+    """
+    task = load_task(model_dir, template=template, library=library, max_length=max_length)
+    encoder = ChatEncoder.load(model_dir)
+    latents = encoder.latents if (engine_config.response or task.response) == "latent" else None
+    listener = listen(host, port)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    configure_logging()
+    # The engine's thread computes in Python between passes; requests need not wait 5 ms for it.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    started = time.monotonic()
+
+    def load() -> Engine:
+        return PlanEngine.load(
+            model_dir, engine_config, template=template, library=library, max_length=max_length
+        )
+
+    def loaded(engine: Engine) -> None:
+        seconds = time.monotonic() - started
+        say(ready_message(url, settings, engine.snapshot(), seconds))
+        log("ready", seconds=round(seconds, 1))
+
+    engine = LateEngine(load, loaded)
+    app = create_app(engine, task.library, latents, settings=settings)
+    server = DrainingServer(app, engine, drain_s=settings.drain_s)
+    say(f"Loading {model_dir}; {url}/readyz says when it is done.")
+    if host not in LOOPBACK and settings.api_key is None:
+        say(f"Mind: whoever reaches {url} may ask for plans; see --api-key-env.")
+    engine.start(on_failure=server.stop)
+    server.run(sockets=[listener])
+    if engine.failure is not None:
+        raise engine.failure
+    state = engine.snapshot()
+    say(f"Stopped. Answered {state.answered:,} requests in {time.monotonic() - started:,.0f} s.")
+    if engine.loading:
+        # The thread that compiles can't be stopped, and an interpreter can't end around it.
+        sys.stdout.flush()
+        os._exit(0)
+
+
+def ready_message(url: str, settings: ServerSettings, state: EngineSnapshot, seconds: float) -> str:
+    """What the terminal shows once plans are taken."""
+    return (
+        f"Ready: {url} serves {settings.model}, {settings.mode}, with {state.slots} slots; "
+        f"loading and compiling {state.compilations} programs took {seconds:.1f} s.\n"
+        f"  try it in a browser  {url}/\n"
+        f"  describe the API     {url}/docs\n"
+        f"  stop                 Ctrl-C; accepted requests are finished first"
+    )
+
+
+def display_name(model_dir: Path) -> str:
+    """What answers call a model: its directory, after its run's where training named it."""
+    folder = model_dir.resolve()
+    of_run = folder.name in ("model", "best") and folder.parent.name
+    return f"{folder.parent.name}/{folder.name}" if of_run else folder.name
+
+
+def read_api_key(variable: str | None) -> str | None:
+    """The API key from an environment variable, None where none is named.
+
+    Raises:
+        GplanError: the variable is unset or empty, or no header can carry its value.
+    """
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "")
+    if not key:
+        raise GplanError(f"{variable} is not set; put the API key into it.")
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise GplanError(f"{variable} may hold visible ASCII characters only: a header carries it.")
+    return key
+
+
+def say(text: str) -> None:
+    """Prints at once, also into a pipe."""
+    print(text, flush=True)

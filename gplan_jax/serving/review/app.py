@@ -1,0 +1,226 @@
+"""The review page's HTTP app: candidates out, decisions in, on this machine only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+from fastapi import FastAPI, Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.serving.http.bodies import read_json, validate
+from gplan_jax.serving.http.errors import ApiError, AsciiResponse
+from gplan_jax.serving.http.middleware import SECURITY_HEADERS
+from gplan_jax.serving.review.store import NotASeed, Outdated, ReviewStore, SavedDecision
+from gplan_jax.synthesis.seeds.candidates import Candidate
+from gplan_jax.synthesis.seeds.draft import CONTEXT_BLOCKS, Draft, Fault, block_names
+from gplan_jax.synthesis.seeds.review_file import Decision, Verdict
+
+PAGE = Path(__file__).parent / "page"
+PAGE_FILES = ("review.css", "review.js", "card.js", "outbox.js", "dom.js")
+# The planner's own stylesheet, and what only this page needs.
+FILES = {
+    "/": PAGE / "index.html",
+    "/page/style.css": PAGE.parents[1] / "planning" / "page" / "style.css",
+    **{f"/{name}": PAGE / name for name in PAGE_FILES},
+}
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+SAFE_METHODS = ("GET", "HEAD")
+MAX_BYTES, BODY_TIMEOUT_S = 256 * 1024, 10.0
+LONGEST_TEXT, MOST_INTENTS = 4000, 50
+
+Text = Annotated[str, pydantic.StringConstraints(max_length=LONGEST_TEXT, pattern=r"^[^\x00]*$")]
+
+
+class DecisionBody(pydantic.BaseModel):
+    """A reviewer's decision; ``version`` is that of the decision the reviewer saw."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+
+    version: str
+    plan: Annotated[list[dict[Text, Text]], pydantic.Field(max_length=MOST_INTENTS)]
+    reasoning: dict[Text, Text]
+    verdict: Verdict
+    comment: Text
+
+
+def create_review_app(store: ReviewStore) -> FastAPI:
+    """The app around one reviewer's store."""
+    app = FastAPI(title="GPlan seeds", docs_url=None, redoc_url=None, openapi_url=None)
+    _add_page(app)
+    _add_api(app, store)
+
+    @app.exception_handler(ApiError)
+    async def refused(request: Request, error: ApiError) -> Response:
+        return error.response()
+
+    @app.exception_handler(HTTPException)
+    async def no_such_route(request: Request, error: HTTPException) -> Response:
+        content = {"error": {"code": "not_found", "message": f"{error.detail}."}}
+        return AsciiResponse(content, error.status_code, error.headers)
+
+    app.add_middleware(OwnPageOnly)
+    return app
+
+
+def _add_page(app: FastAPI) -> None:
+    def page_file(path: Path) -> Callable[[], Awaitable[FileResponse]]:
+        async def serve() -> FileResponse:
+            return FileResponse(path)
+
+        return serve
+
+    for route, path in FILES.items():
+        app.add_api_route(route, page_file(path), methods=["GET"])
+
+
+def _add_api(app: FastAPI, store: ReviewStore) -> None:
+    @app.get("/api/review")
+    async def review() -> Response:
+        """Everything the page needs: the library, the candidates, the decisions so far."""
+        try:
+            saved = await asyncio.to_thread(store.all)
+        except GplanError as error:
+            raise ApiError(409, "unreadable", str(error)) from None
+        both = zip(store.candidates, saved, strict=True)
+        content = {
+            "id": store.id,
+            "reviewer": store.reviewer,
+            "file": store.path.name,
+            "library": _library(store),
+            "blocks": list(CONTEXT_BLOCKS),
+            "candidates": [{**_candidate(c), "state": _state(s)} for c, s in both],
+        }
+        return AsciiResponse(content)
+
+    @app.put("/api/decisions/{row}")
+    async def decide(row: int, request: Request) -> Response:
+        """Saves a decision; it is on the disk when the answer comes."""
+        if not 1 <= row <= len(store.candidates):
+            raise ApiError(404, "not_found", f"There is no row {row}.")
+        value, _ = await read_json(request, max_bytes=MAX_BYTES, timeout_s=BODY_TIMEOUT_S)
+        body = validate(DecisionBody, value)
+        decision = _decision(row, body, store)
+        try:
+            saved = await asyncio.to_thread(store.change, decision, body.version)
+        except Outdated as error:
+            message = f"Row {row} was changed elsewhere."
+            content = {"code": "outdated", "message": message, "state": _state(error.saved)}
+            return AsciiResponse({"error": content}, 409)
+        except NotASeed as error:
+            message = "; ".join(fault.problem for fault in error.faults)
+            raise ApiError(422, "not_a_seed", message) from None
+        except GplanError as error:
+            raise ApiError(409, "unreadable", str(error)) from None
+        except OSError as error:
+            message = f"{store.path.name} can't be written: {error.strerror or error}."
+            raise ApiError(500, "not_saved", message) from None
+        return AsciiResponse(_state(saved))
+
+
+def _decision(row: int, body: DecisionBody, store: ReviewStore) -> Decision:
+    known = block_names(store.library.plan_length.maximum)
+    if unknown := [name for name in body.reasoning if name not in known]:
+        raise ApiError(422, "bad_request", f"Unknown blocks: {', '.join(unknown)[:200]}.")
+    draft = Draft.make(body.plan, body.reasoning, store.library)
+    return Decision(row, draft, body.verdict, body.comment.strip())
+
+
+def _library(store: ReviewStore) -> dict[str, Any]:
+    library = store.library
+    return {
+        "tool_key": library.tool_key,
+        "tools": {
+            name: {"meaning": t.meaning, "parameters": t.parameters, "optional": t.optional}
+            for name, t in library.tools.items()
+        },
+        "parameters": {
+            name: {"meaning": p.meaning, "values": p.values}
+            for name, p in library.parameters.items()
+        },
+        "maximum": library.plan_length.maximum,
+    }
+
+
+def _candidate(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "row": candidate.row,
+        "id": candidate.sample.id,
+        "stratum": list(candidate.stratum),
+        "origin": candidate.origin,
+        "facts": [list(fact) for fact in candidate.facts],
+        "proposal": _draft(candidate.proposal),
+    }
+
+
+def _state(saved: SavedDecision) -> dict[str, Any]:
+    decision = saved.decision
+    return {
+        **_draft(decision.draft),
+        "verdict": decision.verdict,
+        "comment": decision.comment,
+        "version": saved.version,
+        "faults": [_fault(fault) for fault in saved.faults],
+    }
+
+
+def _draft(draft: Draft) -> dict[str, Any]:
+    return {"plan": draft.plan, "reasoning": dict(draft.reasoning)}
+
+
+def _fault(fault: Fault) -> dict[str, Any]:
+    keys = ("column", "step", "tier", "message")
+    return {key: getattr(fault, key) for key in keys}
+
+
+class OwnPageOnly:
+    """Lets in only what this machine's own page asks for, and marks every answer.
+
+    A page of another site can send requests to 127.0.0.1, and by rebinding its name to that address
+    even read the answers. So the Host must be a name of this machine, and whatever changes
+    something must come from a page under that same Host.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection event of the ASGI server."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Cache-Control"] = "no-store"
+                for name, value in SECURITY_HEADERS.items():
+                    headers[name] = value
+            await send(message)
+
+        refusal = _refusal(scope["method"], Headers(scope=scope))
+        if refusal is not None:
+            await refusal.response()(scope, receive, send_marked)
+        else:
+            await self._app(scope, receive, send_marked)
+
+
+def _refusal(method: str, headers: Headers) -> ApiError | None:
+    hosts = headers.getlist("host")
+    name = hosts[0].lower() if len(hosts) == 1 else ""
+    address, colon, port = name.rpartition(":")
+    if (address if colon and port.isdecimal() else name) not in LOOPBACK:
+        message = "This server answers to 127.0.0.1 and localhost only."
+        return ApiError(403, "wrong_host", message)
+    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return ApiError(403, "wrong_origin", "This request comes from a page of another site.")
+    if method not in SAFE_METHODS and headers.getlist("origin") != [f"http://{name}"]:
+        return ApiError(403, "wrong_origin", "Decisions are taken from this server's page only.")
+    return None

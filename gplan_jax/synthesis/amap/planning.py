@@ -1,0 +1,232 @@
+"""How the simulated world plans: from a situation and a taste to an ordered list of intents.
+
+The opening answers the most pressing need (arrive, be reminded, set out, go home), the middle
+serves the place where the user then is, and a look at the weather ends the plan, or comes before
+what is for tomorrow. Where the opening leads to the order's place, the middle starts from there
+instead of the current position. Only intents that a fact of the situation supports are planned;
+among those that the facts support alike the taste decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gplan_jax.gsisr import Intent, Plan
+from gplan_jax.synthesis.amap.evidence import links_to, reasons_for
+from gplan_jax.synthesis.amap.intents import (
+    ARRIVAL_CARD,
+    CITY,
+    DISTRICT,
+    END,
+    GUESS,
+    HERE,
+    LONG_DISTANCE,
+    NEARBY,
+    ORDER_PLACE,
+    PREVIOUS,
+    RANGE,
+    REMINDER,
+    RIDE,
+    SHORT_TERM,
+    START,
+    TAG,
+    TOOL,
+    TRANSIT,
+    TRAVEL,
+    WEATHER,
+    interest,
+    leads_to,
+    one_place,
+    simple,
+)
+from gplan_jax.synthesis.amap.openings import (
+    DRIVE_NEXT,
+    DRIVE_ON,
+    LATE_TIMES,
+    MEAL_TIMES,
+    ON_THE_ROAD,
+    Openings,
+    openings,
+)
+from gplan_jax.synthesis.amap.situation import (
+    REFUEL_ORDERS,
+    Attention,
+    DayOff,
+    DayPart,
+    OrderPlace,
+    Region,
+    Situation,
+    Surroundings,
+)
+from gplan_jax.synthesis.amap.taste import LIKED, Taste
+
+FEW_INTENTS, MOST_INTENTS = 4, 6
+# Lengths of plans, for openings of one intent and for longer ones.
+LENGTHS = (((4, 74.0), (5, 25.5), (6, 0.5)), ((4, 53.0), (5, 46.0), (6, 1.0)))
+# Ranges within which a need is looked for: the usual one first.
+RANGES = {
+    "美食": ((NEARBY, 83.0), (DISTRICT, 14.0), (CITY, 3.0)),
+    "景点": ((CITY, 72.0), (DISTRICT, 17.0), (NEARBY, 11.0)),
+    "休闲娱乐": ((DISTRICT, 52.0), (NEARBY, 34.0), (CITY, 14.0)),
+    "购物": ((NEARBY, 42.0), (DISTRICT, 40.0), (CITY, 18.0)),
+    "酒店": ((CITY, 50.0), (NEARBY, 30.0), (DISTRICT, 20.0)),
+    "加油站": ((NEARBY, 70.0), (CITY, 30.0)),
+    "充电站": ((NEARBY, 68.0), (CITY, 32.0)),
+    "丽人": ((NEARBY, 70.0), (DISTRICT, 30.0)),
+    "停车场": ((NEARBY, 70.0), (CITY, 30.0)),
+}
+DARK_TIMES = (DayPart.EVENING, DayPart.NIGHT)
+
+
+def plan_for(situation: Situation, taste: Taste) -> Plan:
+    """The plan that the rules derive: 4 to 6 different intents that pass the filter."""
+    opening = taste.choose("opening", supported_openings(situation, taste))
+    length = max(taste.choose("length", LENGTHS[len(opening) > 1]), len(opening) + 1)
+    needs = _needs(opening, situation, taste)
+    if length > FEW_INTENTS and len(needs) > 1 and taste.level("more") < 0.6:
+        needs = [needs[0], *_further_step(opening, situation), *needs[1:]]
+    weather = simple(WEATHER)
+    if not reasons_for(weather, situation) or taste.level("no weather") < 0.14:
+        return _filled([*opening, *needs[: length - len(opening)]], situation, length)
+    needs = needs[: length - len(opening) - 1]
+    plan = _filled([*opening, *needs], situation, length - 1)
+    return _with_weather(plan, len(opening), situation, taste)
+
+
+def supported_openings(situation: Situation, taste: Taste | None = None) -> Openings:
+    """The openings that the facts support, weighted by what the history shows of the taste.
+
+    Without a taste the weights are those of users whose history shows nothing.
+    """
+    found: Openings = []
+    for opening, weight in openings(situation):
+        if all(_is_supported(opening, i, situation) for i in range(len(opening))):
+            goes_by_car = any(intent[TOOL] == TRAVEL for intent in opening)
+            liked = LIKED if taste and taste.drives and goes_by_car else 1.0
+            found.append((opening, weight * liked))
+    return found or [([DRIVE_ON], 1.0)]
+
+
+def _is_supported(plan: Plan, index: int, situation: Situation) -> bool:
+    intent = plan[index]
+    return bool(reasons_for(intent, situation) or links_to(intent, plan[:index]))
+
+
+def _needs(opening: Plan, s: Situation, taste: Taste) -> Plan:
+    """What the place where the user is going to be has to offer, the most wanted first."""
+    base = _base(opening, s, taste)
+    tags = _tags(opening, s, taste)
+    found: Plan = []
+    for number, tag in enumerate(tags):
+        start = base
+        if number and base == ORDER_PLACE and taste.level(f"from here {number}") < 0.3:
+            start = HERE  # On the way.
+        intent = _search(tag, start, opening, s, taste)
+        if intent not in (*opening, *found) and reasons_for(intent, s):
+            found.append(intent)
+    return found
+
+
+def _further_step(opening: Plan, s: Situation) -> Plan:
+    """A service that a long plan still lacks: the way on, or the order's reminder."""
+    if not any(intent[TOOL] in (RIDE, TRAVEL, TRANSIT) for intent in opening):
+        wanted = DRIVE_NEXT if s.attention is Attention.OTHER_PLACE else DRIVE_ON
+    else:
+        wanted = simple(REMINDER)
+    return [wanted] if wanted not in opening and reasons_for(wanted, s) else []
+
+
+def _base(opening: Plan, s: Situation, taste: Taste) -> str:
+    """Where the middle of the plan starts from."""
+    if any(
+        intent[TOOL] in (RIDE, TRAVEL) and intent[END] in (GUESS, SHORT_TERM) for intent in opening
+    ):
+        return PREVIOUS if taste.level("there") < 0.15 else HERE
+    to_order = any(leads_to(intent, ORDER_PLACE) for intent in opening)
+    if not to_order and opening[:2] not in (
+        [simple(REMINDER), simple(LONG_DISTANCE)],
+        [simple(LONG_DISTANCE), simple(REMINDER)],
+    ):
+        return HERE
+    # Who is near and hungry eats before setting out.
+    near = s.place is OrderPlace.SAME_DISTRICT
+    before = near and s.day_part in (DayPart.LUNCH, DayPart.DINNER, DayPart.NIGHT)
+    turned = taste.level("base") < 0.14
+    return HERE if before is not turned else ORDER_PLACE
+
+
+def _tags(opening: Plan, s: Situation, taste: Taste) -> list[str]:
+    """The needs in order: food, or first what the place is there for; then how time is spent."""
+    weights = _pastimes(s, taste)
+    second = taste.choose("pastime", list(weights.items()))
+    others = {tag: weight for tag, weight in weights.items() if tag != second}
+    third = taste.choose("other pastime", list(others.items()))
+    at_sight = s.surroundings is Surroundings.SIGHT and opening[0][TOOL] == ARRIVAL_CARD
+    sights_first = s.day_off is DayOff.HOLIDAY or (at_sight and s.day_part not in MEAL_TIMES)
+    if sights_first and s.day_part not in LATE_TIMES:
+        return ["景点", "美食", *(tag for tag in (second, third, "休闲娱乐") if tag != "景点")]
+    if taste.level("no food") < 0.11:
+        return [second, third, "美食"]
+    rest = [tag for tag in ("景点", "休闲娱乐", "购物") if tag not in (second, third)]
+    return ["美食", second, third, *rest]
+
+
+def _pastimes(s: Situation, taste: Taste) -> dict[str, float]:
+    """What there is to do besides eating, by weight."""
+    weights = {"景点": 62.0, "休闲娱乐": 13.0, "购物": 7.0, "丽人": 1.0}
+    if s.day_off is not None:
+        weights["购物"] = 160.0
+    if s.day_part is DayPart.EVENING:
+        weights["休闲娱乐"] = 34.0
+    for tag in taste.likes:
+        weights[tag] *= LIKED
+    if s.order in REFUEL_ORDERS or s.surroundings in ON_THE_ROAD:
+        weights["充电站" if s.order == "充电桩" else "加油站"] = 18.0
+    if s.region is Region.AWAY and s.order != "酒店":
+        weights["酒店"] = 30.0 if s.day_part in DARK_TIMES else 5.0
+    return weights
+
+
+def _search(tag: str, start: str, opening: Plan, s: Situation, taste: Taste) -> Intent:
+    """The intent that serves a need: at night one place that is open, else a choice of places."""
+    within = taste.choose(f"range {tag}", RANGES[tag])
+    if tag == "美食" and start == HERE:
+        arrived = opening[0][TOOL] == ARRIVAL_CARD
+        one = 0.85 if s.day_part is DayPart.NIGHT else 0.13 if arrived else 0.05
+        if taste.level("one place") < one:
+            return one_place(tag)
+    if tag == "购物" and start == HERE and within == NEARBY and taste.level("one shop") < 0.5:
+        return one_place(tag)
+    if tag in ("加油站", "充电站", "停车场", "酒店") and start == PREVIOUS:
+        start = HERE
+    return interest(start, within, tag)
+
+
+def _filled(plan: Plan, s: Situation, length: int) -> Plan:
+    """The plan with habitual suggestions where the facts support too few intents."""
+    for intent in _habitual():
+        if len(plan) >= length:
+            break
+        if intent not in plan:
+            plan = [*plan, intent]
+    return plan[:MOST_INTENTS]
+
+
+def _habitual() -> Iterable[Intent]:
+    return (
+        interest(HERE, NEARBY, "美食"),
+        interest(HERE, DISTRICT, "休闲娱乐"),
+        interest(HERE, DISTRICT, "购物"),
+        interest(HERE, CITY, "景点"),
+    )
+
+
+def _with_weather(plan: Plan, opening: int, s: Situation, taste: Taste) -> Plan:
+    """The weather last, or before what is for tomorrow once it is late."""
+    late = s.day_part in LATE_TIMES
+    turned = taste.level("weather") < 0.12
+    last_need = len(plan) - opening >= 2 and plan[-1].get(RANGE) != NEARBY and TAG in plan[-1]
+    follows = plan[-1].get(START) == PREVIOUS
+    if last_need and not follows and late is not turned:
+        return [*plan[:-1], simple(WEATHER), plan[-1]]
+    return [*plan, simple(WEATHER)]

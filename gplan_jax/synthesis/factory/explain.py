@@ -1,0 +1,140 @@
+"""Reasoning for rows that have a plan: a teacher's trace before the plan of every row of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.progress import track
+from gplan_jax.foundation.streams import map_ordered
+from gplan_jax.gsisr import (
+    IntentLibrary,
+    Label,
+    RowPlace,
+    Sample,
+    canonical_plan,
+    facts_of,
+    parse_label,
+    read_numbered_samples,
+    write_samples,
+)
+from gplan_jax.gsisr.readers import SKIP_HINT, OnError, empty_data_set
+from gplan_jax.reasoning import write_trace
+from gplan_jax.synthesis.teachers.load import note_of
+from gplan_jax.synthesis.teachers.protocol import ROW_TROUBLE, Teacher
+from gplan_jax.synthesis.teachers.rules import RuleTeacher
+
+_MEND = f"Run the command again, which asks again; or {SKIP_HINT}."
+
+
+@dataclass(frozen=True)
+class ExplainReport:
+    """What ``explain_file`` did: rows written, rows left out, characters of a trace on average."""
+
+    rows: int
+    skipped: int
+    mean_characters: float
+
+    def table(self) -> Table:
+        """The figures, one a line."""
+        table = Table(show_header=False)
+        table.add_column()
+        table.add_column(justify="right")
+        table.add_row("rows with reasoning", f"{self.rows:,}")
+        table.add_row("left out", f"{self.skipped:,}")
+        table.add_row("characters of reasoning a row", f"{self.mean_characters:,.0f}")
+        return table
+
+
+def explain_file(
+    source: str | Path,
+    out: str | Path,
+    library: IntentLibrary,
+    *,
+    teacher: Teacher | None = None,
+    on_error: OnError = "raise",
+    skipped: list[RowError] | None = None,
+) -> ExplainReport:
+    """Streams the rows of ``source`` to ``out``, each label with a trace before its plan.
+
+    A trace that a row already has is replaced. ``out`` appears whole or not at all. The source is
+    read once before the teacher is asked anything, so that a faulty row ends the run before it has
+    cost something.
+
+    Args:
+        source, out: .csv, .jsonl or .parquet files.
+        teacher: who explains; the rules where None. It is closed at the end.
+        on_error: "raise" ends at the first row that is faulty or has no trace, "skip" leaves it
+            out.
+        skipped: where given, the errors of the rows left out are appended to it.
+
+    Raises:
+        GplanError, RowError: an unreadable source, a row that isn't skipped, no row with a trace,
+            or a teacher that answers nobody any more.
+    """
+    if Path(source).resolve() == Path(out).resolve():
+        raise GplanError(f"{out} is also the source; name another output.")
+    teacher = teacher or RuleTeacher(library)
+    faults: list[RowError] = [] if skipped is None else skipped
+    already, characters = len(faults), 0
+    total = sum(1 for _ in _labelled(source, library, on_error, []))
+
+    async def explained(row: tuple[int, Sample, Label]) -> tuple[Sample, int] | RowError:
+        number, sample, label = row
+        try:
+            trace = write_trace(await teacher.explain(sample, label.plan))
+        except ROW_TROUBLE as error:
+            return RowError(source, number, None, str(error).rstrip("."), _MEND)
+        return sample.with_label(trace + canonical_plan(label.plan, library)), len(trace)
+
+    def written(found: Iterator[tuple[Sample, int] | RowError]) -> Iterator[Sample]:
+        nonlocal characters
+        for row in track(found, "explain", total, lambda: note_of(teacher)):
+            if not isinstance(row, RowError):
+                characters += row[1]
+                yield row[0]
+            elif on_error == "raise":
+                raise row
+            else:
+                faults.append(row)
+        if not characters:
+            raise empty_data_set(source, faults[already:])
+
+    labelled = _labelled(source, library, on_error, faults)
+    found = map_ordered(explained, labelled, at_once=teacher.at_once, close=teacher.close)
+    with closing(found):
+        count = write_samples(out, written(found))
+    return ExplainReport(count, len(faults) - already, characters / count)
+
+
+def _labelled(
+    source: str | Path, library: IntentLibrary, on_error: OnError, faults: list[RowError]
+) -> Iterator[tuple[int, Sample, Label]]:
+    """The rows with their numbers and checked labels; facts must be there to be told."""
+    yielded, already = False, len(faults)
+    for number, sample in read_numbered_samples(source, on_error=on_error, skipped=faults):
+        try:
+            label = _label(sample, library, RowPlace(source, number))
+        except RowError as error:
+            if on_error == "raise":
+                raise
+            faults.append(error)
+            continue
+        yielded = True
+        yield number, sample, label
+    if not yielded:
+        raise empty_data_set(source, faults[already:])
+
+
+def _label(sample: Sample, library: IntentLibrary, where: RowPlace) -> Label:
+    try:
+        facts_of(sample)
+    except GplanError as error:
+        problem = str(error).rstrip(".")
+        raise RowError(where.file, where.row, None, problem, f"Mend it, or {SKIP_HINT}.") from None
+    return parse_label(sample, library, where)

@@ -1,0 +1,189 @@
+"""What a user did lately, written in the text format of the public ``short_term_behavior_seq``.
+
+The order's place is in it where the order was made there or looked at, the current place where the
+user has searched for it or navigated to it, home and work now and then; the rest is what people
+who make such orders look at.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from gplan_jax.synthesis.world.calibration import draw, draw_quantile, has, tables
+from gplan_jax.synthesis.world.geography import Geography, Place, kind_of
+from gplan_jax.synthesis.world.people import REFUEL_ORDERS, Person
+
+WEEKDAYS = "一二三四五六日"
+UNMARKED_ACTS = ("act_3",)  # Written without the 了 that follows every other act.
+AGES = (5, 15, 30, 60, 120, 240, 480, 720)
+MOST_EVENTS = 10
+LOCAL, UNKNOWN = "本地", "未知地点"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something the user did: in which hour, with which actions, where, about which place."""
+
+    when: datetime
+    acts: str
+    locality: str
+    place: Place
+
+    def __str__(self) -> str:
+        when = self.when
+        day = f"{when.month}月{when.day}日周{WEEKDAYS[when.weekday()]}{when.hour}点"
+        about = f"{self.locality}{self.place.category}的{self.place.id}"
+        return f"在{day}{self.acts}位于{about}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What the history has to fit: the order, when it was made, the moment and the places."""
+
+    person: Person
+    order_type: str
+    order_place: Place
+    place: Place
+    made: datetime | None
+    now: datetime
+
+
+def recent_events(
+    scene: Scene, lived: Sequence[Event], geography: Geography, generator: random.Random
+) -> list[Event]:
+    """Up to ten events, oldest first; ``lived`` are those of the user's earlier rows."""
+    count = int(draw(generator, "behaviors"))
+    age = age_class(scene.made, scene.now)
+    side = "here" if scene.place == scene.order_place else "away"
+    ago = _draw_known(generator, "ordering_ago", f"{age} {side}", f"{age} away")
+    ordering = int(ago) if ago != "None" and int(ago) < count else None
+    hours = _hours(scene, count, ordering, age, generator)
+    roles = _roles(scene, count, ordering, generator)
+    events: list[Event] = []
+    older: Place | None = None
+    locality = "none"
+    style = scene.person.style
+    for when, role in zip(reversed(hours), reversed(roles), strict=True):
+        manner = role if role in ("ordering", "order") else "other"
+        locality = _draw_known(
+            generator, "localities", f"{style} {manner} {locality}", f"{style} {manner} none"
+        )
+        older = _place(role, older, locality, scene, geography, generator)
+        refuel = " refuel" if role == "ordering" and scene.order_type in REFUEL_ORDERS else ""
+        group = "unknown" if locality == UNKNOWN else "known"
+        acts = _draw_known(
+            generator, "actions", f"{style} {manner}{refuel} {group}", f"{style} other known"
+        )
+        events.append(Event(when, _acts_text(acts), locality, older))
+    if lived:
+        events = sorted([*lived, *events], key=lambda event: event.when)
+    return events[-MOST_EVENTS:]
+
+
+def age_class(made: datetime | None, now: datetime) -> str:
+    """How long ago an order was made, as the tables tell it."""
+    if made is None:
+        return "unknown"
+    minutes = (now - made).total_seconds() / 60
+    return str(next((bound for bound in AGES if minutes < bound), 1440))
+
+
+def _hours(
+    scene: Scene, count: int, ordering: int | None, age: str, generator: random.Random
+) -> list[datetime]:
+    """Full hours, the latest first; none after the order where the order comes first."""
+    moment = scene.now.replace(minute=0, second=0)
+    made = scene.made.replace(minute=0, second=0) if scene.made else None
+    gap = draw(generator, "latest_gap", age)
+    found: list[datetime] = []
+    for i in range(count):
+        moment -= timedelta(hours=round(draw_quantile(generator, "gap_hours", gap)))
+        if made and ordering is not None and i <= ordering:
+            moment = made if i == ordering else max(moment, made)
+        found.append(moment)
+        gap = draw(generator, "next_gap", f"{scene.person.style} {gap}")
+    return found
+
+
+def _roles(scene: Scene, count: int, ordering: int | None, generator: random.Random) -> list[str]:
+    """What each event is about, the latest first."""
+    roles = ["other"] * count
+    if ordering is None:
+        _scatter(
+            roles,
+            range(count),
+            _times("order_seen_without", scene.order_type, generator),
+            generator,
+        )
+    else:
+        when = "none" if ordering == 0 else "few" if ordering < 4 else "many"
+        _scatter(roles, range(ordering), _times("order_seen_after", when, generator), generator)
+        before = _times("order_seen_before", scene.order_type, generator)
+        _scatter(roles, range(ordering + 1, count), before, generator)
+        roles[ordering] = "ordering"
+    if scene.place != scene.order_place:
+        seen = draw(generator, "place_seen_ago")
+        free = [i for i, role in enumerate(roles) if role == "other"]
+        if seen != "None" and free:
+            roles[min(free, key=lambda i: abs(i - int(seen)))] = "place"
+    share = tables()["home_or_work"] / 2
+    for i, role in enumerate(roles):
+        if role == "other" and generator.random() < 2 * share:
+            roles[i] = generator.choice(("home", "work"))
+    return roles
+
+
+def _times(name: str, key: str, generator: random.Random) -> int:
+    return int(draw(generator, name, key))
+
+
+def _scatter(roles: list[str], places: range, times: int, generator: random.Random) -> None:
+    for i in generator.sample(places, min(times, len(places))):
+        roles[i] = "order"
+
+
+def _place(
+    role: str,
+    older: Place | None,
+    locality: str,
+    scene: Scene,
+    geography: Geography,
+    generator: random.Random,
+) -> Place:
+    """What an event is about, given what the event before it was about."""
+    person = scene.person
+    if role in ("order", "ordering"):
+        return scene.order_place
+    if role == "place":
+        return scene.place
+    if role == "home" and person.home:
+        return person.home
+    if role == "work" and person.work:
+        return person.work
+    city = person.city if person.city and locality == LOCAL else person.destination
+    again = draw(generator, "again", person.style) if older else "none"
+    if older and again == "place":
+        return older
+    if older and again == "category":
+        category = older.category
+    elif older and again == "kind":
+        category = draw(generator, "behavior_categories", kind_of(older))
+    else:
+        key = f"{scene.order_type} {locality}"
+        kind = _draw_known(generator, "behavior_kinds", key, f"{scene.order_type} {LOCAL}")
+        category = draw(generator, "behavior_categories", kind)
+    return generator.choice(geography.find(category, city=city))
+
+
+def _draw_known(generator: random.Random, name: str, key: str, otherwise: str) -> str:
+    for known in (key, otherwise):
+        if has(name, known):
+            return draw(generator, name, known)
+    return draw(generator, name, next(iter(tables()[name])))
+
+
+def _acts_text(acts: str) -> str:
+    return "&".join(act if act in UNMARKED_ACTS else f"{act}了" for act in acts.split())

@@ -1,0 +1,279 @@
+"""The simulated GSISR world: rows in the public schema whose plans follow from their context.
+
+A row is drawn in three moves: a traveller with habits; an order and a moment of the journey, with
+what the user did before it; and the rule teacher's answer: the plan that the rules derive from the
+facts of these columns, explained by the same facts. Its shares are fitted to the public
+development rows (calibration.yaml); docs/world.md says what it can show and what not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr import IntentLibrary, Plan, Sample
+from gplan_jax.gsisr.context_pairs import CONTEXT_COLUMNS
+from gplan_jax.gsisr.facts import DayPart, day_part_of
+from gplan_jax.reasoning import ReasoningTrace
+from gplan_jax.synthesis.teachers.protocol import Answer
+from gplan_jax.synthesis.teachers.rules import Rules
+from gplan_jax.synthesis.world.calibration import draw, tables
+from gplan_jax.synthesis.world.faults import draw_code, plant_fault
+from gplan_jax.synthesis.world.geography import CITIES, Geography, Place, build_geography, is_open
+from gplan_jax.synthesis.world.histories import Event, Scene, recent_events
+from gplan_jax.synthesis.world.orders import Order, draw_times
+from gplan_jax.synthesis.world.people import (
+    CAR_SHARE,
+    REFUEL_ORDERS,
+    Person,
+    long_term_text,
+    make_person,
+)
+
+FIRST_ID = 1_000_001
+FIRST_DAY = datetime(2026, 3, 2)
+DAYS = 90
+HOLIDAYS = {(4, 4), (4, 5), (4, 6), (5, 1), (5, 2), (5, 3), (5, 4), (5, 5)}
+RETURNING_SHARE = 0.15
+AT_HOME_SHARE = 0.013  # Of rows in the home city.
+AT_HABITUAL_SHARE = 0.3  # Of those, at home or at work.
+FAULTY_SHARE = 0.289  # Of raw answers, as the paper's filter removed (section 3.2).
+WET_KINDS = ("sights",)  # Where rain keeps people from.
+TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+
+
+@dataclass(slots=True)
+class Life:
+    """A user, the latest moment that was drawn of them, and what they did in the ones before."""
+
+    person: Person
+    now: datetime | None = None
+    lived: list[Event] = field(default_factory=list)
+    long_term: str | None = None
+
+
+def simulate_rows(count: int, seed: int, *, first_id: int = FIRST_ID) -> Iterator[Sample]:
+    """Yields ``count`` rows with reasoning and plan; the same arguments give the same rows.
+
+    Args:
+        count: rows to yield; a longer run starts with the rows of a shorter one.
+        seed: of the map and of everything that happens on it.
+        first_id: ids count up from here, and runs with ids apart share no user; a user may have
+            several rows in a row.
+
+    Raises:
+        GplanError: ``count`` is negative.
+    """
+    rules = Rules(IntentLibrary.load())
+    contexts = simulate_contexts(seed, first_id=first_id, count=count)
+    return (context.with_label(rules.label(context)) for context in contexts)
+
+
+def simulate_contexts(
+    seed: int, *, first_id: int = FIRST_ID, count: int | None = None
+) -> Iterator[Sample]:
+    """Yields the same rows without labels, endlessly where ``count`` is None.
+
+    Raises:
+        GplanError: ``count`` is negative.
+    """
+    if count is not None and count < 0:
+        raise GplanError(f"count is {count}; a world has no fewer than 0 rows.")
+    return itertools.islice(_contexts(seed, first_id), count)
+
+
+def _contexts(seed: int, first_id: int) -> Iterator[Sample]:
+    geography = build_geography(seed)
+    generator = random.Random(f"rows {seed} {first_id}")
+    for number in itertools.count(first_id):
+        life = Life(make_person(number, geography, generator))
+        yield draw_context(life, geography, generator)
+        while generator.random() < RETURNING_SHARE:
+            yield draw_context(life, geography, generator)
+
+
+def draw_context(life: Life, geography: Geography, generator: random.Random) -> Sample:
+    """A row without a label: the next moment of a life, which goes on by it."""
+    person = life.person
+    order_type = person.first_order if life.now is None else _next_order(person, generator)
+    now = _draw_moment(life.now, order_type, generator)
+    times = draw_times(order_type, now, generator)
+    place, order_place = _draw_places(person, order_type, now, geography, generator)
+    scene = Scene(person, order_type, order_place, place, times.made, now)
+    events = recent_events(scene, life.lived, geography, generator)
+    if life.long_term is None:
+        regular = _regular_places(place, order_place, generator)
+        life.long_term = long_term_text(person, regular, geography, generator)
+    life.now = now
+    life.lived = events[-2:]
+    return Sample(
+        **_profile_columns(person),
+        short_term_behavior_seq=", ".join(map(str, events)),
+        long_term_behavior=life.long_term,
+        **_moment_columns(now, place),
+        **_order_columns(Order(order_type, order_place, times)),
+        raw_labels="",
+    )
+
+
+def _regular_places(place: Place, order_place: Place, generator: random.Random) -> list[Place]:
+    """Those of the two places where the user has often been; being at the order's place or not."""
+    found = [place] if generator.random() < tables()["place_is_habit"] else []
+    if order_place != place and generator.random() < tables()["order_is_habit"]:
+        found.append(order_place)
+    return found
+
+
+def _next_order(person: Person, generator: random.Random) -> str:
+    """What a user orders next: fuel only with a car, and over all users as often as at first."""
+    weights = tables()["order_types"]
+    refuel = sum(weights[kind] for kind in REFUEL_ORDERS) / sum(weights.values())
+    of_drivers = refuel / (refuel + (1 - refuel) * CAR_SHARE)
+    wanted = person.drives and generator.random() < of_drivers
+    while True:
+        order = draw(generator, "order_types")
+        if (order in REFUEL_ORDERS) is wanted:
+            return order
+
+
+def _draw_moment(latest: datetime | None, order_type: str, generator: random.Random) -> datetime:
+    """A time of the season, or one on the same or the next day after ``latest``."""
+    hour = int(draw(generator, "hours", order_type))
+    clock = timedelta(hours=hour, seconds=generator.randrange(3600))
+    if latest is None:
+        return FIRST_DAY + timedelta(days=generator.randrange(DAYS)) + clock
+    moment = latest.replace(hour=0, minute=0, second=0) + clock
+    return moment if moment > latest + timedelta(hours=1) else moment + timedelta(days=1)
+
+
+def _draw_places(
+    person: Person,
+    order_type: str,
+    now: datetime,
+    geography: Geography,
+    generator: random.Random,
+) -> tuple[Place, Place]:
+    """Where the user is and where the order's place is, as far apart as the tables say."""
+    distance = draw(generator, "distances", order_type)
+    home_city = person.city and generator.random() < AT_HOME_SHARE
+    city = person.city if home_city else person.destination
+    order_category = draw(generator, "order_categories", order_type)
+    if distance == "here":
+        place = generator.choice(geography.find(order_category, city=city))
+        return place, place
+    near = distance in ("district", "city")
+    own = [p for p in (person.home, person.work) if p and p.city == city]
+    if own and generator.random() < AT_HABITUAL_SHARE:
+        place = generator.choice(own)
+    else:
+        kind = _draw_kind(
+            f"{order_type} {'near' if near else 'far'}", city, now, geography, generator
+        )
+        category = draw(generator, "place_categories", kind)
+        place = generator.choice(geography.find(category, city=city))
+    if distance == "elsewhere":
+        at_home = draw(generator, "order_in_home_city", order_type) == "True"
+        others = [name for name in CITIES if name not in (city, person.city)]
+        order_city = (
+            person.city if at_home and person.city not in ("", city) else generator.choice(others)
+        )
+        return place, generator.choice(geography.find(order_category, city=order_city))
+    same = distance == "district"
+    found = [
+        p
+        for p in geography.find(order_category, city=city)
+        if (p.district == place.district) is same and p != place
+    ]
+    return place, generator.choice(found)
+
+
+def _draw_kind(
+    key: str, city: str, now: datetime, geography: Geography, generator: random.Random
+) -> str:
+    """The kind of place that the user is at: open, likelier at its hours, drier in the rain."""
+    part: DayPart = day_part_of(now.hour)
+    wet = geography.rains(city, now.date())
+    lifts = tables()["place_kind_lift"]
+    while True:
+        kind = draw(generator, "place_kinds", key)
+        likely = lifts[kind][part] * (0.5 if wet and kind in WET_KINDS else 1.0)
+        if is_open(kind, now.hour) and generator.random() < likely / 2:
+            return kind
+
+
+def _profile_columns(person: Person) -> dict[str, str]:
+    home, work = person.home, person.work
+    return {
+        "id": person.id,
+        **person.attributes,
+        "profile_feat_5": person.city,
+        "profile_feat_6": home.id if home else "",
+        "profile_feat_7": home.area if home else "",
+        "profile_feat_8": work.id if work else "",
+        "profile_feat_9": work.area if work else "",
+    }
+
+
+def _moment_columns(now: datetime, place: Place) -> dict[str, str]:
+    return {
+        "currenttime": now.strftime(TIME_FORMAT),
+        "holidayflag": str(int((now.month, now.day) in HOLIDAYS)),
+        "weekendflag": str(int(now.weekday() >= 5)),
+        "current_poi_name": place.id,
+        "current_tag": place.category,
+        "current_city": place.city,
+        "current_district": place.district,
+    }
+
+
+def _order_columns(order: Order) -> dict[str, str]:
+    times = (order.times.made, order.times.start, order.times.end)
+    return {
+        "trigger_1": order.type,
+        "trigger_2": order.place.city,
+        "trigger_3": order.place.district,
+        "trigger_4": order.place.id,
+        **{
+            f"trigger_{i}": time.strftime(TIME_FORMAT) if time else ""
+            for i, time in enumerate(times, start=5)
+        },
+    }
+
+
+class WorldTeacher:
+    """The rules as a ``Teacher`` that errs: a share of its raw answers breaks a rule of the filter.
+
+    Which ones, and how, is a function of the context alone. ``origin`` names the planted code.
+    """
+
+    name = "world"
+    at_once = 1
+
+    def __init__(self, library: IntentLibrary, faulty: float = FAULTY_SHARE) -> None:
+        """Raises GplanError where ``faulty`` is no share, or the rules don't know the library."""
+        if not 0 <= faulty <= 1:
+            raise GplanError(f"faulty is {faulty}; give a share between 0 and 1.")
+        self._library = library
+        self._rules = Rules(library)
+        self._faulty = faulty
+
+    async def answer(self, sample: Sample) -> Answer:
+        """The rules' plan for the context, whole or faulty; see ``Teacher.answer``."""
+        label = self._rules.label(sample)
+        context = "\x1f".join(getattr(sample, column) for column in CONTEXT_COLUMNS)
+        generator = random.Random(f"faults {context}")
+        if generator.random() >= self._faulty:
+            return Answer(label)
+        code = draw_code(generator)
+        return Answer(plant_fault(label, code, self._library, generator), {"planted": code})
+
+    async def explain(self, sample: Sample, plan: Plan) -> ReasoningTrace:
+        """The trace of ``plan`` in the context of ``sample``; see ``Teacher.explain``."""
+        return self._rules.trace(sample, plan)
+
+    async def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,239 @@
+"""Start and end of a run of several processes, one a host: SLURM, Cloud TPU or plain variables.
+
+JAX_COORDINATOR_ADDRESS  host:port of process 0, which must be free there
+JAX_NUM_PROCESSES        how many processes the run has
+JAX_PROCESS_ID           number of this process, from 0
+JAX_LOCAL_DEVICE_IDS     devices of this process, e.g. 0,1; all of the host where it is not set
+GPLAN_START_TIMEOUT      seconds to wait for all processes, 300 where it is not set
+
+Under SLURM (srun), Open MPI and on Cloud TPU (also GKE) nothing need be set; what is set wins.
+JAX 0.10 itself reads the first and the fourth; the second and third are read here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from gplan_jax.foundation import GplanError
+from gplan_jax.training.hosts.peer_watch import PeerWatch
+from gplan_jax.training.hosts.rendezvous import StartTimeout, assemble
+
+ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+DEVICES, BIND, TIMEOUT = (
+    "JAX_LOCAL_DEVICE_IDS",
+    "JAX_COORDINATOR_BIND_ADDRESS",
+    "GPLAN_START_TIMEOUT",
+)
+DEFAULT_TIMEOUT = 300.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands in a run of several.
+
+    Attributes:
+        address: host and port of process 0.
+        process: number of this process.
+        processes: how many there are.
+        devices: local devices that it uses; None for all.
+        hosts: process -> host, as far as known before they meet.
+    """
+
+    address: tuple[str, int]
+    process: int
+    processes: int
+    devices: tuple[int, ...] | None = None
+    hosts: Mapping[int, str] = field(default_factory=dict)
+
+
+@contextmanager
+def joined() -> Iterator[Place | None]:
+    """Connects the processes of the run for the length of the block; one process needs nothing.
+
+    A process that fails inside tells the others, which then stop as well: they would wait in a
+    collective for ever.
+
+    Raises:
+        GplanError: variables that contradict each other, or a port that is taken.
+        StartTimeout: names the processes that did not arrive.
+    """
+    place = initialize()
+    if place is None:
+        yield None
+        return
+    watch = PeerWatch(place.process)
+    try:
+        yield place
+    except SystemExit:  # Told to stop, say: then all end at the same step, and none has failed.
+        watch.end()
+        jax.distributed.shutdown()
+        raise
+    except BaseException as error:
+        watch.end()
+        watch.announce(f"{type(error).__name__}: {error}")
+        raise
+    watch.end()
+    jax.distributed.shutdown()
+
+
+def initialize(environment: Mapping[str, str] = os.environ) -> Place | None:
+    """Connects this process to the others; None and nothing done where it is the only one.
+
+    To be called before anything touches a device.
+
+    Raises:
+        GplanError, StartTimeout: as ``joined``.
+    """
+    timeout = _timeout(environment)
+    place = find_place(environment)
+    if place is None:
+        return None
+    bind = environment.get(BIND)
+    assemble(
+        place.address,
+        process=place.process,
+        processes=place.processes,
+        timeout=timeout,
+        bind=_host_and_port(BIND, bind) if bind else None,
+        hosts=place.hosts,
+    )
+    host, port = place.address
+    jax.distributed.initialize(
+        f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        place.processes,
+        place.process,
+        place.devices,
+        cluster_detection_method="deactivate",
+        initialization_timeout=max(1, round(timeout)),
+    )
+    return place
+
+
+def find_place(environment: Mapping[str, str] = os.environ) -> Place | None:
+    """What the variables say, completed by the cluster; None for a run of one process.
+
+    Raises:
+        GplanError: a variable is missing beside another, is no number, or is out of range.
+    """
+    if environment.get(COUNT) == "1":
+        return None
+    given = {name: environment[name] for name in (ADDRESS, COUNT, INDEX) if environment.get(name)}
+    found = {} if len(given) == 3 else _cluster(environment)
+    absent = [name for name in (ADDRESS, COUNT, INDEX) if name not in given and name not in found]
+    if absent and not given:
+        return None
+    if absent:
+        raise GplanError(
+            f"{', '.join(given)} is set but {', '.join(absent)} is not, and no cluster was found "
+            f"that would tell; set all of {ADDRESS} (host:port of process 0), {COUNT} and {INDEX}, "
+            "or none for a run of one process."
+        )
+    processes = _whole(COUNT, given.get(COUNT, found.get(COUNT)))
+    process = _whole(INDEX, given.get(INDEX, found.get(INDEX)))
+    if processes < 1 or not 0 <= process < processes:
+        raise GplanError(
+            f"{INDEX}={process} does not fit {COUNT}={processes}: processes are numbered from 0 to "
+            f"{COUNT} - 1."
+        )
+    if processes == 1:
+        return None
+    devices = environment.get(DEVICES)
+    return Place(
+        _host_and_port(ADDRESS, given.get(ADDRESS) or str(found[ADDRESS])),
+        process,
+        processes,
+        tuple(_whole(DEVICES, part) for part in devices.split(","))
+        if devices
+        else found.get(DEVICES),
+        found.get("hosts", {}),
+    )
+
+
+def _cluster(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The same values as told by the scheduler or the Cloud TPU; empty where there is none."""
+    # JAX's own detection, which has no public name. Its Kubernetes part is left out: it asks the
+    # API server, and fails in any pod that is not of an indexed Job.
+    from jax._src.clusters import GceTpuCluster, GkeTpuCluster, OmpiCluster, SlurmCluster
+
+    clusters: tuple[Any, ...] = (OmpiCluster, SlurmCluster, GkeTpuCluster, GceTpuCluster)
+    for cluster in clusters:
+        if not cluster.is_env_present():
+            continue
+        processes = cluster.get_process_count()
+        if processes == 1:
+            return {COUNT: 1, INDEX: 0, ADDRESS: "localhost:0"}
+        try:
+            address = cluster.get_coordinator_address(
+                round(_timeout(environment)), environment.get("JAX_COORDINATOR_PORT")
+            )
+        except RuntimeError as error:  # The name of process 0's host is not known, yet or at all.
+            raise StartTimeout(f"process 0 did not arrive: {error}") from None
+        found = {ADDRESS: address, COUNT: processes, INDEX: cluster.get_process_id()}
+        if cluster is SlurmCluster:
+            return found | _slurm(environment, processes)
+        if cluster is OmpiCluster:
+            return found | {DEVICES: (cluster.get_local_process_id(),)}
+        hosts = cluster._get_worker_list_in_slice()
+        return found | ({"hosts": dict(enumerate(hosts))} if len(hosts) == processes else {})
+    return {}
+
+
+def _slurm(environment: Mapping[str, str], tasks: int) -> dict[str, Any]:
+    """With one task a node: all its devices, and the nodes' names. With more: one device a task."""
+    if tasks > int(environment.get("SLURM_STEP_NUM_NODES", tasks)):
+        return {DEVICES: (int(environment["SLURM_LOCALID"]),)}
+    nodes = expand_nodes(environment["SLURM_STEP_NODELIST"])
+    return {"hosts": dict(enumerate(nodes))} if len(nodes) == tasks else {}
+
+
+def expand_nodes(text: str) -> list[str]:
+    """The names in a SLURM node list, in order.
+
+    >>> expand_nodes("gpu[01-03,7],login")
+    ['gpu01', 'gpu02', 'gpu03', 'gpu7', 'login']
+    """
+    names: list[str] = []
+    while text:
+        prefix, bracket, rest = text.partition("[")
+        if not bracket or "," in prefix:
+            name, _, text = text.partition(",")
+            names.append(name)
+            continue
+        inside, _, text = rest.partition("]")
+        text = text.removeprefix(",")
+        for part in inside.split(","):
+            first, _, last = part.partition("-")
+            numbers = range(int(first), int(last or first) + 1)
+            names += [f"{prefix}{number:0{len(first)}d}" for number in numbers]
+    return names
+
+
+def _timeout(environment: Mapping[str, str]) -> float:
+    text = environment.get(TIMEOUT) or str(DEFAULT_TIMEOUT)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise GplanError(f"{TIMEOUT}={text} is no number of seconds; 300, for example, is one.")
+    return seconds
+
+
+def _whole(name: str, text: object) -> int:
+    try:
+        return int(str(text))
+    except ValueError:
+        raise GplanError(f"{name}={text} is no whole number.") from None
+
+
+def _host_and_port(name: str, text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
+        raise GplanError(f"{name}={text} is not host:port; 10.0.0.1:8476, for example, is.")
+    return host.strip("[]"), int(port)

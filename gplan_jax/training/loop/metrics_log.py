@@ -1,0 +1,133 @@
+"""Where a run's figures go: one JSON object a step, and the same scalars for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from gplan_jax.foundation.files import write_jsonl
+from gplan_jax.training.hosts.processes import is_primary, say
+from gplan_jax.training.loop.wandb_log import WandbRun, open_wandb
+
+LOG_NAME = "log.jsonl"
+
+
+class MetricsLog:
+    """Appends records to ``log.jsonl``, TensorBoard and, where asked for, Weights & Biases.
+
+    Only the first process writes; in the others nothing happens.
+
+    Args:
+        directory: the run.
+        resume_step: steps that the resumed checkpoint holds; later records, written by a run that
+            died after it, are dropped so that each step stands once in the log.
+        wandb_project: project at Weights & Biases, or None.
+        config: what Weights & Biases shows beside the run.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        resume_step: int = 0,
+        wandb_project: str | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        self._open = is_primary()
+        self._wandb: WandbRun | None = None
+        if not self._open:
+            return
+        path = directory / LOG_NAME
+        if path.is_file():
+            write_jsonl(path, (r for r in _whole_records(path) if r["step"] <= resume_step))
+        with ExitStack() as stack:
+            self._file = stack.enter_context(path.open("a", encoding="utf-8"))
+            self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step + 1)
+            stack.callback(self._events.close)
+            if wandb_project is not None:
+                self._wandb = open_wandb(directory, project=wandb_project, config=config or {})
+                stack.callback(self._wandb.finish)
+            self._closing = stack.pop_all()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._open:
+            self._closing.close()
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Writes one record; its ``step`` counts the steps taken, from 1."""
+        if not self._open:
+            return
+        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._file.flush()
+        scalars = dict(_scalars(record))
+        for name, value in scalars.items():
+            self._events.add_scalar(name, value, record["step"])
+        if self._wandb is not None and scalars:
+            self._wandb.log(scalars, step=record["step"])
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a log; a last line torn by a killed process is left out."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    return [json.loads(line) for line in lines]
+
+
+def evaluation_scores(directory: Path, metric: str) -> dict[int, float]:
+    """Step -> ``metric`` of each evaluation in a run's log."""
+    path = directory / LOG_NAME
+    if not path.is_file():
+        return {}
+    return {
+        record["step"]: record[metric]
+        for record in _whole_records(path)
+        if record.get("kind") == "evaluation" and metric in record
+    }
+
+
+def best_evaluation(directory: Path, metric: str) -> str | None:
+    """The best evaluation of a run in words; None where there was none with that figure."""
+    scores = evaluation_scores(directory, metric)
+    if not scores:
+        return None
+    step = max(scores, key=lambda step: (scores[step], -step))
+    return f"{metric} {scores[step]:.4f} at step {step}"
+
+
+def _whole_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The records that can be read; a damaged line must not keep a run from going on."""
+    lines = path.read_bytes().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            record["step"]
+        except (ValueError, KeyError, TypeError):
+            if number < len(lines):
+                say(f"warning: {path}, line {number} is damaged and is left out")
+            continue
+        yield record
+
+
+def _scalars(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    if record.get("kind") not in ("step", "evaluation"):
+        return
+    group = "evaluation" if record["kind"] == "evaluation" else "training"
+    for name, value in record.items():
+        if isinstance(value, int | float) and name != "step" and math.isfinite(value):
+            yield f"{group}/{name}", value

@@ -1,0 +1,132 @@
+"""The directory of a run: made once, continued only when asked, never overwritten.
+
+RUN/config.yaml     the config as it was resolved; a directory without it holds no run
+RUN/inputs.json     fingerprints of rows, prompt, tokenizer and model
+RUN/cache/          token counts of the rows
+RUN/log.jsonl       a record a step; RUN/tensorboard the same for TensorBoard
+RUN/checkpoints/    weights, optimizer, step and record of the newest and best steps
+RUN/evaluation/     predictions and metrics of each evaluation
+RUN/bad-batch-N.json  the rows of step N, whose loss was not finite
+RUN/best/           the model of the best evaluation, where checkpoint.keep_best asks for it
+RUN/model/          the finished model directory: what evaluate, plan and export read
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.config import parse_config, parse_yaml
+from gplan_jax.foundation.files import atomic_write, read_json, refuse_existing, write_json
+from gplan_jax.training.resume.config_changes import ConfigChanges, compare
+from gplan_jax.training.steps.train_config import TrainConfig
+
+CONFIG_NAME, CACHE_NAME, INPUTS_NAME = "config.yaml", "cache", "inputs.json"
+CHECKPOINTS_NAME = "checkpoints"
+MODEL_NAME, BEST_NAME = "model", "best"
+
+
+def open_run(
+    config: TrainConfig, *, resume: bool, allow_changes: bool = False
+) -> tuple[Path, ConfigChanges]:
+    """The run's directory, free or holding this run when resuming, and what its config changes.
+
+    Nothing is written yet: a run that fails on bad input leaves its directory free for the next.
+
+    Raises:
+        GplanError: the directory holds something and ``resume`` is not set; there is nothing to
+            resume; or the config changes what the weights will be and ``allow_changes`` is not
+            set, or the run is finished.
+    """
+    directory = Path(config.output)
+    stored = directory / CONFIG_NAME
+    if not resume:
+        if stored.is_file():
+            raise GplanError(
+                f"{directory} already holds a run; continue it with --resume, or name another "
+                "directory with output=DIR."
+            )
+        if not _holds_only_counts(directory):
+            refuse_existing(directory)
+        return directory, ConfigChanges()
+    if not stored.is_file():
+        raise GplanError(f"{directory} holds no run to resume; start one without --resume.")
+    values = parse_yaml(stored.read_text("utf-8"))
+    if not isinstance(values, dict):
+        raise GplanError(f"{stored} is not the config of a run; bring it back from a copy.")
+    changes = compare(parse_config(TrainConfig, values, source=str(stored)), config)
+    if changes.exact and (directory / MODEL_NAME).is_dir():
+        raise GplanError(
+            f"{directory} is finished and its config has changed:\n  "
+            + "\n  ".join(changes.exact)
+            + f"\nStart a new run with output=DIR; model={directory / MODEL_NAME} begins from it."
+        )
+    if changes.exact and not allow_changes:
+        raise GplanError(
+            f"{directory} was started with another config; the weights would be those of neither:"
+            "\n  "
+            + "\n  ".join(changes.exact)
+            + "\nTake these back, start a new run with output=DIR, or go on all the same with "
+            "--allow-changes."
+        )
+    return directory, changes
+
+
+def describe(changes: ConfigChanges) -> str:
+    """What is told before a run goes on with a changed config; "" where nothing has changed."""
+    texts = {
+        "The result is that of neither config (--allow-changes)": changes.exact,
+        "The sums are the same in another order: equal to rounding, not bit for bit": (
+            changes.rounding
+        ),
+        "Without effect on the weights": changes.free,
+    }
+    parts = ["\n    ".join([f"  {text}:", *lines]) for text, lines in texts.items() if lines]
+    return "\n".join(["The config has changed since the run was last started.", *parts]) * bool(
+        parts
+    )
+
+
+def stored_inputs(directory: Path) -> dict[str, str]:
+    """The fingerprints that a run was started with; empty where it died before it wrote them."""
+    path = directory / INPUTS_NAME
+    return read_json(path) if path.is_file() else {}
+
+
+def record_run(config: TrainConfig, inputs: Mapping[str, str], directory: Path) -> None:
+    """Writes inputs and config: from here on the directory holds a run, which --resume continues.
+
+    A resumed run writes them anew, so that they are what it goes on with.
+    """
+    clear_leftovers(directory)
+    write_json(directory / INPUTS_NAME, dict(inputs))
+    with atomic_write(directory / CONFIG_NAME) as temporary:
+        text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+        temporary.write_text(text, encoding="utf-8")
+
+
+def clear_leftovers(directory: Path) -> None:
+    """Removes the temporary files and directories of a killed process."""
+    for path in _leftovers(directory):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _holds_only_counts(directory: Path) -> bool:
+    """A start that was killed leaves counted tokens, a reference and temporary files."""
+    if not directory.is_dir() or any((directory / CHECKPOINTS_NAME).glob("*")):
+        return False
+    names = {path.name for path in set(directory.iterdir()) - _leftovers(directory)}
+    return names <= {CACHE_NAME, INPUTS_NAME, CHECKPOINTS_NAME}
+
+
+def _leftovers(directory: Path) -> set[Path]:
+    patterns = [f".{name}.*" for name in (CONFIG_NAME, INPUTS_NAME, MODEL_NAME, BEST_NAME)]
+    patterns += [".log.jsonl.*", ".bad-batch-*", "evaluation/.epoch-*"]
+    return {path for pattern in patterns for path in directory.glob(pattern)}

@@ -1,0 +1,146 @@
+"""What a checkpoint says about its run, and what a run says about the data it stands on.
+
+CHECKPOINT/run/data.json holds the step, the next batch, the seed, the resolved config, fingerprints
+of the inputs and a checksum of every array, so that a checkpoint can be judged without its run. All
+that is random in a run is a function of the seed and of the step; there is no other random state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gplan_jax.data.training_set import Mode
+from gplan_jax.foundation import GplanError
+from gplan_jax.training.resume.array_marks import Mark, weight_checksums
+from gplan_jax.training.steps.setup import Run
+from gplan_jax.training.steps.train_config import TrainConfig
+
+RECORD_FILE = Path("run", "data.json")
+# A state of another model or vocabulary has no meaning here; rows and prompts a user may change.
+ARCHITECTURE = {"model": "model", "tokenizer": "tokenizer"}
+CONTENT = {
+    "rows": "training rows (data.train, or what data.on_error leaves out of them)",
+    "prompt": "prompt template or intent library",
+}
+Record = dict[str, Any]
+
+
+def fingerprint_inputs(run: Run) -> dict[str, str]:
+    """Hashes of what a run reads: rows with labels, prompt and library, tokenizer, model shape.
+
+    Content and not paths: files may move. The weights that a run starts from count where adapters
+    are trained on top of them or where they are the reference of preferences; otherwise a resumed
+    run takes all weights from the checkpoint.
+    """
+    rows = run.training_set
+    data = hashlib.sha256()
+    for cells in rows.contents():
+        data.update(json.dumps(cells, ensure_ascii=False).encode())
+    prompt = [rows.template.system, rows.template.user, rows.library.model_dump(mode="json")]
+    return {
+        "rows": data.hexdigest(),
+        "prompt": _digest(prompt),
+        "tokenizer": rows.encoder.fingerprint,
+        "model": _digest([dataclasses.asdict(run.model.config), _weights_that_stay(run)]),
+    }
+
+
+def make_record(
+    config: TrainConfig,
+    inputs: Mapping[str, str],
+    *,
+    step: int,
+    steps_per_epoch: int,
+    marks: Mapping[str, Mark],
+) -> Record:
+    """The record of the checkpoint of ``step``, with a digest of itself."""
+    record: Record = {
+        "step": step,
+        "steps_per_epoch": steps_per_epoch,
+        "data": {"next_step": step},
+        "random": {"seed": config.seed},
+        "config": config.model_dump(),
+        "inputs": dict(inputs),
+        "arrays": {name: [m.dtype, list(m.shape), m.checksum] for name, m in marks.items()},
+    }
+    return record | {"digest": _digest(record)}
+
+
+def read_record(checkpoint: Path) -> Record:
+    """The record of a checkpoint.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or damaged.
+    """
+    record = json.loads((checkpoint / RECORD_FILE).read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or record.pop("digest", None) != _digest(record):
+        raise ValueError(f"{RECORD_FILE} is damaged")
+    return record
+
+
+def check_belongs(
+    record: Record,
+    checkpoint: Path,
+    *,
+    inputs: Mapping[str, str],
+    steps_per_epoch: int,
+    arrays: Mapping[str, jax.ShapeDtypeStruct],
+) -> None:
+    """Refuses a checkpoint that this run could not go on from, whatever the user allows.
+
+    Raises:
+        GplanError: it is of another model or tokenizer, counts its steps by other epochs, or holds
+            other arrays.
+    """
+    others = [name for key, name in ARCHITECTURE.items() if record["inputs"][key] != inputs[key]]
+    if others:
+        raise GplanError(
+            f"{checkpoint} is a checkpoint of another {' and '.join(others)} than "
+            f"the config names (it was written with model={record['config']['model']}). Name that "
+            "one, or start a new run in another directory with output=DIR."
+        )
+    if record["steps_per_epoch"] != steps_per_epoch:
+        raise GplanError(
+            f"{checkpoint} counts {record['steps_per_epoch']} steps an epoch and this config "
+            f"{steps_per_epoch} (batch_size or the number of rows has changed), so rows would be "
+            "skipped or seen twice. Start a new run; model=RUN/model begins from finished weights."
+        )
+    saved = {name: (dtype, tuple(shape)) for name, (dtype, shape, _) in record["arrays"].items()}
+    wanted = {name: (str(x.dtype), x.shape) for name, x in arrays.items()}
+    if saved != wanted:
+        odd = next(name for name in saved | wanted if saved.get(name) != wanted.get(name))
+        raise GplanError(
+            f"{checkpoint} holds other arrays than this run ({odd}: {saved.get(odd)} there, "
+            f"{wanted.get(odd)} here). precision.params and the optimizer cannot change in a run; "
+            "start a new one."
+        )
+
+
+def changed_content(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Which of rows and prompt have other content than before, in words."""
+    return [words for key, words in CONTENT.items() if before.get(key, now[key]) != now[key]]
+
+
+def wrong_arrays(record: Record, marks: Mapping[str, Mark]) -> Sequence[str]:
+    """Names of the arrays that are not what was saved."""
+    saved = record["arrays"]
+    return [name for name, mark in marks.items() if saved[name][-1] != mark.checksum]
+
+
+def _weights_that_stay(run: Run) -> list[int]:
+    """Checksums of the weights that a run goes on needing as they were before it."""
+    if not run.config.lora.rank and Mode(run.config.mode) is not Mode.SCDPO:
+        return []
+    return weight_checksums(run.model)
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,128 @@
+"""The devices of a run as a named grid: axes data, fsdp and tensor; batches laid out over it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from gplan_jax.data.pipeline import Share
+from gplan_jax.foundation import GplanError
+from gplan_jax.models.layers.sharding import LOGICAL_AXES, axis_size, partition_spec
+from gplan_jax.models.qwen3.config import Qwen3Config
+from gplan_jax.training.steps.train_config import MeshConfig, TrainConfig
+
+AXES = ("data", "fsdp", "tensor")
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Arranges the devices (all there are, on all hosts) as the config says.
+
+    ``tensor`` is the innermost axis, so the devices that exchange most are neighbours.
+
+    Raises:
+        GplanError: the axes do not multiply to the number of devices.
+    """
+    shape = mesh_shape(config, len(jax.devices() if devices is None else devices))
+    types = (AxisType.Auto,) * len(AXES)
+    if devices is None:
+        # On a TPU this follows the wires of the slice.
+        return jax.make_mesh(shape, AXES, axis_types=types)
+    return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=types)
+
+
+def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
+    """Sizes of data, fsdp and tensor for a number of devices, -1 filled in.
+
+    Raises:
+        GplanError: more than one axis is -1, an axis is 0, or the product is not ``devices``.
+    """
+    sizes = [getattr(config, axis) for axis in AXES]
+    given = "mesh " + ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    if 0 in sizes or sizes.count(-1) > 1:
+        raise GplanError(f"{given}: sizes are positive, and at most one may be -1 (what remains).")
+    known = math.prod(size for size in sizes if size != -1)
+    filled = [devices // known if size == -1 else size for size in sizes]
+    if math.prod(filled) != devices:
+        raise GplanError(
+            f"{given} does not divide the {devices} devices there are; choose sizes whose product "
+            f"is {devices}, or set one axis to -1."
+        )
+    return filled[0], filled[1], filled[2]
+
+
+def check_mesh(mesh: Mesh, config: TrainConfig, model: Qwen3Config) -> None:
+    """Raises GplanError, listing all that does not divide: rows, heads and widths of the model."""
+    table = dict(LOGICAL_AXES)
+    faults = []
+    if config.batch_size % config.accumulation_steps:
+        faults.append(
+            f"batch_size={config.batch_size} does not divide into "
+            f"accumulation_steps={config.accumulation_steps} equal parts"
+        )
+    else:
+        rows = config.batch_size // config.accumulation_steps
+        parts = axis_size(mesh, table["batch"])
+        if rows % parts:
+            faults.append(
+                f"batch_size / accumulation_steps = {rows} rows do not divide by mesh data * fsdp "
+                f"= {parts}"
+            )
+    for name, axis in (
+        ("num_attention_heads", "heads"),
+        ("num_key_value_heads", "kv_heads"),
+        ("intermediate_size", "mlp"),
+        ("vocab_size", "vocab"),
+        ("hidden_size", "embed"),
+    ):
+        names = table[axis]
+        size, parts = getattr(model, name), axis_size(mesh, names)
+        if size % parts:
+            product = names if isinstance(names, str) else " * ".join(names or ())
+            faults.append(f"the model's {name} {size} does not divide by mesh {product} = {parts}")
+    if faults:
+        raise GplanError("The run does not fit its mesh:\n  " + "\n  ".join(faults))
+
+
+def batch_share(mesh: Mesh) -> Share:
+    """What this process loads of each batch: the parts that its devices hold.
+
+    Processes whose devices hold the same rows (a tensor axis across hosts) load the same parts.
+    """
+    parts = axis_size(mesh, dict(LOGICAL_AXES)["batch"])
+    indices = NamedSharding(mesh, partition_spec("batch")).addressable_devices_indices_map((parts,))
+    held = {index[0].indices(parts)[0] for index in indices.values() if index}
+    return Share(tuple(sorted(held)), parts)
+
+
+def put_batch(
+    batch: Mapping[str, np.ndarray], mesh: Mesh, *, shared: Collection[str] = ()
+) -> dict[str, jax.Array]:
+    """Lays the rows of this process's ``batch_share`` out over the mesh.
+
+    Args:
+        batch: name -> array of this process's rows, or of something that all rows share.
+        mesh: the devices.
+        shared: names of the latter; they are replicated.
+    """
+    share, rows = batch_share(mesh), NamedSharding(mesh, partition_spec("batch"))
+
+    def put(name: str, value: np.ndarray) -> jax.Array:
+        if name in shared:
+            everywhere = NamedSharding(mesh, PartitionSpec())
+            return jax.make_array_from_callback(value.shape, everywhere, lambda _: value)
+        by_part = value.reshape(len(share.parts), -1, *value.shape[1:])
+        count = by_part.shape[1]
+        parts = dict(zip(share.parts, by_part, strict=True))
+
+        def rows_at(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
+            return parts[(index[0].start or 0) // count]
+
+        shape = (share.of * count, *value.shape[1:])
+        return jax.make_array_from_callback(shape, rows, rows_at)
+
+    return {name: put(name, value) for name, value in batch.items()}

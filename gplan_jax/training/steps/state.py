@@ -1,0 +1,101 @@
+"""What training carries from step to step, and the optimizer that moves it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh
+
+from gplan_jax.foundation import GplanError
+from gplan_jax.models.layers.sharding import named_shardings
+from gplan_jax.objectives.curriculum import CompressionCurriculum
+from gplan_jax.objectives.schedules import calr_schedule, warmup_constant, warmup_cosine
+from gplan_jax.training.steps.train_config import OptimizerConfig
+
+Params = Any
+
+
+@struct.dataclass
+class TrainState:
+    """Weights, optimizer state and the number of steps taken: a pytree, donated to each step."""
+
+    params: Params
+    optimizer: optax.OptState
+    step: jax.Array
+
+    @classmethod
+    def create(cls, params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+        """The state before the first step."""
+        return cls(params=params, optimizer=optimizer.init(params), step=jnp.zeros((), jnp.int32))
+
+    @classmethod
+    def shardings(
+        cls, params: Params, optimizer: optax.GradientTransformation, mesh: Mesh
+    ) -> TrainState:
+        """Where each array of the state lives: optimizer moments lie where their weights do."""
+        abstract = jax.eval_shape(lambda weights: cls.create(weights, optimizer), params)
+        return named_shardings(abstract, mesh)
+
+
+def make_schedule(
+    config: OptimizerConfig,
+    *,
+    steps_per_epoch: int,
+    total_steps: int,
+    curriculum: CompressionCurriculum,
+) -> optax.Schedule:
+    """The learning rate of a run.
+
+    Raises:
+        GplanError: CALR is asked for, but the curriculum never passes its target.
+    """
+    if config.schedule != "calr":
+        single_phase = warmup_constant if config.schedule == "constant" else warmup_cosine
+        return single_phase(
+            config.learning_rate, total_steps=total_steps, warmup_ratio=config.warmup_ratio
+        )
+    if curriculum.epochs_per_stage is None:
+        raise GplanError(
+            "optimizer.schedule=calr follows a moving curriculum, which mode=picd and mode=pause "
+            "have; choose optimizer.schedule=cosine or constant."
+        )
+    return calr_schedule(
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        structure_lr=config.learning_rate,
+        polish_lr=config.polish_lr,
+        target_blocks=config.target_blocks,
+        warmup_ratio=config.warmup_ratio,
+        polish_decay_epochs=config.polish_decay_epochs,
+        curriculum=curriculum,
+    )
+
+
+def make_optimizer(
+    config: OptimizerConfig, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """AdamW after clipping by the global norm; weight decay spares the norm weights."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(
+            schedule,
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            mask=decay_mask,
+        ),
+    )
+
+
+def decay_mask(params: Params) -> Params:
+    """True for every parameter that decays: all but those of the norms, by their name."""
+
+    def decays(path: tuple[Any, ...], _: Any) -> bool:
+        return not any("norm" in str(part) for part in path)
+
+    return jax.tree_util.tree_map_with_path(decays, params)

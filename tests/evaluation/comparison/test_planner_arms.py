@@ -1,0 +1,80 @@
+"""Small planners as arms: what they are trained on, what they answer, and that they can learn."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+
+from gplan_jax.baselines.rows.features import InputMode
+from gplan_jax.evaluation.comparison.planner_arms import (
+    DIRECT_SFT,
+    PAUSE,
+    PICD,
+    PlannerSettings,
+    _row,
+)
+from gplan_jax.gsisr import IntentLibrary, Sample, check_plan, parse_plan
+from gplan_jax.reasoning import split_response
+from gplan_jax.synthesis.world.simulation import simulate_rows
+
+LIBRARY = IntentLibrary.load()
+CONTEXT = (
+    "currenttime", "holidayflag", "weekendflag", "current_poi_name", "current_tag", "current_city",
+    "current_district", *(f"trigger_{i}" for i in range(1, 8)),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Sample]:
+    return list(simulate_rows(60, 5))
+
+
+def elsewhere(row: Sample, other: Sample) -> Sample:
+    """The row's profile, history and label in another row's context (and at the same time)."""
+    columns = [column for column in CONTEXT if column != "currenttime"]
+    return dataclasses.replace(row, **{c: getattr(other, c) for c in columns})
+
+
+def test_history_mode_trains_on_nothing_of_the_context(rows: list[Sample]) -> None:
+    pairs = list(itertools.pairwise(rows))
+    for mode, differ in ((InputMode.HISTORY, 0), (InputMode.FULL, len(pairs))):
+        seen = [(_row(a, mode, LIBRARY), _row(elsewhere(a, b), mode, LIBRARY)) for a, b in pairs]
+        assert sum(first != second for first, second in seen) >= differ * 0.9
+        assert differ or all(first == second for first, second in seen)
+
+
+def test_training_rows_keep_their_plan_and_gain_reasoning(rows: list[Sample]) -> None:
+    for row in rows:
+        thought, plan = split_response(row.raw_labels)
+        bare = row.with_label(plan)
+        own, rules = (_row(r, InputMode.FULL, LIBRARY).raw_labels for r in (row, bare))
+        assert own == row.raw_labels and thought
+        assert split_response(rules)[0] and parse_plan(rules) == parse_plan(row.raw_labels)
+
+
+def test_all_ways_begin_alike_and_declare_equal_search_spaces() -> None:
+    arms = (DIRECT_SFT, PAUSE, PICD)
+    assert {arm.name for arm in arms} == {"direct_sft", "pause", "picd"}
+    assert DIRECT_SFT.trials == PAUSE.trials == PICD.trials
+    assert DIRECT_SFT.settings is PAUSE.settings is PICD.settings
+    for arm in arms:
+        assert arm.trials[0] == {} and len(arm.trials) == 4
+        for trial in arm.trials:
+            assert arm.settings.model_validate(trial) != arm.settings() or not trial
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", [DIRECT_SFT, PAUSE, PICD], ids=lambda arm: arm.name)
+def test_a_planner_learns_and_its_constrained_plans_pass_the_filter(arm, rows) -> None:  # type: ignore[no-untyped-def]
+    settings = PlannerSettings(epochs=9, layers=1, hidden_size=64, head_dim=32, learning_rate=5e-3)
+    fitted = arm.fit(rows[:40], rows[40:50], settings, InputMode.FULL, LIBRARY, 0)
+    unseen = [row.with_label("") for row in rows[50:]]
+    assert fitted.predictor.parameters > 0
+    assert [point["epoch"] for point in fitted.curve] == list(range(1, 10))
+    assert fitted.curve[-1]["loss"] < fitted.curve[0]["loss"] / 2
+    for text in fitted.predictor.predict(unseen, constrained=True):
+        assert not check_plan(text, LIBRARY)
+    labelled = fitted.predictor.predict(rows[50:], constrained=False)
+    assert labelled == fitted.predictor.predict(unseen, constrained=False)

@@ -1,0 +1,119 @@
+"""From files to scores, with a planner that is told its answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gplan_jax.evaluation.scores import runner
+from gplan_jax.evaluation.scores.offline import METRICS
+from gplan_jax.evaluation.scores.runner import evaluate_model, find_sample, read_context
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.files import read_json
+from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, write_samples
+from gplan_jax.reasoning import GSISR_LATENTS
+
+PLAN = canonical_plan([{"工具名称": f"tool_{n}"} for n in (6, 8, 9)])
+OTHER = canonical_plan([{"工具名称": f"tool_{n}"} for n in (9, 8, 3)])
+
+
+class TellingPlanner:
+    """Answers every row with PLAN; counts the rows it was asked about."""
+
+    class encoder:
+        latents = GSISR_LATENTS
+
+    library = IntentLibrary.load()
+    max_new_tokens = 512
+    asked = 0
+
+    @classmethod
+    def load(cls, model: Path, **options: Any) -> TellingPlanner:
+        return cls()
+
+    def generate(self, samples: Sequence[Sample]) -> list[str]:
+        type(self).asked += len(samples)
+        return [PLAN] * len(samples)
+
+
+@pytest.fixture(autouse=True)
+def planner(monkeypatch: pytest.MonkeyPatch) -> type[TellingPlanner]:
+    monkeypatch.setattr(runner, "Planner", TellingPlanner)
+    TellingPlanner.asked = 0
+    return TellingPlanner
+
+
+def write_rows(path: Path, labels: Sequence[str]) -> Path:
+    now = "2026-01-05 08:00:00"
+    rows = [
+        {"id": f"{path.stem}{n}", "currenttime": now, "raw_labels": label}
+        for n, label in enumerate(labels, start=1)
+    ]
+    write_samples(path, [Sample.from_context(row) for row in rows])
+    return path
+
+
+def test_a_file_is_planned_scored_and_described(tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "test.csv", [PLAN, OTHER, OTHER])
+    train = write_rows(tmp_path / "train.csv", [OTHER])
+    metrics = evaluate_model(
+        "a/model", data, tmp_path / "out", train_data=train, limit=2, batch_size=4
+    )
+    assert metrics["rows"] == TellingPlanner.asked == 2
+    assert metrics["model"]["acc1"] == 0.5
+    assert metrics["floors"]["majority_first_intent"]["acc1"] == 0.5
+    run = read_json(tmp_path / "out" / METRICS)["run"]
+    assert (run["model"], run["batch_size"], run["limit"]) == ("a/model", 4, 2)
+    assert run["data"]["file"] == str(data)
+    assert run["data"]["sha256"] != run["train_data"]["sha256"]
+    assert {"jax", "python", "devices", "seconds_of_decoding"} <= set(run)
+
+
+@pytest.mark.parametrize("labels", [[PLAN, ""], ["no plan"]])
+def test_a_row_without_a_label_is_found_before_the_model_starts(
+    labels: list[str], tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "test.csv", labels)
+    with pytest.raises(GplanError, match=f"test.csv, row {len(labels)}, column raw_labels"):
+        evaluate_model("model", data, tmp_path / "out")
+    assert TellingPlanner.asked == 0
+
+
+def test_an_earlier_result_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / METRICS).write_text("{}", encoding="utf-8")
+    with pytest.raises(GplanError, match="never overwritten"):
+        evaluate_model("model", tmp_path / "missing.csv", tmp_path / "out")
+
+
+def test_a_row_is_found_by_its_number_or_its_id(tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", [PLAN, OTHER])
+    assert find_sample(data, row=2) == find_sample(data, prompt_id="rows2")
+    assert find_sample(data, row=1).raw_labels == PLAN
+    with pytest.raises(GplanError, match="no row 3; its 2 rows"):
+        find_sample(data, row=3)
+    with pytest.raises(GplanError, match="no row with id 7"):
+        find_sample(data, prompt_id="7")
+
+
+def test_a_context_needs_only_the_columns_that_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "context.json"
+    path.write_text(json.dumps({"id": "u", "trigger_1": "酒店"}), encoding="utf-8")
+    sample = read_context(path)
+    assert (sample.trigger_1, sample.current_city, sample.raw_labels) == ("酒店", "", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [('{"triger_1": "x"}', "triger_1"), ('{"id": 3}', "texts"), ("[]", "object"), ("{", "JSON")],
+)
+def test_a_faulty_context_is_named(content: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "context.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(GplanError, match=words) as error:
+        read_context(path)
+    assert str(path) in str(error.value)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import jax
+import pytest
+from jax.sharding import AxisType
+
+from gplan_jax.data.pipeline import Share
+from gplan_jax.foundation import GplanError
+from gplan_jax.models import Qwen3Config
+from gplan_jax.training.steps.mesh import (
+    AXES,
+    batch_share,
+    check_mesh,
+    make_mesh,
+    mesh_shape,
+)
+from gplan_jax.training.steps.train_config import DataConfig, MeshConfig, TrainConfig
+
+MODEL = Qwen3Config(
+    vocab_size=96,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+)
+
+
+def config(**values: object) -> TrainConfig:
+    settings = {"mode": "picd", "model": "m", "output": "o", "data": DataConfig(train="t")}
+    return TrainConfig(**(settings | values))  # type: ignore[arg-type]
+
+
+class Grid:
+    """A mesh as far as ``check_mesh`` looks at it: the sizes of its axes."""
+
+    def __init__(self, data: int, fsdp: int, tensor: int) -> None:
+        self.shape = {"data": data, "fsdp": fsdp, "tensor": tensor}
+
+
+@pytest.mark.parametrize(
+    ("mesh", "devices", "shape"),
+    [
+        (MeshConfig(), 1, (1, 1, 1)),
+        (MeshConfig(), 16, (1, 16, 1)),
+        (MeshConfig(tensor=2), 8, (1, 4, 2)),
+        (MeshConfig(data=2, fsdp=2, tensor=2), 8, (2, 2, 2)),
+        (MeshConfig(data=-1, fsdp=4), 16, (4, 4, 1)),
+    ],
+)
+def test_the_open_axis_takes_what_remains(
+    mesh: MeshConfig, devices: int, shape: tuple[int, int, int]
+) -> None:
+    assert mesh_shape(mesh, devices) == shape
+
+
+@pytest.mark.parametrize(
+    ("mesh", "devices", "message"),
+    [
+        (MeshConfig(fsdp=3), 8, "data=1, fsdp=3, tensor=1 does not divide the 8 devices"),
+        (MeshConfig(tensor=3), 8, "does not divide the 8 devices"),
+        (MeshConfig(data=-1), 8, "at most one may be -1"),
+        (MeshConfig(tensor=0), 8, "sizes are positive"),
+        (MeshConfig(fsdp=16), 8, "product is 8"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(mesh: MeshConfig, devices: int, message: str) -> None:
+    with pytest.raises(GplanError, match=message):
+        mesh_shape(mesh, devices)
+
+
+def test_all_that_does_not_divide_is_listed_at_once() -> None:
+    with pytest.raises(GplanError) as error:
+        check_mesh(Grid(2, 3, 4), config(batch_size=8), MODEL)  # type: ignore[arg-type]
+    message = str(error.value)
+    assert "8 rows do not divide by mesh data * fsdp = 6" in message
+    assert "num_key_value_heads 2 does not divide by mesh tensor = 4" in message
+    assert "hidden_size 16 does not divide by mesh fsdp = 3" in message
+    assert "vocab_size 96" not in message  # 12 parts do
+    assert "num_attention_heads" not in message  # 4 heads do divide
+
+
+@pytest.mark.parametrize(("batch", "parts"), [(9, 2), (8, 3)])
+def test_batches_divide_into_their_micro_batches(batch: int, parts: int) -> None:
+    run = config(batch_size=batch, accumulation_steps=parts)
+    with pytest.raises(GplanError, match="equal parts"):
+        check_mesh(Grid(1, 1, 1), run, MODEL)  # type: ignore[arg-type]
+
+
+def test_micro_batches_divide_over_the_devices() -> None:
+    run = config(batch_size=8, accumulation_steps=2)
+    check_mesh(Grid(2, 2, 1), run, MODEL)  # type: ignore[arg-type]
+    with pytest.raises(GplanError, match=r"accumulation_steps = 4 rows .* = 8"):
+        check_mesh(Grid(2, 4, 1), run, MODEL)  # type: ignore[arg-type]
+
+
+def test_one_process_loads_the_whole_batch() -> None:
+    assert batch_share(make_mesh(MeshConfig())) == Share((0,), 1)
+
+
+def test_axes_are_auto() -> None:
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    assert mesh.axis_names == AXES and set(mesh.axis_types) == {AxisType.Auto}
