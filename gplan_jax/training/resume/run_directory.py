@@ -23,9 +23,10 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import parse_config, parse_yaml
 from gplan_jax.foundation.files import atomic_write, read_json, refuse_existing, write_json
 from gplan_jax.training.resume.config_changes import ConfigChanges, compare
+from gplan_jax.training.steps.setup import CACHE_NAME
 from gplan_jax.training.steps.train_config import TrainConfig
 
-CONFIG_NAME, CACHE_NAME, INPUTS_NAME = "config.yaml", "cache", "inputs.json"
+CONFIG_NAME, INPUTS_NAME = "config.yaml", "inputs.json"
 CHECKPOINTS_NAME = "checkpoints"
 MODEL_NAME, BEST_NAME = "model", "best"
 

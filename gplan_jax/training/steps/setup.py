@@ -44,6 +44,8 @@ from gplan_jax.training.steps.state import Params, TrainState, make_optimizer, m
 from gplan_jax.training.steps.step import SHARED_FIELDS, DeviceBatch, TrainStep
 from gplan_jax.training.steps.train_config import TrainConfig
 
+CACHE_NAME = "cache"  # counted tokens and reference values, below the run directory
+
 
 @dataclass(frozen=True)
 class Run:
