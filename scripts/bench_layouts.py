@@ -27,6 +27,7 @@ from gplan_jax.data.batch_plan import EMPTY_ROW
 from gplan_jax.data.pipeline import Batch, BatchLoader
 from gplan_jax.data.preference_loader import PreferenceLoader
 from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, write_samples
 from gplan_jax.models import Qwen3, Qwen3Config
 from gplan_jax.models.attention.causal import resolve_kernel
@@ -140,7 +141,7 @@ def read_rows(
     library = IntentLibrary.load()
     if mode is not Mode.DIRECT_SFT:
         source, unexplained = folder / "explained.csv", source
-        explain_file(unexplained, source, library, on_error="skip")
+        explain_file(unexplained, source, library, faulty=FaultyRows("skip"))
     return TrainingSet.read(
         source,
         encoder=encoder,
@@ -148,7 +149,7 @@ def read_rows(
         library=library,
         mode=mode,
         max_length=max_length,
-        on_error="skip",
+        faulty=FaultyRows("skip"),
     )
 
 

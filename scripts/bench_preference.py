@@ -27,6 +27,7 @@ from gplan_jax.data.batch_plan import round_up
 from gplan_jax.data.pipeline import Batch
 from gplan_jax.data.preference_loader import PreferenceLoader
 from gplan_jax.data.preference_set import PreferenceSet
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.models import Qwen3Config
 from gplan_jax.synthesis.pairs.counterfactuals import write_counterfactuals
@@ -103,14 +104,14 @@ def read_pairs(
         folder, rows=rows, tokenizer=tokenizer, template=template, simulated=simulated
     )
     library, pairs = IntentLibrary.load(), folder / "pairs.jsonl"
-    write_counterfactuals(source, pairs, library, on_error="skip")
+    write_counterfactuals(source, pairs, library, faulty=FaultyRows("skip"))
     return PreferenceSet.read(
         pairs,
         encoder=encoder,
         template=PromptTemplate.load(template),
         library=library,
         max_length=max_length,
-    ).fitting(on_error="skip")
+    ).fitting(faulty=FaultyRows("skip"))
 
 
 def make_preference_layouts(

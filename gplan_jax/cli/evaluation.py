@@ -72,6 +72,7 @@ def evaluate(
     from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS
     from gplan_jax.evaluation.scores.runner import evaluate_model
     from gplan_jax.evaluation.scores.tables import metrics_table
+    from gplan_jax.foundation.faulty_rows import FaultyRows
 
     metrics = evaluate_model(
         model,
@@ -79,7 +80,7 @@ def evaluate(
         out,
         train_data=train_data,
         limit=limit,
-        on_error=on_error,
+        faulty=FaultyRows(on_error),
         template=template,
         library=str(library) if library else None,
         batch_size=batch_size,

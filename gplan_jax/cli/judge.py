@@ -73,18 +73,17 @@ def judge(
 
     from gplan_jax.evaluation.judge import run, tables
     from gplan_jax.evaluation.judge.candidates import plans_of_predictions, read_rows
-    from gplan_jax.foundation import RowError
+    from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.foundation.files import refuse_existing
-    from gplan_jax.foundation.progress import report_skipped
     from gplan_jax.gsisr import IntentLibrary
 
     _check_sources(predictions or [], labels, train_data, against)
     refuse_existing(out)
     cache = cache or out.with_name(f"{out.name}.cache.sqlite")
     intents = IntentLibrary.load(library)
-    skipped: list[RowError] = []
-    rows = read_rows(data, intents, limit=limit, on_error=on_error, skipped=skipped)
-    report_skipped(skipped)
+    faulty = FaultyRows(on_error)
+    rows = read_rows(data, intents, limit=limit, faulty=faulty)
+    faulty.report()
     cut = limit is not None
     plans = {
         name: plans_of_predictions(name, path, rows, intents, cut=cut)

@@ -45,8 +45,7 @@ def candidates(
     """
     from rich.console import Console
 
-    from gplan_jax.foundation import RowError
-    from gplan_jax.foundation.progress import report_skipped
+    from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.seeds.proposing import check_out, write_review_files
     from gplan_jax.synthesis.seeds.tables import strata_table
@@ -54,7 +53,7 @@ def candidates(
     from gplan_jax.synthesis.teachers.seed import read_seeds
 
     check_out(out)
-    loaded, skipped = IntentLibrary.load(library), list[RowError]()
+    loaded, faulty = IntentLibrary.load(library), FaultyRows(on_error)
     known = read_seeds(seeds, loaded) if seeds else []
     cache = cache or out.with_suffix(".cache.sqlite")
     hired = load_teacher(teacher, overrides or [], cache, loaded, known)
@@ -65,10 +64,9 @@ def candidates(
         hired,
         count=count,
         seed=seed,
-        on_error=on_error,
-        skipped=skipped,
+        faulty=faulty,
     )
-    report_skipped(skipped)
+    faulty.report()
     Console().print(strata_table(report.strata, "candidates", "users"))
     origins = "; ".join(f"{origin} {n}" for origin, n in sorted(report.origins.items()))
     typer.echo(f"{report.candidates} candidates are in {out}.")

@@ -53,6 +53,7 @@ def sensitivity(
         compare_sensitivity,
     )
     from gplan_jax.evaluation.sensitivity.tables import sensitivity_view
+    from gplan_jax.foundation.faulty_rows import FaultyRows
 
     metrics = compare_sensitivity(
         named_paths("--model", model),
@@ -61,7 +62,7 @@ def sensitivity(
         unchanged=unchanged,
         logs=named_paths("--log", log or []),
         limit=limit,
-        on_error=on_error,
+        faulty=FaultyRows(on_error),
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
     )

@@ -71,8 +71,7 @@ def synthesize(
     """
     from rich.console import Console
 
-    from gplan_jax.foundation import RowError
-    from gplan_jax.foundation.progress import report_skipped
+    from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.factory.report import mix_table, removal_table
     from gplan_jax.synthesis.factory.summary import summary
@@ -91,11 +90,10 @@ def synthesize(
         overrides=tuple(overrides or ()),
         cache=cache,
         compare=compare,
-        on_error=on_error,
     )
-    skipped: list[RowError] = []
-    finished = carry_out(order, IntentLibrary.load(library), skipped=skipped)
-    report_skipped(skipped)
+    faulty = FaultyRows(on_error)
+    finished = carry_out(order, IntentLibrary.load(library), faulty=faulty)
+    faulty.report()
     console = Console()
     console.print(removal_table(finished.report))
     console.print(mix_table(finished.report, finished.compared))
@@ -118,17 +116,14 @@ def filter_rows(
     """
     from rich.console import Console
 
-    from gplan_jax.foundation import RowError
-    from gplan_jax.foundation.progress import report_skipped
+    from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.factory.outputs import Outputs
     from gplan_jax.synthesis.factory.refilter import filter_file
 
-    skipped: list[RowError] = []
-    report, rates = filter_file(
-        data, out, IntentLibrary.load(library), on_error=on_error, skipped=skipped
-    )
-    report_skipped(skipped)
+    faulty = FaultyRows(on_error)
+    report, rates = filter_file(data, out, IntentLibrary.load(library), faulty=faulty)
+    faulty.report()
     Console().print(rates.table())
     outputs = Outputs(out)
     typer.echo(f"{report.kept:,} of {rates.rows:,} rows pass and are in {out}.")
@@ -158,17 +153,16 @@ def explain(
     """
     from rich.console import Console
 
-    from gplan_jax.foundation import RowError
-    from gplan_jax.foundation.progress import report_skipped
+    from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.factory.explain import explain_file
     from gplan_jax.synthesis.teachers.load import note_of
 
     intents = IntentLibrary.load(library)
     hired = _hire(teacher, overrides, cache, out, intents, seeds)
-    skipped: list[RowError] = []
-    report = explain_file(data, out, intents, teacher=hired, on_error=on_error, skipped=skipped)
-    report_skipped(skipped)
+    faulty = FaultyRows(on_error)
+    report = explain_file(data, out, intents, teacher=hired, faulty=faulty)
+    faulty.report()
     Console().print(report.table())
     typer.echo(f"{report.rows} rows with reasoning are in {out}, {report.skipped} skipped.")
     if spent := note_of(hired):
@@ -210,8 +204,7 @@ def counterfactuals(
     """
     from rich.console import Console
 
-    from gplan_jax.foundation import RowError
-    from gplan_jax.foundation.progress import report_skipped
+    from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.pairs.counterfactual_report import report_path, report_table
     from gplan_jax.synthesis.pairs.counterfactuals import write_counterfactuals
@@ -220,7 +213,7 @@ def counterfactuals(
 
     intents = IntentLibrary.load(library)
     hired = _hire(teacher, overrides, cache, out, intents, seeds)
-    skipped: list[RowError] = []
+    faulty = FaultyRows(on_error)
     report = write_counterfactuals(
         data,
         out,
@@ -231,10 +224,9 @@ def counterfactuals(
         per_anchor=per_anchor,
         seed=seed,
         limit=limit,
-        on_error=on_error,
-        skipped=skipped,
+        faulty=faulty,
     )
-    report_skipped(skipped)
+    faulty.report()
     Console().print(report_table(report))
     typer.echo(
         f"{report.total('pair')} pairs of {report.anchors} rows are in {out}; "

@@ -59,19 +59,17 @@ def triggers(
 
     from rich.console import Console
 
+    from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.synthesis.triggers.report import report_path, report_table
     from gplan_jax.synthesis.triggers.run import write_contexts
     from gplan_jax.synthesis.triggers.spec import load_triggers
 
     spec = load_triggers(rules, change or ())
-    report, faults = write_contexts(
-        log, out, spec, users=users, memory_limit=memory_limit, on_error=on_error, limit=limit
+    faulty = FaultyRows(on_error, keep=20)
+    report = write_contexts(
+        log, out, spec, users=users, memory_limit=memory_limit, faulty=faulty, limit=limit
     )
-    console = Console(stderr=True)
-    for error in faults.first:
-        console.print(f"  {error}", highlight=False, markup=False, soft_wrap=True)
-    if faults.total > len(faults.first):
-        console.print(f"  ... and {faults.total - len(faults.first):,} more", highlight=False)
+    faulty.report()
     Console().print(report_table(report, spec))
     typer.echo(
         f"{report.total:,} rows of {report.users:,} users ({report.events:,} events) are in {out}."
@@ -79,7 +77,7 @@ def triggers(
     if report.stopped:
         typer.echo(f"  stopped at             --limit {limit}; the log goes on")
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.faulty.items())
-    typer.echo(f"  faulty rows skipped    {faults.total:,}" + (f" ({kinds})" if kinds else ""))
+    typer.echo(f"  faulty rows skipped    {faulty.total:,}" + (f" ({kinds})" if kinds else ""))
     typer.echo(f"  events given twice     {report.duplicates:,}")
     if report.ignored:
         typer.echo(f"  events of other words  {report.ignored:,}")

@@ -20,6 +20,7 @@ import numpy as np
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.length_cache import cached_table
 from gplan_jax.foundation import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, empty_data_set
 from gplan_jax.foundation.progress import track
 from gplan_jax.gsisr import (
     ContextPair,
@@ -30,7 +31,6 @@ from gplan_jax.gsisr import (
     parse_plan,
     read_context_pairs,
 )
-from gplan_jax.gsisr.readers import SKIP_HINT, OnError, empty_data_set
 from gplan_jax.reasoning import block_count, compress_response
 
 NO_ROOM, ALIKE, NO_REASONING = -1, -2, -3
@@ -82,8 +82,7 @@ class PreferenceSet:
         template: PromptTemplate,
         library: IntentLibrary,
         max_length: int,
-        on_error: OnError = "raise",
-        skipped: list[RowError] | None = None,
+        faulty: FaultyRows | None = None,
     ) -> PreferenceSet:
         """Reads a file of pairs and checks each against the library and the rule filter.
 
@@ -91,9 +90,7 @@ class PreferenceSet:
             GplanError, RowError: as ``read_context_pairs``; the tokenizer lacks latent tokens.
         """
         encoder.require_latents()
-        pairs = read_context_pairs(
-            path, library, vocabulary=encoder.latents, on_error=on_error, skipped=skipped
-        )
+        pairs = read_context_pairs(path, library, vocabulary=encoder.latents, faulty=faulty)
         return cls(tuple(pairs), encoder, template, library, Path(path), max_length)
 
     def __len__(self) -> int:
@@ -138,8 +135,7 @@ class PreferenceSet:
         self,
         *,
         cache_dir: Path | None = None,
-        on_error: OnError = "raise",
-        skipped: list[RowError] | None = None,
+        faulty: FaultyRows | None = None,
     ) -> tuple[PreferenceSet, np.ndarray]:
         """The pairs that can be trained on, and int32 [N, 3]: their tokens by level of the tree.
 
@@ -148,8 +144,7 @@ class PreferenceSet:
 
         Args:
             cache_dir: keeps the counts under a hash of everything they depend on.
-            on_error: "skip" leaves out what can't be trained on.
-            skipped: where given, the errors of the pairs left out are appended to it.
+            faulty: what becomes of pairs that can't be trained on.
 
         Raises:
             GplanError, RowError: a response has no reasoning, is too long, or the template shows
@@ -162,14 +157,12 @@ class PreferenceSet:
             lambda: [self._levels(row) for row in track(range(len(self)), "counting tokens")],
         )
         codes = {self.pairs[row].key: int(code) for row, code in enumerate(table[:, 0]) if code < 0}
-        faulty = self._faults(codes)
-        if faulty and on_error == "raise":
-            raise faulty[0]
-        if skipped is not None:
-            skipped += faulty
+        faulty, faults = faulty or FaultyRows(), self._faults(codes)
+        for fault in faults:
+            faulty.add(fault)
         kept = np.flatnonzero(table[:, 0] >= 0)
         if not len(kept):
-            raise empty_data_set(self.source, faulty)
+            raise empty_data_set(self.source, faults)
         pairs = tuple(self.pairs[row] for row in kept)
         return dataclasses.replace(self, pairs=pairs), table[kept]
 

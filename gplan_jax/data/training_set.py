@@ -13,7 +13,8 @@ import numpy as np
 
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.length_cache import cached_table
-from gplan_jax.foundation import GplanError, RowError
+from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.progress import track
 from gplan_jax.gsisr import (
     IntentLibrary,
@@ -25,7 +26,6 @@ from gplan_jax.gsisr import (
     canonical_plan,
     read_labelled_samples,
 )
-from gplan_jax.gsisr.readers import OnError
 from gplan_jax.reasoning import compress_response, latent_prefix
 
 
@@ -91,8 +91,7 @@ class TrainingSet:
         library: IntentLibrary,
         mode: Mode,
         max_length: int,
-        on_error: OnError = "raise",
-        skipped: list[RowError] | None = None,
+        faulty: FaultyRows | None = None,
     ) -> TrainingSet:
         """Reads a data file and checks every label against the library and the mode.
 
@@ -102,9 +101,7 @@ class TrainingSet:
         """
         if mode.has_curriculum:
             encoder.require_latents()
-        pairs = read_labelled_samples(
-            path, library, vocabulary=encoder.latents, on_error=on_error, skipped=skipped
-        )
+        pairs = read_labelled_samples(path, library, vocabulary=encoder.latents, faulty=faulty)
         samples, labels = zip(*pairs, strict=True)
         bare = sum(label.trace is None for label in labels)
         if bare and mode in (Mode.COT_SFT, Mode.PICD):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 
 class GplanError(Exception):
@@ -28,31 +27,3 @@ class RowError(GplanError):
         self.problem, self.mend = problem, mend
         place = f"{file}, row {row}" + (f", column {column}" if column else "")
         super().__init__(f"{place}: {problem}. {mend}")
-
-
-OnError = Literal["raise", "skip"]
-
-
-class FaultyRows:
-    """What becomes of faulty rows: the first one ends the work, or all are left out and kept here.
-
-    One object goes through all readers of a command, so that its faults end up in one place.
-
-    Args:
-        on_error: "raise" ends at the first faulty row, "skip" leaves it out.
-    """
-
-    def __init__(self, on_error: OnError = "raise") -> None:
-        self.on_error = on_error
-        self.errors: list[RowError] = []
-
-    @property
-    def skips(self) -> bool:
-        """Whether faulty rows are left out."""
-        return self.on_error == "skip"
-
-    def add(self, error: RowError) -> None:
-        """Raises the error, or keeps it where faulty rows are left out."""
-        if not self.skips:
-            raise error
-        self.errors.append(error)

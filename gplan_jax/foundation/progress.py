@@ -6,7 +6,7 @@ Both show what is done, how many a second, the time left, and a note.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from types import TracebackType
 from typing import TypeVar
 
@@ -22,8 +22,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
-
-from gplan_jax.foundation.errors import RowError
 
 T = TypeVar("T")
 # A text, or a function that is asked for one whenever the bar is drawn: it should be quick.
@@ -147,15 +145,3 @@ class _NoteColumn(ProgressColumn):
 
 def _read(note: Note) -> str:
     return note() if callable(note) else note
-
-
-def report_skipped(skipped: Sequence[RowError], *, most: int = 20) -> None:
-    """Counts the rows left out by --on-error skip on stderr, and lists the first ``most``."""
-    if not skipped:
-        return
-    console = Console(stderr=True)
-    console.print(f"Skipped {len(skipped)} faulty rows:", highlight=False)
-    for error in skipped[:most]:
-        console.print(f"  {error}", highlight=False, markup=False, soft_wrap=True)
-    if len(skipped) > most:
-        console.print(f"  ... and {len(skipped) - most} more", highlight=False)

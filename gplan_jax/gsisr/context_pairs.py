@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
 from gplan_jax.foundation.files import atomic_write
 from gplan_jax.gsisr.facts import ORDER_TIMES, request_time, time_of
 from gplan_jax.gsisr.filter import check_plan
 from gplan_jax.gsisr.labels import LABEL_COLUMN, RowPlace, parse_label
 from gplan_jax.gsisr.library import IntentLibrary
 from gplan_jax.gsisr.plans import Plan
-from gplan_jax.gsisr.readers import SKIP_HINT, OnError, empty_data_set
 from gplan_jax.gsisr.samples import COLUMNS, Sample
 from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary
 
@@ -149,8 +149,7 @@ def read_context_pairs(
     *,
     vocabulary: LatentVocabulary = GSISR_LATENTS,
     plans: Plans = "differ",
-    on_error: OnError = "raise",
-    skipped: list[RowError] | None = None,
+    faulty: FaultyRows | None = None,
 ) -> Iterator[ContextPair]:
     """Yields the pairs of a file, each checked in full, without holding the file in memory.
 
@@ -161,19 +160,27 @@ def read_context_pairs(
 
     Args:
         plans: "differ" admits pairs with two plans, "equal" those whose contexts share one.
-        on_error: "raise" ends at the first fault, "skip" leaves its lines out.
-        skipped: where given, the faults of what is left out are appended to it; their ``row`` is
-            the line's number in the file, from 1.
+        faulty: what becomes of faulty pairs; their ``row`` is the line's number in the file, from
+            1. The first one ends the reading where None.
 
     Raises:
         GplanError: the file is missing or not .jsonl (at once), or no pair is left.
-        RowError: a pair is faulty and ``on_error`` is "raise".
+        RowError: a pair is faulty and not left out.
     """
     path = Path(path)
     _check_suffix(path)
     if not path.is_file():
         raise GplanError(f"{path} does not exist or is not a file.")
-    return _pairs(path, library, vocabulary, plans, on_error, skipped)
+    seen: dict[str, int] = {}
+
+    def pair(found: tuple[_Direction, _Direction] | RowError) -> ContextPair:
+        if isinstance(found, RowError):
+            raise found
+        joined = _pair(path, *found, seen)
+        _check_plans(path, found, library, vocabulary, plans)
+        return joined
+
+    return (faulty or FaultyRows()).sound(path, _joined(path), pair)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,33 +201,6 @@ def _lines(pair: ContextPair) -> Iterator[dict[str, Any]]:
         context = {column: getattr(own, column) for column in CONTEXT_COLUMNS}
         values = (pair.key, name, context, own.raw_labels, other.raw_labels, origin)
         yield dict(zip(_KEYS, values, strict=True))
-
-
-def _pairs(
-    path: Path,
-    library: IntentLibrary,
-    vocabulary: LatentVocabulary,
-    plans: Plans,
-    on_error: OnError,
-    skipped: list[RowError] | None,
-) -> Iterator[ContextPair]:
-    faulty: list[RowError] = [] if skipped is None else skipped
-    already, yielded, seen = len(faulty), False, dict[str, int]()
-    for found in _joined(path):
-        try:
-            if isinstance(found, RowError):
-                raise found
-            pair = _pair(path, *found, seen)
-            _check_plans(path, found, library, vocabulary, plans)
-        except RowError as error:
-            if on_error == "raise":
-                raise
-            faulty.append(error)
-            continue
-        yielded = True
-        yield pair
-    if not yielded:
-        raise empty_data_set(path, faulty[already:])
 
 
 def _joined(path: Path) -> Iterator[tuple[_Direction, _Direction] | RowError]:

@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
 from gplan_jax.gsisr.facts import ORDER_TIMES, request_time, time_of
 from gplan_jax.gsisr.filter import check_plan
 from gplan_jax.gsisr.library import IntentLibrary
 from gplan_jax.gsisr.plans import Plan, canonical_plan, parse_plan
-from gplan_jax.gsisr.readers import (
-    SKIP_HINT,
-    OnError,
-    empty_data_set,
-    read_numbered_samples,
-)
+from gplan_jax.gsisr.readers import read_numbered_samples
 from gplan_jax.gsisr.samples import Sample
 from gplan_jax.reasoning import (
     GSISR_LATENTS,
@@ -75,29 +71,21 @@ def read_labelled_samples(
     library: IntentLibrary,
     *,
     vocabulary: LatentVocabulary = GSISR_LATENTS,
-    on_error: OnError = "raise",
-    skipped: list[RowError] | None = None,
+    faulty: FaultyRows | None = None,
 ) -> Iterator[tuple[Sample, Label]]:
     """Yields samples with their checked labels; faulty rows, times and labels are handled alike.
 
     Raises:
         GplanError, RowError: as ``read_samples`` and ``parse_label`` do.
     """
-    faulty: list[RowError] = [] if skipped is None else skipped
-    yielded, already = False, len(faulty)
-    for row, sample in read_numbered_samples(path, on_error=on_error, skipped=faulty):
-        try:
-            _check_times(sample, path, row)
-            label = parse_label(sample, library, RowPlace(path, row), vocabulary)
-        except RowError as error:
-            if on_error == "raise":
-                raise
-            faulty.append(error)
-            continue
-        yielded = True
-        yield sample, label
-    if not yielded:
-        raise empty_data_set(path, faulty[already:])
+    faulty = faulty or FaultyRows()
+
+    def labelled(numbered: tuple[int, Sample]) -> tuple[Sample, Label]:
+        row, sample = numbered
+        _check_times(sample, path, row)
+        return sample, parse_label(sample, library, RowPlace(path, row), vocabulary)
+
+    return faulty.sound(path, read_numbered_samples(path, faulty=faulty), labelled)
 
 
 def _check_times(sample: Sample, path: str | Path, row: int) -> None:

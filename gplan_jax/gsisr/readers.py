@@ -6,92 +6,67 @@ import csv
 import difflib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.extras import load_extra
+from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
 from gplan_jax.gsisr.samples import COLUMNS, Sample
 
-OnError = Literal["raise", "skip"]
 Row = tuple[int, Mapping[str, Any] | RowError]
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
-SKIP_HINT = "skip faulty rows with --on-error skip (data.on_error=skip of a config)"
 _ROW_MEND = f"Mend the row, or {SKIP_HINT}."
 
 
-def read_samples(
-    path: str | Path, *, on_error: OnError = "raise", skipped: list[RowError] | None = None
-) -> Iterator[Sample]:
+def read_samples(path: str | Path, *, faulty: FaultyRows | None = None) -> Iterator[Sample]:
     """Yields the samples of a .csv, .jsonl or .parquet file without holding it in memory.
 
     Args:
         path: the file; its columns are those of ``Sample``, in any order.
-        on_error: "raise" ends at the first faulty row, "skip" leaves it out.
-        skipped: where given, the errors of the rows left out are appended to it.
+        faulty: what becomes of faulty rows; the first one ends the reading where None.
 
     Raises:
         GplanError: at once where the file is missing or of another kind; on reading where columns
             are missing or unknown (all named), or no row is left.
-        RowError: a row is faulty and ``on_error`` is "raise".
+        RowError: a row is faulty and not left out.
     """
-    return (sample for _, sample in read_numbered_samples(path, on_error=on_error, skipped=skipped))
+    return (sample for _, sample in read_numbered_samples(path, faulty=faulty))
 
 
 def read_numbered_samples(
-    path: str | Path, *, on_error: OnError = "raise", skipped: list[RowError] | None = None
+    path: str | Path, *, faulty: FaultyRows | None = None, limit: int | None = None
 ) -> Iterator[tuple[int, Sample]]:
-    """As ``read_samples``, each sample after its row number in the file, counted from 1."""
+    """As ``read_samples``, each sample after its row number in the file, counted from 1.
+
+    Args:
+        limit: only the first so many rows of the file are looked at, faulty ones among them.
+    """
     path = Path(path)
     check_suffix(path)
     if not path.is_file():
         raise GplanError(f"{path} does not exist or is not a file.")
     readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
-    return _samples(path, readers[path.suffix](path), on_error, skipped)
+    rows: Iterator[Row] = islice(readers[path.suffix](path), limit)
+
+    def sample(numbered: Row) -> tuple[int, Sample]:
+        number, row = numbered
+        if isinstance(row, RowError):
+            raise row
+        cells = {column: _text(path, number, column, row[column]) for column in COLUMNS}
+        return number, Sample(**cells)
+
+    return (faulty or FaultyRows()).sound(path, rows, sample)
 
 
 def check_suffix(path: Path) -> None:
     """Raises GplanError where the name does not end as a known kind of data file does."""
     if path.suffix not in SUFFIXES:
         raise GplanError(f"{path}: unknown kind of data file; use {', '.join(SUFFIXES)}.")
-
-
-def _samples(
-    path: Path, rows: Iterable[Row], on_error: OnError, skipped: list[RowError] | None
-) -> Iterator[tuple[int, Sample]]:
-    faulty: list[RowError] = [] if skipped is None else skipped
-    yielded, already = 0, len(faulty)
-    for number, row in rows:
-        try:
-            sample = _sample(path, number, row)
-        except RowError as error:
-            if on_error == "raise":
-                raise
-            faulty.append(error)
-            continue
-        yielded += 1
-        yield number, sample
-    if not yielded:
-        raise empty_data_set(path, faulty[already:])
-
-
-def empty_data_set(path: str | Path, faulty: Sequence[RowError]) -> GplanError:
-    """The error of a file that has no row to work on, with the first fault of those it has."""
-    if not faulty:
-        return GplanError(f"{path} is an empty data set: it has no rows.")
-    return GplanError(
-        f"{path} is an empty data set: all {len(faulty)} rows are faulty. "
-        f"The first fault: {faulty[0]}"
-    )
-
-
-def _sample(path: Path, number: int, row: Mapping[str, Any] | RowError) -> Sample:
-    if isinstance(row, RowError):
-        raise row
-    return Sample(**{column: _text(path, number, column, row[column]) for column in COLUMNS})
 
 
 def _text(path: Path, row: int, column: str, value: Any) -> str:

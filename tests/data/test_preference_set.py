@@ -14,6 +14,7 @@ from gplan_jax.data.pipeline import Batch, Share
 from gplan_jax.data.preference_loader import PreferenceLoader
 from gplan_jax.data.preference_set import PreferenceSet
 from gplan_jax.foundation import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import (
     IntentLibrary,
     PromptTemplate,
@@ -198,11 +199,11 @@ def test_a_response_too_long_is_named_or_left_out(pairs_file: Path, tiny_model_d
     tight = dataclasses.replace(pairs, max_length=int(levels[:, 2].max()) + constant)
     with pytest.raises(RowError, match=r"leaves no room .*data\.max_length"):
         tight.fitting()
-    skipped: list[RowError] = []
-    kept, _ = tight.fitting(on_error="skip", skipped=skipped)
-    assert 0 < len(kept) < len(pairs) and len(kept) + len(skipped) == len(pairs)
+    faulty = FaultyRows("skip")
+    kept, _ = tight.fitting(faulty=faulty)
+    assert 0 < len(kept) < len(pairs) and len(kept) + len(faulty.errors) == len(pairs)
     with pytest.raises(GplanError, match="empty data set"):
-        dataclasses.replace(pairs, max_length=constant).fitting(on_error="skip")
+        dataclasses.replace(pairs, max_length=constant).fitting(faulty=FaultyRows("skip"))
 
 
 def test_a_template_that_hides_the_change_is_refused(
@@ -237,19 +238,18 @@ def test_a_fault_stands_at_its_own_line_though_pairs_before_it_are_left_out(
     lines = pairs_file.read_text(encoding="utf-8").splitlines(keepends=True)
     damaged = tmp_path / "damaged.jsonl"
     damaged.write_text("".join(["{\n", *lines[1:]]), encoding="utf-8")
-    skipped: list[RowError] = []
+    faulty = FaultyRows("skip")
     rest = PreferenceSet.read(
         damaged,
         encoder=whole.encoder,
         template=whole.template,
         library=whole.library,
         max_length=len(whole.prefix_ids) + 5 + int(levels[:, 2].max()),
-        on_error="skip",
-        skipped=skipped,
+        faulty=faulty,
     )
     assert len(rest) < len(whole)
-    rest.fitting(on_error="skip", skipped=skipped)
-    place = {error.row for error in skipped if whole.pairs[longest].key in error.problem}
+    rest.fitting(faulty=faulty)
+    place = {error.row for error in faulty.errors if whole.pairs[longest].key in error.problem}
     assert place == {2 * longest + 1}
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from gplan_jax.data import ChatEncoder, Mode, TrainingSet
 from gplan_jax.foundation import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, write_samples
 from gplan_jax.reasoning import split_response
 
@@ -95,10 +96,10 @@ def test_faulty_rows_are_named_or_skipped(
     write_samples(path, [world_rows[0], faulty, *world_rows[2:]])
     with pytest.raises(RowError, match=r"faulty\.csv, row 2, column raw_labels.*tool_99"):
         read(path, tiny_model_dir, Mode.PICD)
-    skipped: list[RowError] = []
-    rows = read(path, tiny_model_dir, Mode.PICD, on_error="skip", skipped=skipped)
+    faulty = FaultyRows("skip")
+    rows = read(path, tiny_model_dir, Mode.PICD, faulty=faulty)
     assert len(rows) == len(world_rows) - 1
-    assert [error.row for error in skipped] == [2]
+    assert [error.row for error in faulty.errors] == [2]
 
 
 def test_picd_needs_latent_tokens(world_file: Path, tiny_hf_dir: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gplan_jax.foundation import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import (
     COLUMNS,
     ContextPair,
@@ -233,9 +234,9 @@ def test_a_faulty_pair_is_named_or_left_out_and_listed(
     assert error.value.row == at[0]
     assert str(error.value).startswith(f"{path}, row {at[0]}")
     assert "gplan counterfactuals" in error.value.mend and "--on-error skip" in error.value.mend
-    skipped: list[RowError] = []
-    assert read(path, amap, on_error="skip", skipped=skipped) == [PAIRS[0], PAIRS[2]]
-    assert [error.row for error in skipped] == at
+    faulty = FaultyRows("skip")
+    assert read(path, amap, faulty=faulty) == [PAIRS[0], PAIRS[2]]
+    assert [error.row for error in faulty.errors] == at
 
 
 def test_a_file_without_a_usable_pair_is_an_empty_data_set(
@@ -246,7 +247,7 @@ def test_a_file_without_a_usable_pair_is_an_empty_data_set(
         read(tmp_path / "pairs.jsonl", amap)
     write_lines(tmp_path / "pairs.jsonl", ["broken"])
     with pytest.raises(GplanError, match="all 1 rows are faulty"):
-        read(tmp_path / "pairs.jsonl", amap, on_error="skip")
+        read(tmp_path / "pairs.jsonl", amap, faulty=FaultyRows("skip"))
 
 
 def test_other_kinds_of_files_and_missing_ones_are_refused_at_once(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import (
     IntentLibrary,
     RowPlace,
@@ -93,10 +94,10 @@ def test_faulty_labels_are_skipped_and_listed_by_their_row(
     write_samples(path, [labelled(raw) for raw in (PLAN, "[", PLAN, "")])
     with path.open("a", encoding="utf-8") as file:
         file.write("broken\n")
-    skipped: list[RowError] = []
-    kept = list(read_labelled_samples(path, amap, on_error="skip", skipped=skipped))
+    faulty = FaultyRows("skip")
+    kept = list(read_labelled_samples(path, amap, faulty=faulty))
     assert [label.text for _, label in kept] == [PLAN, PLAN]
-    assert [(error.row, error.column) for error in skipped] == [
+    assert [(error.row, error.column) for error in faulty.errors] == [
         (2, "raw_labels"),
         (4, "raw_labels"),
         (5, None),
@@ -109,4 +110,4 @@ def test_no_usable_label_is_an_empty_data_set(tmp_path: Path, amap: IntentLibrar
     path = tmp_path / "rows.csv"
     write_samples(path, [labelled("")])
     with pytest.raises(GplanError, match="empty data set"):
-        list(read_labelled_samples(path, amap, on_error="skip"))
+        list(read_labelled_samples(path, amap, faulty=FaultyRows("skip")))

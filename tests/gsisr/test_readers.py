@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import (
     COLUMNS,
     Sample,
@@ -108,10 +109,10 @@ def test_faulty_rows_are_named_or_skipped_and_listed(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", list(COLUMNS), lines)
     with pytest.raises(RowError, match=r"row 2.*33 cells under 32 columns"):
         list(read_samples(path))
-    skipped: list[RowError] = []
-    kept = list(read_numbered_samples(path, on_error="skip", skipped=skipped))
+    faulty = FaultyRows("skip")
+    kept = list(read_numbered_samples(path, faulty=faulty))
     assert [(number, sample.id) for number, sample in kept] == [(1, "0"), (4, "3")]
-    assert [(error.row, error.file) for error in skipped] == [(2, path), (3, path)]
+    assert [(error.row, error.file) for error in faulty.errors] == [(2, path), (3, path)]
 
 
 def test_faulty_json_lines_are_named(tmp_path: Path) -> None:
@@ -125,16 +126,16 @@ def test_faulty_json_lines_are_named(tmp_path: Path) -> None:
     ]
     path = tmp_path / "a.jsonl"
     path.write_text("\n\n".join(lines), encoding="utf-8")
-    skipped: list[RowError] = []
-    (kept,) = read_samples(path, on_error="skip", skipped=skipped)
+    faulty = FaultyRows("skip")
+    (kept,) = read_samples(path, faulty=faulty)
     assert (kept.id, kept.profile_feat_1, kept.profile_feat_2) == ("12", "", "1.5")
-    assert [(error.row, error.column) for error in skipped] == [
+    assert [(error.row, error.column) for error in faulty.errors] == [
         (2, None),
         (3, None),
         (4, "trigger_1"),
         (5, None),
     ]
-    assert "missing columns: profile_feat_1, profile_feat_2" in skipped[-1].problem
+    assert "missing columns: profile_feat_1, profile_feat_2" in faulty.errors[-1].problem
 
 
 def test_a_broken_quote_is_a_row_error(tmp_path: Path) -> None:
@@ -165,7 +166,7 @@ def test_a_data_set_whose_rows_are_all_skipped_is_an_error(tmp_path: Path) -> No
     with pytest.raises(
         GplanError, match=r"all 2 rows are faulty\. The first fault: .*a\.jsonl, row 1"
     ):
-        list(read_samples(path, on_error="skip"))
+        list(read_samples(path, faulty=FaultyRows("skip")))
 
 
 def test_files_that_cannot_be_read_are_refused_at_once(tmp_path: Path) -> None:

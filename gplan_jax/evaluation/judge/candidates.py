@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gplan_jax.baselines.floors import FLOORS
 from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
 from gplan_jax.foundation.files import read_jsonl
 from gplan_jax.gsisr import (
     IntentLibrary,
@@ -21,7 +22,6 @@ from gplan_jax.gsisr import (
     read_numbered_samples,
     read_samples,
 )
-from gplan_jax.gsisr.readers import SKIP_HINT, OnError
 
 LABELS = "labels"
 _MEND = 'Each row is a JSON object with the strings "id" and "text", as gplan evaluate writes it.'
@@ -51,19 +51,18 @@ def read_rows(
     library: IntentLibrary,
     *,
     limit: int | None = None,
-    on_error: OnError = "raise",
-    skipped: list[RowError] | None = None,
+    faulty: FaultyRows | None = None,
 ) -> list[Sample]:
     """The rows of a data file, labels and all; their times can be read.
 
-    ``on_error="skip"`` leaves out the rows that ``gplan evaluate`` would, so that its predictions
-    still belong to them; rows without labels are only for "raise".
+    Where faulty rows are left out, they are those that ``gplan evaluate`` leaves out, so that its
+    predictions still belong to the rest; rows without labels are faulty then.
 
     Raises:
         GplanError, RowError: an unreadable file, or a faulty row that isn't skipped.
     """
-    if on_error == "skip":
-        pairs = read_labelled_samples(path, library, on_error=on_error, skipped=skipped)
+    if faulty and faulty.skips:
+        pairs = read_labelled_samples(path, library, faulty=faulty)
         return list(islice((sample for sample, _ in pairs), limit))
     rows = islice(read_numbered_samples(path), limit)
     return [_readable(path, number, sample) for number, sample in rows]

@@ -8,8 +8,8 @@ from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.training_set import Mode
 from gplan_jax.evaluation.scores.offline import check_rows, evaluate
 from gplan_jax.evaluation.scores.runner import labelled_rows
-from gplan_jax.foundation import GplanError, RowError
-from gplan_jax.foundation.progress import report_skipped
+from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.models import Qwen3
@@ -43,15 +43,16 @@ def train_and_evaluate(
         )
     library = IntentLibrary.load(config.data.library)
     template, encoder = PromptTemplate.load(config.data.template), ChatEncoder.load(config.model)
-    on_error, limit = config.data.on_error, config.evaluation.limit
-    skipped: list[RowError] = []
-    samples = labelled_rows(
-        config.data.test, library, on_error=on_error, skipped=skipped, limit=limit
-    )
-    report_skipped(skipped)
+    faulty = FaultyRows(config.data.on_error)
+    samples = labelled_rows(config.data.test, library, faulty=faulty, limit=config.evaluation.limit)
+    faulty.report()
     # Pairs are no rows to fit floors on.
     pairs = Mode(config.mode) is Mode.SCDPO
-    train_samples = None if pairs else labelled_rows(config.data.train, library, on_error=on_error)
+    train_samples = (
+        None
+        if pairs
+        else labelled_rows(config.data.train, library, faulty=FaultyRows(config.data.on_error))
+    )
     # What would stop the evaluation is better found before an epoch than after it.
     check_rows(samples, train_samples, library)
     room = config.data.max_length - config.evaluation.max_new_tokens

@@ -14,11 +14,10 @@ import jax
 import gplan_jax
 from gplan_jax.data.task_files import load_task
 from gplan_jax.evaluation.scores.offline import check_rows, evaluate
-from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import read_json, refuse_existing
-from gplan_jax.foundation.progress import report_skipped
 from gplan_jax.gsisr import IntentLibrary, Sample, read_labelled_samples, read_samples
-from gplan_jax.gsisr.readers import OnError
 from gplan_jax.inference.engine.planner import Planner
 
 
@@ -29,7 +28,7 @@ def evaluate_model(
     *,
     train_data: str | Path | None = None,
     limit: int | None = None,
-    on_error: OnError = "raise",
+    faulty: FaultyRows | None = None,
     **planner_options: Any,
 ) -> dict[str, Any]:
     """Plans the rows of ``data`` and evaluates the answers into ``out_dir``; returns the metrics.
@@ -42,7 +41,7 @@ def evaluate_model(
         out_dir: a new directory.
         train_data: labelled rows to fit the floors on.
         limit: evaluate only that many rows, the first ones.
-        on_error: "raise" ends at the first faulty row of either file, "skip" leaves it out.
+        faulty: what becomes of the faulty rows of either file.
         planner_options: options of ``Planner.load``; they are kept in metrics.json.
 
     Raises:
@@ -51,12 +50,12 @@ def evaluate_model(
     """
     refuse_existing(Path(out_dir))
     library = load_task(Path(model), library=planner_options.get("library")).library
-    skipped: list[RowError] = []
-    samples = labelled_rows(data, library, on_error=on_error, skipped=skipped, limit=limit)
+    faulty = faulty or FaultyRows()
+    samples = labelled_rows(data, library, faulty=faulty, limit=limit)
     train = None
     if train_data is not None:
-        train = labelled_rows(train_data, library, on_error=on_error, skipped=skipped)
-    report_skipped(skipped)
+        train = labelled_rows(train_data, library, faulty=faulty)
+    faulty.report()
     check_rows(samples, train, library)
     planner = Planner.load(model, **planner_options)
     started = time.monotonic()
@@ -69,7 +68,7 @@ def evaluate_model(
         "data": file_identity(data),
         "train_data": None if train_data is None else file_identity(train_data),
         "limit": limit,
-        "rows_skipped": sum(error.file == Path(data) for error in skipped),
+        "rows_skipped": sum(error.file == Path(data) for error in faulty.errors),
         "seconds_of_decoding": round(time.monotonic() - started, 1),
         **environment(),
     }
@@ -81,8 +80,7 @@ def labelled_rows(
     path: str | Path,
     library: IntentLibrary,
     *,
-    on_error: OnError = "raise",
-    skipped: list[RowError] | None = None,
+    faulty: FaultyRows | None = None,
     limit: int | None = None,
 ) -> list[Sample]:
     """The first ``limit`` rows of a file whose labels are right: a wrong label makes wrong figures.
@@ -90,7 +88,7 @@ def labelled_rows(
     Raises:
         GplanError, RowError: as ``read_labelled_samples``, which explains the arguments.
     """
-    pairs = read_labelled_samples(path, library, on_error=on_error, skipped=skipped)
+    pairs = read_labelled_samples(path, library, faulty=faulty)
     return [sample for sample, _ in islice(pairs, limit)]
 
 

@@ -29,11 +29,10 @@ from gplan_jax.evaluation.sensitivity.preference_figure import (
     read_preference_logs,
 )
 from gplan_jax.evaluation.sensitivity.tables import sensitivity_view
-from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import atomic_write, read_json, refuse_existing, write_json
-from gplan_jax.foundation.progress import report_skipped
 from gplan_jax.gsisr import ContextPair, IntentLibrary, read_context_pairs
-from gplan_jax.gsisr.readers import OnError
 from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.reasoning import LatentVocabulary
 
@@ -56,7 +55,7 @@ def compare_sensitivity(
     unchanged: str | Path | None = None,
     logs: Mapping[str, Path] | None = None,
     limit: int | None = None,
-    on_error: OnError = "raise",
+    faulty: FaultyRows | None = None,
     batch_size: int = 16,
     max_new_tokens: int | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -73,7 +72,7 @@ def compare_sensitivity(
         unchanged: context pairs whose teacher plans are equal.
         logs: name of a model -> the log.jsonl of its preference run.
         limit: only the first so many pairs of each file.
-        on_error: "raise" ends at the first faulty pair, "skip" leaves it out and lists it.
+        faulty: what becomes of faulty pairs.
         batch_size: rows decoded together.
         max_new_tokens: longest answer, in tokens; None as for ``Planner.load``.
 
@@ -99,10 +98,10 @@ def compare_sensitivity(
     }
     identities = {name: {"model": folder_hash(at), **asked} for name, at in models.items()}
     standing = {name for name in models if _stands(out / name, identities[name])}
-    skipped: list[RowError] = []
-    differ = _read_pairs(pairs, library, "differ", limit, on_error, skipped)
-    equal = _read_pairs(unchanged, library, "equal", limit, on_error, skipped) if unchanged else []
-    report_skipped(skipped)
+    faulty = faulty or FaultyRows()
+    differ = _read_pairs(pairs, library, "differ", limit, faulty)
+    equal = _read_pairs(unchanged, library, "equal", limit, faulty) if unchanged else []
+    faulty.report()
     for name, model in models.items():
         if name in standing:
             continue
@@ -112,7 +111,7 @@ def compare_sensitivity(
             "identity": identities[name],
             "pairs": str(pairs),
             "unchanged": unchanged and str(unchanged),
-            "pairs_skipped": len(skipped),
+            "pairs_skipped": faulty.total,
             **options,
         }
         _plan_and_write(model, differ, equal, library, out / name, run, options)
@@ -240,8 +239,7 @@ def _read_pairs(
     library: IntentLibrary,
     plans: Plans,
     limit: int | None,
-    on_error: OnError,
-    skipped: list[RowError],
+    faulty: FaultyRows,
 ) -> list[ContextPair]:
-    pairs = read_context_pairs(path, library, plans=plans, on_error=on_error, skipped=skipped)
+    pairs = read_context_pairs(path, library, plans=plans, faulty=faulty)
     return list(islice(pairs, limit))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
 from gplan_jax.gsisr import Sample, facts_of, read_numbered_samples
-from gplan_jax.gsisr.readers import SKIP_HINT, OnError, empty_data_set
 
 T = TypeVar("T")
 _MEND = f"Mend the row, or {SKIP_HINT}."
@@ -22,39 +22,26 @@ class Context(NamedTuple):
 
 
 def file_contexts(
-    path: str | Path,
-    *,
-    limit: int | None = None,
-    on_error: OnError = "raise",
-    skipped: list[RowError],
+    path: str | Path, faulty: FaultyRows, *, limit: int | None = None
 ) -> Iterator[Context]:
     """Streams the contexts of a file, without their labels; their times are checked.
 
     Args:
         limit: only the first so many rows of the file are looked at.
-        on_error: "raise" ends at the first faulty row, "skip" appends its error to ``skipped``.
 
     Raises:
         GplanError, RowError: the file can't be read, has no row, or a row is faulty.
     """
-    yielded, already = False, len(skipped)
-    for row, sample in read_numbered_samples(path, on_error=on_error, skipped=skipped):
-        if limit is not None and row > limit:
-            # Faulty rows between the last one wanted and this one are not part of the run either.
-            skipped[already:] = [fault for fault in skipped[already:] if fault.row <= limit]
-            break
+
+    def context(numbered: tuple[int, Sample]) -> Context:
+        row, sample = numbered
         try:
             _check(sample)
         except GplanError as error:
-            fault = RowError(path, row, None, str(error).rstrip("."), _MEND)
-            if on_error == "raise":
-                raise fault from None
-            skipped.append(fault)
-            continue
-        yielded = True
-        yield Context(row, sample.with_label(""))
-    if not yielded:
-        raise empty_data_set(path, skipped[already:])
+            raise RowError(path, row, None, str(error).rstrip("."), _MEND) from None
+        return Context(row, sample.with_label(""))
+
+    return faulty.sound(path, read_numbered_samples(path, faulty=faulty, limit=limit), context)
 
 
 def numbered(samples: Iterable[Sample]) -> Iterator[Context]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.table import Table
 
 from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, empty_data_set
 from gplan_jax.foundation.progress import track
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.gsisr import (
@@ -23,7 +24,6 @@ from gplan_jax.gsisr import (
     read_numbered_samples,
     write_samples,
 )
-from gplan_jax.gsisr.readers import SKIP_HINT, OnError, empty_data_set
 from gplan_jax.reasoning import write_trace
 from gplan_jax.synthesis.teachers.load import note_of
 from gplan_jax.synthesis.teachers.protocol import ROW_TROUBLE, Teacher
@@ -57,8 +57,7 @@ def explain_file(
     library: IntentLibrary,
     *,
     teacher: Teacher | None = None,
-    on_error: OnError = "raise",
-    skipped: list[RowError] | None = None,
+    faulty: FaultyRows | None = None,
 ) -> ExplainReport:
     """Streams the rows of ``source`` to ``out``, each label with a trace before its plan.
 
@@ -69,9 +68,7 @@ def explain_file(
     Args:
         source, out: .csv, .jsonl or .parquet files.
         teacher: who explains; the rules where None. It is closed at the end.
-        on_error: "raise" ends at the first row that is faulty or has no trace, "skip" leaves it
-            out.
-        skipped: where given, the errors of the rows left out are appended to it.
+        faulty: what becomes of rows that are faulty or have no trace.
 
     Raises:
         GplanError, RowError: an unreadable source, a row that isn't skipped, no row with a trace,
@@ -80,9 +77,9 @@ def explain_file(
     if Path(source).resolve() == Path(out).resolve():
         raise GplanError(f"{out} is also the source; name another output.")
     teacher = teacher or RuleTeacher(library)
-    faults: list[RowError] = [] if skipped is None else skipped
-    already, characters = len(faults), 0
-    total = sum(1 for _ in _labelled(source, library, on_error, []))
+    faulty = faulty or FaultyRows()
+    already, characters = faulty.total, 0
+    total = sum(1 for _ in _labelled(source, library, FaultyRows(faulty.on_error)))
 
     async def explained(row: tuple[int, Sample, Label]) -> tuple[Sample, int] | RowError:
         number, sample, label = row
@@ -95,40 +92,31 @@ def explain_file(
     def written(found: Iterator[tuple[Sample, int] | RowError]) -> Iterator[Sample]:
         nonlocal characters
         for row in track(found, "explain", total, lambda: note_of(teacher)):
-            if not isinstance(row, RowError):
-                characters += row[1]
-                yield row[0]
-            elif on_error == "raise":
-                raise row
-            else:
-                faults.append(row)
+            if isinstance(row, RowError):
+                faulty.add(row)
+                continue
+            characters += row[1]
+            yield row[0]
         if not characters:
-            raise empty_data_set(source, faults[already:])
+            raise empty_data_set(source, faulty.errors[already:])
 
-    labelled = _labelled(source, library, on_error, faults)
+    labelled = _labelled(source, library, faulty)
     found = map_ordered(explained, labelled, at_once=teacher.at_once, close=teacher.close)
     with closing(found):
         count = write_samples(out, written(found))
-    return ExplainReport(count, len(faults) - already, characters / count)
+    return ExplainReport(count, faulty.total - already, characters / count)
 
 
 def _labelled(
-    source: str | Path, library: IntentLibrary, on_error: OnError, faults: list[RowError]
+    source: str | Path, library: IntentLibrary, faulty: FaultyRows
 ) -> Iterator[tuple[int, Sample, Label]]:
     """The rows with their numbers and checked labels; facts must be there to be told."""
-    yielded, already = False, len(faults)
-    for number, sample in read_numbered_samples(source, on_error=on_error, skipped=faults):
-        try:
-            label = _label(sample, library, RowPlace(source, number))
-        except RowError as error:
-            if on_error == "raise":
-                raise
-            faults.append(error)
-            continue
-        yielded = True
-        yield number, sample, label
-    if not yielded:
-        raise empty_data_set(source, faults[already:])
+
+    def labelled(numbered: tuple[int, Sample]) -> tuple[int, Sample, Label]:
+        number, sample = numbered
+        return number, sample, _label(sample, library, RowPlace(source, number))
+
+    return faulty.sound(source, read_numbered_samples(source, faulty=faulty), labelled)
 
 
 def _label(sample: Sample, library: IntentLibrary, where: RowPlace) -> Label:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, Plan, read_labelled_samples
 from gplan_jax.reasoning import GSISR_LATENTS
 
@@ -49,7 +50,7 @@ def mix_of(plans: Iterable[Plan], library: IntentLibrary) -> Mix:
 
 def mix_of_file(path: str | Path, library: IntentLibrary) -> Mix:
     """The mix of a file's plans; rows without a readable plan are left out."""
-    rows = read_labelled_samples(path, library, on_error="skip")
+    rows = read_labelled_samples(path, library, faulty=FaultyRows("skip"))
     return mix_of((label.plan for _, label in rows), library)
 
 

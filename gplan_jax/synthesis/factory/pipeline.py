@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gplan_jax.chat.errors import RequestFailed
-from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.progress import Note, ProgressBar
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.gsisr import IntentLibrary, Label, split_by_id
@@ -58,7 +59,7 @@ def run(
     *,
     total: int | None = None,
     note: Note = "",
-    skipped: list[RowError] | None = None,
+    faulty: FaultyRows | None = None,
 ) -> Report:
     """Asks the teacher about each context and writes the files of ``outputs``, all at the end.
 
@@ -68,7 +69,7 @@ def run(
     Args:
         total: how many contexts there are, for the progress bar.
         note: what the bar shows beside the rate.
-        skipped: where the faults of rows that can't be read turn up while ``contexts`` is read.
+        faulty: where the faults of rows that can't be read turn up while ``contexts`` is read.
 
     Raises:
         GplanError: whatever ends a run: a faulty context, a server that can't be reached, a spent
@@ -110,7 +111,7 @@ def run(
                 raise _hopeless(found, teacher)
             counts = recipe.wanted is None or isinstance(found, Label)
             bar.advance(note, steps=int(counts))
-        report.skipped = len(skipped or ())
+        report.skipped = faulty.total if faulty else 0
         writers.report(report.to_dict(recipe.compare) | {"settings": dict(recipe.settings or {})})
     return report
 

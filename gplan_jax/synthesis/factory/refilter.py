@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.table import Table
 
-from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.progress import track
 from gplan_jax.gsisr import IntentLibrary, Label, Sample, Violation, read_numbered_samples
-from gplan_jax.gsisr.readers import OnError
 from gplan_jax.synthesis.factory.outputs import Outputs, file_hash, open_outputs
 from gplan_jax.synthesis.factory.report import Report
 from gplan_jax.synthesis.factory.verdicts import FILTER_TIERS, Tier, broken_rules, verdict
@@ -78,8 +78,7 @@ def filter_file(
     out: Path,
     library: IntentLibrary,
     *,
-    on_error: OnError = "raise",
-    skipped: list[RowError] | None = None,
+    faulty: FaultyRows | None = None,
 ) -> tuple[Report, PassRates]:
     """Copies the rows of ``source`` that pass the whole filter to ``out``, as they are.
 
@@ -92,14 +91,14 @@ def filter_file(
     """
     outputs = Outputs(out)
     outputs.check({"the data": source}, test=True)
-    faults: list[RowError] = [] if skipped is None else skipped
-    already = len(faults)
+    faulty = faulty or FaultyRows()
+    already = faulty.total
     report, rates = Report(library), PassRates()
-    rows = read_numbered_samples(source, on_error=on_error, skipped=faults)
+    rows = read_numbered_samples(source, faulty=faulty)
     settings = {
         "data": {"file": source.name, "sha256": _hash(source)},
         "library": library.name,
-        "on_error": on_error,
+        "on_error": faulty.on_error,
     }
     with open_outputs(outputs, test=False, origin=False) as writers:
         for row, sample, found in track(_verdicts(rows, library), "filter"):
@@ -111,7 +110,7 @@ def filter_file(
                 removal = broken_rules(sample.raw_labels, found)
                 writers.removed(removal.to_dict(row, sample))
                 report.remove(removal)
-        report.skipped = len(faults) - already
+        report.skipped = faulty.total - already
         values = {"filter": rates.to_dict(), **report.to_dict()}
         writers.report({**values, "settings": settings})
     return report, rates

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary
-from gplan_jax.gsisr.readers import OnError
 from gplan_jax.synthesis.factory.contexts import Context, file_contexts, numbered
 from gplan_jax.synthesis.factory.mix import Mix, mix_of, mix_of_file
 from gplan_jax.synthesis.factory.outputs import Outputs, file_hash
@@ -51,7 +51,6 @@ class Order:
     overrides: Sequence[str] = ()
     cache: Path | None = None
     compare: Path | None = None
-    on_error: OnError = "raise"
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Finished:
 
 
 def synthesize(
-    order: Order, library: IntentLibrary, *, skipped: list[RowError] | None = None
+    order: Order, library: IntentLibrary, *, faulty: FaultyRows | None = None
 ) -> Finished:
     """Carries out an order: reads, asks, filters and writes; see ``pipeline.run``.
 
@@ -73,7 +72,7 @@ def synthesize(
     the run before it has cost something.
 
     Args:
-        skipped: where given, the errors of the rows left out are appended to it.
+        faulty: what becomes of faulty rows of ``order.data``.
 
     Raises:
         GplanError, RowError: the order contradicts itself, a file can't be read or may not be
@@ -83,11 +82,15 @@ def synthesize(
     outputs = Outputs(order.out)
     inputs = {"the data": order.data, "the seed file": order.seeds, "compared with": order.compare}
     outputs.check(inputs, test=order.test_fraction > 0)
-    faults: list[RowError] = [] if skipped is None else skipped
+    faulty = faulty or FaultyRows()
     seeds = read_seeds(order.seeds, library) if order.seeds else []
     compared = mix_of_file(order.compare, library) if order.compare else None
     compared = compared or (mix_of((seed.plan for seed in seeds), library) if seeds else None)
-    total = order.rows if order.data is None else sum(1 for _ in _contexts(order, []))
+    total = (
+        order.rows
+        if order.data is None
+        else sum(1 for _ in _contexts(order, FaultyRows(faulty.on_error)))
+    )
     teacher = _teacher(order, outputs, library, seeds)
     recipe = Recipe(
         teacher,
@@ -96,15 +99,15 @@ def synthesize(
         seed=order.seed,
         wanted=order.rows,
         compare=compared,
-        settings=_settings(order, teacher, library),
+        settings=_settings(order, teacher, library, faulty),
     )
     report = run(
-        _contexts(order, faults),
+        _contexts(order, faulty),
         recipe,
         outputs,
         total=total,
         note=lambda: note_of(teacher),
-        skipped=faults,
+        faulty=faulty,
     )
     return Finished(report, compared, outputs, note_of(teacher))
 
@@ -118,10 +121,10 @@ def _check(order: Order) -> None:
         raise GplanError(f"test_fraction is {order.test_fraction}; it lies from 0 to below 1.")
 
 
-def _contexts(order: Order, skipped: list[RowError]) -> Iterator[Context]:
+def _contexts(order: Order, faulty: FaultyRows) -> Iterator[Context]:
     if order.data is None:
         return numbered(simulate_contexts(order.seed))
-    return file_contexts(order.data, limit=order.limit, on_error=order.on_error, skipped=skipped)
+    return file_contexts(order.data, faulty, limit=order.limit)
 
 
 def _teacher(
@@ -134,7 +137,9 @@ def _teacher(
     )
 
 
-def _settings(order: Order, teacher: Teacher, library: IntentLibrary) -> dict[str, Any]:
+def _settings(
+    order: Order, teacher: Teacher, library: IntentLibrary, faulty: FaultyRows
+) -> dict[str, Any]:
     """What decides the bytes of a run: options, inputs by their hash, the teacher's settings."""
     files = {"data": order.data, "seeds": order.seeds, "compare": order.compare}
     text = library.model_dump_json()
@@ -143,7 +148,7 @@ def _settings(order: Order, teacher: Teacher, library: IntentLibrary) -> dict[st
         "limit": order.limit,
         "seed": order.seed,
         "test_fraction": order.test_fraction,
-        "on_error": order.on_error,
+        "on_error": faulty.on_error,
         "library": {"name": library.name, "sha256": hashlib.sha256(text.encode()).hexdigest()},
         **{
             name: {"file": path.name, "sha256": file_hash(path)} if path else None

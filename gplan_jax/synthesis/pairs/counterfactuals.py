@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
 from gplan_jax.foundation.files import write_json
 from gplan_jax.foundation.progress import track
 from gplan_jax.foundation.streams import map_ordered
@@ -38,7 +39,6 @@ from gplan_jax.gsisr.context_pairs import (
     changed_columns,
     context_pair_writer,
 )
-from gplan_jax.gsisr.readers import SKIP_HINT, OnError
 from gplan_jax.synthesis.pairs.catalogue import Catalogue, harvest
 from gplan_jax.synthesis.pairs.counterfactual_report import ANCHOR, Report, Verdict, report_path
 from gplan_jax.synthesis.pairs.perturbation_spec import PerturbationSpec, load_spec
@@ -179,8 +179,7 @@ def write_counterfactuals(
     per_anchor: int = 1,
     seed: int = 0,
     limit: int | None = None,
-    on_error: OnError = "raise",
-    skipped: list[RowError] | None = None,
+    faulty: FaultyRows | None = None,
 ) -> Report:
     """Writes context pairs of the rows of ``source`` to ``out`` (see ``gsisr.context_pairs``).
 
@@ -194,8 +193,7 @@ def write_counterfactuals(
         teacher: who plans for both contexts; the rules where None. It is closed at the end.
         per_anchor: most pairs of a row.
         limit: only the first rows are anchors; the places still come from all rows.
-        on_error: "raise" ends at the first fault, "skip" leaves the row or candidate out.
-        skipped: where given, the faults left out are appended to it.
+        faulty: what becomes of faulty rows and candidates.
 
     Raises:
         GplanError: an unreadable source, an output that is the source or no .jsonl file, or no
@@ -206,16 +204,16 @@ def write_counterfactuals(
     if per_anchor < 1:
         raise GplanError(f"per_anchor is {per_anchor}; a row gives at least 1 pair.")
     spec, teacher = spec or load_spec(), teacher or RuleTeacher(library)
-    faults: list[RowError] = [] if skipped is None else skipped
-    already = len(faults)
+    faulty = faulty or FaultyRows()
+    already = faulty.total
     with ExitStack() as stack:
         writers: dict[Verdict, PairWriter] = {}
         writers["pair"] = stack.enter_context(context_pair_writer(out))
         if unchanged:
             writers["equal"] = stack.enter_context(context_pair_writer(unchanged))
-        catalogue, rows = _survey(source, spec, on_error)
+        catalogue, rows = _survey(source, spec, FaultyRows(faulty.on_error))
         recipe = Recipe(spec, catalogue, teacher, library, per_anchor, seed)
-        numbered = read_numbered_samples(source, on_error=on_error, skipped=faults)
+        numbered = read_numbered_samples(source, faulty=faulty)
         total = rows if limit is None else min(limit, rows)
 
         async def candidates(row: tuple[int, Sample]) -> list[Candidate]:
@@ -226,10 +224,10 @@ def write_counterfactuals(
             closing(map_ordered(candidates, anchors, at_once=teacher.at_once, close=teacher.close))
         )
         tracked = track(found, "counterfactuals", total, lambda: note_of(teacher))
-        report = _write(tracked, recipe, writers, on_error, faults)
-        report = dataclasses.replace(report, skipped=len(faults) - already)
+        report = _write(tracked, recipe, writers, faulty)
+        report = dataclasses.replace(report, skipped=faulty.total - already)
         if not report.total("pair"):
-            raise _no_pair(source, report, faults[already:])
+            raise _no_pair(source, report, faulty.errors[already:])
     settings = {
         "data": str(source),
         "teacher": settings_of(teacher),
@@ -246,8 +244,7 @@ def _write(
     found: Iterable[Sequence[Candidate]],
     recipe: Recipe,
     writers: Mapping[Verdict, PairWriter],
-    on_error: OnError,
-    faults: list[RowError],
+    faulty: FaultyRows,
 ) -> Report:
     """Writes the pairs among the candidates of each row, and counts all of them."""
     verdicts = {name: Counter[Verdict]() for name in (ANCHOR, *recipe.spec.weights)}
@@ -257,10 +254,8 @@ def _write(
         without_pair += all(candidate.verdict != "pair" for candidate in candidates)
         for candidate in candidates:
             verdicts[candidate.perturbation][candidate.verdict] += 1
-            if candidate.fault and on_error == "raise":
-                raise candidate.fault
             if candidate.fault:
-                faults.append(candidate.fault)
+                faulty.add(candidate.fault)
             elif candidate.pair and candidate.verdict in writers:
                 writers[candidate.verdict](candidate.pair)
     return Report(anchors, without_pair, 0, verdicts)
@@ -274,13 +269,15 @@ def _check_outputs(source: Path, outputs: list[Path]) -> None:
         taken[path.resolve()] = "another output"
 
 
-def _survey(source: str | Path, spec: PerturbationSpec, on_error: OnError) -> tuple[Catalogue, int]:
+def _survey(
+    source: str | Path, spec: PerturbationSpec, faulty: FaultyRows
+) -> tuple[Catalogue, int]:
     """The catalogue of all rows and their number."""
     rows = 0
 
     def counted() -> Iterator[Sample]:
         nonlocal rows
-        for _, sample in read_numbered_samples(source, on_error=on_error):
+        for _, sample in read_numbered_samples(source, faulty=faulty):
             rows += 1
             yield sample
 

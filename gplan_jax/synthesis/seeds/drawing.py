@@ -9,9 +9,9 @@ from itertools import zip_longest
 from pathlib import Path
 
 from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
 from gplan_jax.foundation.progress import track
 from gplan_jax.gsisr import Sample, read_numbered_samples
-from gplan_jax.gsisr.readers import SKIP_HINT, OnError
 from gplan_jax.synthesis.teachers.seed import Stratum, stratum_of
 
 
@@ -33,8 +33,7 @@ def draw_rows(
     count: int,
     seed: int,
     *,
-    on_error: OnError = "raise",
-    skipped: list[RowError] | None = None,
+    faulty: FaultyRows | None = None,
 ) -> Draw:
     """Draws up to ``count`` rows of ``path``, as many from each stratum as there are.
 
@@ -46,18 +45,15 @@ def draw_rows(
     Raises:
         GplanError, RowError: as ``read_samples`` does, and where a row's times can't be read.
     """
-    faults: list[RowError] = [] if skipped is None else skipped
+    faulty = faulty or FaultyRows()
     users: dict[str, tuple[bytes, int, Stratum]] = {}
-    rows = read_numbered_samples(path, on_error=on_error, skipped=faults)
+    rows = read_numbered_samples(path, faulty=faulty)
     for number, sample in track(rows, "draw"):
         try:
             stratum = stratum_of(sample)
         except GplanError as error:
             mend = f"Mend it, or {SKIP_HINT}."
-            fault = RowError(path, number, None, str(error).rstrip("."), mend)
-            if on_error == "raise":
-                raise fault from None
-            faults.append(fault)
+            faulty.add(RowError(path, number, None, str(error).rstrip("."), mend))
             continue
         drawn = (_hash(seed, sample.id, number), number, stratum)
         users[sample.id] = min(users.get(sample.id, drawn), drawn)
@@ -80,6 +76,6 @@ def _hash(seed: int, user: str, number: int) -> bytes:
 def _fetch(path: str | Path, numbers: set[int]) -> Iterator[tuple[int, Sample]]:
     if not numbers:
         return
-    for number, sample in read_numbered_samples(path, on_error="skip"):
+    for number, sample in read_numbered_samples(path, faulty=FaultyRows("skip")):
         if number in numbers:
             yield number, sample

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from gplan_jax.chat.errors import RequestFailed
 from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
 from gplan_jax.foundation.progress import track
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, check_plan
-from gplan_jax.gsisr.readers import SKIP_HINT, OnError
 from gplan_jax.synthesis.seeds.candidates import (
     OWN,
     SUFFIX,
@@ -60,8 +60,7 @@ def write_review_files(
     *,
     count: int,
     seed: int = 0,
-    on_error: OnError = "raise",
-    skipped: list[RowError] | None = None,
+    faulty: FaultyRows | None = None,
 ) -> CandidatesReport:
     """Draws rows and writes their review file, and the candidates' file beside it.
 
@@ -74,9 +73,9 @@ def write_review_files(
         GplanError, RowError: the data can't be read, or the teacher gives no plan for a row.
     """
     candidates_path = check_out(out)
-    faults: list[RowError] = [] if skipped is None else skipped
-    already = len(faults)
-    draw = draw_rows(data, count, seed, on_error=on_error, skipped=faults)
+    faulty = faulty or FaultyRows()
+    already = faulty.total
+    draw = draw_rows(data, count, seed, faulty=faulty)
 
     async def proposed(numbered: Numbered) -> tuple[Draft, str] | RowError:
         number, sample, _ = numbered
@@ -94,12 +93,10 @@ def write_review_files(
             track(stream, "propose", len(draw.rows), lambda: note_of(teacher)),
             strict=True,
         ):
-            if not isinstance(result, RowError):
-                found.append((numbered, result))
-            elif on_error == "raise":
-                raise result
+            if isinstance(result, RowError):
+                faulty.add(result)
             else:
-                faults.append(result)
+                found.append((numbered, result))
     candidates = [
         Candidate(
             row, number, sample.with_label(""), stratum, environment(sample), proposal, origin
@@ -107,7 +104,7 @@ def write_review_files(
         for row, ((number, sample, stratum), (proposal, origin)) in enumerate(found, start=1)
     ]
     if not candidates:
-        raise GplanError(f"{data} gives no candidate; {len(faults) - already} rows are faulty.")
+        raise GplanError(f"{data} gives no candidate; {faulty.total - already} rows are faulty.")
     write_candidates(candidates_path, candidates)
     write_review(out, candidates, [Decision(c.row, c.proposal) for c in candidates], library)
     return CandidatesReport(
@@ -115,7 +112,7 @@ def write_review_files(
         draw.strata,
         Counter(candidate.origin for candidate in candidates),
         sum(bool(faults_of(candidate.proposal, library)) for candidate in candidates),
-        len(faults) - already,
+        faulty.total - already,
         candidates_path,
     )
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from gplan_jax.foundation.errors import RowError
-from gplan_jax.gsisr.readers import OnError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.synthesis.triggers.columns import log_files, open_source
 from gplan_jax.synthesis.triggers.database import MEND, connect, fetch
 from gplan_jax.synthesis.triggers.events import Event, profile_of
@@ -21,34 +21,9 @@ from gplan_jax.synthesis.triggers.spec import ORDER_TIMES, ProfileColumns, Trigg
 from gplan_jax.synthesis.triggers.sql import TEXT_FIELDS, Source, log_query, users_query
 
 _EVENT_FIELDS = 2 + len(TEXT_FIELDS) + len(ORDER_TIMES)
+# "row": no readable row at all; missing or unreadable "user" and "time"; an "event" that is not
+# declared; an unreadable "order" column.
 Kind = Literal["row", "user", "time", "event", "order"]
-
-
-@dataclass
-class Faults:
-    """Rows left out: how many of each kind, and the first ``most`` of them.
-
-    Kinds: "row" no readable row at all, "user" and "time" missing or unreadable, "event" not
-    declared, "order" an unreadable order column.
-    """
-
-    on_error: OnError
-    most: int = 20
-    counts: dict[Kind, int] = field(default_factory=dict)
-    first: list[RowError] = field(default_factory=list)
-
-    def add(self, kind: Kind, error: RowError) -> None:
-        """Raises the error, or counts it where faulty rows are skipped."""
-        if self.on_error == "raise":
-            raise error
-        self.counts[kind] = self.counts.get(kind, 0) + 1
-        if len(self.first) < self.most:
-            self.first.append(error)
-
-    @property
-    def total(self) -> int:
-        """All rows left out."""
-        return sum(self.counts.values())
 
 
 @dataclass
@@ -62,7 +37,7 @@ class Log:
 
     sources: Sequence[Source]
     spec: TriggerSpec
-    faults: Faults
+    faulty: FaultyRows
     connection: Any
     users: Source | None
     read: int = 0
@@ -76,7 +51,7 @@ class Log:
             GplanError: a file can't be read, or DuckDB needs more memory.
             RowError: a row is faulty, and faulty rows are not skipped.
         """
-        lenient = self.faults.on_error == "skip"
+        lenient = self.faulty.skips
         previous: tuple[Any, ...] = ()
         for rows in fetch(self.connection, log_query(self.sources, self.spec.log, lenient=lenient)):
             self.read += len(rows)
@@ -128,7 +103,8 @@ class Log:
             fault = found
         column = getattr(self.spec.log.columns, fault.field)
         path = self.sources[file].path
-        self.faults.add(fault.kind, RowError(path, number, column, fault.problem, fault.mend))
+        error = RowError(path, number, column, fault.problem, fault.mend)
+        self.faulty.add(error, fault.kind)
         return None
 
     def _count_rejects(self) -> None:
@@ -140,7 +116,7 @@ class Log:
         for rows in fetch(self.connection, query):
             for path, line, message in rows:
                 if (path, line) != previous:  # A line may have several faults.
-                    self.faults.add("row", RowError(path, line - 1, None, message, MEND))
+                    self.faulty.add(RowError(path, line - 1, None, message, MEND))
                 previous = path, line
 
 
@@ -152,7 +128,7 @@ def open_log(
     temporary: Path,
     users: str | Path | None = None,
     memory_limit: str = "2GB",
-    on_error: OnError = "raise",
+    faulty: FaultyRows,
 ) -> Iterator[Log]:
     """Opens the files of a log and checks that they have the columns that the spec maps.
 
@@ -180,7 +156,7 @@ def open_log(
             columns |= _mapped("users.columns", spec.users.columns)
             (path,) = log_files([users])
             found = open_source(connection, path, 0, columns, delimiter)
-        yield Log(sources, spec, Faults(on_error), connection, found)
+        yield Log(sources, spec, faulty, connection, found)
 
 
 def _mapped(section: str, columns: ProfileColumns) -> dict[str, str]:

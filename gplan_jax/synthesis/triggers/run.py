@@ -9,14 +9,15 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import write_json
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr import Sample, write_samples
-from gplan_jax.gsisr.readers import OnError, check_suffix
+from gplan_jax.gsisr.readers import check_suffix
 from gplan_jax.synthesis.triggers.columns import log_files
 from gplan_jax.synthesis.triggers.contexts import Prepared, Tally, contexts
 from gplan_jax.synthesis.triggers.events import Event
-from gplan_jax.synthesis.triggers.log import Faults, Log, open_log
+from gplan_jax.synthesis.triggers.log import Log, open_log
 from gplan_jax.synthesis.triggers.report import TriggerReport, report_path
 from gplan_jax.synthesis.triggers.spec import TriggerSpec
 
@@ -28,9 +29,9 @@ def write_contexts(
     *,
     users: str | Path | None = None,
     memory_limit: str = "2GB",
-    on_error: OnError = "raise",
+    faulty: FaultyRows | None = None,
     limit: int | None = None,
-) -> tuple[TriggerReport, Faults]:
+) -> TriggerReport:
     """Searches a log for triggers and writes a row for each, without a label.
 
     Rows come by user id, those of a user in order of time. They depend on the events alone: not
@@ -39,14 +40,14 @@ def write_contexts(
 
     Args:
         logs, users, memory_limit: see ``open_log``.
-        on_error: "raise" ends at the first faulty row, "skip" leaves it out.
+        faulty: what becomes of faulty rows; their counts by kind are in the report.
         limit: stop after so many rows.
 
     Raises:
         GplanError, RowError: see ``open_log`` and ``Log.batches``; or ``out`` is one of the inputs
             or of an unknown kind.
     """
-    out = Path(out)
+    out, faulty = Path(out), faulty or FaultyRows()
     check_suffix(out)
     inputs = log_files([*logs, *([users] if users is not None else [])])
     if out.resolve() in {path.resolve() for path in inputs}:
@@ -70,7 +71,7 @@ def write_contexts(
             temporary=temporary,
             users=users,
             memory_limit=memory_limit,
-            on_error=on_error,
+            faulty=faulty,
         ) as log,
     ):
         with closing(rows(log)) as found:
@@ -81,14 +82,14 @@ def write_contexts(
             users=found_users,
             duplicates=log.duplicates,
             ignored=log.ignored,
-            faulty={kind: log.faults.counts[kind] for kind in sorted(log.faults.counts)},
+            faulty=dict(sorted(faulty.counts.items())),
             rows=dict(tally.rows),
             left_out={name: dict(counts) for name, counts in tally.left_out.items()},
             undeclared_years=tuple(sorted(tally.years - {d.year for d in prepared.holidays})),
             stopped=written == limit,
         )
     write_json(report_path(out), report.to_dict(spec))
-    return report, log.faults
+    return report
 
 
 class _Profiles:

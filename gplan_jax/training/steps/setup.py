@@ -21,8 +21,7 @@ from gplan_jax.data.preference_loader import PreferenceLoader
 from gplan_jax.data.preference_set import PreferenceSet
 from gplan_jax.data.task_files import PROMPT_FOLDER, load_task
 from gplan_jax.data.training_set import Mode, TrainingSet
-from gplan_jax.foundation import RowError
-from gplan_jax.foundation.progress import report_skipped
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.models import Qwen3, load_qwen3
 from gplan_jax.models.checkpoints.directory import read_config
@@ -153,7 +152,7 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
 def _sample_loader(
     config: TrainConfig, encoder: ChatEncoder, mesh: Mesh, cache: Path
 ) -> BatchLoader:
-    skipped: list[RowError] = []
+    faulty = FaultyRows(config.data.on_error)
     rows = TrainingSet.read(
         config.data.train,
         encoder=encoder,
@@ -161,10 +160,9 @@ def _sample_loader(
         library=IntentLibrary.load(config.data.library),
         mode=Mode(config.mode),
         max_length=config.data.max_length,
-        on_error=config.data.on_error,
-        skipped=skipped,
+        faulty=faulty,
     )
-    report_skipped(skipped)
+    faulty.report()
     curriculum = curriculum_of(config, len(rows))
     blocks = max(rows.blocks(row) for row in range(len(rows)))
     stages = min(curriculum.stage_of_epoch(config.epochs - 1), blocks) + 1
@@ -175,7 +173,7 @@ def _sample_loader(
 def _preference_loader(
     config: TrainConfig, encoder: ChatEncoder, mesh: Mesh, cache: Path
 ) -> PreferenceLoader:
-    skipped: list[RowError] = []
+    faulty = FaultyRows(config.data.on_error)
     template = PromptTemplate.load(config.data.template)
     _warn_of_another_prompt(config, template)
     pairs = PreferenceSet.read(
@@ -184,13 +182,10 @@ def _preference_loader(
         template=template,
         library=IntentLibrary.load(config.data.library),
         max_length=config.data.max_length,
-        on_error=config.data.on_error,
-        skipped=skipped,
+        faulty=faulty,
     )
-    pairs, levels_Nx3 = pairs.fitting(
-        cache_dir=cache, on_error=config.data.on_error, skipped=skipped
-    )
-    report_skipped(skipped)
+    pairs, levels_Nx3 = pairs.fitting(cache_dir=cache, faulty=faulty)
+    faulty.report()
     unknown = np.full((len(pairs), 2, 2), np.nan, np.float32)  # until ``reference`` fills it in
     plan = batch_plan_of(config, pairs, pairs.whole_lengths(levels_Nx3))
     return PreferenceLoader(pairs, plan, levels_Nx3, unknown, batch_share(mesh))

@@ -14,6 +14,7 @@ from gplan_jax.evaluation.judge.candidates import (
     read_rows,
 )
 from gplan_jax.foundation import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import write_jsonl
 from gplan_jax.gsisr import IntentLibrary, canonical_plan, write_samples
 from gplan_jax.synthesis.world.simulation import simulate_rows
@@ -69,7 +70,9 @@ def test_skipping_leaves_out_what_evaluate_leaves_out(tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     faulty = [good[0].with_label("broken"), *good[1:]]
     write_samples(data, faulty)
-    assert [s.id for s in read_rows(data, LIBRARY, on_error="skip")] == [s.id for s in good[1:]]
+    assert [s.id for s in read_rows(data, LIBRARY, faulty=FaultyRows("skip"))] == [
+        s.id for s in good[1:]
+    ]
     assert len(read_rows(data, LIBRARY)) == 4  # Labels are nothing to the judge.
     assert len(read_rows(data, LIBRARY, limit=2)) == 2
     lines = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]

@@ -22,6 +22,7 @@ from gplan_jax.evaluation.sensitivity.compare import (
 )
 from gplan_jax.evaluation.sensitivity.measures import PAIRS
 from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import read_json, write_json
 from gplan_jax.gsisr import ContextPair, Provenance, Sample, canonical_plan, write_context_pairs
 from gplan_jax.reasoning import GSISR_LATENTS
@@ -272,7 +273,7 @@ def test_a_faulty_pair_is_left_out_on_request(
     with pytest.raises(RowError) as error:
         compare_sensitivity(**files)
     assert error.value.row == 7
-    metrics = compare_sensitivity(**files, on_error="skip")
+    metrics = compare_sensitivity(**files, faulty=FaultyRows("skip"))
     assert metrics["picd"]["run"]["pairs_skipped"] == 1
     assert metrics["picd"]["pairs"]["differ"] == 3
     assert "row 7" in capsys.readouterr().err

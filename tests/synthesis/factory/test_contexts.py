@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gplan_jax.foundation import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.gsisr import Sample, write_samples
 from gplan_jax.synthesis.factory.contexts import UntilEnough, file_contexts, numbered
@@ -20,10 +21,10 @@ def test_contexts_of_a_file_have_their_row_number_and_no_label(
     broken = dataclasses.replace(rows[1], currenttime="noon")
     write_samples(tmp_path / "rows.csv", [rows[0], broken, *rows[2:]])
     with pytest.raises(RowError, match=r"rows.csv, row 2: currenttime .* is 'noon'"):
-        list(file_contexts(tmp_path / "rows.csv", skipped=[]))
-    skipped: list[RowError] = []
-    read = list(file_contexts(tmp_path / "rows.csv", on_error="skip", skipped=skipped))
-    assert [context.row for context in read] == [1, 3, 4] and [e.row for e in skipped] == [2]
+        list(file_contexts(tmp_path / "rows.csv", FaultyRows()))
+    faulty = FaultyRows("skip")
+    read = list(file_contexts(tmp_path / "rows.csv", faulty=faulty))
+    assert [context.row for context in read] == [1, 3, 4] and [e.row for e in faulty.errors] == [2]
     assert [context.sample for context in read] == [
         row.with_label("") for row in (rows[0], rows[2], rows[3])
     ]
@@ -34,11 +35,11 @@ def test_a_limit_counts_rows_of_the_file_faulty_ones_included(
 ) -> None:
     bad = dataclasses.replace(world_rows[0], trigger_5="?")
     write_samples(tmp_path / "rows.csv", [bad, world_rows[1], bad, world_rows[2], bad])
-    skipped: list[RowError] = []
-    source = file_contexts(tmp_path / "rows.csv", limit=3, on_error="skip", skipped=skipped)
-    assert [context.row for context in source] == [2] and [e.row for e in skipped] == [1, 3]
+    faulty = FaultyRows("skip")
+    source = file_contexts(tmp_path / "rows.csv", limit=3, faulty=faulty)
+    assert [context.row for context in source] == [2] and [e.row for e in faulty.errors] == [1, 3]
     with pytest.raises(GplanError, match="all 1 rows are faulty"):
-        list(file_contexts(tmp_path / "rows.csv", limit=1, on_error="skip", skipped=[]))
+        list(file_contexts(tmp_path / "rows.csv", faulty=FaultyRows("skip"), limit=1))
 
 
 def test_half_a_character_is_a_faulty_row(tmp_path: Path, world_rows: list[Sample]) -> None:
@@ -47,7 +48,7 @@ def test_half_a_character_is_a_faulty_row(tmp_path: Path, world_rows: list[Sampl
     text = text.replace('"current_tag": "', '"current_tag": "\\ud83d')
     (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8")
     with pytest.raises(RowError, match="row 1: a text is not Unicode"):
-        list(file_contexts(tmp_path / "rows.jsonl", skipped=[]))
+        list(file_contexts(tmp_path / "rows.jsonl", FaultyRows()))
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(0, 12), st.integers(1, 5))

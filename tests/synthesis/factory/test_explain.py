@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gplan_jax.foundation import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import (
     IntentLibrary,
     Plan,
@@ -206,12 +207,10 @@ def test_a_faulty_row_stops_and_leaves_an_earlier_result_whole(
 
 def test_a_faulty_row_can_be_skipped_and_is_listed(tmp_path: Path, library: IntentLibrary) -> None:
     _with_a_broken_row(tmp_path / "in.csv")
-    skipped: list[RowError] = []
-    report = explain_file(
-        tmp_path / "in.csv", tmp_path / "out.csv", library, on_error="skip", skipped=skipped
-    )
+    faulty = FaultyRows("skip")
+    report = explain_file(tmp_path / "in.csv", tmp_path / "out.csv", library, faulty=faulty)
     assert (report.rows, report.skipped) == (2, 1)
-    assert [error.row for error in skipped] == [2]
+    assert [error.row for error in faulty.errors] == [2]
     assert list(read_samples(tmp_path / "out.csv")) == [CONTEXTS[0], CONTEXTS[2]]
 
 

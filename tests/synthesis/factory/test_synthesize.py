@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from gplan_jax.foundation import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.gsisr import IntentLibrary, Sample, read_samples, split_by_id, write_samples
 from gplan_jax.synthesis.factory.report import mix_table, removal_table
@@ -44,13 +45,13 @@ def test_kept_removed_and_skipped_rows_are_the_rows_read(
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder) / "in.jsonl", Path(folder) / "out.csv"
         write_samples(data, rows)
-        order = Order(out, data=data, limit=limit, on_error="skip")
-        skipped: list[RowError] = []
+        order = Order(out, data=data, limit=limit)
+        faulty = FaultyRows("skip")
         if set(asked) == {"no time"}:
             with pytest.raises(GplanError, match="rows are faulty"):
-                synthesize(order, LIBRARY)
+                synthesize(order, LIBRARY, faulty=faulty)
             return
-        synthesize(order, LIBRARY, skipped=skipped)
+        synthesize(order, LIBRARY, faulty=faulty)
         counts = read_json(Path(folder) / "out.report.json")["rows"]
         origins = [line["row"] for line in read_jsonl(Path(folder) / "out.origin.jsonl")]
         removed = [line["row"] for line in read_jsonl(Path(folder) / "out.removed.jsonl")]
@@ -62,7 +63,7 @@ def test_kept_removed_and_skipped_rows_are_the_rows_read(
         "skipped": asked.count("no time"),
     }
     assert counts["kept"] + counts["removed"] + counts["skipped"] == counts["read"]
-    everywhere = origins + removed + [error.row for error in skipped]
+    everywhere = origins + removed + [error.row for error in faulty.errors]
     assert sorted(everywhere) == list(range(1, len(asked) + 1))
     assert kept == [rows[n - 1].with_label(RULES.label(rows[n - 1])) for n in origins]
 

@@ -12,6 +12,7 @@ import pytest
 
 from gplan_jax.chat.errors import RequestFailed
 from gplan_jax.foundation import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import (
     ContextPair,
     IntentLibrary,
@@ -247,12 +248,10 @@ def test_an_answer_that_fails_is_named_and_left_out(
     with pytest.raises(RowError, match=f"answer of teacher scripted to .* fails: .*{problem}"):
         write_counterfactuals(rows_file, out, LIBRARY, **options)
     assert not out.exists()
-    skipped: list[RowError] = []
-    report = write_counterfactuals(
-        rows_file, out, LIBRARY, on_error="skip", skipped=skipped, **options
-    )
-    assert report.total("failed") == report.skipped == len(skipped) > 0
-    assert all("--on-error skip" in error.mend for error in skipped)
+    faulty = FaultyRows("skip")
+    report = write_counterfactuals(rows_file, out, LIBRARY, faulty=faulty, **options)
+    assert report.total("failed") == report.skipped == len(faulty.errors) > 0
+    assert all("--on-error skip" in error.mend for error in faulty.errors)
     assert not [pair for pair in read(out) if pair.counterfactual.current_city == fails_at]
 
 
@@ -267,16 +266,15 @@ def test_a_failing_answer_to_the_row_itself_leaves_the_row_out(
             raise RequestFailed("the model refused to answer.")
         return rules.label(sample)
 
-    skipped: list[RowError] = []
+    faulty = FaultyRows("skip")
     report = write_counterfactuals(
         rows_file,
         tmp_path / "out.jsonl",
         LIBRARY,
         teacher=Scripted(no_answer),
-        on_error="skip",
-        skipped=skipped,
+        faulty=faulty,
     )
-    [fault] = [error for error in skipped if "the row as it is" in str(error)]
+    [fault] = [error for error in faulty.errors if "the row as it is" in str(error)]
     assert fault.row == 1 and "refused to answer. Mend" in str(fault)
     assert report.verdicts["anchor"] == {"failed": 1}
     assert 1 not in {pair.provenance.anchor_row for pair in read(tmp_path / "out.jsonl")}
@@ -320,9 +318,9 @@ def test_an_unreadable_row_is_named_or_left_out_and_listed(
         write_counterfactuals(source, out, LIBRARY)
     assert "--on-error skip" in error.value.mend
     assert out.read_text() == "earlier" and len(list(tmp_path.iterdir())) == 2
-    skipped: list[RowError] = []
-    report = write_counterfactuals(source, out, LIBRARY, on_error="skip", skipped=skipped)
-    assert [error.row for error in skipped] == [6]
+    faulty = FaultyRows("skip")
+    report = write_counterfactuals(source, out, LIBRARY, faulty=faulty)
+    assert [error.row for error in faulty.errors] == [6]
     assert report.verdicts["anchor"] == {"unreadable": 1}
     assert report.without_pair >= 1 and report.anchors == 20
     assert 6 not in {pair.provenance.anchor_row for pair in read(out)}
@@ -337,11 +335,9 @@ def test_a_row_of_which_nothing_can_be_changed_is_named_or_left_out(tmp_path: Pa
     spec = PerturbationSpec(at_order_place=OrderMove())
     with pytest.raises(RowError, match="row 3: nothing can be changed: none of at_order_place"):
         write_counterfactuals(source, out, LIBRARY, spec=spec)
-    skipped: list[RowError] = []
-    report = write_counterfactuals(
-        source, out, LIBRARY, spec=spec, on_error="skip", skipped=skipped
-    )
-    assert [error.row for error in skipped] == [3]
+    faulty = FaultyRows("skip")
+    report = write_counterfactuals(source, out, LIBRARY, spec=spec, faulty=faulty)
+    assert [error.row for error in faulty.errors] == [3]
     assert report.verdicts["anchor"] == {"unchangeable": 1}
 
 
@@ -352,11 +348,9 @@ def test_faulty_lines_of_the_source_are_skipped_and_listed_once(tmp_path: Path) 
         file.write("broken\n")
     with pytest.raises(RowError, match="row 11: not UTF-8 JSON"):
         write_counterfactuals(source, tmp_path / "out.jsonl", LIBRARY)
-    skipped: list[RowError] = []
-    report = write_counterfactuals(
-        source, tmp_path / "out.jsonl", LIBRARY, on_error="skip", skipped=skipped
-    )
-    assert [error.row for error in skipped] == [11]
+    faulty = FaultyRows("skip")
+    report = write_counterfactuals(source, tmp_path / "out.jsonl", LIBRARY, faulty=faulty)
+    assert [error.row for error in faulty.errors] == [11]
     assert (report.anchors, report.skipped) == (10, 1)
 
 

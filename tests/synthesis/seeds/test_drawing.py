@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gplan_jax.foundation import RowError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import Sample, write_samples
 from gplan_jax.synthesis.seeds.drawing import draw_rows
 from gplan_jax.synthesis.teachers.seed import stratum_of
@@ -67,7 +68,7 @@ def test_faulty_rows_stop_the_draw_or_are_left_out(tmp_path: Path) -> None:
     path = written(tmp_path, rows)
     with pytest.raises(RowError, match=r"row 6.*currenttime"):
         draw_rows(path, 5, seed=1)
-    skipped: list[RowError] = []
-    draw = draw_rows(path, 100, seed=1, on_error="skip", skipped=skipped)
-    assert [error.row for error in skipped] == [6]
+    faulty = FaultyRows("skip")
+    draw = draw_rows(path, 100, seed=1, faulty=faulty)
+    assert [error.row for error in faulty.errors] == [6]
     assert 6 not in [number for number, _, _ in draw.rows]

@@ -8,6 +8,7 @@ import pytest
 
 from gplan_jax.chat.errors import RequestFailed, ServerUnavailable
 from gplan_jax.foundation import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, write_samples
 from gplan_jax.reasoning import ReasoningTrace, split_response
 from gplan_jax.synthesis.seeds.candidates import candidates_of, read_candidates
@@ -130,11 +131,9 @@ def test_a_row_without_a_proposal_stops_the_run_or_is_left_out(
     with pytest.raises(RowError, match="row 2, column raw_labels"):
         write_review_files(data, out, library, teacher, count=5)
     assert not out.exists() and teacher.closed == 1
-    skipped: list[RowError] = []
-    report = write_review_files(
-        data, out, library, teacher, count=5, on_error="skip", skipped=skipped
-    )
-    assert (report.candidates, report.skipped, len(skipped)) == (1, 1, 1)
+    faulty = FaultyRows("skip")
+    report = write_review_files(data, out, library, teacher, count=5, faulty=faulty)
+    assert (report.candidates, report.skipped, len(faulty.errors)) == (1, 1, 1)
 
 
 def test_a_teacher_that_is_gone_stops_the_run_even_so(
@@ -143,5 +142,7 @@ def test_a_teacher_that_is_gone_stops_the_run_even_so(
     data = written(tmp_path, [row.with_label("") for row in ROWS])
     teacher = Scripted(ROWS[0].raw_labels, ServerUnavailable("gone"))
     with pytest.raises(ServerUnavailable):
-        write_review_files(data, tmp_path / "r.csv", library, teacher, count=5, on_error="skip")
+        write_review_files(
+            data, tmp_path / "r.csv", library, teacher, count=5, faulty=FaultyRows("skip")
+        )
     assert teacher.closed == 1 and not (tmp_path / "r.csv").exists()

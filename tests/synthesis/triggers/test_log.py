@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.synthesis.triggers.events import Event
-from gplan_jax.synthesis.triggers.log import Faults, log_files, open_log
+from gplan_jax.synthesis.triggers.log import log_files, open_log
 from gplan_jax.synthesis.triggers.spec import TriggerSpec, load_triggers
 
 duckdb = pytest.importorskip("duckdb")
@@ -24,7 +25,7 @@ UNMAPPED = [
         "order_city", "order_district", "order_made", "order_start", "order_end",
     )
 ]  # fmt: skip
-Read = Callable[..., tuple[list[Event], Faults]]
+Read = Callable[..., tuple[list[Event], FaultyRows]]
 
 
 @pytest.fixture
@@ -36,12 +37,13 @@ def small() -> TriggerSpec:
 @pytest.fixture
 def read(tmp_path: Path, small: TriggerSpec) -> Read:
     def events(
-        paths: Sequence[Path], spec: TriggerSpec = small, on_error: str = "raise"
-    ) -> tuple[list[Event], Faults]:
+        paths: Sequence[Path], spec: TriggerSpec = small, faulty: FaultyRows | None = None
+    ) -> tuple[list[Event], FaultyRows]:
         spill = tmp_path / "spill"
         spill.mkdir(exist_ok=True)
-        with open_log(paths, spec, temporary=spill, on_error=on_error) as log:  # type: ignore[arg-type]
-            return [event for batch in log.batches() for event in batch], log.faults
+        faulty = faulty or FaultyRows()
+        with open_log(paths, spec, temporary=spill, faulty=faulty) as log:
+            return [event for batch in log.batches() for event in batch], faulty
 
     return events
 
@@ -172,9 +174,9 @@ def test_a_faulty_row_is_named_or_left_out(
         read([clean, path])
     assert (error.value.file, error.value.row) == (path, 2)
     assert problem in str(error.value)
-    events, faults = read([path], on_error="skip")
+    events, faults = read([path], faulty=FaultyRows("skip"))
     assert events == read([clean])[0]
-    assert faults.counts == {kind: 1} and problem in str(faults.first[0])
+    assert faults.counts == {kind: 1} and problem in str(faults.errors[0])
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".parquet"])
@@ -192,11 +194,11 @@ def test_broken_lines_are_placed_or_left_out(tmp_path: Path, read: Read) -> None
     path = write(tmp_path / "log.csv", *rows)
     with pytest.raises(GplanError, match=r"Line: 3.*Original Line: u1,2026-03-02,view"):
         read([path])
-    events, faults = read([path], on_error="skip")
+    events, faults = read([path], faulty=FaultyRows("skip"))
     assert [event.user for event in events] == ["u1", "u4"]
     assert faults.counts == {"row": 3}
-    assert [error.row for error in faults.first] == [2, 3, 4]
-    assert "Expected Number of Columns: 5 Found: 3" in str(faults.first[0])
+    assert [error.row for error in faults.errors] == [2, 3, 4]
+    assert "Expected Number of Columns: 5 Found: 3" in str(faults.errors[0])
 
 
 def test_broken_json_lines(tmp_path: Path, read: Read) -> None:
@@ -204,7 +206,7 @@ def test_broken_json_lines(tmp_path: Path, read: Read) -> None:
     path.write_text(path.read_text() + '{"user_id": "u1"\n[1]\n' + path.read_text())
     with pytest.raises(GplanError, match=r"Malformed JSON in file .*log.jsonl.* in line"):
         read([path])
-    events, faults = read([path], on_error="skip")
+    events, faults = read([path], faulty=FaultyRows("skip"))
     assert events == read([write_as(tmp_path / "clean.jsonl", ROWS)])[0]
     assert faults.counts == {"user": 2}
 
@@ -214,7 +216,7 @@ def test_text_that_is_not_utf8(tmp_path: Path, read: Read) -> None:
     path.write_bytes(path.read_bytes() + "u7,2026-03-02,view,B1,甲市\n".encode("gbk"))
     with pytest.raises(GplanError, match="not utf-8"):
         read([path])
-    events, faults = read([path], on_error="skip")
+    events, faults = read([path], faulty=FaultyRows("skip"))
     assert len(events) == 3 and faults.counts == {"row": 1}
 
 
@@ -306,7 +308,7 @@ def test_an_unreadable_memory_limit(tmp_path: Path, small: TriggerSpec) -> None:
     path = write_as(tmp_path / "log.csv", ROWS)
     with (
         pytest.raises(GplanError, match="Write it as 500MB or 2GB"),
-        open_log([path], small, temporary=tmp_path, memory_limit="lots"),
+        open_log([path], small, temporary=tmp_path, memory_limit="lots", faulty=FaultyRows()),
     ):
         pass
 
@@ -318,6 +320,6 @@ def test_without_duckdb_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "duckdb", None)
     with (
         pytest.raises(GplanError, match=r"gplan-jax\[synthesis\]"),
-        open_log([path], small, temporary=tmp_path),
+        open_log([path], small, temporary=tmp_path, faulty=FaultyRows()),
     ):
         pass

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import read_samples
 from gplan_jax.synthesis.triggers.example_log import EVENTS_FILE, USERS_FILE, write_example_log
 from gplan_jax.synthesis.triggers.report import report_path, report_table
@@ -116,7 +117,8 @@ def test_the_report_counts_what_is_in_the_file(
     logs: Path, tmp_path: Path, spec: TriggerSpec
 ) -> None:
     out = tmp_path / "contexts.jsonl"
-    report, faults = write_contexts([logs / EVENTS_FILE], out, spec, users=logs / USERS_FILE)
+    faulty = FaultyRows()
+    report = write_contexts([logs / EVENTS_FILE], out, spec, users=logs / USERS_FILE, faulty=faulty)
     rows = list(read_samples(out))
     told = json.loads(report_path(out).read_text(encoding="utf-8"))
     assert told["rows"] == report.total == len(rows)
@@ -127,7 +129,7 @@ def test_the_report_counts_what_is_in_the_file(
     assert told["by_trigger"] == by_trigger
     assert sum(rule["rows"] for rule in told["by_rule"].values()) == len(rows)
     assert told["spec"]["rules"].keys() == spec.rules.keys()
-    assert faults.total == 0 and told["undeclared_years"] == []
+    assert faulty.total == 0 and told["undeclared_years"] == []
     assert report_table(report, spec).row_count == len(spec.rules) + 1
 
 
@@ -135,7 +137,7 @@ def test_limit_takes_the_first_rows(
     logs: Path, whole: bytes, tmp_path: Path, spec: TriggerSpec
 ) -> None:
     out = tmp_path / "contexts.csv"
-    report, _ = write_contexts(
+    report = write_contexts(
         [logs / EVENTS_FILE], out, spec, users=logs / USERS_FILE, limit=7
     )  # fmt: skip
     assert report.total == 7 and report.stopped
@@ -144,7 +146,7 @@ def test_limit_takes_the_first_rows(
 
 def test_years_without_declared_holidays_are_told(logs: Path, tmp_path: Path) -> None:
     spec = load_triggers(None, ["holidays=[2024-01-01]"])
-    report, _ = write_contexts([logs / EVENTS_FILE], tmp_path / "c.csv", spec)
+    report = write_contexts([logs / EVENTS_FILE], tmp_path / "c.csv", spec)
     assert report.undeclared_years == (2026,)
 
 
@@ -156,8 +158,9 @@ def test_a_fault_leaves_nothing_behind(logs: Path, tmp_path: Path, spec: Trigger
     with pytest.raises(RowError, match="'soon' is no time"):
         write_contexts([log], out, spec)
     assert list(out.parent.iterdir()) == []
-    report, faults = write_contexts([log], out, spec, on_error="skip")
-    assert faults.counts == dict(report.faulty) == {"time": 1}
+    faulty = FaultyRows("skip")
+    report = write_contexts([log], out, spec, faulty=faulty)
+    assert faulty.counts == dict(report.faulty) == {"time": 1}
     assert sorted(path.name for path in out.parent.iterdir()) == [
         "contexts.csv", "contexts.report.json",
     ]  # fmt: skip
@@ -201,7 +204,7 @@ from gplan_jax.synthesis.triggers.spec import load_triggers
 unmapped = ["order", "order_type", "order_place", "order_category", "order_city",
             "order_district", "order_made", "order_start", "order_end"]
 spec = load_triggers(None, [f"log.columns.{name}=null" for name in unmapped])
-report, _ = write_contexts([sys.argv[1]], sys.argv[2], spec, memory_limit=sys.argv[3])
+report = write_contexts([sys.argv[1]], sys.argv[2], spec, memory_limit=sys.argv[3])
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 print(json.dumps({"events": report.events, "rows": report.total, "peak_mib": peak}))
 """

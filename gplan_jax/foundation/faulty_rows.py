@@ -1,0 +1,93 @@
+"""What becomes of faulty rows: one policy for every reader and every command."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from rich.console import Console
+
+from gplan_jax.foundation.errors import GplanError, RowError
+
+OnError = Literal["raise", "skip"]
+SKIP_HINT = "skip faulty rows with --on-error skip (data.on_error=skip of a config)"
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class FaultyRows:
+    """The first faulty row ends the work, or all are left out and kept here.
+
+    One object goes through all readers of a command, so that its faults end up in one place.
+
+    Args:
+        on_error: "raise" ends at the first faulty row, "skip" leaves it out.
+        keep: hold only so many errors, where a log may have millions of them; all where None.
+    """
+
+    def __init__(self, on_error: OnError = "raise", *, keep: int | None = None) -> None:
+        self.on_error: OnError = on_error
+        self.errors: list[RowError] = []
+        self.counts: Counter[str] = Counter()
+        self._keep = keep
+
+    @property
+    def skips(self) -> bool:
+        """Whether faulty rows are left out."""
+        return self.on_error == "skip"
+
+    @property
+    def total(self) -> int:
+        """How many rows were left out."""
+        return self.counts.total()
+
+    def add(self, error: RowError, kind: str = "row") -> None:
+        """Raises the error, or keeps it under its kind where faulty rows are left out."""
+        if not self.skips:
+            raise error
+        self.counts[kind] += 1
+        if self._keep is None or len(self.errors) < self._keep:
+            self.errors.append(error)
+
+    def sound(self, path: str | Path, items: Iterable[T], check: Callable[[T], U]) -> Iterator[U]:
+        """Yields ``check(item)`` of the items of ``path`` that raise no RowError.
+
+        Raises:
+            RowError: of the first faulty item, where those are not left out.
+            GplanError: no item was sound, or there was none.
+        """
+        already, yielded = len(self.errors), False
+        for item in items:
+            try:
+                result = check(item)
+            except RowError as error:
+                self.add(error)
+                continue
+            yielded = True
+            yield result
+        if not yielded:
+            raise empty_data_set(path, self.errors[already:])
+
+    def report(self, most: int = 20) -> None:
+        """Counts what was left out on stderr, and lists the first ``most``."""
+        if not self.total:
+            return
+        console = Console(stderr=True)
+        console.print(f"Skipped {self.total} faulty rows:", highlight=False)
+        for error in self.errors[:most]:
+            console.print(f"  {error}", highlight=False, markup=False, soft_wrap=True)
+        if self.total > most:
+            console.print(f"  ... and {self.total - most} more", highlight=False)
+
+
+def empty_data_set(path: str | Path, faulty: Sequence[RowError]) -> GplanError:
+    """The error of a file that has no row to work on, with the first fault of those it has."""
+    if not faulty:
+        return GplanError(f"{path} is an empty data set: it has no rows.")
+    return GplanError(
+        f"{path} is an empty data set: all {len(faulty)} rows are faulty. "
+        f"The first fault: {faulty[0]}"
+    )
