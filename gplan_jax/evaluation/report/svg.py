@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+NO_SPAN = 1e-4  # of the larger value, or of 1
+
 
 def element(tag: str, *content: str | Markup, **attributes: str | float) -> Markup:
     """An element with escaped attributes; plain text in ``content`` is escaped, markup is not.
@@ -90,17 +92,22 @@ class Scale:
     def ticks(self, most: int = 5) -> list[float]:
         """Round values within the scale, ``most`` of them at most."""
         span = self.high - self.low
-        power = 10.0 ** math.floor(math.log10(span / most))
+        exponent = math.floor(math.log10(span / most))
+        power = 10.0**exponent
         step = next(power * m for m in (1, 2, 2.5, 5, 10, 20) if span / (power * m) < most - 1e-9)
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
-        return [round(i * step, 10) for i in range(first, last + 1)]
+        # Rounded to the step's own last digit, however small the step is.
+        return [round(i * step, 1 - exponent) for i in range(first, last + 1)]
 
 
 def padded(values: Sequence[float], start: float, end: float, *, room: float = 0.05) -> Scale:
     """A scale that holds all values with some room on both sides, and is never empty."""
     low, high = min(values), max(values)
-    margin = room * (high - low) or max(abs(high), 1.0) * room
+    # Values that no figure of the page can tell apart are one value: the ticks' labels would all
+    # read alike.
+    size = max(abs(low), abs(high), 1.0)
+    margin = room * (high - low if high - low > NO_SPAN * size else size)
     return Scale(low - margin, high + margin, start, end)
 
 

@@ -6,7 +6,7 @@ import math
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gplan_jax.evaluation.report import svg
@@ -18,17 +18,22 @@ VALUES = st.floats(-1000, 1000, allow_nan=False)
 
 
 @given(st.lists(VALUES, min_size=1, max_size=6))
+@example([0, 2.2e-74])
+@example([-5e-324, 0.0])
+@example([1000.0, math.nextafter(1000.0, 0)])
+@example([0.5, 0.5 + 1.1e-4])
 def test_scales_hold_their_values_and_have_round_ticks(values: list[float]) -> None:
     scale = svg.padded(values, 10, 210)
     assert all(10 <= scale(value) <= 210 for value in values)
     ticks = scale.ticks()
-    assert ticks == sorted(set(ticks)) and len(ticks) <= 5
+    assert ticks == sorted(set(ticks)) and 2 <= len(ticks) <= 5
     assert all(scale.low - 1e-6 <= tick <= scale.high + 1e-6 for tick in ticks)
 
 
 def test_ticks_by_hand() -> None:
     assert svg.Scale(0.41, 0.63, 0, 1).ticks() == [0.45, 0.5, 0.55, 0.6]
     assert svg.Scale(0, 100, 0, 1).ticks(4) == [0, 50, 100]
+    assert svg.Scale(0, 1e-74, 0, 1).ticks(4) == [0, 5e-75, 1e-74]
     assert [svg.short(v) for v in (12.0, 0.5, 3.256, -0.001)] == ["12", "0.5", "3.26", "0"]
 
 
