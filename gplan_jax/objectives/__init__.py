@@ -4,14 +4,12 @@ from gplan_jax.objectives.curriculum import CompressionCurriculum
 from gplan_jax.objectives.preference import (
     PreferenceLoss,
     ScDpoConfig,
-    loss_at_reference,
-    preference_terms,
-)
-from gplan_jax.objectives.preference_losses import (
     cal_dpo_loss,
     dpo_loss,
     dpop_loss,
     ipo_loss,
+    loss_at_reference,
+    preference_terms,
     scdpo_loss,
     sppo_hard_loss,
 )

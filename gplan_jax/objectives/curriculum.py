@@ -61,8 +61,3 @@ class CompressionCurriculum:
         if self.epochs_per_stage is None:
             raise ValueError(f"a curriculum that stands still never passes stage {stage}")
         return (stage - self.first_stage + 1) * self.epochs_per_stage
-
-
-def compressed_blocks(stage: int, total_blocks: int) -> int:
-    """b = min(g, B): leading blocks in latent form for a sample of B blocks at stage g."""
-    return min(stage, total_blocks)

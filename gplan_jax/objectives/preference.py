@@ -1,4 +1,4 @@
-"""SC-DPO and the preference losses it is compared with, example by example, with their metrics.
+"""SC-DPO and the preference losses it is compared with, by example and as batch means.
 
 Letters: B examples of a batch; y+ the response matched to the context x ("chosen"), y- the one
 matched to the other context of the pair ("rejected"); a = log pi(y+|x) - log ref(y+|x) and
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
@@ -105,14 +105,27 @@ def preference_terms(
     """
     _check_name(name)
     given = (policy_chosen, policy_rejected, reference_chosen, reference_rejected)
-    chosen_B, rejected_B, reference_chosen_B, reference_rejected_B = map(_clipped, given)
     if len(shapes := {jnp.shape(array) for array in given}) > 1:
         raise ValueError(f"the log-probabilities must have one shape, not {sorted(shapes)}")
-    ratio_chosen_B = chosen_B - reference_chosen_B
-    ratio_rejected_B = rejected_B - reference_rejected_B
+    # float32 and finite, so that no infinite term meets another of the other sign.
+    bound = LOG_PROBABILITY_BOUND
+    chosen_B, rejected_B, reference_chosen_B, reference_rejected_B = (
+        jnp.clip(jnp.asarray(array, jnp.float32), -bound, bound) for array in given
+    )
+    a_B, b_B = chosen_B - reference_chosen_B, rejected_B - reference_rejected_B
+    chosen_shift_B, rejected_shift_B, gap_B, center_B = _shifts(a_B, b_B, config)
+    inside_B = (gap_B >= config.gap_low) & (gap_B <= config.gap_high)
     return {
-        **_LOSS_TERMS[name](ratio_chosen_B, ratio_rejected_B, config),
-        **_shift_metrics(ratio_chosen_B, ratio_rejected_B, config),
+        **_EXAMPLE_LOSSES[name](a_B, b_B, config),
+        "rewards/chosen": chosen_shift_B,
+        "rewards/rejected": rejected_shift_B,
+        "rewards/accuracies": _indicator(gap_B > 0, gap_B),
+        "rewards/margins": gap_B,
+        "gap/below": _indicator(gap_B < config.gap_low, gap_B),
+        "gap/inside": _indicator(inside_B, gap_B),
+        "gap/above": _indicator(gap_B > config.gap_high, gap_B),
+        "center": center_B,
+        "anchor_violations": _indicator(chosen_shift_B < config.anchor_margin, chosen_shift_B),
         "logps/chosen": chosen_B,
         "logps/rejected": rejected_B,
     }
@@ -153,49 +166,77 @@ def _check_name(name: str) -> None:
 
 
 def _scdpo(a_B: Array, b_B: Array, config: ScDpoConfig) -> Terms:
+    """Spatiotemporal Counterfactual DPO (paper, equations 8 to 13), the mean over B of
+
+        -log sigmoid(gap)
+        + lambda_a  max(0, delta - r+)^2          (the matched plan is not pushed down)
+        + lambda_gl max(0, gamma_l - gap)^2       (a margin, but ...
+        + lambda_gh max(0, gap - gamma_h)^2        ... a bounded one)
+        + lambda_c  ((r+ + r-) / 2 - m)^2         (the pair does not drift)
+
+    A term of weight 0 is not computed, so with all four at 0 this is ``dpo_loss`` bit for bit.
+    """
     chosen_B, _, gap_B, center_B = _shifts(a_B, b_B, config)
     loss_B = _negative_log_sigmoid(gap_B)
     terms = {"loss_dpo": loss_B}
-    extras: dict[str, tuple[float, Callable[[], Array]]] = {
-        "loss_anchor": (config.anchor_weight, lambda: _hinge(config.anchor_margin - chosen_B)),
-        "loss_gap_low": (config.gap_low_weight, lambda: _hinge(config.gap_low - gap_B)),
-        "loss_gap_high": (config.gap_high_weight, lambda: _hinge(gap_B - config.gap_high)),
-        "loss_center": (
-            config.center_weight,
-            lambda: jnp.square(center_B - config.center_target),
-        ),
-    }
-    for name, (weight, term) in extras.items():
-        if weight > 0:
-            terms[name] = term()
-            loss_B = loss_B + weight * terms[name]
+    if config.anchor_weight > 0:
+        terms["loss_anchor"] = _squared_hinge(config.anchor_margin - chosen_B)
+        loss_B = loss_B + config.anchor_weight * terms["loss_anchor"]
+    if config.gap_low_weight > 0:
+        terms["loss_gap_low"] = _squared_hinge(config.gap_low - gap_B)
+        loss_B = loss_B + config.gap_low_weight * terms["loss_gap_low"]
+    if config.gap_high_weight > 0:
+        terms["loss_gap_high"] = _squared_hinge(gap_B - config.gap_high)
+        loss_B = loss_B + config.gap_high_weight * terms["loss_gap_high"]
+    if config.center_weight > 0:
+        terms["loss_center"] = jnp.square(center_B - config.center_target)
+        loss_B = loss_B + config.center_weight * terms["loss_center"]
     return {"loss": loss_B, **terms}
 
 
 def _dpo(a_B: Array, b_B: Array, config: ScDpoConfig) -> Terms:
+    """Vanilla DPO, the mean of ``-log sigmoid(r+ - r-)`` (Rafailov et al. 2023, equation 7)."""
     return {"loss": _negative_log_sigmoid(_shifts(a_B, b_B, config)[2])}
 
 
 def _ipo(a_B: Array, b_B: Array, config: ScDpoConfig) -> Terms:
+    """IPO, the mean of ``((a - b) - 1 / (2 beta))^2`` (Azar et al. 2023, equation 17).
+
+    On summed log-probabilities, as in the paper; TRL divides each by its completion's length.
+    """
     return {"loss": jnp.square(a_B - b_B - 0.5 / config.beta)}
 
 
 def _dpop(a_B: Array, b_B: Array, config: ScDpoConfig) -> Terms:
+    """DPO-Positive, the mean of ``-log sigmoid(beta (a - b - lambda max(0, -a)))``.
+
+    lambda is ``config.dpop_weight`` (Pal et al. 2024, "Smaug", equation 3).
+    """
     penalty_B = config.dpop_weight * jnp.maximum(-a_B, 0.0)
     return {"loss": _negative_log_sigmoid(config.beta * (a_B - b_B - penalty_B))}
 
 
 def _cal_dpo(a_B: Array, b_B: Array, config: ScDpoConfig) -> Terms:
+    """Cal-DPO, the mean of ``-log sigmoid(a - b) + (a - 1/(2 beta))^2 + (b + 1/(2 beta))^2``.
+
+    The sigmoid's argument has no beta (Xiao et al. 2024); the authors' training script halves the
+    two squares, which we do not.
+    """
     calibration_B = _sppo_hard(a_B, b_B, config)["loss"]
     return {"loss": _negative_log_sigmoid(a_B - b_B) + calibration_B}
 
 
 def _sppo_hard(a_B: Array, b_B: Array, config: ScDpoConfig) -> Terms:
+    """SPPO with hard labels, the mean of ``(a - 1/(2 beta))^2 + (b + 1/(2 beta))^2``.
+
+    Wu et al. 2024, as TRL's ``sppo_hard``. It equals half of ``(a + b)^2 + (a - b - 1/beta)^2``: a
+    center term and IPO at once.
+    """
     target = 0.5 / config.beta
     return {"loss": jnp.square(a_B - target) + jnp.square(b_B + target)}
 
 
-_LOSS_TERMS: dict[PreferenceLoss, Callable[[Array, Array, ScDpoConfig], Terms]] = {
+_EXAMPLE_LOSSES: dict[PreferenceLoss, Callable[[Array, Array, ScDpoConfig], Terms]] = {
     "scdpo": _scdpo,
     "dpo": _dpo,
     "ipo": _ipo,
@@ -203,6 +244,50 @@ _LOSS_TERMS: dict[PreferenceLoss, Callable[[Array, Array, ScDpoConfig], Terms]] 
     "cal_dpo": _cal_dpo,
     "sppo_hard": _sppo_hard,
 }
+
+
+class BatchLoss(Protocol):
+    """A preference loss as training and papers have it: the mean over a batch."""
+
+    def __call__(
+        self,
+        policy_chosen: ArrayLike,
+        policy_rejected: ArrayLike,
+        reference_chosen: ArrayLike,
+        reference_rejected: ArrayLike,
+        config: ScDpoConfig = PAPER,
+    ) -> tuple[Array, Terms]:
+        """Arguments and errors as ``preference_terms``.
+
+        Returns:
+            The scalar mean loss, and the batch means of everything in ``preference_terms``.
+        """
+
+
+def _batch_mean(name: PreferenceLoss) -> BatchLoss:
+    def loss(
+        policy_chosen: ArrayLike,
+        policy_rejected: ArrayLike,
+        reference_chosen: ArrayLike,
+        reference_rejected: ArrayLike,
+        config: ScDpoConfig = PAPER,
+    ) -> tuple[Array, Terms]:
+        given = (policy_chosen, policy_rejected, reference_chosen, reference_rejected)
+        terms = preference_terms(name, *given, config)
+        means = {term: jnp.mean(values_B) for term, values_B in terms.items()}
+        return means["loss"], means
+
+    loss.__name__ = loss.__qualname__ = f"{name}_loss"
+    loss.__doc__ = f"{_EXAMPLE_LOSSES[name].__doc__}\n{BatchLoss.__call__.__doc__}"
+    return loss
+
+
+scdpo_loss = _batch_mean("scdpo")
+dpo_loss = _batch_mean("dpo")
+ipo_loss = _batch_mean("ipo")
+dpop_loss = _batch_mean("dpop")
+cal_dpo_loss = _batch_mean("cal_dpo")
+sppo_hard_loss = _batch_mean("sppo_hard")
 
 
 def _shifts(a_B: Array, b_B: Array, config: ScDpoConfig) -> tuple[Array, Array, Array, Array]:
@@ -215,32 +300,11 @@ def _shifts(a_B: Array, b_B: Array, config: ScDpoConfig) -> tuple[Array, Array, 
     return config.beta * a_B, config.beta * b_B, gap_B, center_B
 
 
-def _shift_metrics(a_B: Array, b_B: Array, config: ScDpoConfig) -> Terms:
-    chosen_B, rejected_B, gap_B, center_B = _shifts(a_B, b_B, config)
-    inside_B = (gap_B >= config.gap_low) & (gap_B <= config.gap_high)
-    return {
-        "rewards/chosen": chosen_B,
-        "rewards/rejected": rejected_B,
-        "rewards/accuracies": _indicator(gap_B > 0, gap_B),
-        "rewards/margins": gap_B,
-        "gap/below": _indicator(gap_B < config.gap_low, gap_B),
-        "gap/inside": _indicator(inside_B, gap_B),
-        "gap/above": _indicator(gap_B > config.gap_high, gap_B),
-        "center": center_B,
-        "anchor_violations": _indicator(chosen_B < config.anchor_margin, chosen_B),
-    }
-
-
-def _clipped(log_probabilities: ArrayLike) -> Array:
-    values = jnp.asarray(log_probabilities, jnp.float32)
-    return jnp.clip(values, -LOG_PROBABILITY_BOUND, LOG_PROBABILITY_BOUND)
-
-
 def _negative_log_sigmoid(x: Array) -> Array:
     return -jax.nn.log_sigmoid(x)
 
 
-def _hinge(excess: Array) -> Array:
+def _squared_hinge(excess: Array) -> Array:
     """max(0, excess)^2."""
     return jnp.square(jnp.maximum(excess, 0.0))
 

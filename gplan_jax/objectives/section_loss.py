@@ -39,14 +39,16 @@ def section_normalized_loss(
         The scalar loss, and metrics ``loss_reasoning``, ``loss_plan`` (0 for an absent section),
         ``tokens_reasoning``, ``tokens_plan``.
     """
-    labels, sections = labels[:, 1:], sections[:, 1:]
-    supervised = labels != IGNORED_LABEL
-    nll = token_nll(logits[:, :-1], jnp.where(supervised, labels, 0))
-    sections = jnp.where(supervised, sections, 0)
-    counts = section_counts(sections)
-    sums = section_loss_sums(nll, sections)
-    weights = section_weights(counts, reasoning_weight=reasoning_weight, plan_weight=plan_weight)
-    return jnp.sum(sums * weights), section_metrics(sums, counts)
+    labels_BxT, sections_BxT = labels[:, 1:], sections[:, 1:]
+    supervised_BxT = labels_BxT != IGNORED_LABEL
+    nll_BxT = token_nll(logits[:, :-1], jnp.where(supervised_BxT, labels_BxT, 0))
+    sections_BxT = jnp.where(supervised_BxT, sections_BxT, 0)
+    counts_2 = section_counts(sections_BxT)
+    sums_2 = section_loss_sums(nll_BxT, sections_BxT)
+    weights_2 = section_weights(
+        counts_2, reasoning_weight=reasoning_weight, plan_weight=plan_weight
+    )
+    return jnp.sum(sums_2 * weights_2), section_metrics(sums_2, counts_2)
 
 
 def section_counts(sections: Array) -> Array:
@@ -59,33 +61,33 @@ def section_loss_sums(nll: Array, sections: Array) -> Array:
     return jnp.stack([jnp.sum(jnp.where(sections == s, nll, 0.0)) for s in (REASONING, PLAN)])
 
 
-def section_weights(counts: Array, *, reasoning_weight: float, plan_weight: float) -> Array:
+def section_weights(counts_2: Array, *, reasoning_weight: float, plan_weight: float) -> Array:
     """float32 [2]: what one token of each section weighs, w_s / (n_s * sum of present weights).
 
     The loss is then ``sum(section_loss_sums * section_weights)``, linear in the sums. So gradient
     accumulation needs the counts of the whole batch once, and its micro-batches simply add up.
     """
-    present = counts > 0
-    weights = jnp.where(present, jnp.asarray([reasoning_weight, plan_weight], jnp.float32), 0.0)
-    total = jnp.sum(weights)
-    return weights / jnp.where(present, counts, 1.0) / jnp.where(total > 0, total, 1.0)
+    present_2 = counts_2 > 0
+    weights_2 = jnp.where(present_2, jnp.asarray([reasoning_weight, plan_weight], jnp.float32), 0.0)
+    total = jnp.sum(weights_2)
+    return weights_2 / jnp.where(present_2, counts_2, 1.0) / jnp.where(total > 0, total, 1.0)
 
 
-def token_weights(counts: Array) -> Array:
+def token_weights(counts_2: Array) -> Array:
     """float32 [2]: 1 / n for both sections: the plain mean over all response tokens.
 
     The loss of Direct-SFT and CoT-SFT, in which no section is favoured.
     """
-    total = jnp.sum(counts)
+    total = jnp.sum(counts_2)
     return jnp.ones(2, jnp.float32) / jnp.where(total > 0, total, 1.0)
 
 
-def section_metrics(sums: Array, counts: Array) -> Metrics:
+def section_metrics(sums_2: Array, counts_2: Array) -> Metrics:
     """Mean loss and token count of each section; the mean of an empty section is 0."""
-    means = sums / jnp.where(counts > 0, counts, 1.0)
+    means_2 = sums_2 / jnp.where(counts_2 > 0, counts_2, 1.0)
     return {
-        "loss_reasoning": means[0],
-        "loss_plan": means[1],
-        "tokens_reasoning": counts[0],
-        "tokens_plan": counts[1],
+        "loss_reasoning": means_2[0],
+        "loss_plan": means_2[1],
+        "tokens_reasoning": counts_2[0],
+        "tokens_plan": counts_2[1],
     }

@@ -3,20 +3,18 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import pytest
 
 from gplan_jax.objectives import chunked_token_nll, token_nll
 
 
-@settings(max_examples=20)
-@given(
-    seed=st.integers(0, 2**31),
-    vocabulary=st.integers(2, 60),
-    chunk=st.integers(1, 70),
+@pytest.mark.parametrize(
+    ("vocabulary", "chunk"),
+    # One slice, equal slices, a shorter last one (of one row), a slice a row, a slice beyond all.
+    [(7, 7), (16, 4), (13, 5), (13, 4), (60, 7), (2, 1), (5, 70)],
 )
-def test_chunks_change_neither_value_nor_gradient(seed: int, vocabulary: int, chunk: int) -> None:
-    keys = jax.random.split(jax.random.key(seed), 3)
+def test_chunks_change_neither_value_nor_gradient(vocabulary: int, chunk: int) -> None:
+    keys = jax.random.split(jax.random.key(vocabulary), 3)
     hidden = jax.random.normal(keys[0], (5, 8))
     head = jax.random.normal(keys[1], (vocabulary, 8))
     targets = jax.random.randint(keys[2], (5,), 0, vocabulary)

@@ -65,9 +65,3 @@ class LayeredContext:
     key: jax.Array
     value: jax.Array
     lengths: jax.Array
-
-    def rows(self, index_N: jax.Array) -> LayeredContext:
-        """The context of each of N continuing sequences; one that is shared stays as it is."""
-        if self.lengths.shape[0] == 1:
-            return self
-        return LayeredContext(self.key[:, index_N], self.value[:, index_N], self.lengths[index_N])

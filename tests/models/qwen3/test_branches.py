@@ -1,4 +1,8 @@
+"""Sequences that begin alike, each shared part computed once, equal the sequences one by one."""
+
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gplan_jax.models import Qwen3, Qwen3Config
-from gplan_jax.models.qwen3.prefix_tree import TreeLevel, tree_states
+from gplan_jax.models.qwen3.cache import LayeredContext
 
 CONFIG = Qwen3Config(
     vocab_size=64,
@@ -27,15 +31,48 @@ MODEL = Qwen3(CONFIG, rngs=nnx.Rngs(jax.random.key(1, impl="rbg")), remat="full"
 GRAPHDEF, PARAMS = nnx.split(MODEL, nnx.Param)
 
 
+class TreeLevel(NamedTuple):
+    """The n segments of one depth: tokens [n, S], right-padded; lengths [n]; and parents [n], the
+    segment of the level above that each one continues."""
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    parents: np.ndarray
+
+
+def tree_states(model: Qwen3, levels: list[TreeLevel]) -> list[jax.Array]:
+    """The states of every level's segments, [n, S, D] each, from the root down."""
+    states: list[jax.Array] = []
+    ancestors: list[LayeredContext] = []
+    for depth, level in enumerate(levels):
+        ancestors = [
+            # The root is shared by all below it without being copied.
+            above
+            if len(above.lengths) == 1
+            else LayeredContext(
+                above.key[:, level.parents],
+                above.value[:, level.parents],
+                above.lengths[level.parents],
+            )
+            for above in ancestors
+        ]
+        keep = depth < len(levels) - 1
+        hidden, context = model.branch(level.tokens, level.lengths, ancestors, keep=keep)
+        states.append(hidden)
+        if context is not None:
+            ancestors.append(context)
+    return states
+
+
 def random_tree(seed: int) -> list[TreeLevel]:
     rng = np.random.default_rng(seed)
     levels, above = [], 1
     for count, width in SHAPES:
         levels.append(
             TreeLevel(
-                tokens=jnp.asarray(rng.integers(0, CONFIG.vocab_size, (count, width)), jnp.int32),
-                lengths=jnp.asarray(rng.integers(1, width + 1, count), jnp.int32),
-                parents=jnp.asarray(rng.integers(0, above, count), jnp.int32),
+                tokens=rng.integers(0, CONFIG.vocab_size, (count, width), np.int32),
+                lengths=rng.integers(1, width + 1, count, np.int32),
+                parents=rng.integers(0, above, count, np.int32),
             )
         )
         above = count
@@ -50,7 +87,7 @@ def sequences(levels: list[TreeLevel]) -> tuple[np.ndarray, np.ndarray, np.ndarr
     for leaf in range(leaves):
         node, parts = leaf, []
         for level in reversed(levels):
-            parts.append(np.asarray(level.tokens)[node, : int(level.lengths[node])])
+            parts.append(level.tokens[node, : int(level.lengths[node])])
             node = int(level.parents[node])
         whole = np.concatenate(parts[::-1])
         tokens[leaf, : len(whole)] = whole
@@ -89,9 +126,8 @@ def test_loss_and_gradient_are_those_of_whole_sequences(seed: int) -> None:
     loss, gradient = tree_score(PARAMS, levels)
     expected, expected_gradient = plain_score(PARAMS, *sequences(levels))
     np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-5)
-    for ours, theirs in zip(
-        jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True
-    ):
+    leaves = map(jax.tree.leaves, (gradient, expected_gradient))
+    for ours, theirs in zip(*leaves, strict=True):
         scale = float(jnp.abs(theirs).max())
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * scale)
 
@@ -100,11 +136,12 @@ def test_a_change_in_a_shared_segment_reaches_only_its_descendants() -> None:
     levels = random_tree(3)
     states = jax.jit(lambda levels: tree_states(MODEL, levels))
     before = states(levels)
-    changed = levels[1].tokens.at[0, 0].add(1) % CONFIG.vocab_size
-    levels[1] = TreeLevel(changed, levels[1].lengths, levels[1].parents)
+    changed = levels[1].tokens.copy()
+    changed[0, 0] = (changed[0, 0] + 1) % CONFIG.vocab_size
+    levels[1] = levels[1]._replace(tokens=changed)
     after = states(levels)
-    contexts = np.asarray(levels[2].parents) == 0
-    leaves = contexts[np.asarray(levels[3].parents)]
+    contexts = levels[2].parents == 0
+    leaves = contexts[levels[3].parents]
     for depth, touched in ((2, contexts), (3, leaves)):
         moved = np.abs(np.asarray(before[depth] - after[depth]))[:, 0].max(axis=-1) > 1e-6
         np.testing.assert_array_equal(moved, touched)
