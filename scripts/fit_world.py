@@ -18,8 +18,7 @@ import numpy as np
 import yaml
 
 from gplan_jax.gsisr import IntentLibrary, Sample, read_samples
-from gplan_jax.gsisr.behavior import Behavior, Habit
-from gplan_jax.gsisr.facts import ORDER_TIMES, place_kind, time_of
+from gplan_jax.gsisr.facts import ORDER_TIMES, Behavior, Habit, place_kind, time_of
 from gplan_jax.synthesis.amap.situation import REFUEL_ORDERS, situation_of
 from gplan_jax.synthesis.world.realism import Row, take_apart
 

@@ -142,7 +142,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    from gplan_jax.gsisr.readers import import_parquet
+    from gplan_jax.gsisr.sample_files import import_parquet
 
     parquet = import_parquet()
     try:

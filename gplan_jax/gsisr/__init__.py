@@ -1,6 +1,5 @@
 """The GSISR task: samples, intent library, plans, prompts, rule filter and metrics (no JAX)."""
 
-from gplan_jax.gsisr.behavior import Behavior, Habit, long_term, short_term
 from gplan_jax.gsisr.context_pairs import (
     ContextPair,
     Provenance,
@@ -8,17 +7,30 @@ from gplan_jax.gsisr.context_pairs import (
     read_context_pairs,
     write_context_pairs,
 )
-from gplan_jax.gsisr.facts import Facts, facts_of, place_kind
+from gplan_jax.gsisr.facts import (
+    Behavior,
+    Facts,
+    Habit,
+    facts_of,
+    long_term,
+    place_kind,
+    short_term,
+)
 from gplan_jax.gsisr.filter import Violation, check_plan
 from gplan_jax.gsisr.labels import Label, RowPlace, parse_label, read_labelled_samples
-from gplan_jax.gsisr.latent_validity import latent_failure, latent_valid
 from gplan_jax.gsisr.library import IntentLibrary
-from gplan_jax.gsisr.metrics import PlanScore, ndcg, normalized_edit_similarity, score_prediction
+from gplan_jax.gsisr.metrics import (
+    PlanScore,
+    latent_failure,
+    latent_valid,
+    ndcg,
+    normalized_edit_similarity,
+    score_prediction,
+)
 from gplan_jax.gsisr.plans import Intent, Plan, canonical_plan, parse_plan
 from gplan_jax.gsisr.prompts import Prompt, PromptTemplate
-from gplan_jax.gsisr.readers import read_numbered_samples, read_samples
+from gplan_jax.gsisr.sample_files import read_numbered_samples, read_samples, write_samples
 from gplan_jax.gsisr.samples import COLUMNS, Sample, split_by_id
-from gplan_jax.gsisr.writers import write_samples
 
 __all__ = [
     "COLUMNS",

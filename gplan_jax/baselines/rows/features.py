@@ -23,8 +23,7 @@ import numpy as np
 
 from gplan_jax.baselines.rows.vocabulary import Token, Vocabulary
 from gplan_jax.gsisr import Behavior, Facts, Habit, Sample, facts_of, long_term, place_kind
-from gplan_jax.gsisr.behavior import short_term
-from gplan_jax.gsisr.facts import day_part_of, request_time
+from gplan_jax.gsisr.facts import day_part_of, request_time, short_term
 
 PROFILE_POSITIONS, CONTEXT_POSITIONS = 4, 6
 # Bounds between buckets; a value at a bound is in the bucket above it.

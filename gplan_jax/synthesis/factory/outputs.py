@@ -12,8 +12,7 @@ from typing import Any
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_write
-from gplan_jax.gsisr.readers import check_suffix
-from gplan_jax.gsisr.writers import SampleWriter, sample_writer
+from gplan_jax.gsisr.sample_files import SampleWriter, check_suffix, sample_writer
 
 LineWriter = Callable[[Any], object]
 _CHUNK = 1 << 20

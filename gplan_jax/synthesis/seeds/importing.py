@@ -11,7 +11,7 @@ from typing import Any, Literal
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import write_json
 from gplan_jax.gsisr import IntentLibrary, RowPlace, write_samples
-from gplan_jax.gsisr.readers import check_suffix
+from gplan_jax.gsisr.sample_files import check_suffix
 from gplan_jax.synthesis.seeds.candidates import Candidate
 from gplan_jax.synthesis.seeds.review_file import Decision, raise_faults
 from gplan_jax.synthesis.seeds.verdicts import (

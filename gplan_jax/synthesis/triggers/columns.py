@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr.readers import SUFFIXES
+from gplan_jax.gsisr.sample_files import SUFFIXES
 from gplan_jax.synthesis.triggers.database import fetch
 from gplan_jax.synthesis.triggers.spec import nearest
 from gplan_jax.synthesis.triggers.sql import Source, quoted

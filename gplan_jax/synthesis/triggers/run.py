@@ -13,7 +13,7 @@ from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import write_json
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr import Sample, write_samples
-from gplan_jax.gsisr.readers import check_suffix
+from gplan_jax.gsisr.sample_files import check_suffix
 from gplan_jax.synthesis.triggers.columns import log_files
 from gplan_jax.synthesis.triggers.contexts import Prepared, Tally, contexts
 from gplan_jax.synthesis.triggers.events import Event

@@ -29,8 +29,7 @@ from gplan_jax.gsisr import (
     facts_of,
     parse_plan,
 )
-from gplan_jax.gsisr.behavior import Behavior, Habit, long_term, short_term
-from gplan_jax.gsisr.facts import place_kind
+from gplan_jax.gsisr.facts import Behavior, Habit, long_term, place_kind, short_term
 from gplan_jax.synthesis.amap.intents import END, RANGE, START, TAG, TOOL
 from gplan_jax.synthesis.amap.situation import situation_of
 from gplan_jax.synthesis.teachers.rules import Rules

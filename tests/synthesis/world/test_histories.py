@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.gsisr.behavior import long_term, short_term
+from gplan_jax.gsisr.facts import long_term, short_term
 from gplan_jax.synthesis.world.geography import build_geography
 from gplan_jax.synthesis.world.histories import Event, Scene, age_class, recent_events
 from gplan_jax.synthesis.world.people import long_term_text, make_person

@@ -20,7 +20,7 @@ from gplan_jax.gsisr import (
     parse_label,
     parse_plan,
 )
-from gplan_jax.gsisr.behavior import long_term, short_term
+from gplan_jax.gsisr.facts import long_term, short_term
 from gplan_jax.synthesis.amap.evidence import links_to, reasons_for
 from gplan_jax.synthesis.amap.intents import ARRIVAL_CARD, simple
 from gplan_jax.synthesis.amap.planning import plan_for, supported_openings
