@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,20 +21,47 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Before JAX is imported; the processes that tests start inherit it.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
-settings.register_profile("gplan", deadline=None, max_examples=50)
+# And to compile once: what one test has compiled, later tests, other workers and the processes that
+# tests start read from disk. A run begins with what the last one left, as long as that is not much.
+REPOSITORY = Path(__file__).resolve().parents[1]
+COMPILED, COMPILED_BYTES = REPOSITORY / ".pytest_cache" / "compiled", 2**30
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+# Tests that send Ctrl-C want it heard: a shell has what it starts in the background ignore it, and
+# so would the processes that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples on every machine and in every run. To look for new ones:
+#   ./dev test --hypothesis-profile=explore
+settings.register_profile("gplan", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=500)
 settings.load_profile("gplan")
 
 TINY_ROWS = 40
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+SHARED = REPOSITORY.parent / "shared"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Empties the folder of compiled programs once it has grown too large."""
+    if hasattr(config, "workerinput") or not COMPILED.is_dir():
+        return
+    if sum(path.stat().st_size for path in COMPILED.iterdir()) > COMPILED_BYTES:
+        shutil.rmtree(COMPILED)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _old_objects_are_left_alone() -> Iterator[None]:
-    """Garbage collections search what the file at hand makes, not all that was there before."""
+def _memory_is_that_of_one_file() -> Iterator[None]:
+    """Each file's compiled programs go with it, and collections search only what it makes."""
     gc.freeze()
     yield
     gc.unfreeze()
+    if "jax" in sys.modules:
+        import jax
+
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from gplan_jax.training.steps.train_config import TrainConfig
 
@@ -43,28 +41,10 @@ def make_config(world_file: Path, tiny_model_dir: Path) -> MakeConfig:
 
 
 @pytest.fixture(scope="session")
-def unbroken(
-    tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig, kept_programs: None
-) -> TrainConfig:
+def unbroken(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig) -> TrainConfig:
     """A finished run and its config."""
     from gplan_jax.training.loop.loop import train
 
     config = make_config(tmp_path_factory.mktemp("runs") / "unbroken")
     train(config)
     return config
-
-
-@pytest.fixture(scope="session")
-def kept_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiled steps are kept on disk: runs of one shape compile once for all tests."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for values in (settings, before):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if values is settings:
-            yield

@@ -27,7 +27,6 @@ from gplan_jax.training.loop.loop import train
 from gplan_jax.training.loop.metrics_log import read_log
 from gplan_jax.training.steps.train_config import TrainConfig
 
-pytestmark = pytest.mark.usefixtures("kept_programs")
 MakeConfig = Callable[..., TrainConfig]
 
 

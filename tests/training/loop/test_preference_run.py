@@ -19,8 +19,6 @@ from gplan_jax.training.loop.metrics_log import read_log
 from gplan_jax.training.loop.reference import read_table, write_table
 from gplan_jax.training.steps.train_config import TrainConfig
 
-pytestmark = pytest.mark.usefixtures("kept_programs")
-
 MakePairConfig = Callable[..., TrainConfig]
 
 
@@ -53,7 +51,7 @@ def make_pair_config(pairs_file: Path, tiny_model_dir: Path) -> MakePairConfig:
 
 @pytest.fixture(scope="session")
 def finished(
-    tmp_path_factory: pytest.TempPathFactory, make_pair_config: MakePairConfig, kept_programs: None
+    tmp_path_factory: pytest.TempPathFactory, make_pair_config: MakePairConfig
 ) -> TrainConfig:
     """A finished run and its config."""
     config = make_pair_config(tmp_path_factory.mktemp("preference") / "whole")

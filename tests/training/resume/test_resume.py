@@ -26,7 +26,6 @@ from gplan_jax.training.loop.metrics_log import best_evaluation, read_log
 from gplan_jax.training.resume.preemption import RunStopped, StopSignals
 from gplan_jax.training.steps.train_config import TrainConfig
 
-pytestmark = pytest.mark.usefixtures("kept_programs")
 MakeConfig = Callable[..., TrainConfig]
 STOPPED_AT = 7  # In the middle of the second epoch, where no checkpoint is due.
 

@@ -31,8 +31,6 @@ from gplan_jax.training.steps.step import (
 )
 from gplan_jax.training.steps.train_config import PreferenceConfig
 
-pytestmark = pytest.mark.usefixtures("kept_programs")
-
 VOCAB_CHUNK = 100
 Batch = dict[str, Any]
 MakeBatch = Callable[..., Batch]
