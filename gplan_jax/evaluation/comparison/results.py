@@ -10,8 +10,7 @@ from typing import Any
 
 from gplan_jax.evaluation.comparison.jobs import Job, chosen_trial, is_done, seed_path
 from gplan_jax.evaluation.comparison.task import Task
-from gplan_jax.evaluation.significance.scores import score_arm
-from gplan_jax.evaluation.significance.summary import ArmScores, highest
+from gplan_jax.evaluation.significance.arm_summary import ArmScores, highest, score_arm
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import read_json
 from gplan_jax.gsisr import canonical_plan, facts_of, parse_plan
@@ -126,16 +125,18 @@ def score_texts(
         arm -> scores, and arm -> {"exact", "filter_pass", "free_acc1", "free_filter_pass"}.
     """
     labels = [task.rows.scored[row].raw_labels for row in scored_rows(task)]
-    scores = {name: score_arm(arm.constrained, labels, task.library) for name, arm in arms.items()}
+    scores: dict[str, ArmScores] = {
+        name: score_arm(arm.constrained, labels, task.library) for name, arm in arms.items()
+    }
     beside = {}
     for name, arm in arms.items():
         free = scores[name]
         if arm.free is not arm.constrained and arm.free != arm.constrained:
             free = score_arm(arm.free, labels, task.library)
         beside[name] = {
-            **{measure: float(scores[name].values[measure].mean()) for measure in BESIDE},
-            "free_acc1": float(free.values["acc1"].mean()),
-            "free_filter_pass": float(free.values["filter_pass"].mean()),
+            **{measure: float(scores[name][measure].mean()) for measure in BESIDE},
+            "free_acc1": float(free["acc1"].mean()),
+            "free_filter_pass": float(free["filter_pass"].mean()),
         }
     return scores, beside
 

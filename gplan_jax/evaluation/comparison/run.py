@@ -35,9 +35,9 @@ from gplan_jax.evaluation.comparison.results import (
 from gplan_jax.evaluation.comparison.table import markdown_text, terminal_text
 from gplan_jax.evaluation.comparison.task import Task, digest
 from gplan_jax.evaluation.comparison.workers import Done, Failed, Ready, run_jobs
-from gplan_jax.evaluation.significance.libraries import load
-from gplan_jax.evaluation.significance.summary import summarize_arms
+from gplan_jax.evaluation.significance.arm_summary import summarize_arms
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.extras import require_extra
 from gplan_jax.foundation.files import atomic_write, read_json, write_json, write_jsonl
 from gplan_jax.foundation.progress import ProgressBar
 
@@ -82,8 +82,8 @@ def compare(task: Task, *, added: Mapping[str, Path], workers: int, command: str
         GplanError: the directory is of another comparison, an added file does not fit, an extra is
             not installed, or the rows have fewer than two ids.
     """
-    load("scipy.stats")  # What the statistics need, before hours of fitting.
-    load("statsmodels.stats.multitest")
+    # What the statistics need, before hours of fitting.
+    require_extra(["statsmodels"], "baselines", "tests and intervals between arms")
     numbers = scored_rows(task)
     if clash := sorted(set(added) & set(task.arms)):
         raise GplanError(f"--add {clash[0]}=...: an arm of this name is known; choose another.")
@@ -262,7 +262,7 @@ def _write(
     scores, beside = score_texts(task, arms)
     ids = [task.rows.scored[row].id for row in scored_rows(task)]
     reference = best_floor(task, scores)
-    summary = {**summarize_arms(scores, ids, reference=reference).to_dict(), "beside": beside}
+    summary = {**summarize_arms(scores, ids, reference=reference).model_dump(), "beside": beside}
     write_jsonl(task.out / PREDICTIONS, prediction_lines(task, arms))
     write_json(task.out / CURVES, {name: curve for name, (_, curve) in read.items() if curve})
     write_json(task.out / SUMMARY, summary)

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 
 from gplan_jax.evaluation.report.results import MEND, PREDICTIONS, SUMMARY, Results
-from gplan_jax.evaluation.significance.scores import score_arm
+from gplan_jax.evaluation.significance.arm_summary import score_arm
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, parse_plan
 
@@ -70,10 +70,10 @@ def score_results(results: Results, library: IntentLibrary) -> Scores:
     for arm in results.arms:
         of_row = [row.arms[arm] for row in results.rows]
         texts = list(zip(*(answers.constrained for answers in of_row), strict=True))
-        constrained[arm] = score_arm(texts, labels, library).values
+        constrained[arm] = score_arm(texts, labels, library)
         predicted[arm] = np.array([[number_of(text) for text in seed] for seed in texts])
         if unbound := list(zip(*(answers.free for answers in of_row), strict=True)):
-            free[arm] = score_arm(unbound, labels, library).values
+            free[arm] = score_arm(unbound, labels, library)
     _check_summary(results, constrained)
     names = [dict(intent) for intent in firsts]
     return Scores(constrained, free, names, np.array(wanted), predicted)

@@ -10,8 +10,7 @@ import numpy as np
 from gplan_jax.evaluation.report.labels import Label, order_type_label
 from gplan_jax.evaluation.report.results import Results
 from gplan_jax.evaluation.report.scores import Scores
-from gplan_jax.evaluation.significance.clusters import Clusters
-from gplan_jax.evaluation.significance.proportions import proportion_interval
+from gplan_jax.evaluation.scores.intervals import Clusters, proportion_interval
 from gplan_jax.gsisr.facts import day_part_of
 
 FEWEST = 10

@@ -10,19 +10,16 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from gplan_jax.baselines.floors import PopularityList
-from gplan_jax.evaluation.significance.clusters import Clusters
-from gplan_jax.evaluation.significance.resampling import bca_intervals
-from gplan_jax.evaluation.significance.scores import score_arm
-from gplan_jax.foundation.errors import GplanError, RowError
-from gplan_jax.foundation.files import read_jsonl
-from gplan_jax.gsisr import IntentLibrary, Plan, Sample, canonical_plan, parse_plan
-from gplan_jax.gsisr.facts import facts_of
+from gplan_jax.evaluation.scores.intervals import Clusters, bca_intervals
+from gplan_jax.evaluation.significance.arm_summary import score_arm
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr import IntentLibrary, Plan, Sample, canonical_plan
 from gplan_jax.gsisr.plan_rules import admissible_intents, plan_rules
 
 MEASURES = (
@@ -61,74 +58,26 @@ class StudyRow:
     fold: int
 
 
-def study_rows(
-    samples: Sequence[Sample], folds: Sequence[int], library: IntentLibrary
-) -> list[StudyRow]:
-    """The rows of labelled samples; ``folds`` holds the fold of each.
-
-    Raises:
-        GplanError: a sample has no plan, or there are more or fewer folds than samples.
-    """
-    if len(samples) != len(folds):
-        raise GplanError(f"{len(folds)} folds for {len(samples)} rows; each row is in one.")
-    rows = [
-        StudyRow(s.id, parse_plan(s.raw_labels, library), facts_of(s).order_type, fold)
-        for s, fold in zip(samples, folds, strict=True)
-    ]
-    for number, row in enumerate(rows, start=1):
-        if not row.plan:
-            raise GplanError(f"Row {number} (id {row.id}) has no plan; leave it out.")
-    return rows
-
-
-def read_study_rows(path: str | Path, library: IntentLibrary) -> list[StudyRow]:
-    """The rows of the predictions.jsonl that ``gplan baseline`` wrote.
-
-    Raises:
-        GplanError: the file is missing or broken.
-        RowError: a row lacks "id", "label", "fold" or "facts", or its label holds no plan.
-    """
-    rows = []
-    for number, row in enumerate(read_jsonl(path), start=1):
-        mend = 'Each row has "id", "label", "fold" and "facts": {"order_type"}.'
-        try:
-            plan = parse_plan(row["label"], library)
-            order_type, fold = str(row["facts"]["order_type"]), int(row["fold"])
-            identity = str(row["id"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RowError(path, number, None, f"lacks {error}", mend) from None
-        if not plan:
-            raise RowError(path, number, "label", "holds no plan to score against", mend)
-        rows.append(StudyRow(identity, plan, order_type, fold))
-    return rows
-
-
 def metric_study(
-    rows: Sequence[StudyRow],
-    library: IntentLibrary,
-    *,
-    training: Sequence[Plan] | None = None,
-    seed: int = 0,
+    rows: Sequence[StudyRow], library: IntentLibrary, *, seed: int = 0
 ) -> dict[str, Any]:
     """Scores telling answers on labelled rows.
 
-    The answers: static lists of the 1, 2, ... most frequent intents of the training plans (as many
-    as the longest training plan has), the label itself, in another random order, backwards, cut
+    The answers: static lists of the 1, 2, ... most frequent intents of the other folds' plans (as
+    many as the longest of these has), the label itself, in another random order, backwards, cut
     after its first 1, 2, ... intents, its first intent repeated to its length, the label of a
     random row with another id and the same order type (with any order type where there is none),
-    and a random plan that keeps the library's rules and has a training plan's length.
+    and a random plan that keeps the library's rules and has the length of some other fold's plan.
 
     Args:
         rows: what is scored.
         library: intents, rules and their writing.
-        training: plans to count the static lists in; None takes the rows of the other folds.
         seed: of whatever is drawn.
 
     Returns:
         {"rows", "ids", "measures": names, "answers": [{"name", "title", "scores": {measure: mean},
-        "intervals": {measure: [low, high]} (95%, BCa over ids), "above_floor": {measure: see
-        ``above_floor``}}], "floor": {measure: {"answer", "score"}} (the best static list),
-        "findings": sentences with these figures}.
+        "intervals": {measure: [low, high]} (95%, BCa over ids)}], "floor": {measure: {"answer",
+        "score"}} (the best static list), "findings": sentences with these figures}.
 
     Raises:
         GplanError: no row, rows of one id or one fold only, or scipy is not installed.
@@ -136,101 +85,76 @@ def metric_study(
     if not rows:
         raise GplanError("There are no rows to study the metrics on.")
     clusters = Clusters.of([row.id for row in rows])
-    if training is not None:
-        by_fold = {row.fold: list(training) for row in rows}
-    else:
-        by_fold = {
-            fold: [row.plan for row in rows if row.fold != fold] for fold in {r.fold for r in rows}
-        }
-    if not all(by_fold.values()):
+    training = {f: [row.plan for row in rows if row.fold != f] for f in {r.fold for r in rows}}
+    if not all(training.values()):
         raise GplanError(
-            "All rows are in one fold, so no plans are left to count the static lists in; give "
-            "the training plans."
+            "All rows are in one fold, so no plans are left to count the static lists in."
         )
+    answers = _answers(rows, training, library, random.Random(seed))
     labels = [canonical_plan(row.plan, library) for row in rows]
-    answers = _answers(rows, by_fold, library, random.Random(seed))
-    values_AxMxN = np.stack(
-        [
-            [score_arm([texts], labels, library).values[m][0] for m in MEASURES]
-            for _, texts in answers
-        ]
-    )
-    means_AxM = values_AxMxN.mean(axis=2)
+    scored = [score_arm([texts], labels, library) for texts in answers.values()]
+    values_AxMxN = np.array([[scores[m][0] for m in MEASURES] for scores in scored])
     bounds_AxMx2 = bca_intervals(values_AxMxN.reshape(-1, len(rows)), clusters, seed=seed).reshape(
-        *means_AxM.shape, 2
+        *values_AxMxN.shape[:2], 2
     )
-    names = [name for name, _ in answers]
-    floor = _floor(names, means_AxM)
     scores = {
-        name: dict(zip(MEASURES, means.tolist(), strict=True))
-        for name, means in zip(names, means_AxM, strict=True)
+        name: dict(zip(MEASURES, means_M, strict=True))
+        for name, means_M in zip(answers, values_AxMxN.mean(axis=2).tolist(), strict=True)
     }
-    lines = [
-        {
-            "name": name,
-            "title": _title(name),
-            "scores": scores[name],
-            "intervals": dict(zip(MEASURES, bounds.tolist(), strict=True)),
-            "above_floor": {
-                measure: above_floor(float(mean), floor[measure]["score"])
-                for measure, mean in zip(MEASURES, means, strict=True)
-            },
-        }
-        for name, means, bounds in zip(names, means_AxM, bounds_AxMx2, strict=True)
-    ]
+    static = [name for name in answers if name.startswith("static_")]
+    best = {m: max(static, key=lambda name: scores[name][m]) for m in MEASURES}
+    floor = {m: {"answer": best[m], "score": scores[best[m]][m]} for m in MEASURES}
     return {
         "rows": len(rows),
         "ids": clusters.count,
         "measures": list(MEASURES),
-        "answers": lines,
+        "answers": [
+            {
+                "name": name,
+                "title": _title(name),
+                "scores": scores[name],
+                "intervals": dict(zip(MEASURES, bounds_Mx2, strict=True)),
+            }
+            for name, bounds_Mx2 in zip(answers, bounds_AxMx2.tolist(), strict=True)
+        ],
         "floor": floor,
         "findings": _findings(scores, floor),
     }
 
 
-def above_floor(score: float, floor: float) -> float | None:
-    """A score on the scale from the floor (0) to the label (1): ``(score - floor) / (1 - floor)``.
-
-    Negative below the floor; None where the floor is 1 and the metric tells nothing.
-    """
-    return None if floor >= 1 else (score - floor) / (1 - floor)
-
-
 def _answers(
     rows: Sequence[StudyRow],
-    by_fold: Mapping[int, Sequence[Plan]],
+    training: Mapping[int, Sequence[Plan]],
     library: IntentLibrary,
     draw: random.Random,
-) -> list[tuple[str, list[str]]]:
-    longest = max(len(plan) for plans in by_fold.values() for plan in plans)
-    lists = {fold: _static_lists(plans, longest, library) for fold, plans in by_fold.items()}
-    others = _others(rows, draw)
-    random_plans = _random_plans(library, draw)
+) -> dict[str, list[str]]:
+    """Name -> a plan text for each row."""
+    longest = max(len(plan) for plans in training.values() for plan in plans)
+    answers: dict[str, list[str]] = {}
+    # The most frequent intents of each fold's training plans.
+    samples = {
+        fold: [Sample.from_context({"raw_labels": canonical_plan(p, library)}) for p in plans]
+        for fold, plans in training.items()
+    }
+    for k in range(1, longest + 1):
+        lists = {fold: PopularityList.fit(s, library, k=k).plan for fold, s in samples.items()}
+        answers[f"static_{k}"] = [lists[row.fold] for row in rows]
+    # The label, whole and changed.
     changes: dict[str, Callable[[Plan], Plan]] = {
         "label": lambda plan: plan,
         "label_shuffled": lambda plan: _shuffled(plan, draw),
         "label_reversed": lambda plan: plan[::-1],
-        **{f"label_first_{k}": _cut(k) for k in range(1, longest)},
+        **{f"label_first_{k}": itemgetter(slice(k)) for k in range(1, longest)},
         "first_repeated": lambda plan: plan[:1] * len(plan),
     }
     plans = {name: [change(row.plan) for row in rows] for name, change in changes.items()}
-    plans["other_row"] = [rows[other].plan for other in others]
-    plans["random_plan"] = [random_plans(len(draw.choice(by_fold[row.fold]))) for row in rows]
-    static = [
-        (f"static_{k}", [lists[row.fold][k - 1] for row in rows]) for k in range(1, longest + 1)
-    ]
-    return static + [
-        (name, [canonical_plan(plan, library) for plan in found]) for name, found in plans.items()
-    ]
-
-
-def _static_lists(plans: Sequence[Plan], longest: int, library: IntentLibrary) -> list[str]:
-    samples = [Sample.from_context({"raw_labels": canonical_plan(plan, library)}) for plan in plans]
-    return [PopularityList.fit(samples, library, k=k).plan for k in range(1, longest + 1)]
-
-
-def _cut(length: int) -> Callable[[Plan], Plan]:
-    return lambda plan: plan[:length]
+    # Plans that know nothing of the row.
+    plans["other_row"] = [rows[other].plan for other in _others(rows, draw)]
+    random_plan = _random_plans(library, draw)
+    plans["random_plan"] = [random_plan(len(draw.choice(training[row.fold]))) for row in rows]
+    for name, found in plans.items():
+        answers[name] = [canonical_plan(plan, library) for plan in found]
+    return answers
 
 
 def _shuffled(plan: Plan, draw: random.Random) -> Plan:
@@ -275,15 +199,6 @@ def _random_plans(library: IntentLibrary, draw: random.Random) -> Callable[[int]
         return plan
 
     return plan_of
-
-
-def _floor(names: Sequence[str], means_AxM: np.ndarray) -> dict[str, dict[str, Any]]:
-    static = [i for i, name in enumerate(names) if name.startswith("static_")]
-    best = {m: max(static, key=lambda i: means_AxM[i, k]) for k, m in enumerate(MEASURES)}
-    return {
-        m: {"answer": names[best[m]], "score": float(means_AxM[best[m], k])}
-        for k, m in enumerate(MEASURES)
-    }
 
 
 def _title(name: str) -> str:

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gplan_jax.evaluation.significance.scores import read_run
-from gplan_jax.evaluation.significance.summary import summarize_arms
-from gplan_jax.foundation.files import write_json, write_jsonl
+from gplan_jax.evaluation.significance.arm_summary import score_arm, summarize_arms
+from gplan_jax.foundation.files import read_jsonl, write_json, write_jsonl
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, facts_of, parse_plan
 
 # name -> (share of rows answered with their label, seeds)
@@ -95,8 +94,14 @@ def write_run(
 
 def summarize(folder: Path, *, reference: str | None = None) -> dict[str, Any]:
     """Writes summary.json of the directory's predictions."""
-    scores, ids = read_run(folder / "predictions.jsonl", IntentLibrary.load())
-    summary = summarize_arms(scores, ids, reference=reference).to_dict()
+    rows = list(read_jsonl(folder / "predictions.jsonl"))
+    labels, library = [row["label"] for row in rows], IntentLibrary.load()
+    scores = {}
+    for name in rows[0]["arms"]:
+        texts = zip(*(row["arms"][name]["constrained"] for row in rows), strict=True)
+        scores[name] = score_arm(list(texts), labels, library)
+    ids = [row["id"] for row in rows]
+    summary = summarize_arms(scores, ids, reference=reference).model_dump()
     write_json(folder / "summary.json", summary)
     return summary
 

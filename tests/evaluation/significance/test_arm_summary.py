@@ -9,18 +9,22 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from gplan_jax.evaluation.significance.proportions import mcnemar_pvalue
-from gplan_jax.evaluation.significance.summary import (
+from gplan_jax.evaluation.scores.intervals import mcnemar_pvalue
+from gplan_jax.evaluation.scores.offline import FLOOR_MEASURES, score_text
+from gplan_jax.evaluation.significance.arm_summary import (
     BCA,
     MCNEMAR,
     MEASURES,
     PERMUTATION,
+    ArmDifference,
     ArmScores,
-    Comparison,
-    Summary,
+    ArmSummary,
+    score_arm,
     summarize_arms,
 )
 from gplan_jax.foundation import GplanError
+from gplan_jax.gsisr import IntentLibrary, canonical_plan
+from gplan_jax.gsisr.plan_rules import admissible_intents
 
 ROWS = 120
 SINGLE = [f"u{i:03}" for i in range(ROWS)]
@@ -30,13 +34,11 @@ REPEATED = [f"u{i // 2:03}" for i in range(ROWS)]
 def arm(share: float, seed: int, *, seeds: int = 1, rows: int = ROWS) -> ArmScores:
     rng = np.random.default_rng(seed)
     hits = (rng.random((seeds, rows)) < share).astype(float)
-    return ArmScores(
-        {
-            "acc1": hits,
-            "ndcg3": np.clip(hits * 0.4 + rng.random((seeds, rows)) * 0.5, 0, 1),
-            "nes": rng.random((seeds, rows)) * 0.5 + share / 2,
-        }
-    )
+    return {
+        "acc1": hits,
+        "ndcg3": np.clip(hits * 0.4 + rng.random((seeds, rows)) * 0.5, 0, 1),
+        "nes": rng.random((seeds, rows)) * 0.5 + share / 2,
+    }
 
 
 ARMS = {
@@ -48,18 +50,18 @@ ARMS = {
 
 
 @pytest.fixture(scope="module")
-def summary() -> Summary:
+def summary() -> ArmSummary:
     return summarize_arms(ARMS, SINGLE, reference=None)
 
 
-def pair(summary: Summary, first: str, second: str, measure: str) -> Comparison:
+def pair(summary: ArmSummary, first: str, second: str, measure: str) -> ArmDifference:
     [found] = [
         c for c in summary.comparisons if (c.first, c.second, c.measure) == (first, second, measure)
     ]
     return found
 
 
-def test_the_best_floor_is_the_reference_and_neighbours_are_compared(summary: Summary) -> None:
+def test_the_best_floor_is_the_reference_and_neighbours_are_compared(summary: ArmSummary) -> None:
     assert summary.reference == "trigger_table"
     assert [(c.first, c.second) for c in summary.comparisons if c.measure == "nes"] == [
         ("popularity_list", "trigger_table"),
@@ -71,28 +73,28 @@ def test_the_best_floor_is_the_reference_and_neighbours_are_compared(summary: Su
     assert summarize_arms(without_floors, SINGLE, reference=None).reference == "b"
 
 
-def test_every_arm_has_mean_interval_and_seeds_apart(summary: Summary) -> None:
+def test_every_arm_has_mean_interval_and_seeds_apart(summary: ArmSummary) -> None:
     line = summary.arms["sasrec"]["ndcg3"]
-    values = ARMS["sasrec"].values["ndcg3"]
-    assert line["mean"] == pytest.approx(values.mean())
-    assert line["low"] < line["mean"] < line["high"]
+    values = ARMS["sasrec"]["ndcg3"]
+    assert line.mean == pytest.approx(values.mean())
+    assert line.low < line.mean < line.high
     means = values.mean(axis=1)
-    assert line["seed_sd"] == pytest.approx(means.std(ddof=1))
+    assert line.seed_sd == pytest.approx(means.std(ddof=1))
     # t of 2 degrees of freedom at 0.975
     reach = 4.302652730 * means.std(ddof=1) / 3**0.5
-    assert line["seed_high"] - line["mean"] == pytest.approx(reach)
-    assert line["mean"] - line["seed_low"] == pytest.approx(reach)
+    assert line.seed_high - line.mean == pytest.approx(reach)
+    assert line.mean - line.seed_low == pytest.approx(reach)
     single = summary.arms["trigger_table"]["acc1"]
-    assert (single["seeds"], single["seed_sd"], single["seed_low"]) == (1, None, None)
-    assert [summary.arms["sasrec"][m]["interval"] for m in MEASURES] == ["wilson_cluster", BCA, BCA]
-    assert single["interval"] == "wilson"
+    assert (single.seeds, single.seed_sd, single.seed_low) == (1, None, None)
+    assert [summary.arms["sasrec"][m].interval for m in MEASURES] == ["wilson_cluster", BCA, BCA]
+    assert single.interval == "wilson"
 
 
-def test_the_test_fits_the_rows(summary: Summary) -> None:
+def test_the_test_fits_the_rows(summary: ArmSummary) -> None:
     exact = pair(summary, "popularity_list", "trigger_table", "acc1")
     assert exact.method == MCNEMAR
     assert exact.p == mcnemar_pvalue(
-        ARMS["popularity_list"].values["acc1"][0], ARMS["trigger_table"].values["acc1"][0]
+        ARMS["popularity_list"]["acc1"][0], ARMS["trigger_table"]["acc1"][0]
     )
     assert pair(summary, "popularity_list", "trigger_table", "nes").method == PERMUTATION
     assert pair(summary, "sasrec", "trigger_table", "acc1").method == PERMUTATION
@@ -101,7 +103,7 @@ def test_the_test_fits_the_rows(summary: Summary) -> None:
     assert {c.clusters for c in repeated.comparisons} == {ROWS // 2}
 
 
-def test_what_holds_is_significant_after_holm_and_away_from_0(summary: Summary) -> None:
+def test_what_holds_is_significant_after_holm_and_away_from_0(summary: ArmSummary) -> None:
     assert pair(summary, "planner", "trigger_table", "acc1").holds
     assert not pair(summary, "sasrec", "trigger_table", "acc1").holds
     for found in summary.comparisons:
@@ -111,7 +113,7 @@ def test_what_holds_is_significant_after_holm_and_away_from_0(summary: Summary) 
         assert found.low <= found.difference <= found.high
 
 
-def test_holm_runs_over_the_comparisons_of_one_measure(summary: Summary) -> None:
+def test_holm_runs_over_the_comparisons_of_one_measure(summary: ArmSummary) -> None:
     for measure in MEASURES:
         family = sorted((c.p, c.p_holm) for c in summary.comparisons if c.measure == measure)
         worst = 0.0
@@ -133,23 +135,20 @@ def test_swapped_arms_swap_the_sign_and_nothing_else() -> None:
 
 
 def taken(arms: dict[str, ArmScores], rows: Sequence[int]) -> dict[str, ArmScores]:
-    return {
-        name: ArmScores({m: v[:, rows] for m, v in found.values.items()})
-        for name, found in arms.items()
-    }
+    return {name: {m: v[:, rows] for m, v in found.items()} for name, found in arms.items()}
 
 
 def test_neither_the_order_of_rows_nor_of_seeds_matters() -> None:
     order = np.random.default_rng(0).permutation(ROWS)
-    plain = summarize_arms(ARMS, REPEATED, reference=None).to_dict()
+    plain = summarize_arms(ARMS, REPEATED, reference=None).model_dump()
     rows = summarize_arms(
         taken(ARMS, order.tolist()), [REPEATED[i] for i in order], reference=None
-    ).to_dict()
+    ).model_dump()
     seeds = summarize_arms(
-        {n: ArmScores({m: v[::-1] for m, v in a.values.items()}) for n, a in ARMS.items()},
+        {n: {m: v[::-1] for m, v in a.items()} for n, a in ARMS.items()},
         REPEATED,
         reference=None,
-    ).to_dict()
+    ).model_dump()
     for other in (rows, seeds):
         for line, same in zip(plain["comparisons"], other["comparisons"], strict=True):
             for key, value in line.items():
@@ -162,7 +161,7 @@ def test_neither_the_order_of_rows_nor_of_seeds_matters() -> None:
                     assert other["arms"][name][measure][key] == close, key
 
 
-def test_copied_rows_do_not_narrow_anything(summary: Summary) -> None:
+def test_copied_rows_do_not_narrow_anything(summary: ArmSummary) -> None:
     twice = np.repeat(np.arange(ROWS), 2).tolist()
     copied = summarize_arms(taken(ARMS, twice), [SINGLE[i] for i in twice], reference=None)
     for once, same in zip(summary.comparisons, copied.comparisons, strict=True):
@@ -171,14 +170,14 @@ def test_copied_rows_do_not_narrow_anything(summary: Summary) -> None:
     for name, line in summary.arms.items():
         for measure, figures in line.items():
             other = copied.arms[name][measure]
-            assert other["high"] - other["low"] >= figures["high"] - figures["low"] - 1e-8
+            assert other.high - other.low >= figures.high - figures.low - 1e-8
 
 
 def test_seeds_that_agree_are_counted_in_pairs() -> None:
     flat = np.zeros((1, 4))
     arms = {
-        "mixed": ArmScores({"nes": np.stack([flat[0] + 0.5, flat[0] + 0.4, flat[0] - 0.1])}),
-        "flat": ArmScores({"nes": flat}),
+        "mixed": {"nes": np.stack([flat[0] + 0.5, flat[0] + 0.4, flat[0] - 0.1])},
+        "flat": {"nes": flat},
     }
     [found] = summarize_arms(arms, list("abcd"), reference="flat", measures=["nes"]).comparisons
     assert found.seeds_agree == pytest.approx(2 / 3)
@@ -196,13 +195,13 @@ def test_identical_arms_differ_by_nothing() -> None:
 
 def test_one_arm_is_summarized_without_comparisons() -> None:
     summary = summarize_arms({"only": ARMS["sasrec"]}, SINGLE, reference=None)
-    assert summary.comparisons == ()
-    assert summary.to_dict()["detectable"] == {}
+    assert summary.comparisons == []
+    assert summary.detectable == {}
     assert summary.caption == f"{ROWS} rows of {ROWS} ids."
 
 
-def test_the_summary_is_json_and_says_how_it_was_made(summary: Summary) -> None:
-    text = json.dumps(summary.to_dict(), allow_nan=False)
+def test_the_summary_is_json_and_says_how_it_was_made(summary: ArmSummary) -> None:
+    text = json.dumps(summary.model_dump(), allow_nan=False)
     found = json.loads(text)
     assert list(found["arms"]) == list(ARMS)
     assert found["reference"] == "trigger_table"
@@ -214,14 +213,14 @@ def test_the_summary_is_json_and_says_how_it_was_made(summary: Summary) -> None:
     assert "Holm" in found["method"]
 
 
-def test_two_runs_give_the_same_figures(summary: Summary) -> None:
-    assert summarize_arms(ARMS, SINGLE, reference=None).to_dict() == summary.to_dict()
+def test_two_runs_give_the_same_figures(summary: ArmSummary) -> None:
+    assert summarize_arms(ARMS, SINGLE, reference=None).model_dump() == summary.model_dump()
 
 
 def broken(value: float) -> ArmScores:
-    values = {m: v.copy() for m, v in ARMS["sasrec"].values.items()}
+    values = {m: v.copy() for m, v in ARMS["sasrec"].items()}
     values["nes"][1, 41] = value
-    return ArmScores(values)
+    return values
 
 
 @pytest.mark.parametrize(
@@ -234,14 +233,14 @@ def broken(value: float) -> ArmScores:
         (ARMS, SINGLE[:-1], "same rows"),
         ({"a": broken(np.nan)}, SINGLE, "arm a, seed 1, row 42: nes is nan"),
         ({"a": broken(np.inf)}, SINGLE, "row 42: nes is inf"),
-        ({"a": ArmScores({"acc1": np.ones((1, ROWS))})}, SINGLE, "arm a has no scores in ndcg3"),
+        ({"a": {"acc1": np.ones((1, ROWS))}}, SINGLE, "arm a has no scores in ndcg3"),
         (
-            {"a": ArmScores({m: np.ones((1 + (m == "nes"), ROWS)) for m in MEASURES})},
+            {"a": {m: np.ones((1 + (m == "nes"), ROWS)) for m in MEASURES}},
             SINGLE,
             "number of seeds",
         ),
-        ({"a": ArmScores(dict.fromkeys(MEASURES, np.ones(ROWS)))}, SINGLE, "seeds, rows"),
-        ({"a": ArmScores(dict.fromkeys(MEASURES, np.ones((0, ROWS))))}, SINGLE, "seeds, rows"),
+        ({"a": dict.fromkeys(MEASURES, np.ones(ROWS))}, SINGLE, "seeds, rows"),
+        ({"a": dict.fromkeys(MEASURES, np.ones((0, ROWS)))}, SINGLE, "seeds, rows"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(
@@ -262,3 +261,39 @@ def test_without_the_extra_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(GplanError, match=r"install scipy: .*gplan-jax\[baselines\]"):
         summarize_arms(ARMS, SINGLE, reference=None)
+
+
+LIBRARY = IntentLibrary.load()
+INTENTS = admissible_intents(LIBRARY)
+
+
+def text(*numbers: int) -> str:
+    return canonical_plan([INTENTS[n] for n in numbers], LIBRARY)
+
+
+LABELS = [text(0, 40, 60), text(100, 3, 70, 80), text(0, 41, 61)]
+ANSWERS = [text(0, 40, 61), "no plan at all", text(0, 41, 61)]
+
+
+def test_an_arms_scores_are_those_of_an_evaluation() -> None:
+    arm_scores = score_arm([ANSWERS, LABELS], LABELS, LIBRARY)
+    assert set(arm_scores) == set(FLOOR_MEASURES)
+    for measure, values in arm_scores.items():
+        assert values.shape == (2, 3)
+        expected = [
+            score_text(answer, label, LIBRARY).values[measure]
+            for answer, label in zip(ANSWERS, LABELS, strict=True)
+        ]
+        assert values[0].tolist() == expected
+    assert arm_scores["exact"][1].tolist() == [1, 1, 1]
+    assert arm_scores["acc1"][0].tolist() == [1, 0, 1]
+
+
+def test_an_answer_for_each_row_is_needed() -> None:
+    with pytest.raises(GplanError, match="2 answers for 3 rows"):
+        score_arm([ANSWERS[:2]], LABELS, LIBRARY)
+
+
+def test_a_label_without_a_plan_is_refused() -> None:
+    with pytest.raises(GplanError, match="no plan to score against"):
+        score_arm([ANSWERS], ["no plan", *LABELS[1:]], LIBRARY)
