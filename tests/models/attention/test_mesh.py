@@ -60,7 +60,7 @@ def main() -> None:
     import jax.numpy as jnp
     import numpy as np
     from jax.sharding import AxisType
-    from test_attention_kernels import PLAIN_FLASH
+    from test_kernels import PLAIN_FLASH
 
     from gplan_jax.foundation import GplanError
     from gplan_jax.models.attention.causal import Context, causal_attention, over_mesh
