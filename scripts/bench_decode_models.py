@@ -19,17 +19,19 @@ from gplan_jax.data import ChatEncoder
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import parse_config
 from gplan_jax.foundation.files import atomic_directory, read_json, write_json
-from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, read_samples, write_samples
+from gplan_jax.gsisr import (
+    IntentLibrary,
+    PromptTemplate,
+    Sample,
+    read_samples,
+    training_texts,
+    write_samples,
+)
 from gplan_jax.models import convert_checkpoint
 from gplan_jax.models.checkpoints.convert import export_checkpoint
+from gplan_jax.models.checkpoints.tiny import END_OF_TEXT, TURN_END, write_tiny_checkpoint
 from gplan_jax.reasoning import GSISR_LATENTS
 from gplan_jax.synthesis.world.simulation import simulate_rows
-from gplan_jax.synthesis.world.tiny_checkpoint import (
-    END_OF_TEXT,
-    TURN_END,
-    training_texts,
-    write_tiny_checkpoint,
-)
 from gplan_jax.training.loop.loop import train
 from gplan_jax.training.steps.train_config import TrainConfig
 

@@ -28,9 +28,10 @@ from gplan_jax.data.pipeline import Batch, BatchLoader
 from gplan_jax.data.preference_loader import PreferenceLoader
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
-from gplan_jax.gsisr import IntentLibrary, PromptTemplate, write_samples
+from gplan_jax.gsisr import IntentLibrary, PromptTemplate, training_texts, write_samples
 from gplan_jax.models import Qwen3, Qwen3Config
 from gplan_jax.models.attention.causal import resolve_kernel
+from gplan_jax.models.checkpoints.tiny import train_tokenizer
 from gplan_jax.models.checkpoints.tokenizer_files import extend_tokenizer
 from gplan_jax.objectives.section_loss import (
     IGNORED_LABEL,
@@ -43,7 +44,6 @@ from gplan_jax.objectives.token_nll import token_nll
 from gplan_jax.reasoning import GSISR_LATENTS
 from gplan_jax.synthesis.factory.explain import explain_file
 from gplan_jax.synthesis.world.simulation import simulate_rows
-from gplan_jax.synthesis.world.tiny_checkpoint import train_tokenizer, training_texts
 from gplan_jax.training.steps.assembly import curriculum_of
 from gplan_jax.training.steps.mesh import make_mesh
 from gplan_jax.training.steps.setup import Run

@@ -16,11 +16,11 @@ from itertools import pairwise
 
 import numpy as np
 import yaml
+from world_realism import RowParts, take_apart
 
 from gplan_jax.gsisr import IntentLibrary, Sample, read_samples
 from gplan_jax.gsisr.facts import ORDER_TIMES, Behavior, Habit, place_kind, time_of
 from gplan_jax.synthesis.amap.situation import REFUEL_ORDERS, situation_of
-from gplan_jax.synthesis.world.realism import Row, take_apart
 
 CODES_TOGETHER = ((1,), (2, 3, 4, 11), (10, 12))  # Profile columns that depend on each other.
 LEAST_USERS = 2  # A category or code that fewer users have is left out.
@@ -89,7 +89,7 @@ def _quantiles(values: Iterable[float], parts: int = 20) -> list[float]:
     return [round(found[round(last * i / parts)], 2) for i in range(parts + 1)]
 
 
-def _age(row: Row) -> str:
+def _age(row: RowParts) -> str:
     """How long ago the order was made, as a class."""
     minutes = row.facts.minutes_since_order
     if minutes is None:
@@ -98,7 +98,7 @@ def _age(row: Row) -> str:
     return str(next((bound for bound in bounds if minutes < bound), 1440))
 
 
-def _orders(rows: list[Row]) -> dict[str, object]:
+def _orders(rows: list[RowParts]) -> dict[str, object]:
     types = [row.facts.order_type for row in rows]
     return {
         "order_types": _shares(types),
@@ -136,27 +136,27 @@ def _orders(rows: list[Row]) -> dict[str, object]:
     }
 
 
-def _phase(row: Row) -> str:
+def _phase(row: RowParts) -> str:
     return situation_of(row.facts).phase.name  # type: ignore[union-attr]
 
 
-def _days_valid(row: Row) -> int:
+def _days_valid(row: RowParts) -> int:
     assert row.facts.hours_to_end is not None and row.facts.hours_to_start is not None
     return round((row.facts.hours_to_end - row.facts.hours_to_start) / 24 - 0.5)
 
 
-def _lag(row: Row) -> float:
+def _lag(row: RowParts) -> float:
     made, start, _ = (time_of(row.sample, column) for column in ORDER_TIMES)
     assert made and start
     return (made - start).total_seconds() / 60
 
 
-def _near(row: Row) -> str:
+def _near(row: RowParts) -> str:
     near = row.facts.order_distance in ("district", "city")
     return f"{row.facts.order_type} {'near' if near else 'far'}"
 
 
-def _places(rows: list[Row]) -> dict[str, object]:
+def _places(rows: list[RowParts]) -> dict[str, object]:
     away = [row for row in rows if row.facts.order_distance != "here"]
     kinds = Counter(row.facts.place_kind for row in away)
     parts = Counter(row.facts.day_part for row in away)
@@ -204,7 +204,7 @@ def _by_kind(pairs: list[tuple[str, str]], least: int = LEAST_USERS) -> dict[str
     return {kind: _shares(found) for kind, found in words.items()}
 
 
-def _people(rows: list[Row]) -> dict[str, object]:
+def _people(rows: list[RowParts]) -> dict[str, object]:
     samples = [row.sample for row in rows]
     names = [f"profile_feat_{i}" for i in range(1, 15)]
     tables: dict[str, object] = {
@@ -276,7 +276,7 @@ def _codes(found: list[list[str]]) -> dict[str, float]:
     }
 
 
-def _role(row: Row, place: str) -> str:
+def _role(row: RowParts, place: str) -> str:
     sample = row.sample
     roles = {  # The later ones count where a place has several.
         sample.profile_feat_6: "home",
@@ -287,16 +287,16 @@ def _role(row: Row, place: str) -> str:
     return roles.get(place, "other")
 
 
-def _event_role(row: Row, behavior: Behavior) -> str:
+def _event_role(row: RowParts, behavior: Behavior) -> str:
     role = _role(row, behavior.place)
     return "ordering" if role == "order" and "act_5" in behavior.actions else role
 
 
-def _histories(rows: list[Row]) -> dict[str, object]:
+def _histories(rows: list[RowParts]) -> dict[str, object]:
     return {**_short(rows), **_long(rows)}
 
 
-def _styles(rows: list[Row]) -> dict[int, str]:
+def _styles(rows: list[RowParts]) -> dict[int, str]:
     """Row -> how it goes about things: which localities, actions and pauses are common in it."""
     from sklearn.cluster import KMeans
 
@@ -321,7 +321,7 @@ def _styles(rows: list[Row]) -> dict[int, str]:
     return {id(row): f"s{label}" for row, label in zip(rows, model.labels_, strict=True)}
 
 
-def _short(rows: list[Row]) -> dict[str, object]:
+def _short(rows: list[RowParts]) -> dict[str, object]:
     styles = _styles(rows)
     events = [(r, i, b) for r in rows for i, b in enumerate(reversed(r.behaviors))]
     ordering: list[tuple[str, object]] = []
@@ -414,7 +414,7 @@ def _by_manner(pairs: list[tuple[str, str]]) -> dict[str, dict[str, float]]:
     return found
 
 
-def _side(row: Row) -> str:
+def _side(row: RowParts) -> str:
     return "here" if row.facts.order_distance == "here" else "away"
 
 
@@ -431,7 +431,7 @@ def _gap(hours: int) -> str:
     return "same" if hours <= 0 else "hours" if hours <= 4 else "day" if hours <= 24 else "long"
 
 
-def _long(rows: list[Row]) -> dict[str, object]:
+def _long(rows: list[RowParts]) -> dict[str, object]:
     lists = [(row, row.habits) for row in rows if row.habits]
     distinct = [(row, list(dict.fromkeys(habits))) for row, habits in lists]
     habits = [(r, i, h) for r, found in distinct for i, h in enumerate(found)]
@@ -485,7 +485,7 @@ def _long(rows: list[Row]) -> dict[str, object]:
     }
 
 
-def _persistence(distinct: list[tuple[Row, list[Habit]]]) -> float:
+def _persistence(distinct: list[tuple[RowParts, list[Habit]]]) -> float:
     """How much likelier than chance two neighbouring habits are of one kind."""
     kinds = [
         [place_kind(h.category) for h in f if _role(r, h.place) not in ("home", "work")]
@@ -498,7 +498,7 @@ def _persistence(distinct: list[tuple[Row, list[Habit]]]) -> float:
     return round((same - chance) / (1 - chance), 3)
 
 
-def _manner_of_row(row: Row) -> str:
+def _manner_of_row(row: RowParts) -> str:
     return "known" if row.sample.profile_feat_6 else "unknown"
 
 
@@ -518,7 +518,7 @@ def _share(values: Iterable[bool]) -> float:
     return round(sum(found) / len(found), 3)
 
 
-def _habit_key(row: Row, habit: Habit) -> str:
+def _habit_key(row: RowParts, habit: Habit) -> str:
     role = _role(row, habit.place)
     return role if role in ("home", "work") else place_kind(habit.category)
 

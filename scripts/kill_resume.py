@@ -218,12 +218,12 @@ def _note(out: TextIO, entry: dict[str, Any]) -> None:
 
 
 def _prepare(work: Path, task: Task) -> None:
-    from gplan_jax.gsisr import IntentLibrary, PromptTemplate, write_samples
+    from gplan_jax.gsisr import IntentLibrary, PromptTemplate, training_texts, write_samples
     from gplan_jax.models import convert_checkpoint
+    from gplan_jax.models.checkpoints.tiny import write_tiny_checkpoint
     from gplan_jax.reasoning import GSISR_LATENTS
     from gplan_jax.synthesis.pairs.counterfactuals import write_counterfactuals
     from gplan_jax.synthesis.world.simulation import simulate_rows
-    from gplan_jax.synthesis.world.tiny_checkpoint import training_texts, write_tiny_checkpoint
 
     rows = list(simulate_rows(ROWS, seed=1))
     write_samples(work / "rows.csv", rows)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gplan_jax.gsisr import IntentLibrary, PromptTemplate, read_samples
-from gplan_jax.synthesis.world.tiny_checkpoint import training_texts, write_tiny_checkpoint
+from gplan_jax.gsisr import IntentLibrary, PromptTemplate, read_samples, training_texts
+from gplan_jax.models.checkpoints.tiny import write_tiny_checkpoint
 
 
 def main() -> None:

@@ -83,8 +83,8 @@ def world_rows() -> list[Sample]:
 @pytest.fixture(scope="session")
 def tiny_hf_dir(tmp_path_factory: pytest.TempPathFactory, world_rows: list[Sample]) -> Path:
     """A tiny random Qwen3 checkpoint in Hugging Face format, with its own tokenizer."""
-    from gplan_jax.gsisr import IntentLibrary, PromptTemplate
-    from gplan_jax.synthesis.world.tiny_checkpoint import training_texts, write_tiny_checkpoint
+    from gplan_jax.gsisr import IntentLibrary, PromptTemplate, training_texts
+    from gplan_jax.models.checkpoints.tiny import write_tiny_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny") / "hf"
     template, library = PromptTemplate.load("compact_zh"), IntentLibrary.load()
@@ -141,7 +141,7 @@ def pairs_file(tmp_path_factory: pytest.TempPathFactory, world_rows: list[Sample
     from gplan_jax.gsisr import ContextPair, IntentLibrary, Provenance, write_context_pairs
     from gplan_jax.gsisr.context_pairs import changed_columns
     from gplan_jax.reasoning import split_response
-    from gplan_jax.synthesis.teachers.rules import Rules
+    from gplan_jax.synthesis.amap.rules import Rules
 
     rules = Rules(IntentLibrary.load())
     places = ("current_poi_name", "current_tag", "current_city", "current_district")

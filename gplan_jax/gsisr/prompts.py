@@ -8,7 +8,7 @@ turns none of it into a control token.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -71,6 +71,15 @@ class PromptTemplate:
             system=templates.fill("system.j2", library=library),
             user=templates.fill("user.j2", sample=sample, facts=facts, library=library),
         )
+
+
+def training_texts(
+    samples: Iterable[Sample], template: PromptTemplate, library: IntentLibrary
+) -> Iterator[str]:
+    """What a small tokenizer should be good at: the roles, prompts and labels of ``samples``."""
+    for sample in samples:
+        prompt = template.render(sample, library)
+        yield from ("system\nuser\nassistant\n", prompt.system, prompt.user, sample.raw_labels)
 
 
 @cache

@@ -14,7 +14,7 @@ from gplan_jax.serving.http.server import listen
 from gplan_jax.serving.review.run import HOST, ReviewServer
 from gplan_jax.serving.review.store import ReviewStore, open_review
 from gplan_jax.synthesis.seeds.proposing import write_review_files
-from gplan_jax.synthesis.teachers.rules import RuleTeacher
+from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 ROWS = 8

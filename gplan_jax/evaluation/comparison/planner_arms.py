@@ -27,13 +27,14 @@ from gplan_jax.gsisr import (
     Sample,
     canonical_plan,
     parse_plan,
+    training_texts,
     write_samples,
 )
 from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.models import convert_checkpoint
+from gplan_jax.models.checkpoints.tiny import write_tiny_checkpoint
 from gplan_jax.reasoning import GSISR_LATENTS, split_response, write_trace
-from gplan_jax.synthesis.teachers.rules import Rules
-from gplan_jax.synthesis.world.tiny_checkpoint import training_texts, write_tiny_checkpoint
+from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.training.loop.loop import train
 from gplan_jax.training.steps.train_config import TrainConfig
 

@@ -27,7 +27,7 @@ from gplan_jax.gsisr import (
 from gplan_jax.reasoning import write_trace
 from gplan_jax.synthesis.teachers.load import note_of
 from gplan_jax.synthesis.teachers.protocol import ROW_TROUBLE, Teacher
-from gplan_jax.synthesis.teachers.rules import RuleTeacher
+from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 
 _MEND = f"Run the command again, which asks again; or {SKIP_HINT}."
 

@@ -18,8 +18,10 @@ from gplan_jax.synthesis.factory.pipeline import Recipe, run
 from gplan_jax.synthesis.factory.report import Report
 from gplan_jax.synthesis.teachers.load import RULES, load_teacher, note_of, settings_of
 from gplan_jax.synthesis.teachers.protocol import Teacher
+from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.teachers.seed import Seed, read_seeds
-from gplan_jax.synthesis.world.simulation import WorldTeacher, simulate_contexts
+from gplan_jax.synthesis.world.faults import FAULTY_SHARE
+from gplan_jax.synthesis.world.simulation import simulate_contexts
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def _teacher(
     order: Order, outputs: Outputs, library: IntentLibrary, seeds: Sequence[Seed]
 ) -> Teacher:
     if order.teacher == RULES and order.data is None and not order.overrides:
-        return WorldTeacher(library)
+        return RuleTeacher(library, FAULTY_SHARE)
     return load_teacher(
         order.teacher, order.overrides, order.cache or outputs.cache, library, seeds
     )

@@ -45,7 +45,7 @@ from gplan_jax.synthesis.pairs.perturbation_spec import PerturbationSpec, load_s
 from gplan_jax.synthesis.pairs.perturbations import Anchor, anchor_of, perturbed
 from gplan_jax.synthesis.teachers.load import note_of, settings_of
 from gplan_jax.synthesis.teachers.protocol import ROW_TROUBLE, Teacher
-from gplan_jax.synthesis.teachers.rules import RuleTeacher
+from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 
 _MEND = f"Mend the row, or {SKIP_HINT}."
 _SPEC_MEND = f"Add perturbations to the spec, or {SKIP_HINT}."

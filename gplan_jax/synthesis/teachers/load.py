@@ -13,7 +13,7 @@ from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.synthesis.teachers.chat_teacher import ChatTeacher
 from gplan_jax.synthesis.teachers.config import TeacherConfig
 from gplan_jax.synthesis.teachers.protocol import Teacher
-from gplan_jax.synthesis.teachers.rules import RuleTeacher
+from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.teachers.seed import Seed
 from gplan_jax.synthesis.teachers.seed_selection import SeedPool
 

@@ -19,6 +19,8 @@ from gplan_jax.reasoning import split_response
 
 Intents = list[dict[str, Any]]
 
+FAULTY_SHARE = 0.289  # Of raw answers, as the paper's filter removed.
+
 # Code -> how often it is planted, relative to the others.
 CODES: Mapping[str, float] = {
     "not_json": 14,

@@ -15,14 +15,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import IntentLibrary, Plan, Sample
-from gplan_jax.gsisr.context_pairs import CONTEXT_COLUMNS
+from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.gsisr.facts import DayPart, day_part_of
-from gplan_jax.reasoning import ReasoningTrace
-from gplan_jax.synthesis.teachers.protocol import Answer
-from gplan_jax.synthesis.teachers.rules import Rules
+from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.world.calibration import draw, tables
-from gplan_jax.synthesis.world.faults import draw_code, plant_fault
 from gplan_jax.synthesis.world.geography import CITIES, Geography, Place, build_geography, is_open
 from gplan_jax.synthesis.world.histories import Event, Scene, recent_events
 from gplan_jax.synthesis.world.orders import Order, draw_times
@@ -41,7 +37,6 @@ HOLIDAYS = {(4, 4), (4, 5), (4, 6), (5, 1), (5, 2), (5, 3), (5, 4), (5, 5)}
 RETURNING_SHARE = 0.15
 AT_HOME_SHARE = 0.013  # Of rows in the home city.
 AT_HABITUAL_SHARE = 0.3  # Of those, at home or at work.
-FAULTY_SHARE = 0.289  # Of raw answers, as the paper's filter removed (section 3.2).
 WET_KINDS = ("sights",)  # Where rain keeps people from.
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 
@@ -242,38 +237,3 @@ def _order_columns(order: Order) -> dict[str, str]:
             for i, time in enumerate(times, start=5)
         },
     }
-
-
-class WorldTeacher:
-    """The rules as a ``Teacher`` that errs: a share of its raw answers breaks a rule of the filter.
-
-    Which ones, and how, is a function of the context alone. ``origin`` names the planted code.
-    """
-
-    name = "world"
-    at_once = 1
-
-    def __init__(self, library: IntentLibrary, faulty: float = FAULTY_SHARE) -> None:
-        """Raises GplanError where ``faulty`` is no share, or the rules don't know the library."""
-        if not 0 <= faulty <= 1:
-            raise GplanError(f"faulty is {faulty}; give a share between 0 and 1.")
-        self._library = library
-        self._rules = Rules(library)
-        self._faulty = faulty
-
-    async def answer(self, sample: Sample) -> Answer:
-        """The rules' plan for the context, whole or faulty; see ``Teacher.answer``."""
-        label = self._rules.label(sample)
-        context = "\x1f".join(getattr(sample, column) for column in CONTEXT_COLUMNS)
-        generator = random.Random(f"faults {context}")
-        if generator.random() >= self._faulty:
-            return Answer(label)
-        code = draw_code(generator)
-        return Answer(plant_fault(label, code, self._library, generator), {"planted": code})
-
-    async def explain(self, sample: Sample, plan: Plan) -> ReasoningTrace:
-        """The trace of ``plan`` in the context of ``sample``; see ``Teacher.explain``."""
-        return self._rules.trace(sample, plan)
-
-    async def close(self) -> None:
-        """Nothing is held."""

@@ -28,8 +28,8 @@ from gplan_jax.gsisr import (
     read_samples,
 )
 from gplan_jax.inference.grammar.plan_grammar import Edge, GrammarState, PlanGrammar, ResponseForm
+from gplan_jax.models.checkpoints.tiny import SPECIAL_TOKENS, train_tokenizer
 from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary
-from gplan_jax.synthesis.world.tiny_checkpoint import SPECIAL_TOKENS, train_tokenizer
 
 FORMS: tuple[ResponseForm, ...] = ("plan", "latent")
 

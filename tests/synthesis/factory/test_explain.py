@@ -24,10 +24,11 @@ from gplan_jax.gsisr import (
 from gplan_jax.reasoning import ReasoningTrace, parse_trace, write_trace
 from gplan_jax.synthesis.amap.evidence import AFTER_ARRIVING, FOLLOWS_STEP
 from gplan_jax.synthesis.amap.intents import TOOL_WORDS
+from gplan_jax.synthesis.amap.rules import BY_HABIT, HABITUAL, Rules
 from gplan_jax.synthesis.amap.situation import situation_of
 from gplan_jax.synthesis.factory.explain import explain_file
 from gplan_jax.synthesis.teachers.protocol import Answer
-from gplan_jax.synthesis.teachers.rules import BY_HABIT, HABITUAL, Rules, RuleTeacher
+from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 Truth = Callable[[Sample, str], bool]

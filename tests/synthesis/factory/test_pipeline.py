@@ -26,13 +26,13 @@ from gplan_jax.gsisr import (
     split_by_id,
 )
 from gplan_jax.reasoning import ReasoningTrace, split_response
+from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.factory import pipeline
 from gplan_jax.synthesis.factory.contexts import Context, numbered
 from gplan_jax.synthesis.factory.mix import mix_of
 from gplan_jax.synthesis.factory.outputs import Outputs
 from gplan_jax.synthesis.factory.pipeline import Recipe, run
 from gplan_jax.synthesis.teachers.protocol import Answer
-from gplan_jax.synthesis.teachers.rules import Rules
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 LIBRARY = IntentLibrary.load()

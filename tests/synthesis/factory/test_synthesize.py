@@ -14,10 +14,10 @@ from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.gsisr import IntentLibrary, Sample, read_samples, split_by_id, write_samples
+from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.factory.report import mix_table, removal_table
 from gplan_jax.synthesis.factory.summary import summary
 from gplan_jax.synthesis.factory.synthesize import Order, synthesize
-from gplan_jax.synthesis.teachers.rules import Rules
 from gplan_jax.synthesis.world.simulation import simulate_contexts, simulate_rows
 
 LIBRARY = IntentLibrary.load()

@@ -29,6 +29,7 @@ from gplan_jax.gsisr import (
 )
 from gplan_jax.reasoning import ReasoningTrace
 from gplan_jax.synthesis.amap.planning import plan_for
+from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.amap.situation import situation_of
 from gplan_jax.synthesis.amap.taste import taste_of
 from gplan_jax.synthesis.pairs.catalogue import harvest
@@ -45,7 +46,7 @@ from gplan_jax.synthesis.pairs.perturbation_spec import (
     load_spec,
 )
 from gplan_jax.synthesis.teachers.protocol import Answer
-from gplan_jax.synthesis.teachers.rules import Rules, RuleTeacher
+from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 LIBRARY = IntentLibrary.load()

@@ -11,7 +11,7 @@ import pytest
 from gplan_jax.gsisr import IntentLibrary, write_samples
 from gplan_jax.synthesis.seeds.candidates import Candidate, candidates_of, read_candidates
 from gplan_jax.synthesis.seeds.proposing import write_review_files
-from gplan_jax.synthesis.teachers.rules import RuleTeacher
+from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 CANDIDATES = 12

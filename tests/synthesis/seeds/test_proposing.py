@@ -11,11 +11,12 @@ from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, write_samples
 from gplan_jax.reasoning import ReasoningTrace, split_response
+from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.seeds.candidates import candidates_of, read_candidates
 from gplan_jax.synthesis.seeds.draft import Draft
 from gplan_jax.synthesis.seeds.proposing import write_review_files
 from gplan_jax.synthesis.teachers.protocol import Answer
-from gplan_jax.synthesis.teachers.rules import Rules, RuleTeacher
+from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 ROWS = [dataclasses.replace(row, id=f"u{i}") for i, row in enumerate(simulate_rows(6, seed=4))]

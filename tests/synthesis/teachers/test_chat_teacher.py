@@ -14,13 +14,14 @@ from gplan_jax.chat.errors import RequestFailed
 from gplan_jax.chat.messages import ChatReply, ChatRequest, request_key
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, RowPlace, Sample, parse_plan
+from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.teachers import chat_teacher
 from gplan_jax.synthesis.teachers.chat_teacher import ChatTeacher
 from gplan_jax.synthesis.teachers.config import TeacherConfig
 from gplan_jax.synthesis.teachers.load import load_teacher, note_of, settings_of
 from gplan_jax.synthesis.teachers.protocol import Teacher
 from gplan_jax.synthesis.teachers.reply import answer_schema, write_reply
-from gplan_jax.synthesis.teachers.rules import Rules, RuleTeacher
+from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.teachers.seed import read_seed
 from gplan_jax.synthesis.teachers.seed_selection import SeedPool
 from gplan_jax.synthesis.world.simulation import simulate_rows

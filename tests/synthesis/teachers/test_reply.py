@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gplan_jax.gsisr import IntentLibrary, canonical_plan, check_plan, parse_plan
 from gplan_jax.reasoning import parse_trace, split_response
+from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.teachers.reply import (
     answer_schema,
     explanation_schema,
@@ -16,7 +17,6 @@ from gplan_jax.synthesis.teachers.reply import (
     read_explanation,
     write_reply,
 )
-from gplan_jax.synthesis.teachers.rules import Rules
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 LIBRARY = IntentLibrary.load()

@@ -8,7 +8,7 @@ import pytest
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, check_plan, facts_of, long_term, read_samples, short_term
-from gplan_jax.synthesis.teachers.rules import Rules
+from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.triggers.example_log import (
     EVENTS_FILE,
     RULES_FILE,

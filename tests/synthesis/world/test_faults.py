@@ -20,7 +20,7 @@ from gplan_jax.gsisr import (
     parse_label,
 )
 from gplan_jax.reasoning import write_trace
-from gplan_jax.synthesis.teachers.rules import Rules
+from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.world.faults import BROKEN_REASONING, CODES, draw_code, plant_fault
 from gplan_jax.synthesis.world.simulation import simulate_contexts
 

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from datetime import datetime
 from itertools import islice, pairwise
 
 import pytest
 
-from gplan_jax.foundation import GplanError, RowError
+from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import (
     COLUMNS,
     IntentLibrary,
@@ -24,15 +23,12 @@ from gplan_jax.gsisr.facts import long_term, short_term
 from gplan_jax.synthesis.amap.evidence import links_to, reasons_for
 from gplan_jax.synthesis.amap.intents import ARRIVAL_CARD, simple
 from gplan_jax.synthesis.amap.planning import plan_for, supported_openings
+from gplan_jax.synthesis.amap.rules import HABITUAL, Rules
 from gplan_jax.synthesis.amap.situation import situation_of
 from gplan_jax.synthesis.amap.taste import taste_of
-from gplan_jax.synthesis.teachers.protocol import Answer
-from gplan_jax.synthesis.teachers.rules import HABITUAL, Rules
-from gplan_jax.synthesis.world.faults import BROKEN_REASONING, CODES
 from gplan_jax.synthesis.world.geography import is_open
 from gplan_jax.synthesis.world.simulation import (
     FIRST_ID,
-    WorldTeacher,
     simulate_contexts,
     simulate_rows,
 )
@@ -243,47 +239,3 @@ def test_the_compact_prompt_tells_what_the_first_intent_depends_on(
     rows = sum(counts.total() - 1 for counts in again)
     agreeing = sum(counts.most_common(1)[0][1] - 1 for counts in again)
     assert rows > 500 and agreeing > 0.7 * rows
-
-
-def _answers(teacher: WorldTeacher, rows: list[Sample]) -> list[Answer]:
-    async def ask() -> list[Answer]:
-        return [await teacher.answer(row.with_label("")) for row in rows]
-
-    return asyncio.run(ask())
-
-
-def test_the_teacher_errs_as_often_as_it_should_and_each_time_alike(
-    world_rows: list[Sample], library: IntentLibrary
-) -> None:
-    teacher = WorldTeacher(library)
-    answers = _answers(teacher, world_rows)
-    assert answers == _answers(WorldTeacher(library), world_rows)
-    codes: Counter[str] = Counter()
-    for row, answer in zip(world_rows, answers, strict=True):
-        planted = answer.origin.get("planted")
-        found = {violation.code for violation in check_plan(answer.text, library)}
-        if planted is None:
-            assert answer.text == row.raw_labels and not found
-        elif planted == BROKEN_REASONING:
-            assert not found
-            with pytest.raises(RowError):
-                parse_label(row.with_label(answer.text), library, RowPlace("world", 1))
-        else:
-            assert found == {planted}
-        codes[planted or "none"] += 1
-    assert set(codes) == {*CODES, BROKEN_REASONING, "none"}
-    assert 1 - codes["none"] / len(answers) == pytest.approx(0.289, abs=0.04)
-    assert all(
-        answer.text == row.raw_labels
-        for row, answer in zip(
-            world_rows, _answers(WorldTeacher(library, faulty=0.0), world_rows), strict=True
-        )
-    )
-    assert all(
-        answer.origin for answer in _answers(WorldTeacher(library, faulty=1.0), world_rows[:50])
-    )
-
-
-def test_a_share_of_faults_is_a_share(library: IntentLibrary) -> None:
-    with pytest.raises(GplanError, match=r"1\.5"):
-        WorldTeacher(library, faulty=1.5)

@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample
+from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, training_texts
 from gplan_jax.models import convert_checkpoint, load_qwen3
+from gplan_jax.models.checkpoints.tiny import write_tiny_checkpoint
 from gplan_jax.reasoning import GSISR_LATENTS
-from gplan_jax.synthesis.world.tiny_checkpoint import training_texts, write_tiny_checkpoint
 from gplan_jax.training.loop.loop import train
 from gplan_jax.training.loop.metrics_log import read_log
 from gplan_jax.training.loop.reference import read_table

@@ -31,8 +31,8 @@ from gplan_jax.gsisr import (
 )
 from gplan_jax.gsisr.facts import Behavior, Habit, long_term, place_kind, short_term
 from gplan_jax.synthesis.amap.intents import END, RANGE, START, TAG, TOOL
+from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.amap.situation import situation_of
-from gplan_jax.synthesis.teachers.rules import Rules
 
 View = Literal["contexts", "plans", "all"]
 Features = dict[str, float | str]
@@ -51,7 +51,7 @@ _PLACE_ID = re.compile(r"p_\w*?\d+")
 
 
 @dataclass(frozen=True)
-class Row:
+class RowParts:
     """A row taken apart."""
 
     sample: Sample
@@ -62,7 +62,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Separability:
     """How well the rows are told apart.
 
     Attributes:
@@ -78,10 +78,10 @@ class Verdict:
     telling: tuple[tuple[str, float], ...]
 
 
-def take_apart(sample: Sample, library: IntentLibrary) -> Row:
+def take_apart(sample: Sample, library: IntentLibrary) -> RowParts:
     """Reads everything that the measures look at."""
     facts = facts_of(sample)
-    return Row(
+    return RowParts(
         sample,
         facts,
         short_term(sample.short_term_behavior_seq, facts.now),
@@ -95,14 +95,14 @@ def is_working_day(sample: Sample) -> bool:
     return sample.weekendflag == sample.holidayflag == "0"
 
 
-def distances(real: Sequence[Row], simulated: Sequence[Row]) -> dict[str, float]:
+def distances(real: Sequence[RowParts], simulated: Sequence[RowParts]) -> dict[str, float]:
     """Aspect -> total variation distance, in the order of ASPECTS."""
     return {name: _distance(aspect, real, simulated) for name, aspect in ASPECTS.items()}
 
 
 def tell_apart(
-    real: Sequence[Row], simulated: Sequence[Row], view: View, *, seed: int = 0
-) -> Verdict:
+    real: Sequence[RowParts], simulated: Sequence[RowParts], view: View, *, seed: int = 0
+) -> Separability:
     """Trains the classifier (boosted trees) in five folds by user and tries it on held-out users.
 
     Args:
@@ -126,7 +126,7 @@ def tell_apart(
     return _on_trial(features, np.array([side for _, side in sides]), users, seed)
 
 
-def answered_by_rules(rows: Iterable[Row]) -> list[Row]:
+def answered_by_rules(rows: Iterable[RowParts]) -> list[RowParts]:
     """The same contexts with the plans of the rules."""
     library = IntentLibrary.load()
     rules = Rules(library)
@@ -138,7 +138,9 @@ def answered_by_rules(rows: Iterable[Row]) -> list[Row]:
 
 
 def _distance(
-    aspect: Callable[[Row], Iterable[object]], real: Sequence[Row], simulated: Sequence[Row]
+    aspect: Callable[[RowParts], Iterable[object]],
+    real: Sequence[RowParts],
+    simulated: Sequence[RowParts],
 ) -> float:
     one, other = (
         Counter(str(v) for row in rows for v in aspect(row)) for rows in (real, simulated)
@@ -148,21 +150,21 @@ def _distance(
     return sum(abs(one[v] / one.total() - other[v] / other.total()) for v in one | other) / 2
 
 
-def _column(name: str) -> Callable[[Row], Iterable[object]]:
+def _column(name: str) -> Callable[[RowParts], Iterable[object]]:
     return lambda row: [getattr(row.facts, name)]
 
 
-def _values(key: str) -> Callable[[Row], Iterable[object]]:
+def _values(key: str) -> Callable[[RowParts], Iterable[object]]:
     return lambda row: [intent[key] for intent in row.plan if key in intent]
 
 
-def _empty_profile(row: Row) -> Iterable[object]:
+def _empty_profile(row: RowParts) -> Iterable[object]:
     names = (f"profile_feat_{i}" for i in range(1, 15))
     return ["".join("." if getattr(row.sample, name) else "0" for name in names)]
 
 
 # What is compared: name -> the values that a row contributes.
-ASPECTS: Mapping[str, Callable[[Row], Iterable[object]]] = {
+ASPECTS: Mapping[str, Callable[[RowParts], Iterable[object]]] = {
     "order type": _column("order_type"),
     "order distance": _column("order_distance"),
     "type and distance": lambda row: [(row.facts.order_type, row.facts.order_distance)],
@@ -207,22 +209,22 @@ def _log2(value: float | None, unit: float) -> int | None:
     return None if value is None else int(np.log2(max(value, 1) / unit))
 
 
-def _frequent_words(rows: Iterable[Row]) -> set[str]:
+def _frequent_words(rows: Iterable[RowParts]) -> set[str]:
     """The category words that most rows of both sides hold."""
     counts = Counter(word for row in rows for word in {*_history_words(row)})
     return {word for word, _ in counts.most_common(WORDS)}
 
 
-def _history_words(row: Row) -> Iterable[str]:
+def _history_words(row: RowParts) -> Iterable[str]:
     return [*(b.category for b in row.behaviors), *(h.category for h in row.habits)]
 
 
-def _features(row: Row, view: View, words: set[str]) -> Features:
+def _features(row: RowParts, view: View, words: set[str]) -> Features:
     context = _context_features(row, words)
     return context if view == "contexts" else context | _plan_features(row)
 
 
-def _context_features(row: Row, words: set[str]) -> Features:
+def _context_features(row: RowParts, words: set[str]) -> Features:
     sample, facts = row.sample, row.facts
     found: Features = {}
     for name in FACTS:
@@ -245,7 +247,7 @@ def _context_features(row: Row, words: set[str]) -> Features:
     return found | _history_features(row, words)
 
 
-def _history_features(row: Row, words: set[str]) -> Features:
+def _history_features(row: RowParts, words: set[str]) -> Features:
     behaviors, habits, now = row.behaviors, row.habits, row.facts.now
     ages = [(now - b.when).total_seconds() / 3600 for b in behaviors]
     counts = [h.count for h in habits]
@@ -268,7 +270,7 @@ def _history_features(row: Row, words: set[str]) -> Features:
     return {**{name: float(count) for name, count in found.items()}, **more}
 
 
-def _plan_features(row: Row) -> Features:
+def _plan_features(row: RowParts) -> Features:
     found: Counter[str] = Counter()
     for position, intent in enumerate(row.plan, start=1):
         found[f"plan {position} {intent.get(TOOL)}"] = 1
@@ -282,7 +284,7 @@ def _plan_features(row: Row) -> Features:
 
 def _on_trial(
     features: Sequence[Features], side_N: np.ndarray, users_N: np.ndarray, seed: int
-) -> Verdict:
+) -> Separability:
     sklearn = _sklearn()
     with sklearn["threadpool_limits"](
         1
@@ -296,7 +298,7 @@ def _cross_validated(
     side_N: np.ndarray,
     users_N: np.ndarray,
     seed: int,
-) -> Verdict:
+) -> Separability:
     vectorizer = sklearn["DictVectorizer"](sparse=False)
     table_NxF = vectorizer.fit_transform(features)
     names = vectorizer.get_feature_names_out()
@@ -311,7 +313,7 @@ def _cross_validated(
     low, high = _interval(scores_N, side_N, users_N, seed)
     worst = np.argsort(-losses_F)[:15]
     telling = tuple((str(names[i]), float(losses_F[i])) for i in worst if losses_F[i] > 0)
-    return Verdict(auc_of(scores_N, side_N), low, high, telling)
+    return Separability(auc_of(scores_N, side_N), low, high, telling)
 
 
 def _losses(model: Any, table_NxF: np.ndarray, side_N: np.ndarray, seed: int) -> np.ndarray:
@@ -369,6 +371,6 @@ def _sklearn() -> dict[str, Any]:
         "threadpoolctl": "threadpool_limits",
     }
     return {
-        name: getattr(load_extra(module, "synthesis", "telling rows apart"), name)
+        name: getattr(load_extra(module, "baselines", "telling rows apart"), name)
         for module, name in parts.items()
     }

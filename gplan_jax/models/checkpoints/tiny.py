@@ -6,6 +6,7 @@ would convert Qwen3-1.7B, and tests use it as a whole model that fits in a few m
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,13 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_directory, write_json
-from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample
-from gplan_jax.reasoning import GSISR_LATENTS
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
 INITIAL_STD = 0.02
 MAX_POSITIONS = 4096
 ROWS_MULTIPLE = 64
+RESERVED_TOKENS = 33  # As many as GSISR has latent tokens, which a conversion adds.
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 # Letters of one run stay together (a run of Chinese is one piece), each digit stands alone,
@@ -34,7 +34,6 @@ SPLIT = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 # Qwen3's layout of a conversation without tools and thinking:
 # <|im_start|>role\ncontent<|im_end|>\n for every turn.
-CHAT_ROLES = "system\nuser\nassistant\n"
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}"
@@ -79,7 +78,7 @@ def write_tiny_checkpoint(
     tie: bool = True,
     seed: int = 0,
     dtype: str = "float32",
-    reserved_tokens: int = len(GSISR_LATENTS.tokens),
+    reserved_tokens: int = RESERVED_TOKENS,
 ) -> dict[str, int]:
     """Writes a Qwen3 checkpoint with weights from N(0, 0.02²) and a tokenizer trained on ``texts``.
 
@@ -120,15 +119,6 @@ def write_tiny_checkpoint(
     return {"tokens": tokens, "rows": rows, "parameters": parameters}
 
 
-def training_texts(
-    samples: Iterable[Sample], template: PromptTemplate, library: IntentLibrary
-) -> Iterator[str]:
-    """What a small tokenizer should be good at: the layout, prompts and labels of ``samples``."""
-    for sample in samples:
-        prompt = template.render(sample, library)
-        yield from (CHAT_ROLES, prompt.system, prompt.user, sample.raw_labels)
-
-
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """A byte-level BPE over ``texts``: NFC, Qwen3's split, special tokens after the merges.
 
@@ -158,24 +148,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         min_frequency=2,
         show_progress=False,
     )
-    counted = _CountedTexts(texts)
-    tokenizer.train_from_iterator(counted, trainer)
-    if not counted.count:
+    # The first text is taken off the stream to see that there is one; the others are never held.
+    stream = iter(texts)
+    first = next(stream, None)
+    if first is None:
         raise GplanError("No text to train the tokenizer on; give at least one.")
+    tokenizer.train_from_iterator(itertools.chain([first], stream), trainer)
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     return tokenizer
-
-
-class _CountedTexts:
-    """Passes texts on and counts them, so that an empty stream is noticed without a copy."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        self._texts, self.count = texts, 0
-
-    def __iter__(self) -> Iterator[str]:
-        for text in self._texts:
-            self.count += 1
-            yield text
 
 
 def _random_tensors(

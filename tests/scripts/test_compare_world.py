@@ -3,11 +3,22 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from compare_world import floor_acc1, oracle_acc1
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan
 from gplan_jax.synthesis.amap.intents import WEATHER, simple
-from gplan_jax.synthesis.world.learnability import floor_acc1, oracle_acc1
+from gplan_jax.synthesis.world.simulation import simulate_rows
+
+
+@pytest.fixture(scope="module")
+def library() -> IntentLibrary:
+    return IntentLibrary.load()
+
+
+@pytest.fixture(scope="module")
+def world_rows() -> list[Sample]:
+    return list(simulate_rows(1500, seed=3))
 
 
 def test_majority_by_hand(library: IntentLibrary) -> None:

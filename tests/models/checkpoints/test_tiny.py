@@ -12,11 +12,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.synthesis.world.tiny_checkpoint import (
-    SPECIAL_TOKENS,
-    train_tokenizer,
-    write_tiny_checkpoint,
-)
+from gplan_jax.models.checkpoints.tiny import SPECIAL_TOKENS, train_tokenizer, write_tiny_checkpoint
 
 TEXTS = [
     "酒店订单正在进行，人在订单地，晚饭时间。",

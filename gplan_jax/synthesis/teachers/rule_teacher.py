@@ -1,0 +1,48 @@
+"""The rules as a teacher, which may be made to err as often as language models do."""
+
+from __future__ import annotations
+
+import random
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr import IntentLibrary, Plan, Sample
+from gplan_jax.gsisr.context_pairs import CONTEXT_COLUMNS
+from gplan_jax.reasoning import ReasoningTrace
+from gplan_jax.synthesis.amap.rules import Rules
+from gplan_jax.synthesis.teachers.protocol import Answer
+from gplan_jax.synthesis.world.faults import draw_code, plant_fault
+
+
+class RuleTeacher:
+    """The rules as a ``Teacher``; of its raw answers a share breaks a rule of the filter.
+
+    Which ones, and how, is a function of the context alone. ``origin`` names the planted code.
+    """
+
+    at_once = 1
+
+    def __init__(self, library: IntentLibrary, faulty_share: float = 0.0) -> None:
+        """Raises GplanError where that is no share, or the rules don't know the library."""
+        if not 0 <= faulty_share <= 1:
+            raise GplanError(f"faulty_share is {faulty_share}; give a share between 0 and 1.")
+        # Rows tell by the name whether their teacher erred.
+        self.name = "world" if faulty_share else "rules"
+        self._library, self._rules = library, Rules(library)
+        self._faulty_share = faulty_share
+
+    async def answer(self, sample: Sample) -> Answer:
+        """The rules' plan for the context, whole or faulty; see ``Teacher.answer``."""
+        label = self._rules.label(sample)
+        context = "\x1f".join(getattr(sample, column) for column in CONTEXT_COLUMNS)
+        generator = random.Random(f"faults {context}")
+        if generator.random() >= self._faulty_share:
+            return Answer(label)
+        code = draw_code(generator)
+        return Answer(plant_fault(label, code, self._library, generator), {"planted": code})
+
+    async def explain(self, sample: Sample, plan: Plan) -> ReasoningTrace:
+        """The trace of ``plan`` in the context of ``sample``; see ``Teacher.explain``."""
+        return self._rules.trace(sample, plan)
+
+    async def close(self) -> None:
+        """Nothing is held."""
