@@ -44,8 +44,8 @@ from gplan_jax.objectives.token_nll import token_nll
 from gplan_jax.reasoning import GSISR_LATENTS
 from gplan_jax.synthesis.factory.explain import explain_file
 from gplan_jax.synthesis.world.simulation import simulate_rows
+from gplan_jax.training.hosts.mesh import make_mesh
 from gplan_jax.training.steps.assembly import curriculum_of
-from gplan_jax.training.steps.mesh import make_mesh
 from gplan_jax.training.steps.setup import Run
 from gplan_jax.training.steps.state import TrainState, make_optimizer
 from gplan_jax.training.steps.step import DeviceBatch, TrainStep

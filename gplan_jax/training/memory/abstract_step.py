@@ -19,6 +19,7 @@ from gplan_jax.models.checkpoints.loading import abstract_qwen3
 from gplan_jax.models.layers.sharding import named_shardings
 from gplan_jax.models.qwen3.config import Qwen3Config
 from gplan_jax.reasoning import GSISR_LATENTS
+from gplan_jax.training.hosts.mesh import check_mesh
 from gplan_jax.training.memory.batch_shape import BatchShape, abstract_batch
 from gplan_jax.training.steps.assembly import (
     add_adapters,
@@ -28,7 +29,6 @@ from gplan_jax.training.steps.assembly import (
     trained_filters,
     weights_dtype,
 )
-from gplan_jax.training.steps.mesh import check_mesh
 from gplan_jax.training.steps.state import TrainState, make_optimizer, make_schedule
 from gplan_jax.training.steps.train_config import TrainConfig
 
@@ -114,7 +114,12 @@ def abstract_step(
     Raises:
         GplanError: rows, heads or widths do not divide by the mesh, or a kernel can't run there.
     """
-    check_mesh(mesh, config, shape)
+    check_mesh(
+        mesh,
+        shape,
+        batch_size=config.batch_size,
+        accumulation_steps=config.accumulation_steps,
+    )
     model = abstract_model(config, shape)
     model.kernel = kernel_of(config, model, platform=platform)
     # Only the learning rate depends on the number of steps, and it costs nothing.

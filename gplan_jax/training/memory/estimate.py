@@ -11,6 +11,7 @@ from jax.sharding import AbstractMesh, Mesh
 from gplan_jax.models import Qwen3
 from gplan_jax.models.layers.sharding import LOGICAL_AXES, axis_size
 from gplan_jax.models.qwen3.config import Qwen3Config
+from gplan_jax.training.hosts.mesh import AXES, mesh_shape
 from gplan_jax.training.memory.abstract_step import abstract_model, abstract_step
 from gplan_jax.training.memory.batch_shape import BatchShape, RowLengths, batch_shape, levels_of_row
 from gplan_jax.training.memory.kept_activations import kept_activation_bytes
@@ -22,7 +23,6 @@ from gplan_jax.training.memory.plan import (
     useful_flops,
 )
 from gplan_jax.training.memory.topologies import Topology
-from gplan_jax.training.steps.mesh import AXES, mesh_shape
 from gplan_jax.training.steps.train_config import TrainConfig
 
 

@@ -23,13 +23,13 @@ from jax.sharding import Mesh
 from gplan_jax.foundation import GplanError
 from gplan_jax.models.layers.sharding import LOGICAL_AXES, axis_size
 from gplan_jax.models.qwen3.config import Qwen3Config
+from gplan_jax.training.hosts.mesh import mesh_shape
 from gplan_jax.training.memory.abstract_step import AbstractStep, abstract_step
 from gplan_jax.training.memory.batch_shape import BatchShape, RowLengths, batch_shape, segments
 from gplan_jax.training.memory.hlo_costs import HloCosts, hlo_costs
 from gplan_jax.training.memory.hlo_module import parse_module
 from gplan_jax.training.memory.kept_activations import kept_activation_bytes
 from gplan_jax.training.memory.topologies import Chip, Topology, local_chip, topology_mesh
-from gplan_jax.training.steps.mesh import mesh_shape
 from gplan_jax.training.steps.train_config import TrainConfig
 
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from gplan_jax.models.qwen3.config import Qwen3Config
+from gplan_jax.training.hosts.mesh import mesh_shape
 from gplan_jax.training.memory.plan import MemoryPlan
-from gplan_jax.training.steps.mesh import mesh_shape
 from gplan_jax.training.steps.train_config import TrainConfig
 
 REMATS = ("none", "dots", "full", "offload")

@@ -22,8 +22,7 @@ import jax
 from jax.sharding import AxisType, Mesh
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.training.steps.mesh import AXES, make_mesh, mesh_shape
-from gplan_jax.training.steps.train_config import MeshConfig
+from gplan_jax.training.hosts.mesh import AXES, MeshConfig, make_mesh, mesh_shape
 
 GIB = 2**30
 TEN9 = 10**9

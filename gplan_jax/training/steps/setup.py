@@ -27,6 +27,7 @@ from gplan_jax.models import Qwen3, load_qwen3
 from gplan_jax.models.checkpoints.directory import read_config
 from gplan_jax.models.checkpoints.lora import merged
 from gplan_jax.objectives.preference import loss_at_reference
+from gplan_jax.training.hosts.mesh import batch_share, check_mesh, make_mesh, put_batch
 from gplan_jax.training.hosts.processes import say
 from gplan_jax.training.steps.assembly import (
     add_adapters,
@@ -38,7 +39,6 @@ from gplan_jax.training.steps.assembly import (
     trained_filters,
     weights_dtype,
 )
-from gplan_jax.training.steps.mesh import batch_share, check_mesh, make_mesh, put_batch
 from gplan_jax.training.steps.state import Params, TrainState, make_optimizer, make_schedule
 from gplan_jax.training.steps.step import SHARED_FIELDS, DeviceBatch, TrainStep
 from gplan_jax.training.steps.train_config import TrainConfig
@@ -126,7 +126,12 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
         GplanError: bad input; nothing but counted tokens has been written then.
     """
     mesh = make_mesh(config.mesh)
-    check_mesh(mesh, config, read_config(config.model))
+    check_mesh(
+        mesh,
+        read_config(config.model),
+        batch_size=config.batch_size,
+        accumulation_steps=config.accumulation_steps,
+    )
     encoder = ChatEncoder.load(config.model)
     read = _preference_loader if Mode(config.mode) is Mode.SCDPO else _sample_loader
     loader = read(config, encoder, mesh, directory / CACHE_NAME)

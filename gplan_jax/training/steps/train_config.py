@@ -12,6 +12,7 @@ from pydantic import Field
 
 from gplan_jax.foundation.config import Config
 from gplan_jax.objectives.preference import PreferenceLoss, ScDpoConfig
+from gplan_jax.training.hosts.mesh import MeshConfig
 
 DType = Literal["float32", "bfloat16"]
 
@@ -99,20 +100,6 @@ class PreferenceConfig(ScDpoConfig):
 
     loss: PreferenceLoss = "scdpo"
     reference_cache: str | None = None
-
-
-class MeshConfig(Config):
-    """How the devices are arranged; one axis may be -1, which takes all devices that remain.
-
-    Attributes:
-        data: copies of the weights; each sees other rows of a batch.
-        fsdp: devices that share one copy of weights and optimizer state, and split rows as well.
-        tensor: devices that split the heads, the feed-forward and the vocabulary of one copy.
-    """
-
-    data: int = Field(1, ge=-1)
-    fsdp: int = Field(-1, ge=-1)
-    tensor: int = Field(1, ge=-1)
 
 
 class LoraConfig(Config):

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from gplan_jax.foundation import GplanError
+from gplan_jax.training.hosts.mesh import MeshConfig
 from gplan_jax.training.memory.topologies import CHIPS, EXAMPLES, parse_topology, topology_mesh
-from gplan_jax.training.steps.train_config import MeshConfig
 
 
 @pytest.mark.parametrize(

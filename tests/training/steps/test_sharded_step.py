@@ -21,12 +21,12 @@ import pytest
 from flax import nnx
 
 from gplan_jax.models import Qwen3, Qwen3Config, load_qwen3
-from gplan_jax.training.steps.mesh import make_mesh, put_batch
+from gplan_jax.training.hosts.mesh import MeshConfig, make_mesh, put_batch
 from gplan_jax.training.steps.preference_objective import PreferenceObjective
 from gplan_jax.training.steps.section_objective import SectionObjective
 from gplan_jax.training.steps.state import TrainState
 from gplan_jax.training.steps.step import SHARED_FIELDS, Objective, make_train_step
-from gplan_jax.training.steps.train_config import LossConfig, MeshConfig, PreferenceConfig
+from gplan_jax.training.steps.train_config import LossConfig, PreferenceConfig
 
 CONFIG = Qwen3Config(
     vocab_size=96,

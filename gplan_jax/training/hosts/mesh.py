@@ -8,14 +8,29 @@ from collections.abc import Collection, Mapping, Sequence
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from pydantic import Field
 
 from gplan_jax.data.pipeline import Share
 from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.config import Config
 from gplan_jax.models.layers.sharding import LOGICAL_AXES, axis_size, partition_spec
 from gplan_jax.models.qwen3.config import Qwen3Config
-from gplan_jax.training.steps.train_config import MeshConfig, TrainConfig
 
 AXES = ("data", "fsdp", "tensor")
+
+
+class MeshConfig(Config):
+    """How the devices are arranged; one axis may be -1, which takes all devices that remain.
+
+    Attributes:
+        data: copies of the weights; each sees other rows of a batch.
+        fsdp: devices that share one copy of weights and optimizer state, and split rows as well.
+        tensor: devices that split the heads, the feed-forward and the vocabulary of one copy.
+    """
+
+    data: int = Field(1, ge=-1)
+    fsdp: int = Field(-1, ge=-1)
+    tensor: int = Field(1, ge=-1)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -54,17 +69,17 @@ def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
     return filled[0], filled[1], filled[2]
 
 
-def check_mesh(mesh: Mesh, config: TrainConfig, model: Qwen3Config) -> None:
+def check_mesh(mesh: Mesh, model: Qwen3Config, *, batch_size: int, accumulation_steps: int) -> None:
     """Raises GplanError, listing all that does not divide: rows, heads and widths of the model."""
     table = dict(LOGICAL_AXES)
     faults = []
-    if config.batch_size % config.accumulation_steps:
+    if batch_size % accumulation_steps:
         faults.append(
-            f"batch_size={config.batch_size} does not divide into "
-            f"accumulation_steps={config.accumulation_steps} equal parts"
+            f"batch_size={batch_size} does not divide into "
+            f"accumulation_steps={accumulation_steps} equal parts"
         )
     else:
-        rows = config.batch_size // config.accumulation_steps
+        rows = batch_size // accumulation_steps
         parts = axis_size(mesh, table["batch"])
         if rows % parts:
             faults.append(

@@ -7,14 +7,14 @@ from jax.sharding import AxisType
 from gplan_jax.data.pipeline import Share
 from gplan_jax.foundation import GplanError
 from gplan_jax.models import Qwen3Config
-from gplan_jax.training.steps.mesh import (
+from gplan_jax.training.hosts.mesh import (
     AXES,
+    MeshConfig,
     batch_share,
     check_mesh,
     make_mesh,
     mesh_shape,
 )
-from gplan_jax.training.steps.train_config import DataConfig, MeshConfig, TrainConfig
 
 MODEL = Qwen3Config(
     vocab_size=96,
@@ -27,16 +27,20 @@ MODEL = Qwen3Config(
 )
 
 
-def config(**values: object) -> TrainConfig:
-    settings = {"mode": "picd", "model": "m", "output": "o", "data": DataConfig(train="t")}
-    return TrainConfig(**(settings | values))  # type: ignore[arg-type]
-
-
 class Grid:
     """A mesh as far as ``check_mesh`` looks at it: the sizes of its axes."""
 
     def __init__(self, data: int, fsdp: int, tensor: int) -> None:
         self.shape = {"data": data, "fsdp": fsdp, "tensor": tensor}
+
+
+def check(grid: Grid, *, batch_size: int, accumulation_steps: int = 1) -> None:
+    check_mesh(
+        grid,  # type: ignore[arg-type]
+        MODEL,
+        batch_size=batch_size,
+        accumulation_steps=accumulation_steps,
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,7 +76,7 @@ def test_a_mesh_that_does_not_fit_is_refused(mesh: MeshConfig, devices: int, mes
 
 def test_all_that_does_not_divide_is_listed_at_once() -> None:
     with pytest.raises(GplanError) as error:
-        check_mesh(Grid(2, 3, 4), config(batch_size=8), MODEL)  # type: ignore[arg-type]
+        check(Grid(2, 3, 4), batch_size=8)
     message = str(error.value)
     assert "8 rows do not divide by mesh data * fsdp = 6" in message
     assert "num_key_value_heads 2 does not divide by mesh tensor = 4" in message
@@ -83,16 +87,14 @@ def test_all_that_does_not_divide_is_listed_at_once() -> None:
 
 @pytest.mark.parametrize(("batch", "parts"), [(9, 2), (8, 3)])
 def test_batches_divide_into_their_micro_batches(batch: int, parts: int) -> None:
-    run = config(batch_size=batch, accumulation_steps=parts)
     with pytest.raises(GplanError, match="equal parts"):
-        check_mesh(Grid(1, 1, 1), run, MODEL)  # type: ignore[arg-type]
+        check(Grid(1, 1, 1), batch_size=batch, accumulation_steps=parts)
 
 
 def test_micro_batches_divide_over_the_devices() -> None:
-    run = config(batch_size=8, accumulation_steps=2)
-    check_mesh(Grid(2, 2, 1), run, MODEL)  # type: ignore[arg-type]
+    check(Grid(2, 2, 1), batch_size=8, accumulation_steps=2)
     with pytest.raises(GplanError, match=r"accumulation_steps = 4 rows .* = 8"):
-        check_mesh(Grid(2, 4, 1), run, MODEL)  # type: ignore[arg-type]
+        check(Grid(2, 4, 1), batch_size=8, accumulation_steps=2)
 
 
 def test_one_process_loads_the_whole_batch() -> None:
