@@ -10,7 +10,7 @@ from fake_engine import FakeEngine
 
 from gplan_jax.cli.main import main
 from gplan_jax.foundation import GplanError
-from gplan_jax.serving.planning.planning import serve as run
+from gplan_jax.serving.planning import serve as run
 
 
 class FakePlanEngine:
