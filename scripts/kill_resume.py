@@ -181,7 +181,8 @@ def _train(work: Path, name: str, task: Task) -> None:
     import jax.numpy as jnp
 
     from gplan_jax.models import Qwen3
-    from gplan_jax.training.loop import reference, train
+    from gplan_jax.training.loop import reference
+    from gplan_jax.training.loop.loop import train
     from gplan_jax.training.loop.reporter import StepReporter
 
     witness = (work / f"{name}-rows.jsonl").open("a", encoding="utf-8")
