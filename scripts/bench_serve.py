@@ -50,9 +50,9 @@ from gplan_jax.serving.latency.generator import (
     send_in_turn,
     send_on_schedule,
 )
+from gplan_jax.serving.latency.local_server import LocalServer, local_server, serve_command
 from gplan_jax.serving.latency.machine import machine
 from gplan_jax.serving.latency.report import summarize
-from gplan_jax.serving.latency.server_process import LocalServer, local_server, serve_command
 from gplan_jax.serving.latency.study import LoadPlan, simulated_contexts, warm_up
 
 PARTS = ("steady", "overload", "hang_up")

@@ -73,12 +73,10 @@ def synthesize(
 
     from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.gsisr import IntentLibrary
-    from gplan_jax.synthesis.factory.report import mix_table, removal_table
-    from gplan_jax.synthesis.factory.summary import summary
-    from gplan_jax.synthesis.factory.synthesize import Order
-    from gplan_jax.synthesis.factory.synthesize import synthesize as carry_out
+    from gplan_jax.synthesis.factory import synthesize as factory
+    from gplan_jax.synthesis.factory.factory_report import mix_table, removal_table
 
-    order = Order(
+    settings = factory.SynthesisSettings(
         out=out,
         rows=rows,
         data=data,
@@ -92,12 +90,12 @@ def synthesize(
         compare=compare,
     )
     faulty = FaultyRows(on_error)
-    finished = carry_out(order, IntentLibrary.load(library), faulty=faulty)
+    result = factory.synthesize(settings, IntentLibrary.load(library), faulty=faulty)
     faulty.report()
     console = Console()
-    console.print(removal_table(finished.report))
-    console.print(mix_table(finished.report, finished.compared))
-    typer.echo(summary(finished))
+    console.print(removal_table(result.report))
+    console.print(mix_table(result.report, result.compared))
+    typer.echo(factory.end_message(result))
 
 
 def filter_rows(
@@ -118,17 +116,17 @@ def filter_rows(
 
     from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.gsisr import IntentLibrary
-    from gplan_jax.synthesis.factory.outputs import Outputs
-    from gplan_jax.synthesis.factory.refilter import filter_file
+    from gplan_jax.synthesis.factory.filter_file import filter_file, pass_rate_table
+    from gplan_jax.synthesis.factory.output_files import OutputFiles
 
     faulty = FaultyRows(on_error)
     report, rates = filter_file(data, out, IntentLibrary.load(library), faulty=faulty)
     faulty.report()
-    Console().print(rates.table())
-    outputs = Outputs(out)
+    Console().print(pass_rate_table(rates))
+    files = OutputFiles(out)
     typer.echo(f"{report.kept:,} of {rates.rows:,} rows pass and are in {out}.")
-    typer.echo(f"  removed, with reasons  {rates.failed:,}, in {outputs.removed}")
-    typer.echo(f"  counts                 {outputs.report}")
+    typer.echo(f"  removed, with reasons  {rates.failed:,}, in {files.removed}")
+    typer.echo(f"  counts                 {files.report}")
 
 
 def explain(
@@ -155,17 +153,17 @@ def explain(
 
     from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.gsisr import IntentLibrary
-    from gplan_jax.synthesis.factory.explain import explain_file
+    from gplan_jax.synthesis.factory.explain import explain_file, explain_table
     from gplan_jax.synthesis.teachers.load import note_of
 
     intents = IntentLibrary.load(library)
-    hired = _hire(teacher, overrides, cache, out, intents, seeds)
+    loaded = _load_teacher(teacher, overrides, cache, out, intents, seeds)
     faulty = FaultyRows(on_error)
-    report = explain_file(data, out, intents, teacher=hired, faulty=faulty)
+    report = explain_file(data, out, intents, teacher=loaded, faulty=faulty)
     faulty.report()
-    Console().print(report.table())
+    Console().print(explain_table(report))
     typer.echo(f"{report.rows} rows with reasoning are in {out}, {report.skipped} skipped.")
-    if spent := note_of(hired):
+    if spent := note_of(loaded):
         typer.echo(f"  requests of this run  {spent}")
 
 
@@ -212,7 +210,7 @@ def counterfactuals(
     from gplan_jax.synthesis.teachers.load import note_of
 
     intents = IntentLibrary.load(library)
-    hired = _hire(teacher, overrides, cache, out, intents, seeds)
+    loaded = _load_teacher(teacher, overrides, cache, out, intents, seeds)
     faulty = FaultyRows(on_error)
     report = write_counterfactuals(
         data,
@@ -220,7 +218,7 @@ def counterfactuals(
         intents,
         unchanged=unchanged,
         spec=load_spec(spec),
-        teacher=hired,
+        teacher=loaded,
         per_anchor=per_anchor,
         seed=seed,
         limit=limit,
@@ -235,12 +233,12 @@ def counterfactuals(
     kept = f"in {unchanged}" if unchanged else "dropped; --unchanged FILE keeps them"
     typer.echo(f"  pairs with equal plans  {report.total('equal')}, {kept}")
     typer.echo(f"  faults skipped          {report.skipped}{report.reasons()}")
-    if spent := note_of(hired):
+    if spent := note_of(loaded):
         typer.echo(f"  requests of this run    {spent}")
     typer.echo(f"  counts and settings     {report_path(out)}")
 
 
-def _hire(
+def _load_teacher(
     teacher: str,
     overrides: list[str] | None,
     cache: Path | None,
@@ -248,9 +246,11 @@ def _hire(
     library: IntentLibrary,
     seeds: Path | None,
 ) -> Teacher:
-    from gplan_jax.synthesis.factory.outputs import Outputs
+    from gplan_jax.synthesis.factory.output_files import OutputFiles
     from gplan_jax.synthesis.teachers.load import load_teacher
     from gplan_jax.synthesis.teachers.seed import read_seeds
 
     examples = read_seeds(seeds, library) if seeds else []
-    return load_teacher(teacher, overrides or [], cache or Outputs(out).cache, library, examples)
+    return load_teacher(
+        teacher, overrides or [], cache or OutputFiles(out).cache, library, examples
+    )

@@ -28,6 +28,7 @@ from gplan_jax.serving.latency.generator import (
     poisson_schedule,
     send_on_schedule,
 )
+from gplan_jax.serving.latency.local_server import local_server, serve_command, wait_until_ready
 from gplan_jax.serving.latency.machine import describe_machine, machine
 from gplan_jax.serving.latency.report import (
     Summary,
@@ -37,7 +38,6 @@ from gplan_jax.serving.latency.report import (
     waiting_table,
     warning_lines,
 )
-from gplan_jax.serving.latency.server_process import local_server, serve_command, wait_until_ready
 
 RESULTS, TABLES, LOG = "latency.json", "latency.txt", "server.log"
 FIRST_SIMULATED_ID = 9_000_001

@@ -1,1 +1,1 @@
-"""The data factory: contexts go in, a teacher answers, a filter removes, rows come out."""
+"""The factory, from contexts to a data set: asks teachers, filters, splits; touches files only."""

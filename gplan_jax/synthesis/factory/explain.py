@@ -40,15 +40,16 @@ class ExplainReport:
     skipped: int
     mean_characters: float
 
-    def table(self) -> Table:
-        """The figures, one a line."""
-        table = Table(show_header=False)
-        table.add_column()
-        table.add_column(justify="right")
-        table.add_row("rows with reasoning", f"{self.rows:,}")
-        table.add_row("left out", f"{self.skipped:,}")
-        table.add_row("characters of reasoning a row", f"{self.mean_characters:,.0f}")
-        return table
+
+def explain_table(report: ExplainReport) -> Table:
+    """The figures, one a line."""
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("rows with reasoning", f"{report.rows:,}")
+    table.add_row("left out", f"{report.skipped:,}")
+    table.add_row("characters of reasoning a row", f"{report.mean_characters:,.0f}")
+    return table
 
 
 def explain_file(
@@ -114,15 +115,11 @@ def _labelled(
 
     def labelled(numbered: tuple[int, Sample]) -> tuple[int, Sample, Label]:
         number, sample = numbered
-        return number, sample, _label(sample, library, RowPlace(source, number))
+        try:
+            facts_of(sample)
+        except GplanError as error:
+            mend = f"Mend it, or {SKIP_HINT}."
+            raise RowError(source, number, None, str(error).rstrip("."), mend) from None
+        return number, sample, parse_label(sample, library, RowPlace(source, number))
 
     return faulty.sound(source, read_numbered_samples(source, faulty=faulty), labelled)
-
-
-def _label(sample: Sample, library: IntentLibrary, where: RowPlace) -> Label:
-    try:
-        facts_of(sample)
-    except GplanError as error:
-        problem = str(error).rstrip(".")
-        raise RowError(where.file, where.row, None, problem, f"Mend it, or {SKIP_HINT}.") from None
-    return parse_label(sample, library, where)

@@ -1,35 +1,58 @@
-"""A run of the factory from its options: which contexts, which teacher, which files."""
+"""The factory: contexts -> teacher -> filter -> duplicates -> split by user -> files.
+
+Nothing is remembered but counts and digests, so a run takes the same memory at any length. It is a
+function of its settings, and a paid teacher keeps its answers, so a run that was stopped is
+continued by running it again.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from gplan_jax.foundation.errors import GplanError
-from gplan_jax.foundation.faulty_rows import FaultyRows
-from gplan_jax.gsisr import IntentLibrary
-from gplan_jax.synthesis.factory.contexts import Context, file_contexts, numbered
-from gplan_jax.synthesis.factory.mix import Mix, mix_of, mix_of_file
-from gplan_jax.synthesis.factory.outputs import Outputs, file_hash
-from gplan_jax.synthesis.factory.pipeline import Recipe, run
-from gplan_jax.synthesis.factory.report import Report
+from gplan_jax.chat.errors import RequestFailed
+from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
+from gplan_jax.foundation.progress import Note, ProgressBar
+from gplan_jax.foundation.streams import map_ordered
+from gplan_jax.gsisr import (
+    IntentLibrary,
+    Label,
+    Sample,
+    facts_of,
+    read_numbered_samples,
+    split_by_id,
+)
+from gplan_jax.synthesis.factory.factory_report import FactoryReport, Part
+from gplan_jax.synthesis.factory.output_files import OutputFiles, file_identity, open_outputs
+from gplan_jax.synthesis.factory.plan_mix import PlanMix
+from gplan_jax.synthesis.factory.removals import Duplicates, Removal, check_label
 from gplan_jax.synthesis.teachers.load import RULES, load_teacher, note_of, settings_of
-from gplan_jax.synthesis.teachers.protocol import Teacher
+from gplan_jax.synthesis.teachers.protocol import Answer, Teacher
 from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
-from gplan_jax.synthesis.teachers.seed import Seed, read_seeds
+from gplan_jax.synthesis.teachers.seed import read_seeds
 from gplan_jax.synthesis.world.faults import FAULTY_SHARE
 from gplan_jax.synthesis.world.simulation import simulate_contexts
 
+# After so many removed rows in a row the teacher is at fault, not the rows.
+MOST_REMOVED_IN_A_ROW = 500
+
+T = TypeVar("T")
+# A row to plan for: its number where it comes from, counted from 1, and its columns, unlabelled.
+NumberedContext = tuple[int, Sample]
+
 
 @dataclass(frozen=True)
-class Order:
-    """What is asked of the factory.
+class SynthesisSettings:
+    """What a run is asked for.
 
     Attributes:
-        out: the file of training rows; the others stand beside it, see ``Outputs``.
+        out: the file of training rows; the others stand beside it, see ``OutputFiles``.
         rows: rows to keep, of the simulated world.
         data: contexts to plan for instead; all of them are asked for.
         limit: only the first rows of ``data``.
@@ -56,105 +79,292 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Finished:
+class SynthesisResult:
     """A run's report, what it was compared with, its files, and what its requests came to."""
 
-    report: Report
-    compared: Mix | None
-    outputs: Outputs
+    report: FactoryReport
+    compared: PlanMix | None
+    files: OutputFiles
     note: str
 
 
 def synthesize(
-    order: Order, library: IntentLibrary, *, faulty: FaultyRows | None = None
-) -> Finished:
-    """Carries out an order: reads, asks, filters and writes; see ``pipeline.run``.
+    settings: SynthesisSettings, library: IntentLibrary, *, faulty: FaultyRows | None = None
+) -> SynthesisResult:
+    """A run from its settings: reads, asks, filters and writes; see ``run_factory``.
 
     A file of contexts is read once before the teacher is asked anything, so that a faulty row ends
     the run before it has cost something.
 
     Args:
-        faulty: what becomes of faulty rows of ``order.data``.
+        faulty: what becomes of faulty rows of ``settings.data``.
 
     Raises:
-        GplanError, RowError: the order contradicts itself, a file can't be read or may not be
-            written over, or the run can't go on.
+        GplanError, RowError: the settings contradict each other, a file can't be read or may not
+            be written over, or the run can't go on.
     """
-    _check(order)
-    outputs = Outputs(order.out)
-    inputs = {"the data": order.data, "the seed file": order.seeds, "compared with": order.compare}
-    outputs.check(inputs, test=order.test_fraction > 0)
-    faulty = faulty or FaultyRows()
-    seeds = read_seeds(order.seeds, library) if order.seeds else []
-    compared = mix_of_file(order.compare, library) if order.compare else None
-    compared = compared or (mix_of((seed.plan for seed in seeds), library) if seeds else None)
-    total = (
-        order.rows
-        if order.data is None
-        else sum(1 for _ in _contexts(order, FaultyRows(faulty.on_error)))
+    if (settings.rows is None) == (settings.data is None):
+        raise GplanError("Name either --rows N, rows of the simulated world, or --data FILE.")
+    if settings.rows is not None and settings.limit is not None:
+        raise GplanError("--limit takes the first rows of --data; with --rows there is no file.")
+    if not 0 <= settings.test_fraction < 1:
+        raise GplanError(f"test_fraction is {settings.test_fraction}; it lies from 0 to below 1.")
+    files, faulty = OutputFiles(settings.out), faulty or FaultyRows()
+    inputs = {"data": settings.data, "seeds": settings.seeds, "compare": settings.compare}
+    spoken = {"data": "the data", "seeds": "the seed file", "compare": "compared with"}
+    files.check(
+        {spoken[name]: path for name, path in inputs.items()}, test=settings.test_fraction > 0
     )
-    teacher = _teacher(order, outputs, library, seeds)
-    recipe = Recipe(
+
+    # What the kept plans are compared with: a file of its own, else the seeds.
+    seeds = read_seeds(settings.seeds, library) if settings.seeds else []
+    compared = None
+    if settings.compare:
+        compared = PlanMix.of_file(settings.compare, library)
+    elif seeds:
+        compared = PlanMix.of_plans((seed.plan for seed in seeds), library)
+
+    # The contexts. A file is read to its end first.
+    if settings.data is None:
+        simulated = simulate_contexts(settings.seed)
+        contexts, total = numbered(simulated), settings.rows
+    else:
+        trial = FaultyRows(faulty.on_error)
+        total = sum(1 for _ in file_contexts(settings.data, trial, limit=settings.limit))
+        contexts = file_contexts(settings.data, faulty, limit=settings.limit)
+
+    teacher: Teacher
+    if settings.teacher == RULES and settings.data is None and not settings.overrides:
+        teacher = RuleTeacher(library, FAULTY_SHARE)
+    else:
+        cache = settings.cache or files.cache
+        teacher = load_teacher(settings.teacher, settings.overrides, cache, library, seeds)
+    library_text = library.model_dump_json()
+    report = run_factory(
+        contexts,
         teacher,
         library,
-        test_fraction=order.test_fraction,
-        seed=order.seed,
-        wanted=order.rows,
+        files,
+        test_fraction=settings.test_fraction,
+        seed=settings.seed,
+        wanted=settings.rows,
         compare=compared,
-        settings=_settings(order, teacher, library, faulty),
-    )
-    report = run(
-        _contexts(order, faulty),
-        recipe,
-        outputs,
+        # What decides the bytes of a run: options, inputs by their hash, the teacher's settings.
+        settings={
+            "rows": settings.rows,
+            "limit": settings.limit,
+            "seed": settings.seed,
+            "test_fraction": settings.test_fraction,
+            "on_error": faulty.on_error,
+            "library": {
+                "name": library.name,
+                "sha256": hashlib.sha256(library_text.encode()).hexdigest(),
+            },
+            **{name: path and file_identity(path) for name, path in inputs.items()},
+            "teacher": settings_of(teacher),
+        },
         total=total,
         note=lambda: note_of(teacher),
         faulty=faulty,
     )
-    return Finished(report, compared, outputs, note_of(teacher))
+    return SynthesisResult(report, compared, files, note_of(teacher))
 
 
-def _check(order: Order) -> None:
-    if (order.rows is None) == (order.data is None):
-        raise GplanError("Name either --rows N, rows of the simulated world, or --data FILE.")
-    if order.rows is not None and order.limit is not None:
-        raise GplanError("--limit takes the first rows of --data; with --rows there is no file.")
-    if not 0 <= order.test_fraction < 1:
-        raise GplanError(f"test_fraction is {order.test_fraction}; it lies from 0 to below 1.")
+def run_factory(
+    contexts: Iterable[NumberedContext],
+    teacher: Teacher,
+    library: IntentLibrary,
+    files: OutputFiles,
+    *,
+    test_fraction: float = 0.0,
+    seed: int = 0,
+    wanted: int | None = None,
+    compare: PlanMix | None = None,
+    settings: Mapping[str, Any] | None = None,
+    total: int | None = None,
+    note: Note = "",
+    faulty: FaultyRows | None = None,
+) -> FactoryReport:
+    """Asks the teacher about each context and writes ``files``, all at the end.
+
+    Every context is either kept or removed; its row number stands in one file exactly. The teacher
+    is closed at the end.
+
+    Args:
+        test_fraction: share of the users whose rows go to the file of test rows.
+        seed: of that choice.
+        wanted: stop once so many rows are kept; all contexts are asked for where None.
+        compare: the plans that the report sets the kept ones beside.
+        settings: what else the report should say about the run, in plain JSON values.
+        total: how many contexts there are, for the progress bar.
+        note: what the bar shows beside the rate.
+        faulty: where the faults of rows that can't be read turn up while ``contexts`` is read.
+
+    Raises:
+        GplanError: whatever ends a run: a faulty context, a server that can't be reached, a spent
+            budget, a teacher none of whose answers passes. No file appears then.
+    """
+    report = FactoryReport(library)
+    duplicates = Duplicates()
+
+    async def ask(context: NumberedContext) -> tuple[NumberedContext, Answer | str]:
+        try:
+            return context, await teacher.answer(context[1])
+        except RequestFailed as error:
+            return context, str(error)
+
+    source = UntilEnough(contexts, lambda: math.inf if wanted is None else wanted - report.kept)
+    answers = map_ordered(ask, source, at_once=teacher.at_once, close=teacher.close)
+    opened = open_outputs(files, test=test_fraction > 0, origin=True)
+    bar = ProgressBar("synthesize", wanted or total)
+    removed_in_a_row = 0
+    with opened as writers, closing(answers) as stream, bar:
+        for (row, sample), answer in stream:
+            source.settle()
+            origin = answer.origin if isinstance(answer, Answer) else {}
+            if "requests" in origin:
+                report.spent.add(origin)
+            found = check_answer(row, sample, answer, library, duplicates)
+            if isinstance(found, Label):
+                removed_in_a_row = 0
+                labelled = sample.with_label(found.text)
+                held_back = test_fraction and split_by_id([labelled], test_fraction, seed)[1]
+                part: Part = "test" if held_back else "train"
+                (writers.test if part == "test" else writers.train)(labelled)
+                where = {"row": row, "id": sample.id, "part": part, "teacher": teacher.name}
+                writers.origin({**where, **origin})
+                report.keep(labelled, found, part, origin)
+            else:
+                removed_in_a_row = 0 if found.tier == "duplicate" else removed_in_a_row + 1
+                writers.removed(found.to_dict(row, sample))
+                report.remove(found)
+                if removed_in_a_row == MOST_REMOVED_IN_A_ROW:
+                    shown = f" It answered: {found.raw[:400]!r}" if found.raw else ""
+                    raise GplanError(
+                        f"{MOST_REMOVED_IN_A_ROW} rows in a row were removed, so something is wrong"
+                        f" with teacher {teacher.name} or its prompt. The last one, {found.tier}/"
+                        f"{found.code}: {'; '.join(found.messages)}.{shown}"
+                    )
+            # A bar towards so many rows counts kept ones, one over a file every row.
+            bar.advance(note, steps=int(wanted is None or isinstance(found, Label)))
+        report.skipped = faulty.total if faulty else 0
+        writers.report(report.to_dict(compare) | {"settings": dict(settings or {})})
+    return report
 
 
-def _contexts(order: Order, faulty: FaultyRows) -> Iterator[Context]:
-    if order.data is None:
-        return numbered(simulate_contexts(order.seed))
-    return file_contexts(order.data, faulty, limit=order.limit)
+def check_answer(
+    row: int,
+    context: Sample,
+    answer: Answer | str,
+    library: IntentLibrary,
+    duplicates: Duplicates,
+) -> Label | Removal:
+    """The label of a row that is kept, or why it is not.
+
+    Args:
+        answer: the teacher's, or why there is none; a later run asks again then.
+        duplicates: the rows kept so far; this one is added where it is kept.
+    """
+    if isinstance(answer, str):
+        return Removal("answer", "no_answer", (answer,), "")
+    if answer.faults:
+        return Removal.of_faults(answer.text, answer.faults)
+    found = check_label(context.with_label(answer.text), library)
+    if not isinstance(found, Label):
+        return Removal.of_faults(answer.text, found)
+    if repeated := duplicates.find(row, context, found.plan):
+        kind, earlier = repeated
+        said = "the same" if kind == "exact" else "nearly the same"
+        message = f"Row {earlier} has {said} context and the same plan"
+        return Removal("duplicate", kind, (message,), found.text)
+    return found
 
 
-def _teacher(
-    order: Order, outputs: Outputs, library: IntentLibrary, seeds: Sequence[Seed]
-) -> Teacher:
-    if order.teacher == RULES and order.data is None and not order.overrides:
-        return RuleTeacher(library, FAULTY_SHARE)
-    return load_teacher(
-        order.teacher, order.overrides, order.cache or outputs.cache, library, seeds
-    )
+def file_contexts(
+    path: str | Path, faulty: FaultyRows, *, limit: int | None = None
+) -> Iterator[NumberedContext]:
+    """Streams the contexts of a file, without their labels; their times are checked.
+
+    Args:
+        limit: only the first so many rows of the file are looked at.
+
+    Raises:
+        GplanError, RowError: the file can't be read, has no row, or a row is faulty.
+    """
+
+    def checked(context: NumberedContext) -> NumberedContext:
+        row, sample = context
+        try:
+            facts_of(sample)
+            "".join(sample.to_dict().values()).encode()
+        except UnicodeEncodeError as error:
+            problem = f"a text is not Unicode ({error.reason})"
+        except GplanError as error:
+            problem = str(error).rstrip(".")
+        else:
+            return row, sample.with_label("")
+        raise RowError(path, row, None, problem, f"Mend the row, or {SKIP_HINT}.")
+
+    return faulty.sound(path, read_numbered_samples(path, faulty=faulty, limit=limit), checked)
 
 
-def _settings(
-    order: Order, teacher: Teacher, library: IntentLibrary, faulty: FaultyRows
-) -> dict[str, Any]:
-    """What decides the bytes of a run: options, inputs by their hash, the teacher's settings."""
-    files = {"data": order.data, "seeds": order.seeds, "compare": order.compare}
-    text = library.model_dump_json()
-    return {
-        "rows": order.rows,
-        "limit": order.limit,
-        "seed": order.seed,
-        "test_fraction": order.test_fraction,
-        "on_error": faulty.on_error,
-        "library": {"name": library.name, "sha256": hashlib.sha256(text.encode()).hexdigest()},
-        **{
-            name: {"file": path.name, "sha256": file_hash(path)} if path else None
-            for name, path in files.items()
-        },
-        "teacher": settings_of(teacher),
-    }
+def numbered(samples: Iterable[Sample]) -> Iterator[NumberedContext]:
+    """Contexts counted from 1, without their labels."""
+    return ((i, sample.with_label("")) for i, sample in enumerate(samples, start=1))
+
+
+class UntilEnough(Iterator[T]):
+    """The items of a stream, but never more under way than are still wanted.
+
+    It pauses, as if at its end, while as many items are out as are missing, and goes on once one of
+    them turned out useless. So a teacher that is paid by the answer isn't asked for a row too many.
+    (No generator can do this: it would have ended for good.)
+    """
+
+    def __init__(self, items: Iterable[T], missing: Callable[[], float]) -> None:
+        """``missing`` says how many more are wanted of those whose worth isn't known yet."""
+        self._items, self._missing, self._out = iter(items), missing, 0
+
+    def __next__(self) -> T:
+        if self._out >= self._missing():
+            raise StopIteration
+        item = next(self._items)
+        self._out += 1
+        return item
+
+    def settle(self) -> None:
+        """The worth of one item that was out is known."""
+        self._out -= 1
+
+
+def end_message(result: SynthesisResult) -> str:
+    """What a finished run says: what was kept, what it came to, and where it is."""
+    report, files = result.report, result.files
+    rows, users = report.parts, report.users
+    lines = [f"{rows['train']:,} rows of {len(users['train']):,} users are in {files.train}."]
+    if files.test.exists():
+        test = f"{rows['test']:,} rows of {len(users['test']):,} other users"
+        lines.append(f"  test rows            {test}, in {files.test}")
+    lines += [
+        f"  removed, and why     {report.removed.total():,}, in {files.removed}",
+        f"  by the filter        {report.filtered:.1%} of the answers (the paper's teacher: 28.9%)",
+        f"  duplicates           {report.tier('duplicate'):,}",
+        f"  repaired             {report.repaired:,} of the rows kept",
+    ]
+    if unanswered := report.tier("answer"):
+        again = "running the command again asks for them again"
+        lines.append(f"  without an answer    {unanswered:,}; {again}")
+    lines += [
+        f"  origin of each row   {files.origin}",
+        f"  counts, settings     {files.report}",
+    ]
+    if blocks := report.mix.suggested_target_blocks():
+        lines.append(f"  suggested B*         optimizer.target_blocks={blocks}")
+    if result.note:
+        spent = report.spent.to_dict()
+        cost = "" if spent["cost"] is None else f", {spent['cost']:,.2f} in all"
+        lines += [
+            f"  all these answers    {spent['requests']:,} requests{cost}",
+            f"  this run             {result.note}",
+        ]
+    return "\n".join(lines)

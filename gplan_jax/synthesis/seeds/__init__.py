@@ -1,1 +1,1 @@
-"""Seeds: triplets of intents, environment and logic that experts have calibrated (section 3.2)."""
+"""Seeds: triplets of intents, environment and logic that experts review (section 3.2)."""

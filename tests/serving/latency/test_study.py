@@ -15,7 +15,7 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample
 from gplan_jax.serving.latency import study as load_latency
 from gplan_jax.serving.latency.generator import poisson_schedule
-from gplan_jax.serving.latency.server_process import local_server
+from gplan_jax.serving.latency.local_server import local_server
 from gplan_jax.serving.latency.study import (
     LoadPlan,
     compare_latency,
@@ -27,7 +27,7 @@ from gplan_jax.serving.latency.study import (
     simulated_contexts,
 )
 
-PLAIN_SERVER = Path(__file__).parent / "plain_server.py"
+PLAIN_SERVER = Path(__file__).parents[1] / "plain_server.py"
 PLAN = LoadPlan(qps=(20.0, 40.0), duration_s=0.5, deadline_ms=5000.0, warmup=2, timeout_s=30.0)
 
 

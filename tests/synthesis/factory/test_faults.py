@@ -17,7 +17,7 @@ import pytest
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.gsisr import IntentLibrary, read_samples, write_samples
-from gplan_jax.synthesis.factory.synthesize import Order, synthesize
+from gplan_jax.synthesis.factory.synthesize import SynthesisSettings, synthesize
 from gplan_jax.synthesis.world.simulation import simulate_rows
 from tests.synthesis.factory.conftest import Rehearsal, Start
 
@@ -34,10 +34,10 @@ def data(tmp_path: Path) -> Path:
 def _run(folder: Path, data: Path, teacher: Rehearsal, **options: Any) -> dict[str, Any]:
     """The report of a run into ``folder``."""
     folder.mkdir(exist_ok=True)
-    order = Order(
+    wanted = SynthesisSettings(
         folder / "rows.csv", data=data, teacher=teacher.teacher, test_fraction=0.3, **options
     )
-    synthesize(order, LIBRARY)
+    synthesize(wanted, LIBRARY)
     report: dict[str, Any] = read_json(folder / "rows.report.json")
     return report
 
@@ -170,8 +170,8 @@ def test_rows_of_the_world_are_asked_for_until_enough_are_kept(
     tmp_path: Path, rehearse: Start
 ) -> None:
     teacher = rehearse({})
-    order = Order(tmp_path / "rows.csv", rows=30, seed=3, teacher=teacher.teacher)
-    report = synthesize(order, LIBRARY).report
+    wanted = SynthesisSettings(tmp_path / "rows.csv", rows=30, seed=3, teacher=teacher.teacher)
+    report = synthesize(wanted, LIBRARY).report
     assert report.kept == len(list(read_samples(tmp_path / "rows.csv"))) == 30
     assert report.removed.total() > 0
     last = max(o["row"] for o in read_jsonl(tmp_path / "rows.origin.jsonl"))

@@ -11,7 +11,7 @@ import pytest
 
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.gsisr import IntentLibrary, Sample, write_samples
-from gplan_jax.synthesis.factory.synthesize import Order, synthesize
+from gplan_jax.synthesis.factory.synthesize import SynthesisSettings, synthesize
 from gplan_jax.synthesis.world.simulation import simulate_rows
 from tests.synthesis.factory.conftest import Rehearsal, Start
 
@@ -60,8 +60,8 @@ def _outcome(folder: Path, rows: list[Sample], teacher: Rehearsal) -> dict[int, 
     """Row number -> all that the run wrote of it, to the letter."""
     folder.mkdir()
     write_samples(folder / "in.csv", rows)
-    order = Order(folder / "rows.csv", data=folder / "in.csv", teacher=teacher.teacher)
-    synthesize(order, LIBRARY)
+    wanted = SynthesisSettings(folder / "rows.csv", data=folder / "in.csv", teacher=teacher.teacher)
+    synthesize(wanted, LIBRARY)
     with (folder / "rows.csv").open(encoding="utf-8", newline="") as file:
         kept = list(csv.reader(file))[1:]
     origins = list(read_jsonl(folder / "rows.origin.jsonl"))

@@ -15,11 +15,10 @@ from gplan_jax.foundation.files import atomic_write
 from gplan_jax.gsisr.sample_files import SampleWriter, check_suffix, sample_writer
 
 LineWriter = Callable[[Any], object]
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Outputs:
+class OutputFiles:
     """Where the results of a run go: F.csv, F_test.csv, F.removed.jsonl and so on."""
 
     train: Path
@@ -76,7 +75,7 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Writers:
+class OutputWriters:
     """What writes a row to each file of a run, and the one report.
 
     ``test`` is ``train`` where no rows are kept back.
@@ -90,7 +89,7 @@ class Writers:
 
 
 @contextmanager
-def open_outputs(outputs: Outputs, *, test: bool, origin: bool) -> Iterator[Writers]:
+def open_outputs(files: OutputFiles, *, test: bool, origin: bool) -> Iterator[OutputWriters]:
     """Yields the writers; the files appear together when the block ends well, or none of them.
 
     Args:
@@ -98,32 +97,17 @@ def open_outputs(outputs: Outputs, *, test: bool, origin: bool) -> Iterator[Writ
     """
     with ExitStack() as stack:
         # The first one opened is the last to appear: the rows come when all else is there.
-        train = stack.enter_context(sample_writer(outputs.train))
-        report = stack.enter_context(atomic_write(outputs.report))
-        yield Writers(
+        train = stack.enter_context(sample_writer(files.train))
+        report = stack.enter_context(atomic_write(files.report))
+        yield OutputWriters(
             train,
-            stack.enter_context(sample_writer(outputs.test)) if test else train,
-            stack.enter_context(_line_writer(outputs.removed)),
-            stack.enter_context(_line_writer(outputs.origin)) if origin else _nowhere,
-            lambda values: report.write_text(_indented(values), encoding="utf-8"),
+            stack.enter_context(sample_writer(files.test)) if test else train,
+            stack.enter_context(_line_writer(files.removed)),
+            stack.enter_context(_line_writer(files.origin)) if origin else lambda line: None,
+            lambda values: report.write_text(
+                json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+            ),
         )
-
-
-def _nowhere(_: Any) -> None:
-    """Writes nothing."""
-
-
-def _indented(values: Any) -> str:
-    return json.dumps(values, ensure_ascii=False, indent=2) + "\n"
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 @contextmanager
@@ -134,3 +118,15 @@ def _line_writer(path: Path) -> Iterator[LineWriter]:
         temporary.open("w", encoding="utf-8", errors="backslashreplace") as file,
     ):
         yield lambda line: file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def file_identity(path: Path) -> dict[str, str]:
+    """What a report says about an input file: its name and the SHA-256 of its bytes.
+
+    Raises:
+        GplanError: there is no such file.
+    """
+    if not path.is_file():
+        raise GplanError(f"{path} does not exist or is not a file.")
+    with path.open("rb") as file:
+        return {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

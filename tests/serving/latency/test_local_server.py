@@ -10,10 +10,10 @@ import httpx2
 import pytest
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.serving.latency import server_process as load_server
-from gplan_jax.serving.latency.server_process import local_server, serve_command, wait_until_ready
+from gplan_jax.serving.latency import local_server as servers
+from gplan_jax.serving.latency.local_server import local_server, serve_command, wait_until_ready
 
-PLAIN_SERVER = Path(__file__).parent / "plain_server.py"
+PLAIN_SERVER = Path(__file__).parents[1] / "plain_server.py"
 
 
 def plain(*options: str) -> Callable[[int], list[str]]:
@@ -60,14 +60,14 @@ def test_a_server_that_is_not_ready_in_time_is_named_with_what_it_said(tmp_path:
 def test_a_server_that_will_not_stop_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load_server, "STOP_S", 0.2)
+    monkeypatch.setattr(servers, "STOP_S", 0.2)
     with local_server(plain("--deaf"), tmp_path / "log") as server:
         pass
     assert server.process.returncode == -9
 
 
 def test_nobody_at_the_address_is_told() -> None:
-    url = f"http://127.0.0.1:{load_server.free_port()}"
+    url = f"http://127.0.0.1:{servers.free_port()}"
     with pytest.raises(GplanError, match=r"does not answer \(ConnectError"):
         wait_until_ready(url, 0.1)
 

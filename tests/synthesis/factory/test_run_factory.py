@@ -26,12 +26,10 @@ from gplan_jax.gsisr import (
     split_by_id,
 )
 from gplan_jax.reasoning import ReasoningTrace, split_response
-from gplan_jax.synthesis.amap.rules import Rules
-from gplan_jax.synthesis.factory import pipeline
-from gplan_jax.synthesis.factory.contexts import Context, numbered
-from gplan_jax.synthesis.factory.mix import mix_of
-from gplan_jax.synthesis.factory.outputs import Outputs
-from gplan_jax.synthesis.factory.pipeline import Recipe, run
+from gplan_jax.synthesis.factory import synthesize
+from gplan_jax.synthesis.factory.output_files import OutputFiles
+from gplan_jax.synthesis.factory.plan_mix import PlanMix
+from gplan_jax.synthesis.factory.synthesize import NumberedContext, numbered, run_factory
 from gplan_jax.synthesis.teachers.protocol import Answer
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
@@ -94,7 +92,7 @@ FATES = {
 }
 
 
-def _contexts(fates: Iterable[str], rows: Iterable[Sample] = ROWS) -> list[Context]:
+def _contexts(fates: Iterable[str], rows: Iterable[Sample] = ROWS) -> list[NumberedContext]:
     marked = [
         dataclasses.replace(row, profile_feat_14=fate)
         for row, fate in zip(rows, fates, strict=False)
@@ -102,10 +100,10 @@ def _contexts(fates: Iterable[str], rows: Iterable[Sample] = ROWS) -> list[Conte
     return list(numbered(marked))
 
 
-def _run(folder: Path, contexts: Iterable[Context], **options: Any) -> Outputs:
-    outputs = Outputs(folder / "rows.csv")
-    run(contexts, Recipe(Scripted(), LIBRARY, **options), outputs)
-    return outputs
+def _run(folder: Path, contexts: Iterable[NumberedContext], **options: Any) -> OutputFiles:
+    files = OutputFiles(folder / "rows.csv")
+    run_factory(contexts, Scripted(), LIBRARY, files, **options)
+    return files
 
 
 @given(
@@ -124,14 +122,14 @@ def test_every_row_is_kept_or_removed_once_and_each_for_its_own_reason(
         if came == "kept":
             came = "duplicate/exact" if (fate, i) in seen else came
             seen.add((fate, i))
-        expected.append((context.row, came))
+        expected.append((context[0], came))
     with tempfile.TemporaryDirectory() as folder:
-        outputs = _run(Path(folder), contexts, test_fraction=test_fraction, seed=3)
-        removed = [(r["row"], f"{r['tier']}/{r['code']}") for r in read_jsonl(outputs.removed)]
-        origins = list(read_jsonl(outputs.origin))
-        train = list(read_samples(outputs.train)) if "train" in _parts(origins) else []
-        test = list(read_samples(outputs.test)) if "test" in _parts(origins) else []
-        report = read_json(outputs.report)
+        files = _run(Path(folder), contexts, test_fraction=test_fraction, seed=3)
+        removed = [(r["row"], f"{r['tier']}/{r['code']}") for r in read_jsonl(files.removed)]
+        origins = list(read_jsonl(files.origin))
+        train = list(read_samples(files.train)) if "train" in _parts(origins) else []
+        test = list(read_samples(files.test)) if "test" in _parts(origins) else []
+        report = read_json(files.report)
     found = sorted([*removed, *((o["row"], "kept") for o in origins)])
     assert found == expected
     assert report["rows"] == {
@@ -141,7 +139,7 @@ def test_every_row_is_kept_or_removed_once_and_each_for_its_own_reason(
         fate == "mended" for (fate, _), (_, came) in zip(drawn, expected, strict=True)
         if came == "kept"
     )  # fmt: skip
-    by_row = {context.row: context.sample for context in contexts}
+    by_row = dict(contexts)
     for part, rows in (("train", train), ("test", test)):
         sources = [by_row[o["row"]] for o in origins if o["part"] == part]
         assert rows == [row.with_label(RULES.label(row)) for row in sources]
@@ -158,8 +156,8 @@ def _parts(origins: list[dict[str, Any]]) -> set[str]:
 
 
 def test_a_removed_row_is_told_with_all_that_is_wrong_and_the_raw_answer(tmp_path: Path) -> None:
-    outputs = _run(tmp_path, _contexts(["prose", "failed", "long", ""]))
-    lines = outputs.removed.read_text(encoding="utf-8").splitlines()
+    files = _run(tmp_path, _contexts(["prose", "failed", "long", ""]))
+    lines = files.removed.read_text(encoding="utf-8").splitlines()
     prose, failed, long = map(json.loads, lines)
     assert prose == {
         "row": 1, "id": ROWS[0].id, "tier": "format", "code": "extra_text",
@@ -172,13 +170,13 @@ def test_a_removed_row_is_told_with_all_that_is_wrong_and_the_raw_answer(tmp_pat
 def test_the_report_counts_what_was_kept_removed_and_spent(tmp_path: Path) -> None:
     fates = ["", "mended", "failed", "prose", "tool", "twice", ""]
     contexts = [*_contexts(fates)]
-    first = contexts[0].sample
+    first = contexts[0][1]
     second = "1" if first.currenttime.endswith("0") else "0"
     later = dataclasses.replace(first, currenttime=first.currenttime[:-1] + second)
-    contexts.append(Context(8, later))
-    other = mix_of([parse_plan(ROWS[0].raw_labels)], LIBRARY)
-    outputs = _run(tmp_path, contexts, compare=other, settings={"seed": 1})
-    report = read_json(outputs.report)
+    contexts.append((8, later))
+    other = PlanMix.of_plans([parse_plan(ROWS[0].raw_labels)], LIBRARY)
+    files = _run(tmp_path, contexts, compare=other, settings={"seed": 1})
+    report = read_json(files.report)
     assert report["removed"]["share"] == 0.625  # 5 of 8
     assert report["removed"]["share_by_filter"] == 0.4286  # 3 of the 7 that had an answer
     assert {k: v["rows"] for k, v in report["removed"]["by_tier"].items()} == {
@@ -188,7 +186,7 @@ def test_the_report_counts_what_was_kept_removed_and_spent(tmp_path: Path) -> No
     assert report["spent"] == {
         "requests": 7, "tokens": {"prompt": 70, "completion": 35}, "cost": 3.5,
     }  # fmt: skip
-    kept = [parse_plan(r.raw_labels) for r in read_samples(outputs.train)]
+    kept = [parse_plan(r.raw_labels) for r in read_samples(files.train)]
     lengths = Counter(str(len(plan)) for plan in kept)
     assert report["plans"]["plan_lengths"] == dict(sorted(lengths.items()))
     assert report["plans"]["suggested_target_blocks"] == 2 + max(map(len, kept))
@@ -204,7 +202,7 @@ def test_rows_that_share_a_request_are_billed_once(tmp_path: Path) -> None:
             return Answer(RULES.label(sample), {**ORIGIN, "requests": ["ab" * 32]})
 
     contexts = _contexts(["", ""], [ROWS[0], ROWS[0]])
-    run(contexts, Recipe(Cached(), LIBRARY), Outputs(tmp_path / "rows.csv"))
+    run_factory(contexts, Cached(), LIBRARY, OutputFiles(tmp_path / "rows.csv"))
     report = read_json(tmp_path / "rows.report.json")
     assert report["spent"]["requests"] == 1 and report["spent"]["cost"] == 0.5
 
@@ -212,8 +210,7 @@ def test_rows_that_share_a_request_are_billed_once(tmp_path: Path) -> None:
 def test_a_run_for_so_many_rows_asks_for_no_more_than_it_takes(tmp_path: Path) -> None:
     teacher = Scripted()
     contexts = _contexts(["", "tool", "", "twice", "", "", "", ""])
-    recipe = Recipe(teacher, LIBRARY, wanted=3)
-    run(contexts, recipe, Outputs(tmp_path / "rows.csv"))
+    run_factory(contexts, teacher, LIBRARY, OutputFiles(tmp_path / "rows.csv"), wanted=3)
     assert len(teacher.asked) == 5
     assert len(list(read_samples(tmp_path / "rows.csv"))) == 3
 
@@ -222,7 +219,7 @@ def test_a_run_for_so_many_rows_asks_for_no_more_than_it_takes(tmp_path: Path) -
 def test_what_ends_a_run_leaves_no_file(
     fate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "HOPELESS", 5)
+    monkeypatch.setattr(synthesize, "MOST_REMOVED_IN_A_ROW", 5)
     fates = ["", "", *[fate] * 10]
     messages = {"down": "nothing gets through", "tool": "5 rows in a row .*schema/unknown_tool"}
     with pytest.raises(GplanError, match=messages[fate]):
@@ -255,10 +252,10 @@ Change = Callable[[Path], None]
 def test_a_file_that_is_not_of_such_a_run_is_not_written_over(
     change: Change, message: str, tmp_path: Path
 ) -> None:
-    outputs = Outputs(tmp_path / "rows.csv")
-    outputs.check({"the data": tmp_path / "in.csv"}, test=False)
+    files = OutputFiles(tmp_path / "rows.csv")
+    files.check({"the data": tmp_path / "in.csv"}, test=False)
     change(tmp_path)
     with pytest.raises(GplanError, match=message):
-        outputs.check({}, test=False)
+        files.check({}, test=False)
     with pytest.raises(GplanError, match="is the data and would be overwritten"):
-        outputs.check({"the data": tmp_path / "rows.csv"}, test=True)
+        files.check({"the data": tmp_path / "rows.csv"}, test=True)

@@ -1,17 +1,12 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, parse_plan, write_samples
-from gplan_jax.synthesis.factory.mix import (
-    distance,
-    mix_of,
-    mix_of_file,
-    shares,
-    suggested_target_blocks,
-)
+from gplan_jax.synthesis.factory.plan_mix import PlanMix, distance, shares
 
 LIBRARY = IntentLibrary.load()
 FOOD = {"工具名称": "tool_7", "tag": "美食"}
@@ -21,7 +16,7 @@ PLANS: list[Plan] = [[FOOD, WEATHER, SIGHTS], [FOOD, SIGHTS, WEATHER, {"工具�
 
 
 def test_lengths_tools_and_tags_are_counted_over_all_intents() -> None:
-    values = mix_of(PLANS, LIBRARY).to_dict(LIBRARY)
+    values = PlanMix.of_plans(PLANS, LIBRARY).to_dict(LIBRARY)
     assert values["rows"] == 2 and values["plan_lengths"] == {"3": 1, "4": 1}
     assert values["tools"] == {
         "tool_5": 0.2857, "tool_7": 0.2857, "tool_8": 0.1429, "tool_9": 0.2857,
@@ -56,7 +51,7 @@ def test_the_distance_of_two_mixes(
     ],
 )
 def test_b_star_covers_nine_rows_of_ten(lengths: dict[int, int], expected: int | None) -> None:
-    assert suggested_target_blocks(lengths) == expected
+    assert PlanMix(Counter(lengths)).suggested_target_blocks() == expected
 
 
 def test_the_mix_of_a_file_leaves_out_rows_without_a_plan(
@@ -65,7 +60,8 @@ def test_the_mix_of_a_file_leaves_out_rows_without_a_plan(
     rows = world_rows[:6]
     write_samples(tmp_path / "rows.csv", [*rows, rows[0].with_label(""), rows[1].with_label("x")])
     plans = [parse_plan(row.raw_labels, LIBRARY) for row in rows]
-    assert mix_of_file(tmp_path / "rows.csv", LIBRARY) == mix_of(plans, LIBRARY)
+    found = PlanMix.of_file(tmp_path / "rows.csv", LIBRARY)
+    assert found == PlanMix.of_plans(plans, LIBRARY)
 
 
 def test_shares_keep_the_order_asked_for() -> None:

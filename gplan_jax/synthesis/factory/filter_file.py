@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.progress import track
-from gplan_jax.gsisr import IntentLibrary, Label, Sample, Violation, read_numbered_samples
-from gplan_jax.synthesis.factory.outputs import Outputs, file_hash, open_outputs
-from gplan_jax.synthesis.factory.report import Report
-from gplan_jax.synthesis.factory.verdicts import FILTER_TIERS, Tier, broken_rules, verdict
+from gplan_jax.gsisr import IntentLibrary, Label, Violation, read_numbered_samples
+from gplan_jax.synthesis.factory.factory_report import FactoryReport
+from gplan_jax.synthesis.factory.output_files import OutputFiles, file_identity, open_outputs
+from gplan_jax.synthesis.factory.removals import FILTER_TIERS, Removal, RemovalTier, check_label
 
 
 @dataclass
@@ -32,8 +30,8 @@ class PassRates:
 
     rows: int = 0
     failed: int = 0
-    tiers: Counter[Tier] = field(default_factory=Counter)
-    codes: Counter[tuple[Tier, str]] = field(default_factory=Counter)
+    tiers: Counter[RemovalTier] = field(default_factory=Counter)
+    codes: Counter[tuple[RemovalTier, str]] = field(default_factory=Counter)
 
     def add(self, faults: tuple[Violation, ...]) -> None:
         """Counts one row by the rules that it breaks."""
@@ -44,33 +42,30 @@ class PassRates:
 
     def to_dict(self) -> dict[str, Any]:
         """Pass rates of all rows, in total and by tier, and the rows that break each rule."""
+
+        def figures(failed: int) -> dict[str, Any]:
+            return {"pass_rate": round((self.rows - failed) / self.rows, 4), "failed": failed}
+
         tiers = {}
         for name in FILTER_TIERS:
             codes = {code: n for (tier, code), n in sorted(self.codes.items()) if tier == name}
-            passed = (self.rows - self.tiers[name]) / self.rows
-            tiers[name] = {
-                "pass_rate": round(passed, 4),
-                "failed": self.tiers[name],
-                "codes": codes,
-            }
-        passed = (self.rows - self.failed) / self.rows
-        return {"pass_rate": round(passed, 4), "failed": self.failed, "by_tier": tiers}
+            tiers[name] = {**figures(self.tiers[name]), "codes": codes}
+        return {**figures(self.failed), "by_tier": tiers}
 
-    def table(self) -> Table:
-        """A line a tier, and one for each broken rule under it."""
-        table = Table()
-        for heading in ("tier", "broken rule"):
-            table.add_column(heading)
-        for heading in ("rows", "pass rate"):
-            table.add_column(heading, justify="right")
-        for name, tier in self.to_dict()["by_tier"].items():
-            table.add_row(name, "", f"{tier['failed']:,}", f"{tier['pass_rate']:.1%}")
-            for code, count in tier["codes"].items():
-                table.add_row("", code, f"{count:,}", "")
-        table.add_section()
-        passed = self.to_dict()["pass_rate"]
-        table.add_row("all", "", f"{self.failed:,}", f"{passed:.1%}")
-        return table
+
+def pass_rate_table(rates: PassRates) -> Table:
+    """A line a tier, and one for each broken rule under it."""
+    table = Table("tier", "broken rule")
+    for heading in ("rows", "pass rate"):
+        table.add_column(heading, justify="right")
+    values = rates.to_dict()
+    for name, tier in values["by_tier"].items():
+        table.add_row(name, "", f"{tier['failed']:,}", f"{tier['pass_rate']:.1%}")
+        for code, count in tier["codes"].items():
+            table.add_row("", code, f"{count:,}", "")
+    table.add_section()
+    table.add_row("all", "", f"{rates.failed:,}", f"{values['pass_rate']:.1%}")
+    return table
 
 
 def filter_file(
@@ -79,7 +74,7 @@ def filter_file(
     library: IntentLibrary,
     *,
     faulty: FaultyRows | None = None,
-) -> tuple[Report, PassRates]:
+) -> tuple[FactoryReport, PassRates]:
     """Copies the rows of ``source`` that pass the whole filter to ``out``, as they are.
 
     Beside it stand NAME.removed.jsonl, each other row and why, and NAME.report.json. The files
@@ -89,40 +84,29 @@ def filter_file(
     Raises:
         GplanError, RowError: an unreadable source, or an output that may not be written over.
     """
-    outputs = Outputs(out)
-    outputs.check({"the data": source}, test=True)
+    files = OutputFiles(out)
+    files.check({"the data": source}, test=True)
     faulty = faulty or FaultyRows()
     already = faulty.total
-    report, rates = Report(library), PassRates()
-    rows = read_numbered_samples(source, faulty=faulty)
+    report, rates = FactoryReport(library), PassRates()
     settings = {
-        "data": {"file": source.name, "sha256": _hash(source)},
+        "data": file_identity(source),
         "library": library.name,
         "on_error": faulty.on_error,
     }
-    with open_outputs(outputs, test=False, origin=False) as writers:
-        for row, sample, found in track(_verdicts(rows, library), "filter"):
+    rows = read_numbered_samples(source, faulty=faulty)
+    checked = ((row, sample, check_label(sample, library)) for row, sample in rows)
+    with open_outputs(files, test=False, origin=False) as writers:
+        for row, sample, found in track(checked, "filter"):
             rates.add(() if isinstance(found, Label) else found)
             if isinstance(found, Label):
                 writers.train(sample)
                 report.keep(sample, found, "train", {})
             else:
-                removal = broken_rules(sample.raw_labels, found)
+                removal = Removal.of_faults(sample.raw_labels, found)
                 writers.removed(removal.to_dict(row, sample))
                 report.remove(removal)
         report.skipped = faulty.total - already
         values = {"filter": rates.to_dict(), **report.to_dict()}
         writers.report({**values, "settings": settings})
     return report, rates
-
-
-def _verdicts(
-    rows: Iterator[tuple[int, Sample]], library: IntentLibrary
-) -> Iterator[tuple[int, Sample, Label | tuple[Violation, ...]]]:
-    return ((row, sample, verdict(sample, library)) for row, sample in rows)
-
-
-def _hash(source: Path) -> str:
-    if not source.is_file():
-        raise GplanError(f"{source} does not exist or is not a file.")
-    return file_hash(source)

@@ -16,12 +16,26 @@ P90 = 0.9
 
 
 @dataclass
-class Mix:
+class PlanMix:
     """Counts over plans. ``tags`` are the values of the library's relevance parameters."""
 
     lengths: Counter[int] = field(default_factory=Counter)
     tools: Counter[str] = field(default_factory=Counter)
     tags: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of_plans(cls, plans: Iterable[Plan], library: IntentLibrary) -> PlanMix:
+        """The mix of some plans."""
+        mix = cls()
+        for plan in plans:
+            mix.add(plan, library)
+        return mix
+
+    @classmethod
+    def of_file(cls, path: str | Path, library: IntentLibrary) -> PlanMix:
+        """The mix of a file's plans; rows without a readable plan are left out."""
+        rows = read_labelled_samples(path, library, faulty=FaultyRows("skip"))
+        return cls.of_plans((label.plan for _, label in rows), library)
 
     def add(self, plan: Plan, library: IntentLibrary) -> None:
         """Counts one more plan."""
@@ -32,26 +46,35 @@ class Mix:
 
     def to_dict(self, library: IntentLibrary) -> dict[str, Any]:
         """Plan lengths in rows; tools and tags as shares of all intents, and of all tags."""
+        keys = library.relevance_parameters
+        known_tags = [value for key in keys for value in library.parameters[key].values or ()]
         return {
             "rows": self.lengths.total(),
             "plan_lengths": {str(n): self.lengths[n] for n in sorted(self.lengths)},
             "tools": shares(self.tools, library.tools),
-            "tags": shares(self.tags, _tag_values(library)),
+            "tags": shares(self.tags, known_tags),
         }
 
+    def compare(self, other: PlanMix, library: IntentLibrary) -> dict[str, Any]:
+        """The other mix for JSON, and how far this one is from it (total variation distance)."""
+        distances = {
+            "plan_lengths": distance(self.lengths, other.lengths),
+            "tools": distance(self.tools, other.tools),
+            "tags": distance(self.tags, other.tags),
+        }
+        return {**other.to_dict(library), "distance": distances}
 
-def mix_of(plans: Iterable[Plan], library: IntentLibrary) -> Mix:
-    """The mix of some plans."""
-    mix = Mix()
-    for plan in plans:
-        mix.add(plan, library)
-    return mix
+    def suggested_target_blocks(self) -> int | None:
+        """B* of CALR: the 90th percentile of B = 2 + |Y|, the blocks of a row; None without rows.
 
-
-def mix_of_file(path: str | Path, library: IntentLibrary) -> Mix:
-    """The mix of a file's plans; rows without a readable plan are left out."""
-    rows = read_labelled_samples(path, library, faulty=FaultyRows("skip"))
-    return mix_of((label.plan for _, label in rows), library)
+        The least b such that nine rows of ten have at most b blocks (``optimizer.target_blocks``).
+        """
+        seen = 0
+        for length in sorted(self.lengths):
+            seen += self.lengths[length]
+            if seen >= P90 * self.lengths.total():
+                return len(GSISR_LATENTS.context_blocks) + length
+        return None
 
 
 def shares(counts: Mapping[str, int], order: Iterable[str] = ()) -> dict[str, float]:
@@ -71,21 +94,3 @@ def distance(mine: Mapping[Any, int], others: Mapping[Any, int]) -> float | None
         return None
     keys = {*mine, *others}
     return round(sum(abs(mine.get(k, 0) / here - others.get(k, 0) / there) for k in keys) / 2, 4)
-
-
-def suggested_target_blocks(lengths: Mapping[int, int]) -> int | None:
-    """B* of CALR: the 90th percentile of B = 2 + |Y|, the blocks of a row; None without rows.
-
-    The least b such that nine rows of ten have at most b blocks (``optimizer.target_blocks``).
-    """
-    total, seen = sum(lengths.values()), 0
-    for length in sorted(lengths):
-        seen += lengths[length]
-        if seen >= P90 * total:
-            return len(GSISR_LATENTS.context_blocks) + length
-    return None
-
-
-def _tag_values(library: IntentLibrary) -> list[str]:
-    keys = library.relevance_parameters
-    return [value for key in keys for value in library.parameters[key].values or ()]

@@ -10,14 +10,14 @@ from typing import Any, Literal
 from rich.table import Table
 
 from gplan_jax.gsisr import IntentLibrary, Label, Sample
-from gplan_jax.synthesis.factory.mix import Mix, distance, shares, suggested_target_blocks
-from gplan_jax.synthesis.factory.verdicts import FILTER_TIERS, TIERS, Removal, Tier
+from gplan_jax.synthesis.factory.plan_mix import PlanMix, shares
+from gplan_jax.synthesis.factory.removals import FILTER_TIERS, TIERS, Removal, RemovalTier
 
 Part = Literal["train", "test"]
 
 
 @dataclass
-class Spent:
+class Spending:
     """What the answers cost, whenever they were paid for; None where a server doesn't tell.
 
     Two rows with the same prompt share one request, which counts once.
@@ -36,9 +36,9 @@ class Spent:
             return
         self._seen.add(first)
         self.requests += len(origin["requests"])
-        self.prompt_tokens = _sum(self.prompt_tokens, origin["prompt_tokens"])
-        self.completion_tokens = _sum(self.completion_tokens, origin["completion_tokens"])
-        self.cost = _sum(self.cost, origin["cost"])
+        for name in ("prompt_tokens", "completion_tokens", "cost"):
+            total, more = getattr(self, name), origin[name]
+            setattr(self, name, None if total is None or more is None else total + more)
 
     def to_dict(self) -> dict[str, Any]:
         """Requests, tokens and money; the money to six digits."""
@@ -48,7 +48,7 @@ class Spent:
 
 
 @dataclass
-class Report:
+class FactoryReport:
     """Counts of a run.
 
     Attributes:
@@ -64,11 +64,11 @@ class Report:
     library: IntentLibrary
     parts: Counter[Part] = field(default_factory=Counter)
     users: dict[Part, set[str]] = field(default_factory=lambda: {"train": set(), "test": set()})
-    removed: Counter[tuple[Tier, str]] = field(default_factory=Counter)
+    removed: Counter[tuple[RemovalTier, str]] = field(default_factory=Counter)
     skipped: int = 0
     repaired: int = 0
-    mix: Mix = field(default_factory=Mix)
-    spent: Spent = field(default_factory=Spent)
+    mix: PlanMix = field(default_factory=PlanMix)
+    spent: Spending = field(default_factory=Spending)
 
     def keep(self, sample: Sample, label: Label, part: Part, origin: Mapping[str, Any]) -> None:
         """Counts a row that is kept in one of the files."""
@@ -86,9 +86,13 @@ class Report:
         """Rows in all files."""
         return self.parts.total()
 
-    def tier(self, name: Tier) -> int:
+    def codes(self, tier: RemovalTier) -> dict[str, int]:
+        """Rows removed by a tier, by code."""
+        return {code: n for (name, code), n in sorted(self.removed.items()) if name == tier}
+
+    def tier(self, name: RemovalTier) -> int:
         """Rows removed by a tier."""
-        return sum(count for (tier, _), count in self.removed.items() if tier == name)
+        return sum(self.codes(name).values())
 
     @property
     def filtered(self) -> float:
@@ -96,7 +100,7 @@ class Report:
         removed = sum(self.tier(name) for name in FILTER_TIERS)
         return _share(removed, self.kept + removed + self.tier("duplicate"))
 
-    def to_dict(self, other: Mix | None = None) -> dict[str, Any]:
+    def to_dict(self, other: PlanMix | None = None) -> dict[str, Any]:
         """Everything for JSON, without settings; the kept plans beside ``other`` where given."""
         removed = self.removed.total()
         asked = self.kept + removed
@@ -115,60 +119,49 @@ class Report:
             "removed": {
                 "share": _share(removed, asked),
                 "share_by_filter": self.filtered,
-                "by_tier": {name: self._tier_dict(name, asked) for name in TIERS},
+                "by_tier": {
+                    name: {
+                        "rows": self.tier(name),
+                        "share": _share(self.tier(name), asked),
+                        "codes": self.codes(name),
+                    }
+                    for name in TIERS
+                },
             },
             "plans": {
                 **self.mix.to_dict(self.library),
-                "suggested_target_blocks": suggested_target_blocks(self.mix.lengths),
+                "suggested_target_blocks": self.mix.suggested_target_blocks(),
             },
-            **({"compared": compare(self.mix, other, self.library)} if other else {}),
+            **({"compared": self.mix.compare(other, self.library)} if other else {}),
             "spent": self.spent.to_dict(),
         }
 
-    def _tier_dict(self, name: Tier, asked: int) -> dict[str, Any]:
-        codes = {code: n for (tier, code), n in sorted(self.removed.items()) if tier == name}
-        return {"rows": self.tier(name), "share": _share(self.tier(name), asked), "codes": codes}
 
-
-def compare(mix: Mix, other: Mix, library: IntentLibrary) -> dict[str, Any]:
-    """The other mix for JSON, and how far the first is from it (total variation distance)."""
-    distances = {
-        "plan_lengths": distance(mix.lengths, other.lengths),
-        "tools": distance(mix.tools, other.tools),
-        "tags": distance(mix.tags, other.tags),
-    }
-    return {**other.to_dict(library), "distance": distances}
-
-
-def removal_table(report: Report) -> Table:
+def removal_table(report: FactoryReport) -> Table:
     """A line for each tier and code by which rows were removed, and the rows kept."""
-    table = Table()
-    table.add_column("tier")
-    table.add_column("code")
+    table = Table("tier", "code")
     table.add_column("rows", justify="right")
     table.add_column("share", justify="right")
     asked = report.kept + report.removed.total()
     for tier in TIERS:
-        codes = {code: n for (name, code), n in sorted(report.removed.items()) if name == tier}
-        for code, count in codes.items():
-            last = code == list(codes)[-1]
-            table.add_row(tier, code, f"{count:,}", _percent(count, asked), end_section=last)
-    table.add_row("kept", "", f"{report.kept:,}", _percent(report.kept, asked))
+        for code, count in report.codes(tier).items():
+            table.add_row(tier, code, f"{count:,}", f"{count / asked:.1%}")
+        table.add_section()
+    table.add_row("kept", "", f"{report.kept:,}", f"{report.kept / asked:.1%}" if asked else "")
     return table
 
 
-def mix_table(report: Report, other: Mix | None) -> Table:
+def mix_table(report: FactoryReport, other: PlanMix | None) -> Table:
     """Plan lengths, tools and tags as shares, beside those of another set where there is one."""
-    table = Table()
-    table.add_column("")
-    table.add_column("kept", justify="right")
-    mixes = [report.mix]
-    if other:
-        table.add_column("compared with", justify="right")
-        mixes.append(other)
+    mixes = {"kept": report.mix} | ({"compared with": other} if other else {})
+    table = Table("")
+    for heading in mixes:
+        table.add_column(heading, justify="right")
     order = {"tools": list(report.library.tools)}
     for kind in ("lengths", "tools", "tags"):
-        columns = [shares({str(k): n for k, n in getattr(mix, kind).items()}) for mix in mixes]
+        columns = [
+            shares({str(k): n for k, n in getattr(mix, kind).items()}) for mix in mixes.values()
+        ]
         names = sorted({name for column in columns for name in column})
         known = [name for name in order.get(kind, names) if name in names]
         for name in dict.fromkeys([*known, *names]):
@@ -178,13 +171,5 @@ def mix_table(report: Report, other: Mix | None) -> Table:
     return table
 
 
-def _sum(total: Any, more: Any) -> Any:
-    return None if total is None or more is None else total + more
-
-
 def _share(part: int, whole: int) -> float:
     return round(part / whole, 4) if whole else 0.0
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{part / whole:.1%}" if whole else ""

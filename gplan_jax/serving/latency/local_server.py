@@ -69,39 +69,38 @@ def local_server(
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is ours: we stop the server, and in order.
         )
-        try:
-            server = LocalServer(f"http://{HOST}:{port}", process, log)
-            wait_until_ready(server.url, start_timeout_s, process=process, log=log)
-            yield server
-        finally:
-            stop(process)
+    try:
+        server = LocalServer(f"http://{HOST}:{port}", process, log)
+        wait_until_ready(server.url, start_timeout_s, server=server)
+        yield server
+    finally:
+        # As an orchestrator ends a server: SIGTERM, time to drain, then SIGKILL.
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
-def wait_until_ready(
-    url: str,
-    timeout_s: float,
-    *,
-    process: subprocess.Popen[bytes] | None = None,
-    log: Path | None = None,
-) -> None:
-    """Waits until ``/readyz`` answers 200.
+def wait_until_ready(url: str, timeout_s: float, *, server: LocalServer | None = None) -> None:
+    """Waits until ``/readyz`` answers 200; it is asked once at least.
 
     Args:
-        url: of the server.
         timeout_s: most seconds to wait.
-        process: the server's, where it is ours; its end ends the waiting.
-        log: its log, shown where it fails.
+        server: the one at ``url``, where it is ours: its end ends the waiting, and its log is shown
+            where it fails.
 
     Raises:
         GplanError: the process ended, or the time is up.
     """
-    ends, state = time.monotonic() + timeout_s, "it does not answer"
+    ends = time.monotonic() + timeout_s
     with httpx2.Client(base_url=url, timeout=5.0, trust_env=False) as client:
-        while time.monotonic() < ends:
-            if process and (code := process.poll()) is not None:
-                raise GplanError(
-                    f"The server ended with code {code} before it was ready.{tail(log)}"
-                )
+        while True:
+            if server and (code := server.process.poll()) is not None:
+                problem = f"The server ended with code {code} before it was ready."
+                break
             try:
                 response = client.get("/readyz")
                 if response.status_code == httpx2.codes.OK:
@@ -109,31 +108,13 @@ def wait_until_ready(
                 state = f"/readyz says {response.status_code}: {response.text[:200]}"
             except httpx2.HTTPError as error:
                 state = f"it does not answer ({type(error).__name__})"
+            if time.monotonic() + POLL_S > ends:
+                problem = f"{url} was not ready within {timeout_s:.0f} s: {state}."
+                break
             time.sleep(POLL_S)
-    raise GplanError(f"{url} was not ready within {timeout_s:.0f} s: {state}.{tail(log)}")
-
-
-def tail(log: Path | None) -> str:
-    """The last lines of a log, made to follow a sentence; "" where there is none."""
-    if log is None:
-        return ""
-    lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
-    if not lines:
-        return f" Its log {log} is empty."
-    shown = "\n".join(f"    {line}" for line in lines[-LOG_LINES:])
-    return f" The end of its log, {log}:\n{shown}"
-
-
-def stop(process: subprocess.Popen[bytes]) -> int:
-    """Ends a server as an orchestrator does: SIGTERM, time to drain, then SIGKILL.
-
-    Returns:
-        Its exit code, negative where a signal ended it.
-    """
-    if process.poll() is None:
-        process.terminate()
-        try:
-            return process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-    return process.wait()
+    if server is not None:
+        lines = server.log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+        shown = "\n".join(f"    {line}" for line in lines[-LOG_LINES:])
+        end = f"The end of its log, {server.log}:\n{shown}"
+        problem += f" {end}" if lines else f" Its log {server.log} is empty."
+    raise GplanError(problem)
