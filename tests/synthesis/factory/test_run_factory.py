@@ -26,6 +26,7 @@ from gplan_jax.gsisr import (
     split_by_id,
 )
 from gplan_jax.reasoning import ReasoningTrace, split_response
+from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.factory import synthesize
 from gplan_jax.synthesis.factory.output_files import OutputFiles
 from gplan_jax.synthesis.factory.plan_mix import PlanMix

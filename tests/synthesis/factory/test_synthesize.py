@@ -15,6 +15,7 @@ from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.gsisr import IntentLibrary, Sample, read_samples, split_by_id, write_samples
+from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.factory.factory_report import mix_table, removal_table
 from gplan_jax.synthesis.factory.synthesize import (
     SynthesisSettings,
@@ -24,7 +25,6 @@ from gplan_jax.synthesis.factory.synthesize import (
     numbered,
     synthesize,
 )
-from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.world.simulation import simulate_contexts, simulate_rows
 
 LIBRARY = IntentLibrary.load()
