@@ -24,9 +24,9 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from gplan_jax.cli.quickstart_run import LOSSES, quickstart
-from gplan_jax.evaluation.scores.tables import render
 from gplan_jax.evaluation.sensitivity.compare import RESULTS as SENSITIVITY
 from gplan_jax.foundation.files import atomic_write, read_json, write_json
+from gplan_jax.foundation.tables import plain_text
 from gplan_jax.training.loop.metrics_log import read_log
 
 RUN_FIGURES = {
@@ -86,7 +86,7 @@ def main() -> None:
         table("Held-out plans, difference from PICD", results, "plans", PLAN_FIGURES),
     )
     with atomic_write(options.out / "results.txt") as temporary:
-        temporary.write_text(render(view), encoding="utf-8")
+        temporary.write_text(plain_text(view), encoding="utf-8")
     console.print(view)
     console.print(f"Finished. The result is in {options.out}: results.txt, results.json, seed-N/")
 

@@ -10,11 +10,12 @@ from rich.console import Console
 from gplan_jax.data.task_files import load_task
 from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS, evaluate
 from gplan_jax.evaluation.scores.plots import draw_learning_curves
-from gplan_jax.evaluation.scores.tables import comparison_table, plan_view, render
+from gplan_jax.evaluation.scores.tables import comparison_table, plan_view
 from gplan_jax.evaluation.sensitivity.compare import CURVES, TABLES, compare_sensitivity
 from gplan_jax.evaluation.sensitivity.tables import sensitivity_view
 from gplan_jax.foundation.config import load_config
 from gplan_jax.foundation.files import atomic_write, read_json, read_jsonl, refuse_existing
+from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import (
     IntentLibrary,
     PromptTemplate,
@@ -149,7 +150,7 @@ def _show(out: Path, test_rows: list[Sample], console: Console) -> None:
     runs: dict[str, Any] = {mode: read_json(out / "evaluation" / mode / METRICS) for mode in MODES}
     table = comparison_table(runs)
     with atomic_write(out / "results.txt") as temporary:
-        temporary.write_text(render(table), encoding="utf-8")
+        temporary.write_text(plain_text(table), encoding="utf-8")
     curves = draw_learning_curves(
         {mode: out / mode / "log.jsonl" for mode in MODES}, out / "learning_curves.png"
     )

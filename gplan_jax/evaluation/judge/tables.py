@@ -9,20 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from gplan_jax.evaluation.judge.summary import OVERALL
-
-NOTHING = "–"
+from gplan_jax.foundation.tables import NOTHING, Cell, TextTable
 
 
 def scores_table(result: Mapping[str, Any]) -> Table:
     """Mean scores with 95% intervals, one line a source and judge, and the counts beside them."""
     measures = (*result["axes"], OVERALL)
-    table = Table(caption=_caption(result), caption_justify="left")
-    table.add_column("plans")
-    table.add_column("judge")
-    for measure in measures:
-        table.add_column(measure.capitalize(), justify="right")
-    table.add_column("scored", justify="right")
-    table.add_column("not", justify="right")
+    rows: list[Sequence[Cell] | None] = []
     for source, figures in result["sources"].items():
         together = figures["combined"]
         how = f"all, {result['run']['combine']}"
@@ -30,41 +23,34 @@ def scores_table(result: Mapping[str, Any]) -> Table:
         for judge, line in lines.items():
             apart = sum(line[status] for status in ("unscored", "no_plan", "filtered"))
             means = _cells(line["means"], measures)
-            table.add_row(Text(source), Text(judge), *means, str(line["scored"]), str(apart))
+            rows.append([source, judge, *means, str(line["scored"]), str(apart)])
             for side, label in enumerate(("  95% from", "  95% to")):
                 ends = line["intervals"] and {m: b[side] for m, b in line["intervals"].items()}
-                table.add_row("", label, *_cells(ends, measures), style="dim")
-        table.add_section()
-    return table
+                dim = ("", label, *_cells(ends, measures))
+                rows.append([Text(cell, style="dim") for cell in dim])
+        rows.append(None)
+    headings = ["plans", "judge", *(m.capitalize() for m in measures), "scored", "not"]
+    return TextTable(headings, rows, words=2, caption=_caption(result)).rich()
 
 
 def pairs_table(result: Mapping[str, Any]) -> Table:
     """Wins, ties and losses of the first file's plans, one line a judge."""
-    title = f"{result['first']} against {result['second']}"
-    table = Table(title=title, caption=_pair_caption(result), caption_justify="left")
-    table.add_column("judge")
-    for heading in (
-        "win",
-        "tie",
-        "loss",
-        "win rate %",
-        "shown first %",
-        "unscored",
-        "equal",
-        "not",
-    ):
-        table.add_column(heading, justify="right")
+    rows: list[list[str]] = []
     for judge, line in result["judges"].items():
         counts = [str(line[outcome]) for outcome in ("win", "tie", "loss")]
         rest = [str(line["unscored"]), str(line["identical"])]
         apart = str(line["no_plan"] + line["filtered"])
         share = line["first_share"]
         position = NOTHING if share is None else f"{100 * share:.1f}"
-        table.add_row(Text(judge), *counts, _rate(line), position, *rest, apart)
+        rows.append([judge, *counts, _rate(line), position, *rest, apart])
     if together := result["combined"]:
-        how = f"all, {result['run']['combine']}"
-        table.add_row(Text(how), *[""] * 3, _rate(together), *[""] * 4)
-    return table
+        rows.append([f"all, {result['run']['combine']}", *[""] * 3, _rate(together)])
+    return TextTable(
+        ("judge", "win", "tie", "loss", "win rate %", "shown first %", "unscored", "equal", "not"),
+        rows,
+        title=f"{result['first']} against {result['second']}",
+        caption=_pair_caption(result),
+    ).rich()
 
 
 def unscored_of(result: Mapping[str, Any], *, most: int = 5) -> list[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.tables import NOTHING, Cell, TextTable
 from gplan_jax.gsisr import (
     IntentLibrary,
     Plan,
@@ -30,7 +31,6 @@ HEADINGS = {
     "filter_pass": "Filter\npass %",
 }
 PUBLIC_STATIC_NDCG3 = 0.746
-NOTHING = "–"
 EXCERPT = 200
 
 
@@ -57,30 +57,27 @@ def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     if len({metrics["rows"] for metrics in runs.values()}) > 1:
         counts = ", ".join(f"{name} {metrics['rows']}" for name, metrics in runs.items())
         raise GplanError(f"Runs on different rows can't stand in one table (rows: {counts}).")
-    table = Table(caption=_caption(first), caption_justify="left")
-    table.add_column("")
-    for heading in HEADINGS.values():
-        table.add_column(heading, justify="right", vertical="bottom")
+    rows: list[Sequence[Cell] | None] = []
     for name, metrics in runs.items():
-        add_run(table, name, metrics["model"], metrics["intervals"]["model"], HEADINGS)
-    table.add_section()
+        rows += run_rows(name, metrics["model"], metrics["intervals"]["model"], HEADINGS)
+    rows.append(None)
     for name, means in first["floors"].items():
-        table.add_row(Text(name.replace("_", " ")), *cells(means, HEADINGS))
-    return table
+        rows.append([name.replace("_", " "), *cells(means, HEADINGS)])
+    return TextTable(["", *HEADINGS.values()], rows, caption=_caption(first)).rich()
 
 
-def add_run(
-    table: Table,
+def run_rows(
     name: str,
     means: Mapping[str, float],
     bounds: Mapping[str, Sequence[float]],
     headings: Mapping[str, str],
-) -> None:
-    """Adds a run's three rows to a table: its means, and the two ends of their 95% intervals."""
-    table.add_row(Text(name, style="bold"), *cells(means, headings))
+) -> list[list[Cell]]:
+    """A run's three rows of a table: its means, and the two ends of their 95% intervals."""
+    rows: list[list[Cell]] = [[Text(name, style="bold"), *cells(means, headings)]]
     for side, label in enumerate(("  95% from", "  95% to")):
-        ends = {measure: bound[side] for measure, bound in bounds.items()}
-        table.add_row(label, *cells(ends, headings), style="dim")
+        ends = cells({measure: bound[side] for measure, bound in bounds.items()}, headings)
+        rows.append([Text(cell, style="dim") for cell in (label, *ends)])
+    return rows
 
 
 def cells(values: Mapping[str, float], headings: Mapping[str, str]) -> list[str]:
@@ -144,21 +141,11 @@ def plan_view(
 
 
 def _plan_table(plan: Plan, library: IntentLibrary, title: str) -> Table:
-    table = Table("#", "Tool", "Meaning", "Parameters", title=title, title_justify="left")
+    rows = []
     for position, intent in enumerate(plan, start=1):
         name = intent.get(library.tool_key, NOTHING)
         meaning = library.tools[name].meaning if name in library.tools else "not in the library"
         # Spaces only between parameters, so that a narrow terminal breaks the line there.
         parameters = [f"{key}={value}" for key, value in intent.items() if key != library.tool_key]
-        cells = (str(position), name, meaning, " ".join(parameters) or NOTHING)
-        # A model's words are text, never markup of the table.
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
-
-
-def render(content: RenderableType, *, width: int = 100) -> str:
-    """Plain text of ``content``, without colours, for files and tests."""
-    console = Console(width=width, color_system=None, force_terminal=False)
-    with console.capture() as capture:
-        console.print(content)
-    return capture.get()
+        rows.append((str(position), name, meaning, " ".join(parameters) or NOTHING))
+    return TextTable(("#", "Tool", "Meaning", "Parameters"), rows, words=4, title=title).rich()

@@ -13,7 +13,6 @@ from gplan_jax.data.task_files import load_task
 from gplan_jax.evaluation.scores.offline import METRICS
 from gplan_jax.evaluation.scores.plots import load_pyplot
 from gplan_jax.evaluation.scores.runner import environment, file_identity
-from gplan_jax.evaluation.scores.tables import render
 from gplan_jax.evaluation.sensitivity.measures import (
     Measured,
     Plans,
@@ -32,6 +31,7 @@ from gplan_jax.evaluation.sensitivity.tables import sensitivity_view
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import atomic_write, read_json, refuse_existing, write_json
+from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import ContextPair, IntentLibrary, read_context_pairs
 from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.reasoning import LatentVocabulary
@@ -118,7 +118,7 @@ def compare_sensitivity(
     metrics = _compared({name: _read(out / name, library) for name in models})
     write_json(out / RESULTS, metrics)
     with atomic_write(out / TABLES) as temporary:
-        temporary.write_text(render(sensitivity_view(metrics)), encoding="utf-8")
+        temporary.write_text(plain_text(sensitivity_view(metrics)), encoding="utf-8")
     if logs:
         draw_preference_curves(logs, out / CURVES)
     return metrics

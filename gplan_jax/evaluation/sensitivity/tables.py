@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from gplan_jax.evaluation.scores.offline import METRICS
-from gplan_jax.evaluation.scores.tables import HEADINGS, NOTHING, add_run, cells
+from gplan_jax.evaluation.scores.tables import HEADINGS, cells, run_rows
+from gplan_jax.foundation.tables import NOTHING, Cell, TextTable
 
 PAIR_HEADINGS = {
     "changed": "Changed\n%",
@@ -51,15 +51,6 @@ def sensitivity_view(
     return Group(*parts)
 
 
-def _table(title: str, caption: str, headings: Mapping[str, str], *first: str) -> Table:
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    for heading in first:
-        table.add_column(heading, vertical="bottom", overflow="fold")
-    for heading in headings.values():
-        table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
-    return table
-
-
 def _pair_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     counts = next(iter(runs.values()))
     caption = (
@@ -67,13 +58,12 @@ def _pair_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
         f"of {counts['pairs']['differ']} whose plans differ; {counts['anchors']} ids. Below the "
         "line: what a planner that ignores the change gets, and what a perfect one gets."
     )
-    table = _table("Context sensitivity", caption, PAIR_HEADINGS, "")
+    rows: list[Sequence[Cell] | None] = []
     for name, metrics in runs.items():
-        add_run(table, name, *_means_and_bounds(metrics["figures"]), PAIR_HEADINGS)
-    table.add_section()
-    for name, means in LANDMARKS.items():
-        table.add_row(name, *cells(means, PAIR_HEADINGS))
-    return table
+        rows += run_rows(name, *_means_and_bounds(metrics["figures"]), PAIR_HEADINGS)
+    rows += [None, *([name, *cells(means, PAIR_HEADINGS)] for name, means in LANDMARKS.items())]
+    headings = ["", *PAIR_HEADINGS.values()]
+    return TextTable(headings, rows, title="Context sensitivity", caption=caption).rich()
 
 
 def _perturbation_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -81,21 +71,15 @@ def _perturbation_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
         "Pairs: whose teacher plans differ + whose plans are equal. The intervals, wide for so few "
         f"pairs, are in {METRICS}."
     )
-    table = _table("By perturbation", caption, PAIR_HEADINGS, "", "Pairs")
-    for perturbation, counts in _perturbations(runs).items():
-        table.add_section()
-        pairs = f"{counts['differ']} + {counts['equal']}"
-        blanks = [""] * len(PAIR_HEADINGS)
-        table.add_row(Text(perturbation, style="bold"), pairs, *blanks)
+    rows: list[Sequence[Cell] | None] = []
+    for perturbation, part in next(iter(runs.values()))["by_perturbation"].items():
+        pairs = f"{part['pairs']['differ']} + {part['pairs']['equal']}"
+        rows += [None, (Text(perturbation, style="bold"), pairs)]
         for name, metrics in runs.items():
             means, _ = _means_and_bounds(metrics["by_perturbation"][perturbation]["figures"])
-            table.add_row(Text(f"  {name}"), "", *cells(means, PAIR_HEADINGS))
-    return table
-
-
-def _perturbations(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    first = next(iter(runs.values()))
-    return {name: part["pairs"] for name, part in first["by_perturbation"].items()}
+            rows.append((f"  {name}", "", *cells(means, PAIR_HEADINGS)))
+    headings = ["", "Pairs", *PAIR_HEADINGS.values()]
+    return TextTable(headings, rows, words=2, title="By perturbation", caption=caption).rich()
 
 
 def _label_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -104,30 +88,29 @@ def _label_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
         f"All {contexts} contexts against their own teacher plans. There are no floors here, for "
         "want of training rows; gplan evaluate has them."
     )
-    table = _table("Plans against the teacher's", caption, HEADINGS, "")
-    for name, metrics in runs.items():
-        add_run(table, name, *_means_and_bounds(metrics["labels"]), HEADINGS)
-    return table
+    rows = [
+        row
+        for name, metrics in runs.items()
+        for row in run_rows(name, *_means_and_bounds(metrics["labels"]), HEADINGS)
+    ]
+    title = "Plans against the teacher's"
+    return TextTable(["", *HEADINGS.values()], rows, title=title, caption=caption).rich()
 
 
 def _difference_table(compared: Mapping[str, Mapping[str, Any]]) -> Table:
-    first = next(iter(compared.values()))["from"]
-    table = Table(
-        title=f"Difference from {escape(first)}",
-        title_justify="left",
-        caption="Mean and 95% interval of the difference pair by pair; * where that excludes 0.",
-        caption_justify="left",
-    )
-    table.add_column("")
-    for name in compared:
-        table.add_column(Text(name), justify="right", vertical="bottom")
+    rows: list[Sequence[Cell] | None] = []
     for part, headings in (("figures", PAIR_HEADINGS), ("labels", HEADINGS)):
-        table.add_section()
+        rows.append(None)
         for measure, heading in headings.items():
             figures = [difference[part].get(measure) for difference in compared.values()]
             name = heading.replace("-\n", "-").replace("\n", " ")
-            table.add_row(name, *(_difference(heading, figure) for figure in figures))
-    return table
+            rows.append([name, *(_difference(heading, figure) for figure in figures)])
+    return TextTable(
+        ["", *compared],
+        rows,
+        title=f"Difference from {next(iter(compared.values()))['from']}",
+        caption="Mean and 95% interval of the difference pair by pair; * where that excludes 0.",
+    ).rich()
 
 
 def _difference(heading: str, figure: Mapping[str, Any] | None) -> str:

@@ -12,10 +12,10 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from gplan_jax.data.task_files import load_task
-from gplan_jax.evaluation.scores.tables import render
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import atomic_write, refuse_existing, write_json, write_jsonl
 from gplan_jax.foundation.progress import ProgressBar
+from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import Sample
 from gplan_jax.inference.engine.requests import DecodingMode
 from gplan_jax.serving.latency.client import Send, http_sender
@@ -246,7 +246,7 @@ def write_results(out: Path, results: Mapping[str, Any]) -> None:
     """Writes OUT/latency.json and OUT/latency.txt."""
     write_json(out / RESULTS, results)
     with atomic_write(out / TABLES) as temporary:
-        temporary.write_text(render(latency_view(results)), encoding="utf-8")
+        temporary.write_text(plain_text(latency_view(results)), encoding="utf-8")
 
 
 def latency_view(results: Mapping[str, Any]) -> RenderableType:

@@ -20,9 +20,9 @@ from gplan_jax.evaluation.judge.rules import RuleJudge
 from gplan_jax.evaluation.judge.run import compare_plans, judge_plans
 from gplan_jax.evaluation.judge.tables import pairs_table, scores_table, unscored_of, warnings_of
 from gplan_jax.evaluation.judge.verdict import AxisScore, Preference, Verdict
-from gplan_jax.evaluation.scores.tables import render
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl
+from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample
 from tests.evaluation.judge.conftest import PLANS, JudgeServer, Start, rows, write_case
 
@@ -195,7 +195,7 @@ def test_judges_stand_beside_each_other(tmp_path: Path, judge_server: Start) -> 
     assert set(result["alpha"]) == {"flow", "logic", "spatiotemporal"}
     figures = result["sources"]["predictions"]
     assert list(figures["judges"]) == ["rules", "second"] and figures["combined"]["scored"] == 12
-    shown = " ".join(render(scores_table(result), width=120).split())
+    shown = " ".join(plain_text(scores_table(result), width=120).split())
     assert "Krippendorff's alpha" in shown and "all, majority" in shown
     assert "rules is no language model" in shown
     with pytest.raises(GplanError, match="Two judges are called rules"):
@@ -228,7 +228,7 @@ def test_another_rubric_needs_no_change_but_a_table_of_its_own(tmp_path: Path) -
     found = candidates(tmp_path, rows(4))
     result = judge_plans(found, [OtherAxes()], tmp_path / "out")
     assert result["sources"]["predictions"]["judges"]["tone"]["means"]["tone"] == 2.0
-    assert "Tone" in render(scores_table(result))
+    assert "Tone" in plain_text(scores_table(result))
     with pytest.raises(GplanError, match="different axes"):
         judge_plans(found, [OtherAxes(), RuleJudge(LIBRARY)], tmp_path / "two")
 
@@ -251,7 +251,7 @@ def test_pairs_are_asked_in_both_orders_and_equal_ones_not(
     assert records[0]["shown_first"]["choice"] == "first"
     assert records[0]["shown_second"]["choice"] == "second"
     assert "shown_first" not in records[2]
-    assert "win rate" in render(pairs_table(result), width=120)
+    assert "win rate" in plain_text(pairs_table(result), width=120)
     rules = compare_plans(first, second, [RuleJudge(LIBRARY)], tmp_path / "rules")
     assert rules["judges"]["rules"]["first_share"] in (0.5, None)
 

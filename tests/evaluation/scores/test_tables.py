@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from gplan_jax.evaluation.scores.tables import comparison_table, metrics_table, plan_view, render
+from gplan_jax.evaluation.scores.tables import comparison_table, metrics_table, plan_view
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.reasoning import GSISR_LATENTS
 
@@ -41,7 +42,7 @@ def cells_of(text: str, first: str) -> list[str]:
 
 
 def test_the_model_stands_above_the_floors_with_its_intervals() -> None:
-    text = render(metrics_table(metrics(), name="picd"))
+    text = plain_text(metrics_table(metrics(), name="picd"))
     assert cells_of(text, "picd") == ["61.2", "0.759", "0.621", "99.5", "12.5", "98.5"]
     assert cells_of(text, "95% from") == ["56.2", "0.709", "0.571", "94.5", "7.5", "93.5"]
     assert cells_of(text, "95% to")[:3] == ["65.2", "0.799", "0.661"]
@@ -50,13 +51,13 @@ def test_the_model_stands_above_the_floors_with_its_intervals() -> None:
 
 
 def test_the_caption_says_how_many_rows_and_what_a_static_list_reaches() -> None:
-    text = " ".join(render(metrics_table(metrics())).split())
+    text = " ".join(plain_text(metrics_table(metrics())).split())
     assert "140 rows of 133 ids" in text
     assert "static list of four frequent intents reaches NDCG@3 0.746" in text
 
 
 def test_without_floors_the_caption_gives_the_reason_and_the_public_figure() -> None:
-    text = " ".join(render(metrics_table(metrics(floors=False))).split())
+    text = " ".join(plain_text(metrics_table(metrics(floors=False))).split())
     assert "No floors: no training rows were given" in text
     assert "NDCG@3 0.746 on the public rows" in text
 
@@ -66,21 +67,21 @@ def test_the_widest_table_fits_a_plain_terminal_uncut() -> None:
     widest["model"] = dict.fromkeys(widest["model"], 1.0)
     widest["intervals"]["model"] = {name: [1.0, 1.0] for name in widest["model"]}
     widest["floors"]["majority_first_intent"] = widest["floors"]["popularity_list"]
-    text = render(metrics_table(widest), width=80)
+    text = plain_text(metrics_table(widest), width=80)
     assert "…" not in text
     assert cells_of(text, "majority first intent")[1] == "0.746"
     assert cells_of(text, "95% to")[3] == "100.0"
 
 
 def test_runs_on_different_rows_do_not_stand_in_one_table() -> None:
-    assert "cot_sft" in render(comparison_table({"picd": metrics(), "cot_sft": metrics()}))
+    assert "cot_sft" in plain_text(comparison_table({"picd": metrics(), "cot_sft": metrics()}))
     with pytest.raises(GplanError, match="picd 140, cot_sft 20"):
         comparison_table({"picd": metrics(), "cot_sft": metrics(rows=20)})
 
 
 def test_a_plan_shows_each_intent_with_its_meaning_and_the_verdicts() -> None:
     latents = "".join(GSISR_LATENTS.tokens[:15])
-    text = render(plan_view(f"<THOUGHT>{latents}</THOUGHT>{PLAN}", LIBRARY))
+    text = plain_text(plan_view(f"<THOUGHT>{latents}</THOUGHT>{PLAN}", LIBRARY))
     assert cells_of(text, " 3 ") == [
         "tool_5", LIBRARY.tools["tool_5"].meaning, "起始位置=当前位置 空间范围=附近 tag=美食",
     ]  # fmt: skip
@@ -90,7 +91,7 @@ def test_a_plan_shows_each_intent_with_its_meaning_and_the_verdicts() -> None:
 
 
 def test_what_is_wrong_with_a_plan_stands_below_it() -> None:
-    text = render(plan_view('[{"工具名称":"tool_77"},{"工具名称":"tool_9"}]', LIBRARY))
+    text = plain_text(plan_view('[{"工具名称":"tool_77"},{"工具名称":"tool_9"}]', LIBRARY))
     assert "not in the library" in text
     assert "Latent-Valid: no (block" in text
     assert "Rule filter:  not passed" in text
@@ -99,18 +100,20 @@ def test_what_is_wrong_with_a_plan_stands_below_it() -> None:
 
 
 def test_a_labelled_row_shows_its_label_and_the_scores() -> None:
-    text = render(plan_view(PLAN, LIBRARY, label='[{"工具名称":"tool_6"},{"工具名称":"tool_8"}]'))
+    text = plain_text(
+        plan_view(PLAN, LIBRARY, label='[{"工具名称":"tool_6"},{"工具名称":"tool_8"}]')
+    )
     assert "Label" in text
     assert LIBRARY.tools["tool_8"].meaning in text
     assert "Acc@1 1, NDCG@3 0.613, NES 0.333" in text
 
 
 def test_a_model_cannot_style_the_terminal() -> None:
-    text = render(plan_view('[{"工具名称":"[red]x[/red]","tag":"[/oops]"}]', LIBRARY))
+    text = plain_text(plan_view('[{"工具名称":"[red]x[/red]","tag":"[/oops]"}]', LIBRARY))
     assert "[red]x[/red]" in text
     assert "[/oops]" in text
 
 
 def test_where_there_is_no_plan_the_answer_is_shown() -> None:
-    assert "No plan in the answer: 'sorry'" in render(plan_view("sorry", LIBRARY))
-    assert render(plan_view("x" * 5000, LIBRARY)).count("x") < 250
+    assert "No plan in the answer: 'sorry'" in plain_text(plan_view("sorry", LIBRARY))
+    assert plain_text(plan_view("x" * 5000, LIBRARY)).count("x") < 250

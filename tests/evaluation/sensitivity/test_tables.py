@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from gplan_jax.evaluation.scores.offline import MODEL_MEASURES
-from gplan_jax.evaluation.scores.tables import render
 from gplan_jax.evaluation.sensitivity.tables import PAIR_HEADINGS, sensitivity_view
+from gplan_jax.foundation.tables import plain_text
 
 
 def figures(values: dict[str, float]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_figures_intervals_and_landmarks_stand_in_their_rows() -> None:
-    found = rows(render(sensitivity_view(RUNS)))
+    found = rows(plain_text(sensitivity_view(RUNS)))
     assert ["PICD", "62.5", "90.0", "81.0", "40.0", "25.0"] in found
     start = found.index(["PICD + SC-DPO", "75.0", "90.0", "81.0", "40.0", "25.0"])
     assert found[start + 1] == ["95% from", "74.0", "89.0", "80.0", "39.0", "24.0"]
@@ -70,7 +70,7 @@ def test_differences_are_marked_where_their_interval_excludes_zero() -> None:
         "labels": {"nes": figure(0.25, 0.0, 0.5)},
     }
     runs = {"[PICD]": metrics(0.5), "SC-DPO": {**metrics(0.75), "difference": gained}}
-    text = render(sensitivity_view(runs))
+    text = plain_text(sensitivity_view(runs))
     assert "Difference from [PICD]" in text
     found = rows(text)
     assert ["Changed %", "+25.0 [+12.5, +50.0]*"] in found
@@ -78,21 +78,21 @@ def test_differences_are_marked_where_their_interval_excludes_zero() -> None:
     assert ["Right context %", "+25.0 [-12.5, +50.0]"] in found
     assert ["Stayed %", "–"] in found
     assert ["NES", "+0.250 [+0.000, +0.500]"] in found
-    assert "Difference" not in render(sensitivity_view(RUNS))
+    assert "Difference" not in plain_text(sensitivity_view(RUNS))
 
 
 def test_what_was_not_measured_is_a_dash() -> None:
-    found = rows(render(sensitivity_view({"PICD": metrics(0.5, stayed=False)})))
+    found = rows(plain_text(sensitivity_view({"PICD": metrics(0.5, stayed=False)})))
     assert ["PICD", "50.0", "–", "81.0", "40.0", "25.0"] in found
 
 
 @pytest.mark.parametrize("width", [80, 100])
 def test_no_figure_is_cut_at_the_width_of_a_terminal(width: int) -> None:
-    text = render(sensitivity_view(RUNS), width=width)
+    text = plain_text(sensitivity_view(RUNS), width=width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     assert len(re.findall(r"\b62\.5\b", text)) == 2  # the pairs' table and one perturbation
 
 
 def test_a_name_is_text_never_markup() -> None:
-    assert "[red]x" in render(sensitivity_view({"[red]x": metrics(0.5)}))
+    assert "[red]x" in plain_text(sensitivity_view({"[red]x": metrics(0.5)}))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.evaluation.scores.tables import render
+from gplan_jax.foundation.tables import plain_text
 from gplan_jax.serving.latency.generator import Exchange
 from gplan_jax.serving.latency.report import (
     latency_table,
@@ -114,9 +114,9 @@ class TestSummarize:
         assert summary["latency_ms"] is None
         assert summary["usage"] == {}
         assert summary["goodput"]["qps"] == 0
-        assert render(waiting_table({"run": summary}))
-        assert render(server_table({"run": summary}))
-        assert render(latency_table({"picd": {"10": summary}}))
+        assert plain_text(waiting_table({"run": summary}))
+        assert plain_text(server_table({"run": summary}))
+        assert plain_text(latency_table({"picd": {"10": summary}}))
 
     def test_a_run_that_met_no_arrival_is_no_fault(self) -> None:
         summary = summarize([], duration_s=0.1)
@@ -154,7 +154,7 @@ class TestTables:
             "cot": {"10": summarize(steady([1060.0] * 3), duration_s=1)},
             "picd": {"10": summarize(steady([36.6] * 3), duration_s=1)},
         }
-        lines = render(latency_table(runs, title="Response times")).splitlines()
+        lines = plain_text(latency_table(runs, title="Response times")).splitlines()
         [direct], [cot], [picd] = ([x for x in lines if name in x] for name in runs)
         assert "299 ms" in direct and "100.0%" in direct
         assert "1.06 s" in cot
@@ -163,9 +163,9 @@ class TestTables:
 
     def test_every_run_has_its_waits_and_what_the_server_says(self) -> None:
         run = summarize([*steady([40.0] * 3), failed(1, 503, "x")], duration_s=2)
-        [waits] = [x for x in render(waiting_table({"picd": run})).splitlines() if "picd" in x]
+        [waits] = [x for x in plain_text(waiting_table({"picd": run})).splitlines() if "picd" in x]
         assert waits.split() == ["picd", "4", "25.0%", "40.0", "40.0", "40.0", "40.0", "1.5", "0.0"]
-        [server] = [x for x in render(server_table({"picd": run})).splitlines() if "picd" in x]
+        [server] = [x for x in plain_text(server_table({"picd": run})).splitlines() if "picd" in x]
         assert server.split() == ["picd", "1.0", "2.0", "37.0", "9.0", "–", "75.0%"]
 
     def test_errors_and_warnings_are_listed_below(self) -> None:

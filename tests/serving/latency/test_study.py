@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gplan_jax.data.task_files import Task, save_task
-from gplan_jax.evaluation.scores.tables import render
 from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample
 from gplan_jax.serving.latency import study as load_latency
 from gplan_jax.serving.latency.generator import poisson_schedule
@@ -77,7 +77,7 @@ def test_every_model_meets_every_rate_with_the_same_arrivals(
             assert summary["usage"]["passes"] == 6
         assert (out / name / "server.log").read_text() == "started\n"
     assert json.loads((out / "latency.json").read_text()) == json.loads(json.dumps(results))
-    shown = render(latency_view(results))
+    shown = plain_text(latency_view(results))
     assert (out / "latency.txt").read_text() == shown
     for line in ("20 QPS", "40 QPS", "picd, 40 QPS", "Server and load generator on"):
         assert line in shown
