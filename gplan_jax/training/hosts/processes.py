@@ -15,13 +15,13 @@ def is_primary() -> bool:
     return jax.process_index() == 0
 
 
-def say(message: str) -> None:
+def log_once(message: str) -> None:
     """Prints one message to stderr, once for all processes."""
     if is_primary():
         Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
 
 
-def meet(name: str) -> None:
+def barrier(name: str) -> None:
     """Waits until every process has come to the point ``name``."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

@@ -20,7 +20,7 @@ from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr.intent_counts import IntentCounts
 from gplan_jax.models import Qwen3, save_model_directory
 from gplan_jax.models.checkpoints.directory import save_shards
-from gplan_jax.training.hosts.processes import differing, is_primary, meet, say
+from gplan_jax.training.hosts.processes import barrier, differing, is_primary, log_once
 from gplan_jax.training.loop.metrics_log import MetricsLog, evaluation_scores
 from gplan_jax.training.loop.reference import with_reference
 from gplan_jax.training.loop.reporter import StepReporter
@@ -77,7 +77,7 @@ def train(
     if finished.is_dir():
         return finished
     if changes.all:
-        say(describe(changes))
+        log_once(describe(changes))
     run = prepare(config, directory)
     inputs = fingerprint_inputs(run)
     if different := differing(inputs):
@@ -86,7 +86,7 @@ def train(
             "its share of the same rows, so give every host the same files."
         )
     _check_content(directory, inputs, allow_changes=allow_changes)
-    meet("the run's directory is checked")
+    barrier("the run's directory is checked")
 
     with jax.set_mesh(run.mesh):
         run = with_reference(run)
@@ -241,7 +241,7 @@ def _check_content(directory: Path, inputs: dict[str, str], *, allow_changes: bo
             "back, start a new run with output=DIR, or go on all the same with --allow-changes."
         )
     if changed:
-        say(f"warning: going on with other content of: {'; '.join(changed)}")
+        log_once(f"warning: going on with other content of: {'; '.join(changed)}")
 
 
 def _score(found: dict[str, float], metric: str) -> float:
@@ -282,7 +282,7 @@ def _save_best(
         try:
             best = checkpoints.restore_params(abstract(like), step)
         except GplanError as error:
-            say(f"warning: the next best checkpoint is taken for {BEST_NAME}/: {error}")
+            log_once(f"warning: the next best checkpoint is taken for {BEST_NAME}/: {error}")
             continue
         _save_model(run, best, run.directory / BEST_NAME)
         return
@@ -297,7 +297,7 @@ def _save_model(run: Run, params: Params, folder: Path) -> None:
             # Of a run that was killed while it wrote; Orbax adds a suffix of its own.
             for left in folder.parent.glob(f"{shards.name}*"):
                 shutil.rmtree(left)
-        meet(f"{shards.name} is free")
+        barrier(f"{shards.name} is free")
         save_shards(model, shards)
     if is_primary():
         with atomic_directory(folder) as temporary:
@@ -306,4 +306,4 @@ def _save_model(run: Run, params: Params, folder: Path) -> None:
             response = RESPONSES[Mode(run.config.mode)]
             task = Task(rows.template, rows.library, rows.max_length, response)
             save_task(temporary, task, IntentCounts.fit(rows.plans(), rows.library))
-    meet(f"{folder.name} is written")
+    barrier(f"{folder.name} is written")

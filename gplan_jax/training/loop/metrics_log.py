@@ -13,7 +13,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from gplan_jax.foundation.files import write_jsonl
-from gplan_jax.training.hosts.processes import is_primary, say
+from gplan_jax.training.hosts.processes import is_primary, log_once
 from gplan_jax.training.loop.wandb_log import WandbRun, open_wandb
 
 LOG_NAME = "log.jsonl"
@@ -119,7 +119,7 @@ def _whole_records(path: Path) -> Iterator[dict[str, Any]]:
             record["step"]
         except (ValueError, KeyError, TypeError):
             if number < len(lines):
-                say(f"warning: {path}, line {number} is damaged and is left out")
+                log_once(f"warning: {path}, line {number} is damaged and is left out")
             continue
         yield record
 

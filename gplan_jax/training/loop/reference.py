@@ -24,7 +24,7 @@ from gplan_jax.data.batch_plan import EMPTY_ROW
 from gplan_jax.data.preference_loader import PreferenceLoader
 from gplan_jax.foundation.files import atomic_write
 from gplan_jax.foundation.progress import ProgressBar
-from gplan_jax.training.hosts.processes import is_primary, say
+from gplan_jax.training.hosts.processes import is_primary, log_once
 from gplan_jax.training.resume.array_marks import weight_checksums
 from gplan_jax.training.steps.preference_objective import pair_log_probs
 from gplan_jax.training.steps.setup import CACHE_NAME, Run
@@ -51,7 +51,7 @@ def with_reference(run: Run) -> Run:
         table[missing] = _compute(run, loader, missing)
         if is_primary():
             write_table(path, read_table(path) | dict(zip(digests, table, strict=True)))
-    say(
+    log_once(
         f"reference: {len(missing)} pairs computed, {len(digests) - len(missing)} read "
         f"from {path.parent}"
     )
@@ -85,7 +85,7 @@ def read_table(path: Path) -> Table:
         if str(check) != _check(digests, values):
             raise ValueError("its content is not what was written")
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        say(f"warning: {path} is damaged ({error}); the reference is computed again")
+        log_once(f"warning: {path} is damaged ({error}); the reference is computed again")
         return {}
     return dict(zip(digests.tolist(), values, strict=True))
 

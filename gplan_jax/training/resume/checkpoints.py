@@ -28,7 +28,7 @@ from orbax.checkpoint import v1 as ocp
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.models.checkpoints.parameter_store import storage_reason
-from gplan_jax.training.hosts.processes import any_fault, is_primary, meet, say
+from gplan_jax.training.hosts.processes import any_fault, barrier, is_primary, log_once
 from gplan_jax.training.resume.array_marks import mark_arrays
 from gplan_jax.training.resume.run_record import (
     Record,
@@ -231,19 +231,19 @@ class RunCheckpoints:
         if not torn:
             return
         place = self._directory.with_name(self._directory.name + "-torn")
-        meet("torn checkpoints are known")
+        barrier("torn checkpoints are known")
         for step, why in torn.items():
             target = place / str(step)
             while target.exists():
                 target = target.with_name(target.name + "-again")
-            say(
+            log_once(
                 f"warning: {self._directory / str(step)} is torn ({why}). It is moved to {target}; "
                 f"the run goes on from {self._directory / str(instead)}."
             )
             if is_primary():
                 place.mkdir(exist_ok=True)
                 os.replace(self._directory / str(step), target)
-        meet("torn checkpoints are set aside")
+        barrier("torn checkpoints are set aside")
         self._checkpointer.reload()
 
 

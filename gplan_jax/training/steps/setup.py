@@ -28,7 +28,7 @@ from gplan_jax.models.checkpoints.directory import read_config
 from gplan_jax.models.checkpoints.lora import merged
 from gplan_jax.objectives.preference import loss_at_reference
 from gplan_jax.training.hosts.mesh import batch_share, check_mesh, make_mesh, put_batch
-from gplan_jax.training.hosts.processes import say
+from gplan_jax.training.hosts.processes import log_once
 from gplan_jax.training.steps.assembly import (
     add_adapters,
     batch_plan_of,
@@ -202,7 +202,7 @@ def _warn_of_another_prompt(config: TrainConfig, template: PromptTemplate) -> No
         return
     known = load_task(Path(config.model)).template
     if (known.system, known.user) != (template.system, template.user):
-        say(
+        log_once(
             f"warning: {config.model} was trained with another prompt than data.template="
             f"{config.data.template}; its own is data.template={config.model}/{PROMPT_FOLDER}"
         )

@@ -14,7 +14,7 @@ import yaml
 from gplan_jax.cli.main import BAD_INPUT
 from gplan_jax.training.resume.preemption import RunStopped
 
-LAUNCH = Path(__file__).resolve().parents[2] / "scripts" / "launch"
+LAUNCH = Path(__file__).resolve().parents[3] / "scripts" / "launch"
 SHELL = ("slurm.sbatch", "tpu_slice.sh")
 STOPPED = RunStopped("SIGTERM", 143, 1, 2).exit_code
 
