@@ -30,8 +30,7 @@ from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.models import convert_checkpoint
 from gplan_jax.models.checkpoints.tiny import write_tiny_checkpoint
 from gplan_jax.reasoning import GSISR_LATENTS
-from gplan_jax.synthesis.pairs.counterfactual_report import report_table
-from gplan_jax.synthesis.pairs.counterfactuals import write_counterfactuals
+from gplan_jax.synthesis.pairs.counterfactuals import report_table, write_counterfactuals
 from gplan_jax.synthesis.world.simulation import simulate_rows
 from gplan_jax.training.loop.loop import train
 from gplan_jax.training.steps.train_config import TrainConfig

@@ -204,9 +204,12 @@ def counterfactuals(
 
     from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.gsisr import IntentLibrary
-    from gplan_jax.synthesis.pairs.counterfactual_report import report_path, report_table
-    from gplan_jax.synthesis.pairs.counterfactuals import write_counterfactuals
-    from gplan_jax.synthesis.pairs.perturbation_spec import load_spec
+    from gplan_jax.synthesis.pairs.counterfactuals import (
+        report_path,
+        report_table,
+        write_counterfactuals,
+    )
+    from gplan_jax.synthesis.pairs.perturbations import load_spec
     from gplan_jax.synthesis.teachers.load import note_of
 
     intents = IntentLibrary.load(library)

@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Pairs of contexts: rows put into another time or place, planned anew by a teacher."""

@@ -6,15 +6,17 @@ preference: they are counted, and may be kept apart for an evaluation of what sh
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rich.table import Table
 
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
@@ -40,21 +42,27 @@ from gplan_jax.gsisr.context_pairs import (
     context_pair_writer,
 )
 from gplan_jax.synthesis.pairs.catalogue import Catalogue, harvest
-from gplan_jax.synthesis.pairs.counterfactual_report import ANCHOR, Report, Verdict, report_path
-from gplan_jax.synthesis.pairs.perturbation_spec import PerturbationSpec, load_spec
-from gplan_jax.synthesis.pairs.perturbations import Anchor, anchor_of, perturbed
+from gplan_jax.synthesis.pairs.perturbations import (
+    PerturbationSpec,
+    anchor_of,
+    load_spec,
+    perturbed,
+)
 from gplan_jax.synthesis.teachers.load import note_of, settings_of
 from gplan_jax.synthesis.teachers.protocol import ROW_TROUBLE, Teacher
 from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 
-_MEND = f"Mend the row, or {SKIP_HINT}."
-_SPEC_MEND = f"Add perturbations to the spec, or {SKIP_HINT}."
-_ROW_TROUBLE = (RowError, *ROW_TROUBLE)
-_TEACHER_MEND = f"Mend the teacher, or {SKIP_HINT}."
+# What came of a perturbation of a row: its "pair" was written; its two plans are "equal"; the
+# teacher's answer "failed" the filter; the row leaves no room for it ("not_applicable"). What came
+# of the row as it is, where that ended it: the answer "failed", a time or flag is "unreadable", no
+# perturbation applies ("unchangeable").
+PairVerdict = Literal["pair", "equal", "failed", "not_applicable", "unreadable", "unchangeable"]
+ANCHOR = "anchor"  # Stands for the row as it is, where a perturbation is named otherwise.
+TRIED: tuple[PairVerdict, ...] = ("pair", "equal", "failed")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PairRecipe:
     """All that decides which pairs a row yields, beside the row itself.
 
     Attributes:
@@ -71,101 +79,153 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class PairCandidate:
     """What came of one perturbation of a row, or of the row as it is.
 
     Attributes:
         perturbation: its name; "anchor" for the row as it is.
-        verdict: see ``Verdict``.
+        verdict: see ``PairVerdict``.
         pair: there for "pair" and "equal".
         fault: there for "failed", "unreadable" and "unchangeable".
     """
 
     perturbation: str
-    verdict: Verdict
+    verdict: PairVerdict
     pair: ContextPair | None = None
     fault: RowError | None = None
 
 
-async def candidates_of(sample: Sample, where: RowPlace, recipe: Recipe) -> list[Candidate]:
+@dataclass(frozen=True)
+class PairReport:
+    """What became of the rows of a file.
+
+    Attributes:
+        anchors: rows read.
+        without_pair: those of them that gave no pair.
+        skipped: faults left out: rows that can't be read, and candidates with a fault.
+        verdicts: perturbation, or "anchor" -> verdict -> number of candidates.
+    """
+
+    anchors: int
+    without_pair: int
+    skipped: int
+    verdicts: Mapping[str, Mapping[PairVerdict, int]]
+
+    def total(self, verdict: PairVerdict) -> int:
+        """The number of candidates with a verdict."""
+        return sum(counts.get(verdict, 0) for counts in self.verdicts.values())
+
+    def reasons(self) -> str:
+        """Why candidates were skipped, with their numbers, in brackets; "" where none was."""
+        words: dict[PairVerdict, str] = {
+            "unreadable": "rows with an unreadable time or flag",
+            "unchangeable": "rows of which nothing can be changed",
+            "failed": "answers that failed",
+        }
+        found = [f"{n} {word}" for verdict, word in words.items() if (n := self.total(verdict))]
+        return f" ({', '.join(found)})" if found else ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts for JSON: of rows, of all candidates, and by perturbation."""
+        return {
+            "anchors": self.anchors,
+            "without_pair": self.without_pair,
+            "skipped": self.skipped,
+            "candidates": {verdict: self.total(verdict) for verdict in get_args(PairVerdict)},
+            "by_perturbation": {
+                name: {verdict: counts.get(verdict, 0) for verdict in (*TRIED, "not_applicable")}
+                for name, counts in self.verdicts.items()
+                if name != ANCHOR
+            },
+        }
+
+
+def report_path(out: str | Path) -> Path:
+    """Where the counts of the pairs in ``out`` are kept: pairs.jsonl -> pairs.report.json."""
+    return Path(out).with_suffix(".report.json")
+
+
+def report_table(report: PairReport) -> Table:
+    """A line a perturbation: how often the teacher was asked, and what came of it."""
+    table = Table()
+    table.add_column("perturbation")
+    for heading in ("tried", "pairs", "equal plans", "failed", "not applicable"):
+        table.add_column(heading, justify="right")
+    names = [name for name in report.verdicts if name != ANCHOR]
+    lines = {name: report.verdicts[name] for name in names}
+    verdicts: tuple[PairVerdict, ...] = (*TRIED, "not_applicable")
+    lines["all"] = {v: sum(lines[name].get(v, 0) for name in names) for v in verdicts}
+    for name, counts in lines.items():
+        tried = sum(counts.get(verdict, 0) for verdict in TRIED)
+        figures = [counts.get(verdict, 0) for verdict in verdicts]
+        table.add_row(name, *(f"{n:,}" for n in (tried, *figures)), end_section=name == names[-1])
+    return table
+
+
+async def candidates_of(sample: Sample, where: RowPlace, recipe: PairRecipe) -> list[PairCandidate]:
     """What comes of the perturbations of a row, until it has ``per_anchor`` pairs."""
+    teacher = recipe.teacher
+
+    def faulty(name: str, verdict: PairVerdict, problem: str, mend: str) -> PairCandidate:
+        fault = RowError(where.file, where.row, None, problem, f"{mend}, or {SKIP_HINT}.")
+        return PairCandidate(name, verdict, fault=fault)
+
+    def failed(name: str, error: GplanError) -> PairCandidate:
+        to = "the row as it is" if name == ANCHOR else name
+        why = error.problem if isinstance(error, RowError) else str(error).rstrip(".")
+        problem = f"the answer of teacher {teacher.name} to {to} fails: {why}"
+        return faulty(name, "failed", problem, "Mend the teacher")
+
+    async def answered(context: Sample) -> tuple[Sample, Plan]:
+        """The context with the teacher's answer as its label, and the plan in it."""
+        answer = await teacher.answer(context)
+        labelled = context.with_label(answer.text)
+        plan = [] if answer.faults else parse_label(labelled, recipe.library, where).plan
+        if broken := answer.faults or check_plan(answer.text, recipe.library):
+            problem = "; ".join(violation.message for violation in broken)
+            raise RowError(where.file, where.row, None, problem, "Mend the teacher.")
+        return labelled, plan
+
+    def generator(purpose: str) -> random.Random:
+        """Random numbers that depend on the seed, the purpose and the row's context alone."""
+        context = [getattr(sample, column) for column in CONTEXT_COLUMNS]
+        return random.Random(json.dumps([recipe.seed, purpose, *context], ensure_ascii=False))
+
+    # The row as it is: it must be readable, and the teacher must have a plan for it.
     try:
         anchor = anchor_of(sample)
     except GplanError as error:
-        return [_fault("unreadable", where, str(error).rstrip("."), _MEND)]
+        return [faulty(ANCHOR, "unreadable", str(error).rstrip("."), "Mend the row")]
     try:
-        context, plan = await _answered(sample.with_label(""), where, recipe)
-    except _ROW_TROUBLE as error:
-        return [_failed(ANCHOR, where, error, recipe)]
-    found: list[Candidate] = []
-    for name in _order(sample, recipe):
-        found.append(await _candidate(name, anchor, context, plan, where, recipe))
+        context, plan = await answered(sample.with_label(""))
+    except (RowError, *ROW_TROUBLE) as error:
+        return [failed(ANCHOR, error)]
+    # The order in which the perturbations are tried, drawn by weight, none twice. The larger of
+    # u^(1/w) comes first: a weighted draw without replacement (Efraimidis 2006).
+    uniform = generator("order")
+    keys = {name: uniform.random() ** (1 / w) for name, w in recipe.spec.weights.items()}
+    found: list[PairCandidate] = []
+    for name in sorted(keys, key=lambda name: -keys[name]):
+        changed = perturbed(name, anchor, recipe.spec, recipe.catalogue, generator(name))
+        if changed is None:
+            found.append(PairCandidate(name, "not_applicable"))
+            continue
+        try:
+            counterfactual, other_plan = await answered(changed)
+        except (RowError, *ROW_TROUBLE) as error:
+            found.append(failed(name, error))
+            continue
+        columns = changed_columns(context, counterfactual)
+        origin = Provenance(context.id, where.row, name, columns, teacher.name, PASSED)
+        pair = ContextPair(f"{where.row}:{name}", context, counterfactual, origin)
+        found.append(PairCandidate(name, "equal" if other_plan == plan else "pair", pair))
         if sum(candidate.verdict == "pair" for candidate in found) == recipe.per_anchor:
             return found
     if all(candidate.verdict == "not_applicable" for candidate in found):
         names = ", ".join(recipe.spec.weights)
         problem = f"nothing can be changed: none of {names} applies"
-        found.append(_fault("unchangeable", where, problem, _SPEC_MEND))
+        found.append(faulty(ANCHOR, "unchangeable", problem, "Add perturbations to the spec"))
     return found
-
-
-async def _candidate(
-    name: str, anchor: Anchor, context: Sample, plan: Plan, where: RowPlace, recipe: Recipe
-) -> Candidate:
-    generator = _generator(anchor.sample, name, recipe)
-    changed = perturbed(name, anchor, recipe.spec, recipe.catalogue, generator)
-    if changed is None:
-        return Candidate(name, "not_applicable")
-    try:
-        counterfactual, other_plan = await _answered(changed, where, recipe)
-    except _ROW_TROUBLE as error:
-        return _failed(name, where, error, recipe)
-    columns = changed_columns(context, counterfactual)
-    origin = Provenance(context.id, where.row, name, columns, recipe.teacher.name, PASSED)
-    pair = ContextPair(f"{where.row}:{name}", context, counterfactual, origin)
-    return Candidate(name, "equal" if other_plan == plan else "pair", pair)
-
-
-async def _answered(context: Sample, where: RowPlace, recipe: Recipe) -> tuple[Sample, Plan]:
-    """The context with the teacher's answer as its label, and the plan in it.
-
-    Raises:
-        RowError: the teacher's answer can't be read, or breaks a rule.
-        RequestFailed: it has none.
-    """
-    answer = await recipe.teacher.answer(context)
-    answered = context.with_label(answer.text)
-    plan = [] if answer.faults else parse_label(answered, recipe.library, where).plan
-    if broken := answer.faults or check_plan(answer.text, recipe.library):
-        problem = "; ".join(violation.message for violation in broken)
-        raise RowError(where.file, where.row, None, problem, _TEACHER_MEND)
-    return answered, plan
-
-
-def _failed(name: str, where: RowPlace, error: GplanError, recipe: Recipe) -> Candidate:
-    to = "the row as it is" if name == ANCHOR else name
-    why = error.problem if isinstance(error, RowError) else str(error).rstrip(".")
-    problem = f"the answer of teacher {recipe.teacher.name} to {to} fails: {why}"
-    fault = RowError(where.file, where.row, None, problem, _TEACHER_MEND)
-    return Candidate(name, "failed", fault=fault)
-
-
-def _fault(verdict: Verdict, where: RowPlace, problem: str, mend: str) -> Candidate:
-    return Candidate(ANCHOR, verdict, fault=RowError(where.file, where.row, None, problem, mend))
-
-
-def _order(sample: Sample, recipe: Recipe) -> list[str]:
-    """The perturbations in the order in which a row tries them: drawn by weight, none twice."""
-    generator = _generator(sample, "order", recipe)
-    # The larger of u^(1/w) comes first: a weighted draw without replacement (Efraimidis 2006).
-    keys = {name: generator.random() ** (1 / w) for name, w in recipe.spec.weights.items()}
-    return sorted(keys, key=lambda name: -keys[name])
-
-
-def _generator(sample: Sample, purpose: str, recipe: Recipe) -> random.Random:
-    """Random numbers that depend on the seed, the purpose and the row's context alone."""
-    context = [getattr(sample, column) for column in CONTEXT_COLUMNS]
-    return random.Random(json.dumps([recipe.seed, purpose, *context], ensure_ascii=False))
 
 
 def write_counterfactuals(
@@ -180,7 +240,7 @@ def write_counterfactuals(
     seed: int = 0,
     limit: int | None = None,
     faulty: FaultyRows | None = None,
-) -> Report:
+) -> PairReport:
     """Writes context pairs of the rows of ``source`` to ``out`` (see ``gsisr.context_pairs``).
 
     The rows are read twice, first for their places and holidays, and never held. Beside ``out``
@@ -200,34 +260,64 @@ def write_counterfactuals(
             pair at all.
         RowError: a fault that is not skipped.
     """
-    _check_outputs(Path(source), [Path(path) for path in (out, unchanged) if path])
+    taken = {Path(source).resolve(): "the source"}
+    for path in (Path(path) for path in (out, unchanged) if path):
+        if path.resolve() in taken:
+            raise GplanError(f"{path} is also {taken[path.resolve()]}; name another file.")
+        taken[path.resolve()] = "another output"
     if per_anchor < 1:
         raise GplanError(f"per_anchor is {per_anchor}; a row gives at least 1 pair.")
     spec, teacher = spec or load_spec(), teacher or RuleTeacher(library)
     faulty = faulty or FaultyRows()
     already = faulty.total
     with ExitStack() as stack:
-        writers: dict[Verdict, PairWriter] = {}
+        writers: dict[PairVerdict, PairWriter] = {}
         writers["pair"] = stack.enter_context(context_pair_writer(out))
         if unchanged:
             writers["equal"] = stack.enter_context(context_pair_writer(unchanged))
-        catalogue, rows = _survey(source, spec, FaultyRows(faulty.on_error))
-        recipe = Recipe(spec, catalogue, teacher, library, per_anchor, seed)
-        numbered = read_numbered_samples(source, faulty=faulty)
-        total = rows if limit is None else min(limit, rows)
 
-        async def candidates(row: tuple[int, Sample]) -> list[Candidate]:
+        # First pass: the catalogue of all rows, and their number. Faults count in the second one.
+        rows = 0
+
+        def counted() -> Iterator[Sample]:
+            nonlocal rows
+            for _, sample in read_numbered_samples(source, faulty=FaultyRows(faulty.on_error)):
+                rows += 1
+                yield sample
+
+        catalogue = harvest(track(counted(), "places"), spec.holidays)
+        recipe = PairRecipe(spec, catalogue, teacher, library, per_anchor, seed)
+
+        # Second pass: as many rows at once as the teacher answers, their candidates in row order.
+        async def candidates(row: tuple[int, Sample]) -> list[PairCandidate]:
             return await candidates_of(row[1], RowPlace(source, row[0]), recipe)
 
-        anchors = islice(numbered, limit)
+        anchors = islice(read_numbered_samples(source, faulty=faulty), limit)
         found = stack.enter_context(
             closing(map_ordered(candidates, anchors, at_once=teacher.at_once, close=teacher.close))
         )
-        tracked = track(found, "counterfactuals", total, lambda: note_of(teacher))
-        report = _write(tracked, recipe, writers, faulty)
-        report = dataclasses.replace(report, skipped=faulty.total - already)
+        total = rows if limit is None else min(limit, rows)
+        verdicts = {name: Counter[PairVerdict]() for name in (ANCHOR, *spec.weights)}
+        read = without_pair = 0
+        for of_row in track(found, "counterfactuals", total, lambda: note_of(teacher)):
+            read += 1
+            without_pair += all(candidate.verdict != "pair" for candidate in of_row)
+            for candidate in of_row:
+                verdicts[candidate.perturbation][candidate.verdict] += 1
+                if candidate.fault:
+                    faulty.add(candidate.fault)
+                elif candidate.pair and candidate.verdict in writers:
+                    writers[candidate.verdict](candidate.pair)
+        report = PairReport(read, without_pair, faulty.total - already, verdicts)
         if not report.total("pair"):
-            raise _no_pair(source, report, faulty.errors[already:])
+            equal, failed = report.total("equal"), report.total("failed")
+            faults = faulty.errors[already:]
+            first = f" The first fault: {faults[0]}" if faults else ""
+            raise GplanError(
+                f"{source}: none of {report.anchors} rows gave a pair; {equal} with equal plans, "
+                f"{failed} with a failed answer, {report.total('not_applicable')} times a "
+                f"perturbation did not apply.{first}"
+            )
     settings = {
         "data": str(source),
         "teacher": settings_of(teacher),
@@ -238,58 +328,3 @@ def write_counterfactuals(
     }
     write_json(report_path(out), {**report.to_dict(), "settings": settings})
     return report
-
-
-def _write(
-    found: Iterable[Sequence[Candidate]],
-    recipe: Recipe,
-    writers: Mapping[Verdict, PairWriter],
-    faulty: FaultyRows,
-) -> Report:
-    """Writes the pairs among the candidates of each row, and counts all of them."""
-    verdicts = {name: Counter[Verdict]() for name in (ANCHOR, *recipe.spec.weights)}
-    anchors = without_pair = 0
-    for candidates in found:
-        anchors += 1
-        without_pair += all(candidate.verdict != "pair" for candidate in candidates)
-        for candidate in candidates:
-            verdicts[candidate.perturbation][candidate.verdict] += 1
-            if candidate.fault:
-                faulty.add(candidate.fault)
-            elif candidate.pair and candidate.verdict in writers:
-                writers[candidate.verdict](candidate.pair)
-    return Report(anchors, without_pair, 0, verdicts)
-
-
-def _check_outputs(source: Path, outputs: list[Path]) -> None:
-    taken = {source.resolve(): "the source"}
-    for path in outputs:
-        if path.resolve() in taken:
-            raise GplanError(f"{path} is also {taken[path.resolve()]}; name another file.")
-        taken[path.resolve()] = "another output"
-
-
-def _survey(
-    source: str | Path, spec: PerturbationSpec, faulty: FaultyRows
-) -> tuple[Catalogue, int]:
-    """The catalogue of all rows and their number."""
-    rows = 0
-
-    def counted() -> Iterator[Sample]:
-        nonlocal rows
-        for _, sample in read_numbered_samples(source, faulty=faulty):
-            rows += 1
-            yield sample
-
-    catalogue = harvest(track(counted(), "places"), spec.holidays)
-    return catalogue, rows
-
-
-def _no_pair(source: str | Path, report: Report, faults: list[RowError]) -> GplanError:
-    equal, failed = report.total("equal"), report.total("failed")
-    counts = f"{equal} with equal plans, {failed} with a failed answer"
-    first = f" The first fault: {faults[0]}" if faults else ""
-    return GplanError(
-        f"{source}: none of {report.anchors} rows gave a pair; {counts}, "
-        f"{report.total('not_applicable')} times a perturbation did not apply.{first}"
-    )

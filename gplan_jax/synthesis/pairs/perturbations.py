@@ -1,6 +1,7 @@
 """The perturbations of a context: each changes time or place and keeps the rest consistent.
 
-``weekendflag`` follows the date, ``holidayflag`` the holidays of the catalogue when the date moves;
+What may be changed and how far is declared in a YAML file, the perturbation spec. ``weekendflag``
+follows the date, ``holidayflag`` the holidays of the catalogue when the date moves;
 ``current_tag``, ``current_city`` and ``current_district`` follow the place. Nothing else changes.
 """
 
@@ -8,27 +9,113 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import MAXYEAR, MINYEAR, datetime, timedelta
+from datetime import MAXYEAR, MINYEAR, date, datetime, timedelta
+from pathlib import Path
 
+from pydantic import Field, model_validator
+
+from gplan_jax.foundation.config import Config, load_config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Behavior, Sample, short_term
 from gplan_jax.gsisr.facts import ORDER_TIMES, REQUEST_TIME, request_time, time_of
 from gplan_jax.synthesis.pairs.catalogue import Catalogue, category_in_histories
-from gplan_jax.synthesis.pairs.perturbation_spec import (
-    DayShift,
-    HomeMove,
-    HoursShift,
-    OrderMove,
-    Perturbation,
-    PerturbationSpec,
-)
-from gplan_jax.synthesis.world.geography import Place
+from gplan_jax.synthesis.world.geography import Poi
 
+SHIPPED_SPEC = Path(__file__).with_name("perturbations.yaml")
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 FIRST_DAY_OFF = 5  # Saturday, as datetime counts the days of a week.
 FLAGS = ("0", "1")
+
+
+class Perturbation(Config):
+    """One way to change a context.
+
+    Attributes:
+        weight: how often it comes first, relative to the other perturbations of the spec.
+    """
+
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+
+
+class HoursShift(Perturbation):
+    """Moves the current time by ``least`` to ``most`` hours, in steps of a second."""
+
+    least: float = Field(gt=0, allow_inf_nan=False)
+    most: float = Field(gt=0, le=7 * 24)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> HoursShift:
+        if self.least > self.most:
+            raise ValueError(f"least ({self.least:g}) must not be above most ({self.most:g})")
+        return self
+
+
+class DayShift(Perturbation):
+    """Moves the date to a day of the other kind, weekday or weekend, at most ``days`` away."""
+
+    days: int = Field(ge=1, le=31)
+
+
+class HomeMove(Perturbation):
+    """Moves the user home; ``category`` is what home is where no row tells."""
+
+    category: str | None = Field(None, min_length=1)
+
+
+class OrderMove(Perturbation):
+    """Moves the user to the order's place.
+
+    Attributes:
+        categories: type of order -> what kind of place its place is where no row tells.
+    """
+
+    categories: dict[str, str] = Field(default_factory=dict)
+
+
+class PerturbationSpec(Config):
+    """All perturbations by name; one that is None is not used.
+
+    Attributes:
+        hours_later, hours_earlier: the current time moves.
+        weekday_weekend: the date moves, from a weekday to a weekend or back.
+        holiday_flag: the flag is turned over; the date stays.
+        other_district, other_city: the user is somewhere else.
+        at_home, at_order_place: the user is at a place that the row names.
+        holidays: holidays beside those that the rows of the file say.
+    """
+
+    hours_later: HoursShift | None = None
+    hours_earlier: HoursShift | None = None
+    weekday_weekend: DayShift | None = None
+    holiday_flag: Perturbation | None = None
+    other_district: Perturbation | None = None
+    other_city: Perturbation | None = None
+    at_home: HomeMove | None = None
+    at_order_place: OrderMove | None = None
+    holidays: list[date] = Field(default_factory=list)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Name -> weight of the perturbations in use, in the order of their declaration."""
+        sections = {name: getattr(self, name) for name in type(self).model_fields}
+        return {n: part.weight for n, part in sections.items() if isinstance(part, Perturbation)}
+
+
+def load_spec(path: str | Path | None = None) -> PerturbationSpec:
+    """Reads a perturbation spec; the shipped one without ``path``.
+
+    Raises:
+        GplanError: the file is missing or no YAML, a key is unknown (near ones are listed), a
+            value is wrong, or no perturbation is declared.
+    """
+    path = path or SHIPPED_SPEC
+    spec = load_config(PerturbationSpec, path)
+    if not spec.weights:
+        known = [name for name in PerturbationSpec.model_fields if name != "holidays"]
+        raise GplanError(f"{path} declares no perturbation; known ones: {', '.join(known)}.")
+    return spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +153,7 @@ def anchor_of(sample: Sample) -> Anchor:
             raise GplanError(f"{column} is {getattr(sample, column)!r}; write 0 or 1.")
     if sample.weekendflag != _weekend_flag(now):
         raise GplanError(f"weekendflag is {sample.weekendflag}, but {now:%Y-%m-%d is a %A}.")
-    behaviors = _history(sample, now)
+    behaviors = short_term(sample.short_term_behavior_seq, now)
     bounds = [made] if made else []
     if behaviors:
         latest = max(behavior.when for behavior in behaviors)
@@ -85,115 +172,71 @@ def perturbed(
 
     None where the perturbation does not apply: a time out of bounds, no such place, already there.
     """
-    changed = _PERTURBATIONS[name](anchor, getattr(spec, name), catalogue, generator)
-    return None if changed is None else changed.with_label("")
-
-
-def _hours_later(
-    anchor: Anchor, part: HoursShift, catalogue: Catalogue, generator: random.Random
-) -> Sample | None:
-    span = timedelta(seconds=generator.randint(_seconds(part.least), _seconds(part.most)))
-    return _at_time(anchor, anchor.now + span, catalogue)
-
-
-def _hours_earlier(
-    anchor: Anchor, part: HoursShift, catalogue: Catalogue, generator: random.Random
-) -> Sample | None:
-    room = (anchor.now - anchor.earliest).total_seconds()
-    least, most = _seconds(part.least), min(_seconds(part.most), int(room))
-    if most < least:
-        return None
-    span = timedelta(seconds=generator.randint(least, most))
-    return _at_time(anchor, anchor.now - span, catalogue)
-
-
-def _weekday_weekend(
-    anchor: Anchor, part: DayShift, catalogue: Catalogue, generator: random.Random
-) -> Sample | None:
-    shifts = (timedelta(days=days) for days in range(-part.days, part.days + 1))
-    times = [anchor.now + shift for shift in shifts]
-    flag = anchor.sample.weekendflag
-    fits = [t for t in times if t >= anchor.earliest and _weekend_flag(t) != flag]
-    return _at_time(anchor, generator.choice(fits), catalogue) if fits else None
-
-
-def _holiday_flag(
-    anchor: Anchor, part: Perturbation, catalogue: Catalogue, generator: random.Random
-) -> Sample | None:
-    other = "0" if anchor.sample.holidayflag == "1" else "1"
-    return dataclasses.replace(anchor.sample, holidayflag=other)
-
-
-def _other_district(
-    anchor: Anchor, part: Perturbation, catalogue: Catalogue, generator: random.Random
-) -> Sample | None:
-    sample = anchor.sample
-    here = catalogue.by_city.get(sample.current_city, ())
-    return _somewhere(sample, [p for p in here if p.district != sample.current_district], generator)
-
-
-def _other_city(
-    anchor: Anchor, part: Perturbation, catalogue: Catalogue, generator: random.Random
-) -> Sample | None:
-    sample = anchor.sample
-    if not sample.current_city:
-        return None
-    cities = [city for city in catalogue.by_city if city != sample.current_city]
-    for city in generator.sample(cities, len(cities)):  # The first will do, unless it is all own.
-        if moved := _somewhere(sample, catalogue.by_city[city], generator):
-            return moved
-    return None
-
-
-def _at_home(
-    anchor: Anchor, part: HomeMove, catalogue: Catalogue, generator: random.Random
-) -> Sample | None:
-    sample = anchor.sample
-    area = catalogue.split_area(sample.profile_feat_7, sample.profile_feat_5)
-    category = _category(anchor, sample.profile_feat_6, catalogue) or part.category
-    if not (sample.profile_feat_6 and area and category):
-        return None
-    return _at_place(sample, Place(sample.profile_feat_6, *area, category))
-
-
-def _at_order_place(
-    anchor: Anchor, part: OrderMove, catalogue: Catalogue, generator: random.Random
-) -> Sample | None:
-    sample = anchor.sample
-    category = _category(anchor, sample.trigger_4, catalogue)
-    category = category or part.categories.get(sample.trigger_1, "")
-    if not (sample.trigger_4 and sample.trigger_2 and category):
-        return None
-    place = Place(sample.trigger_4, sample.trigger_2, sample.trigger_3, category)
-    return _at_place(sample, place)
-
-
-_PERTURBATIONS: Mapping[str, Callable[..., Sample | None]] = {
-    "hours_later": _hours_later,
-    "hours_earlier": _hours_earlier,
-    "weekday_weekend": _weekday_weekend,
-    "holiday_flag": _holiday_flag,
-    "other_district": _other_district,
-    "other_city": _other_city,
-    "at_home": _at_home,
-    "at_order_place": _at_order_place,
-}
+    sample, part = anchor.sample, getattr(spec, name)
+    match name:
+        case "hours_later" | "hours_earlier":
+            least, most = round(part.least * 3600), round(part.most * 3600)
+            if name == "hours_earlier":
+                most = min(most, int((anchor.now - anchor.earliest).total_seconds()))
+            if most < least:
+                return None
+            span = timedelta(seconds=generator.randint(least, most))
+            when = anchor.now + span if name == "hours_later" else anchor.now - span
+            return _at_time(anchor, when, catalogue)
+        case "weekday_weekend":
+            times = [anchor.now + timedelta(days=d) for d in range(-part.days, part.days + 1)]
+            fits = [
+                t for t in times if t >= anchor.earliest and _weekend_flag(t) != sample.weekendflag
+            ]
+            return _at_time(anchor, generator.choice(fits), catalogue) if fits else None
+        case "holiday_flag":
+            other = "0" if sample.holidayflag == "1" else "1"
+            return dataclasses.replace(sample, holidayflag=other, raw_labels="")
+        case "other_district":
+            here = catalogue.by_city.get(sample.current_city, ())
+            others = [p for p in here if p.district != sample.current_district]
+            return _somewhere(sample, others, generator)
+        case "other_city":
+            if not sample.current_city:
+                return None
+            cities = [city for city in catalogue.by_city if city != sample.current_city]
+            # The first city will do, unless all its places are the row's own.
+            drawn = generator.sample(cities, len(cities))
+            moves = (_somewhere(sample, catalogue.by_city[city], generator) for city in drawn)
+            return next((moved for moved in moves if moved), None)
+        case "at_home":
+            area = catalogue.split_area(sample.profile_feat_7, sample.profile_feat_5)
+            category = _category(anchor, sample.profile_feat_6, catalogue) or part.category
+            if not (sample.profile_feat_6 and area and category):
+                return None
+            return _at_place(sample, Poi(sample.profile_feat_6, *area, category))
+        case "at_order_place":
+            category = _category(anchor, sample.trigger_4, catalogue)
+            category = category or part.categories.get(sample.trigger_1, "")
+            if not (sample.trigger_4 and sample.trigger_2 and category):
+                return None
+            place = Poi(sample.trigger_4, sample.trigger_2, sample.trigger_3, category)
+            return _at_place(sample, place)
+    raise KeyError(name)
 
 
 def _at_time(anchor: Anchor, when: datetime, catalogue: Catalogue) -> Sample | None:
     """The row at another time; None where that is too early or changes what its history says."""
     sample = anchor.sample
     # Behaviours carry no year: a new date must not move one of them to another year.
-    if when < anchor.earliest or _history(sample, when) != anchor.behaviors:
+    moved = when < anchor.earliest or (
+        short_term(sample.short_term_behavior_seq, when) != anchor.behaviors
+    )
+    if moved:
         return None
-    changed = {"currenttime": when.strftime(TIME_FORMAT)}
+    changed = {"currenttime": when.strftime(TIME_FORMAT), "raw_labels": ""}
     if when.date() != anchor.now.date():
         holiday = when.date() in catalogue.holidays
         changed |= {"weekendflag": _weekend_flag(when), "holidayflag": "1" if holiday else "0"}
     return dataclasses.replace(sample, **changed)
 
 
-def _at_place(sample: Sample, place: Place) -> Sample | None:
+def _at_place(sample: Sample, place: Poi) -> Sample | None:
     """The row at another place; None where it is there already."""
     if place.id == sample.current_poi_name:
         return None
@@ -203,10 +246,11 @@ def _at_place(sample: Sample, place: Place) -> Sample | None:
         current_tag=place.category,
         current_city=place.city,
         current_district=place.district,
+        raw_labels="",
     )
 
 
-def _somewhere(sample: Sample, places: Sequence[Place], generator: random.Random) -> Sample | None:
+def _somewhere(sample: Sample, places: Sequence[Poi], generator: random.Random) -> Sample | None:
     """The row at one of ``places`` that the row itself does not name."""
     own = (sample.current_poi_name, sample.profile_feat_6, sample.profile_feat_8, sample.trigger_4)
     strange = [place for place in places if place.id not in own]
@@ -216,14 +260,6 @@ def _somewhere(sample: Sample, places: Sequence[Place], generator: random.Random
 def _category(anchor: Anchor, place: str, catalogue: Catalogue) -> str:
     own = category_in_histories(anchor.sample, anchor.now, place)
     return own or catalogue.categories.get(place, "")
-
-
-def _history(sample: Sample, now: datetime) -> tuple[Behavior, ...]:
-    return short_term(sample.short_term_behavior_seq, now)
-
-
-def _seconds(hours: float) -> int:
-    return round(hours * 3600)
 
 
 def _weekend_flag(when: datetime) -> str:

@@ -39,7 +39,7 @@ OPENING_HOURS: Mapping[PlaceKind, tuple[int, int]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Poi:
     """One place: its id as it stands in the rows (``p_N``), where it lies and what it is."""
 
     id: str
@@ -58,9 +58,9 @@ class Geography:
     """All places by city and category; ``seed`` also decides where it rains."""
 
     seed: int
-    places: Mapping[tuple[str, str], tuple[Place, ...]]
+    places: Mapping[tuple[str, str], tuple[Poi, ...]]
 
-    def find(self, category: str, *, city: str, district: str | None = None) -> Sequence[Place]:
+    def find(self, category: str, *, city: str, district: str | None = None) -> Sequence[Poi]:
         """Places of one category in a city, or in one of its districts."""
         found = self.places[city, category]
         return found if district is None else [p for p in found if p.district == district]
@@ -89,7 +89,7 @@ def build_geography(seed: int) -> Geography:
         DISTRICTS_OF_A_CITY * PLACES_OF_A_DISTRICT * len(everywhere) + 3 * len(anywhere)
     )
     ids = iter(generator.sample(range(FIRST_PLACE_NUMBER, FIRST_PLACE_NUMBER + 4 * most), most))
-    places: dict[tuple[str, str], tuple[Place, ...]] = {}
+    places: dict[tuple[str, str], tuple[Poi, ...]] = {}
     for city in CITIES:
         districts = generator.sample(DISTRICTS, DISTRICTS_OF_A_CITY)
         for category in (*everywhere, *anywhere):
@@ -99,7 +99,7 @@ def build_geography(seed: int) -> Geography:
                 else generator.sample(districts, generator.randint(2, 3))
             )
             places[city, category] = tuple(
-                Place(f"p_{next(ids)}", city, district, category) for district in chosen
+                Poi(f"p_{next(ids)}", city, district, category) for district in chosen
             )
     return Geography(seed, places)
 
@@ -121,6 +121,6 @@ def _categories() -> tuple[dict[str, None], dict[str, None]]:
     return everywhere, {word: None for word in others if word not in everywhere}
 
 
-def kind_of(place: Place) -> PlaceKind:
+def kind_of(place: Poi) -> PlaceKind:
     """The kind of a place, from its category's words."""
     return place_kind(place.category)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gplan_jax.synthesis.world.calibration import draw, draw_quantile, has, tables
-from gplan_jax.synthesis.world.geography import Geography, Place, kind_of
+from gplan_jax.synthesis.world.geography import Geography, Poi, kind_of
 from gplan_jax.synthesis.world.people import REFUEL_ORDERS, Person
 
 WEEKDAYS = "一二三四五六日"
@@ -30,7 +30,7 @@ class Event:
     when: datetime
     acts: str
     locality: str
-    place: Place
+    place: Poi
 
     def __str__(self) -> str:
         when = self.when
@@ -45,8 +45,8 @@ class Scene:
 
     person: Person
     order_type: str
-    order_place: Place
-    place: Place
+    order_place: Poi
+    place: Poi
     made: datetime | None
     now: datetime
 
@@ -63,7 +63,7 @@ def recent_events(
     hours = _hours(scene, count, ordering, age, generator)
     roles = _roles(scene, count, ordering, generator)
     events: list[Event] = []
-    older: Place | None = None
+    older: Poi | None = None
     locality = "none"
     style = scene.person.style
     for when, role in zip(reversed(hours), reversed(roles), strict=True):
@@ -147,12 +147,12 @@ def _scatter(roles: list[str], places: range, times: int, generator: random.Rand
 
 def _place(
     role: str,
-    older: Place | None,
+    older: Poi | None,
     locality: str,
     scene: Scene,
     geography: Geography,
     generator: random.Random,
-) -> Place:
+) -> Poi:
     """What an event is about, given what the event before it was about."""
     person = scene.person
     if role in ("order", "ordering"):

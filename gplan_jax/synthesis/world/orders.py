@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 from gplan_jax.synthesis.amap.situation import Phase
 from gplan_jax.synthesis.world.calibration import draw, draw_quantile
-from gplan_jax.synthesis.world.geography import Place
+from gplan_jax.synthesis.world.geography import Poi
 
 DAY_PHASES = (Phase.LATER, Phase.THIS_DAY, Phase.LAST_DAY)
 DAY_ORDERS = ("酒店", "门票")
@@ -51,7 +51,7 @@ class Order:
     """A trigger event."""
 
     type: str
-    place: Place
+    place: Poi
     times: OrderTimes
 
 

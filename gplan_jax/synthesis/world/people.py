@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 from gplan_jax.synthesis.amap.situation import REFUEL_ORDERS
 from gplan_jax.synthesis.world.calibration import draw, has, quantile_at, shares, tables
-from gplan_jax.synthesis.world.geography import CITIES, Geography, Place, kind_of
+from gplan_jax.synthesis.world.geography import CITIES, Geography, Poi, kind_of
 
 # Columns of the profile whose codes go together in the public rows.
 CODES_TOGETHER = (("1",), ("2", "3", "4", "11"), ("10", "12"))
@@ -37,8 +37,8 @@ class Person:
     """
 
     id: str
-    home: Place | None
-    work: Place | None
+    home: Poi | None
+    work: Poi | None
     city: str
     drives: bool
     destination: str
@@ -66,9 +66,7 @@ def make_person(number: int, geography: Geography, generator: random.Random) -> 
     )
 
 
-def _habitual_places(
-    city: str, geography: Geography, generator: random.Random
-) -> tuple[Place, Place]:
+def _habitual_places(city: str, geography: Geography, generator: random.Random) -> tuple[Poi, Poi]:
     home_city = city if draw(generator, "home_in_city") == "True" else generator.choice(CITIES)
     home = generator.choice(geography.find(draw(generator, "home_categories"), city=home_city))
     if generator.random() < SAME_PLACE_SHARE:
@@ -122,7 +120,7 @@ def _codes(name: str, count: str, generator: random.Random) -> list[str]:
 
 
 def long_term_text(
-    person: Person, regular: list[Place], geography: Geography, generator: random.Random
+    person: Person, regular: list[Poi], geography: Geography, generator: random.Random
 ) -> str:
     """The habits of a person as the column holds them, ``regular`` places among them."""
     wanted = int(draw(generator, "habits"))
@@ -133,8 +131,8 @@ def long_term_text(
     ranks = generator.sample(range(distinct), min(len(regular), distinct))
     at = dict(zip(ranks, regular, strict=False))
     own = {role: place for role, place in (("home", person.home), ("work", person.work)) if place}
-    known: set[Place] = set()
-    usual: tuple[Place, str] | None = None
+    known: set[Poi] = set()
+    usual: tuple[Poi, str] | None = None
     entries: list[str] = []
     for rank, count in enumerate(counts):
         key: str
@@ -159,11 +157,11 @@ def long_term_text(
 def _usual_place(
     person: Person,
     rank: int,
-    before: tuple[Place, str] | None,
-    known: set[Place],
+    before: tuple[Poi, str] | None,
+    known: set[Poi],
     geography: Geography,
     generator: random.Random,
-) -> tuple[Place, str]:
+) -> tuple[Poi, str]:
     """A place that is not yet among the habits, often of the kind of the one before; its kind."""
     while True:
         kind = draw(generator, "habit_kinds", str(min(rank, 4)))

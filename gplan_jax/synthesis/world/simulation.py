@@ -19,7 +19,7 @@ from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.gsisr.facts import DayPart, day_part_of
 from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.world.calibration import draw, tables
-from gplan_jax.synthesis.world.geography import CITIES, Geography, Place, build_geography, is_open
+from gplan_jax.synthesis.world.geography import CITIES, Geography, Poi, build_geography, is_open
 from gplan_jax.synthesis.world.histories import Event, Scene, recent_events
 from gplan_jax.synthesis.world.orders import Order, draw_times
 from gplan_jax.synthesis.world.people import (
@@ -115,7 +115,7 @@ def draw_context(life: Life, geography: Geography, generator: random.Random) -> 
     )
 
 
-def _regular_places(place: Place, order_place: Place, generator: random.Random) -> list[Place]:
+def _regular_places(place: Poi, order_place: Poi, generator: random.Random) -> list[Poi]:
     """Those of the two places where the user has often been; being at the order's place or not."""
     found = [place] if generator.random() < tables()["place_is_habit"] else []
     if order_place != place and generator.random() < tables()["order_is_habit"]:
@@ -151,7 +151,7 @@ def _draw_places(
     now: datetime,
     geography: Geography,
     generator: random.Random,
-) -> tuple[Place, Place]:
+) -> tuple[Poi, Poi]:
     """Where the user is and where the order's place is, as far apart as the tables say."""
     distance = draw(generator, "distances", order_type)
     home_city = person.city and generator.random() < AT_HOME_SHARE
@@ -213,7 +213,7 @@ def _profile_columns(person: Person) -> dict[str, str]:
     }
 
 
-def _moment_columns(now: datetime, place: Place) -> dict[str, str]:
+def _moment_columns(now: datetime, place: Poi) -> dict[str, str]:
     return {
         "currenttime": now.strftime(TIME_FORMAT),
         "holidayflag": str(int((now.month, now.day) in HOLIDAYS)),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import io
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from gplan_jax.chat.errors import RequestFailed
 from gplan_jax.foundation import GplanError, RowError
@@ -34,12 +36,15 @@ from gplan_jax.synthesis.amap.situation import situation_of
 from gplan_jax.synthesis.amap.taste import taste_of
 from gplan_jax.synthesis.pairs.catalogue import harvest
 from gplan_jax.synthesis.pairs.counterfactuals import (
-    Candidate,
-    Recipe,
+    PairCandidate,
+    PairRecipe,
+    PairReport,
     candidates_of,
+    report_path,
+    report_table,
     write_counterfactuals,
 )
-from gplan_jax.synthesis.pairs.perturbation_spec import (
+from gplan_jax.synthesis.pairs.perturbations import (
     HoursShift,
     OrderMove,
     PerturbationSpec,
@@ -74,12 +79,12 @@ class Scripted:
         pass
 
 
-def recipe(**changes: Any) -> Recipe:
-    basis = Recipe(load_spec(), CATALOGUE, RuleTeacher(LIBRARY), LIBRARY, per_anchor=len(NAMES))
+def recipe(**changes: Any) -> PairRecipe:
+    basis = PairRecipe(load_spec(), CATALOGUE, RuleTeacher(LIBRARY), LIBRARY, per_anchor=len(NAMES))
     return dataclasses.replace(basis, **changes)
 
 
-def candidates(sample: Sample, number: int = 1, **changes: Any) -> list[Candidate]:
+def candidates(sample: Sample, number: int = 1, **changes: Any) -> list[PairCandidate]:
     return asyncio.run(candidates_of(sample, RowPlace("rows.csv", number), recipe(**changes)))
 
 
@@ -380,3 +385,53 @@ def test_no_pair_at_all_is_said_with_its_reasons(rows_file: Path, tmp_path: Path
     with pytest.raises(GplanError, match="none of 120 rows gave a pair; 120 with equal plans"):
         write_counterfactuals(rows_file, tmp_path / "out.jsonl", LIBRARY, teacher=same, spec=spec)
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
+REPORT = PairReport(
+    anchors=9,
+    without_pair=4,
+    skipped=3,
+    verdicts={
+        "anchor": {"failed": 1, "unreadable": 1, "unchangeable": 1},
+        "other_city": {"pair": 4, "equal": 2},
+        "at_home": {"pair": 1, "failed": 3, "not_applicable": 5},
+    },
+)
+
+
+def test_the_counts_for_json_add_up() -> None:
+    counts = REPORT.to_dict()
+    assert (counts["anchors"], counts["without_pair"], counts["skipped"]) == (9, 4, 3)
+    assert counts["candidates"] == {
+        "pair": 5,
+        "equal": 2,
+        "failed": 4,
+        "not_applicable": 5,
+        "unreadable": 1,
+        "unchangeable": 1,
+    }
+    assert counts["by_perturbation"] == {
+        "other_city": {"pair": 4, "equal": 2, "failed": 0, "not_applicable": 0},
+        "at_home": {"pair": 1, "equal": 0, "failed": 3, "not_applicable": 5},
+    }
+
+
+def test_the_reasons_for_skipping_are_counted() -> None:
+    assert REPORT.reasons() == (
+        " (1 rows with an unreadable time or flag, 1 rows of which nothing can be changed, "
+        "4 answers that failed)"
+    )
+    assert PairReport(1, 0, 0, {"other_city": {"pair": 1}}).reasons() == ""
+
+
+def test_the_table_has_a_line_a_perturbation_and_their_sum() -> None:
+    out = io.StringIO()
+    Console(file=out, width=100).print(report_table(REPORT))
+    lines = [line.replace("│", " ").split() for line in out.getvalue().splitlines()]
+    assert ["other_city", "6", "4", "2", "0", "0"] in lines
+    assert ["at_home", "4", "1", "0", "3", "5"] in lines
+    assert ["all", "10", "5", "2", "3", "5"] in lines
+
+
+def test_the_report_stands_beside_the_pairs() -> None:
+    assert report_path("runs/pairs.jsonl") == Path("runs/pairs.report.json")

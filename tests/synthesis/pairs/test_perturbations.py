@@ -4,6 +4,7 @@ import dataclasses
 import random
 import re
 from datetime import date, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,16 +13,17 @@ from hypothesis import strategies as st
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import COLUMNS, Sample
 from gplan_jax.synthesis.pairs.catalogue import Catalogue, category_in_histories, harvest
-from gplan_jax.synthesis.pairs.perturbation_spec import (
+from gplan_jax.synthesis.pairs.perturbations import (
     DayShift,
     HomeMove,
     HoursShift,
     OrderMove,
     PerturbationSpec,
+    anchor_of,
     load_spec,
+    perturbed,
 )
-from gplan_jax.synthesis.pairs.perturbations import anchor_of, perturbed
-from gplan_jax.synthesis.world.geography import Place, build_geography
+from gplan_jax.synthesis.world.geography import Poi, build_geography
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 SEED = 11
@@ -66,7 +68,7 @@ GUEST = Sample.from_context(
         "trigger_5": "2026-03-10 09:30:00",
     }
 )
-NEAR, FAR = Place("p_6", "乙市", "北区", "商场"), Place("p_7", "甲市", "西区", "公园")
+NEAR, FAR = Poi("p_6", "乙市", "北区", "商场"), Poi("p_7", "甲市", "西区", "公园")
 TOWN = Catalogue((NEAR, FAR), frozenset({date(2026, 3, 11)}))
 
 
@@ -80,8 +82,8 @@ def row(**columns: str) -> Sample:
     return dataclasses.replace(GUEST, **columns)
 
 
-def place_of(sample: Sample) -> Place:
-    return Place(
+def place_of(sample: Sample) -> Poi:
+    return Poi(
         sample.current_poi_name,
         sample.current_city,
         sample.current_district,
@@ -276,7 +278,7 @@ def test_no_other_place_is_no_perturbation() -> None:
 
 
 def test_a_city_of_own_places_alone_leaves_the_other_cities() -> None:
-    third = Place("p_8", "丙市", "中区", "公园")
+    third = Poi("p_8", "丙市", "中区", "公园")
     town = Catalogue((NEAR, FAR, third), frozenset())
     homeward = row(profile_feat_6="p_7")
     found = {change("other_city", homeward, town=town, seed=seed) for seed in range(10)}
@@ -285,7 +287,7 @@ def test_a_city_of_own_places_alone_leaves_the_other_cities() -> None:
 
 def test_home_is_where_the_profile_says_and_what_the_habits_say() -> None:
     home = change("at_home", GUEST)
-    assert home is not None and place_of(home) == Place("p_1", "甲市", "东区", "住宅区")
+    assert home is not None and place_of(home) == Poi("p_1", "甲市", "东区", "住宅区")
     unknown = row(long_term_behavior="")
     home = change("at_home", unknown)
     assert home is not None and home.current_tag == "住宅区"  # From the spec.
@@ -302,7 +304,7 @@ def test_the_orders_place_takes_the_category_that_is_known_best() -> None:
         return found and found.current_tag
 
     named = row(long_term_behavior="民宿的p_9act_8了2次")
-    seen = Catalogue((Place("p_9", "乙市", "北区", "舒适型"),), frozenset())
+    seen = Catalogue((Poi("p_9", "乙市", "北区", "舒适型"),), frozenset())
     assert category(named, seen) == "民宿"
     assert category(GUEST, seen) == "舒适型"
     assert category(GUEST) == "酒店"
@@ -332,3 +334,64 @@ def test_unreadable_times_and_flags_are_named(column: str, value: str, problem: 
 
 def test_the_label_of_a_row_is_left_behind() -> None:
     assert change("holiday_flag", GUEST.with_label("[]")) == row(holidayflag="1")
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "spec.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_shipped_spec_declares_every_perturbation() -> None:
+    spec = load_spec()
+    assert list(spec.weights) == list(MAY_CHANGE)
+    assert set(spec.weights.values()) == {1.0}
+    assert spec == load_spec()
+
+
+def test_only_the_sections_of_a_spec_are_used(tmp_path: Path) -> None:
+    text = "other_city: {weight: 3}\nhours_later: {least: 1, most: 2.5}\nholidays: [2026-05-01]\n"
+    spec = load_spec(write(tmp_path, text))
+    assert spec.weights == {"hours_later": 1.0, "other_city": 3.0}
+    assert spec.hours_later is not None and spec.hours_later.most == 2.5
+    assert spec.holidays == [date(2026, 5, 1)]
+
+
+FAULTS = {
+    "other_citi: {}": "other_citi: unknown key; did you mean other_city",
+    "hours_later: {least: 1, mots: 2}": "hours_later.mots: unknown key; did you mean most",
+    "hours_later: {least: 1}": "hours_later.most: missing",
+    "hours_later: {least: 3, most: 2}": r"hours_later: .*least \(3\) must not be above most \(2\)",
+    "hours_earlier: {least: 0, most: 2}": "hours_earlier.least: .*greater than 0",
+    "hours_later: {least: 1, most: 200}": "hours_later.most: .*less than or equal to 168",
+    "hours_later: {least: '1', most: 2}": "hours_later.least: .*valid number",
+    "weekday_weekend: {days: 1.5}": "weekday_weekend.days: .*integer",
+    "other_city: {weight: 0}": "other_city.weight: .*greater than 0",
+    "other_city: true": "other_city: ",
+    "at_home: {category: ''}": "at_home.category: ",
+    "at_order_place: {categories: [酒店]}": "at_order_place.categories: .*dictionary",
+    "{other_city: {}, holidays: [May]}": "holidays.0: .*date",
+    "holidays: [2026-05-01]": "declares no perturbation; known ones: hours_later",
+    "{}": "declares no perturbation",
+    "- other_city": "must be a mapping",
+    "other_city: [": "not valid YAML",
+}
+
+
+@pytest.mark.parametrize("text", FAULTS)
+def test_a_faulty_spec_names_the_file_and_the_key(text: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(GplanError, match=FAULTS[text]) as error:
+        load_spec(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_spec_is_named(tmp_path: Path) -> None:
+    with pytest.raises(GplanError, match=r"none\.yaml does not exist"):
+        load_spec(tmp_path / "none.yaml")
+
+
+def test_a_spec_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_spec().other_city = None
+    assert PerturbationSpec().weights == {}
