@@ -26,24 +26,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from gplan_jax.baselines.sequential.encoder import EncoderSettings
-from gplan_jax.baselines.sequential.item_fit import (
+from recsys_items import (
     CANDIDATES,
+    ItemData,
     ItemFitSettings,
+    ItemModelSettings,
     fit_items,
     rank_all,
     rank_candidates,
-)
-from gplan_jax.baselines.sequential.item_models import ItemModelSettings
-from gplan_jax.baselines.sequential.items import (
-    ItemData,
     ranking_metrics,
     ranks,
     read_items,
     unseen_candidates,
 )
-from gplan_jax.baselines.sequential.models import Kind
+
+from gplan_jax.baselines.sequential.encoder import EncoderSettings
+from gplan_jax.baselines.sequential.row_model import Kind
 from gplan_jax.foundation.files import atomic_write
 
 

@@ -14,9 +14,9 @@ from gplan_jax.baselines.fitting.network import count_parameters, fit_network
 from gplan_jax.baselines.rows.atoms import Atoms, LabelledRows, labelled_rows, padded_plans
 from gplan_jax.baselines.rows.features import FeatureEncoder, InputMode
 from gplan_jax.baselines.rows.plan_mask import PlanMask, plan_mask
-from gplan_jax.baselines.sequential.models import Kind
-from gplan_jax.baselines.sequential.rows import (
+from gplan_jax.baselines.sequential.row_model import (
     Bert4RecSettings,
+    Kind,
     ReaRecSettings,
     RowModel,
     RowSettings,

@@ -198,5 +198,64 @@ class _Block(nnx.Module):
         return x_BxLxD.reshape(*x_BxLxD.shape[:2], self.heads, -1)
 
 
+class Reasoner(nnx.Module):
+    """An encoder and K reasoning positions; with K = 0 it is the encoder (SASRec's)."""
+
+    def __init__(self, settings: EncoderSettings, steps: int, rngs: nnx.Rngs) -> None:
+        self.encoder = Encoder(settings, rngs)
+        # Made after the encoder, whose weights are so the same for every K.
+        start = nnx.initializers.normal(0.02)
+        self.step_positions = nnx.Param(start(rngs.params(), (steps, settings.hidden)))
+
+    def __call__(
+        self,
+        x_BxLxD: Array,
+        mask_BxLxL: Array,
+        key: Array | None = None,
+        *,
+        first: int = 0,
+        noise: float = 0.0,
+    ) -> tuple[Array, Array | None]:
+        """Representations (B, Q, T, D) of the positions from ``first`` on, Q = L - first.
+
+        Every position reasons as if the sequence ended with it.
+
+        Args:
+            key: randomness of dropout and noise; None for prediction.
+            noise: standard deviation of Gaussian noise on the steps' inputs; where it is above 0
+                and there is a key, the same positions' noisy second view is returned too.
+        """
+        parts: list[Array | None] = [None] * 3
+        if key is not None:
+            parts = list(jax.random.split(key, 3))
+        encoded, memory = self.encoder.encode(x_BxLxD, mask_BxLxL, parts[0])
+        encoded, mask = encoded[:, first:], mask_BxLxL[:, first:]
+        chain = self._reason(encoded, memory, mask, parts[1], 0.0)
+        if not noise or key is None:
+            return chain, None
+        return chain, self._reason(encoded, memory, mask, parts[2], noise)
+
+    def _reason(
+        self,
+        x: Array,
+        memory: list[KeysValues],
+        mask: Array,
+        key: Array | None,
+        noise: float,
+    ) -> Array:
+        found = [x]
+        appended: list[list[KeysValues]] = []
+        for number in range(self.step_positions.shape[0]):
+            x = x + self.step_positions[number]
+            step_key = None
+            if key is not None:
+                step_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
+                x = x + noise * jax.random.normal(noise_key, x.shape) if noise else x
+            x, new = self.encoder.extend(x, memory, mask, appended, step_key)
+            found.append(x)
+            appended.append(new)
+        return jnp.stack(found, axis=2)
+
+
 def _part(key: Array | None, number: int) -> Array | None:
     return None if key is None else jax.random.fold_in(key, number)

@@ -1,4 +1,4 @@
-"""Who sees whom, and that a reading can be gone on with."""
+"""Who sees whom, that a reading can be gone on with, and that reasoning steps do so."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from flax import nnx
 from gplan_jax.baselines.sequential.encoder import (
     Encoder,
     EncoderSettings,
+    Reasoner,
     dropout,
     see_all,
     see_earlier,
@@ -22,6 +23,8 @@ ENCODER = Encoder(SETTINGS, nnx.Rngs(0))
 POST_NORM = Encoder(SETTINGS.model_copy(update={"pre_norm": False, "gelu": True}), nnx.Rngs(0))
 SEGMENTS = jnp.array([[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 1]])
 X = jax.random.normal(jax.random.key(1), (2, 6, 8))
+SHORT = jax.random.normal(jax.random.key(1), (2, 4, 8))
+MASK = see_earlier(jnp.array([[1, 1, 1, 1], [0, 1, 1, 1]]))
 
 
 @pytest.mark.parametrize("encoder", [ENCODER, POST_NORM])
@@ -75,3 +78,42 @@ def test_dropout_keeps_the_mean_and_needs_a_key() -> None:
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(GplanError, match="hidden is 8, which 3 heads"):
         Encoder(SETTINGS.model_copy(update={"heads": 3}), nnx.Rngs(0))
+
+
+def test_without_steps_it_is_the_encoder_bit_for_bit() -> None:
+    encoder = Encoder(SETTINGS, nnx.Rngs(3))
+    reasoner = Reasoner(SETTINGS, 0, nnx.Rngs(3))
+    expected, _ = encoder.encode(SHORT, MASK)
+    chain, noisy = reasoner(SHORT, MASK)
+    assert chain.shape == (2, 4, 1, 8) and noisy is None
+    np.testing.assert_array_equal(chain[:, :, 0], expected)
+    key = jax.random.key(5)
+    dropped, _ = encoder.encode(SHORT, MASK, jax.random.split(key, 3)[0])
+    np.testing.assert_array_equal(reasoner(SHORT, MASK, key)[0][:, :, 0], dropped)
+    with_steps, _ = Reasoner(SETTINGS, 2, nnx.Rngs(3))(SHORT, MASK)
+    np.testing.assert_array_equal(with_steps[:, :, 0], expected)
+
+
+def test_every_position_reasons_as_if_the_sequence_ended_there() -> None:
+    reasoner = Reasoner(SETTINGS, 2, nnx.Rngs(3))
+    chain, _ = reasoner(SHORT, MASK, first=1)
+    assert chain.shape == (2, 3, 3, 8)
+    for q in range(1, 4):
+        sequence = SHORT[1:, 1 : q + 1]
+        for step in range(3):
+            read, _ = reasoner.encoder.encode(
+                sequence, see_earlier(jnp.ones(sequence.shape[:2], int))
+            )
+            np.testing.assert_allclose(chain[1, q - 1, step], read[0, -1], atol=1e-5)
+            if step < 2:
+                thought = read[:, -1:] + reasoner.step_positions[step]
+                sequence = jnp.concatenate([sequence, thought], axis=1)
+
+
+def test_noise_gives_a_second_view_while_training_only() -> None:
+    reasoner = Reasoner(SETTINGS.model_copy(update={"dropout": 0.0}), 2, nnx.Rngs(3))
+    chain, noisy = reasoner(SHORT, MASK, jax.random.key(0), noise=0.1)
+    assert noisy is not None
+    np.testing.assert_array_equal(chain[:, :, 0], noisy[:, :, 0])
+    assert not np.allclose(chain[:, :, 1:], noisy[:, :, 1:])
+    assert reasoner(SHORT, MASK, None, noise=0.1)[1] is None

@@ -12,9 +12,9 @@ import pytest
 from flax import nnx
 
 from gplan_jax.baselines.rows.plan_mask import PlanMask
-from gplan_jax.baselines.sequential.models import Kind
-from gplan_jax.baselines.sequential.rows import (
+from gplan_jax.baselines.sequential.row_model import (
     Bert4RecSettings,
+    Kind,
     ReaRecSettings,
     RowModel,
     RowSettings,

@@ -12,6 +12,7 @@ plan), T representations a position, N predictions, D width.
 from __future__ import annotations
 
 import functools
+from enum import StrEnum
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +25,27 @@ from gplan_jax.baselines.fitting.network import FitSettings, batches_of
 from gplan_jax.baselines.rows.plan_mask import PlanMask, decode
 from gplan_jax.baselines.sequential.encoder import (
     EncoderSettings,
+    Reasoner,
     dropout,
     see_all,
     see_earlier,
 )
-from gplan_jax.baselines.sequential.losses import bce_loss, softmax_loss
-from gplan_jax.baselines.sequential.models import Kind
-from gplan_jax.baselines.sequential.rearec import (
-    Reasoner,
+from gplan_jax.baselines.sequential.losses import (
+    bce_loss,
     progressive_loss,
+    softmax_loss,
     steps_apart,
     views_apart,
 )
+
+
+class Kind(StrEnum):
+    """Which model."""
+
+    SASREC = "sasrec"
+    BERT4REC = "bert4rec"
+    REAREC_ERL = "rearec_erl"
+    REAREC_PRL = "rearec_prl"
 
 
 class RowSettings(FitSettings):
