@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from gplan_jax.evaluation.judge.candidates import Candidate
-    from gplan_jax.evaluation.judge.verdict import Judge
+    from gplan_jax.evaluation.judge.judgement import Judge
+    from gplan_jax.evaluation.judge.sources import PlanToJudge
     from gplan_jax.gsisr import IntentLibrary, Sample
 
 RULES = "rules"
@@ -71,8 +71,8 @@ def judge(
     """
     from rich.console import Console
 
-    from gplan_jax.evaluation.judge import run, tables
-    from gplan_jax.evaluation.judge.candidates import plans_of_predictions, read_rows
+    from gplan_jax.evaluation.judge import judging, tables
+    from gplan_jax.evaluation.judge.sources import plans_of_predictions, read_rows
     from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.foundation.files import refuse_existing
     from gplan_jax.gsisr import IntentLibrary
@@ -97,14 +97,14 @@ def judge(
         if against is None:
             plans |= _calibration(rows, labels, train_data, intents)
             everything = [plan for of_source in plans.values() for plan in of_source]
-            result = run.judge_plans(everything, judges, out, **settings, run=about)
+            result = judging.judge_plans(everything, judges, out, **settings, run=about)
         else:
             [first] = plans.values()
             [(name, path)] = _named("--against", [against]).items()
             name = f"{name} (against)" if name in plans else name
             second = plans_of_predictions(name, path, rows, intents, cut=cut)
             about["against"] = against
-            result = run.compare_plans(first, second, judges, out, **settings, run=about)
+            result = judging.compare_plans(first, second, judges, out, **settings, run=about)
     except KeyboardInterrupt:
         if paid:
             typer.echo(f"Every paid reply is in {cache}; run the command again to go on.", err=True)
@@ -117,9 +117,9 @@ def judge(
     for line in tables.unscored_of(result) if against is None else ():
         typer.echo(line)
     typer.echo(f"Finished. The result is in {out}")
-    each = run.JUDGEMENTS if against is None else run.COMPARISONS
+    each = judging.JUDGEMENTS if against is None else judging.COMPARISONS
     typer.echo(f"  every score with its reason  {out / each}")
-    typer.echo(f"  means, intervals, settings   {out / run.RESULT}")
+    typer.echo(f"  means, intervals, settings   {out / judging.RESULT}")
     if paid:
         typer.echo(f"  paid replies, for a rerun    {cache}")
 
@@ -141,7 +141,7 @@ def _judges(
     wanted: list[str], overrides: list[str], cache: Path, library: IntentLibrary
 ) -> list[Judge]:
     """The judges in the order of the options; GplanError names what is wrong with one."""
-    from gplan_jax.evaluation.judge.config import JudgeConfig
+    from gplan_jax.evaluation.judge.chat_judge import JudgeConfig
     from gplan_jax.evaluation.judge.rules import RuleJudge
 
     judges: list[Judge] = []
@@ -157,10 +157,10 @@ def _judges(
 
 def _calibration(
     rows: list[Sample], labels: bool, train_data: Path | None, library: IntentLibrary
-) -> dict[str, list[Candidate]]:
-    from gplan_jax.evaluation.judge.candidates import LABELS, plans_of_floors, plans_of_labels
+) -> dict[str, list[PlanToJudge]]:
+    from gplan_jax.evaluation.judge.sources import LABELS, plans_of_floors, plans_of_labels
 
-    found: dict[str, list[Candidate]] = {}
+    found: dict[str, list[PlanToJudge]] = {}
     if labels:
         found[LABELS] = plans_of_labels(rows, library)
     if train_data is not None:

@@ -1,1 +1,1 @@
-"""Judging plans without their labels: a rubric, rules or language models, agreement and tables."""
+"""Plans scored without labels, by rules or through chat/ by a language model."""

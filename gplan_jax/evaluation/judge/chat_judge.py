@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gplan_jax.chat import ChatClient, ChatReply, ChatRequest, Message, RequestFailed
-from gplan_jax.evaluation.judge.config import JudgeConfig
-from gplan_jax.evaluation.judge.prompt import JudgePrompt
+from gplan_jax.chat import ChatClient, ChatConfig, ChatReply, ChatRequest, Message, RequestFailed
+from gplan_jax.evaluation.judge.judgement import Judgement, Preference
 from gplan_jax.evaluation.judge.replies import (
     BadReply,
     pair_schema,
@@ -16,9 +15,52 @@ from gplan_jax.evaluation.judge.replies import (
     read_scores,
     score_schema,
 )
-from gplan_jax.evaluation.judge.rubric import Rubric
-from gplan_jax.evaluation.judge.verdict import Preference, Verdict
+from gplan_jax.evaluation.judge.rubric import JudgePrompt, Rubric
+from gplan_jax.foundation.config import Config, load_config
+from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample
+
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "n", "seed")
+
+
+class JudgeConfig(Config):
+    """A judge as its YAML file describes it.
+
+    Attributes:
+        server: the server, the model and what may be spent; its temperature is 0.
+        name: how tables call the judge; the model's name where None.
+        rubric: a rubric file; the shipped one where None. A path as seen from where gplan runs.
+        template: a judge template, a shipped name or a folder.
+    """
+
+    server: ChatConfig
+    name: str | None = None
+    rubric: str | None = None
+    template: str = "en"
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> JudgeConfig:
+        """Reads a judge file and ``key=value`` overrides.
+
+        Raises:
+            GplanError: the file is no valid config, or asks for draws: a judge is asked at
+                temperature 0 (paper, section 5.3), so that its scores can be had again.
+        """
+        config = load_config(cls, path, overrides)
+        drawn = sorted(set(SAMPLING) & set(config.server.extra))
+        if config.server.temperature != 0 or config.server.top_p is not None or drawn:
+            what = "temperature" if config.server.temperature else ", ".join(drawn) or "top_p"
+            raise GplanError(
+                f"{path}: server sets {what}, but a judge is always asked at temperature 0 and "
+                "without other draws; leave it out."
+            )
+        return config
+
+    @property
+    def judge_name(self) -> str:
+        """The name given, else the model's."""
+        return self.name or self.server.model
+
 
 CAUTION = "a language model may reward a mere mention of the context"
 
@@ -71,17 +113,17 @@ class ChatJudge:
             "library": self._library.name,
         }
 
-    async def judge(self, sample: Sample, plan: Plan) -> Verdict:
+    async def judge(self, sample: Sample, plan: Plan) -> Judgement:
         """Asks for the scores of a plan; see ``Judge.judge``."""
         texts = self._prompt.score(sample, plan, self._rubric, self._library)
         try:
             reply = await self._ask(texts, score_schema(self.axes), "scores")
         except RequestFailed as failed:
-            return Verdict({}, f"no reply: {failed}")
+            return Judgement({}, f"no reply: {failed}")
         try:
-            return Verdict(read_scores(_whole(reply), self.axes), origin=_origin(reply))
+            return Judgement(read_scores(_whole(reply), self.axes), origin=_origin(reply))
         except BadReply as fault:
-            return Verdict({}, f"unusable reply: {fault}", _origin(reply))
+            return Judgement({}, f"unusable reply: {fault}", _origin(reply))
 
     async def compare(self, sample: Sample, first: Plan, second: Plan) -> Preference:
         """Asks which of two plans is better, in this order; see ``Judge.compare``."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gplan_jax.evaluation.judge.verdict import HIGHEST, LOWEST, AxisScore, Choice
+from gplan_jax.evaluation.judge.judgement import HIGHEST, LOWEST, AxisScore, Choice
 from gplan_jax.foundation.errors import GplanError
 
 CHOICES: Mapping[str, Choice] = {"A": "first", "B": "second", "tie": "tie"}

@@ -8,20 +8,253 @@ world's plans, so it favours that world's plans; it is a check, no substitute fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
 from typing import Any
 
-from gplan_jax.evaluation.judge.case import case_of
-from gplan_jax.evaluation.judge.findings import score_of
-from gplan_jax.evaluation.judge.flow import flow_findings
-from gplan_jax.evaluation.judge.logic import logic_findings
+from gplan_jax.evaluation.judge.case import DUE, LATER, Case, case_of, is_tagged, is_way, words
+from gplan_jax.evaluation.judge.judgement import (
+    AxisScore,
+    Findings,
+    Judgement,
+    Preference,
+    score_of,
+)
 from gplan_jax.evaluation.judge.spatiotemporal import spatiotemporal_findings
-from gplan_jax.evaluation.judge.verdict import AxisScore, Preference, Verdict
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import IntentLibrary, Plan, Sample, facts_of
-from gplan_jax.synthesis.amap.intents import TOOL_WORDS
-from gplan_jax.synthesis.amap.situation import situation_of
+from gplan_jax.gsisr import Intent, IntentLibrary, Plan, Sample, facts_of
+from gplan_jax.synthesis.amap.evidence import DONE, VENUES
+from gplan_jax.synthesis.amap.intents import (
+    ARRIVAL_CARD,
+    END,
+    GUESS,
+    HERE,
+    HOME,
+    LONG_DISTANCE,
+    ORDER_PLACE,
+    PREVIOUS,
+    REMINDER,
+    REVIEW,
+    SHORT_TERM,
+    START,
+    TAG,
+    TOOL,
+    TOOL_WORDS,
+    TRANSIT,
+    WEATHER,
+    WORK,
+)
+from gplan_jax.synthesis.amap.situation import (
+    REFUEL_ORDERS,
+    OrderPlace,
+    Phase,
+    Region,
+    Situation,
+    situation_of,
+)
 
+# Flow: does the first intent meet the most pressing need, and does the rest extend it?
+ELSEWHERE = (HOME, WORK, SHORT_TERM, GUESS)
+EXTENDING = 2  # Later intents that must have a reason of this very context.
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """The most pressing need: in words, and whether an intent meets it (True), does nothing
+    either way (None) or passes it over (False)."""
+
+    words: str
+    tools: tuple[str, ...] = ()
+    ends: tuple[str, ...] = ()
+    fair_tools: tuple[str, ...] = ()
+    fair_ends: tuple[str, ...] = ()
+    open: bool = False
+
+    def met_by(self, intent: Intent) -> bool | None:
+        """True where the intent meets the need, None where it may stand, False where it misses."""
+        if intent[TOOL] in self.tools or is_way(intent, *(self.ends or ("",))):
+            return True
+        fair = intent[TOOL] in (WEATHER, *self.fair_tools)
+        return None if self.open or fair or is_way(intent, *(self.fair_ends or ("",))) else False
+
+
+def flow_findings(case: Case) -> Findings:
+    """Judges the first intent against the most pressing need, then what follows it."""
+    if not case.plan:
+        return Findings()
+    need = pressing_need(case.situation)
+    met = need.met_by(case.plan[0])
+    drift = [i for i in range(1, len(case.plan)) if not _extends(case, i)]
+    failures = []
+    if met is False:
+        failures.append(f"missed anchor: {need.words}, but the plan opens with "
+                        f"{words(case.plan[0])}")  # fmt: skip
+    if len(drift) > 1 and 2 * len(drift) >= len(case.plan) - 1:
+        listed = ", ".join(words(case.plan[i]) for i in drift)
+        failures.append(f"topic drift: nothing in the context asks for {listed}")
+    positive = []
+    if met:
+        positive.append(f"first intent meets the need: {need.words}")
+        personal = [i for i in range(1, len(case.plan)) if case.reasons(i)]
+        if len(personal) >= EXTENDING and not drift:
+            reasons = dict.fromkeys(chain.from_iterable(case.reasons(i)[:1] for i in personal))
+            positive.append(f"later intents extend it: {', '.join(reasons)}")
+    return Findings(positive, failures)
+
+
+def pressing_need(s: Situation) -> Need:
+    """The need that the order's state, its distance and the surroundings make most pressing."""
+    if s.phase is None or s.place is None:
+        return Need("no order tells what is due", open=True)
+    away = (LONG_DISTANCE,) if s.region is Region.AWAY else ()
+    if s.place is OrderPlace.AT:
+        return _at_order_place(s, away)
+    if s.phase in (Phase.OVER, Phase.LONG_STARTED):
+        # Only a known end is sure; without one the order may still be open.
+        unsure = s.phase is Phase.LONG_STARTED
+        return Need(
+            "the order has been used, go on from here",
+            (REVIEW, *away),
+            ELSEWHERE,
+            fair_tools=(REMINDER,) if unsure else (),
+            fair_ends=(ORDER_PLACE,) if unsure else (),
+        )
+    if s.place is OrderPlace.OTHER_CITY:
+        return Need(
+            "the order is in another city",
+            (REMINDER, LONG_DISTANCE),
+            fair_tools=(TRANSIT,),
+            fair_ends=(ORDER_PLACE,),
+        )
+    if s.phase in LATER:
+        return Need("the order begins later", (REMINDER,), (ORDER_PLACE,), open=True)
+    assert s.phase in DUE
+    card = (ARRIVAL_CARD,) if s.surroundings in VENUES else ()
+    return Need("the order is due, get to its place", (REMINDER,), (ORDER_PLACE,), fair_tools=card)
+
+
+def _at_order_place(s: Situation, away: tuple[str, ...]) -> Need:
+    if s.phase in (Phase.OVER, Phase.LONG_STARTED):
+        return Need("the order is over, leave its place", (REVIEW, *away), ELSEWHERE)
+    arrived = (ARRIVAL_CARD, REMINDER)
+    if s.phase is Phase.LAST_DAY:
+        return Need("the order ends today at this place", (*arrived, REVIEW, *away), ELSEWHERE)
+    if s.order in REFUEL_ORDERS:
+        # Filling up takes minutes: going on is as pressing as the stop itself.
+        return Need("at the station that was ordered", arrived, ELSEWHERE)
+    return Need("at the order's place while the order counts", arrived)
+
+
+def _extends(case: Case, index: int) -> bool:
+    """Whether a later intent follows from the context or from the intents before it."""
+    return case.plan[index][TOOL] in (WEATHER, TRANSIT) or bool(case.reasons(index))
+
+
+# Logic: are the stages of the trip in order, and is what an intent builds upon there before it?
+ON_THE_WAY, ARRIVAL, ON_SITE, AFTERWARDS = range(4)
+ANY_TIME = (ON_THE_WAY, AFTERWARDS)
+STAGE_NAMES = ("on the way", "arrival", "on site", "afterwards")
+STAGED = 3  # Intents with a stage of their own that a progression needs.
+
+
+def logic_findings(case: Case, library: IntentLibrary) -> Findings:
+    """Counts inversions and unmet dependencies; names progressions and chains where none is."""
+    stages = [stages_of(intent, case.situation) for intent in case.plan]
+    inverted = inversions(stages)
+    failures = []
+    if inverted:
+        i, j = inverted[0]
+        failures.append(f"stage inversion: {words(case.plan[i])} stands before "
+                        f"{words(case.plan[j])}")  # fmt: skip
+    unmet = _unresolved(case, library)
+    based = [i for i in case.plan if is_tagged(i) and i.get(START) == ORDER_PLACE]
+    if based and not case.at_order_place and not case.goes_to_order:
+        unmet.append(f"{words(based[0])} although nothing leads to the order's place")
+    if unmet:
+        failures.append(f"unmet dependency: {unmet[0]}")
+    if failures:
+        # Failures count one by one, whatever their kind, so that curing one by causing another
+        # is no gain.
+        faults = len(inverted) + len(unmet)
+        systemic = faults > 1 and 2 * faults > _required(stages) + len(_consumers(case))
+        return Findings(failures=["; ".join(failures)], systemic=systemic)
+    return Findings(positive=[*_progression(case, stages), *_chain(case)])
+
+
+def stages_of(intent: Intent, s: Situation) -> tuple[int, int]:
+    """The first and last stage that an intent may belong to; it does not look at its position."""
+    if PREVIOUS in (intent.get(START), intent.get(END)) or (
+        is_tagged(intent) and not _parks(intent)
+    ):
+        return ON_SITE, ON_SITE
+    tool = intent[TOOL]
+    if is_way(intent, ORDER_PLACE):
+        return ON_THE_WAY, ON_THE_WAY
+    if tool == LONG_DISTANCE and s.place is OrderPlace.OTHER_CITY and s.phase not in DONE:
+        return ON_THE_WAY, ARRIVAL
+    if tool == REMINDER:
+        return ON_THE_WAY, ARRIVAL
+    if tool == ARRIVAL_CARD or _parks(intent):
+        return ARRIVAL, ARRIVAL
+    if tool == REVIEW:
+        # The review of an order that is over may come at once; what follows is another service.
+        over = s.phase in (*DONE, Phase.LAST_DAY)
+        return (ON_THE_WAY if over else AFTERWARDS), AFTERWARDS
+    return ANY_TIME
+
+
+def inversions(stages: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The pairs (i, j), i < j, of which j should come before i."""
+    pairs = combinations(range(len(stages)), 2)
+    return [(i, j) for i, j in pairs if stages[j][1] < stages[i][0]]
+
+
+def _required(stages: Sequence[tuple[int, int]]) -> int:
+    """How many pairs have a right order at all."""
+    return sum(a[1] < b[0] or b[1] < a[0] for a, b in combinations(stages, 2))
+
+
+def _parks(intent: Intent) -> bool:
+    return intent.get(TAG) == "停车场"
+
+
+def _consumers(case: Case) -> list[int]:
+    return [
+        i for i, intent in enumerate(case.plan) if PREVIOUS in (intent.get(START), intent.get(END))
+    ]
+
+
+def _unresolved(case: Case, library: IntentLibrary) -> list[str]:
+    """References to an earlier place that no earlier intent yields."""
+    yields = [library.tools[intent[TOOL]].yields_place for intent in case.plan]
+    unmet = [i for i in _consumers(case) if not any(yields[:i])]
+    return [f"{words(case.plan[i])} before any place is given" for i in unmet]
+
+
+def _progression(case: Case, stages: Sequence[tuple[int, int]]) -> list[str]:
+    own = [stage for stage in stages if stage != ANY_TIME]
+    names = [STAGE_NAMES[stage[0]] for stage in sorted(set(own))]
+    if len(own) < STAGED or not _required(own):
+        return []
+    return [f"clean progression: {' -> '.join(dict.fromkeys(names))}"]
+
+
+def _chain(case: Case) -> list[str]:
+    """Evidence that later intents build upon where earlier ones lead."""
+    tools = [intent[TOOL] for intent in case.plan]
+    starts = {intent[START] for intent in case.plan if is_tagged(intent) and START in intent}
+    s = case.situation
+    if PREVIOUS in starts:
+        return ["an intent builds on the place of an earlier one"]
+    if ORDER_PLACE in starts and case.goes_to_order:
+        return ["what is offered starts from the order's place, after the way there"]
+    if case.at_order_place and ARRIVAL_CARD in tools and s.phase not in DONE and HERE in starts:
+        return ["what is offered follows the arrival at the order's place"]
+    return []
+
+
+# The judge: these two axes and the third, fit to time and place, from spatiotemporal.py.
 NAME = "rules"
 AXES = ("flow", "logic", "spatiotemporal")
 VERSION = 1
@@ -60,9 +293,9 @@ class RuleJudge:
         """The version of the rules."""
         return {"judge": NAME, "version": VERSION, "library": self._library.name}
 
-    async def judge(self, sample: Sample, plan: Plan) -> Verdict:
+    async def judge(self, sample: Sample, plan: Plan) -> Judgement:
         """Scores the plan; see ``Judge.judge``."""
-        return Verdict(judge_by_rules(sample, plan, self._library))
+        return Judgement(judge_by_rules(sample, plan, self._library))
 
     async def compare(self, sample: Sample, first: Plan, second: Plan) -> Preference:
         """Prefers the plan with the higher sum of scores, whichever comes first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from gplan_jax.evaluation.judge.case import DUE, Case, is_tagged, is_way, words
-from gplan_jax.evaluation.judge.findings import Findings
+from gplan_jax.evaluation.judge.judgement import Findings
 from gplan_jax.gsisr import Intent
 from gplan_jax.synthesis.amap.evidence import DONE, ELSEWHERE, VENUES
 from gplan_jax.synthesis.amap.intents import (

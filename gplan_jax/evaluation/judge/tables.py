@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from gplan_jax.evaluation.judge.summary import OVERALL
+from gplan_jax.evaluation.judge.aggregate import OVERALL
 from gplan_jax.foundation.tables import NOTHING, Cell, TextTable
 
 

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from gplan_jax.chat import ChatReply, ChatRequest, RequestFailed
 from gplan_jax.chat.messages import request_key
 from gplan_jax.evaluation.judge import chat_judge
-from gplan_jax.evaluation.judge.candidates import plans_of_predictions, read_rows
-from gplan_jax.evaluation.judge.chat_judge import ChatJudge
-from gplan_jax.evaluation.judge.config import JudgeConfig
-from gplan_jax.evaluation.judge.run import compare_plans, judge_plans
-from gplan_jax.evaluation.judge.verdict import Preference, Verdict
+from gplan_jax.evaluation.judge.chat_judge import ChatJudge, JudgeConfig
+from gplan_jax.evaluation.judge.judgement import Judgement, Preference
+from gplan_jax.evaluation.judge.judging import compare_plans, judge_plans
+from gplan_jax.evaluation.judge.sources import plans_of_predictions, read_rows
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_jsonl, write_jsonl
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, Plan, Sample, write_samples
@@ -134,7 +133,7 @@ def test_a_reply_that_is_no_judgement_is_unscored_never_a_three(
     monkeypatch.setattr(chat_judge, "ChatClient", answering(text, finish_reason))
     judge = ChatJudge(some_config(), tmp_path / "c", LIBRARY)
     verdict = asyncio.run(judge.judge(rows(1)[0], PLANS[0]))
-    assert isinstance(verdict, Verdict)
+    assert isinstance(verdict, Judgement)
     assert verdict.origin["model"] == "m-1" and len(verdict.origin["key"]) == 64
     if why is None:
         assert verdict.unscored is None and verdict.scores["flow"].score == 4

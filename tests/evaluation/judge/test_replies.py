@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gplan_jax.evaluation.judge.judgement import AxisScore
 from gplan_jax.evaluation.judge.replies import (
     BadReply,
     pair_schema,
@@ -16,7 +17,6 @@ from gplan_jax.evaluation.judge.replies import (
     read_scores,
     score_schema,
 )
-from gplan_jax.evaluation.judge.verdict import AxisScore
 
 AXES = ("flow", "logic")
 

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from gplan_jax.baselines.floors import PopularityList
 from gplan_jax.evaluation.judge.case import case_of
-from gplan_jax.evaluation.judge.findings import Findings, score_of
-from gplan_jax.evaluation.judge.logic import inversions, stages_of
-from gplan_jax.evaluation.judge.rules import AXES, RuleJudge, judge_by_rules
+from gplan_jax.evaluation.judge.judgement import Findings, score_of
+from gplan_jax.evaluation.judge.rules import AXES, RuleJudge, inversions, judge_by_rules, stages_of
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, facts_of, parse_plan, read_samples
 from gplan_jax.synthesis.amap.intents import (

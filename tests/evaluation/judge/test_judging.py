@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 
 from gplan_jax.chat import BudgetSpent, ServerUnavailable
-from gplan_jax.evaluation.judge.candidates import Candidate, plans_of_predictions, read_rows
-from gplan_jax.evaluation.judge.chat_judge import ChatJudge
-from gplan_jax.evaluation.judge.config import JudgeConfig
+from gplan_jax.evaluation.judge.chat_judge import ChatJudge, JudgeConfig
+from gplan_jax.evaluation.judge.judgement import AxisScore, Judgement, Preference
+from gplan_jax.evaluation.judge.judging import compare_plans, judge_plans
 from gplan_jax.evaluation.judge.rules import RuleJudge
-from gplan_jax.evaluation.judge.run import compare_plans, judge_plans
+from gplan_jax.evaluation.judge.sources import PlanToJudge, plans_of_predictions, read_rows
 from gplan_jax.evaluation.judge.tables import pairs_table, scores_table, unscored_of, warnings_of
-from gplan_jax.evaluation.judge.verdict import AxisScore, Preference, Verdict
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.foundation.tables import plain_text
@@ -45,7 +44,7 @@ DELIVERY: list[dict[str, Any]] = [
 
 
 def candidates(folder: Path, samples: Sequence[Sample], plans: list[Plan] | None = None,
-               name: str = "predictions") -> list[Candidate]:  # fmt: skip
+               name: str = "predictions") -> list[PlanToJudge]:  # fmt: skip
     data, predictions = write_case(folder, list(samples), plans, name)
     return plans_of_predictions(name, predictions, read_rows(data, LIBRARY), LIBRARY)
 
@@ -210,9 +209,9 @@ class OtherAxes:
     name, axes, at_once, caution = "tone", ("tone",), 2, ""
     settings: dict[str, Any] = {}  # noqa: RUF012
 
-    async def judge(self, sample: Sample, plan: Plan) -> Verdict:
+    async def judge(self, sample: Sample, plan: Plan) -> Judgement:
         assert sample.raw_labels == ""
-        return Verdict({"tone": AxisScore(2, "cold")})
+        return Judgement({"tone": AxisScore(2, "cold")})
 
     async def compare(self, sample: Sample, first: Plan, second: Plan) -> Preference:
         return Preference("first", "always")

@@ -28,7 +28,7 @@ _MEND = 'Each row is a JSON object with the strings "id" and "text", as gplan ev
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class PlanToJudge:
     """One plan for one context.
 
     Attributes:
@@ -70,7 +70,7 @@ def read_rows(
 
 def plans_of_predictions(
     name: str, path: Path, rows: Sequence[Sample], library: IntentLibrary, *, cut: bool = False
-) -> list[Candidate]:
+) -> list[PlanToJudge]:
     """The plans of a predictions.jsonl; of its lines only "id" and "text" are looked at.
 
     Args:
@@ -91,7 +91,7 @@ def plans_of_predictions(
     return list(_candidates(name, rows, texts, library))
 
 
-def plans_of_labels(rows: Sequence[Sample], library: IntentLibrary) -> list[Candidate]:
+def plans_of_labels(rows: Sequence[Sample], library: IntentLibrary) -> list[PlanToJudge]:
     """The plans of the rows' own labels, to calibrate a judge; GplanError where a row has none."""
     plans = list(_candidates(LABELS, rows, (sample.raw_labels for sample in rows), library))
     if empty := [plan.row for plan in plans if not plan.plan]:
@@ -104,7 +104,7 @@ def plans_of_labels(rows: Sequence[Sample], library: IntentLibrary) -> list[Cand
 
 def plans_of_floors(
     rows: Sequence[Sample], train: Path, library: IntentLibrary
-) -> dict[str, list[Candidate]]:
+) -> dict[str, list[PlanToJudge]]:
     """Floor -> its plans for the rows, fitted on the labelled rows of ``train``.
 
     Raises:
@@ -125,11 +125,11 @@ def plans_of_floors(
 
 def _candidates(
     source: str, rows: Sequence[Sample], texts: Iterable[str], library: IntentLibrary
-) -> Iterator[Candidate]:
+) -> Iterator[PlanToJudge]:
     for number, (sample, text) in enumerate(zip(rows, texts, strict=True), start=1):
         context = sample.with_label("")
         passes = not check_plan(text, library)
-        yield Candidate(source, number, context, parse_plan(text, library), passes)
+        yield PlanToJudge(source, number, context, parse_plan(text, library), passes)
 
 
 def _readable(path: Path, number: int, sample: Sample) -> Sample:

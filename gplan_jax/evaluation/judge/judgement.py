@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -22,7 +22,7 @@ class AxisScore:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Judgement:
     """What one judge says about one plan.
 
     Attributes:
@@ -75,7 +75,7 @@ class Judge(Protocol):
     @property
     def caution(self) -> str: ...
 
-    async def judge(self, sample: Sample, plan: Plan) -> Verdict:
+    async def judge(self, sample: Sample, plan: Plan) -> Judgement:
         """Scores a plan that has at least one intent.
 
         Raises:
@@ -99,3 +99,31 @@ class Judge(Protocol):
     async def close(self) -> None:
         """Lets go of what the judge holds; it may be asked again afterwards."""
         ...
+
+
+GENERIC = "no failure, and nothing that would not suit many other contexts as well"
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What speaks for and against a plan on one axis, in words.
+
+    Attributes:
+        positive: named evidence for it.
+        failures: named failures.
+        systemic: the failures run through the whole plan.
+    """
+
+    positive: Sequence[str] = ()
+    failures: Sequence[str] = ()
+    systemic: bool = False
+
+
+def score_of(findings: Findings) -> AxisScore:
+    """The score that findings amount to, and the findings that decided it as its reason."""
+    if findings.failures:
+        several = findings.systemic or len(findings.failures) > 1
+        score = LOWEST if several else LOWEST + 1
+        return AxisScore(score, "; ".join(findings.failures))
+    score = min(HIGHEST, DEFAULT_SCORE + len(findings.positive))
+    return AxisScore(score, "; ".join(findings.positive) or GENERIC)

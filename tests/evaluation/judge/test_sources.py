@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gplan_jax.evaluation.judge.candidates import (
+from gplan_jax.evaluation.judge.sources import (
     plans_of_floors,
     plans_of_labels,
     plans_of_predictions,

@@ -13,11 +13,18 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from gplan_jax.evaluation.judge.candidates import Candidate
-from gplan_jax.evaluation.judge.combine import Combine
-from gplan_jax.evaluation.judge.pairwise import Compared, Outcome, outcome_of, summarize_pairs
-from gplan_jax.evaluation.judge.summary import Judged, Status, summarize_scores
-from gplan_jax.evaluation.judge.verdict import Judge, Preference, Verdict
+from gplan_jax.evaluation.judge.aggregate import (
+    Combine,
+    Compared,
+    Judged,
+    Outcome,
+    Status,
+    outcome_of,
+    summarize_pairs,
+    summarize_scores,
+)
+from gplan_jax.evaluation.judge.judgement import Judge, Judgement, Preference
+from gplan_jax.evaluation.judge.sources import PlanToJudge
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_directory, refuse_existing, write_json
 from gplan_jax.foundation.progress import ProgressBar
@@ -29,7 +36,7 @@ R = TypeVar("R")
 
 
 def judge_plans(
-    plans: Sequence[Candidate],
+    plans: Sequence[PlanToJudge],
     judges: Sequence[Judge],
     out: Path,
     *,
@@ -79,8 +86,8 @@ def judge_plans(
 
 
 def compare_plans(
-    first: Sequence[Candidate],
-    second: Sequence[Candidate],
+    first: Sequence[PlanToJudge],
+    second: Sequence[PlanToJudge],
     judges: Sequence[Judge],
     out: Path,
     *,
@@ -134,11 +141,11 @@ def _axes(judges: Sequence[Judge]) -> tuple[str, ...]:
 
 
 def _judged_by(
-    judge: Judge, plans: Sequence[Candidate], filtered: bool
-) -> Iterator[tuple[Candidate, Verdict | None]]:
+    judge: Judge, plans: Sequence[PlanToJudge], filtered: bool
+) -> Iterator[tuple[PlanToJudge, Judgement | None]]:
     """Every plan with the judge's verdict, None where the plan is not shown to it."""
 
-    async def ask(plan: Candidate) -> tuple[Candidate, Verdict | None]:
+    async def ask(plan: PlanToJudge) -> tuple[PlanToJudge, Judgement | None]:
         if not plan.plan or (filtered and not plan.filter_pass):
             return plan, None
         return plan, await judge.judge(plan.sample, plan.plan)
@@ -147,11 +154,11 @@ def _judged_by(
 
 
 def _compared_by(
-    judge: Judge, pairs: Sequence[tuple[Candidate, Candidate]], filtered: bool
-) -> Iterator[tuple[tuple[Candidate, Candidate], Outcome, tuple[Preference, ...]]]:
+    judge: Judge, pairs: Sequence[tuple[PlanToJudge, PlanToJudge]], filtered: bool
+) -> Iterator[tuple[tuple[PlanToJudge, PlanToJudge], Outcome, tuple[Preference, ...]]]:
     async def ask(
-        pair: tuple[Candidate, Candidate],
-    ) -> tuple[tuple[Candidate, Candidate], Outcome, tuple[Preference, ...]]:
+        pair: tuple[PlanToJudge, PlanToJudge],
+    ) -> tuple[tuple[PlanToJudge, PlanToJudge], Outcome, tuple[Preference, ...]]:
         a, b = pair
         if not (a.plan and b.plan):
             return pair, "no_plan", ()
@@ -175,7 +182,7 @@ def _asked(judge: Judge, ask: Callable[[T], Awaitable[R]], items: Sequence[T]) -
 
 
 def _judged(
-    plan: Candidate, verdict: Verdict | None, axes: Sequence[str], filtered: bool
+    plan: PlanToJudge, verdict: Judgement | None, axes: Sequence[str], filtered: bool
 ) -> Judged:
     status: Status
     if verdict is None:
@@ -188,7 +195,7 @@ def _judged(
 
 
 def _judgement(
-    plan: Candidate, judge: str, judged: Judged, verdict: Verdict | None
+    plan: PlanToJudge, judge: str, judged: Judged, verdict: Judgement | None
 ) -> dict[str, Any]:
     scores = verdict.scores if verdict else {}
     return {
@@ -205,7 +212,7 @@ def _judgement(
 
 
 def _comparison(
-    a: Candidate, b: Candidate, judge: str, outcome: Outcome, told: Sequence[Preference]
+    a: PlanToJudge, b: PlanToJudge, judge: str, outcome: Outcome, told: Sequence[Preference]
 ) -> dict[str, Any]:
     orders = zip(("shown_first", "shown_second"), told, strict=False)
     return {
@@ -230,7 +237,7 @@ def _count_model(models: Counter[str], origin: Any) -> None:
         models[origin["model"]] += 1
 
 
-def _filter_pass(plans: Sequence[Candidate]) -> dict[str, float]:
+def _filter_pass(plans: Sequence[PlanToJudge]) -> dict[str, float]:
     """Source -> share of its rows whose whole answer passes the rule filter."""
     rows, passing = Counter(p.source for p in plans), Counter()  # type: ignore[var-annotated]
     passing.update(p.source for p in plans if p.filter_pass)
