@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from world_realism import VIEWS, distances, is_working_day, take_apart, tell_apart
 
-from gplan_jax.baselines.floors import FLOORS
+from gplan_jax.baselines.floors.registry import FLOORS
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import (
     IntentLibrary,
@@ -113,7 +113,7 @@ def floor_acc1(
     for fold in range(FOLDS):
         fitted = FLOORS[floor]([s for s in samples if fold_of[s.id] != fold], library)
         held_out = [sample for sample in samples if fold_of[sample.id] == fold]
-        right += sum(_first(fitted.predict(s)) == _first(s.raw_labels) for s in held_out)
+        right += sum(_first(fitted.plan_for(s)) == _first(s.raw_labels) for s in held_out)
     return right / len(samples)
 
 

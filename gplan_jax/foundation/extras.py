@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from gplan_jax.foundation.errors import GplanError
@@ -34,6 +35,17 @@ def require_extra(modules: Iterable[str], extra: str, purpose: str) -> None:
     """Checks that modules are installed, without importing them; otherwise as ``load_extra``."""
     if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
         raise GplanError(_mend(missing, extra, purpose))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keeps OpenMP to one thread: trees on a few hundred rows are no work to share, and threads
+    that wait for each other beside a busy neighbour take a hundred times as long. What is limited
+    must be loaded by then, so make the estimator first."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with threadpool_limits(limits=1):
+        yield
 
 
 def _mend(modules: Iterable[str], extra: str, purpose: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gplan_jax.baselines.floors import ALL_FLOORS, Floor, predict_rows
+from gplan_jax.baselines.floors.registry import ALL_FLOORS
 from gplan_jax.foundation.config import Config
 from gplan_jax.gsisr import IntentLibrary, Sample
 
@@ -87,21 +87,21 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Place:
+class LazyArm:
     """Where an arm is defined: ``module`` exposes it as ``attribute``."""
 
     module: str
     attribute: str
 
 
-NETWORKS: Mapping[str, Place] = {
-    "sasrec": Place("gplan_jax.baselines.sequential.arm", "SASREC"),
-    "bert4rec": Place("gplan_jax.baselines.sequential.arm", "BERT4REC"),
-    "rearec_erl": Place("gplan_jax.baselines.sequential.arm", "REAREC_ERL"),
-    "rearec_prl": Place("gplan_jax.baselines.sequential.arm", "REAREC_PRL"),
-    "p5": Place("gplan_jax.baselines.p5.arm", "P5"),
-    "tiger": Place("gplan_jax.baselines.tiger.arm", "TIGER"),
-    "tiger_rq": Place("gplan_jax.baselines.tiger.arm", "TIGER_RQ"),
+NETWORKS: Mapping[str, LazyArm] = {
+    "sasrec": LazyArm("gplan_jax.baselines.sequential.arm", "SASREC"),
+    "bert4rec": LazyArm("gplan_jax.baselines.sequential.arm", "BERT4REC"),
+    "rearec_erl": LazyArm("gplan_jax.baselines.sequential.arm", "REAREC_ERL"),
+    "rearec_prl": LazyArm("gplan_jax.baselines.sequential.arm", "REAREC_PRL"),
+    "p5": LazyArm("gplan_jax.baselines.p5.arm", "P5"),
+    "tiger": LazyArm("gplan_jax.baselines.tiger.arm", "TIGER"),
+    "tiger_rq": LazyArm("gplan_jax.baselines.tiger.arm", "TIGER_RQ"),
 }
 
 
@@ -111,7 +111,7 @@ class Arms(Mapping[str, Arm]):
     It travels to another process as names, so that the imports happen there.
     """
 
-    def __init__(self, entries: Mapping[str, Arm | Place]) -> None:
+    def __init__(self, entries: Mapping[str, Arm | LazyArm]) -> None:
         self.entries = dict(entries)
 
     def __getitem__(self, name: str) -> Arm:
@@ -129,18 +129,6 @@ class Arms(Mapping[str, Arm]):
 
 class NoSettings(Config):
     """Of an arm that has none."""
-
-
-@dataclass(frozen=True)
-class FloorPredictor:
-    """A fitted floor that answers as an arm does; its plans are the same in both ways."""
-
-    floor: Floor
-    parameters: int = 0
-
-    def predict(self, samples: Sequence[Sample], *, constrained: bool) -> list[str]:
-        """The floor's plan for each row."""
-        return predict_rows(self.floor, samples)
 
 
 def floor_arm(name: str) -> Arm:
@@ -166,8 +154,7 @@ def _fit_floor(
     library: IntentLibrary,
     seed: int,
 ) -> Fitted:
-    floor = ALL_FLOORS[name](train, library, mode)
-    return Fitted(FloorPredictor(floor), [])
+    return Fitted(ALL_FLOORS[name](train, library, mode), [])
 
 
 ARMS = Arms({**NETWORKS, **{name: floor_arm(name) for name in ALL_FLOORS}})

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from gplan_jax.baselines.floors.base import in_fixed_order
-from gplan_jax.baselines.floors.sklearn_imports import boosted_classifier, one_thread
-from gplan_jax.baselines.floors.tabular import TableEncoder
+from gplan_jax.baselines.floors.counting import Floor
+from gplan_jax.baselines.floors.tabular import TableEncoder, in_fixed_order
 from gplan_jax.baselines.rows.atoms import Atoms, LabelledRows, labelled_rows
 from gplan_jax.baselines.rows.features import InputMode
+from gplan_jax.foundation.extras import load_extra, one_thread
 from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.gsisr.plan_rules import PlanRules, plan_rules
 
@@ -60,7 +60,8 @@ class Choice:
         known = np.isin(actions, classes)
         columns = np.flatnonzero(~np.isnan(table[known]).all(axis=0))
         shares = counts / counts.sum()
-        classifier = boosted_classifier(
+        ensemble = load_extra("sklearn.ensemble", "baselines", "gradient boosting")
+        classifier = ensemble.HistGradientBoostingClassifier(
             categorical_features=np.array(categorical)[columns], **SETTINGS
         )
         if len(classes) == 1:
@@ -84,7 +85,7 @@ class Choice:
 
 
 @dataclass(frozen=True, eq=False)
-class GradientBoostingFirst:
+class GradientBoostingFirst(Floor):
     """The first intent by gradient boosting, and nothing else.
 
     Attributes:
@@ -98,10 +99,7 @@ class GradientBoostingFirst:
 
     @classmethod
     def fit(
-        cls,
-        samples: Sequence[Sample],
-        library: IntentLibrary,
-        mode: InputMode = InputMode.FULL,
+        cls, samples: Sequence[Sample], library: IntentLibrary, mode: InputMode = InputMode.FULL
     ) -> GradientBoostingFirst:
         """Fits on the rows' table; GplanError where no row has a usable plan."""
         atoms = Atoms.of(library)
@@ -111,18 +109,14 @@ class GradientBoostingFirst:
         first = Choice.fit(table.encode(rows.samples), firsts, table.categorical, atoms.count + 1)
         return cls(atoms, table, first)
 
-    def predict(self, sample: Sample) -> str:
-        """A plan of one intent."""
-        return self.predict_all([sample])[0]
-
-    def predict_all(self, samples: Sequence[Sample]) -> list[str]:
+    def predict(self, samples: Sequence[Sample], *, constrained: bool = True) -> list[str]:
         """A plan of one intent for each row."""
         scores = self.first.scores(self.table.encode(samples))[:, : self.atoms.END]
         return [self.atoms.text([int(atom)]) for atom in scores.argmax(axis=1)]
 
 
 @dataclass(frozen=True, eq=False)
-class GradientBoosting:
+class GradientBoosting(Floor):
     """The whole plan by gradient boosting, intent after intent.
 
     One classifier gives the first intent from the row's table, a second one what follows, or the
@@ -143,10 +137,7 @@ class GradientBoosting:
 
     @classmethod
     def fit(
-        cls,
-        samples: Sequence[Sample],
-        library: IntentLibrary,
-        mode: InputMode = InputMode.FULL,
+        cls, samples: Sequence[Sample], library: IntentLibrary, mode: InputMode = InputMode.FULL
     ) -> GradientBoosting:
         """Fits on the rows' table; GplanError where no row has a usable plan."""
         start = GradientBoostingFirst.fit(samples, library, mode)
@@ -161,11 +152,7 @@ class GradientBoosting:
             plan_rules(library, start.atoms.intents),
         )
 
-    def predict(self, sample: Sample) -> str:
-        """A plan that passes the filter."""
-        return self.predict_all([sample])[0]
-
-    def predict_all(self, samples: Sequence[Sample]) -> list[str]:
+    def predict(self, samples: Sequence[Sample], *, constrained: bool = True) -> list[str]:
         """A plan that passes the filter for each row."""
         table = self.table.encode(samples)
         plans: list[tuple[int, ...]] = [() for _ in samples]

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from gplan_jax.baselines.floors.base import in_fixed_order, rows_to_copy, voted_plan
-from gplan_jax.baselines.floors.sklearn_imports import neighbour_search, one_thread
-from gplan_jax.baselines.floors.tabular import TableEncoder
-from gplan_jax.baselines.rows.atoms import Atoms, LabelledRows
+from gplan_jax.baselines.floors.counting import Floor, voted_plan
+from gplan_jax.baselines.floors.tabular import TableEncoder, in_fixed_order
+from gplan_jax.baselines.rows.atoms import Atoms, LabelledRows, rows_to_copy
 from gplan_jax.baselines.rows.features import InputMode
+from gplan_jax.foundation.extras import load_extra, one_thread
 from gplan_jax.gsisr import IntentLibrary, Sample, split_by_id
 
 NUMBERS_OF_NEIGHBOURS = (5, 10, 20, 40)
@@ -79,7 +79,7 @@ class Space:
 
 
 @dataclass(frozen=True, eq=False)
-class NearestNeighbours:
+class NearestNeighbours(Floor):
     """The plan that the k nearest training rows vote for, nearer ones with up to double weight.
 
     Attributes:
@@ -97,10 +97,7 @@ class NearestNeighbours:
 
     @classmethod
     def fit(
-        cls,
-        samples: Sequence[Sample],
-        library: IntentLibrary,
-        mode: InputMode = InputMode.FULL,
+        cls, samples: Sequence[Sample], library: IntentLibrary, mode: InputMode = InputMode.FULL
     ) -> NearestNeighbours:
         """Chooses k on a fifth of the ids (the smallest of the best), then keeps all rows.
 
@@ -126,14 +123,11 @@ class NearestNeighbours:
     @classmethod
     def _of(cls, rows: LabelledRows, atoms: Atoms, mode: InputMode, k: int) -> NearestNeighbours:
         space = Space.fit(rows.samples, np.array([plan[0] for plan in rows.plans]), mode)
-        search = neighbour_search(metric="manhattan", algorithm="brute")
+        neighbors = load_extra("sklearn.neighbors", "baselines", "the nearest neighbours")
+        search = neighbors.NearestNeighbors(metric="manhattan", algorithm="brute")
         return cls(atoms, space, rows.plans, search.fit(space.points(rows.samples)), k)
 
-    def predict(self, sample: Sample) -> str:
-        """The plan voted for: that of a training row."""
-        return self.predict_all([sample])[0]
-
-    def predict_all(self, samples: Sequence[Sample]) -> list[str]:
+    def predict(self, samples: Sequence[Sample], *, constrained: bool = True) -> list[str]:
         """The plan voted for, for each row."""
         if not samples:
             return []

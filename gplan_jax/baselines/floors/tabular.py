@@ -72,6 +72,11 @@ class TableEncoder:
         return float(value)
 
 
+def in_fixed_order(samples: Iterable[Sample]) -> list[Sample]:
+    """The rows by their columns' text, so that sums and ties don't hang on the order given."""
+    return sorted(samples, key=lambda sample: tuple(sample.to_dict().values()))
+
+
 def row_values(sample: Sample, mode: InputMode) -> dict[str, Value]:
     """Column -> text of a category, number, or None; the label is not looked at."""
     values = _history(sample)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import Intent, IntentLibrary, Plan, Sample, canonical_plan, parse_plan
+from gplan_jax.gsisr import (
+    Intent,
+    IntentLibrary,
+    Plan,
+    Sample,
+    canonical_plan,
+    check_plan,
+    parse_plan,
+)
 from gplan_jax.gsisr.plan_rules import admissible_intents
 
 
@@ -118,6 +127,26 @@ def labelled_rows(samples: Iterable[Sample], atoms: Atoms) -> LabelledRows:
         raise GplanError(f"No training row has a usable plan, so there is nothing to fit.{found}")
     return LabelledRows(
         tuple(sample for sample, _ in kept), tuple(ids for _, ids in kept), tuple(left_out)
+    )
+
+
+def rows_to_copy(samples: Iterable[Sample], atoms: Atoms) -> LabelledRows:
+    """The labelled rows whose plan passes the whole rule filter, so that it may be an answer.
+
+    Raises:
+        GplanError: no row is left.
+    """
+    rows = labelled_rows(samples, atoms)
+    good = [not check_plan(atoms.text(plan), atoms.library) for plan in rows.plans]
+    if not any(good):
+        raise GplanError(
+            "Every training plan breaks a rule of the library, so there is nothing to fit a floor "
+            "on that answers with training plans; mend the labels."
+        )
+    return LabelledRows(
+        tuple(itertools.compress(rows.samples, good)),
+        tuple(itertools.compress(rows.plans, good)),
+        rows.left_out,
     )
 
 

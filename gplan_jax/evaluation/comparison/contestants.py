@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from gplan_jax.baselines.fitting.arms import ARMS, NETWORKS, Arm, Arms, Place
+from gplan_jax.baselines.fitting.arms import ARMS, NETWORKS, Arm, Arms, LazyArm
 from gplan_jax.baselines.floors.registry import CONTEXT_FLOORS
 from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.foundation.errors import GplanError
@@ -17,9 +17,9 @@ ALL = "all"
 _PLANNER_ARMS = "gplan_jax.evaluation.comparison.planner_arms"
 # Trained for much longer than a baseline: they take part only where they are named.
 PLANNERS = {
-    "picd": Place(_PLANNER_ARMS, "PICD"),
-    "pause": Place(_PLANNER_ARMS, "PAUSE"),
-    "direct_sft": Place(_PLANNER_ARMS, "DIRECT_SFT"),
+    "picd": LazyArm(_PLANNER_ARMS, "PICD"),
+    "pause": LazyArm(_PLANNER_ARMS, "PAUSE"),
+    "direct_sft": LazyArm(_PLANNER_ARMS, "DIRECT_SFT"),
 }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from gplan_jax.baselines.floors import FLOORS
+from gplan_jax.baselines.floors.registry import FLOORS
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
 from gplan_jax.foundation.files import read_jsonl
@@ -118,7 +118,7 @@ def plans_of_floors(
         )
     fitted = {name: fit(train_rows, library) for name, fit in FLOORS.items()}
     return {
-        name: list(_candidates(name, rows, (floor.predict(r) for r in rows), library))
+        name: list(_candidates(name, rows, floor.predict(rows), library))
         for name, floor in fitted.items()
     }
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import pydantic
 
-from gplan_jax.baselines.floors import ALL_FLOORS
+from gplan_jax.baselines.floors.registry import ALL_FLOORS
 from gplan_jax.evaluation.comparison.layout import (
     ARMS,
     COMPARISON,

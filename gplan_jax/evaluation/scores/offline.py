@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from gplan_jax.baselines.floors import FLOORS, Floor
+from gplan_jax.baselines.floors.counting import Floor
+from gplan_jax.baselines.floors.registry import FLOORS
 from gplan_jax.evaluation.scores.intervals import RESAMPLES, bootstrap_interval, wilson_interval
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.files import atomic_directory, read_jsonl, write_json, write_jsonl
@@ -253,7 +254,7 @@ def _predictions(
             prompt_id=sample.id,
             text=text,
             label=sample.raw_labels,
-            floors={name: floor.predict(sample) for name, floor in floors.items()},
+            floors={name: floor.plan_for(sample) for name, floor in floors.items()},
         )
         for sample, text in zip(samples, texts, strict=True)
     ]

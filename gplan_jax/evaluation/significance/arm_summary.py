@@ -11,7 +11,7 @@ import numpy as np
 import pydantic
 from scipy import stats
 
-from gplan_jax.baselines.floors import ALL_FLOORS
+from gplan_jax.baselines.floors.registry import ALL_FLOORS
 from gplan_jax.evaluation.scores.intervals import (
     BCA_RESAMPLES,
     DECIMALS,

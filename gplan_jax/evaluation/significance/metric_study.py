@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gplan_jax.baselines.floors import PopularityList
+from gplan_jax.baselines.floors.counting import PopularityList
 from gplan_jax.evaluation.scores.intervals import Clusters, bca_intervals
 from gplan_jax.evaluation.significance.arm_summary import score_arm
 from gplan_jax.foundation.errors import GplanError

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from gplan_jax.baselines.fitting.arms import ARMS, NETWORKS, Fitted, FloorPredictor, floor_arm
-from gplan_jax.baselines.floors import ALL_FLOORS
+from gplan_jax.baselines.fitting.arms import ARMS, NETWORKS, Fitted, floor_arm
+from gplan_jax.baselines.floors.counting import Floor
+from gplan_jax.baselines.floors.registry import ALL_FLOORS
 from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.foundation.config import parse_config
 from gplan_jax.gsisr import IntentLibrary, Sample
@@ -39,7 +40,7 @@ def test_a_floor_as_an_arm_answers_as_the_floor_does(world_rows: list[Sample]) -
     train, test = world_rows[:30], world_rows[30:]
     fitted = arm.fit(train, [], arm.settings(), InputMode.FULL, library, 0)
     floor = ALL_FLOORS["trigger_table"](train, library, InputMode.FULL)
-    plans = [floor.predict(sample) for sample in test]
+    plans = floor.predict(test)
     assert fitted.predictor.predict(test, constrained=True) == plans
     assert fitted.predictor.predict(test, constrained=False) == plans
     assert arm.floor and arm.trials == ({},) and not arm.stops_early and fitted.best is None
@@ -47,6 +48,6 @@ def test_a_floor_as_an_arm_answers_as_the_floor_does(world_rows: list[Sample]) -
 
 def test_the_best_point_is_the_first_with_the_lowest_validation_loss() -> None:
     curve = [{"epoch": n, "validation_loss": v} for n, v in enumerate((3.0, 1.5, 2.0, 1.5), 1)]
-    assert Fitted(FloorPredictor(None), curve).best == curve[1]  # type: ignore[arg-type]
+    assert Fitted(Floor(), curve).best == curve[1]
     blind = [{"epoch": 1, "validation_loss": None}]
-    assert Fitted(FloorPredictor(None), blind).best is None  # type: ignore[arg-type]
+    assert Fitted(Floor(), blind).best is None

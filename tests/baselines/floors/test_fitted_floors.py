@@ -13,19 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.baselines.floors import (
-    ALL_FLOORS,
-    CONTEXT_FLOORS,
-    FLOORS,
-    ContextTable,
-    Floor,
-    GradientBoosting,
-    NearestNeighbours,
-    predict_rows,
-)
-from gplan_jax.baselines.floors.base import voted_plan
-from gplan_jax.baselines.floors.boosting import Choice, open_now
-from gplan_jax.baselines.floors.neighbours import _corrected_information
+from gplan_jax.baselines.floors.boosting import Choice, GradientBoosting, open_now
+from gplan_jax.baselines.floors.counting import ContextTable, Floor, voted_plan
+from gplan_jax.baselines.floors.neighbours import NearestNeighbours, _corrected_information
+from gplan_jax.baselines.floors.registry import ALL_FLOORS, CONTEXT_FLOORS, FLOORS
 from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.baselines.rows.plan_mask import initial_state, open_actions, plan_mask, taken
@@ -85,7 +76,7 @@ def fitted(name: str) -> Floor:
 
 @pytest.mark.parametrize("name", FITTED)
 def test_what_the_context_decides_is_learnt(name: str) -> None:
-    texts = predict_rows(fitted(name), ROWS)
+    texts = fitted(name).predict(ROWS)
     wanted = [parse_plan(sample.raw_labels) for sample in ROWS]
     if name == "gradient_boosting_first":
         wanted = [plan[:1] for plan in wanted]
@@ -96,14 +87,14 @@ def test_what_the_context_decides_is_learnt(name: str) -> None:
 def test_neither_labels_nor_the_order_of_rows_matter(name: str) -> None:
     shuffled = ALL_FLOORS[name](ROWS[::-1], LIBRARY, InputMode.FULL)
     unlabelled = [sample.with_label("") for sample in ROWS]
-    assert predict_rows(shuffled, unlabelled) == predict_rows(fitted(name), ROWS)
+    assert shuffled.predict(unlabelled) == fitted(name).predict(ROWS)
 
 
 @pytest.mark.parametrize("name", FITTED)
 def test_one_by_one_is_all_at_once(name: str) -> None:
     floor = fitted(name)
-    assert [floor.predict(sample) for sample in ROWS[:3]] == predict_rows(floor, ROWS[:3])
-    assert predict_rows(floor, []) == []
+    assert [floor.plan_for(sample) for sample in ROWS[:3]] == floor.predict(ROWS[:3])
+    assert floor.predict([]) == []
 
 
 @pytest.mark.parametrize("name", ALL_FLOORS)
@@ -119,7 +110,7 @@ def test_the_history_mode_hides_the_context_or_the_floor_is_refused(
         dataclasses.replace(sample, trigger_1="加油", trigger_4="p_1", current_tag="公园")
         for sample in world_rows
     ]
-    assert predict_rows(floor, other) == predict_rows(floor, world_rows)
+    assert floor.predict(other) == floor.predict(world_rows)
 
 
 @pytest.mark.parametrize("name", FITTED)
@@ -129,23 +120,23 @@ def test_strange_rows_have_an_answer(name: str) -> None:
     strange = dataclasses.replace(
         ROWS[0], trigger_1="火箭", current_tag="月球", short_term_behavior_seq="?, ??"
     )
-    assert all(parse_plan(text) for text in predict_rows(floor, [bare, strange]))
+    assert all(parse_plan(text) for text in floor.predict([bare, strange]))
     with pytest.raises(GplanError, match="currenttime is empty"):
-        floor.predict(dataclasses.replace(bare, currenttime=""))
+        floor.plan_for(dataclasses.replace(bare, currenttime=""))
 
 
 @pytest.mark.parametrize("name", FITTED)
 def test_rows_without_a_usable_plan_are_left_out_and_only_them_refused(name: str) -> None:
     foreign = row([{"工具名称": "tool_99"}, WEATHER, CARD], user="v")
     floor = ALL_FLOORS[name]([*ROWS, row([]), foreign], LIBRARY, InputMode.FULL)
-    assert predict_rows(floor, ROWS) == predict_rows(fitted(name), ROWS)
+    assert floor.predict(ROWS) == fitted(name).predict(ROWS)
     with pytest.raises(GplanError, match="nothing to fit"):
         ALL_FLOORS[name]([row([]), foreign], LIBRARY, InputMode.FULL)
 
 
 @pytest.mark.parametrize("name", FITTED)
 def test_a_single_row_is_enough(name: str) -> None:
-    text = ALL_FLOORS[name](ROWS[:1], LIBRARY, InputMode.FULL).predict(ROWS[2])
+    text = ALL_FLOORS[name](ROWS[:1], LIBRARY, InputMode.FULL).plan_for(ROWS[2])
     assert parse_plan(text)[0] == RIDE
 
 
@@ -153,7 +144,7 @@ def test_a_single_row_is_enough(name: str) -> None:
 def test_a_label_that_breaks_a_rule_is_no_answer(name: str) -> None:
     broken = [dataclasses.replace(s, raw_labels=canonical_plan([RIDE] * 3)) for s in ROWS]
     floor = ALL_FLOORS[name]([*broken, *ROWS[:1]], LIBRARY, InputMode.FULL)
-    assert all(check_plan(text, LIBRARY) == [] for text in predict_rows(floor, ROWS[:4]))
+    assert all(check_plan(text, LIBRARY) == [] for text in floor.predict(ROWS[:4]))
     if name != "gradient_boosting":
         with pytest.raises(GplanError, match="breaks a rule"):
             ALL_FLOORS[name](broken, LIBRARY, InputMode.FULL)
@@ -162,18 +153,18 @@ def test_a_label_that_breaks_a_rule_is_no_answer(name: str) -> None:
 def test_the_context_table_backs_off_where_it_saw_few_rows() -> None:
     table = ContextTable.fit([*ROWS, row(AT_HOTEL, start=LATER)], LIBRARY)
     # One row of a cell is not believed: eleven others at their hotel are, at another time.
-    assert parse_plan(table.predict(row(AT_HOTEL, start=LATER))) == AT_HOTEL
-    assert parse_plan(table.predict(row([], start=LATER))) == TO_HOTEL
+    assert parse_plan(table.plan_for(row(AT_HOTEL, start=LATER))) == AT_HOTEL
+    assert parse_plan(table.plan_for(row([], start=LATER))) == TO_HOTEL
     # An order type never seen: the plan of all rows; 12 each, and the card (13) has most.
-    assert parse_plan(table.predict(row([], "加油"))) == AT_HOTEL
+    assert parse_plan(table.plan_for(row([], "加油"))) == AT_HOTEL
 
 
 def test_the_context_table_tells_times_apart() -> None:
     rows = [row(TO_HOTEL, start=SOON)] * 5 + [row(TICKETS, start=LATER)] * 6
     table = ContextTable.fit(rows, LIBRARY)
-    assert parse_plan(table.predict(row([], start=SOON))) == TO_HOTEL
-    assert parse_plan(table.predict(row([], start=LATER))) == TICKETS
-    assert parse_plan(table.predict(row([]))) == TICKETS
+    assert parse_plan(table.plan_for(row([], start=SOON))) == TO_HOTEL
+    assert parse_plan(table.plan_for(row([], start=LATER))) == TICKETS
+    assert parse_plan(table.plan_for(row([]))) == TICKETS
 
 
 @given(st.dictionaries(st.lists(st.integers(0, 3), max_size=3).map(tuple), st.floats(0.5, 2),
@@ -198,7 +189,7 @@ def test_boosted_plans_pass_the_filter_whatever_the_scores() -> None:
     floor = fitted("gradient_boosting")
     assert isinstance(floor, GradientBoosting)
     noisy = dataclasses.replace(floor, first=Noise(), following=Noise())
-    plans = noisy.predict_all(ROWS)
+    plans = noisy.predict(ROWS)
     assert len(set(plans)) > 20
     assert all(check_plan(plan, LIBRARY) == [] for plan in plans)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gplan_jax.baselines.floors import PopularityList
+from gplan_jax.baselines.floors.counting import PopularityList
 from gplan_jax.evaluation.judge.case import case_of
 from gplan_jax.evaluation.judge.judgement import Findings, score_of
 from gplan_jax.evaluation.judge.rules import AXES, RuleJudge, inversions, judge_by_rules, stages_of

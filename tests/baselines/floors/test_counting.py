@@ -1,4 +1,4 @@
-"""Floors on invented rows counted by hand, and on the public rows."""
+"""Counting floors on invented rows counted by hand, and on the public rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.baselines.floors import FLOORS, MajorityFirstIntent, PopularityList, TriggerTable
+from gplan_jax.baselines.floors.counting import (
+    MajorityFirstIntent,
+    PopularityList,
+    TriggerTable,
+)
+from gplan_jax.baselines.floors.registry import FLOORS
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import (
     IntentLibrary,
@@ -72,17 +77,17 @@ def test_a_repeated_intent_counts_once_for_its_plan() -> None:
 
 def test_the_table_answers_by_order_type_and_whether_the_user_is_there() -> None:
     floor = TriggerTable.fit(ROWS, LIBRARY)
-    assert parse_plan(floor.predict(row([]))) == [RIDE, REMINDER, WEATHER]
-    assert parse_plan(floor.predict(row([], "门票"))) == [TRAIN, WEATHER]
+    assert parse_plan(floor.plan_for(row([]))) == [RIDE, REMINDER, WEATHER]
+    assert parse_plan(floor.plan_for(row([], "门票"))) == [TRAIN, WEATHER]
     # Both plans of the cell occur once; "tool_6 tool_8" comes before "tool_6 tool_9" as text.
-    assert parse_plan(floor.predict(row([], here=True))) == [CARD, REMINDER, WEATHER]
-    assert parse_plan(floor.predict(row([], "加油"))) == [RIDE, REMINDER, WEATHER]
+    assert parse_plan(floor.plan_for(row([], here=True))) == [CARD, REMINDER, WEATHER]
+    assert parse_plan(floor.plan_for(row([], "加油"))) == [RIDE, REMINDER, WEATHER]
 
 
 def test_the_table_prefers_the_majority_first_intent_to_the_majority_plan() -> None:
     # [WEATHER] is the most frequent plan, but three of five begin with the ride.
     rows = [row(p) for p in ([WEATHER], [WEATHER], [RIDE], [RIDE, TRAIN], [RIDE, REMINDER])]
-    assert parse_plan(TriggerTable.fit(rows, LIBRARY).predict(rows[0])) == [RIDE, TRAIN]
+    assert parse_plan(TriggerTable.fit(rows, LIBRARY).plan_for(rows[0])) == [RIDE, TRAIN]
 
 
 @pytest.mark.parametrize("name", FLOORS)
@@ -94,7 +99,7 @@ def test_the_order_of_the_rows_does_not_matter(name: str, order: list[Sample]) -
 @pytest.mark.parametrize("name", FLOORS)
 def test_the_label_of_the_row_to_plan_for_is_not_looked_at(name: str) -> None:
     floor = FLOORS[name](ROWS, LIBRARY)
-    assert all(floor.predict(r) == floor.predict(r.with_label("")) for r in ROWS)
+    assert all(floor.plan_for(r) == floor.plan_for(r.with_label("")) for r in ROWS)
 
 
 @pytest.mark.parametrize("name", FLOORS)
@@ -115,7 +120,7 @@ def test_the_floors_of_the_public_rows(shared: Path) -> None:
 
     def score(name: str, measure: str) -> float:
         floor = FLOORS[name](train, LIBRARY)
-        scores = [score_prediction(floor.predict(s), s.raw_labels, LIBRARY) for s in test]
+        scores = [score_prediction(floor.plan_for(s), s.raw_labels, LIBRARY) for s in test]
         return mean(getattr(score, measure) for score in scores)
 
     assert 0.33 < score("majority_first_intent", "acc1") < 0.42
