@@ -26,8 +26,12 @@ import ml_dtypes
 import numpy as np
 
 from gplan_jax.foundation.files import write_json
-from gplan_jax.models.checkpoints.params import rules
-from gplan_jax.models.checkpoints.safetensors_files import LazyTensor, stored_tensors, write_sharded
+from gplan_jax.models.checkpoints.hugging_face import (
+    LazyTensor,
+    rules,
+    stored_tensors,
+    write_sharded,
+)
 from gplan_jax.models.qwen3.config import Qwen3Config
 
 QWEN3_1_7B = Qwen3Config(

@@ -16,9 +16,8 @@ from bench_process import JsonProcess
 from gplan_jax.data import Mode
 from gplan_jax.foundation.files import write_json
 from gplan_jax.models import Qwen3
-from gplan_jax.models.checkpoints.directory import model_parameters
-from gplan_jax.models.checkpoints.params import checkpoint_tensors
-from gplan_jax.models.checkpoints.safetensors_files import write_sharded
+from gplan_jax.models.checkpoints.hugging_face import checkpoint_tensors, write_sharded
+from gplan_jax.models.checkpoints.model_directory import model_parameters
 
 
 class TorchSteps:

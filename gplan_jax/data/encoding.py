@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import Prompt
-from gplan_jax.models.checkpoints.directory import ModelRecord, is_model_directory
+from gplan_jax.models.checkpoints.model_directory import ModelRecord, is_model_directory
 from gplan_jax.reasoning import (
     GSISR_LATENTS,
     PLAN_SECTION,

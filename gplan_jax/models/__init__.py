@@ -5,13 +5,13 @@ from gplan_jax.models.checkpoints.convert import (
     convert_checkpoint,
     export_checkpoint,
 )
-from gplan_jax.models.checkpoints.directory import (
+from gplan_jax.models.checkpoints.loading import load_qwen3
+from gplan_jax.models.checkpoints.model_directory import (
     ModelRecord,
     read_config,
     save_model_directory,
     save_qwen3,
 )
-from gplan_jax.models.checkpoints.loading import load_qwen3
 from gplan_jax.models.qwen3.cache import KVCache, init_cache
 from gplan_jax.models.qwen3.config import Qwen3Config
 from gplan_jax.models.qwen3.model import Qwen3

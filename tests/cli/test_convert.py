@@ -33,9 +33,8 @@ def checkpoint(tmp_path: Path) -> Path:
     from tokenizers import Tokenizer, models
 
     from gplan_jax.models import Qwen3
-    from gplan_jax.models.checkpoints.directory import model_parameters
-    from gplan_jax.models.checkpoints.params import checkpoint_tensors
-    from gplan_jax.models.checkpoints.safetensors_files import write_sharded
+    from gplan_jax.models.checkpoints.hugging_face import checkpoint_tensors, write_sharded
+    from gplan_jax.models.checkpoints.model_directory import model_parameters
 
     config = Qwen3Config(120, 8, 8, 1, 2, 1, head_dim=4, tie_word_embeddings=True)
     model = Qwen3(config, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16)

@@ -5,36 +5,35 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_directory
 from gplan_jax.foundation.progress import track
-from gplan_jax.models.checkpoints.directory import (
-    PARAMS,
-    ModelRecord,
-    copy_companions,
-    is_model_directory,
-    read_config,
-)
-from gplan_jax.models.checkpoints.parameter_store import (
-    ParameterStore,
-    save_parameters,
-    stacked_shape,
-)
-from gplan_jax.models.checkpoints.params import (
+from gplan_jax.models.checkpoints.hugging_face import (
     EMBEDDING,
     LM_HEAD,
     check_tensors,
     checkpoint_tensors,
     read_parameter,
     rules,
+    stored_tensors,
+    write_sharded,
 )
-from gplan_jax.models.checkpoints.safetensors_files import stored_tensors, write_sharded
+from gplan_jax.models.checkpoints.model_directory import (
+    PARAMS,
+    ModelRecord,
+    ParameterStore,
+    copy_companions,
+    is_model_directory,
+    read_config,
+    save_parameters,
+)
 from gplan_jax.models.checkpoints.tokenizer_files import (
     TokenizerExtension,
+    check_size,
     check_tokenizer,
     extend_tokenizer,
 )
@@ -43,7 +42,6 @@ from gplan_jax.models.qwen3.config import Qwen3Config
 _VOCABULARY_MULTIPLE = 128
 _NOISE = 0.1  # of the spread of the real rows: new tokens start alike, but not the same
 _ROWS_AT_ONCE = 8192
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +82,8 @@ def convert_checkpoint(
     bytes and dtype. Where the ids do not fit, the matrices grow to a multiple of 128 rows.
 
     Args:
-        hf_dir: config.json, safetensors, tokenizer.json (needed if there are new tokens).
+        hf_dir: config.json, safetensors, and tokenizer.json or vocab.json with merges.txt (needed
+            if there are new tokens).
         out_dir: a new directory; it appears whole or not at all.
         new_tokens: in the order of their ids.
         metadata: kept in gplan.json.
@@ -101,9 +100,12 @@ def convert_checkpoint(
     config = read_config(source)
     tensors = stored_tensors(source)
     check_tensors(tensors, config, source=str(source))
-    check_tokenizer(source, rows=config.vocab_size)
     extension = extend_tokenizer(source, new_tokens)
-    rows = _rows_needed(config, extension)
+    rows = config.vocab_size
+    if extension is not None:
+        check_size(extension.size_before, source / "tokenizer.json", rows=rows)
+        if extension.size_after > rows:
+            rows = -(-extension.size_after // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
     dtype = tensors[EMBEDDING].dtype
     by_path = {rule.path: rule for rule in rules(config)}
 
@@ -128,7 +130,7 @@ def convert_checkpoint(
             extension.write(target)
         record.write(target)
         written = save_parameters(target / PARAMS, by_path, read)
-        _consume(written, "converting", len(by_path), progress)
+        _exhaust(written, "converting", len(by_path), progress)
     return CheckpointReport(
         directory=Path(out_dir),
         parameters=_count(dataclasses.replace(config, vocab_size=rows)),
@@ -157,12 +159,10 @@ def export_checkpoint(
     check_tokenizer(source, rows=config.vocab_size, needed=bool(record.new_tokens))
     store = ParameterStore(source / PARAMS, config)
     dtypes = store.dtypes
-    tensors = list(
-        checkpoint_tensors(store.read, dtypes, config, ships_lm_head=record.ships_lm_head)
-    )
+    tensors = checkpoint_tensors(store.read, dtypes, config, ships_lm_head=record.ships_lm_head)
     with atomic_directory(out_dir) as target:
         copy_companions(source, target, vocab_size=config.vocab_size, dtype=dtypes["embedding"])
-        _consume(write_sharded(target, tensors), "exporting", len(tensors), progress)
+        _exhaust(write_sharded(target, tensors), "exporting", len(tensors), progress)
     return CheckpointReport(
         directory=Path(out_dir),
         parameters=_count(config),
@@ -174,12 +174,6 @@ def export_checkpoint(
     )
 
 
-def _rows_needed(config: Qwen3Config, extension: TokenizerExtension | None) -> int:
-    if extension is None or extension.size_after <= config.vocab_size:
-        return config.vocab_size
-    return -(-extension.size_after // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
-
-
 def _with_new_rows(
     matrix_VxD: np.ndarray, rows: int, extension: TokenizerExtension, rng: np.random.Generator
 ) -> np.ndarray:
@@ -188,33 +182,30 @@ def _with_new_rows(
     fresh += [row for row in range(len(matrix_VxD), rows) if row not in set(fresh)]
     if not fresh:
         return matrix_VxD
-    mean_D, spread = _moments(matrix_VxD[: extension.size_before])
+    # Mean row and standard deviation about it, in float64, some rows at a time.
+    real_RxD = matrix_VxD[: extension.size_before]
+    total_D, squares = np.zeros(real_RxD.shape[1]), 0.0
+    for start in range(0, len(real_RxD), _ROWS_AT_ONCE):
+        part = real_RxD[start : start + _ROWS_AT_ONCE].astype(np.float32)
+        total_D += part.sum(axis=0, dtype=np.float64)
+        squares += float(np.square(part).sum(dtype=np.float64))
+    mean_D = total_D / len(real_RxD)
+    spread = max(squares / real_RxD.size - float(np.square(mean_D).mean()), 0.0) ** 0.5
     noise = rng.standard_normal((len(fresh), matrix_VxD.shape[1]), dtype=np.float32)
     if rows > len(matrix_VxD):
         grown = np.empty((rows, matrix_VxD.shape[1]), matrix_VxD.dtype)
         grown[: len(matrix_VxD)] = matrix_VxD
         matrix_VxD = grown
-    matrix_VxD[fresh] = (mean_D + _NOISE * spread * noise).astype(matrix_VxD.dtype)
+    matrix_VxD[fresh] = (mean_D.astype(np.float32) + _NOISE * spread * noise).astype(
+        matrix_VxD.dtype
+    )
     return matrix_VxD
 
 
-def _moments(matrix_VxD: np.ndarray) -> tuple[np.ndarray, float]:
-    """Mean row and standard deviation about it, in float64, some rows at a time."""
-    total = np.zeros(matrix_VxD.shape[1])
-    squares = 0.0
-    for start in range(0, len(matrix_VxD), _ROWS_AT_ONCE):
-        part = matrix_VxD[start : start + _ROWS_AT_ONCE].astype(np.float32)
-        total += part.sum(axis=0, dtype=np.float64)
-        squares += float(np.square(part).sum(dtype=np.float64))
-    mean = total / len(matrix_VxD)
-    variance = squares / matrix_VxD.size - float(np.square(mean).mean())
-    return mean.astype(np.float32), max(variance, 0.0) ** 0.5
-
-
 def _count(config: Qwen3Config) -> int:
-    return sum(int(np.prod(stacked_shape(rule, config))) for rule in rules(config))
+    return sum(int(np.prod(rule.stacked_shape(config))) for rule in rules(config))
 
 
-def _consume(items: Iterator[T], description: str, total: int, progress: bool) -> None:
-    for _ in track(items, description, total) if progress else items:
+def _exhaust(names: Iterator[str], description: str, total: int, progress: bool) -> None:
+    for _ in track(names, description, total) if progress else names:
         pass

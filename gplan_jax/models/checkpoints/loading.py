@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -12,17 +12,26 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.typing import DTypeLike
 
-from gplan_jax.models.checkpoints.directory import PARAMS, is_model_directory, read_config
-from gplan_jax.models.checkpoints.parameter_store import ParameterStore, stacked_shape
-from gplan_jax.models.checkpoints.params import Rule, check_tensors, layers_of, rules
-from gplan_jax.models.checkpoints.safetensors_files import StoredTensor, stored_tensors
+from gplan_jax.models.checkpoints.hugging_face import (
+    Rule,
+    StoredTensor,
+    check_tensors,
+    layers_of,
+    rules,
+    stored_tensors,
+)
+from gplan_jax.models.checkpoints.model_directory import (
+    PARAMS,
+    ParameterStore,
+    is_model_directory,
+    read_config,
+)
 from gplan_jax.models.checkpoints.tokenizer_files import check_tokenizer
-from gplan_jax.models.layers.sharding import LOGICAL_AXES, named_shardings
+from gplan_jax.models.layers.sharding import named_shardings
 from gplan_jax.models.qwen3.config import Qwen3Config
-from gplan_jax.models.qwen3.model import Qwen3, Remat
+from gplan_jax.models.qwen3.model import Qwen3, Remat, abstract_qwen3
 
 Sharding = NamedSharding | SingleDeviceSharding
-Reader = Callable[[Rule, DTypeLike | None, Sharding], jax.Array]
 
 
 def load_qwen3(
@@ -44,7 +53,7 @@ def load_qwen3(
         param_dtype: dtype to hold the parameters in; None keeps each one's stored dtype.
         compute_dtype: dtype of matrix products; None means that of the embedding.
         remat: see ``Qwen3``.
-        mesh: devices to lay the weights out over (``models.sharding``); None is the default device.
+        mesh: devices to lay the weights out over (``layers.sharding``); None is the default device.
 
     Raises:
         GplanError: the directory does not hold a whole Qwen3 dense checkpoint that matches its
@@ -53,60 +62,35 @@ def load_qwen3(
     directory = Path(path)
     config = read_config(directory)
     check_tokenizer(directory, rows=config.vocab_size)
-    read = _reader(directory, config)
     model = abstract_qwen3(config, param_dtype or jnp.float32, compute_dtype, remat)
-    shardings = _shardings(model, mesh)
+    parameters = nnx.state(model, nnx.Param)
+    if mesh is None:
+        here = SingleDeviceSharding(jax.devices()[0])
+        shardings = jax.tree.map(lambda _: here, nnx.to_pure_dict(parameters))
+    else:
+        shardings = nnx.to_pure_dict(named_shardings(parameters, mesh))
+
+    if is_model_directory(directory):
+        store = ParameterStore(directory / PARAMS, config)
+
+        def read(rule: Rule, sharding: Sharding) -> jax.Array:
+            return store.read_to_devices(rule.path, param_dtype, sharding)
+    else:
+        tensors = stored_tensors(directory)
+        check_tensors(tensors, config, source=str(directory))
+
+        def read(rule: Rule, sharding: Sharding) -> jax.Array:
+            return _tensors_to_devices(rule, tensors, config, param_dtype, sharding)
+
     for rule in rules(config):
         *parents, name = rule.path.split(".")
         module, sharding = model, shardings
         for part in parents:
             module, sharding = getattr(module, part), sharding[part]
-        getattr(module, name).set_value(read(rule, param_dtype, sharding[name]))
+        getattr(module, name).set_value(read(rule, sharding[name]))
     if param_dtype is None and compute_dtype is None:
         model.compute_dtype = model.embedding[...].dtype
     return model
-
-
-def abstract_qwen3(
-    config: Qwen3Config,
-    param_dtype: DTypeLike,
-    compute_dtype: DTypeLike | None = None,
-    remat: Remat = "none",
-) -> Qwen3:
-    """A model of shapes without values: nothing random is computed, nothing is allocated."""
-    # Where a mesh is set, NNX looks the names of the axes up at once.
-    with nnx.logical_axis_rules(LOGICAL_AXES):
-        return nnx.eval_shape(
-            lambda: Qwen3(
-                config,
-                rngs=nnx.Rngs(0),
-                param_dtype=param_dtype,
-                compute_dtype=compute_dtype,
-                remat=remat,
-            )
-        )
-
-
-def _shardings(model: Qwen3, mesh: Mesh | None) -> dict:
-    """Parameter path -> where it lives, nested as the parameters are."""
-    parameters = nnx.state(model, nnx.Param)
-    if mesh is None:
-        here = SingleDeviceSharding(jax.devices()[0])
-        return jax.tree.map(lambda _: here, nnx.to_pure_dict(parameters))
-    return nnx.to_pure_dict(named_shardings(parameters, mesh))
-
-
-def _reader(directory: Path, config: Qwen3Config) -> Reader:
-    if is_model_directory(directory):
-        store = ParameterStore(directory / PARAMS, config)
-        return lambda rule, dtype, sharding: store.read_to_devices(rule.path, dtype, sharding)
-    tensors = stored_tensors(directory)
-    check_tensors(tensors, config, source=str(directory))
-
-    def read(rule: Rule, dtype: DTypeLike | None, sharding: Sharding) -> jax.Array:
-        return _tensors_to_devices(rule, tensors, config, dtype, sharding)
-
-    return read
 
 
 def _tensors_to_devices(
@@ -117,7 +101,7 @@ def _tensors_to_devices(
     sharding: Sharding,
 ) -> jax.Array:
     """Reads a parameter's tensors one by one; the host holds its devices' slices and one tensor."""
-    shape = stacked_shape(rule, config)
+    shape = rule.stacked_shape(config)
     indices_map = sharding.addressable_devices_indices_map(shape)
     devices = {device: index for device, index in indices_map.items() if index is not None}
     stored = tensors[rule.names(config)[0]].dtype

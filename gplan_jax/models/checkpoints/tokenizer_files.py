@@ -1,8 +1,9 @@
-"""The tokenizer beside the weights: its size, and how it takes in latent tokens."""
+"""The tokenizer beside the weights: how it is read, its size, and how it takes in latent tokens."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from tokenizers import AddedToken, Tokenizer
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import read_json, write_json
 
-_TOKENIZER, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
+_TOKENIZER, _SETTINGS, _ADDED = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
+_PARTS = ("vocab.json", "merges.txt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +38,8 @@ class TokenizerExtension:
         return [token for token, number in self.ids.items() if number >= self.size_before]
 
     def write(self, directory: Path) -> None:
-        """Writes the tokenizer over the unextended copy in ``directory``."""
-        if not self.added:
+        """Writes the tokenizer into ``directory``, over the unextended copy where there is one."""
+        if not self.added and (directory / _TOKENIZER).is_file():
             return
         self.tokenizer.save(str(directory / _TOKENIZER))
         settings_path = directory / _SETTINGS
@@ -59,20 +61,24 @@ def extend_tokenizer(directory: Path, new_tokens: Sequence[str]) -> TokenizerExt
     no token to add.
 
     Raises:
-        GplanError: tokens are empty or repeated, tokenizer.json is missing or broken, or its ids
+        GplanError: tokens are empty or repeated, the tokenizer is missing or broken, or its ids
             have gaps (the library would then give a new token an id that is in use).
     """
     if len(set(new_tokens)) < len(new_tokens) or "" in new_tokens:
         raise GplanError(f"New tokens must be distinct and not empty: {', '.join(new_tokens)}.")
     path = directory / _TOKENIZER
-    if not path.is_file():
-        if new_tokens:
-            raise GplanError(
-                f"{path} does not exist, so {len(new_tokens)} tokens cannot be added; download the "
-                "tokenizer beside the weights or convert without new tokens."
-            )
+    if path.is_file():
+        tokenizer = _read(path)
+    elif all((directory / part).is_file() for part in _PARTS):
+        tokenizer = _from_vocabulary_and_merges(directory)
+    elif new_tokens:
+        raise GplanError(
+            f"{path} does not exist, so {len(new_tokens)} tokens cannot be added; download the "
+            f"tokenizer ({_TOKENIZER}, or {' and '.join(_PARTS)}) beside the weights or convert "
+            "without new tokens."
+        )
+    else:
         return None
-    tokenizer = _read(path)
     before = _size(tokenizer)
     added = set(new_tokens) - tokenizer.get_vocab(with_added_tokens=True).keys()
     if added and before != tokenizer.get_vocab_size(with_added_tokens=True):
@@ -89,7 +95,7 @@ def extend_tokenizer(directory: Path, new_tokens: Sequence[str]) -> TokenizerExt
 
 
 def check_tokenizer(directory: Path, *, rows: int, needed: bool = False) -> None:
-    """Checks that every id of the tokenizer beside some weights has a row in the embedding.
+    """Checks that every id of the ``tokenizer.json`` beside some weights has an embedding row.
 
     Args:
         directory: a model directory or Hugging Face checkpoint.
@@ -100,11 +106,14 @@ def check_tokenizer(directory: Path, *, rows: int, needed: bool = False) -> None
         GplanError: the tokenizer has ids beyond the embedding, is broken, or is needed and missing.
     """
     path = directory / _TOKENIZER
-    if not path.is_file():
-        if needed:
-            raise GplanError(f"{path} does not exist; copy it from where the weights came from.")
-        return
-    size = _size(_read(path))
+    if path.is_file():
+        check_size(_size(_read(path)), path, rows=rows)
+    elif needed:
+        raise GplanError(f"{path} does not exist; copy it from where the weights came from.")
+
+
+def check_size(size: int, path: Path, *, rows: int) -> None:
+    """Raises GplanError where the tokenizer at ``path`` has ids beyond an embedding's rows."""
     if size > rows:
         raise GplanError(
             f"{path} has ids up to {size - 1}, but the embedding has {rows} rows; the tokenizer "
@@ -113,10 +122,38 @@ def check_tokenizer(directory: Path, *, rows: int, needed: bool = False) -> None
 
 
 def _read(path: Path) -> Tokenizer:
+    # Not through transformers: it rebuilds parts of what tokenizer.json says.
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise GplanError(f"{path} is not a readable tokenizer: {error}.") from None
+
+
+def _from_vocabulary_and_merges(directory: Path) -> Tokenizer:
+    """The older form: transformers knows how Qwen's text is split, which no file of it says."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns that there is no torch
+    import transformers
+
+    named = " and ".join(_PARTS)
+    try:
+        said: dict[str, int] = dict(read_json(directory / "vocab.json"))
+        if (directory / _ADDED).is_file():
+            said |= read_json(directory / _ADDED)
+        if (directory / _SETTINGS).is_file():
+            listed = read_json(directory / _SETTINGS).get("added_tokens_decoder", {})
+            said |= {entry["content"]: int(number) for number, entry in listed.items()}
+        read = transformers.Qwen2Tokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = Tokenizer.from_str(read.backend_tokenizer.to_str())
+    except Exception as error:  # whatever the library meets in the files
+        raise GplanError(f"{directory}: {named} are not a readable tokenizer: {error}.") from None
+    # Where no file gives the ids of the control tokens, transformers numbers them anew, in an order
+    # of its own, and where there is no <|endoftext|>, it adds one.
+    if differing := sorted(dict(said.items() ^ tokenizer.get_vocab().items())):
+        raise GplanError(
+            f"{directory}: {named} with {_ADDED} or {_SETTINGS} don't give the ids of all tokens: "
+            f"not of {', '.join(differing[:5])}; download {_TOKENIZER} beside the weights."
+        )
+    return tokenizer
 
 
 def _size(tokenizer: Tokenizer) -> int:

@@ -29,7 +29,7 @@ from gplan_jax.models.attention.causal import (
 from gplan_jax.models.layers.int8 import Int8Matrix
 from gplan_jax.models.layers.low_rank import LowRank, TrainedRows
 from gplan_jax.models.layers.norms import rms_norm, rotate, rotation
-from gplan_jax.models.layers.sharding import constrain
+from gplan_jax.models.layers.sharding import LOGICAL_AXES, constrain
 from gplan_jax.models.layers.vocab_parallel import embed_tokens
 from gplan_jax.models.qwen3.cache import KVCache, LayeredContext
 from gplan_jax.models.qwen3.config import Qwen3Config
@@ -305,6 +305,26 @@ class Qwen3(nnx.Module):
 
     def _finish(self, hidden_BxTxD: jax.Array) -> jax.Array:
         return rms_norm(hidden_BxTxD, self.final_norm[...], self.config.rms_norm_eps)
+
+
+def abstract_qwen3(
+    config: Qwen3Config,
+    param_dtype: DTypeLike,
+    compute_dtype: DTypeLike | None = None,
+    remat: Remat = "none",
+) -> Qwen3:
+    """A model of shapes without values: nothing random is computed, nothing is allocated."""
+    # Where a mesh is set, NNX looks the names of the axes up at once.
+    with nnx.logical_axis_rules(LOGICAL_AXES):
+        return nnx.eval_shape(
+            lambda: Qwen3(
+                config,
+                rngs=nnx.Rngs(0),
+                param_dtype=param_dtype,
+                compute_dtype=compute_dtype,
+                remat=remat,
+            )
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from gplan_jax.foundation.files import atomic_directory
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr.intent_counts import IntentCounts
 from gplan_jax.models import Qwen3, save_model_directory
-from gplan_jax.models.checkpoints.directory import save_shards
+from gplan_jax.models.checkpoints.model_directory import save_shards
 from gplan_jax.training.hosts.processes import barrier, differing, is_primary, log_once
 from gplan_jax.training.loop.metrics_log import MetricsLog, evaluation_scores
 from gplan_jax.training.loop.reference import with_reference

@@ -27,7 +27,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.models.checkpoints.parameter_store import storage_reason
+from gplan_jax.models.checkpoints.model_directory import storage_reason
 from gplan_jax.training.hosts.processes import any_fault, barrier, is_primary, log_once
 from gplan_jax.training.resume.array_marks import mark_arrays
 from gplan_jax.training.resume.run_record import (

@@ -24,8 +24,8 @@ from gplan_jax.data.training_set import Mode, TrainingSet
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.models import Qwen3, load_qwen3
-from gplan_jax.models.checkpoints.directory import read_config
-from gplan_jax.models.checkpoints.lora import merged
+from gplan_jax.models.checkpoints.model_directory import read_config
+from gplan_jax.models.qwen3.lora import merged
 from gplan_jax.objectives.preference import loss_at_reference
 from gplan_jax.training.hosts.mesh import batch_share, check_mesh, make_mesh, put_batch
 from gplan_jax.training.hosts.processes import log_once

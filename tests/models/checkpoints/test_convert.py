@@ -175,6 +175,23 @@ def test_a_missing_tokenizer_is_an_error_only_with_new_tokens(
     assert convert_checkpoint(source, tmp_path / "model").new_tokens == {}
 
 
+def test_a_tokenizer_of_vocabulary_and_merges_is_converted(
+    tmp_path: Path, config: Qwen3Config, random_tensors: Callable, write_checkpoint: Callable
+) -> None:
+    source = write_checkpoint(tmp_path / "hf", config, random_tensors(config))
+    (source / "vocab.json").write_text('{"a": 0, "b": 1, "ab": 2}')
+    (source / "merges.txt").write_text("#version: 0.2\na b\n")
+    (source / "added_tokens.json").write_text('{"<|endoftext|>": 3}')
+    assert convert_checkpoint(source, tmp_path / "plain").new_tokens == {}
+    report = convert_checkpoint(source, tmp_path / "model", new_tokens=TOKENS)
+    assert list(report.new_tokens.values()) == [4, 5, 6]
+    plain, extended = (
+        Tokenizer.from_file(str(tmp_path / name / "tokenizer.json")) for name in ("plain", "model")
+    )
+    assert plain.encode("ab<|endoftext|>").ids == [2, 3]
+    assert extended.encode("ab<|endoftext|><T_a>").ids == [2, 3, 4]
+
+
 def test_results_are_never_overwritten(source: Path, tmp_path: Path) -> None:
     convert_checkpoint(source, tmp_path / "model")
     with pytest.raises(GplanError, match="never overwritten"):

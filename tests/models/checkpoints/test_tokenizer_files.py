@@ -87,3 +87,48 @@ def test_a_broken_tokenizer_is_named(directory: Path) -> None:
     (directory / "tokenizer.json").write_text("{}")
     with pytest.raises(GplanError, match=r"tokenizer\.json is not a readable tokenizer"):
         extend_tokenizer(directory, [])
+
+
+def write_parts(directory: Path, tokenizer_json: dict, added: dict[str, int] | None) -> Path:
+    """The same tokenizer in its older form: vocab.json, merges.txt and the control tokens' ids."""
+    directory.mkdir()
+    (directory / "vocab.json").write_text(json.dumps(tokenizer_json["model"]["vocab"]))
+    pairs = (" ".join(pair) for pair in tokenizer_json["model"]["merges"])
+    (directory / "merges.txt").write_text("#version: 0.2\n" + "\n".join(pairs) + "\n")
+    if added is not None:
+        (directory / "added_tokens.json").write_text(json.dumps(added))
+    return directory
+
+
+def test_vocabulary_and_merges_mean_what_tokenizer_json_means(shared: Path, tmp_path: Path) -> None:
+    path = shared / "qwen3_tokenizer" / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    added = {token["content"]: token["id"] for token in content["added_tokens"]}
+    extension = extend_tokenizer(write_parts(tmp_path / "hf", content, added), ["<T>"])
+    assert extension is not None
+    assert (extension.size_before, extension.ids) == (151_669, {"<T>": 151_669})
+    (tmp_path / "out").mkdir()
+    extension.write(tmp_path / "out")
+    ours = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    theirs = Tokenizer.from_file(str(path))
+    for text in (
+        "<|im_start|>user\n  don't 12345 <think> x </think> \t\r\n ok é e\u0301<|im_end|>\n",
+        '<THOUGHT><CONTEXT>晚上，在公司。</CONTEXT></THOUGHT>[{"tag": "美食"}]<|endoftext|>',
+    ):
+        found, expected = ours.encode(text), theirs.encode(text)
+        assert (found.ids, found.offsets) == (expected.ids, expected.offsets)
+
+
+def test_control_tokens_without_ids_are_refused_rather_than_numbered_anew(tmp_path: Path) -> None:
+    content = {"model": {"vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}}
+    parts = write_parts(tmp_path / "hf", content, None)
+    (parts / "tokenizer_config.json").write_text('{"eos_token": "<end>"}')
+    with pytest.raises(GplanError, match=r"ids of all tokens: not of <end>, <\|endoftext\|>"):
+        extend_tokenizer(parts, [])
+    (parts / "added_tokens.json").write_text('{"<|endoftext|>": 3, "<end>": 4}')
+    extension = extend_tokenizer(parts, ["<T>"])
+    assert extension is not None and extension.ids == {"<T>": 5}
+    assert extension.tokenizer.encode("abba<T><end>").ids == [2, 1, 0, 5, 4]
+    (parts / "vocab.json").write_text('["a", "b"]')
+    with pytest.raises(GplanError, match=r"vocab\.json and merges\.txt are not a readable"):
+        extend_tokenizer(parts, [])

@@ -12,8 +12,8 @@ import pytest
 from flax import nnx
 
 from gplan_jax.models import Qwen3, Qwen3Config, init_cache, load_qwen3
-from gplan_jax.models.checkpoints.directory import model_parameters
-from gplan_jax.models.checkpoints.params import checkpoint_tensors
+from gplan_jax.models.checkpoints.hugging_face import checkpoint_tensors
+from gplan_jax.models.checkpoints.model_directory import model_parameters
 
 IDS = np.random.default_rng(3).integers(0, 40, size=(2, 9))
 

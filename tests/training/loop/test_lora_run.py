@@ -9,7 +9,7 @@ import numpy as np
 
 from gplan_jax.data import ChatEncoder
 from gplan_jax.models import load_qwen3
-from gplan_jax.models.checkpoints.directory import model_parameters
+from gplan_jax.models.checkpoints.model_directory import model_parameters
 from gplan_jax.training.loop.loop import train
 from gplan_jax.training.loop.metrics_log import read_log
 from gplan_jax.training.steps.train_config import TrainConfig

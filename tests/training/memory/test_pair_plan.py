@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from gplan_jax.data.preference_loader import PreferenceLoader
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import parse_config
-from gplan_jax.models.checkpoints.loading import abstract_qwen3
 from gplan_jax.models.qwen3.config import Qwen3Config
+from gplan_jax.models.qwen3.model import abstract_qwen3
 from gplan_jax.training.memory.abstract_step import QWEN3_SHAPES, model_shape
 from gplan_jax.training.memory.batch_shape import (
     BatchShape,

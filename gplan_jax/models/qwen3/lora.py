@@ -13,14 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.models.checkpoints.loading import abstract_qwen3
-from gplan_jax.models.checkpoints.params import rules
 from gplan_jax.models.layers.low_rank import LoraParam, LowRank, TrainedRows
 from gplan_jax.models.layers.sharding import partition_spec
-from gplan_jax.models.qwen3.model import Qwen3
+from gplan_jax.models.qwen3.model import Qwen3, abstract_qwen3
 
 # Projection -> (module, logical axes of its inputs, of its outputs).
 TARGETS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
@@ -117,8 +116,8 @@ def merged(model: Qwen3) -> Qwen3:
     """
     plain = abstract_qwen3(model.config, jnp.float32, model.compute_dtype, model.remat)
     plain.kernel = model.kernel
-    for rule in rules(model.config):
-        *parents, name = rule.path.split(".")
+    for path, _ in nnx.to_flat_state(nnx.state(plain, nnx.Param)):
+        *parents, name = map(str, path)
         source, target = model, plain
         for part in parents:
             source, target = getattr(source, part), getattr(target, part)

@@ -1,13 +1,17 @@
-"""Live models on disk: a trained model's directory, its Hugging Face form, and its record."""
+"""Model directories: live models on disk, their record, and params/ read one by one."""
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors
@@ -23,6 +27,12 @@ from gplan_jax.models import (
     load_qwen3,
     save_model_directory,
     save_qwen3,
+)
+from gplan_jax.models.checkpoints.hugging_face import rules
+from gplan_jax.models.checkpoints.model_directory import (
+    ParameterStore,
+    save_parameters,
+    storage_errors,
 )
 
 IDS = np.arange(10)[None]
@@ -119,3 +129,75 @@ def test_broken_records_are_named(tmp_path: Path, content: str, message: str) ->
     (tmp_path / "gplan.json").write_text(content)
     with pytest.raises(GplanError, match=message):
         ModelRecord.read(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def parameters(config: Qwen3Config) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    dtypes = (np.float32, ml_dtypes.bfloat16, np.float16)
+    return {
+        rule.path: rng.normal(size=rule.stacked_shape(config)).astype(dtypes[number % 3])
+        for number, rule in enumerate(rules(config))
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(parameters: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store") / "params"
+    assert list(save_parameters(folder, parameters, parameters.__getitem__)) == list(parameters)
+    return folder
+
+
+def test_values_and_dtypes_come_back(
+    folder: Path, parameters: dict[str, np.ndarray], config: Qwen3Config
+) -> None:
+    store = ParameterStore(folder, config)
+    assert store.dtypes == {path: value.dtype for path, value in parameters.items()}
+    for path, value in parameters.items():
+        found = store.read(path)
+        assert isinstance(found, np.ndarray)
+        assert (found.dtype, found.tobytes()) == (value.dtype, value.tobytes()), path
+
+
+def test_a_config_of_another_shape_is_refused_with_every_difference(
+    folder: Path, config: Qwen3Config
+) -> None:
+    other = dataclasses.replace(config, vocab_size=41, tie_word_embeddings=False)
+    with pytest.raises(GplanError) as error:
+        ParameterStore(folder, other)
+    assert "misshapen: embedding is [40, 12], config.json asks for [41, 12]" in str(error.value)
+    assert "missing: head [41, 12]" in str(error.value)
+
+
+def test_extra_parameters_are_refused(tmp_path: Path, config: Qwen3Config) -> None:
+    untied = dataclasses.replace(config, tie_word_embeddings=False)
+    values = {r.path: np.zeros(r.stacked_shape(untied), np.float32) for r in rules(untied)}
+    for _ in save_parameters(tmp_path / "params", values, values.__getitem__):
+        pass
+    with pytest.raises(GplanError, match=r"extra: head \[40, 12\]"):
+        ParameterStore(tmp_path / "params", config)
+
+
+def test_no_checkpoint_there(tmp_path: Path, config: Qwen3Config) -> None:
+    with pytest.raises(GplanError, match="not a whole set of parameters"):
+        ParameterStore(tmp_path / "params", config)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(GplanError, match="not a whole set of parameters"):
+        ParameterStore(tmp_path / "empty", config)
+
+
+def test_lost_data_files_are_an_error_that_names_the_folder(
+    folder: Path, config: Qwen3Config, tmp_path: Path
+) -> None:
+    copy = tmp_path / "params"
+    shutil.copytree(folder, copy)
+    for data in copy.rglob("d/*"):
+        data.unlink()
+    with pytest.raises(GplanError, match=r"params is not a whole set of parameters"):
+        ParameterStore(copy, config).read("embedding")
+
+
+def test_a_full_disk_is_told_apart_from_a_broken_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as error, storage_errors(tmp_path):
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write 8 bytes: No space left on device")
+    assert error.value.errno == errno.ENOSPC

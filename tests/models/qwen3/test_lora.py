@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.models import Qwen3, Qwen3Config
-from gplan_jax.models.checkpoints.directory import model_parameters
-from gplan_jax.models.checkpoints.lora import TARGETS, add_lora, merged
+from gplan_jax.models.checkpoints.model_directory import model_parameters
 from gplan_jax.models.layers.low_rank import LoraParam
+from gplan_jax.models.qwen3.lora import TARGETS, add_lora, merged
 
 TRAINED = (3, 90, 91)
 IDS = (
