@@ -24,7 +24,6 @@ from gplan_jax.evaluation.judge.judgement import (
 from gplan_jax.evaluation.judge.spatiotemporal import spatiotemporal_findings
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Intent, IntentLibrary, Plan, Sample, facts_of
-from gplan_jax.synthesis.amap.evidence import DONE, VENUES
 from gplan_jax.synthesis.amap.intents import (
     ARRIVAL_CARD,
     END,
@@ -46,7 +45,9 @@ from gplan_jax.synthesis.amap.intents import (
     WORK,
 )
 from gplan_jax.synthesis.amap.situation import (
+    DONE,
     REFUEL_ORDERS,
+    VENUES,
     OrderPlace,
     Phase,
     Region,

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from gplan_jax.evaluation.judge.case import DUE, Case, is_tagged, is_way, words
 from gplan_jax.evaluation.judge.judgement import Findings
 from gplan_jax.gsisr import Intent
-from gplan_jax.synthesis.amap.evidence import DONE, ELSEWHERE, VENUES
 from gplan_jax.synthesis.amap.intents import (
     ARRIVAL_CARD,
     CITY,
@@ -28,6 +27,9 @@ from gplan_jax.synthesis.amap.intents import (
     WORK,
 )
 from gplan_jax.synthesis.amap.situation import (
+    DONE,
+    ELSEWHERE,
+    VENUES,
     DayPart,
     Habitual,
     OrderPlace,

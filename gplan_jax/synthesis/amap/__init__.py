@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""What a situation calls for: the rules that plan with the Amap library and say why."""

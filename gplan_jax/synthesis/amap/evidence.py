@@ -6,7 +6,6 @@ reason here is a habitual suggestion, and the trace says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from enum import StrEnum
 
 from gplan_jax.gsisr import Intent, Plan
@@ -33,8 +32,13 @@ from gplan_jax.synthesis.amap.intents import (
     leads_to,
 )
 from gplan_jax.synthesis.amap.situation import (
+    DARK_TIMES,
+    DONE,
+    ELSEWHERE,
+    REFUEL_ORDERS,
+    SHOPS,
+    VENUES,
     Attention,
-    DayOff,
     DayPart,
     Habitual,
     OrderPlace,
@@ -44,38 +48,24 @@ from gplan_jax.synthesis.amap.situation import (
     Surroundings,
 )
 
-Reasons = list[str | None]
-
 FOLLOWS_STEP = "承接上一步"
 AFTER_ARRIVING = "到订单地之后"
-
-ELSEWHERE = (OrderPlace.SAME_DISTRICT, OrderPlace.SAME_CITY, OrderPlace.OTHER_CITY)
-DONE = (Phase.OVER, Phase.LONG_STARTED)
-DARK = (DayPart.EVENING, DayPart.NIGHT)
-DAYLIGHT = (DayPart.MORNING, DayPart.LUNCH, DayPart.AFTERNOON)
-SHOPS = (Surroundings.SHOPPING, Surroundings.DISTRICT)
-# Places that one visits, with a card to show on arrival.
-VENUES = (
-    *SHOPS,
-    Surroundings.LODGING,
-    Surroundings.SIGHT,
-    Surroundings.FOOD,
-    Surroundings.HUB,
-    Surroundings.FUEL,
-    Surroundings.CHARGING,
-    Surroundings.ROAD,
-)
-FREE_DAYS = (DayOff.WEEKEND, DayOff.HOLIDAY)
 
 
 def reasons_for(intent: Intent, situation: Situation) -> tuple[str, ...]:
     """The phrases of ``situation`` that support ``intent``, the strongest first; may be empty."""
-    reasons = (_own_reasons(intent) or _no_reasons)(situation, intent)
+    s, tool = situation, intent[TOOL]
+    if tool in (RIDE, TRAVEL):
+        reasons = _of_way(intent, s)
+    elif TAG in intent:
+        reasons = _of_tag(intent[TAG], s)
+    else:
+        reasons = _of_service(tool, s)
     if intent.get(START, HERE) != HERE:
         # What surrounds the user now tells nothing about the place that is asked for.
-        reasons = [reason for reason in reasons if reason != situation.surroundings]
+        reasons = [reason for reason in reasons if reason != s.surroundings]
     if TAG in intent and intent.get(START) == ORDER_PLACE:
-        reasons.insert(0, _if_in(situation.place, *ELSEWHERE))
+        reasons.insert(0, _if_in(s.place, *ELSEWHERE))
     return tuple(dict.fromkeys(reason for reason in reasons if reason))
 
 
@@ -88,13 +78,91 @@ def links_to(intent: Intent, earlier: Plan) -> str | None:
     return None
 
 
-def _own_reasons(intent: Intent) -> Callable[[Situation, Intent], Reasons] | None:
-    if intent[TOOL] in (RIDE, TRAVEL):
-        return BY_DESTINATION.get(intent[END])
-    return BY_TAG.get(intent[TAG]) if TAG in intent else BY_TOOL.get(intent[TOOL])
+def _of_way(intent: Intent, s: Situation) -> list[str | None]:
+    """Why go somewhere: by the destination, and for rides by what makes one leave the car."""
+    end, away = intent[END], _if_in(s.region, Region.AWAY)
+    if end == ORDER_PLACE and s.place is not OrderPlace.AT:
+        reasons = [_if_in(s.place, *ELSEWHERE), _pending(s)]
+        if intent[TOOL] == RIDE:
+            hub = _if_in(s.surroundings, Surroundings.HUB)
+            reasons += [hub, away, _if_in(s.day_part, *DARK_TIMES)]
+        return [*reasons, _if_in(s.attention, Attention.ORDER_PLACE)]
+    home_city = _if_in(s.region, Region.HOME_CITY)
+    if end == HOME and s.habitual is not Habitual.HOME:
+        late = _if_in(s.day_part, DayPart.DINNER, *DARK_TIMES)
+        return [late, _if_in(s.habitual, Habitual.WORK), home_city]
+    works_today = s.day_off is None and s.region is not Region.AWAY
+    if end == WORK and s.habitual is not Habitual.WORK and works_today:
+        early = _if_in(s.day_part, DayPart.MORNING)
+        return [early, _if_in(s.habitual, Habitual.HOME), home_city]
+    if end in (SHORT_TERM, GUESS):
+        hint = _if_in(s.attention, Attention.OTHER_PLACE)
+        stop = _if_in(s.surroundings, Surroundings.HUB, Surroundings.ROAD, Surroundings.FUEL)
+        at_order = _if_in(s.place, OrderPlace.AT)
+        return [hint, _used(s), at_order, stop, _if_in(s.habitual, *Habitual), away]
+    return []
 
 
-def _no_reasons(s: Situation, intent: Intent) -> Reasons:
+def _of_service(tool: str, s: Situation) -> list[str | None]:
+    """Why look at the order, the weather or the transport of today."""
+    pending, away = _pending(s), _if_in(s.region, Region.AWAY)
+    elsewhere, at_order = _if_in(s.place, *ELSEWHERE), _if_in(s.place, OrderPlace.AT)
+    hub = _if_in(s.surroundings, Surroundings.HUB)
+    if tool == LONG_DISTANCE:
+        ahead = pending and _if_in(s.place, OrderPlace.OTHER_CITY)
+        return [ahead, away and _used(s), hub, away]
+    if tool == TRANSIT:
+        return [hub, away]
+    if tool == ARRIVAL_CARD:
+        return [at_order, at_order and pending, _if_in(s.surroundings, *VENUES)]
+    if tool == REMINDER:
+        # What still counts; refuelling that was paid for long ago, where the user is not there.
+        waiting = s.phase is Phase.LONG_STARTED and s.place in ELSEWHERE
+        phrase = s.order_phrase if waiting else pending
+        return [phrase, phrase and elsewhere]
+    if tool == WEATHER:
+        return [away, pending and elsewhere, s.day_off]
+    if tool == REVIEW:
+        return [_used(s), at_order]
+    return []
+
+
+def _of_tag(tag: str, s: Situation) -> list[str | None]:
+    """Why look for places of a kind: the time of day, the day, and what surrounds the user."""
+
+    def around(*kinds: Surroundings) -> str | None:
+        return _if_in(s.surroundings, *kinds)
+
+    def at_time(*parts: DayPart) -> str | None:
+        return _if_in(s.day_part, *parts)
+
+    away = _if_in(s.region, Region.AWAY)
+    afternoon, dinner, evening = DayPart.AFTERNOON, DayPart.DINNER, DayPart.EVENING
+    match tag:
+        case "美食":
+            meal = at_time(DayPart.MORNING, DayPart.LUNCH, dinner, evening)
+            return [meal, around(Surroundings.FOOD, *SHOPS), away]
+        case "购物":
+            wait = around(*SHOPS, Surroundings.CHARGING, Surroundings.FUEL)
+            return [wait, s.day_off, at_time(afternoon, dinner, evening)]
+        case "酒店":
+            return [away, at_time(dinner, *DARK_TIMES)] if away else []
+        case "景点":
+            daylight = at_time(DayPart.MORNING, DayPart.LUNCH, afternoon)
+            return [away, around(Surroundings.SIGHT), s.day_off, daylight]
+        case "休闲娱乐":
+            wait = around(Surroundings.CHARGING, *SHOPS)
+            return [wait, at_time(afternoon, dinner, *DARK_TIMES), s.day_off]
+        case "运动健身":
+            return [s.day_off, at_time(DayPart.MORNING, afternoon, evening)]
+        case "丽人":
+            return [around(*SHOPS), s.day_off, at_time(afternoon, evening)]
+        case "加油站" | "充电站" | "停车场":
+            refuels = s.order_phrase if s.order in REFUEL_ORDERS else None
+            stop = around(Surroundings.ROAD, Surroundings.FUEL, Surroundings.CHARGING)
+            if tag != "停车场":
+                return [refuels, stop]
+            return [refuels, stop, around(*SHOPS, Surroundings.SIGHT, Surroundings.LODGING)]
     return []
 
 
@@ -107,156 +175,6 @@ def _pending(s: Situation) -> str | None:
     return s.order_phrase if s.phase is not None and s.phase not in DONE else None
 
 
-def _done(s: Situation) -> str | None:
+def _used(s: Situation) -> str | None:
     """The order's phrase once it has been used, or may have been on its last day."""
     return s.order_phrase if s.phase in (*DONE, Phase.LAST_DAY) else None
-
-
-def _to_order(s: Situation, intent: Intent) -> Reasons:
-    if s.place is OrderPlace.AT:
-        return []
-    reasons: Reasons = [_if_in(s.place, *ELSEWHERE), _pending(s)]
-    if intent[TOOL] == RIDE:
-        reasons += [_if_in(s.surroundings, Surroundings.HUB), _if_in(s.region, Region.AWAY)]
-        reasons.append(_if_in(s.day_part, *DARK))
-    return [*reasons, _if_in(s.attention, Attention.ORDER_PLACE)]
-
-
-def _to_home(s: Situation, intent: Intent) -> Reasons:
-    if s.habitual is Habitual.HOME:
-        return []
-    late = _if_in(s.day_part, DayPart.DINNER, *DARK)
-    return [late, _if_in(s.habitual, Habitual.WORK), _if_in(s.region, Region.HOME_CITY)]
-
-
-def _to_work(s: Situation, intent: Intent) -> Reasons:
-    if s.habitual is Habitual.WORK or s.day_off is not None or s.region is Region.AWAY:
-        return []
-    early = _if_in(s.day_part, DayPart.MORNING)
-    return [early, _if_in(s.habitual, Habitual.HOME), _if_in(s.region, Region.HOME_CITY)]
-
-
-def _to_next_place(s: Situation, intent: Intent) -> Reasons:
-    hint = _if_in(s.attention, Attention.OTHER_PLACE)
-    stop = _if_in(s.surroundings, Surroundings.HUB, Surroundings.ROAD, Surroundings.FUEL)
-    away = _if_in(s.region, Region.AWAY)
-    return [
-        hint,
-        _done(s),
-        _if_in(s.place, OrderPlace.AT),
-        stop,
-        _if_in(s.habitual, *Habitual),
-        away,
-    ]
-
-
-def _long_distance(s: Situation, intent: Intent) -> Reasons:
-    ahead = _pending(s) and _if_in(s.place, OrderPlace.OTHER_CITY)
-    back = _if_in(s.region, Region.AWAY)
-    return [ahead, back and _done(s), _if_in(s.surroundings, Surroundings.HUB), back]
-
-
-def _transit(s: Situation, intent: Intent) -> Reasons:
-    return [_if_in(s.surroundings, Surroundings.HUB), _if_in(s.region, Region.AWAY)]
-
-
-def _arrival_card(s: Situation, intent: Intent) -> Reasons:
-    at = _if_in(s.place, OrderPlace.AT)
-    return [at, at and _pending(s), _if_in(s.surroundings, *VENUES)]
-
-
-def _reminder(s: Situation, intent: Intent) -> Reasons:
-    """What still counts; refuelling that was paid for long ago, where the user is not there."""
-    waiting = s.phase is Phase.LONG_STARTED and s.place in ELSEWHERE
-    phrase = s.order_phrase if waiting else _pending(s)
-    return [phrase, phrase and _if_in(s.place, *ELSEWHERE)]
-
-
-def _weather(s: Situation, intent: Intent) -> Reasons:
-    trip = _pending(s) and _if_in(s.place, *ELSEWHERE)
-    return [_if_in(s.region, Region.AWAY), trip, _if_in(s.day_off, *FREE_DAYS)]
-
-
-def _review(s: Situation, intent: Intent) -> Reasons:
-    return [_done(s), _if_in(s.place, OrderPlace.AT)]
-
-
-def _food(s: Situation, intent: Intent) -> Reasons:
-    meal = _if_in(s.day_part, DayPart.MORNING, DayPart.LUNCH, DayPart.DINNER, DayPart.EVENING)
-    near = _if_in(s.surroundings, Surroundings.FOOD, *SHOPS)
-    return [meal, near, _if_in(s.region, Region.AWAY)]
-
-
-def _shopping(s: Situation, intent: Intent) -> Reasons:
-    wait = _if_in(s.surroundings, *SHOPS, Surroundings.CHARGING, Surroundings.FUEL)
-    time = _if_in(s.day_part, DayPart.AFTERNOON, DayPart.DINNER, DayPart.EVENING)
-    return [wait, _if_in(s.day_off, *FREE_DAYS), time]
-
-
-def _lodging(s: Situation, intent: Intent) -> Reasons:
-    if s.region is not Region.AWAY:
-        return []
-    return [str(s.region), _if_in(s.day_part, DayPart.DINNER, *DARK)]
-
-
-def _sights(s: Situation, intent: Intent) -> Reasons:
-    time = _if_in(s.day_part, *DAYLIGHT)
-    near = _if_in(s.surroundings, Surroundings.SIGHT)
-    return [_if_in(s.region, Region.AWAY), near, _if_in(s.day_off, *FREE_DAYS), time]
-
-
-def _leisure(s: Situation, intent: Intent) -> Reasons:
-    time = _if_in(s.day_part, DayPart.AFTERNOON, DayPart.DINNER, *DARK)
-    wait = _if_in(s.surroundings, Surroundings.CHARGING, *SHOPS)
-    return [wait, time, _if_in(s.day_off, *FREE_DAYS)]
-
-
-def _sports(s: Situation, intent: Intent) -> Reasons:
-    time = _if_in(s.day_part, DayPart.MORNING, DayPart.AFTERNOON, DayPart.EVENING)
-    return [_if_in(s.day_off, *FREE_DAYS), time]
-
-
-def _beauty(s: Situation, intent: Intent) -> Reasons:
-    time = _if_in(s.day_part, DayPart.AFTERNOON, DayPart.EVENING)
-    return [_if_in(s.surroundings, *SHOPS), _if_in(s.day_off, *FREE_DAYS), time]
-
-
-def _driver_stop(s: Situation, intent: Intent) -> Reasons:
-    return [
-        s.order_phrase if s.order in ("加油", "充电桩") else None,
-        _if_in(s.surroundings, Surroundings.ROAD, Surroundings.FUEL, Surroundings.CHARGING),
-    ]
-
-
-def _parking(s: Situation, intent: Intent) -> Reasons:
-    crowded = _if_in(s.surroundings, *SHOPS, Surroundings.SIGHT, Surroundings.LODGING)
-    return [*_driver_stop(s, intent), crowded]
-
-
-BY_DESTINATION: Mapping[str, Callable[[Situation, Intent], Reasons]] = {
-    ORDER_PLACE: _to_order,
-    HOME: _to_home,
-    WORK: _to_work,
-    SHORT_TERM: _to_next_place,
-    GUESS: _to_next_place,
-}
-BY_TOOL: Mapping[str, Callable[[Situation, Intent], Reasons]] = {
-    LONG_DISTANCE: _long_distance,
-    TRANSIT: _transit,
-    ARRIVAL_CARD: _arrival_card,
-    REMINDER: _reminder,
-    WEATHER: _weather,
-    REVIEW: _review,
-}
-BY_TAG: Mapping[str, Callable[[Situation, Intent], Reasons]] = {
-    "美食": _food,
-    "购物": _shopping,
-    "酒店": _lodging,
-    "景点": _sights,
-    "休闲娱乐": _leisure,
-    "运动健身": _sports,
-    "丽人": _beauty,
-    "加油站": _driver_stop,
-    "充电站": _driver_stop,
-    "停车场": _parking,
-}

@@ -30,6 +30,11 @@ from gplan_jax.synthesis.amap.intents import (
     travel,
 )
 from gplan_jax.synthesis.amap.situation import (
+    DONE,
+    LATE_TIMES,
+    MEAL_TIMES,
+    ON_THE_ROAD,
+    VISITED,
     Attention,
     DayPart,
     Habitual,
@@ -41,12 +46,6 @@ from gplan_jax.synthesis.amap.situation import (
 )
 
 Openings = list[tuple[Plan, float]]
-
-MEAL_TIMES = (DayPart.LUNCH, DayPart.DINNER)
-LATE_TIMES = (DayPart.DINNER, DayPart.EVENING, DayPart.NIGHT)
-DONE = (Phase.OVER, Phase.LONG_STARTED)
-VISITED = (Surroundings.LODGING, Surroundings.SIGHT, Surroundings.FOOD)
-ON_THE_ROAD = (Surroundings.ROAD, Surroundings.FUEL, Surroundings.CHARGING)
 
 CARD, REMIND, RATE = simple(ARRIVAL_CARD), simple(REMINDER), simple(REVIEW)
 FAR, TRANSFER = simple(LONG_DISTANCE), simple(TRANSIT)

@@ -9,8 +9,6 @@ among those that the facts support alike the taste decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from gplan_jax.gsisr import Intent, Plan
 from gplan_jax.synthesis.amap.evidence import links_to, reasons_for
 from gplan_jax.synthesis.amap.intents import (
@@ -39,16 +37,12 @@ from gplan_jax.synthesis.amap.intents import (
     one_place,
     simple,
 )
-from gplan_jax.synthesis.amap.openings import (
-    DRIVE_NEXT,
-    DRIVE_ON,
+from gplan_jax.synthesis.amap.openings import DRIVE_NEXT, DRIVE_ON, Openings, openings
+from gplan_jax.synthesis.amap.situation import (
+    DARK_TIMES,
     LATE_TIMES,
     MEAL_TIMES,
     ON_THE_ROAD,
-    Openings,
-    openings,
-)
-from gplan_jax.synthesis.amap.situation import (
     REFUEL_ORDERS,
     Attention,
     DayOff,
@@ -75,7 +69,12 @@ RANGES = {
     "丽人": ((NEARBY, 70.0), (DISTRICT, 30.0)),
     "停车场": ((NEARBY, 70.0), (CITY, 30.0)),
 }
-DARK_TIMES = (DayPart.EVENING, DayPart.NIGHT)
+HABITUAL_INTENTS = (
+    interest(HERE, NEARBY, "美食"),
+    interest(HERE, DISTRICT, "休闲娱乐"),
+    interest(HERE, DISTRICT, "购物"),
+    interest(HERE, CITY, "景点"),
+)
 
 
 def plan_for(situation: Situation, taste: Taste) -> Plan:
@@ -87,9 +86,9 @@ def plan_for(situation: Situation, taste: Taste) -> Plan:
         needs = [needs[0], *_further_step(opening, situation), *needs[1:]]
     weather = simple(WEATHER)
     if not reasons_for(weather, situation) or taste.level("no weather") < 0.14:
-        return _filled([*opening, *needs[: length - len(opening)]], situation, length)
+        return _filled([*opening, *needs[: length - len(opening)]], length)
     needs = needs[: length - len(opening) - 1]
-    plan = _filled([*opening, *needs], situation, length - 1)
+    plan = _filled([*opening, *needs], length - 1)
     return _with_weather(plan, len(opening), situation, taste)
 
 
@@ -100,16 +99,14 @@ def supported_openings(situation: Situation, taste: Taste | None = None) -> Open
     """
     found: Openings = []
     for opening, weight in openings(situation):
-        if all(_is_supported(opening, i, situation) for i in range(len(opening))):
+        if all(
+            reasons_for(intent, situation) or links_to(intent, opening[:i])
+            for i, intent in enumerate(opening)
+        ):
             goes_by_car = any(intent[TOOL] == TRAVEL for intent in opening)
             liked = LIKED if taste and taste.drives and goes_by_car else 1.0
             found.append((opening, weight * liked))
     return found or [([DRIVE_ON], 1.0)]
-
-
-def _is_supported(plan: Plan, index: int, situation: Situation) -> bool:
-    intent = plan[index]
-    return bool(reasons_for(intent, situation) or links_to(intent, plan[:index]))
 
 
 def _needs(opening: Plan, s: Situation, taste: Taste) -> Plan:
@@ -202,23 +199,14 @@ def _search(tag: str, start: str, opening: Plan, s: Situation, taste: Taste) -> 
     return interest(start, within, tag)
 
 
-def _filled(plan: Plan, s: Situation, length: int) -> Plan:
+def _filled(plan: Plan, length: int) -> Plan:
     """The plan with habitual suggestions where the facts support too few intents."""
-    for intent in _habitual():
+    for intent in HABITUAL_INTENTS:
         if len(plan) >= length:
             break
         if intent not in plan:
             plan = [*plan, intent]
     return plan[:MOST_INTENTS]
-
-
-def _habitual() -> Iterable[Intent]:
-    return (
-        interest(HERE, NEARBY, "美食"),
-        interest(HERE, DISTRICT, "休闲娱乐"),
-        interest(HERE, DISTRICT, "购物"),
-        interest(HERE, CITY, "景点"),
-    )
 
 
 def _with_weather(plan: Plan, opening: int, s: Situation, taste: Taste) -> Plan:

@@ -92,6 +92,19 @@ class Attention(StrEnum):
     OTHER_PLACE = "近两小时看过别处"
 
 
+# Aspects that several rules ask for together.
+DONE = (Phase.OVER, Phase.LONG_STARTED)
+ELSEWHERE = (OrderPlace.SAME_DISTRICT, OrderPlace.SAME_CITY, OrderPlace.OTHER_CITY)
+MEAL_TIMES = (DayPart.LUNCH, DayPart.DINNER)
+DARK_TIMES = (DayPart.EVENING, DayPart.NIGHT)
+LATE_TIMES = (DayPart.DINNER, *DARK_TIMES)
+SHOPS = (Surroundings.SHOPPING, Surroundings.DISTRICT)
+VISITED = (Surroundings.LODGING, Surroundings.SIGHT, Surroundings.FOOD)
+ON_THE_ROAD = (Surroundings.ROAD, Surroundings.FUEL, Surroundings.CHARGING)
+# Places that one visits, with a card to show on arrival.
+VENUES = (*SHOPS, *VISITED, Surroundings.HUB, *ON_THE_ROAD)
+
+# The words of ``Facts`` for the same.
 PLACES: Mapping[str, OrderPlace] = {
     "here": OrderPlace.AT,
     "district": OrderPlace.SAME_DISTRICT,
@@ -165,16 +178,21 @@ class Situation:
 
 def situation_of(facts: Facts) -> Situation:
     """The aspects of a row's facts that its reasoning may name."""
+    evening = DayPart.DINNER if facts.hour < DINNER_ENDS else DayPart.EVENING
+    at_work = Habitual.WORK if facts.at_work else None
+    away = None if facts.in_home_city is None else Region.AWAY
+    weekend = DayOff.WEEKEND if facts.weekend else None
+    elsewhere = Attention.OTHER_PLACE if facts.other_category else None
     return Situation(
         order=facts.order_type,
         phase=_phase(facts),
         place=PLACES.get(facts.order_distance),
-        habitual=_habitual(facts),
-        region=_region(facts),
-        day_part=_day_part(facts),
-        day_off=_day_off(facts),
+        habitual=Habitual.HOME if facts.at_home else at_work,
+        region=Region.HOME_CITY if facts.in_home_city else away,
+        day_part=DAY_PARTS.get(facts.day_part, evening),
+        day_off=DayOff.HOLIDAY if facts.holiday else weekend,
         surroundings=KINDS.get(facts.place_kind),
-        attention=_attention(facts),
+        attention=Attention.ORDER_PLACE if facts.order_recency == 0 else elsewhere,
     )
 
 
@@ -197,32 +215,3 @@ def _phase(facts: Facts) -> Phase | None:
     if facts.hours_to_end is not None:
         return Phase.ACTIVE
     return Phase.JUST_STARTED if facts.hours_to_start >= -JUST_HOURS else Phase.LONG_STARTED
-
-
-def _habitual(facts: Facts) -> Habitual | None:
-    if facts.at_home:
-        return Habitual.HOME
-    return Habitual.WORK if facts.at_work else None
-
-
-def _region(facts: Facts) -> Region | None:
-    if facts.in_home_city is None:
-        return None
-    return Region.HOME_CITY if facts.in_home_city else Region.AWAY
-
-
-def _day_part(facts: Facts) -> DayPart:
-    evening = DayPart.DINNER if facts.hour < DINNER_ENDS else DayPart.EVENING
-    return DAY_PARTS.get(facts.day_part, evening)
-
-
-def _day_off(facts: Facts) -> DayOff | None:
-    if facts.holiday:
-        return DayOff.HOLIDAY
-    return DayOff.WEEKEND if facts.weekend else None
-
-
-def _attention(facts: Facts) -> Attention | None:
-    if facts.order_recency == 0:
-        return Attention.ORDER_PLACE
-    return Attention.OTHER_PLACE if facts.other_category else None
