@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Processes and devices of a run: start-up, agreement, the mesh. Knows models' axes, no steps."""

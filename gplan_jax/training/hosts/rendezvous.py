@@ -1,8 +1,9 @@
 """All processes of a run meet before JAX connects them, so that one that never comes has a name.
 
-JAX's own coordination service aborts the process (a C++ dump, no Python exception) where a peer is
-missing. Here process 0 listens at the coordinator's address first, on the port that JAX will use
-next; every other process says who it is and waits for the verdict, which is the same for all.
+``jax.distributed.initialize`` has a time limit, but JAX aborts the process when it is over: a C++
+dump that no Python code can catch, without the name of who is missing. So process 0 listens at the
+coordinator's address first, on the port that JAX will use next; every other process says who it is
+and waits for the verdict, which is the same for all.
 
 One line of JSON each way: {"process": 1, "processes": 2, "host": "b"} and {"verdict": "start"},
 or {"verdict": "late" or "wrong", "message": ...}.
@@ -10,12 +11,11 @@ or {"verdict": "late" or "wrong", "message": ...}.
 
 from __future__ import annotations
 
+import asyncio
 import json
-import selectors
 import socket
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from gplan_jax.foundation import GplanError
@@ -25,16 +25,6 @@ LINE_BYTES, RETRY_SECONDS, CALL_SECONDS, ANSWER_SECONDS = 4096, 0.3, 5.0, 10.0
 
 class StartTimeout(TimeoutError):
     """Not every process of the run arrived in time; to start again may mend it."""
-
-
-@dataclass
-class _Guest:
-    """A connection to process 0, and what it has said of itself so far."""
-
-    connection: socket.socket
-    line: bytes = b""
-    process: int | None = None
-    waits: bool = False  # It has said who it is: it is owed a verdict.
 
 
 def assemble(
@@ -61,53 +51,29 @@ def assemble(
         GplanError: the port is taken, the processes disagree about their number, or two have the
             same one.
     """
+    known = dict(hosts or {})
+
+    def absence(missing: Iterable[int]) -> str:
+        names = [
+            f"{number} ({known[number]})" if number in known else f"{number}" for number in missing
+        ]
+        who = f"process {names[0]}" if len(names) == 1 else f"processes {', '.join(names)}"
+        return (
+            f"{who} of {processes} did not arrive at {address[0]}:{address[1]} within "
+            f"{timeout:g} s. See that the command runs on every host, that all are given the same "
+            "coordinator (JAX_COORDINATOR_ADDRESS), that its name and port can be reached from "
+            "there, or wait longer with GPLAN_START_TIMEOUT"
+        )
+
     if process == 0:
-        _receive(address, bind or ("", address[1]), processes, timeout, dict(hosts or {}))
+        listener = _listen(bind or ("", address[1]))
+        verdict = asyncio.run(_receive(listener, processes, timeout, known, absence))
     else:
-        _report(address, process, processes, timeout, dict(hosts or {}))
-
-
-def _receive(
-    address: tuple[str, int],
-    bind: tuple[str, int],
-    processes: int,
-    timeout: float,
-    hosts: dict[int, str],
-) -> None:
-    deadline = time.monotonic() + timeout
-    hosts[0] = socket.gethostname()
-    guests: list[_Guest] = []
-    with _listen(bind) as listener, selectors.DefaultSelector() as selector:
-        selector.register(listener, selectors.EVENT_READ)
-        wrong = ""
-        while not wrong and _missing(guests, processes) and time.monotonic() < deadline:
-            for key, _ in selector.select(min(1.0, max(0.0, deadline - time.monotonic()))):
-                if key.fileobj is listener:
-                    guests.append(_Guest(listener.accept()[0]))
-                    guests[-1].connection.setblocking(False)
-                    selector.register(guests[-1].connection, selectors.EVENT_READ, guests[-1])
-                    continue
-                guest = key.data
-                if not _hear(guest):  # It went away; a restarted one may come again.
-                    selector.unregister(guest.connection)
-                    guest.connection.close()
-                    guests.remove(guest)
-                elif not guest.waits and guest.line.endswith(b"\n"):
-                    wrong = wrong or _welcome(guest, guests, processes, hosts)
-        missing = _missing(guests, processes)
-        if wrong:
-            verdict = {"verdict": "wrong", "message": wrong}
-        elif missing:
-            message = _absence(missing, processes, hosts, address, timeout)
-            verdict = {"verdict": "late", "message": message}
-        else:
-            verdict = {"verdict": "start"}
-        for guest in guests:
-            if guest.waits:
-                _answer(guest.connection, verdict)
-            else:
-                guest.connection.close()
-    _obey(verdict)
+        verdict = _report(address, process, processes, timeout, absence)
+    if verdict["verdict"] == "late":
+        raise StartTimeout(verdict["message"])
+    if verdict["verdict"] == "wrong":
+        raise GplanError(verdict["message"])
 
 
 def _listen(bind: tuple[str, int]) -> socket.socket:
@@ -126,41 +92,100 @@ def _listen(bind: tuple[str, int]) -> socket.socket:
         ) from None
 
 
-def _hear(guest: _Guest) -> bool:
-    """Takes what has come in; False where the connection has ended or talks something else."""
-    try:
-        piece = guest.connection.recv(LINE_BYTES)
-    except OSError:
-        return False
-    guest.line += piece
-    return bool(piece) and len(guest.line) <= LINE_BYTES
+async def _receive(
+    listener: socket.socket,
+    processes: int,
+    timeout: float,
+    hosts: dict[int, str],
+    absence: Callable[[Iterable[int]], str],
+) -> dict[str, str]:
+    """Process 0: waits for the others, tells all that came the verdict, and returns it.
 
+    Args:
+        hosts: filled in as processes arrive.
+        absence: the message that names the missing ones.
+    """
+    hosts[0] = socket.gethostname()
+    arrived = {0}
+    verdict: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
+    conversations: set[asyncio.Task[None] | None] = set()
 
-def _welcome(guest: _Guest, guests: list[_Guest], processes: int, hosts: dict[int, str]) -> str:
-    """Notes who the guest is; a message where it cannot belong to this run."""
-    said = _parse(guest.line)
-    try:
-        process, told, host = int(said["process"]), int(said["processes"]), str(said["host"])
-    except (KeyError, TypeError, ValueError):
-        return ""  # Not one of ours: a port scan, say.
-    guest.waits = True
-    if told != processes:
-        return (
-            f"process {process} on {host} was told of {told} processes, process 0 on {hosts[0]} of "
-            f"{processes}; give all the same JAX_NUM_PROCESSES."
-        )
-    if any(other.process == process for other in guests) or not 0 < process < processes:
-        return (
-            f"process {process} was started twice, on {hosts.get(process)} and on {host}; give "
-            "each another JAX_PROCESS_ID."
-        )
-    guest.process, hosts[process] = process, host
-    return ""
+    def settle(kind: str, message: str) -> None:
+        if not verdict.done():
+            verdict.set_result({"verdict": kind, "message": message})
+
+    def take_in(line: bytes) -> int | None:
+        """The process that speaks; None where it is none of a run, a port scan, say."""
+        try:
+            said = json.loads(line)
+            process, told, host = int(said["process"]), int(said["processes"]), str(said["host"])
+        except (KeyError, TypeError, ValueError):
+            return None
+        if told != processes:
+            settle(
+                "wrong",
+                f"process {process} on {host} was told of {told} processes, process 0 on "
+                f"{hosts[0]} of {processes}; give all the same JAX_NUM_PROCESSES.",
+            )
+        elif process in arrived or not 0 < process < processes:
+            settle(
+                "wrong",
+                f"process {process} was started twice, on {hosts.get(process)} and on {host}; "
+                "give each another JAX_PROCESS_ID.",
+            )
+        else:
+            arrived.add(process)
+            hosts[process] = host
+            if len(arrived) == processes:
+                settle("start", "")
+        return process
+
+    async def before_verdict(coming: Coroutine[Any, Any, bytes]) -> bytes | None:
+        reading = asyncio.create_task(coming)
+        await asyncio.wait({reading, verdict}, return_when=asyncio.FIRST_COMPLETED)
+        if reading.done():
+            return reading.result()
+        reading.cancel()
+        await asyncio.wait({reading})
+        return None
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        conversations.add(asyncio.current_task())
+        process = None
+        try:
+            process = take_in(await before_verdict(reader.readline()) or b"")
+            if process is not None:
+                # Nothing more comes from it but the end of its connection.
+                await before_verdict(reader.read(1))
+            if process is not None and verdict.done():
+                writer.write(json.dumps(verdict.result()).encode() + b"\n")
+                # The side that hangs up first keeps its port for a while, and JAX wants ours now.
+                await asyncio.wait_for(reader.read(1), ANSWER_SECONDS)
+        except (OSError, ValueError):
+            pass  # It has gone, or talks something else; JAX's own start-up will say so.
+        finally:
+            if not verdict.done():
+                arrived.discard(process or -1)  # It died; a restarted one may come again.
+            writer.close()
+
+    server = await asyncio.start_server(converse, sock=listener, limit=LINE_BYTES)
+    await asyncio.wait({verdict}, timeout=timeout)
+    if not verdict.done():
+        settle("late", absence(sorted(set(range(processes)) - arrived)))
+    server.close()
+    if conversations:
+        await asyncio.wait(conversations)
+    return verdict.result()
 
 
 def _report(
-    address: tuple[str, int], process: int, processes: int, timeout: float, hosts: dict[int, str]
-) -> None:
+    address: tuple[str, int],
+    process: int,
+    processes: int,
+    timeout: float,
+    absence: Callable[[Iterable[int]], str],
+) -> dict[str, str]:
+    """Any other process: says who it is, again and again until process 0 answers."""
     hello = {"process": process, "processes": processes, "host": socket.gethostname()}
     deadline = time.monotonic() + timeout
     reason: object = "no answer"
@@ -170,63 +195,12 @@ def _report(
                 connection.sendall(json.dumps(hello).encode() + b"\n")
                 connection.settimeout(timeout + ANSWER_SECONDS)
                 with connection.makefile("rb") as answers:
-                    verdict = _parse(answers.readline(LINE_BYTES))
+                    verdict = json.loads(answers.readline(LINE_BYTES))
+                    if isinstance(verdict, dict) and "verdict" in verdict:
+                        return verdict
         except OSError as error:
             reason = error.strerror or error
-        else:
-            if "verdict" in verdict:
-                return _obey(verdict)
+        except ValueError:
             reason = "something else than this run answers there, or process 0 stopped"
         time.sleep(min(RETRY_SECONDS, max(0.0, deadline - time.monotonic())))
-    raise StartTimeout(f"{_absence([0], processes, hosts, address, timeout)} ({reason})")
-
-
-def _absence(
-    missing: list[int],
-    processes: int,
-    hosts: dict[int, str],
-    address: tuple[str, int],
-    timeout: float,
-) -> str:
-    names = [
-        f"{number} ({hosts[number]})" if number in hosts else str(number) for number in missing
-    ]
-    who = f"process {names[0]}" if len(names) == 1 else f"processes {', '.join(names)}"
-    return (
-        f"{who} of {processes} did not arrive at {address[0]}:{address[1]} within {timeout:g} s. "
-        "See that the command runs on every host, that all are given the same coordinator "
-        "(JAX_COORDINATOR_ADDRESS), that its name and port can be reached from there, or "
-        "wait longer with GPLAN_START_TIMEOUT"
-    )
-
-
-def _missing(guests: list[_Guest], processes: int) -> list[int]:
-    here = {guest.process for guest in guests}
-    return [number for number in range(1, processes) if number not in here]
-
-
-def _answer(connection: socket.socket, verdict: dict[str, str]) -> None:
-    """Sends the verdict and lets the guest hang up first, which leaves our port free at once."""
-    try:
-        connection.settimeout(ANSWER_SECONDS)
-        connection.sendall(json.dumps(verdict).encode() + b"\n")
-        connection.recv(1)
-    except OSError:
-        pass  # It has gone; JAX's own start-up will say so.
-    finally:
-        connection.close()
-
-
-def _obey(verdict: dict[str, Any]) -> None:
-    if verdict["verdict"] == "late":
-        raise StartTimeout(verdict["message"])
-    if verdict["verdict"] == "wrong":
-        raise GplanError(verdict["message"])
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        said = json.loads(line)
-    except ValueError:
-        return {}
-    return said if isinstance(said, dict) else {}
+    return {"verdict": "late", "message": f"{absence([0])} ({reason})"}

@@ -12,16 +12,19 @@ JAX 0.10 itself reads the first and the fourth; the second and third are read he
 
 from __future__ import annotations
 
+import json
 import os
+import socket
+import sys
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.training.hosts.peer_watch import PeerWatch
 from gplan_jax.training.hosts.rendezvous import StartTimeout, assemble
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -31,11 +34,16 @@ DEVICES, BIND, TIMEOUT = (
     "GPLAN_START_TIMEOUT",
 )
 DEFAULT_TIMEOUT = 300.0
+WATCH_SECONDS, GRACE_SECONDS = 1.0, 5.0
+FAILED_EXIT = 1
+GONE = jax.errors.JaxRuntimeError
+"""What the store raises where the coordinator has ended: there is nobody to tell or to ask."""
+_FAILURES = "gplan/failed/"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where this process stands in a run of several.
+class RunProcess:
+    """One process of a run of several: what ``jax.distributed.initialize`` has to know of it.
 
     Attributes:
         address: host and port of process 0.
@@ -52,8 +60,59 @@ class Place:
     hosts: Mapping[int, str] = field(default_factory=dict)
 
 
+class PeerWatch:
+    """Looks in the background whether another process has failed, and then ends this one.
+
+    The others would wait for it in a collective for ever. A process that is killed without a word
+    is noticed by JAX's own heartbeats.
+    """
+
+    def __init__(self, process: int) -> None:
+        from jax._src.distributed import global_state  # The store has no public name.
+
+        self._process, self._over = process, threading.Event()
+        self._store: Any = global_state.client
+        self._thread = threading.Thread(target=self._look, name="gplan-watch", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stops looking; this process is on its way out."""
+        self._over.set()
+        self._thread.join()
+
+    def announce(self, message: str) -> None:
+        """Tells the others why this process fails."""
+        said = {"host": socket.gethostname(), "message": message}
+        with suppress(GONE):
+            self._store.key_value_set(f"{_FAILURES}{self._process}", json.dumps(said))
+
+    def _look(self) -> None:
+        failures: list[tuple[str, str]] = []
+        while not failures:
+            if self._over.wait(WATCH_SECONDS):
+                return
+            with suppress(GONE):
+                failures = self._store.key_value_dir_get(_FAILURES)
+        # Often all fail alike, by bad input: then each ends by itself, with its own message.
+        if self._over.wait(GRACE_SECONDS):
+            return
+        key, value = failures[0]
+        said = json.loads(value)
+        print(
+            f"error: process {key.removeprefix(_FAILURES)} on {said['host']} failed, so process "
+            f"{self._process} stops as well: {said['message']}",
+            file=sys.stderr,
+            flush=True,
+        )
+        # The main thread may wait in a collective that nothing interrupts. JAX's shutdown is a
+        # barrier: without us the one that failed would wait there, and be aborted.
+        with suppress(GONE):
+            jax.distributed.shutdown()
+        os._exit(FAILED_EXIT)
+
+
 @contextmanager
-def joined() -> Iterator[Place | None]:
+def joined() -> Iterator[RunProcess | None]:
     """Connects the processes of the run for the length of the block; one process needs nothing.
 
     A process that fails inside tells the others, which then stop as well: they would wait in a
@@ -63,13 +122,13 @@ def joined() -> Iterator[Place | None]:
         GplanError: variables that contradict each other, or a port that is taken.
         StartTimeout: names the processes that did not arrive.
     """
-    place = initialize()
-    if place is None:
+    own = initialize()
+    if own is None:
         yield None
         return
-    watch = PeerWatch(place.process)
+    watch = PeerWatch(own.process)
     try:
-        yield place
+        yield own
     except SystemExit:  # Told to stop, say: then all end at the same step, and none has failed.
         watch.end()
         jax.distributed.shutdown()
@@ -82,7 +141,7 @@ def joined() -> Iterator[Place | None]:
     jax.distributed.shutdown()
 
 
-def initialize(environment: Mapping[str, str] = os.environ) -> Place | None:
+def initialize(environment: Mapping[str, str] = os.environ) -> RunProcess | None:
     """Connects this process to the others; None and nothing done where it is the only one.
 
     To be called before anything touches a device.
@@ -91,31 +150,31 @@ def initialize(environment: Mapping[str, str] = os.environ) -> Place | None:
         GplanError, StartTimeout: as ``joined``.
     """
     timeout = _timeout(environment)
-    place = find_place(environment)
-    if place is None:
+    own = find_process(environment)
+    if own is None:
         return None
     bind = environment.get(BIND)
     assemble(
-        place.address,
-        process=place.process,
-        processes=place.processes,
+        own.address,
+        process=own.process,
+        processes=own.processes,
         timeout=timeout,
         bind=_host_and_port(BIND, bind) if bind else None,
-        hosts=place.hosts,
+        hosts=own.hosts,
     )
-    host, port = place.address
+    host, port = own.address
     jax.distributed.initialize(
         f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-        place.processes,
-        place.process,
-        place.devices,
+        own.processes,
+        own.process,
+        own.devices,
         cluster_detection_method="deactivate",
         initialization_timeout=max(1, round(timeout)),
     )
-    return place
+    return own
 
 
-def find_place(environment: Mapping[str, str] = os.environ) -> Place | None:
+def find_process(environment: Mapping[str, str] = os.environ) -> RunProcess | None:
     """What the variables say, completed by the cluster; None for a run of one process.
 
     Raises:
@@ -144,7 +203,7 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place | None:
     if processes == 1:
         return None
     devices = environment.get(DEVICES)
-    return Place(
+    return RunProcess(
         _host_and_port(ADDRESS, given.get(ADDRESS) or str(found[ADDRESS])),
         process,
         processes,
@@ -176,20 +235,16 @@ def _cluster(environment: Mapping[str, str]) -> dict[str, Any]:
             raise StartTimeout(f"process 0 did not arrive: {error}") from None
         found = {ADDRESS: address, COUNT: processes, INDEX: cluster.get_process_id()}
         if cluster is SlurmCluster:
-            return found | _slurm(environment, processes)
+            # With more than one task a node each takes one device, else all of its node's.
+            if processes > int(environment.get("SLURM_STEP_NUM_NODES", processes)):
+                return found | {DEVICES: (int(environment["SLURM_LOCALID"]),)}
+            hosts = expand_nodes(environment["SLURM_STEP_NODELIST"])
+            return found | ({"hosts": dict(enumerate(hosts))} if len(hosts) == processes else {})
         if cluster is OmpiCluster:
             return found | {DEVICES: (cluster.get_local_process_id(),)}
         hosts = cluster._get_worker_list_in_slice()
         return found | ({"hosts": dict(enumerate(hosts))} if len(hosts) == processes else {})
     return {}
-
-
-def _slurm(environment: Mapping[str, str], tasks: int) -> dict[str, Any]:
-    """With one task a node: all its devices, and the nodes' names. With more: one device a task."""
-    if tasks > int(environment.get("SLURM_STEP_NUM_NODES", tasks)):
-        return {DEVICES: (int(environment["SLURM_LOCALID"]),)}
-    nodes = expand_nodes(environment["SLURM_STEP_NODELIST"])
-    return {"hosts": dict(enumerate(nodes))} if len(nodes) == tasks else {}
 
 
 def expand_nodes(text: str) -> list[str]:

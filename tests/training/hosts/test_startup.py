@@ -15,7 +15,7 @@ import pytest
 from gplan_jax.foundation import GplanError
 from gplan_jax.training.hosts import rendezvous
 from gplan_jax.training.hosts.rendezvous import StartTimeout, assemble
-from gplan_jax.training.hosts.startup import Place, expand_nodes, find_place, initialize
+from gplan_jax.training.hosts.startup import RunProcess, expand_nodes, find_process, initialize
 
 PLAIN = {
     "JAX_COORDINATOR_ADDRESS": "10.0.0.1:8476",
@@ -47,22 +47,22 @@ def port() -> int:
 
 
 def test_a_run_of_one_process_needs_no_setting_and_does_nothing() -> None:
-    assert find_place({}) is None
-    assert find_place({"JAX_NUM_PROCESSES": "1"}) is None
-    assert find_place(PLAIN | {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}) is None
+    assert find_process({}) is None
+    assert find_process({"JAX_NUM_PROCESSES": "1"}) is None
+    assert find_process(PLAIN | {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}) is None
     assert initialize({}) is None
 
 
 def test_plain_variables() -> None:
-    assert find_place(PLAIN) == Place(("10.0.0.1", 8476), process=2, processes=4)
-    six = find_place(PLAIN | {"JAX_COORDINATOR_ADDRESS": "[fe80::1]:80"})
+    assert find_process(PLAIN) == RunProcess(("10.0.0.1", 8476), process=2, processes=4)
+    six = find_process(PLAIN | {"JAX_COORDINATOR_ADDRESS": "[fe80::1]:80"})
     assert six is not None and six.address == ("fe80::1", 80)
-    some = find_place(PLAIN | {"JAX_LOCAL_DEVICE_IDS": "0,3"})
+    some = find_process(PLAIN | {"JAX_LOCAL_DEVICE_IDS": "0,3"})
     assert some is not None and some.devices == (0, 3)
 
 
 def test_slurm_with_one_task_a_node_takes_all_its_devices(slurm: dict[str, str]) -> None:
-    place = find_place(slurm)
+    place = find_process(slurm)
     assert place is not None
     assert place.address[0] == "gpu08" and place.address[1] > 1024
     assert (place.process, place.processes, place.devices) == (1, 3, None)
@@ -72,21 +72,21 @@ def test_slurm_with_one_task_a_node_takes_all_its_devices(slurm: dict[str, str])
 def test_slurm_with_a_task_a_device(slurm: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_NTASKS", "12")
     monkeypatch.setenv("SLURM_LOCALID", "3")
-    place = find_place(dict(os.environ))
+    place = find_process(dict(os.environ))
     assert place is not None and (place.processes, place.devices) == (12, (3,))
 
 
 def test_what_is_set_wins_over_the_cluster(slurm: dict[str, str]) -> None:
-    place = find_place(slurm | {"JAX_COORDINATOR_ADDRESS": "other:99"})
+    place = find_process(slurm | {"JAX_COORDINATOR_ADDRESS": "other:99"})
     assert place is not None and (place.address, place.process) == (("other", 99), 1)
-    assert find_place(slurm | {"JAX_NUM_PROCESSES": "1"}) is None
+    assert find_process(slurm | {"JAX_NUM_PROCESSES": "1"}) is None
 
 
 def test_a_slurm_job_of_one_task_is_a_run_of_one_process(
     slurm: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_NTASKS", "1")
-    assert find_place(dict(os.environ)) is None
+    assert find_process(dict(os.environ)) is None
 
 
 def test_a_slice_of_gke_tells_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_a_slice_of_gke_tells_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     for name in ("MEGASCALE_COORDINATOR_ADDRESS", "MEGASCALE_NUM_SLICES", "MEGASCALE_SLICE_ID"):
         monkeypatch.setenv(name, "")
-    place = find_place(dict(os.environ))
+    place = find_process(dict(os.environ))
     assert place is not None
     assert (place.address[0], place.process, place.processes) == ("localhost", 1, 2)
     assert place.hosts == {0: "localhost", 1: "b.gplan"}
