@@ -102,11 +102,11 @@ class HloCosts:
 
 def hlo_costs(module: Module) -> HloCosts:
     """Adds up what one execution of ``module`` costs a device."""
-    executions = module.executions()
+    counts, unknown_loops = module.executions()
     fused = _fused(module)
     matmul, kernels, hbm, silent = 0.0, 0.0, 0.0, 0
     for computation in module.computations.values():
-        times = executions.counts[computation.name]
+        times = counts[computation.name]
         if not times:
             continue
         for line in computation.instructions.values():
@@ -122,8 +122,8 @@ def hlo_costs(module: Module) -> HloCosts:
         kernel_flops=kernels,
         silent_kernels=silent,
         hbm_bytes=hbm,
-        collectives=collectives(module, executions.counts),
-        unknown_loops=executions.unknown_loops,
+        collectives=collectives(module, counts),
+        unknown_loops=unknown_loops,
     )
 
 
@@ -142,7 +142,8 @@ def collectives(module: Module, counts: dict[str, int]) -> tuple[Collective, ...
                 continue
             channel = re.search(r"channel_id=(\d+)", line.attributes)
             key = channel.group(1) if channel else (computation.name, line.name)
-            sent = _bytes_sent(kind, line, operand_bytes(computation, line), module.partitions)
+            operand = sum(computation.bytes(name) for name in line.operands)
+            sent = _bytes_sent(kind, line, operand, module.partitions)
             known = found.get(key)
             if known is None or times * sent > known[1] * known[2]:
                 found[key] = (kind, times, sent)
@@ -170,15 +171,10 @@ def group_size(attributes: str, partitions: int) -> int:
     return partitions
 
 
-def operand_bytes(computation: Computation, line: Instruction) -> float:
-    """Bytes of all operands of an instruction."""
-    return sum(_bytes_of(computation, name) for name in line.operands)
-
-
 def matmul_flops(computation: Computation, line: Instruction) -> float:
     """FLOPs of a ``dot`` or ``convolution``: 2 x multiplications that meet no padding; else 0."""
     if line.opcode == "dot":
-        left = _shape_of(computation, line.operands[0])
+        left = computation.shapes(line.operands[0])[0]
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line.attributes)
         axes = [int(axis) for axis in contracted.group(1).split(",") if axis] if contracted else []
         return 2.0 * line.shapes[0].elements * math.prod(left.sizes[axis] for axis in axes)
@@ -188,60 +184,40 @@ def matmul_flops(computation: Computation, line: Instruction) -> float:
 
 
 def _convolution_flops(computation: Computation, line: Instruction) -> float:
+    """FLOPs of a convolution, as TPU compilers write products, batched ones dilated or padded.
+
+    Most positions of such a window meet padding or holes and cost nothing, so real pairs of an
+    output and a kernel element are counted, axis by axis.
+    """
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", line.attributes)
     if labels is None:
         return 0.0
     left, right, out = labels.groups()
-    image, kernel = (_shape_of(computation, name).sizes for name in line.operands[:2])
+    image, kernel = (computation.shapes(name)[0].sizes for name in line.operands[:2])
     result = line.shapes[0].sizes
+    window = re.search(r"window=\{([^}]*)\}", line.attributes)
+    fields = dict(re.findall(r"(\w+)=(\S+)", window.group(1))) if window else {}
     pairs = 1.0
-    for axis in (label for label in left if label.isdigit()):
-        pairs *= _valid_pairs(
-            image[left.index(axis)],
-            kernel[right.index(axis)],
-            result[out.index(axis)],
-            **_window(line.attributes, int(axis)),
+    for label in (label for label in left if label.isdigit()):
+        axis = int(label)
+
+        def of_axis(name: str, default: str, axis: int = axis) -> int:
+            value = fields[name].split("x")[axis] if name in fields else default
+            return int(value.split("_")[0])
+
+        stride, dilation = of_axis("stride", "1"), of_axis("lhs_dilate", "1")
+        size = image[left.index(label)]
+        places = (
+            np.arange(result[out.index(label)])[:, None] * stride
+            - of_axis("pad", "0_0")
+            + np.arange(kernel[right.index(label)])[None, :] * of_axis("rhs_dilate", "1")
         )
+        # In the image, and not in a hole between two of its elements.
+        real = (places >= 0) & (places <= (size - 1) * dilation) & (places % dilation == 0)
+        pairs *= int(real.sum())
     features = result[out.index("b")] * result[out.index("f")] * kernel[right.index("i")]
     groups = re.search(r"batch_group_count=(\d+)", line.attributes)
     return 2.0 * features * pairs / (int(groups.group(1)) if groups else 1)
-
-
-def _window(attributes: str, axis: int) -> dict[str, int]:
-    window = re.search(r"window=\{([^}]*)\}", attributes)
-    fields = dict(re.findall(r"(\w+)=(\S+)", window.group(1))) if window else {}
-
-    def value(name: str, default: str) -> str:
-        return fields[name].split("x")[axis] if name in fields else default
-
-    return {
-        "stride": int(value("stride", "1")),
-        "pad": int(value("pad", "0_0").split("_")[0]),
-        "image_dilation": int(value("lhs_dilate", "1")),
-        "kernel_dilation": int(value("rhs_dilate", "1")),
-    }
-
-
-def _valid_pairs(
-    image: int,
-    kernel: int,
-    result: int,
-    *,
-    stride: int,
-    pad: int,
-    image_dilation: int,
-    kernel_dilation: int,
-) -> int:
-    """(output, kernel) positions along one axis that meet a real input element.
-
-    TPU compilers write batched products as dilated or padded convolutions; most of their positions
-    meet holes and cost nothing.
-    """
-    places = (
-        np.arange(result)[:, None] * stride - pad + np.arange(kernel)[None, :] * kernel_dilation
-    )
-    real = (places >= 0) & (places <= (image - 1) * image_dilation) & (places % image_dilation == 0)
-    return int(real.sum())
 
 
 def _bytes_sent(kind: str, line: Instruction, operand: float, partitions: int) -> float:
@@ -326,7 +302,7 @@ def _traffic(module: Module, computation: Computation, line: Instruction) -> flo
     inner = module.computations.get(line.called("calls") or "")
     if line.opcode == "fusion" and inner is not None:
         read = sum(
-            _read_by_fusion(module, inner, number, _hbm(_shapes_of(computation, name)))
+            _read_by_fusion(module, inner, number, _hbm(computation.shapes(name)))
             for number, name in enumerate(line.operands)
         )
         return read + _written_by_fusion(module, inner, line.shapes)
@@ -334,19 +310,20 @@ def _traffic(module: Module, computation: Computation, line: Instruction) -> flo
         return 2 * _hbm(line.shapes)
     if line.opcode in ("dynamic-update-slice", "scatter"):
         update = line.operands[1 if line.opcode == "dynamic-update-slice" else -1]
-        return 2 * _hbm(_shapes_of(computation, update))
+        return 2 * _hbm(computation.shapes(update))
     if line.opcode in ("copy-start", "async-start"):
         # The tuple names operand and result; a sliced operand is read only where it is returned.
         result = min(line.shapes[:2], key=lambda shape: shape.bytes, default=None)
         sides = [shape for shape in line.shapes[:2] if shape.in_hbm]
         return (result.bytes if result else 0.0) * len(sides)
-    read = sum(_hbm(_shapes_of(computation, name)) for name in line.operands)
+    read = sum(_hbm(computation.shapes(name)) for name in line.operands)
     return read + _hbm(line.shapes)
 
 
 def _read_by_fusion(module: Module, inner: Computation, number: int, whole: float) -> float:
     """Bytes of operand ``number`` that a fusion reads, ``whole`` at most."""
-    parameter = _parameter(inner, number)
+    parameters = (line for line in inner.instructions.values() if line.opcode == "parameter")
+    parameter = next((line for line in parameters if line.arguments == str(number)), None)
     if not whole or parameter is None:
         return whole
     names, read = {parameter.name}, 0.0
@@ -380,7 +357,7 @@ def _written_by_fusion(module: Module, inner: Computation, shapes: tuple[Shape, 
         if not shape.in_hbm or part.opcode == "parameter":
             continue
         if part.opcode == "dynamic-update-slice":
-            written += _bytes_of(inner, part.operands[1])
+            written += inner.bytes(part.operands[1])
         elif part.opcode == "fusion" and nested is not None and len(part.shapes) == 1:
             written += _written_by_fusion(module, nested, (shape,))
         else:
@@ -388,25 +365,5 @@ def _written_by_fusion(module: Module, inner: Computation, shapes: tuple[Shape, 
     return written
 
 
-def _parameter(computation: Computation, number: int) -> Instruction | None:
-    for line in computation.instructions.values():
-        if line.opcode == "parameter" and line.arguments == str(number):
-            return line
-    return None
-
-
 def _hbm(shapes: Iterable[Shape]) -> float:
     return sum(shape.bytes for shape in shapes if shape.in_hbm)
-
-
-def _shapes_of(computation: Computation, name: str) -> tuple[Shape, ...]:
-    line = computation.instructions.get(name)
-    return line.shapes if line else ()
-
-
-def _shape_of(computation: Computation, name: str) -> Shape:
-    return _shapes_of(computation, name)[0]
-
-
-def _bytes_of(computation: Computation, name: str) -> float:
-    return sum(shape.bytes for shape in _shapes_of(computation, name))
