@@ -24,7 +24,7 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from gplan_jax.cli.quickstart_run import LOSSES, quickstart
-from gplan_jax.evaluation.sensitivity.compare import RESULTS as SENSITIVITY
+from gplan_jax.evaluation.sensitivity.model_comparison import RESULTS as SENSITIVITY
 from gplan_jax.foundation.files import atomic_write, read_json, write_json
 from gplan_jax.foundation.tables import plain_text
 from gplan_jax.training.loop.metrics_log import read_log

@@ -69,9 +69,9 @@ def evaluate(
     """
     from rich.console import Console
 
+    from gplan_jax.evaluation.scores.model_evaluation import evaluate_model
     from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS
-    from gplan_jax.evaluation.scores.runner import evaluate_model
-    from gplan_jax.evaluation.scores.tables import metrics_table
+    from gplan_jax.evaluation.scores.score_tables import metrics_table
     from gplan_jax.foundation.faulty_rows import FaultyRows
 
     metrics = evaluate_model(
@@ -109,7 +109,7 @@ def score(
     from rich.console import Console
 
     from gplan_jax.evaluation.scores.offline import score_file
-    from gplan_jax.evaluation.scores.tables import metrics_table
+    from gplan_jax.evaluation.scores.score_tables import metrics_table
     from gplan_jax.gsisr import IntentLibrary
 
     metrics = score_file(predictions, IntentLibrary.load(library))
@@ -143,8 +143,8 @@ def plan(
     """
     from rich.console import Console
 
-    from gplan_jax.evaluation.scores.runner import find_sample, read_context
-    from gplan_jax.evaluation.scores.tables import plan_view
+    from gplan_jax.evaluation.scores.model_evaluation import find_sample, read_context
+    from gplan_jax.evaluation.scores.score_tables import plan_view
     from gplan_jax.foundation import GplanError
     from gplan_jax.inference.engine.planner import Planner
 

@@ -71,7 +71,7 @@ def judge(
     """
     from rich.console import Console
 
-    from gplan_jax.evaluation.judge import judging, tables
+    from gplan_jax.evaluation.judge import judge_tables, judging
     from gplan_jax.evaluation.judge.sources import plans_of_predictions, read_rows
     from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.foundation.files import refuse_existing
@@ -110,11 +110,11 @@ def judge(
             typer.echo(f"Every paid reply is in {cache}; run the command again to go on.", err=True)
         raise
     described = result["judges"] if against is None else result["judged_by"]
-    show = tables.scores_table if against is None else tables.pairs_table
+    show = judge_tables.scores_table if against is None else judge_tables.pairs_table
     Console().print(show(result))
-    for warning in tables.warnings_of(described):
+    for warning in judge_tables.warnings_of(described):
         typer.echo(f"Warning: {warning}", err=True)
-    for line in tables.unscored_of(result) if against is None else ():
+    for line in judge_tables.unscored_of(result) if against is None else ():
         typer.echo(line)
     typer.echo(f"Finished. The result is in {out}")
     each = judging.JUDGEMENTS if against is None else judging.COMPARISONS

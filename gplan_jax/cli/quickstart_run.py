@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import Console
 
 from gplan_jax.data.task_files import load_task
+from gplan_jax.evaluation.scores.learning_curves import draw_learning_curves
 from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS, evaluate
-from gplan_jax.evaluation.scores.plots import draw_learning_curves
-from gplan_jax.evaluation.scores.tables import comparison_table, plan_view
-from gplan_jax.evaluation.sensitivity.compare import CURVES, TABLES, compare_sensitivity
-from gplan_jax.evaluation.sensitivity.tables import sensitivity_view
+from gplan_jax.evaluation.scores.score_tables import comparison_table, plan_view
+from gplan_jax.evaluation.sensitivity.model_comparison import CURVES, TABLES, compare_sensitivity
+from gplan_jax.evaluation.sensitivity.sensitivity_tables import sensitivity_view
 from gplan_jax.foundation.config import load_config
 from gplan_jax.foundation.files import atomic_write, read_json, read_jsonl, refuse_existing
 from gplan_jax.foundation.tables import plain_text

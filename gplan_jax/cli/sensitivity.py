@@ -46,13 +46,13 @@ def sensitivity(
     """
     from rich.console import Console
 
-    from gplan_jax.evaluation.sensitivity.compare import (
+    from gplan_jax.evaluation.sensitivity.model_comparison import (
         CURVES,
         RESULTS,
         TABLES,
         compare_sensitivity,
     )
-    from gplan_jax.evaluation.sensitivity.tables import sensitivity_view
+    from gplan_jax.evaluation.sensitivity.sensitivity_tables import sensitivity_view
     from gplan_jax.foundation.faulty_rows import FaultyRows
 
     metrics = compare_sensitivity(

@@ -36,7 +36,7 @@ def train(
     143 or 130; the same command with --resume goes on. Bad input exits with 2,
     a full or read-only disk with 1.
     """
-    from gplan_jax.evaluation.scores.during_training import train_and_evaluate
+    from gplan_jax.evaluation.scores.training_evaluation import train_and_evaluate
     from gplan_jax.foundation.config import load_config
     from gplan_jax.training.hosts.rendezvous import StartTimeout
     from gplan_jax.training.hosts.startup import joined

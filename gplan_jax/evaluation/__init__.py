@@ -1,1 +1,1 @@
-"""Evaluation: offline scores beside the floors, their tables and plots."""
+"""What plans are worth: offline scores, sensitivity, significance, comparisons, judges, reports."""

@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Answers of a model scored against labels, beside the floors; tables and learning curves."""

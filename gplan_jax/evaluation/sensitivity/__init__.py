@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Does a plan change with its context, and to the right one? Models measured on pairs."""

@@ -14,11 +14,16 @@ import pytest
 
 from gplan_jax.chat import BudgetSpent, ServerUnavailable
 from gplan_jax.evaluation.judge.chat_judge import ChatJudge, JudgeConfig
+from gplan_jax.evaluation.judge.judge_tables import (
+    pairs_table,
+    scores_table,
+    unscored_of,
+    warnings_of,
+)
 from gplan_jax.evaluation.judge.judgement import AxisScore, Judgement, Preference
 from gplan_jax.evaluation.judge.judging import compare_plans, judge_plans
 from gplan_jax.evaluation.judge.rules import RuleJudge
 from gplan_jax.evaluation.judge.sources import PlanToJudge, plans_of_predictions, read_rows
-from gplan_jax.evaluation.judge.tables import pairs_table, scores_table, unscored_of, warnings_of
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.foundation.tables import plain_text

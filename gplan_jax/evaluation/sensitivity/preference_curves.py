@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gplan_jax.evaluation.scores.plots import (
+from gplan_jax.evaluation.scores.learning_curves import (
     STYLE,
     Panel,
     Series,

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gplan_jax.data.task_files import load_task
+from gplan_jax.evaluation.scores.learning_curves import load_pyplot
+from gplan_jax.evaluation.scores.model_evaluation import environment, file_identity
 from gplan_jax.evaluation.scores.offline import METRICS
-from gplan_jax.evaluation.scores.plots import load_pyplot
-from gplan_jax.evaluation.scores.runner import environment, file_identity
 from gplan_jax.evaluation.sensitivity.measures import (
     Measured,
     Plans,
@@ -23,11 +23,11 @@ from gplan_jax.evaluation.sensitivity.measures import (
     summarize,
     write_folder,
 )
-from gplan_jax.evaluation.sensitivity.preference_figure import (
+from gplan_jax.evaluation.sensitivity.preference_curves import (
     draw_preference_curves,
     read_preference_logs,
 )
-from gplan_jax.evaluation.sensitivity.tables import sensitivity_view
+from gplan_jax.evaluation.sensitivity.sensitivity_tables import sensitivity_view
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import atomic_write, read_json, refuse_existing, write_json

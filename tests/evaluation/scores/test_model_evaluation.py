@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gplan_jax.evaluation.scores import runner
+from gplan_jax.evaluation.scores import model_evaluation
+from gplan_jax.evaluation.scores.model_evaluation import evaluate_model, find_sample, read_context
 from gplan_jax.evaluation.scores.offline import METRICS
-from gplan_jax.evaluation.scores.runner import evaluate_model, find_sample, read_context
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import read_json
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, write_samples
@@ -42,7 +42,7 @@ class TellingPlanner:
 
 @pytest.fixture(autouse=True)
 def planner(monkeypatch: pytest.MonkeyPatch) -> type[TellingPlanner]:
-    monkeypatch.setattr(runner, "Planner", TellingPlanner)
+    monkeypatch.setattr(model_evaluation, "Planner", TellingPlanner)
     TellingPlanner.asked = 0
     return TellingPlanner
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS
-from gplan_jax.evaluation.sensitivity import compare as sensitivity_run
-from gplan_jax.evaluation.sensitivity.compare import (
+from gplan_jax.evaluation.sensitivity import model_comparison as sensitivity_run
+from gplan_jax.evaluation.sensitivity.measures import PAIRS
+from gplan_jax.evaluation.sensitivity.model_comparison import (
     CURVES,
     IDENTITY,
     RESULTS,
@@ -20,7 +21,6 @@ from gplan_jax.evaluation.sensitivity.compare import (
     compare_sensitivity,
     folder_hash,
 )
-from gplan_jax.evaluation.sensitivity.measures import PAIRS
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import read_json, write_json

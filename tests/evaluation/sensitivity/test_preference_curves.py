@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from gplan_jax.evaluation.sensitivity.preference_figure import (
+from gplan_jax.evaluation.sensitivity.preference_curves import (
     BAND_COLOUR,
     PANELS,
     draw_preference_curves,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gplan_jax.evaluation.scores.tables import comparison_table, metrics_table, plan_view
+from gplan_jax.evaluation.scores.score_tables import comparison_table, metrics_table, plan_view
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import IntentLibrary

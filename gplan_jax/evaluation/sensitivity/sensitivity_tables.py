@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gplan_jax.evaluation.scores.offline import METRICS
-from gplan_jax.evaluation.scores.tables import HEADINGS, cells, run_rows
+from gplan_jax.evaluation.scores.score_tables import HEADINGS, cells, run_rows
 from gplan_jax.foundation.tables import NOTHING, Cell, TextTable
 
 PAIR_HEADINGS = {

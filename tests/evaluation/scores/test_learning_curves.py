@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from gplan_jax.evaluation.scores.plots import draw_learning_curves, read_series, running_mean
+from gplan_jax.evaluation.scores.learning_curves import (
+    draw_learning_curves,
+    read_series,
+    running_mean,
+)
 from gplan_jax.foundation.errors import GplanError
 
 PLAN_COLOUR, SECOND_COLOUR = (0, 114, 178), (213, 94, 0)

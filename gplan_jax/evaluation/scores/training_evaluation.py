@@ -6,8 +6,8 @@ from pathlib import Path
 
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.training_set import Mode
+from gplan_jax.evaluation.scores.model_evaluation import labelled_rows
 from gplan_jax.evaluation.scores.offline import check_rows, evaluate
-from gplan_jax.evaluation.scores.runner import labelled_rows
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
