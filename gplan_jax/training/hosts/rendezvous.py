@@ -108,7 +108,7 @@ async def _receive(
     hosts[0] = socket.gethostname()
     arrived = {0}
     verdict: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
-    conversations: set[asyncio.Task[None] | None] = set()
+    conversations: set[asyncio.Future[Any]] = set()
 
     def settle(kind: str, message: str) -> None:
         if not verdict.done():
@@ -142,7 +142,8 @@ async def _receive(
 
     async def before_verdict(coming: Coroutine[Any, Any, bytes]) -> bytes | None:
         reading = asyncio.create_task(coming)
-        await asyncio.wait({reading, verdict}, return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [reading, verdict]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if reading.done():
             return reading.result()
         reading.cancel()
@@ -150,7 +151,9 @@ async def _receive(
         return None
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        conversations.add(asyncio.current_task())
+        own_task = asyncio.current_task()
+        assert own_task is not None
+        conversations.add(own_task)
         process = None
         try:
             process = take_in(await before_verdict(reader.readline()) or b"")
