@@ -60,9 +60,12 @@ def triggers(
     from rich.console import Console
 
     from gplan_jax.foundation.faulty_rows import FaultyRows
-    from gplan_jax.synthesis.triggers.report import report_path, report_table
-    from gplan_jax.synthesis.triggers.run import write_contexts
-    from gplan_jax.synthesis.triggers.spec import load_triggers
+    from gplan_jax.synthesis.triggers.trigger_spec import load_triggers
+    from gplan_jax.synthesis.triggers.write_contexts import (
+        report_path,
+        report_table,
+        write_contexts,
+    )
 
     spec = load_triggers(rules, change or ())
     faulty = FaultyRows(on_error, keep=20)

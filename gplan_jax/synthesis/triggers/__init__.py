@@ -1,1 +1,1 @@
-"""Triggers: rules over raw event logs that find moments of several needs, as rows to plan for."""
+"""Triggers: rules over event logs that find moments to plan for; touches DuckDB and files."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_directory
-from gplan_jax.synthesis.triggers.spec import SHIPPED_SPEC
+from gplan_jax.synthesis.triggers.trigger_spec import SHIPPED_SPEC
 
 EVENTS_FILE, USERS_FILE, RULES_FILE = "events.csv", "users.csv", "triggers.yaml"
 FIRST_DAY = datetime(2026, 3, 2)  # A Monday.
@@ -41,15 +41,6 @@ class Poi(NamedTuple):
     category: str
     city: str
     district: str
-
-
-class _Order(NamedTuple):
-    id: str
-    type: str
-    poi: Poi
-    made: datetime
-    start: datetime
-    end: datetime | None
 
 
 def write_example_log(directory: str | Path, users: int, seed: int = 0) -> int:
@@ -192,19 +183,17 @@ class _Life:
 
     def _order(
         self, kind: str, poi: Poi, made: datetime, start: datetime, end: datetime | None
-    ) -> _Order:
+    ) -> tuple[str, ...]:
+        """The order columns of its events."""
         self._orders += 1
-        return _Order(f"{self.user}-{self._orders}", kind, poi, made, start, end)
+        times = (_text(made), _text(start), _text(end) if end else "")
+        return (f"{self.user}-{self._orders}", kind, *poi, *times)
 
     def _event(
-        self, when: datetime, word: str, poi: Poi, order: _Order | None = None
+        self, when: datetime, word: str, poi: Poi, order: tuple[str, ...] = ("",) * 9
     ) -> tuple[str, ...]:
-        about = ("",) * 9 if order is None else (
-            order.id, order.type, *order.poi,
-            _text(order.made), _text(order.start), _text(order.end),
-        )  # fmt: skip
-        return (self.user, _text(when), word, *poi, *about)
+        return (self.user, _text(when), word, *poi, *order)
 
 
-def _text(when: datetime | None) -> str:
-    return when.strftime("%Y-%m-%d %H:%M:%S") if when else ""
+def _text(when: datetime) -> str:
+    return when.strftime("%Y-%m-%d %H:%M:%S")

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from gplan_jax.gsisr import Sample
-from gplan_jax.synthesis.triggers.contexts import Prepared, Tally, contexts
-from gplan_jax.synthesis.triggers.events import Event
-from gplan_jax.synthesis.triggers.spec import TriggerSpec, load_triggers
+from gplan_jax.synthesis.triggers.log_events import LogEvent
+from gplan_jax.synthesis.triggers.trigger_search import MomentCounts, find_contexts
+from gplan_jax.synthesis.triggers.trigger_spec import TriggerSpec, load_triggers
 
 MONDAY = datetime(2026, 3, 2)
-MakeEvent = Callable[..., Event]
+MakeEvent = Callable[..., LogEvent]
 Search = Callable[..., list[Sample]]
 
 
@@ -27,10 +27,10 @@ def spec() -> TriggerSpec:
 def at() -> MakeEvent:
     """An event ``hours`` after the first Monday of March 2026, midnight."""
 
-    def event(hours: float, word: str, place: str = "", city: str = "", **more: Any) -> Event:
+    def event(hours: float, word: str, place: str = "", city: str = "", **more: Any) -> LogEvent:
         where = {"district": "一区" if city else "", "category": "商场" if place else ""}
         when = MONDAY + timedelta(hours=hours)
-        return Event("u1", when, word, place=place, city=city, **(where | more))
+        return LogEvent("u1", when, word, place=place, city=city, **(where | more))
 
     return event
 
@@ -40,13 +40,13 @@ def search() -> Search:
     """The rows of one user who lives in 甲市, where nothing else is told."""
 
     def rows(
-        events: Iterable[Event],
+        events: Iterable[LogEvent],
         spec: TriggerSpec,
         profile: dict[str, str] | None = None,
-        tally: Tally | None = None,
+        counts: MomentCounts | None = None,
     ) -> list[Sample]:
         home = {"home_city": "甲市", "home_district": "一区", "home_place": "home"}
         known = home if profile is None else profile
-        return list(contexts(events, known, Prepared(spec), tally or Tally()))
+        return list(find_contexts(events, known, spec, counts or MomentCounts()))
 
     return rows

@@ -15,7 +15,7 @@ from gplan_jax.synthesis.triggers.example_log import (
     USERS_FILE,
     write_example_log,
 )
-from gplan_jax.synthesis.triggers.spec import TriggerSpec, load_triggers
+from gplan_jax.synthesis.triggers.trigger_spec import TriggerSpec, load_triggers
 
 FILES = (EVENTS_FILE, USERS_FILE, RULES_FILE)
 
@@ -51,7 +51,7 @@ def test_every_rule_finds_moments_and_the_rules_teacher_plans_for_each(
     tmp_path: Path, spec: TriggerSpec, library: IntentLibrary
 ) -> None:
     pytest.importorskip("duckdb")
-    from gplan_jax.synthesis.triggers.run import write_contexts
+    from gplan_jax.synthesis.triggers.write_contexts import write_contexts
 
     logs, out = tmp_path / "logs", tmp_path / "contexts.csv"
     write_example_log(logs, 150)

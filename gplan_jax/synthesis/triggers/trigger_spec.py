@@ -1,10 +1,14 @@
-"""The trigger spec: how a log is read, what its words mean and which moments make a row."""
+"""The trigger spec: how a log is read, what its words mean and which moments make a row.
+
+docs/triggers.md describes every key.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -23,13 +27,7 @@ Column = str | None
 
 
 class ProfileColumns(Config):
-    """Where what is known about a user stands; None where it is not there.
-
-    Attributes:
-        home_city, home_district, home_place: the first habitual place.
-        work_city, work_district, work_place: the second one.
-        profile_feat_1 ... profile_feat_14: coded attributes, taken as they are.
-    """
+    """Where what is known about a user stands; None where it is not there."""
 
     home_city: Column = None
     home_district: Column = None
@@ -37,6 +35,7 @@ class ProfileColumns(Config):
     work_city: Column = None
     work_district: Column = None
     work_place: Column = None
+    # Coded attributes, taken as they are; 5 to 9 are made from home and work.
     profile_feat_1: Column = None
     profile_feat_2: Column = None
     profile_feat_3: Column = None
@@ -51,25 +50,24 @@ class ProfileColumns(Config):
 PROFILE_FIELDS = tuple(ProfileColumns.model_fields)
 
 
-class LogColumns(ProfileColumns):
-    """Our field -> the log's column; None where the log has no such column.
+def known_profile(values: tuple[str, ...]) -> dict[str, str]:
+    """Profile field -> value, for those that have one."""
+    return {field: v for field, v in zip(PROFILE_FIELDS, values, strict=True) if v}
 
-    Attributes:
-        user, time, event: who, when, and which word of ``events``.
-        place, category, city, district: the place that the event is at or about.
-        order, order_type, order_status: the order's id, and words of ``orders``.
-        order_place, order_category, order_city, order_district: the order's place; where
-            ``order_place`` is None, the place of an order's event is its order's place.
-        order_made, order_start, order_end: its times.
-    """
+
+class LogColumns(ProfileColumns):
+    """Our field -> the log's column; None where the log has no such column."""
 
     user: str
     time: str
-    event: str
+    event: str  # a word of `events`
+    # The place that the event is at or about.
     place: Column = None
     category: Column = None
     city: Column = None
     district: Column = None
+    # The order's id, words of `orders`, and its place; where `order_place` is None, the place of an
+    # order's event is its order's place.
     order: Column = None
     order_type: Column = None
     order_status: Column = None
@@ -83,15 +81,10 @@ class LogColumns(ProfileColumns):
 
 
 class Times(Config):
-    """How times are written.
+    """How times are written."""
 
-    Attributes:
-        format: "iso", "epoch_s", "epoch_ms", or a strptime format with a % sign in it.
-        zone: of times without an offset, and of the rows that are written.
-    """
-
-    format: str = "iso"
-    zone: str
+    format: str = "iso"  # or "epoch_s", "epoch_ms", or a strptime format
+    zone: str  # of times without an offset, and of the rows that are written
 
     @field_validator("format")
     @classmethod
@@ -111,17 +104,12 @@ class Times(Config):
 
 
 class LogSpec(Config):
-    """How the log's files are read.
-
-    Attributes:
-        delimiter: between the cells of a CSV file.
-        other_events: "error" where an event word is not declared, or "ignore" such rows.
-    """
+    """How the log's files are read."""
 
     columns: LogColumns
     time: Times
-    delimiter: str = Field(",", min_length=1, max_length=1)
-    other_events: Literal["error", "ignore"] = "error"
+    delimiter: str = Field(",", min_length=1, max_length=1)  # of a CSV file
+    other_events: Literal["error", "ignore"] = "error"  # of events with an undeclared word
 
 
 class UsersSpec(Config):
@@ -132,61 +120,39 @@ class UsersSpec(Config):
 
 
 class EventWord(Config):
-    """What a word of the log's event column means.
+    """What a word of the log's event column means."""
 
-    Attributes:
-        action: its code in the behaviour columns; None where it is no behaviour.
-        located: the user is at the event's place; otherwise the event is only about it.
-        order: what happened to the order.
-    """
-
-    action: str | None = None
-    located: bool = False
+    action: str | None = None  # its code in the behaviour columns; None: it is no behaviour
+    located: bool = False  # the user is at the event's place; otherwise it is only about it
     order: OrderChange | None = None
 
 
 class OrdersSpec(Config):
-    """The words of the order columns, and how many orders of a user are followed.
-
-    Attributes:
-        types: words of ``order_type``.
-        statuses: word of ``order_status`` -> the order's state; it outweighs the event's meaning.
-        most: orders of a user held at once; the one longest without an event gives way.
-        keep_days: how long an order is remembered after its end, start and latest event.
-    """
+    """The words of the order columns, and how many orders of a user are followed."""
 
     types: list[str] = Field(default_factory=list)
+    # Word of `order_status` -> the order's state; it outweighs the event's meaning.
     statuses: dict[str, OrderState] = Field(default_factory=dict)
-    most: int = Field(50, ge=1)
-    keep_days: float = Field(30, gt=0)
+    most: int = Field(50, ge=1)  # held at once; the one longest without an event gives way
+    keep_days: float = Field(30, gt=0)  # after an order's end, start and latest event
 
 
 class ShortTerm(Config):
-    """``short_term_behavior_seq``: the latest ``items`` entries of the last ``days`` days.
-
-    Attributes:
-        actions: the codes that stand in it, in the order in which an entry lists them.
-        unfinished: those of them that are written without 了.
-    """
+    """``short_term_behavior_seq``: the latest ``items`` entries of the last ``days`` days."""
 
     items: int = Field(10, ge=0, le=1000)
     days: float = Field(60, gt=0, le=360)
-    actions: list[str]
-    unfinished: list[str] = Field(default_factory=list)
+    actions: list[str]  # the codes that stand in it, in the order in which an entry lists them
+    unfinished: list[str] = Field(default_factory=list)  # those that are written without 了
 
 
 class LongTerm(Config):
-    """``long_term_behavior``: the ``items`` places acted on most in the last ``days`` days.
-
-    Attributes:
-        actions: the codes that count.
-        most_places: places of a user held at once; the least visited give way.
-    """
+    """``long_term_behavior``: the ``items`` places acted on most in the last ``days`` days."""
 
     items: int = Field(10, ge=0, le=1000)
     days: int = Field(90, ge=1)
-    actions: list[str]
-    most_places: int = Field(1000, ge=1)
+    actions: list[str]  # the codes that count
+    most_places: int = Field(1000, ge=1)  # held at once; the least visited give way
 
 
 class History(Config):
@@ -213,19 +179,13 @@ class Hours(Config):
         return hour >= self.start or hour < self.end
 
 
-class Habitual(Config):
-    """How home and work are found where no column tells: the place of most nights, of most days.
+class HabitualSpec(Config):
+    """How home and work are found where no column tells: the place of most nights, of most days."""
 
-    Attributes:
-        days: how far back stays count.
-        night, work: hours of a night at home and of a working day (Monday to Friday).
-        least: so many nights (days) with a known place at least at the place.
-        share: and so many of those with a known place.
-    """
-
-    days: int = Field(60, ge=1, le=3660)
+    days: int = Field(60, ge=1, le=3660)  # how far back stays count
     night: Hours
-    work: Hours
+    work: Hours  # of Monday to Friday
+    # So many nights (days) with a known place at the place, and such a share of those with any.
     least: int = Field(3, ge=1)
     share: float = Field(0.5, gt=0, le=1)
 
@@ -237,15 +197,11 @@ class Position(Config):
 
 
 class Window(Config):
-    """Hours between two bounds, both included; negative hours are in the past.
-
-    Attributes:
-        or_unknown: it also holds where one of the two times is unknown.
-    """
+    """Hours between two bounds, both included; negative hours are in the past."""
 
     least: float | None = None
     most: float | None = None
-    or_unknown: bool = False
+    or_unknown: bool = False  # it also holds where one of the two times is unknown
 
     @model_validator(mode="after")
     def _ordered(self) -> Window:
@@ -265,61 +221,38 @@ class Window(Config):
 
 
 class OrderCondition(Config):
-    """An order of the user for which all of this holds.
-
-    Attributes:
-        types: words of ``orders.types``.
-        states: which states count.
-        of_event: it is the order that the event is about.
-        city: its city is the current one ("here") or another ("elsewhere").
-        hours_to_start, hours_to_end: from the event to its start and end.
-        hours_since_made: from its making to the event.
-    """
+    """An order of the user for which all of this holds."""
 
     types: list[str] = Field(min_length=1)
     states: list[OrderState] = Field(["open"], min_length=1)
-    of_event: bool = False
-    city: Literal["here", "elsewhere"] | None = None
+    of_event: bool = False  # it is the order that the event is about
+    city: Literal["here", "elsewhere"] | None = None  # than the user's current one
     hours_to_start: Window | None = None
     hours_to_end: Window | None = None
     hours_since_made: Window | None = None
 
 
 class CityCondition(Config):
-    """How the current city lies; what is unknown does not hold.
+    """How the current city lies; what is unknown does not hold."""
 
-    Attributes:
-        home: it is the home city (true), or is not (false).
-        changed: the event is located and the located event before it was in another city (true),
-            or in the same (false).
-    """
-
-    home: bool | None = None
+    home: bool | None = None  # it is the home city, or is not
+    # The event is located and the located event before it was in another city, or in the same.
     changed: bool | None = None
 
 
-class Rule(Config):
-    """One kind of moment that makes a row. All conditions hold at the event.
+class TriggerRule(Config):
+    """One kind of moment that makes a row. All conditions hold at the event."""
 
-    Attributes:
-        trigger: written as ``trigger_1``.
-        events: words of ``events`` that it looks at; None for all.
-        order: the order that stands in the order columns. Without it the event itself does: its
-            place as the order's, its time as the start.
-        city: condition on the current city.
-        hours_since: word of ``events`` -> hours since the user's latest one before this event; a
-            word that never came is infinitely long ago.
-        cool_down_hours: to the next row of this rule for the same user and order.
-        rows_per_day: most rows of this rule for a user and day.
-    """
-
-    trigger: str = Field(min_length=1)
-    events: list[str] | None = None
+    trigger: str = Field(min_length=1)  # written as trigger_1
+    events: list[str] | None = None  # the words that it looks at; None: all
+    # The order that stands in the order columns. Without it the event itself does: its place as the
+    # order's, its time as the start.
     order: OrderCondition | None = None
     city: CityCondition | None = None
+    # Word -> hours since the user's latest such event before this; never is infinitely long ago.
     hours_since: dict[str, Window] = Field(default_factory=dict)
-    cool_down_hours: float = Field(ge=0)
-    rows_per_day: int | None = Field(None, ge=1)
+    cool_down_hours: float = Field(ge=0)  # to the next row for the same user and order
+    rows_per_day: int | None = Field(None, ge=1)  # for a user
 
 
 class HolidayRange(Config):
@@ -334,38 +267,46 @@ class HolidayRange(Config):
             raise ValueError("last is from first on, within a year")
         return self
 
-    def days(self) -> Iterator[date]:
-        """Each of its dates."""
-        for day in range((self.last - self.first).days + 1):
-            yield self.first + timedelta(days=day)
-
 
 class TriggerSpec(Config):
-    """All of it; ``rules`` are tried in their order, and an event makes one row at most.
-
-    Attributes:
-        holidays: dates for ``holidayflag``.
-        rows_per_day: most rows of all rules for a user and day.
-    """
+    """All of it; ``rules`` are tried in their order, and an event makes one row at most."""
 
     log: LogSpec
     users: UsersSpec
     events: dict[str, EventWord] = Field(min_length=1)
     orders: OrdersSpec
     history: History
-    habitual: Habitual | None = None
+    habitual: HabitualSpec | None = None
     position: Position
     holidays: list[date | HolidayRange] = Field(default_factory=list)
-    rows_per_day: int = Field(ge=1)
-    rules: dict[str, Rule] = Field(min_length=1)
+    rows_per_day: int = Field(ge=1)  # of all rules, for a user
+    rules: dict[str, TriggerRule] = Field(min_length=1)
 
+    @cached_property
     def holiday_dates(self) -> frozenset[date]:
         """Every declared holiday."""
-        items = self.holidays
-        ranges = (item.days() for item in items if isinstance(item, HolidayRange))
-        return frozenset(
-            {*(i for i in items if isinstance(i, date)), *(d for r in ranges for d in r)}
-        )
+        dates: set[date] = set()
+        for item in self.holidays:
+            first, last = (item, item) if isinstance(item, date) else (item.first, item.last)
+            dates.update(first + timedelta(days=i) for i in range((last - first).days + 1))
+        return frozenset(dates)
+
+    @cached_property
+    def rules_of(self) -> dict[str, list[tuple[str, TriggerRule]]]:
+        """Event word -> the rules that look at it, with their names."""
+        return {
+            word: [
+                (name, rule)
+                for name, rule in self.rules.items()
+                if rule.events is None or word in rule.events
+            ]
+            for word in self.events
+        }
+
+    @cached_property
+    def timed_words(self) -> frozenset[str]:
+        """Event words whose latest time some rule asks for."""
+        return frozenset(word for rule in self.rules.values() for word in rule.hours_since)
 
 
 def load_triggers(path: str | Path | None = None, overrides: Sequence[str] = ()) -> TriggerSpec:
@@ -393,25 +334,24 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def _unknown_words(spec: TriggerSpec) -> Iterator[str]:
-    codes = spec.history.actions
+    codes, short = spec.history.actions, spec.history.short_term
     for code in codes:
         if not (code.startswith("act_") and code[4:].isascii() and code[4:].isdigit()):
             yield f"history: {code!r} is no action code; write act_ and a number"
-    short = spec.history.short_term
-    yield from _missing(
-        "history.short_term.unfinished", short.unfinished, short.actions, "history.short_term"
-    )
+    # Where words stand, which, which are known there, and the section that declares them.
+    uses: list[tuple[str, Iterable[str], Iterable[str], str]] = [
+        ("history.short_term.unfinished", short.unfinished, short.actions, "history.short_term")
+    ]
     for word, event in spec.events.items():
-        action = [event.action] if event.action else []
-        yield from _missing(f"events.{word}.action", action, codes, "history")
+        uses.append((f"events.{word}.action", filter(None, [event.action]), codes, "history"))
     for name, rule in spec.rules.items():
-        yield from _missing(f"rules.{name}.events", rule.events or [], spec.events, "events")
-        yield from _missing(f"rules.{name}.hours_since", rule.hours_since, spec.events, "events")
         types = rule.order.types if rule.order else []
-        yield from _missing(f"rules.{name}.order.types", types, spec.orders.types, "orders.types")
-
-
-def _missing(where: str, words: Iterable[str], known: Iterable[str], section: str) -> Iterator[str]:
-    for word in words:
-        if word not in known:
-            yield f"{where}: {word!r} is not declared in {section}; {nearest(word, known)}"
+        uses += [
+            (f"rules.{name}.events", rule.events or [], spec.events, "events"),
+            (f"rules.{name}.hours_since", rule.hours_since, spec.events, "events"),
+            (f"rules.{name}.order.types", types, spec.orders.types, "orders.types"),
+        ]
+    for where, words, known, section in uses:
+        for word in words:
+            if word not in known:
+                yield f"{where}: {word!r} is not declared in {section}; {nearest(word, known)}"

@@ -15,9 +15,8 @@ from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import read_samples
 from gplan_jax.synthesis.triggers.example_log import EVENTS_FILE, USERS_FILE, write_example_log
-from gplan_jax.synthesis.triggers.report import report_path, report_table
-from gplan_jax.synthesis.triggers.run import write_contexts
-from gplan_jax.synthesis.triggers.spec import TriggerSpec, load_triggers
+from gplan_jax.synthesis.triggers.trigger_spec import TriggerSpec, load_triggers
+from gplan_jax.synthesis.triggers.write_contexts import report_path, report_table, write_contexts
 
 duckdb = pytest.importorskip("duckdb")
 USERS = 25
@@ -199,8 +198,8 @@ BIG = 3_000_000
 MEMORY_LIMIT, PEAK_MIB = "160MB", 420
 RUN = """
 import json, resource, sys
-from gplan_jax.synthesis.triggers.run import write_contexts
-from gplan_jax.synthesis.triggers.spec import load_triggers
+from gplan_jax.synthesis.triggers.write_contexts import write_contexts
+from gplan_jax.synthesis.triggers.trigger_spec import load_triggers
 unmapped = ["order", "order_type", "order_place", "order_category", "order_city",
             "order_district", "order_made", "order_start", "order_end"]
 spec = load_triggers(None, [f"log.columns.{name}=null" for name in unmapped])

@@ -1,4 +1,4 @@
-"""Free text of a log, made safe for columns that are read back by punctuation.
+"""Events of a log and their places: free text made safe for columns read back by punctuation.
 
 The behaviour columns separate entries by commas and find a place's id after the last 的, so an id
 or a name with such characters would break its neighbours. Ids are escaped so that different ones
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from datetime import datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 PLACE_PREFIX = "p_"
 LONGEST_ID, LONGEST_WORD = 64, 64
@@ -19,6 +21,54 @@ _ID_KEPT = frozenset("-.")
 _USER_KEPT = frozenset("-._:@+=")
 _WORD_KEPT = frozenset("-./()&;:+_|")
 _FULL_WIDTH = {chr(code): chr(code + 0xFEE0) for code in range(0x21, 0x7F)}
+
+
+class LogEvent(NamedTuple):
+    """One row of the log: text as it stands there ("" where empty), times in the spec's zone.
+
+    ``profile`` holds the values of ``PROFILE_FIELDS``, or nothing where the log maps none.
+    """
+
+    user: str
+    when: datetime
+    word: str
+    place: str = ""
+    category: str = ""
+    city: str = ""
+    district: str = ""
+    order: str = ""
+    order_type: str = ""
+    order_status: str = ""
+    order_place: str = ""
+    order_category: str = ""
+    order_city: str = ""
+    order_district: str = ""
+    order_made: datetime | None = None
+    order_start: datetime | None = None
+    order_end: datetime | None = None
+    profile: tuple[str, ...] = ()
+
+
+class Spot(NamedTuple):
+    """A place as the rows write it: escaped id, category, city, district; "" where unknown."""
+
+    place: str = ""
+    category: str = ""
+    city: str = ""
+    district: str = ""
+
+    @classmethod
+    def escaped(cls, place: str, category: str, city: str, district: str) -> Spot:
+        """The place that the texts of a log tell."""
+        return cls(place_id(place), word(category), word(city), word(district))
+
+    @property
+    def area(self) -> str:
+        """City and district in one word; "" where either is unknown."""
+        return self.city + self.district if self.city and self.district else ""
+
+
+NOWHERE = Spot()
 
 
 @lru_cache(_CACHE)
@@ -31,8 +81,7 @@ def place_id(text: str) -> str:
     """
     if not text:
         return ""
-    rest = text[len(PLACE_PREFIX) :] if text.startswith(PLACE_PREFIX) else text
-    return PLACE_PREFIX + _escaped(rest or text, _ID_KEPT)
+    return PLACE_PREFIX + _escaped(text.removeprefix(PLACE_PREFIX) or text, _ID_KEPT)
 
 
 @lru_cache(_CACHE)

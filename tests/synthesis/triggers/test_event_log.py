@@ -12,9 +12,10 @@ import pytest
 
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
-from gplan_jax.synthesis.triggers.events import Event
-from gplan_jax.synthesis.triggers.log import log_files, open_log
-from gplan_jax.synthesis.triggers.spec import TriggerSpec, load_triggers
+from gplan_jax.synthesis.triggers.event_log import open_log
+from gplan_jax.synthesis.triggers.log_events import LogEvent
+from gplan_jax.synthesis.triggers.log_files import log_files
+from gplan_jax.synthesis.triggers.trigger_spec import TriggerSpec, load_triggers
 
 duckdb = pytest.importorskip("duckdb")
 COLUMNS = ("user_id", "event_time", "event", "poi_id", "city")
@@ -25,7 +26,7 @@ UNMAPPED = [
         "order_city", "order_district", "order_made", "order_start", "order_end",
     )
 ]  # fmt: skip
-Read = Callable[..., tuple[list[Event], FaultyRows]]
+Read = Callable[..., tuple[list[LogEvent], FaultyRows]]
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def small() -> TriggerSpec:
 def read(tmp_path: Path, small: TriggerSpec) -> Read:
     def events(
         paths: Sequence[Path], spec: TriggerSpec = small, faulty: FaultyRows | None = None
-    ) -> tuple[list[Event], FaultyRows]:
+    ) -> tuple[list[LogEvent], FaultyRows]:
         spill = tmp_path / "spill"
         spill.mkdir(exist_ok=True)
         faulty = faulty or FaultyRows()
@@ -82,9 +83,9 @@ def test_every_kind_of_file_gives_the_same_sorted_events(
 ) -> None:
     events, _ = read([write_as(tmp_path / f"log{kind}", ROWS)])
     assert events == [
-        Event("u1", datetime(2026, 3, 2, 9), "visit", "B3", city="乙市"),
-        Event("u1", datetime(2026, 3, 2, 11), "view", "B2"),
-        Event("u2", datetime(2026, 3, 2, 10), "view", "B1", city="甲市"),
+        LogEvent("u1", datetime(2026, 3, 2, 9), "visit", "B3", city="乙市"),
+        LogEvent("u1", datetime(2026, 3, 2, 11), "view", "B2"),
+        LogEvent("u2", datetime(2026, 3, 2, 10), "view", "B1", city="甲市"),
     ]
 
 

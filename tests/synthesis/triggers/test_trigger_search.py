@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from gplan_jax.foundation.config import parse_yaml
 from gplan_jax.gsisr import Sample, facts_of, short_term
-from gplan_jax.synthesis.triggers.contexts import Prepared, Tally, contexts
-from gplan_jax.synthesis.triggers.events import Event
-from gplan_jax.synthesis.triggers.spec import SHIPPED_SPEC, TriggerSpec, load_triggers
+from gplan_jax.synthesis.triggers.log_events import LogEvent
+from gplan_jax.synthesis.triggers.trigger_search import MomentCounts, find_contexts
+from gplan_jax.synthesis.triggers.trigger_spec import SHIPPED_SPEC, TriggerSpec, load_triggers
 
 DOCUMENTATION = Path(__file__).parents[3] / "docs" / "triggers.md"
 MONDAY = datetime(2026, 3, 2)
-MakeEvent = Callable[..., Event]
+MakeEvent = Callable[..., LogEvent]
 Search = Callable[..., list[Sample]]
 
 
@@ -117,7 +117,7 @@ def test_the_status_column_outweighs_the_events_word(at: MakeEvent, search: Sear
 
 
 def test_cool_down_is_per_user_and_order(spec: TriggerSpec, at: MakeEvent, search: Search) -> None:
-    tally = Tally()
+    counts = MomentCounts()
     first, second = (order("fuel", start=8.5, order=f"o{i}") for i in (1, 2))
     events = [
         at(8, "position", "a", "甲市"),
@@ -125,21 +125,21 @@ def test_cool_down_is_per_user_and_order(spec: TriggerSpec, at: MakeEvent, searc
         at(9.1, "order_paid", **first),
         at(9.2, "order_made", **second),
     ]
-    rows = search(events, spec, tally=tally)
+    rows = search(events, spec, counts=counts)
     assert [row.currenttime[11:] for row in rows] == ["09:00:00", "09:12:00"]
-    assert tally.rows == {"fuel": 2}
-    assert tally.left_out == {"fuel": {"cool_down": 1}}
+    assert counts.rows == {"fuel": 2}
+    assert counts.left_out == {"fuel": {"cool_down": 1}}
 
 
 def test_a_day_takes_so_many_rows_and_the_next_day_again(at: MakeEvent, search: Search) -> None:
     spec = load_triggers(None, ["rows_per_day=2", "rules.fuel.cool_down_hours=0"])
-    tally = Tally()
+    counts = MomentCounts()
     fill = order("fuel", start=22)
     hours = (20, 21, 22, 23, 24.5)
     events = [at(19, "position", "a", "甲市"), *(at(h, "order_paid", **fill) for h in hours)]
-    rows = search(events, spec, tally=tally)
+    rows = search(events, spec, counts=counts)
     assert [row.currenttime[8:13] for row in rows] == ["02 20", "02 21", "03 00"]
-    assert tally.left_out["fuel"] == {"rows_per_day": 2}
+    assert counts.left_out["fuel"] == {"rows_per_day": 2}
     one = load_triggers(None, ["rules.fuel.rows_per_day=1", "rules.fuel.cool_down_hours=0"])
     assert [row.currenttime[8:13] for row in search(events, one)] == ["02 20", "03 00"]
 
@@ -147,13 +147,13 @@ def test_a_day_takes_so_many_rows_and_the_next_day_again(at: MakeEvent, search: 
 def test_a_stale_position_makes_no_row_and_starts_no_cool_down(
     spec: TriggerSpec, at: MakeEvent, search: Search
 ) -> None:
-    tally = Tally()
+    counts = MomentCounts()
     fill = order("fuel", start=8)
     events = [at(1, "position", "a", "甲市"), at(7.1, "order_made", **fill),
               at(7.2, "position", "b", "甲市"), at(7.3, "order_paid", **fill)]  # fmt: skip
-    rows = search(events, spec, tally=tally)
+    rows = search(events, spec, counts=counts)
     assert [(row.currenttime[11:], row.current_poi_name) for row in rows] == [("07:18:00", "p_b")]
-    assert tally.left_out == {"fuel": {"stale_position": 1}}
+    assert counts.left_out == {"fuel": {"stale_position": 1}}
     # Exactly as old as admitted.
     assert len(search([events[0], at(7, "order_made", **fill)], spec)) == 1
 
@@ -161,11 +161,11 @@ def test_a_stale_position_makes_no_row_and_starts_no_cool_down(
 def test_an_order_without_a_place_makes_no_row(
     spec: TriggerSpec, at: MakeEvent, search: Search
 ) -> None:
-    tally = Tally()
+    counts = MomentCounts()
     nowhere = order("fuel", start=8, order_place="")
     events = [at(7, "position", "a", "甲市"), at(8, "order_made", **nowhere)]
-    assert search(events, spec, tally=tally) == []
-    assert tally.left_out == {"fuel": {"no_order_place": 1}}
+    assert search(events, spec, counts=counts) == []
+    assert counts.left_out == {"fuel": {"no_order_place": 1}}
     # A later event that tells it is enough.
     assert len(search([*events, at(9, "order_paid", order="o1", order_place="inn")], spec)) == 1
 
@@ -209,9 +209,9 @@ def test_an_event_makes_one_row_that_of_the_first_rule_which_may(
     events = [at(8, "position", "a", "甲市"), at(9, "order_made", **stay),
               at(12, "position", "b", "乙市")]  # fmt: skip
     # hotel_booked, then hotel_arrival; hotel_stay and city_arrival hold at the arrival, too.
-    tally = Tally()
-    rows = search(events, spec, tally=tally)
-    assert tally.rows == {"hotel_booked": 1, "hotel_arrival": 1} and len(rows) == 2
+    counts = MomentCounts()
+    rows = search(events, spec, counts=counts)
+    assert counts.rows == {"hotel_booked": 1, "hotel_arrival": 1} and len(rows) == 2
 
 
 def test_flags_follow_the_date(at: MakeEvent, search: Search) -> None:
@@ -328,7 +328,7 @@ PLACES = [("a", "甲市"), ("b", "乙市"), ("c", "丙市"), ("home", "甲市"),
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> list[Event]:
+def histories(draw: st.DrawFn) -> list[LogEvent]:
     """A user's events over two weeks: wanderings, behaviour and the lives of a few orders."""
     words = sorted(load_triggers().events)
     count, hours, events = draw(st.integers(1, 40)), 0.0, []
@@ -344,19 +344,19 @@ def histories(draw: st.DrawFn) -> list[Event]:
             number = draw(st.sampled_from(["1", "2", "3", ""]))
             about = order(kind, start, end, order=number and f"{kind}{number}")
         when = MONDAY + timedelta(hours=hours)
-        events.append(Event("u1", when, word, place, "商场", city, "区", **about))
+        events.append(LogEvent("u1", when, word, place, "商场", city, "区", **about))
     return events
 
 
-def rows_of(spec: TriggerSpec, events: list[Event]) -> list[Sample]:
+def rows_of(spec: TriggerSpec, events: list[LogEvent]) -> list[Sample]:
     home = {"home_city": "甲市", "home_place": "home"}
-    return list(contexts(events, home, Prepared(spec), Tally()))
+    return list(find_contexts(events, home, spec, MomentCounts()))
 
 
 @settings(max_examples=150)
 @given(histories(), st.data())
 def test_what_comes_after_a_trigger_does_not_change_its_row(
-    events: list[Event], data: st.DataObject
+    events: list[LogEvent], data: st.DataObject
 ) -> None:
     spec = load_triggers()
     whole, cut = rows_of(spec, events), data.draw(st.integers(0, len(events)))
@@ -369,7 +369,7 @@ def test_what_comes_after_a_trigger_does_not_change_its_row(
 
 @settings(max_examples=100)
 @given(histories())
-def test_every_row_is_readable_and_its_behaviour_lies_in_the_past(events: list[Event]) -> None:
+def test_every_row_is_readable_and_its_behaviour_lies_in_the_past(events: list[LogEvent]) -> None:
     for row in rows_of(load_triggers(), events):
         facts = facts_of(row)
         assert row.raw_labels == "" and row.trigger_2 and row.trigger_4 and row.current_city
@@ -379,14 +379,14 @@ def test_every_row_is_readable_and_its_behaviour_lies_in_the_past(events: list[E
 
 
 def test_a_user_of_very_many_events_is_held_in_bounded_memory(spec: TriggerSpec) -> None:
-    from gplan_jax.synthesis.triggers.contexts import _User
+    from gplan_jax.synthesis.triggers.trigger_search import UserSearch
 
-    user = _User(Prepared(spec), {}, Tally())
+    user = UserSearch(spec, {}, MomentCounts())
     for i in range(6000):
         when = MONDAY + timedelta(minutes=i)
         kind = order("hotel", i / 60, i / 60 + 2, order=f"o{i}") if i % 2 else {}
         word = "order_made" if i % 2 else "visit"
-        user.observe(Event("u1", when, word, f"x{i}", "商场", f"城{i % 7}", "区", **kind))
+        user.observe(LogEvent("u1", when, word, f"x{i}", "商场", f"城{i % 7}", "区", **kind))
     assert len(user._orders.remembered(when)) <= spec.orders.most
     assert len(user._long._places) <= 2 * spec.history.long_term.most_places
     assert len(user._short._entries) <= spec.history.short_term.items

@@ -10,24 +10,38 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from gplan_jax.foundation.errors import RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
-from gplan_jax.synthesis.triggers.columns import log_files, open_source
-from gplan_jax.synthesis.triggers.database import MEND, connect, fetch
-from gplan_jax.synthesis.triggers.events import Event, profile_of
-from gplan_jax.synthesis.triggers.spec import ORDER_TIMES, ProfileColumns, TriggerSpec, nearest
-from gplan_jax.synthesis.triggers.sql import TEXT_FIELDS, Source, log_query, users_query
+from gplan_jax.synthesis.triggers.log_events import LogEvent
+from gplan_jax.synthesis.triggers.log_files import (
+    MEND,
+    TEXT_FIELDS,
+    LogFile,
+    connect,
+    fetch,
+    log_files,
+    log_query,
+    open_file,
+    users_query,
+)
+from gplan_jax.synthesis.triggers.trigger_spec import (
+    ORDER_TIMES,
+    ProfileColumns,
+    TriggerSpec,
+    known_profile,
+    nearest,
+)
 
 _EVENT_FIELDS = 2 + len(TEXT_FIELDS) + len(ORDER_TIMES)
 # "row": no readable row at all; missing or unreadable "user" and "time"; an "event" that is not
 # declared; an unreadable "order" column.
-Kind = Literal["row", "user", "time", "event", "order"]
+FaultKind = Literal["row", "user", "time", "event", "order"]
 
 
 @dataclass
-class Log:
+class EventLog:
     """The events of an open log and the profiles of its users' file, both sorted by user.
 
     Attributes:
@@ -35,37 +49,49 @@ class Log:
             repeat the one before, or because their word is not declared (``log.other_events``).
     """
 
-    sources: Sequence[Source]
+    files: Sequence[LogFile]
     spec: TriggerSpec
     faulty: FaultyRows
     connection: Any
-    users: Source | None
+    users: LogFile | None
     read: int = 0
     duplicates: int = 0
     ignored: int = 0
 
-    def batches(self) -> Iterator[list[Event]]:
+    def batches(self) -> Iterator[list[LogEvent]]:
         """Yields the events sorted by user and time, some thousands at a time.
 
         Raises:
             GplanError: a file can't be read, or DuckDB needs more memory.
             RowError: a row is faulty, and faulty rows are not skipped.
         """
-        lenient = self.faulty.skips
-        previous: tuple[Any, ...] = ()
-        for rows in fetch(self.connection, log_query(self.sources, self.spec.log, lenient=lenient)):
+        lenient, other_events = self.faulty.skips, self.spec.log.other_events
+        previous: list[Any] = []
+        for rows in fetch(self.connection, log_query(self.files, self.spec.log, lenient=lenient)):
             self.read += len(rows)
             batch = []
-            for row in rows:
-                content, unread = row[:-3], row[-3]
-                if content == previous and unread is None:
+            for *content, unreadable, file, number in rows:
+                if content == previous and unreadable is None:
                     self.duplicates += 1
                     continue
                 previous = content
-                if (event := self._event(row)) is not None:
-                    batch.append(event)
+                if unreadable is None:
+                    cells = (*content[:_EVENT_FIELDS], tuple(content[_EVENT_FIELDS:]))
+                    event = LogEvent._make(cells)
+                    if other_events == "ignore" and event.word not in self.spec.events:
+                        self.ignored += 1
+                        continue
+                    if (fault := self._undeclared(event)) is None:
+                        batch.append(event)
+                        continue
+                else:
+                    fault = self._unreadable(unreadable)
+                kind, field, problem, mend = fault
+                column = getattr(self.spec.log.columns, field)
+                error = RowError(self.files[file].path, number, column, problem, mend)
+                self.faulty.add(error, kind)
             yield batch
-        if lenient and any(source.path.suffix == ".csv" for source in self.sources):
+        if lenient and any(file.path.suffix == ".csv" for file in self.files):
             self._count_rejects()
 
     def profiles(self) -> Iterator[tuple[str, Mapping[str, str]]]:
@@ -85,26 +111,33 @@ class Log:
                     raise RowError(self.users.path, number, self.spec.users.user, problem,
                                    "Keep one row a user.")  # fmt: skip
                 previous = user
-                yield user, profile_of(tuple(values))
+                yield user, known_profile(tuple(values))
 
-    def _event(self, row: tuple[Any, ...]) -> Event | None:
-        """The event of a row, None where it is passed over or faulty."""
-        unread, file, number = row[-3:]
-        if unread is not None:
-            fault = _unread(unread, self.spec)
-        else:
-            event = Event._make((*row[:_EVENT_FIELDS], row[_EVENT_FIELDS:-3]))
-            found = _undeclared(event, self.spec)
-            if found is None:
-                return event
-            if found.kind == "event" and self.spec.log.other_events == "ignore":
-                self.ignored += 1
-                return None
-            fault = found
-        column = getattr(self.spec.log.columns, fault.field)
-        path = self.sources[file].path
-        error = RowError(path, number, column, fault.problem, fault.mend)
-        self.faulty.add(error, fault.kind)
+    def _unreadable(self, found: str) -> tuple[FaultKind, str, str, str]:
+        """The fault that the query found: a field, and after a blank what stands in it."""
+        field, _, text = found.partition(" ")
+        kinds: dict[str, FaultKind] = {"user": "user", "time": "time"}
+        written = f"{self.spec.log.time.format} (log.time.format), of 1971 to 2199"
+        problem = f"{text!r} is no time written as {written}" if text else f"no {field}"
+        return kinds.get(field, "order"), field, problem, MEND
+
+    def _undeclared(self, event: LogEvent) -> tuple[FaultKind, str, str, str] | None:
+        """What an event's words say that the spec doesn't declare; None where all is declared."""
+        meaning, orders = self.spec.events.get(event.word), self.spec.orders
+        if meaning is None:
+            near = nearest(event.word, self.spec.events)
+            problem = f"{event.word!r} is not declared in events; {near}"
+            mend = "Declare it, or pass over such rows with --set log.other_events=ignore."
+            return "event", "event", problem, mend
+        for field, word, section, known in (
+            ("order_type", event.order_type, "orders.types", orders.types),
+            ("order_status", event.order_status, "orders.statuses", orders.statuses),
+        ):
+            if word and word not in known:
+                problem = f"{word!r} is not declared in {section}; {nearest(word, known)}"
+                return "order", field, problem, MEND
+        if meaning.order and not (event.order or event.order_type):
+            return "order", "order", f"{event.word!r} without an order's id or type", MEND
         return None
 
     def _count_rejects(self) -> None:
@@ -129,7 +162,7 @@ def open_log(
     users: str | Path | None = None,
     memory_limit: str = "2GB",
     faulty: FaultyRows,
-) -> Iterator[Log]:
+) -> Iterator[EventLog]:
     """Opens the files of a log and checks that they have the columns that the spec maps.
 
     Args:
@@ -147,53 +180,15 @@ def open_log(
     with connection:
         delimiter = spec.log.delimiter
         columns = _mapped("log.columns", spec.log.columns)
-        sources = [
-            open_source(connection, path, i, columns, delimiter) for i, path in enumerate(paths)
-        ]
+        files = [open_file(connection, path, i, columns, delimiter) for i, path in enumerate(paths)]
         found = None
         if users is not None:
             columns = {"users.user": spec.users.user}
             columns |= _mapped("users.columns", spec.users.columns)
             (path,) = log_files([users])
-            found = open_source(connection, path, 0, columns, delimiter)
-        yield Log(sources, spec, faulty, connection, found)
+            found = open_file(connection, path, 0, columns, delimiter)
+        yield EventLog(files, spec, faulty, connection, found)
 
 
 def _mapped(section: str, columns: ProfileColumns) -> dict[str, str]:
     return {f"{section}.{f}": column for f, column in columns.model_dump().items() if column}
-
-
-class _Fault(NamedTuple):
-    kind: Kind
-    field: str
-    problem: str
-    mend: str = MEND
-
-
-def _unread(unread: str, spec: TriggerSpec) -> _Fault:
-    """The fault that the query found: a field, and after a blank what stands in it."""
-    field_name, _, text = unread.partition(" ")
-    kinds: dict[str, Kind] = {"user": "user", "time": "time"}
-    written = f"{spec.log.time.format} (log.time.format), of 1971 to 2199"
-    problem = f"{text!r} is no time written as {written}" if text else f"no {field_name}"
-    return _Fault(kinds.get(field_name, "order"), field_name, problem)
-
-
-def _undeclared(event: Event, spec: TriggerSpec) -> _Fault | None:
-    """What an event's words say that the spec doesn't declare; None where all is declared."""
-    meaning, orders = spec.events.get(event.word), spec.orders
-    if meaning is None:
-        problem = f"{event.word!r} is not declared in events; {nearest(event.word, spec.events)}"
-        mend = "Declare it, or pass over such rows with --set log.other_events=ignore."
-        return _Fault("event", "event", problem, mend)
-    if event.order_type and event.order_type not in orders.types:
-        near = nearest(event.order_type, orders.types)
-        problem = f"{event.order_type!r} is not declared in orders.types; {near}"
-        return _Fault("order", "order_type", problem)
-    if event.order_status and event.order_status not in orders.statuses:
-        near = nearest(event.order_status, orders.statuses)
-        problem = f"{event.order_status!r} is not declared in orders.statuses; {near}"
-        return _Fault("order", "order_status", problem)
-    if meaning.order and not (event.order or event.order_type):
-        return _Fault("order", "order", f"{event.word!r} without an order's id or type")
-    return None

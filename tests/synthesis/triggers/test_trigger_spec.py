@@ -9,7 +9,7 @@ import pytest
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Sample
-from gplan_jax.synthesis.triggers.spec import (
+from gplan_jax.synthesis.triggers.trigger_spec import (
     SHIPPED_SPEC,
     Hours,
     TriggerSpec,
@@ -71,7 +71,7 @@ def test_a_file_of_rules_of_ones_own(tmp_path: Path) -> None:
 def test_holidays_are_dates_and_ranges_with_both_ends() -> None:
     spec = load_triggers(None, ["holidays=[2026-05-01, {first: 2026-06-01, last: 2026-06-03}]"])
     days = {date(2026, 5, 1), *(date(2026, 6, day) for day in (1, 2, 3))}
-    assert spec.holiday_dates() == days
+    assert spec.holiday_dates == days
 
 
 def test_hours_may_pass_midnight() -> None:
@@ -91,7 +91,7 @@ def test_a_window_has_both_ends_and_a_word_for_the_unknown() -> None:
 
 def test_the_rows_have_the_public_columns() -> None:
     # The profile fields of the spec that are no habitual place are columns of a row.
-    from gplan_jax.synthesis.triggers.spec import PROFILE_FIELDS
+    from gplan_jax.synthesis.triggers.trigger_spec import PROFILE_FIELDS
 
     coded = [name for name in PROFILE_FIELDS if name.startswith("profile_feat")]
     assert set(coded) <= set(Sample.from_context({}).to_dict())

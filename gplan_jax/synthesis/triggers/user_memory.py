@@ -1,0 +1,304 @@
+"""What is known of one user so far, in bounded memory: orders, home and work, behaviour.
+
+The texts of the behaviour columns are written here too; ``gsisr.facts`` reads them back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+
+from gplan_jax.synthesis.triggers.log_events import NOWHERE, LogEvent, Spot
+from gplan_jax.synthesis.triggers.trigger_spec import (
+    HabitualSpec,
+    LongTerm,
+    OrderChange,
+    OrdersSpec,
+    OrderState,
+    ShortTerm,
+)
+
+STATES: dict[OrderChange, OrderState] = {
+    "made": "open",
+    "changed": "open",
+    "cancelled": "cancelled",
+    "used": "used",
+}
+SATURDAY = 5
+WEEKDAYS = "一二三四五六日"
+LOCAL, BEFORE_JOURNEY, ON_JOURNEY, UNKNOWN = "本地", "异地行前", "异地行中", "未知地点"
+
+
+@dataclass(slots=True)
+class TrackedOrder:
+    """One order; what no event has told yet is "" or None."""
+
+    key: str
+    type: str = ""
+    state: OrderState = "open"
+    spot: Spot = NOWHERE
+    made: datetime | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+    seen: datetime = datetime.min
+
+
+class OrderBook:
+    """The orders of one user, at most ``orders.most`` of them."""
+
+    def __init__(self, spec: OrdersSpec) -> None:
+        self._spec = spec
+        self._orders: dict[str, TrackedOrder] = {}
+
+    def update(self, event: LogEvent, change: OrderChange, spot: Spot) -> TrackedOrder:
+        """Notes what an event says about its order; what it leaves empty stays as it was."""
+        key = event.order or f"{event.order_type} {spot.place} {event.order_start}"
+        order = self._orders.pop(key, None) or TrackedOrder(key)
+        order.type = event.order_type or order.type
+        # A change, for example a late payment receipt, does not open what is closed.
+        if change != "changed":
+            order.state = STATES[change]
+        order.state = self._spec.statuses.get(event.order_status, order.state)
+        order.spot = Spot(*(new or old for new, old in zip(spot, order.spot, strict=True)))
+        made = event.when.replace(microsecond=0) if change == "made" else None
+        order.made = event.order_made or order.made or made
+        order.start = event.order_start or order.start
+        order.end = event.order_end or order.end
+        order.seen = event.when
+        self._orders[key] = order  # Last again: the first is the one longest without an event.
+        if len(self._orders) > self._spec.most:
+            del self._orders[next(iter(self._orders))]
+        return order
+
+    def remembered(self, now: datetime) -> Sequence[TrackedOrder]:
+        """All orders that are not forgotten yet."""
+        if not self._orders:
+            return ()
+        first = now - timedelta(days=self._spec.keep_days)
+        for order in [order for order in self._orders.values() if order.seen < first]:
+            if all(time is None or time < first for time in (order.start, order.end)):
+                del self._orders[order.key]
+        return tuple(self._orders.values())
+
+    def keys(self) -> Iterator[str]:
+        """The keys of the orders held."""
+        return iter(self._orders)
+
+
+class Stays:
+    """Where the user last was in each night and in the working hours of each working day."""
+
+    def __init__(self, spec: HabitualSpec, holidays: Collection[date]) -> None:
+        self._spec, self._holidays = spec, holidays
+        self._nights: dict[date, Spot] = {}
+        self._workdays: dict[date, Spot] = {}
+
+    def add(self, when: datetime, spot: Spot) -> bool:
+        """Notes where the user is; says whether that changed any stay."""
+        if not spot.place:
+            return False
+        day, spec = when.date(), self._spec
+        if when.hour in spec.night:
+            # The hours after midnight belong to the night that began the day before.
+            late = spec.night.start >= spec.night.end and when.hour < spec.night.end
+            return self._note(self._nights, day - timedelta(days=1) if late else day, spot)
+        works = when.weekday() < SATURDAY and day not in self._holidays
+        return works and when.hour in spec.work and self._note(self._workdays, day, spot)
+
+    def home(self) -> Spot:
+        """The place of most nights; with too little evidence only its city, or nowhere."""
+        home = self._most_common(self._nights.values())
+        if home is not None:
+            return home
+        city = self._most_common(Spot(city=spot.city) for spot in self._nights.values())
+        return city or NOWHERE
+
+    def work(self, home_place: str) -> Spot:
+        """The place of most working days away from home, or nowhere."""
+        away = (spot for spot in self._workdays.values() if spot.place != home_place)
+        return self._most_common(away) or NOWHERE
+
+    def _note(self, stays: dict[date, Spot], day: date, spot: Spot) -> bool:
+        if stays.get(day) == spot:
+            return False
+        stays[day] = spot
+        if len(stays) > self._spec.days or next(iter(stays)) <= day - timedelta(self._spec.days):
+            first = day - timedelta(days=self._spec.days)
+            for old in [known for known in stays if known <= first]:
+                del stays[old]
+        return True
+
+    def _most_common(self, spots: Iterable[Spot]) -> Spot | None:
+        spots = list(spots)
+        latest = {spot.place or spot.city: spot for spot in spots}
+        counts = Counter(spot.place or spot.city for spot in spots)
+        counts.pop("", None)
+        if not counts:
+            return None
+        name, count = max(counts.items(), key=lambda item: (item[1], item[0]))
+        enough = count >= self._spec.least and count >= self._spec.share * counts.total()
+        return latest[name] if enough else None
+
+
+def habitual_spots(profile: Mapping[str, str], stays: Stays | None) -> tuple[Spot, Spot]:
+    """Home and work: what the profile tells, and the stays where it doesn't.
+
+    A home found from stays is dropped where it is not in the city that the profile tells.
+    """
+
+    def told(name: str) -> Spot:
+        parts = (f"{name}_{part}" for part in ("place", "category", "city", "district"))
+        return Spot.escaped(*(profile.get(part, "") for part in parts))
+
+    home = told("home")
+    if not home.place and stays is not None:
+        found = stays.home()
+        home = found if home.city in ("", found.city) else home
+    work = told("work")
+    if not work.place and stays is not None:
+        work = stays.work(home.place)
+    return home, work
+
+
+@dataclass(slots=True)
+class BehaviorEntry:
+    """What a user did in one hour about one place.
+
+    ``user_city`` is where the user was then ("" unknown); ``ordered`` says that an order was
+    among it.
+    """
+
+    when: datetime
+    spot: Spot
+    user_city: str
+    actions: set[str]
+    ordered: bool
+
+    def locality(self, home_city: str) -> str:
+        """How the place lies to the user's home, and whether the user was in its city.
+
+        As in the public rows, an order away from home is at an unknown place.
+        """
+        city = self.spot.city
+        if not city or not home_city:
+            return UNKNOWN
+        if city == home_city:
+            return LOCAL
+        if self.ordered or not self.user_city:
+            return UNKNOWN
+        return ON_JOURNEY if city == self.user_city else BEFORE_JOURNEY
+
+
+class ShortTermMemory:
+    """The latest entries, one for each hour and place, the last one touched last."""
+
+    def __init__(self, spec: ShortTerm) -> None:
+        self._spec, self._actions = spec, frozenset(spec.actions)
+        self._entries: dict[tuple[datetime, str], BehaviorEntry] = {}
+
+    def add(self, when: datetime, action: str, spot: Spot, user_city: str, ordered: bool) -> None:
+        """Notes an action about a place; an entry too many drops the oldest."""
+        if action not in self._actions:
+            return
+        hour = when.replace(minute=0, second=0, microsecond=0)
+        entry = self._entries.pop((hour, spot.place), None)
+        if entry is None:
+            entry = BehaviorEntry(hour, spot, user_city, {action}, ordered)
+        else:
+            entry.spot = spot if spot.category else spot._replace(category=entry.spot.category)
+            entry.user_city = user_city or entry.user_city
+            entry.actions.add(action)
+            entry.ordered = entry.ordered or ordered
+        self._entries[hour, spot.place] = entry
+        if len(self._entries) > self._spec.items:
+            del self._entries[next(iter(self._entries))]
+
+    def entries(self, now: datetime) -> list[BehaviorEntry]:
+        """The entries of the declared days, oldest first."""
+        first = now - timedelta(days=self._spec.days)
+        return [entry for entry in self._entries.values() if entry.when >= first]
+
+
+@dataclass(slots=True)
+class _Visits:
+    category: str = ""
+    latest: datetime = datetime.min
+    # Day, as its ordinal -> action -> how often.
+    days: dict[int, Counter[str]] = field(default_factory=dict)
+
+    def forget_before(self, day: int) -> None:
+        self.days = {known: counts for known, counts in self.days.items() if known >= day}
+
+    def totals(self) -> Counter[str]:
+        return sum(self.days.values(), Counter())
+
+
+class LongTermMemory:
+    """How often the user acted on each place, by day, so that old days can be forgotten."""
+
+    def __init__(self, spec: LongTerm) -> None:
+        self._spec, self._actions = spec, frozenset(spec.actions)
+        self._places: dict[str, _Visits] = {}
+
+    def add(self, when: datetime, action: str, spot: Spot) -> None:
+        """Counts an action about a place, if it is one of those that count."""
+        if action not in self._actions:
+            return
+        visits = self._places.setdefault(spot.place, _Visits())
+        visits.category = spot.category or visits.category
+        visits.latest = when
+        day = when.toordinal()
+        if day not in visits.days:
+            visits.days[day] = Counter()
+            if len(visits.days) > self._spec.days:
+                visits.forget_before(day - self._spec.days + 1)
+        visits.days[day][action] += 1
+        if len(self._places) > 2 * self._spec.most_places:
+            self._forget(when)
+
+    def habits(self, now: datetime) -> list[tuple[str, str, list[str], int]]:
+        """(category, place, actions, count), most frequent first; frequent actions first, too."""
+        self._forget(now)
+        order = self._spec.actions
+        found = []
+        for place, visits in self._places.items():
+            totals = visits.totals()
+            actions = sorted(totals, key=lambda code: (-totals[code], order.index(code)))
+            found.append((visits.category, place, actions, totals.total()))
+        found.sort(key=lambda habit: (-habit[3], habit[1]))
+        return found[: self._spec.items]
+
+    def _forget(self, now: datetime) -> None:
+        first = now.toordinal() - self._spec.days + 1
+        for visits in self._places.values():
+            visits.forget_before(first)
+        kept = [(place, visits) for place, visits in self._places.items() if visits.days]
+        if len(kept) > self._spec.most_places:
+            kept.sort(key=lambda item: item[0])
+            kept.sort(key=lambda item: (item[1].totals().total(), item[1].latest), reverse=True)
+            kept = kept[: self._spec.most_places]
+        self._places = dict(kept)
+
+
+def short_term_text(entries: Iterable[BehaviorEntry], spec: ShortTerm, home_city: str) -> str:
+    """Entries as ``short_term_behavior_seq``."""
+    texts = []
+    for entry in entries:
+        when, spot = entry.when, entry.spot
+        codes = [code for code in spec.actions if code in entry.actions]
+        done = "&".join(code if code in spec.unfinished else f"{code}了" for code in codes)
+        texts.append(
+            f"在{when.month}月{when.day}日周{WEEKDAYS[when.weekday()]}{when.hour}点"
+            f"{done}位于{entry.locality(home_city)}{spot.category}的{spot.place}"
+        )
+    return ", ".join(texts)
+
+
+def long_term_text(habits: Iterable[tuple[str, str, list[str], int]]) -> str:
+    """Habits as ``long_term_behavior``."""
+    return " , ".join(
+        f"{category}的{place}{'&'.join(actions)}了{count}次"
+        for category, place, actions, count in habits
+    )
