@@ -20,7 +20,7 @@ from gplan_jax.inference.engine.rows import longest_prefix, longest_response
 from gplan_jax.inference.grammar.drafts import DraftModel
 from gplan_jax.inference.grammar.plan_grammar import PlanGrammar
 from gplan_jax.models import Qwen3, load_qwen3
-from gplan_jax.models.layers.int8 import round_layers_to_int8
+from gplan_jax.models.layers.projection import round_layers_to_int8
 
 # What a prefill verifies of a response at most, a latent prefix not counted.
 START_TOKENS, START_DECISIONS = 64, 16

@@ -27,7 +27,7 @@ LOGICAL_AXES: tuple[tuple[str, MeshAxes], ...] = (
     ("heads", "tensor"),
     ("kv_heads", "tensor"),
     ("mlp", "tensor"),
-    # Embedding and head are split by rows, not by width (``vocab_parallel`` says why).
+    # Embedding and head are split by rows, not by width (``vocabulary`` says why).
     ("vocab", ("fsdp", "tensor")),
     ("head_dim", None),
     ("layers", None),

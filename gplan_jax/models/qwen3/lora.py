@@ -17,20 +17,10 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.models.layers.low_rank import LoraParam, LowRank, TrainedRows
+from gplan_jax.models.layers.projection import PROJECTIONS, LoraParam, LowRank
 from gplan_jax.models.layers.sharding import partition_spec
+from gplan_jax.models.layers.vocabulary import TrainedRows
 from gplan_jax.models.qwen3.model import Qwen3, abstract_qwen3
-
-# Projection -> (module, logical axes of its inputs, of its outputs).
-TARGETS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    "query": ("attention", ("embed",), ("heads", "head_dim")),
-    "key": ("attention", ("embed",), ("kv_heads", "head_dim")),
-    "value": ("attention", ("embed",), ("kv_heads", "head_dim")),
-    "output": ("attention", ("heads", "head_dim"), ("embed",)),
-    "gate": ("mlp", ("embed",), ("mlp",)),
-    "up": ("mlp", ("embed",), ("mlp",)),
-    "down": ("mlp", ("mlp",), ("embed",)),
-}
 
 
 def add_lora(
@@ -49,7 +39,7 @@ def add_lora(
         model: its own weights are frozen from here on: ``nnx.split(model, LoraParam, ...)``.
         rank: r.
         alpha: the adapters' part is scaled by alpha / r.
-        targets: names from ``TARGETS``.
+        targets: names from ``PROJECTIONS``.
         trained_rows: token ids whose embedding (and head) rows train in full.
         seed: of A.
         mesh: where the model lives.
@@ -57,16 +47,16 @@ def add_lora(
     Raises:
         GplanError: an unknown target, or a rank beyond what a projection can use.
     """
-    if unknown := [name for name in targets if name not in TARGETS]:
+    if unknown := [name for name in targets if name not in PROJECTIONS]:
         raise GplanError(
-            f"lora.targets: unknown {', '.join(unknown)}; there are {', '.join(TARGETS)}."
+            f"lora.targets: unknown {', '.join(unknown)}; there are {', '.join(PROJECTIONS)}."
         )
     if rank > model.config.hidden_size:
         raise GplanError(f"lora.rank {rank} exceeds the model's width {model.config.hidden_size}.")
     ids = tuple(sorted(trained_rows))
     axes: dict[str, tuple[str | None, ...]] = {}
     for name in targets:
-        _, inputs, outputs = TARGETS[name]
+        _, inputs, outputs = PROJECTIONS[name]
         axes[f"{name}.down"] = ("layers", *inputs, None)
         axes[f"{name}.up"] = ("layers", None, *outputs)
     matrices = ["embedding"] if model.head is None else ["embedding", "head"]
@@ -76,7 +66,7 @@ def add_lora(
         """The values that training starts from; nothing of a frozen weight is copied whole."""
         values = {}
         for number, name in enumerate(targets):
-            module, inputs, _ = TARGETS[name]
+            module, inputs, _ = PROJECTIONS[name]
             layers, *sizes = getattr(getattr(model.layers, module), name).get_value().shape
             ins, outs = sizes[: len(inputs)], sizes[len(inputs) :]
             key = jax.random.fold_in(jax.random.key(seed), number)
@@ -102,7 +92,7 @@ def add_lora(
         adapter = LowRank(
             down=trained[f"{name}.down"], up=trained[f"{name}.up"], scale=alpha / rank
         )
-        setattr(getattr(model.layers, TARGETS[name][0]), f"{name}_lora", adapter)
+        setattr(getattr(model.layers, PROJECTIONS[name][0]), f"{name}_lora", adapter)
     if ids:
         model.trained_rows = TrainedRows(
             ids, embedding=trained["embedding"], head=trained.get("head")

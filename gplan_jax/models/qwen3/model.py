@@ -26,11 +26,10 @@ from gplan_jax.models.attention.causal import (
     attention,
     causal_attention,
 )
-from gplan_jax.models.layers.int8 import Int8Matrix
-from gplan_jax.models.layers.low_rank import LowRank, TrainedRows
 from gplan_jax.models.layers.norms import rms_norm, rotate, rotation
+from gplan_jax.models.layers.projection import LowRank, project
 from gplan_jax.models.layers.sharding import LOGICAL_AXES, constrain
-from gplan_jax.models.layers.vocab_parallel import embed_tokens
+from gplan_jax.models.layers.vocabulary import TrainedRows, embed_tokens
 from gplan_jax.models.qwen3.cache import KVCache, LayeredContext
 from gplan_jax.models.qwen3.config import Qwen3Config
 
@@ -62,14 +61,14 @@ class Attention(nnx.Module):
         self.output_lora: LowRank | None = nnx.data(None)
 
     def __call__(self, x_BxTxD: jax.Array, cos_sin: CosSin, mix: Mix) -> tuple[jax.Array, Any]:
-        query = _project("BTD,DNH->BTNH", x_BxTxD, self.query, self.query_lora)
-        key = _project("BTD,DKH->BTKH", x_BxTxD, self.key, self.key_lora)
-        value = _project("BTD,DKH->BTKH", x_BxTxD, self.value, self.value_lora)
+        query = project("BTD,DNH->BTNH", x_BxTxD, self.query, self.query_lora)
+        key = project("BTD,DKH->BTKH", x_BxTxD, self.key, self.key_lora)
+        value = project("BTD,DKH->BTKH", x_BxTxD, self.value, self.value_lora)
         query = rotate(rms_norm(query, self.query_norm[...], self.eps), cos_sin)
         key = rotate(rms_norm(key, self.key_norm[...], self.eps), cos_sin)
         mixed, kept = mix(query, key, value)
         mixed = mixed.astype(x_BxTxD.dtype)
-        return _project("BTNH,NHD->BTD", mixed, self.output, self.output_lora), kept
+        return project("BTNH,NHD->BTD", mixed, self.output, self.output_lora), kept
 
 
 class Mlp(nnx.Module):
@@ -86,9 +85,9 @@ class Mlp(nnx.Module):
         self.down_lora: LowRank | None = nnx.data(None)
 
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
-        gate = jax.nn.silu(_project("BTD,DF->BTF", x_BxTxD, self.gate, self.gate_lora))
-        up = _project("BTD,DF->BTF", x_BxTxD, self.up, self.up_lora)
-        return _project("BTF,FD->BTD", gate * up, self.down, self.down_lora)
+        gate = jax.nn.silu(project("BTD,DF->BTF", x_BxTxD, self.gate, self.gate_lora))
+        up = project("BTD,DF->BTF", x_BxTxD, self.up, self.up_lora)
+        return project("BTF,FD->BTD", gate * up, self.down, self.down_lora)
 
 
 class Block(nnx.Module):
@@ -352,16 +351,6 @@ def _split_rows(hidden_BxTxD: jax.Array) -> jax.Array:
     if hidden_BxTxD.shape[0] == 1:
         return constrain(hidden_BxTxD, None, "shared_sequence", None)
     return constrain(hidden_BxTxD, "batch", None, None)
-
-
-def _project(equation: str, x: jax.Array, weight: nnx.Param, adapter: LowRank | None) -> jax.Array:
-    stored = weight.get_value()
-    matrix = stored.dense(x.dtype) if isinstance(stored, Int8Matrix) else stored.astype(x.dtype)
-    # Its gradient is laid out like it: summed to the devices that hold it, and not to all. Inside
-    # the scan the layer axis, which comes first, is gone.
-    matrix = constrain(matrix, *weight.get_metadata("out_sharding")[-matrix.ndim :])
-    projected = jnp.einsum(equation, x, matrix)
-    return projected if adapter is None else projected + adapter(equation, x)
 
 
 def _rematerialised(function: Any, remat: Remat) -> Any:

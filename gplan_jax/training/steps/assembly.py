@@ -16,7 +16,7 @@ from gplan_jax.data.preference_set import PreferenceSet
 from gplan_jax.data.training_set import Mode, TrainingSet
 from gplan_jax.models import Qwen3
 from gplan_jax.models.attention.causal import Kernel, resolve_kernel
-from gplan_jax.models.layers.low_rank import LoraParam
+from gplan_jax.models.layers.projection import LoraParam
 from gplan_jax.models.qwen3.lora import add_lora
 from gplan_jax.objectives.curriculum import CompressionCurriculum
 from gplan_jax.training.steps.preference_objective import PreferenceObjective

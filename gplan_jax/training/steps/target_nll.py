@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gplan_jax.models import Qwen3
-from gplan_jax.models.layers.vocab_parallel import vocabulary_nll
+from gplan_jax.models.layers.vocabulary import vocabulary_nll
 from gplan_jax.models.qwen3.cache import LayeredContext
 
 

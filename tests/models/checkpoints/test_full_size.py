@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench_convert.py"
+SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "bench_convert.py"
 
 
 @pytest.mark.slow

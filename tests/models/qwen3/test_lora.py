@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from gplan_jax.foundation import GplanError
 from gplan_jax.models import Qwen3, Qwen3Config
 from gplan_jax.models.checkpoints.model_directory import model_parameters
-from gplan_jax.models.layers.low_rank import LoraParam
-from gplan_jax.models.qwen3.lora import TARGETS, add_lora, merged
+from gplan_jax.models.layers.projection import PROJECTIONS, LoraParam
+from gplan_jax.models.qwen3.lora import add_lora, merged
 
 TRAINED = (3, 90, 91)
 IDS = (
@@ -34,7 +34,7 @@ def new_model(*, tied: bool = True) -> Qwen3:
     return Qwen3(config, rngs=nnx.Rngs(jax.random.key(0, impl="rbg")))
 
 
-def adapted_model(*, tied: bool = True, targets: tuple[str, ...] = tuple(TARGETS)) -> Qwen3:
+def adapted_model(*, tied: bool = True, targets: tuple[str, ...] = tuple(PROJECTIONS)) -> Qwen3:
     model = new_model(tied=tied)
     add_lora(model, rank=3, alpha=6.0, targets=targets, trained_rows=TRAINED)
     return model
@@ -68,7 +68,7 @@ def test_merged_weights_compute_what_adapters_do(tied: bool) -> None:
 
 
 @settings(max_examples=7, deadline=None)
-@given(st.sampled_from(sorted(TARGETS)))
+@given(st.sampled_from(sorted(PROJECTIONS)))
 def test_merging_touches_the_target_and_the_trained_rows_alone(target: str) -> None:
     model = adapted_model(targets=(target,))
     disturb(model, 2)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gplan_jax.models import Qwen3, Qwen3Config
-from gplan_jax.models.layers.int8 import Int8Matrix, round_layers_to_int8, to_int8
+from gplan_jax.models.layers.projection import Int8Matrix, round_layers_to_int8, to_int8
 
 CONFIG = Qwen3Config(
     vocab_size=64,

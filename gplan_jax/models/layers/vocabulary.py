@@ -1,8 +1,8 @@
-"""Lookups in the vocabulary's matrices where its rows are split over devices.
+"""The vocabulary's matrices, embedding and head: their rows split over devices, some trained apart.
 
-No device ever holds the whole matrix or its gradient. Tokens and hidden states go to the rows
+No device ever holds a whole matrix or its gradient. Tokens and hidden states go to the rows
 instead: they are a few MB a step, the matrix of Qwen3 with its gradient is a GB. Without a mesh
-both functions are the plain lookup and the plain loss.
+``embed_tokens`` and ``vocabulary_nll`` are the plain lookup and the plain loss.
 
 Letters: B rows of a batch, S tokens, R supervised positions, D width, V vocabulary.
 """
@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.typing import DTypeLike
 
+from gplan_jax.models.layers.projection import LoraParam
 from gplan_jax.models.layers.sharding import axis_size, mesh_in_force, partition_spec
 from gplan_jax.objectives.token_nll import chunked_token_nll, partition_and_picked
 
@@ -82,6 +84,35 @@ def vocabulary_nll(
         ),
         out_specs=partition_spec(rows, None),
     )(hidden_BxRxD, head_VxD, targets_BxR)
+
+
+class TrainedRows(nnx.Module):
+    """Rows of embedding and head that are trained while the other rows are frozen.
+
+    Attributes:
+        ids: their token ids, ascending.
+        embedding: [rows, D].
+        head: [rows, D]; None where the head is the embedding.
+    """
+
+    def __init__(
+        self, ids: tuple[int, ...], *, embedding: LoraParam, head: LoraParam | None
+    ) -> None:
+        self.ids = ids
+        self.embedding = embedding
+        self.head = head
+
+    def embed(self, tokens_BxT: jax.Array, frozen_BxTxD: jax.Array) -> jax.Array:
+        """The embeddings of tokens, with those of trained rows in their places."""
+        matches_BxTxR = tokens_BxT[..., None] == jnp.asarray(self.ids)
+        rows_RxD = self.embedding[...].astype(frozen_BxTxD.dtype)
+        trained = jnp.einsum("BTR,RD->BTD", matches_BxTxR.astype(rows_RxD.dtype), rows_RxD)
+        return jnp.where(matches_BxTxR.any(axis=-1, keepdims=True), trained, frozen_BxTxD)
+
+    def put_into(self, matrix_VxD: jax.Array, name: str) -> jax.Array:
+        """The matrix ("embedding" or "head") with the trained rows in their places."""
+        rows = self.embedding if name == "embedding" or self.head is None else self.head
+        return matrix_VxD.at[jnp.asarray(self.ids)].set(rows[...].astype(matrix_VxD.dtype))
 
 
 def _mesh() -> jax.sharding.AbstractMesh | None:
