@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""The simulated world: users, their orders and histories, and the faults of raw answers."""

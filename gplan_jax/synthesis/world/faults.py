@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from gplan_jax.foundation.errors import GplanError
@@ -63,86 +63,121 @@ def plant_fault(label: str, code: str, library: IntentLibrary, generator: random
             (no parameter, no group, no reference to break).
     """
     thought, text = split_response(label)
-    reasoning = thought or ""
+    reasoning, tool_key, lengths = thought or "", library.tool_key, library.plan_length
     if code == BROKEN_REASONING:
-        return _without_step(reasoning, generator) + text
+        steps = re.findall(r"<(STEP_\d+)>", reasoning)
+        if not steps:
+            raise GplanError(
+                "there is no reasoning step to leave out; give a label with reasoning."
+            )
+        name = generator.choice(steps)
+        head, rest = reasoning.split(f"<{name}>", 1)
+        return head + rest.split(f"</{name}>", 1)[1] + text
     intents: Intents = [dict(intent) for intent in parse_plan(text, library)]
     if not intents:
         raise GplanError("there is no plan to plant a fault in; give a label that has one.")
-    if code in _TEXT_FAULTS:
-        return reasoning + _TEXT_FAULTS[code](text, intents, generator)
-    if code not in _FAULTS:
-        known = ", ".join((*CODES, BROKEN_REASONING))
-        raise GplanError(f"{code} is no code of the filter; known are {known}.")
-    return reasoning + _dumps(_FAULTS[code](intents, library, generator))
+    plan: list[Any] = list(intents)
+    match code:
+        case "not_json":
+            # Cut short, a key without quotes, a comma too many, or words behind the plan.
+            broken = (
+                text[: generator.randrange(1, len(text))],
+                text.replace('"', "", 1),
+                text[:-1] + ",]",
+                text + "以上为推荐计划。",
+                text.replace(":", "：", 1),
+            )
+            return reasoning + generator.choice(broken)
+        case "not_a_list":
+            # The plan wrapped in an object, or its first intent alone.
+            return reasoning + generator.choice((_dumps({"plan": intents}), _dumps(intents[0])))
+        case "not_an_object":
+            # An intent that is only the name of its tool; one that no later intent refers to.
+            i = generator.choice(_spared(intents, library))
+            plan[i] = str(intents[i][tool_key])
+        case "too_short":
+            plan = intents[: generator.randrange(1, max(lengths.minimum, 2))]
+        case "too_long":
+            wanted = lengths.maximum + generator.randint(1, 2) - len(intents)
+            plan += _free_intents(intents, library, generator)[:wanted]
+        case "missing_tool":
+            del plan[generator.choice(_spared(intents, library))][tool_key]
+        case "unknown_tool":
+            # A tool that does not exist; the number after the last, or a word.
+            i = generator.choice(_spared(intents, library))
+            number = len(library.tools) + generator.randint(1, 5)
+            name = generator.choice((f"tool_{number}", "search_poi"))
+            while name in library.tools:
+                name += "_x"
+            plan[i][tool_key] = name
+        case "missing_parameter":
+            plan, places = _with_parameters(intents, library, generator)
+            i = generator.choice(places)
+            del plan[i][generator.choice(library.tools[plan[i][tool_key]].parameters)]
+        case "extra_parameter":
+            # A parameter that the tool does not take: another tool's, or one that nobody knows.
+            i = generator.randrange(len(plan))
+            tool = library.tools[plan[i][tool_key]]
+            strange = {
+                key: next(v for v in parameter.values or ("x",) if v != library.previous_place)
+                for key, parameter in library.parameters.items()
+                if key not in (*tool.parameters, *tool.optional)
+            }
+            key, value = generator.choice([*strange.items(), ("时间", "现在")])
+            plan[i][key] = value
+        case "inadmissible_value":
+            # A value that is not on its list, a number, or nothing.
+            plan, places = _with_parameters(intents, library, generator, listed=True)
+            i = generator.choice(places)
+            keys = [
+                key
+                for key in library.tools[plan[i][tool_key]].parameters
+                if library.parameters[key].values is not None
+            ]
+            wrong = generator.choice(("人民广场", "附近的地方", "", 1))
+            plan[i][generator.choice(keys)] = wrong
+        case "unresolved_reference":
+            # The plan begins with an intent that refers to the place of one before it.
+            word = library.previous_place
+            keys = [key for key, p in library.parameters.items() if word in (p.values or {})]
+            able = [
+                referring
+                for intent in _free_intents(intents, library, generator)
+                for key in keys
+                if key in intent and (referring := {**intent, key: word}) not in intents
+            ]
+            if not able:
+                raise GplanError(
+                    f"no intent of library {library.name} can refer to an earlier one."
+                )
+            plan = [generator.choice(able), *intents[: lengths.maximum - 1]]
+        case "exclusive_group":
+            # Two tools of a group of which only one may occur, at the end.
+            if not library.exclusive_groups:
+                raise GplanError(f"library {library.name} has no tools that exclude each other.")
+            group = generator.choice(library.exclusive_groups)
+            plan = intents[: lengths.maximum - 2]
+            others = [
+                intent
+                for intent in _all_intents(library, generator)
+                if intent[tool_key] in group and intent not in intents
+            ]
+            used = any(intent[tool_key] in group for intent in plan)
+            plan += others[: 1 if used else 2]
+        case "repeated_intent":
+            # An intent that comes twice; none of a group of which only one may occur.
+            plan = intents[: lengths.maximum - 1]
+            plan.append(
+                generator.choice([intent for intent in plan if not _in_group(intent, library)])
+            )
+        case _:
+            known = ", ".join((*CODES, BROKEN_REASONING))
+            raise GplanError(f"{code} is no code of the filter; known are {known}.")
+    return reasoning + _dumps(plan)
 
 
 def _dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _without_step(reasoning: str, generator: random.Random) -> str:
-    """The reasoning without one of its steps."""
-    steps = re.findall(r"<(STEP_\d+)>", reasoning)
-    if not steps:
-        raise GplanError("there is no reasoning step to leave out; give a label with reasoning.")
-    name = generator.choice(steps)
-    head, rest = reasoning.split(f"<{name}>", 1)
-    return head + rest.split(f"</{name}>", 1)[1]
-
-
-def _not_json(text: str, intents: Intents, generator: random.Random) -> str:
-    """Cut short, a key without quotes, a comma too many, or words behind the plan."""
-    return generator.choice(
-        (
-            text[: generator.randrange(1, len(text))],
-            text.replace('"', "", 1),
-            text[:-1] + ",]",
-            text + "以上为推荐计划。",
-            text.replace(":", "：", 1),
-        )
-    )
-
-
-def _not_a_list(text: str, intents: Intents, generator: random.Random) -> str:
-    """The plan wrapped in an object, or its first intent alone."""
-    return generator.choice((_dumps({"plan": intents}), _dumps(intents[0])))
-
-
-_TEXT_FAULTS: Mapping[str, Callable[[str, Intents, random.Random], str]] = {
-    "not_json": _not_json,
-    "not_a_list": _not_a_list,
-}
-
-
-def _not_an_object(intents: Intents, library: IntentLibrary, generator: random.Random) -> list[Any]:
-    """An intent that is only the name of its tool; one that no later intent refers to."""
-    plan: list[Any] = list(intents)
-    place = generator.choice(_spared(intents, library))
-    plan[place] = str(intents[place][library.tool_key])
-    return plan
-
-
-def _too_short(intents: Intents, library: IntentLibrary, generator: random.Random) -> Intents:
-    return intents[: generator.randrange(1, max(library.plan_length.minimum, 2))]
-
-
-def _too_long(intents: Intents, library: IntentLibrary, generator: random.Random) -> Intents:
-    wanted = library.plan_length.maximum + generator.randint(1, 2) - len(intents)
-    return [*intents, *_free_intents(intents, library, generator)[:wanted]]
-
-
-def _free_intents(intents: Intents, library: IntentLibrary, generator: random.Random) -> Intents:
-    """The intents, in random order, that may be added to a plan: of no group, no references."""
-    return [
-        intent
-        for intent in _all_intents(library, generator)
-        if intent not in intents and not _in_group(intent, library)
-    ]
-
-
-def _in_group(intent: Mapping[str, Any], library: IntentLibrary) -> bool:
-    return any(intent[library.tool_key] in group for group in library.exclusive_groups)
 
 
 def _all_intents(library: IntentLibrary, generator: random.Random) -> Intents:
@@ -159,127 +194,32 @@ def _all_intents(library: IntentLibrary, generator: random.Random) -> Intents:
     return found
 
 
-def _missing_tool(intents: Intents, library: IntentLibrary, generator: random.Random) -> Intents:
-    return _without(intents, _spared(intents, library), library.tool_key, generator)
-
-
-def _unknown_tool(intents: Intents, library: IntentLibrary, generator: random.Random) -> Intents:
-    """A tool that does not exist; the number after the last, or a word."""
-    place = generator.choice(_spared(intents, library))
-    name = generator.choice((f"tool_{len(library.tools) + generator.randint(1, 5)}", "search_poi"))
-    while name in library.tools:
-        name += "_x"
-    return _replaced(intents, place, {**intents[place], library.tool_key: name})
-
-
-def _missing_parameter(
-    intents: Intents, library: IntentLibrary, generator: random.Random
-) -> Intents:
-    intents, places = _with_parameters(intents, library, generator)
-    place = generator.choice(places)
-    key = generator.choice(library.tools[intents[place][library.tool_key]].parameters)
-    return _without(intents, [place], key, generator)
-
-
-def _extra_parameter(intents: Intents, library: IntentLibrary, generator: random.Random) -> Intents:
-    """A parameter that the tool does not take: another tool's, or one that nobody knows."""
-    place = generator.randrange(len(intents))
-    tool = library.tools[intents[place][library.tool_key]]
-    strange = {
-        key: next(v for v in parameter.values or ("x",) if v != library.previous_place)
-        for key, parameter in library.parameters.items()
-        if key not in (*tool.parameters, *tool.optional)
-    }
-    key, value = generator.choice([*strange.items(), ("时间", "现在")])
-    return _replaced(intents, place, {**intents[place], key: value})
-
-
-def _inadmissible_value(
-    intents: Intents, library: IntentLibrary, generator: random.Random
-) -> Intents:
-    """A value that is not on its list, a number, or nothing."""
-    intents, places = _with_parameters(intents, library, generator, listed=True)
-    place = generator.choice(places)
-    keys = [
-        key
-        for key in library.tools[intents[place][library.tool_key]].parameters
-        if library.parameters[key].values is not None
-    ]
-    value = generator.choice(("人民广场", "附近的地方", "", 1))
-    return _replaced(intents, place, {**intents[place], generator.choice(keys): value})
-
-
-def _unresolved_reference(
-    intents: Intents, library: IntentLibrary, generator: random.Random
-) -> Intents:
-    """The plan begins with an intent that refers to the place of one before it."""
-    word = library.previous_place
-    keys = [
-        key for key, parameter in library.parameters.items() if word in (parameter.values or {})
-    ]
-    able = [
-        referring
-        for intent in _free_intents(intents, library, generator)
-        for key in keys
-        if key in intent and (referring := {**intent, key: word}) not in intents
-    ]
-    if not able:
-        raise GplanError(f"no intent of library {library.name} can refer to an earlier one.")
-    return [generator.choice(able), *intents[: library.plan_length.maximum - 1]]
-
-
-def _exclusive_group(intents: Intents, library: IntentLibrary, generator: random.Random) -> Intents:
-    """Two tools of a group of which only one may occur, at the end."""
-    if not library.exclusive_groups:
-        raise GplanError(f"library {library.name} has no tools that exclude each other.")
-    group = generator.choice(library.exclusive_groups)
-    plan = intents[: library.plan_length.maximum - 2]
-    others = [
+def _free_intents(intents: Intents, library: IntentLibrary, generator: random.Random) -> Intents:
+    """The intents, in random order, that may be added to a plan: of no group, no references."""
+    return [
         intent
         for intent in _all_intents(library, generator)
-        if intent[library.tool_key] in group and intent not in intents
+        if intent not in intents and not _in_group(intent, library)
     ]
-    used = any(intent[library.tool_key] in group for intent in plan)
-    return [*plan, *others[: 1 if used else 2]]
 
 
-def _repeated_intent(intents: Intents, library: IntentLibrary, generator: random.Random) -> Intents:
-    """An intent that comes twice; none of a group of which only one may occur."""
-    plan = intents[: library.plan_length.maximum - 1]
-    free = [intent for intent in plan if not _in_group(intent, library)]
-    return [*plan, dict(generator.choice(free))]
-
-
-_FAULTS: Mapping[str, Callable[[Intents, IntentLibrary, random.Random], list[Any]]] = {
-    "not_an_object": _not_an_object,
-    "too_short": _too_short,
-    "too_long": _too_long,
-    "missing_tool": _missing_tool,
-    "unknown_tool": _unknown_tool,
-    "missing_parameter": _missing_parameter,
-    "extra_parameter": _extra_parameter,
-    "inadmissible_value": _inadmissible_value,
-    "unresolved_reference": _unresolved_reference,
-    "exclusive_group": _exclusive_group,
-    "repeated_intent": _repeated_intent,
-}
+def _in_group(intent: Mapping[str, Any], library: IntentLibrary) -> bool:
+    return any(intent[library.tool_key] in group for group in library.exclusive_groups)
 
 
 def _spared(intents: Intents, library: IntentLibrary) -> list[int]:
     """The intents without which every reference still has an earlier intent that yields a place."""
-    return [
-        i for i in range(len(intents)) if _resolves([*intents[:i], *intents[i + 1 :]], library)
-    ] or [len(intents) - 1]
 
+    def resolves(plan: Intents) -> bool:
+        known = False
+        for intent in plan:
+            if library.previous_place in intent.values() and not known:
+                return False
+            known = known or library.tools[intent[library.tool_key]].yields_place
+        return True
 
-def _resolves(intents: Intents, library: IntentLibrary) -> bool:
-    known = False
-    for intent in intents:
-        refers = library.previous_place is not None and library.previous_place in intent.values()
-        if refers and not known:
-            return False
-        known = known or library.tools[intent[library.tool_key]].yields_place
-    return True
+    spared = [i for i in range(len(intents)) if resolves([*intents[:i], *intents[i + 1 :]])]
+    return spared or [len(intents) - 1]
 
 
 def _with_parameters(
@@ -299,12 +239,3 @@ def _with_parameters(
             plan = [*intents[: library.plan_length.maximum - 1], intent]
             return plan, [len(plan) - 1]
     raise GplanError(f"no tool of library {library.name} has a parameter to break.")
-
-
-def _replaced(intents: Intents, place: int, intent: dict[str, Any]) -> Intents:
-    return [*intents[:place], intent, *intents[place + 1 :]]
-
-
-def _without(intents: Intents, places: list[int], key: str, generator: random.Random) -> Intents:
-    place = generator.choice(places)
-    return _replaced(intents, place, {k: v for k, v in intents[place].items() if k != key})

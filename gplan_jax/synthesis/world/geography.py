@@ -52,6 +52,11 @@ class Poi:
         """City and district in one word, as the columns of habitual places hold them."""
         return self.city + self.district
 
+    @property
+    def kind(self) -> PlaceKind:
+        """What kind of place it is, from its category's words."""
+        return place_kind(self.category)
+
 
 @dataclass(frozen=True)
 class Geography:
@@ -60,10 +65,9 @@ class Geography:
     seed: int
     places: Mapping[tuple[str, str], tuple[Poi, ...]]
 
-    def find(self, category: str, *, city: str, district: str | None = None) -> Sequence[Poi]:
-        """Places of one category in a city, or in one of its districts."""
-        found = self.places[city, category]
-        return found if district is None else [p for p in found if p.district == district]
+    def find(self, category: str, *, city: str) -> Sequence[Poi]:
+        """Places of one category in a city."""
+        return self.places[city, category]
 
     def rains(self, city: str, day: date) -> bool:
         """Whether it rains. No public column tells: rain only moves people indoors."""
@@ -83,8 +87,21 @@ def build_geography(seed: int) -> Geography:
     Categories of which orders are made, or in which people often are, have places in every
     district; others have one or two in the city.
     """
+    # The words of places in every district, then the other words; no word is in both.
+    table = tables()
+    everywhere = dict.fromkeys(
+        word
+        for name in ("place_categories", "order_categories")
+        for words in table[name].values()
+        for word, weight in words.items()
+        if name == "order_categories" or weight >= 20
+    )
+    others = [*table["home_categories"], *table["work_categories"]]
+    for name in ("place_categories", "behavior_categories", "habit_categories"):
+        others += [word for words in table[name].values() for word in words]
+    anywhere = dict.fromkeys(word for word in others if word not in everywhere)
+
     generator = random.Random(f"geography {seed}")
-    everywhere, anywhere = _categories()
     most = len(CITIES) * (
         DISTRICTS_OF_A_CITY * PLACES_OF_A_DISTRICT * len(everywhere) + 3 * len(anywhere)
     )
@@ -102,25 +119,3 @@ def build_geography(seed: int) -> Geography:
                 Poi(f"p_{next(ids)}", city, district, category) for district in chosen
             )
     return Geography(seed, places)
-
-
-@lru_cache(maxsize=1)
-def _categories() -> tuple[dict[str, None], dict[str, None]]:
-    """The words of places in every district, then the other words; no word is in both."""
-    table = tables()
-    everywhere = dict.fromkeys(
-        word
-        for name in ("place_categories", "order_categories")
-        for words in table[name].values()
-        for word, weight in words.items()
-        if name == "order_categories" or weight >= 20
-    )
-    others = [*table["home_categories"], *table["work_categories"]]
-    for name in ("place_categories", "behavior_categories", "habit_categories"):
-        others += [word for words in table[name].values() for word in words]
-    return everywhere, {word: None for word in others if word not in everywhere}
-
-
-def kind_of(place: Poi) -> PlaceKind:
-    """The kind of a place, from its category's words."""
-    return place_kind(place.category)

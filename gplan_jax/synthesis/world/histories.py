@@ -1,8 +1,10 @@
-"""What a user did lately, written in the text format of the public ``short_term_behavior_seq``.
+"""What users did lately and what they often do, in the text formats of the public history columns.
 
-The order's place is in it where the order was made there or looked at, the current place where the
-user has searched for it or navigated to it, home and work now and then; the rest is what people
-who make such orders look at.
+``short_term_behavior_seq`` has the order's place where the order was made there or looked at, the
+current place where the user has searched for it or navigated to it, home and work now and then; the
+rest is what people who make such orders look at. ``long_term_behavior`` has the habits, with the
+column's quirks: a third of the lists repeats its entries, and home and work are often not among
+them.
 """
 
 from __future__ import annotations
@@ -11,16 +13,19 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from statistics import NormalDist
 
-from gplan_jax.synthesis.world.calibration import draw, draw_quantile, has, tables
-from gplan_jax.synthesis.world.geography import Geography, Poi, kind_of
-from gplan_jax.synthesis.world.people import REFUEL_ORDERS, Person
+from gplan_jax.synthesis.amap.situation import REFUEL_ORDERS
+from gplan_jax.synthesis.world.calibration import draw, draw_quantile, has, quantile_at, tables
+from gplan_jax.synthesis.world.geography import CITIES, Geography, Poi
+from gplan_jax.synthesis.world.people import Person
 
 WEEKDAYS = "一二三四五六日"
 UNMARKED_ACTS = ("act_3",)  # Written without the 了 that follows every other act.
 AGES = (5, 15, 30, 60, 120, 240, 480, 720)
 MOST_EVENTS = 10
 LOCAL, UNKNOWN = "本地", "未知地点"
+LOCAL_HABITS = 0.8  # Of habits, those in the home city.
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,8 @@ def recent_events(
         acts = _draw_known(
             generator, "actions", f"{style} {manner}{refuel} {group}", f"{style} other known"
         )
-        events.append(Event(when, _acts_text(acts), locality, older))
+        text = "&".join(act if act in UNMARKED_ACTS else f"{act}了" for act in acts.split())
+        events.append(Event(when, text, locality, older))
     if lived:
         events = sorted([*lived, *events], key=lambda event: event.when)
     return events[-MOST_EVENTS:]
@@ -111,18 +117,18 @@ def _hours(
 def _roles(scene: Scene, count: int, ordering: int | None, generator: random.Random) -> list[str]:
     """What each event is about, the latest first."""
     roles = ["other"] * count
+
+    def order_seen(table: str, key: str, places: range) -> None:
+        times = int(draw(generator, table, key))
+        for i in generator.sample(places, min(times, len(places))):
+            roles[i] = "order"
+
     if ordering is None:
-        _scatter(
-            roles,
-            range(count),
-            _times("order_seen_without", scene.order_type, generator),
-            generator,
-        )
+        order_seen("order_seen_without", scene.order_type, range(count))
     else:
         when = "none" if ordering == 0 else "few" if ordering < 4 else "many"
-        _scatter(roles, range(ordering), _times("order_seen_after", when, generator), generator)
-        before = _times("order_seen_before", scene.order_type, generator)
-        _scatter(roles, range(ordering + 1, count), before, generator)
+        order_seen("order_seen_after", when, range(ordering))
+        order_seen("order_seen_before", scene.order_type, range(ordering + 1, count))
         roles[ordering] = "ordering"
     if scene.place != scene.order_place:
         seen = draw(generator, "place_seen_ago")
@@ -134,15 +140,6 @@ def _roles(scene: Scene, count: int, ordering: int | None, generator: random.Ran
         if role == "other" and generator.random() < 2 * share:
             roles[i] = generator.choice(("home", "work"))
     return roles
-
-
-def _times(name: str, key: str, generator: random.Random) -> int:
-    return int(draw(generator, name, key))
-
-
-def _scatter(roles: list[str], places: range, times: int, generator: random.Random) -> None:
-    for i in generator.sample(places, min(times, len(places))):
-        roles[i] = "order"
 
 
 def _place(
@@ -170,7 +167,7 @@ def _place(
     if older and again == "category":
         category = older.category
     elif older and again == "kind":
-        category = draw(generator, "behavior_categories", kind_of(older))
+        category = draw(generator, "behavior_categories", older.kind)
     else:
         key = f"{scene.order_type} {locality}"
         kind = _draw_known(generator, "behavior_kinds", key, f"{scene.order_type} {LOCAL}")
@@ -185,5 +182,51 @@ def _draw_known(generator: random.Random, name: str, key: str, otherwise: str) -
     return draw(generator, name, next(iter(tables()[name])))
 
 
-def _acts_text(acts: str) -> str:
-    return "&".join(act if act in UNMARKED_ACTS else f"{act}了" for act in acts.split())
+def long_term_text(
+    person: Person, regular: list[Poi], geography: Geography, generator: random.Random
+) -> str:
+    """The habits of a person as the column holds them, ``regular`` places among them."""
+    wanted = int(draw(generator, "habits"))
+    copies = int(draw(generator, "habit_copies"))
+    manner = draw(generator, "habit_manner", "known" if person.home else "unknown")
+    distinct = -(-wanted // copies)
+    # Counts of each rank, none above the one before; neighbours' levels go together.
+    together = tables()["habit_correlation"] ** 0.5  # Sorting takes the rest.
+    level, counts = generator.gauss(0, 1), list[int]()
+    for rank in range(distinct):
+        share = NormalDist().cdf(level)
+        counts.append(max(round(quantile_at(share, "habit_counts", str(min(rank, 9)))), 1))
+        level = together * level + (1 - together**2) ** 0.5 * generator.gauss(0, 1)
+    counts.sort(reverse=True)
+    ranks = generator.sample(range(distinct), min(len(regular), distinct))
+    at = dict(zip(ranks, regular, strict=False))
+    own = {role: place for role, place in (("home", person.home), ("work", person.work)) if place}
+    known: set[Poi] = set()
+    usual = ""  # The kind of the latest place that is neither regular nor home or work.
+    entries: list[str] = []
+    for rank, count in enumerate(counts):
+        key: str
+        role = draw(generator, "habit_role", str(min(rank, 4)))
+        if rank in at:
+            place, key = at[rank], at[rank].kind
+        elif role in own:
+            place, key = own.pop(role), role
+        else:
+            # A place that is not yet among the habits, often of the kind of the one before.
+            while True:
+                key = draw(generator, "habit_kinds", str(min(rank, 4)))
+                if usual and generator.random() < tables()["habit_kind_again"]:
+                    key = usual
+                category = draw(generator, "habit_categories", key)
+                local = person.city and generator.random() < LOCAL_HABITS
+                city = person.city if local else generator.choice(CITIES)
+                place = generator.choice(geography.find(category, city=city))
+                if place not in known:
+                    break
+            usual = key
+        known.add(place)
+        key = f"{key} {manner}"
+        acts = draw(generator, "habit_actions", key) if has("habit_actions", key) else "act_8"
+        entry = f"{place.category}的{place.id}{'&'.join(acts.split())}了{count}次"
+        entries += [entry] * copies
+    return " , ".join(entries[:wanted])

@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 
 from gplan_jax.synthesis.amap.situation import Phase
 from gplan_jax.synthesis.world.calibration import draw, draw_quantile
-from gplan_jax.synthesis.world.geography import Poi
 
 DAY_PHASES = (Phase.LATER, Phase.THIS_DAY, Phase.LAST_DAY)
 DAY_ORDERS = ("酒店", "门票")
@@ -46,85 +45,50 @@ class OrderTimes:
     end: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A trigger event."""
-
-    type: str
-    place: Poi
-    times: OrderTimes
-
-
 def draw_times(order_type: str, now: datetime, generator: random.Random) -> OrderTimes:
     """Times in one of the phases that orders of this type know, all fit for ``now``."""
+    by_days = order_type in DAY_ORDERS
     for _ in range(TRIES):
         phase = Phase[draw(generator, "phases", order_type)]
-        if phase in DAY_PHASES and order_type not in DAY_ORDERS:
+        if phase in DAY_PHASES and not by_days:
             continue  # An order of midnight sharp, which looks like one of the day.
-        known = draw(generator, "order_known", phase.name) == "True"
-        made = now - _age(order_type, generator) if known else None
-        if made and made.date() != now.date():
-            continue
-        times = (
-            _days(order_type, phase, made, now, generator)
-            if order_type in DAY_ORDERS and phase in DAY_PHASES
-            else _seconds(order_type, phase, made, now, generator)
-        )
-        if times is not None:
-            return times
+        made = None
+        if draw(generator, "order_known", phase.name) == "True":
+            least, most = AGE_BOUNDS[draw(generator, "order_age", order_type)]
+            # Most of the last class is of its first hours.
+            late = most > 720
+            age = (
+                generator.triangular(least, most, least) if late else generator.uniform(least, most)
+            )
+            made = now - timedelta(seconds=1 + int(60 * age))
+            if made.date() != now.date():
+                continue
+        if phase in DAY_PHASES:
+            # Start and end on midnights.
+            today = now.replace(hour=0, minute=0, second=0)
+            stay = int(draw(generator, "nights")) if order_type == "酒店" else TICKET_DAYS
+            begun_days = {Phase.LATER: -1, Phase.THIS_DAY: 0, Phase.LAST_DAY: stay}[phase]
+            start = today - timedelta(days=begun_days)
+            return OrderTimes(made, start, start + timedelta(days=stay))
+        # Start and end to the second; drawn again where ``made`` doesn't fit the phase.
+        begun = phase in (Phase.JUST_STARTED, Phase.LONG_STARTED, Phase.ACTIVE)
+        if begun and made and not by_days:
+            lag = draw_quantile(generator, "start_lag_minutes", order_type)
+            start = made - timedelta(seconds=int(60 * max(lag, 0.0)))
+        else:
+            start = now + timedelta(seconds=int(3600 * generator.uniform(*STARTS_IN[phase])))
+        hours = (now - start).total_seconds() / 3600
+        today_only = start.date() == now.date()
+        fits = {
+            Phase.SOON: -3 < hours < 0,
+            Phase.LATER_TODAY: hours < -3 and today_only,
+            Phase.JUST_STARTED: 0 <= hours <= 2 and today_only,
+            Phase.LONG_STARTED: hours > 2 and today_only,
+            Phase.ACTIVE: hours >= 0 and today_only,
+        }.get(phase, True)
+        if fits and (start.hour, start.minute) != (0, 0):
+            return OrderTimes(made, start, _end(order_type, phase, start, now, generator))
     return OrderTimes(None, now - timedelta(minutes=generator.randint(2, 100)), None)
-
-
-def _age(order_type: str, generator: random.Random) -> timedelta:
-    least, most = AGE_BOUNDS[draw(generator, "order_age", order_type)]
-    # Most of the last class is of its first hours.
-    seconds = (
-        generator.triangular(least, most, least) if most > 720 else generator.uniform(least, most)
-    )
-    return timedelta(seconds=1 + int(60 * seconds))
-
-
-def _days(
-    order_type: str,
-    phase: Phase,
-    made: datetime | None,
-    now: datetime,
-    generator: random.Random,
-) -> OrderTimes | None:
-    """Start and end on midnights."""
-    today = now.replace(hour=0, minute=0, second=0)
-    stay = int(draw(generator, "nights")) if order_type == "酒店" else TICKET_DAYS
-    begun = {Phase.LATER: -1, Phase.THIS_DAY: 0, Phase.LAST_DAY: stay}[phase]
-    start = today - timedelta(days=begun)
-    return OrderTimes(made, start, start + timedelta(days=stay))
-
-
-def _seconds(
-    order_type: str,
-    phase: Phase,
-    made: datetime | None,
-    now: datetime,
-    generator: random.Random,
-) -> OrderTimes | None:
-    """Start and end to the second; None where ``made`` doesn't fit the phase."""
-    begun = phase in (Phase.JUST_STARTED, Phase.LONG_STARTED, Phase.ACTIVE)
-    if begun and made and order_type not in DAY_ORDERS:
-        lag = draw_quantile(generator, "start_lag_minutes", order_type)
-        start = made - timedelta(seconds=int(60 * max(lag, 0.0)))
-    else:
-        start = now + timedelta(seconds=int(3600 * generator.uniform(*STARTS_IN[phase])))
-    hours = (now - start).total_seconds() / 3600
-    today = start.date() == now.date()
-    fits = {
-        Phase.SOON: -3 < hours < 0,
-        Phase.LATER_TODAY: hours < -3 and today,
-        Phase.JUST_STARTED: 0 <= hours <= 2 and today,
-        Phase.LONG_STARTED: hours > 2 and today,
-        Phase.ACTIVE: hours >= 0 and today,
-    }.get(phase, True)
-    if not fits or (start.hour, start.minute) == (0, 0):
-        return None
-    return OrderTimes(made, start, _end(order_type, phase, start, now, generator))
 
 
 def _end(

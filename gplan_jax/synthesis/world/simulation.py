@@ -18,17 +18,12 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.gsisr.facts import DayPart, day_part_of
 from gplan_jax.synthesis.amap.rules import Rules
+from gplan_jax.synthesis.amap.situation import REFUEL_ORDERS
 from gplan_jax.synthesis.world.calibration import draw, tables
 from gplan_jax.synthesis.world.geography import CITIES, Geography, Poi, build_geography, is_open
-from gplan_jax.synthesis.world.histories import Event, Scene, recent_events
-from gplan_jax.synthesis.world.orders import Order, draw_times
-from gplan_jax.synthesis.world.people import (
-    CAR_SHARE,
-    REFUEL_ORDERS,
-    Person,
-    long_term_text,
-    make_person,
-)
+from gplan_jax.synthesis.world.histories import Event, Scene, long_term_text, recent_events
+from gplan_jax.synthesis.world.orders import draw_times
+from gplan_jax.synthesis.world.people import CAR_SHARE, Person, make_person
 
 FIRST_ID = 1_000_001
 FIRST_DAY = datetime(2026, 3, 2)
@@ -101,26 +96,43 @@ def draw_context(life: Life, geography: Geography, generator: random.Random) -> 
     scene = Scene(person, order_type, order_place, place, times.made, now)
     events = recent_events(scene, life.lived, geography, generator)
     if life.long_term is None:
-        regular = _regular_places(place, order_place, generator)
+        # Those of the two places where the user has often been.
+        regular = [place] if generator.random() < tables()["place_is_habit"] else []
+        if order_place != place and generator.random() < tables()["order_is_habit"]:
+            regular.append(order_place)
         life.long_term = long_term_text(person, regular, geography, generator)
     life.now = now
     life.lived = events[-2:]
+    home, work = person.home, person.work
+    made, start, end = (
+        time.strftime(TIME_FORMAT) if time else "" for time in (times.made, times.start, times.end)
+    )
     return Sample(
-        **_profile_columns(person),
+        id=person.id,
+        **person.attributes,
+        profile_feat_5=person.city,
+        profile_feat_6=home.id if home else "",
+        profile_feat_7=home.area if home else "",
+        profile_feat_8=work.id if work else "",
+        profile_feat_9=work.area if work else "",
         short_term_behavior_seq=", ".join(map(str, events)),
         long_term_behavior=life.long_term,
-        **_moment_columns(now, place),
-        **_order_columns(Order(order_type, order_place, times)),
+        currenttime=now.strftime(TIME_FORMAT),
+        holidayflag=str(int((now.month, now.day) in HOLIDAYS)),
+        weekendflag=str(int(now.weekday() >= 5)),
+        current_poi_name=place.id,
+        current_tag=place.category,
+        current_city=place.city,
+        current_district=place.district,
+        trigger_1=order_type,
+        trigger_2=order_place.city,
+        trigger_3=order_place.district,
+        trigger_4=order_place.id,
+        trigger_5=made,
+        trigger_6=start,
+        trigger_7=end,
         raw_labels="",
     )
-
-
-def _regular_places(place: Poi, order_place: Poi, generator: random.Random) -> list[Poi]:
-    """Those of the two places where the user has often been; being at the order's place or not."""
-    found = [place] if generator.random() < tables()["place_is_habit"] else []
-    if order_place != place and generator.random() < tables()["order_is_habit"]:
-        found.append(order_place)
-    return found
 
 
 def _next_order(person: Person, generator: random.Random) -> str:
@@ -198,42 +210,3 @@ def _draw_kind(
         likely = lifts[kind][part] * (0.5 if wet and kind in WET_KINDS else 1.0)
         if is_open(kind, now.hour) and generator.random() < likely / 2:
             return kind
-
-
-def _profile_columns(person: Person) -> dict[str, str]:
-    home, work = person.home, person.work
-    return {
-        "id": person.id,
-        **person.attributes,
-        "profile_feat_5": person.city,
-        "profile_feat_6": home.id if home else "",
-        "profile_feat_7": home.area if home else "",
-        "profile_feat_8": work.id if work else "",
-        "profile_feat_9": work.area if work else "",
-    }
-
-
-def _moment_columns(now: datetime, place: Poi) -> dict[str, str]:
-    return {
-        "currenttime": now.strftime(TIME_FORMAT),
-        "holidayflag": str(int((now.month, now.day) in HOLIDAYS)),
-        "weekendflag": str(int(now.weekday() >= 5)),
-        "current_poi_name": place.id,
-        "current_tag": place.category,
-        "current_city": place.city,
-        "current_district": place.district,
-    }
-
-
-def _order_columns(order: Order) -> dict[str, str]:
-    times = (order.times.made, order.times.start, order.times.end)
-    return {
-        "trigger_1": order.type,
-        "trigger_2": order.place.city,
-        "trigger_3": order.place.district,
-        "trigger_4": order.place.id,
-        **{
-            f"trigger_{i}": time.strftime(TIME_FORMAT) if time else ""
-            for i, time in enumerate(times, start=5)
-        },
-    }

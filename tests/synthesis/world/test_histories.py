@@ -10,8 +10,14 @@ from hypothesis import strategies as st
 
 from gplan_jax.gsisr.facts import long_term, short_term
 from gplan_jax.synthesis.world.geography import build_geography
-from gplan_jax.synthesis.world.histories import Event, Scene, age_class, recent_events
-from gplan_jax.synthesis.world.people import long_term_text, make_person
+from gplan_jax.synthesis.world.histories import (
+    Event,
+    Scene,
+    age_class,
+    long_term_text,
+    recent_events,
+)
+from gplan_jax.synthesis.world.people import make_person
 
 MAP = build_geography(0)
 NOW = datetime(2026, 4, 14, 15, 20, 5)
