@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from gplan_jax.evaluation.comparison.run import Outcome
-    from gplan_jax.evaluation.comparison.task import Rows
+    from gplan_jax.evaluation.comparison.compare import ComparisonOutcome
+    from gplan_jax.evaluation.comparison.setup import ComparedRows
 
 LIST = "list"
 
@@ -73,15 +73,15 @@ def baseline(
 
     from gplan_jax.baselines.rows.features import InputMode
     from gplan_jax.cli.sensitivity import named_paths
+    from gplan_jax.evaluation.comparison.compare import compare
     from gplan_jax.evaluation.comparison.contestants import (
         arms_table,
         chosen_arms,
         contestants,
         overrides_of,
     )
-    from gplan_jax.evaluation.comparison.run import compare
-    from gplan_jax.evaluation.comparison.task import (
-        Task,
+    from gplan_jax.evaluation.comparison.setup import (
+        ComparisonSetup,
         parse_overrides,
         rows_of_files,
         rows_of_folds,
@@ -102,12 +102,12 @@ def baseline(
     intents = IntentLibrary.load(library)
     rows = rows_of_files(data, test, intents) if test else rows_of_folds(data, intents, folds)
     _tell_left_out(rows)
-    task = Task(rows, arms, tuple(names), overrides, seen, intents, trials, seeds, out)
-    outcome = compare(task, added=predicted, workers=workers, command=" ".join(sys.argv[1:]))
+    setup = ComparisonSetup(rows, arms, tuple(names), overrides, seen, intents, trials, seeds, out)
+    outcome = compare(setup, added=predicted, workers=workers, command=" ".join(sys.argv[1:]))
     _report(outcome, out)
 
 
-def _tell_left_out(rows: Rows) -> None:
+def _tell_left_out(rows: ComparedRows) -> None:
     """Says on stderr which rows do not take part, or only in part."""
     for reasons, what in (
         (rows.without_plan, "Left out, as there is no plan to learn or score"),
@@ -117,36 +117,36 @@ def _tell_left_out(rows: Rows) -> None:
             typer.echo(f"{what}: {len(reasons)} rows, the first: {reasons[0]}.", err=True)
 
 
-def _report(outcome: Outcome, out: Path) -> None:
+def _report(outcome: ComparisonOutcome, out: Path) -> None:
     """Shows the table, says where everything is and what failed; exits with 1 where fits failed."""
     from rich.console import Console
 
-    from gplan_jax.evaluation.comparison import run
-    from gplan_jax.evaluation.comparison.table import comparison_table
-    from gplan_jax.evaluation.comparison.workers import LOG
+    from gplan_jax.evaluation.comparison import results
+    from gplan_jax.evaluation.comparison.comparison_table import comparison_table
+    from gplan_jax.evaluation.comparison.worker_pool import LOG
 
     if outcome.summary is not None:
         console = Console()
         console.print(comparison_table(outcome.about, outcome.summary, console.width))
         typer.echo(f"Finished. The result is in {out}")
         for what, name in (
-            ("this table", f"{run.TABLE}, {run.MARKDOWN}"),
-            ("every plan, row by row", run.PREDICTIONS),
-            ("means, intervals, tests", run.SUMMARY),
-            ("learning curves", run.CURVES),
-            ("what was compared", run.COMPARISON),
+            ("this table", f"{results.TABLE}, {results.MARKDOWN}"),
+            ("every plan, row by row", results.PREDICTIONS),
+            ("means, intervals, tests", results.SUMMARY),
+            ("learning curves", results.CURVES),
+            ("what was compared", results.COMPARISON),
             ("settings tried, every fit", "arms"),
         ):
             typer.echo(f"  {what:<26} {out / name}")
         typer.echo(f"For a page with figures: gplan report --run {out} --out {out}/report.html")
-    for failure in outcome.failures:
-        job = failure.job
+    for failed in outcome.about.failures:
         typer.echo(
-            f"Failed: {job.arm}, fold {job.fold + 1}, seed {job.seed}: {failure.reason}", err=True
+            f"Failed: {failed.arm}, fold {failed.fold + 1}, seed {failed.seed}: {failed.reason}",
+            err=True,
         )
-    if outcome.failures:
+    if outcome.about.failures:
         typer.echo(
-            f"{', '.join(outcome.about['unfinished'])}: not in the table. {out / LOG} has the "
+            f"{', '.join(outcome.about.unfinished)}: not in the table. {out / LOG} has the "
             "tracebacks; mend the cause and run the command again: what is fitted stays.",
             err=True,
         )

@@ -34,9 +34,9 @@ def report(
     from rich.console import Console
 
     from gplan_jax.cli.sensitivity import named_paths
-    from gplan_jax.evaluation.report import read_results, write_report
-    from gplan_jax.evaluation.report.page import STEPS, refuse_foreign
-    from gplan_jax.evaluation.report.terminal import summary_table
+    from gplan_jax.evaluation.comparison.results import read_results
+    from gplan_jax.evaluation.report.page import STEPS, refuse_foreign, write_report
+    from gplan_jax.evaluation.report.verdict import summary_table
     from gplan_jax.foundation.progress import ProgressBar
     from gplan_jax.gsisr import IntentLibrary
 

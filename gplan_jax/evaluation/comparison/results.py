@@ -1,169 +1,295 @@
-"""From the files of the fits to predictions, curves, scores and the summary."""
+"""A results directory of `gplan baseline`: where its files lie, what they hold, and how it is read.
+
+The comparison writes what the report reads, so each file has one model. Keys that a model does not
+know may stand beside those it knows; what an earlier release left out has a default.
+"""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from gplan_jax.evaluation.comparison.jobs import Job, chosen_trial, is_done, seed_path
-from gplan_jax.evaluation.comparison.task import Task
-from gplan_jax.evaluation.significance.arm_summary import ArmScores, highest, score_arm
+import pydantic
+
+from gplan_jax.evaluation.significance.arm_summary import ArmSummary, ResultPart
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.foundation.files import read_json
-from gplan_jax.gsisr import canonical_plan, facts_of, parse_plan
+from gplan_jax.foundation.files import read_json, read_jsonl
 
-# Means that stand in the table beside what is tested.
-BESIDE = ("exact", "filter_pass")
+COMPARISON, PREDICTIONS = "comparison.json", "predictions.jsonl"
+CURVES, SUMMARY = "curves.json", "summary.json"
+TABLE, MARKDOWN = "table.txt", "table.md"
+ARMS, TRIALS_FILE = "arms", "trials.json"
+MEND = "run the same gplan baseline command again: it goes on where it stopped"
+
+Group = Literal["trained", "added", "floor"]
 
 
-@dataclass(frozen=True)
-class ArmTexts:
-    """An arm's plan texts, a line a seed [S][N], and what its fits cost (None: fitted elsewhere).
+class ComparedFile(ResultPart):
+    """A file of rows, as far as they take part."""
 
-    ``constrained`` and ``free`` are the same where an arm does not tell them apart.
-    """
+    file: str
+    rows: int
+    ids: int
+    sha256: str
 
-    constrained: list[list[str]]
-    free: list[list[str]]
+
+class ArmCost(ResultPart):
+    """What an arm's fits cost: the largest model's numbers, the median fit's seconds."""
+
     parameters: int | None = None
     seconds: float | None = None
 
 
-def finished_arms(task: Task, names: Sequence[str]) -> list[str]:
-    """Those of the arms whose every fold and seed is there."""
-    return [
-        name
-        for name in names
-        if all(
-            is_done(task.out, Job(name, fold, seed))
-            for fold in range(len(task.rows.parts))
-            for seed in range(task.seeds_of(name))
-        )
-    ]
+class FailedFit(ResultPart):
+    """A fit that ended in an error, or whose process did; trials count as those of seed 0."""
+
+    arm: str
+    fold: int
+    seed: int
+    reason: str
 
 
-def scored_rows(task: Task) -> list[int]:
-    """The rows that are scored, in the order of the file, counted from 0."""
-    return sorted(row for part in task.rows.parts for row in part.test)
+class ComparisonAbout(ResultPart):
+    """comparison.json: what was compared and how.
+
+    Attributes:
+        data, train_data: the rows that are scored; those learnt from where that is another file.
+        arms: those of the table in its order, finished or added; ``floors`` and ``added`` are among
+            them, ``unfinished`` are the others.
+        set, declared: arm -> its overrides; a digest of its defaults and trials, by which a fit of
+            another release is told.
+    """
+
+    data: ComparedFile
+    train_data: ComparedFile | None = None
+    mode: str
+    folds: int
+    seeds: int
+    trials: int
+    arms: list[str]
+    titles: dict[str, str]
+    library: str
+    library_digest: str = ""
+    set: dict[str, dict[str, Any]] = pydantic.Field(default_factory=dict)
+    declared: dict[str, str] = pydantic.Field(default_factory=dict)
+    rows_without_plan: int = 0
+    rows_not_learnt: int = 0
+    unfinished: list[str] = pydantic.Field(default_factory=list)
+    hardware: str = ""
+    version: str = ""
+    command: str = ""
+    floors: list[str] = pydantic.Field(default_factory=list)
+    added: list[str] = pydantic.Field(default_factory=list)
+    failures: list[FailedFit] = pydantic.Field(default_factory=list)
+    costs: dict[str, ArmCost] = pydantic.Field(default_factory=dict)
 
 
-def read_arm(task: Task, name: str) -> tuple[ArmTexts, list[dict[str, Any]]]:
-    """An arm's predictions in the order of ``scored_rows``, and its curves.
+class ComparisonSummary(ArmSummary):
+    """summary.json; ``beside`` holds arm -> means that no test is made for."""
 
-    The curves are those of the chosen trials, one a fold, which show a validation loss; without
-    trials they are those of the fits that predict.
+    beside: dict[str, dict[str, float]] = pydantic.Field(default_factory=dict)
 
-    The size is the largest over the folds (vocabularies differ), the seconds the median of a fit.
+
+class RowFacts(ResultPart):
+    """What slices are made by."""
+
+    order_type: str
+    hour: int = pydantic.Field(ge=0, le=23)
+    order_distance: str
+
+
+class ArmTexts(ResultPart):
+    """An arm's plan texts for one row, one a seed."""
+
+    constrained: list[str] = pydantic.Field(min_length=1)
+    free: list[str] = pydantic.Field(default_factory=list)
+
+
+class PredictedRow(ResultPart):
+    """One line of predictions.jsonl; ``row`` is its number in the data file, from 1."""
+
+    row: int
+    id: str
+    label: str
+    fold: int | None = None
+    facts: RowFacts
+    arms: dict[str, ArmTexts]
+
+
+class CurvePoint(ResultPart):
+    """Losses of one fit after one epoch; curves.json has a list of them for each arm."""
+
+    fold: int
+    seed: int
+    epoch: int
+    loss: float | None = None
+    validation_loss: float | None = None
+
+
+class Trial(ResultPart):
+    """One setting that was tried in one fold: figures on the validation rows, best epoch, curve."""
+
+    overrides: dict[str, Any] = pydantic.Field(default_factory=dict)
+    acc1: float | None = None
+    nes: float | None = None
+    epochs: int | None = None
+    validation_loss: float | None = None
+    seconds: float | None = None
+    curve: list[dict[str, Any]] = pydantic.Field(default_factory=list)
+
+
+class FoldTrials(ResultPart):
+    """trials.json of one arm and fold."""
+
+    trials: list[Trial] = pydantic.Field(min_length=1)
+    chosen: int = pydantic.Field(ge=0)
+
+
+class SeedFit(ResultPart):
+    """seed_S.json: one fit of the chosen trial, and its plans for the fold's test rows."""
+
+    settings: dict[str, Any] = pydantic.Field(default_factory=dict)
+    parameters: int | None = None
+    seconds: float | None = None
+    curve: list[dict[str, Any]] = pydantic.Field(default_factory=list)
+    rows: list[int] = pydantic.Field(default_factory=list)
+    constrained: list[str] = pydantic.Field(default_factory=list)
+    free: list[str] = pydantic.Field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ComparisonResults:
+    """A results directory: R rows, and arms in table order.
+
+    Attributes:
+        name: what the run is called on a page.
+        rows: [R] label, facts and predictions of each row.
+        curves: arm -> points of its learning curves; empty for floors and added arms.
+        trials: arm -> its trials, one entry a fold.
+        fits: arm -> one entry a fold and seed.
+    """
+
+    name: str
+    about: ComparisonAbout
+    summary: ComparisonSummary
+    rows: Sequence[PredictedRow]
+    curves: Mapping[str, Sequence[CurvePoint]]
+    trials: Mapping[str, Sequence[FoldTrials]]
+    fits: Mapping[str, Sequence[SeedFit]]
+
+    @property
+    def arms(self) -> list[str]:
+        """Arm names in table order."""
+        return self.about.arms
+
+    def group(self, arm: str) -> Group:
+        """Whether an arm was trained here, predicted elsewhere, or is a floor."""
+        if arm in self.about.floors:
+            return "floor"
+        return "added" if arm in self.about.added else "trained"
+
+    def of_group(self, *groups: Group) -> list[str]:
+        """The arms of these groups, in table order."""
+        return [arm for arm in self.arms if self.group(arm) in groups]
+
+    def title(self, arm: str) -> str:
+        """How an arm is called on a page."""
+        return self.about.titles.get(arm, arm.replace("_", " "))
+
+
+def seed_path(out: Path, arm: str, fold: int, seed: int) -> Path:
+    """Where the `SeedFit` of a fold and seed lies."""
+    return out / ARMS / arm / f"fold_{fold}" / f"seed_{seed}.json"
+
+
+def trials_path(out: Path, arm: str, fold: int) -> Path:
+    """Where the `FoldTrials` of a fold lie."""
+    return out / ARMS / arm / f"fold_{fold}" / TRIALS_FILE
+
+
+P = TypeVar("P", bound=ResultPart)
+
+
+def read_part(kind: type[P], path: Path, mend: str = MEND) -> P:
+    """Reads one JSON file; GplanError names it, the key at fault and the mend."""
+    if not path.is_file():
+        raise GplanError(f"{path} does not exist; {mend}.")
+    return _parse(kind, read_json(path), path)
+
+
+def _parse(kind: type[P], value: Any, source: str | Path) -> P:
+    try:
+        return kind.model_validate(value)
+    except pydantic.ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"]) or "the whole of it"
+        raise GplanError(
+            f"{source} is not what this version writes: {where}: {fault['msg']}; "
+            "make it again with gplan baseline."
+        ) from None
+
+
+def read_results(folder: str | Path, name: str = "") -> ComparisonResults:
+    """Reads a results directory whole and checks that its files fit one another.
 
     Raises:
-        GplanError: a file holds other rows than its fold.
+        GplanError: a file is missing, unfinished or of another form, or one file has arms or rows
+            that another one lacks; the message names the file and the mend.
     """
-    order = scored_rows(task)
-    constrained, free, parameters, seconds = [], [], [], []
-    curves = [
-        _point(fold, 0, row)
-        for fold in range(len(task.rows.parts))
-        for row in chosen_trial(task.out, Job(name, fold, 0))["curve"]
-    ]
-    judged = bool(curves)
-    for seed in range(task.seeds_of(name)):
-        texts: dict[int, tuple[str, str]] = {}
-        for fold, part in enumerate(task.rows.parts):
-            path = seed_path(task.out, Job(name, fold, seed))
-            found = read_json(path)
-            if found["rows"] != list(part.test):
-                raise GplanError(f"{path} is of other rows than its fold; remove the file.")
-            pairs = zip(found["constrained"], found["free"], strict=True)
-            texts |= dict(zip(found["rows"], pairs, strict=True))
-            if not judged:
-                curves += [_point(fold, seed, row) for row in found["curve"]]
-            parameters.append(found["parameters"])
-            seconds.append(found["seconds"])
-        constrained.append([texts[row][0] for row in order])
-        free.append([texts[row][1] for row in order])
-    cost = max(parameters), statistics.median(seconds)
-    return ArmTexts(constrained, free, *cost), curves
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise GplanError(f"{folder} is no directory; name the --out of a gplan baseline run.")
+    about_path = folder / COMPARISON
+    about = read_part(ComparisonAbout, about_path, "name the --out of a gplan baseline run")
+    if not about.arms:
+        raise GplanError(f"{about_path} names no finished arm; {MEND}.")
+    summary = read_part(ComparisonSummary, folder / SUMMARY)
+    for arm in about.arms:
+        if arm not in summary.arms:
+            raise GplanError(f"{folder / SUMMARY} lacks the arm {arm}; {MEND}.")
+    curves: dict[str, list[CurvePoint]] = {}
+    if (path := folder / CURVES).exists():
+        for arm, points in read_json(path).items():
+            curves[arm] = [_parse(CurvePoint, point, path) for point in points]
+
+    def files(arm: str, pattern: str) -> list[Path]:
+        paths = (folder / ARMS / arm).glob(f"fold_*/{pattern}")
+        return sorted(paths, key=lambda path: (len(str(path)), path))  # Fold 2 before fold 10.
+
+    return ComparisonResults(
+        name=name or folder.resolve().name,
+        about=about,
+        summary=summary,
+        rows=_read_rows(folder / PREDICTIONS, about),
+        curves={arm: curves.get(arm, []) for arm in about.arms},
+        trials={a: [read_part(FoldTrials, p) for p in files(a, TRIALS_FILE)] for a in about.arms},
+        fits={a: [read_part(SeedFit, p) for p in files(a, "seed_*.json")] for a in about.arms},
+    )
 
 
-def prediction_lines(task: Task, arms: Mapping[str, ArmTexts]) -> list[dict[str, Any]]:
-    """The lines of predictions.jsonl."""
-    fold_of = {row: fold for fold, part in enumerate(task.rows.parts) for row in part.test}
-    lines = []
-    for place, row in enumerate(scored_rows(task)):
-        sample = task.rows.scored[row]
-        facts = facts_of(sample)
-        lines.append({
-            "row": row + 1,
-            "id": sample.id,
-            "label": canonical_plan(parse_plan(sample.raw_labels, task.library), task.library),
-            "fold": fold_of[row],
-            "facts": {
-                "order_type": facts.order_type,
-                "hour": facts.hour,
-                "order_distance": facts.order_distance,
-            },
-            "arms": {
-                name: {
-                    "constrained": [texts[place] for texts in arm.constrained],
-                    "free": [texts[place] for texts in arm.free],
-                }
-                for name, arm in arms.items()
-            },
-        })  # fmt: skip
-    return lines
-
-
-def score_texts(
-    task: Task, arms: Mapping[str, ArmTexts]
-) -> tuple[dict[str, ArmScores], dict[str, dict[str, float]]]:
-    """The scores of constrained plans, and the means beside them.
-
-    Returns:
-        arm -> scores, and arm -> {"exact", "filter_pass", "free_acc1", "free_filter_pass"}.
-    """
-    labels = [task.rows.scored[row].raw_labels for row in scored_rows(task)]
-    scores: dict[str, ArmScores] = {
-        name: score_arm(arm.constrained, labels, task.library) for name, arm in arms.items()
-    }
-    beside = {}
-    for name, arm in arms.items():
-        free = scores[name]
-        if arm.free is not arm.constrained and arm.free != arm.constrained:
-            free = score_arm(arm.free, labels, task.library)
-        beside[name] = {
-            **{measure: float(scores[name][measure].mean()) for measure in BESIDE},
-            "free_acc1": float(free["acc1"].mean()),
-            "free_filter_pass": float(free["filter_pass"].mean()),
-        }
-    return scores, beside
-
-
-def best_floor(task: Task, scores: Mapping[str, ArmScores]) -> str | None:
-    """The floor with the highest Acc@1, of equals the one with the highest NES; None without.
-
-    So the first intents of ``gradient_boosting`` are not told from ``gradient_boosting_first``.
-    """
-    return highest(scores, (name for name in scores if is_floor(task, name)), ("acc1", "nes"))
-
-
-def is_floor(task: Task, name: str) -> bool:
-    """Whether a name of the table is a floor's; arms that were added are none."""
-    return name in task.arms.entries and task.is_floor(name)
-
-
-def _point(fold: int, seed: int, row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "fold": fold,
-        "seed": seed,
-        **{key: row.get(key) for key in ("epoch", "loss", "validation_loss")},
-    }
-
-
-def clear_halves(out: Path) -> None:
-    """Removes what a kill left of files that were being written."""
-    for path in out.rglob(".*.*"):
-        if path.is_file():
-            path.unlink()
+def _read_rows(path: Path, about: ComparisonAbout) -> list[PredictedRow]:
+    if not path.is_file():
+        raise GplanError(f"{path} does not exist; {MEND}.")
+    rows: list[PredictedRow] = []
+    seeds: dict[str, tuple[int, int]] = {}
+    for number, value in enumerate(read_jsonl(path), start=1):
+        row = _parse(PredictedRow, value, f"{path}, line {number}")
+        for arm in about.arms:
+            if arm not in row.arms:
+                raise GplanError(f"{path}, line {number}: no prediction of {arm}; {MEND}.")
+            texts = row.arms[arm]
+            counts = len(texts.constrained), len(texts.free)
+            if seeds.setdefault(arm, counts) != counts:
+                raise GplanError(
+                    f"{path}, line {number}: {arm} has plans of {counts[0]} seeds, free ones of "
+                    f"{counts[1]}, but the first line of {seeds[arm][0]} and {seeds[arm][1]}; "
+                    f"{MEND}."
+                )
+        rows.append(row)
+    if len(rows) != about.data.rows:
+        raise GplanError(
+            f"{path} has {len(rows)} lines, but {COMPARISON} counts {about.data.rows} rows; {MEND}."
+        )
+    return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -13,22 +13,27 @@ import jinja2
 from markupsafe import Markup
 
 from gplan_jax import __version__
-from gplan_jax.evaluation.report import slices
-from gplan_jax.evaluation.report.confusion import confusion_of
-from gplan_jax.evaluation.report.curves import learning_curves
-from gplan_jax.evaluation.report.forest import Line, Mark, forest
-from gplan_jax.evaluation.report.heat import confusion_map, hour_map
-from gplan_jax.evaluation.report.results import COMPARISON, Results
-from gplan_jax.evaluation.report.scores import MEASURES, Scores, score_results
-from gplan_jax.evaluation.report.study import study_of
-from gplan_jax.evaluation.report.tables import (
+from gplan_jax.evaluation.comparison.results import COMPARISON, ComparisonResults
+from gplan_jax.evaluation.report import row_scores
+from gplan_jax.evaluation.report.drawings import (
+    ForestLine,
+    ForestMark,
+    confusion_map,
+    forest,
+    hour_map,
+    learning_curves,
+)
+from gplan_jax.evaluation.report.page_tables import (
     facts_of_run,
     pair_lines,
     result_lines,
-    slice_cell,
+    slice_table,
+    study_table,
     tuning_lines,
 )
-from gplan_jax.evaluation.report.verdict import NAMES, against_reference, figure, verdict
+from gplan_jax.evaluation.report.row_scores import RowScores, confusion_of, score_results
+from gplan_jax.evaluation.report.verdict import against_reference, figure, verdict
+from gplan_jax.evaluation.significance.arm_summary import MEASURES, TITLES
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_write
 from gplan_jax.gsisr import IntentLibrary
@@ -38,17 +43,15 @@ GENERATOR = '<meta name="generator" content="gplan report'
 HEAD_BYTES = 2000
 STEPS = 2  # of each run, told to ``note``
 PAPER = "https://arxiv.org/abs/2605.28888"
-
-
 SLICES = {
-    "By order type": slices.by_order_type,
-    "By part of the day": slices.by_day_part,
-    "By distance of the order’s place": slices.by_distance,
+    "By order type": row_scores.by_order_type,
+    "By part of the day": row_scores.by_day_part,
+    "By distance of the order’s place": row_scores.by_distance,
 }
 
 
 def write_report(
-    runs: Sequence[Results],
+    runs: Sequence[ComparisonResults],
     path: str | Path,
     library: IntentLibrary,
     *,
@@ -89,7 +92,7 @@ def refuse_foreign(path: Path) -> None:
 
 
 def render_report(
-    runs: Sequence[Results],
+    runs: Sequence[ComparisonResults],
     library: IntentLibrary,
     *,
     note: Callable[[str], object] | None = None,
@@ -108,7 +111,7 @@ def render_report(
         if note:
             note(f"scored {results.name}")
         studied = any(results.about.data.sha256 == r.about.data.sha256 for r in runs[: number - 1])
-        study = None if studied else study_of(results, library)
+        study = None if studied else study_table(results, library)
         parts.append({**_run(f"r{number}", results, scores, library), "study": study})
         if note:
             note(f"drew {results.name}")
@@ -122,9 +125,9 @@ def render_report(
     return environment.get_template("report.html.j2").render(
         runs=parts,
         side_by_side=_side_by_side(runs) if len(runs) > 1 else None,
-        measures=[NAMES[measure] for measure in MEASURES],
-        fewest=slices.FEWEST,
-        few=slices.FEW,
+        measures=[TITLES[measure] for measure in MEASURES],
+        fewest=row_scores.FEWEST,
+        few=row_scores.FEW,
         version=__version__,
         today=date.today().isoformat(),
         paper=PAPER,
@@ -133,196 +136,157 @@ def render_report(
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawing and the words below it."""
+    """A drawing and the words that stand with it."""
 
     caption: str
     picture: Markup
 
 
-def _run(key: str, results: Results, scores: Scores, library: IntentLibrary) -> dict[str, Any]:
+def _run(
+    key: str, results: ComparisonResults, scores: RowScores, library: IntentLibrary
+) -> dict[str, Any]:
     """What the templates say of one run; ``key`` keeps the ids of its parts apart."""
     reference = results.summary.reference
-    order = [*results.of_group("trained", "added"), *results.of_group("floor")]
+    trained, floors = results.of_group("trained", "added"), results.of_group("floor")
+    order = [*trained, *floors]
     titles = [(arm, results.title(arm)) for arm in order]
-    floors = results.of_group("floor")
-    first = floors[0] if floors and len(floors) < len(order) else None
-    hours = slices.by_hour(results, scores)
+    first_floor = floors[0] if floors and trained else None
+
+    hours = row_scores.by_hour(results, scores)
+    widths = [(c.high - c.low) / 2 for hour in hours for c in hour.cells.values()]
+    hours_note = "No hour has enough rows for figures."
+    if widths:
+        hours_note = (
+            f"A figure's 95% interval is typically ±{100 * median(widths):.0f} points wide: look "
+            "for runs of hours, not for single cells."
+        )
+
+    # The best trained arm first, then the best floor, then the rest in table order.
+    means = {arm: results.summary.arms[arm]["acc1"].mean for arm in order}
+    front = [max(group, key=means.__getitem__) for group in (trained, floors) if group]
+    confusions = []
+    for arm in [*front, *(arm for arm in order if arm not in front)]:
+        title, seeds = results.title(arm), len(scores.predicted[arm])
+        confusion = confusion_of(arm, scores, library)
+        picture = confusion_map(f"{key}-first-{arm}", title, confusion, seeds)
+        confusions.append(Drawing(f"{title}, Acc@1 {figure('acc1', means[arm])}%", picture))
+
+    curves = []
+    for arm, title in titles:
+        if drawn := learning_curves(f"{key}-curve-{arm}", title, results.curves[arm]):
+            curves.append(Drawing(title, drawn))
+
     return {
         "key": key,
         "name": results.name,
         "about": results.about,
         "verdict": verdict(results),
         "reference": results.title(reference) if reference in results.arms else None,
-        "groups": sorted(set(results.groups.values())),
+        "groups": sorted({results.group(arm) for arm in order}),
         "lines": result_lines(results, scores),
         "forests": [_forest(f"{key}-means-{m}", results, order, m) for m in MEASURES],
         "leads": [d for m in MEASURES if (d := _leads(f"{key}-leads-{m}", results, order, m))],
         "pairs": pair_lines(results),
         "slices": [
-            _slice_table(title, make(results, scores), titles, first)
+            slice_table(title, make(results, scores), titles, first_floor)
             for title, make in SLICES.items()
         ],
-        "hours_note": _hours_note(hours),
+        "hours_note": hours_note,
         "hours": hour_map(f"{key}-hours", titles, hours),
-        "confusions": _confusions(key, results, scores, library, order),
-        "curves": [
-            Drawing(results.title(arm), picture)
-            for arm in order
-            if (
-                picture := learning_curves(
-                    f"{key}-curve-{arm}", results.title(arm), results.curves[arm]
-                )
-            )
-        ],
+        "confusions": confusions,
+        "curves": curves,
         "tuning": tuning_lines(results),
         "facts": facts_of_run(results),
     }
 
 
-def _forest(name: str, results: Results, order: Sequence[str], measure: str) -> Drawing:
+def _forest(name: str, results: ComparisonResults, order: Sequence[str], measure: str) -> Drawing:
+    """The arms' means, with a dashed line at the reference's."""
+    means = {arm: results.summary.arms[arm][measure].mean for arm in order}
     lines = [
-        Line(results.title(arm), [_mean_mark(results, arm, measure)], _apart(results, order, i))
-        for i, arm in enumerate(order)
+        ForestLine(results.title(arm), [_mean_mark(results, arm, measure)], apart)
+        for arm, apart in _with_gaps(results, order)
     ]
-    reference = results.summary.reference
-    known = results.summary.arms.get(reference or "")
-    value = known[measure].mean if known else None
-    best = max(order, key=lambda arm: results.summary.arms[arm][measure].mean)
+    best = max(order, key=means.__getitem__)
     description = (
         f"{len(order)} arms with 95% intervals; the highest is {results.title(best)} at "
-        f"{figure(measure, results.summary.arms[best][measure].mean)}. The table above has all "
-        "figures."
+        f"{figure(measure, means[best])}. The table above has all figures."
     )
-    title = NAMES[measure] + (" in per cent" if measure == "acc1" else "")
+    title = TITLES[measure] + (" in per cent" if measure == "acc1" else "")
+    value = means.get(results.summary.reference or "")
     return Drawing(title, forest(name, title, description, lines, measure, reference=value))
 
 
-def _mean_mark(results: Results, arm: str, measure: str, kind: str = "") -> Mark:
-    stated = results.summary.arms[arm][measure]
-    spread = None
-    if stated.seed_low is not None and stated.seed_high is not None:
-        spread = (stated.seed_low, stated.seed_high)
-    return Mark(stated.mean, stated.low, stated.high, kind or results.groups[arm], spread)
-
-
-def _leads(name: str, results: Results, order: Sequence[str], measure: str) -> Drawing | None:
+def _leads(
+    name: str, results: ComparisonResults, order: Sequence[str], measure: str
+) -> Drawing | None:
+    """Each arm minus the reference, outlined where nothing is shown."""
     against = against_reference(results, measure)
     arms = [arm for arm in order if arm in against]
     if not arms:
         return None
-    lines = [
-        Line(
-            results.title(arm),
-            [
-                Mark(
-                    against[arm].difference,
-                    against[arm].low,
-                    against[arm].high,
-                    results.groups[arm],
-                    hollow=against[arm].outcome == "open",
-                )
-            ],
-            _apart(results, arms, i),
+    lines = []
+    for arm, apart in _with_gaps(results, arms):
+        found = against[arm]
+        mark = ForestMark(
+            found.difference, found.low, found.high, results.group(arm), hollow=not found.holds
         )
-        for i, arm in enumerate(arms)
-    ]
-    title = NAMES[measure] + (", percentage points" if measure == "acc1" else "")
-    holding = sum(against[arm].outcome != "open" for arm in arms)
+        lines.append(ForestLine(results.title(arm), [mark], apart))
+    title = TITLES[measure] + (", percentage points" if measure == "acc1" else "")
+    holding = sum(against[arm].holds for arm in arms)
     description = f"{len(arms)} differences with 95% intervals; {holding} hold after Holm."
     picture = forest(name, title, description, lines, measure, reference=0.0, signed=True)
     return Drawing(title, picture)
 
 
-def _apart(results: Results, arms: Sequence[str], i: int) -> bool:
-    return i > 0 and results.groups[arms[i]] == "floor" != results.groups[arms[i - 1]]
+def _mean_mark(results: ComparisonResults, arm: str, measure: str, kind: str = "") -> ForestMark:
+    stated = results.summary.arms[arm][measure]
+    spread = None
+    if stated.seed_low is not None and stated.seed_high is not None:
+        spread = (stated.seed_low, stated.seed_high)
+    return ForestMark(stated.mean, stated.low, stated.high, kind or results.group(arm), spread)
 
 
-def _hours_note(hours: Sequence[slices.Slice]) -> str:
-    widths = [(c.high - c.low) / 2 for hour in hours for c in hour.cells.values()]
-    if not widths:
-        return "No hour has enough rows for figures."
-    return (
-        f"A figure's 95% interval is typically ±{100 * median(widths):.0f} points wide: look for "
-        "runs of hours, not for single cells."
-    )
+def _with_gaps(results: ComparisonResults, arms: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Each arm, and whether it is the first floor below others."""
+    floors = [results.group(arm) == "floor" for arm in arms]
+    for i, arm in enumerate(arms):
+        yield arm, i > 0 and floors[i] and not floors[i - 1]
 
 
-def _slice_table(
-    title: str,
-    found: Sequence[slices.Slice],
-    arms: Sequence[tuple[str, str]],
-    first: str | None,
-) -> dict[str, Any]:
-    return {
-        "title": title,
-        "slices": found,
-        "lines": [
-            (name, [(one, slice_cell(one, arm), one.cells.get(arm)) for one in found], arm == first)
-            for arm, name in arms
-        ],
-    }
-
-
-def _confusions(
-    key: str, results: Results, scores: Scores, library: IntentLibrary, order: Sequence[str]
-) -> list[Drawing]:
-    """The best trained arm first, then the best floor, then the rest in table order."""
-    means = {arm: results.summary.arms[arm]["acc1"].mean for arm in order}
-    learnt = results.of_group("trained", "added")
-    floors = results.of_group("floor")
-    front = [max(group, key=means.__getitem__) for group in (learnt, floors) if group]
-    drawings = []
-    for arm in [*front, *(arm for arm in order if arm not in front)]:
-        title, seeds = results.title(arm), len(scores.predicted[arm])
-        confusion = confusion_of(arm, scores, library)
-        picture = confusion_map(f"{key}-first-{arm}", title, confusion, seeds)
-        drawings.append(Drawing(f"{title}, Acc@1 {figure('acc1', means[arm])}%", picture))
-    return drawings
-
-
-def _side_by_side(runs: Sequence[Results]) -> dict[str, Any]:
+def _side_by_side(runs: Sequence[ComparisonResults]) -> dict[str, Any]:
     """All runs' arms in one table and one plot a measure; floors last."""
     arms: dict[str, str] = {}
     floors: dict[str, str] = {}
     for results in runs:
         for arm in results.arms:
-            target = floors if results.groups[arm] == "floor" else arms
+            target = floors if results.group(arm) == "floor" else arms
             target.setdefault(arm, results.title(arm))
-    titles: Mapping[str, str] = {**arms, **floors}
-    first = next(iter(floors), None) if arms else None
-
-    def cell(results: Results, arm: str, measure: str) -> tuple[str, str] | None:
-        if arm not in results.arms:
-            return None
-        stated = results.summary.arms[arm][measure]
-        ends = f"{figure(measure, stated.low)}–{figure(measure, stated.high)}"
-        return figure(measure, stated.mean), ends
-
+    titles = {**arms, **floors}
+    first_floor = next(iter(floors), None) if arms else None
+    cells: dict[str, list[list[tuple[str, str] | None]]] = {arm: [] for arm in titles}
     plots = []
     for measure in MEASURES:
-        lines = [
-            Line(
-                title,
-                [
-                    _mean_mark(results, arm, measure, f"run{i % 3}")
-                    for i, results in enumerate(runs)
-                    if arm in results.arms
-                ],
-                apart=arm == first,
-            )
-            for arm, title in titles.items()
-        ]
-        name = NAMES[measure] + (" in per cent" if measure == "acc1" else "")
+        lines = []
+        for arm, title in titles.items():
+            row: list[tuple[str, str] | None] = []
+            marks = []
+            for i, results in enumerate(runs):
+                stated = results.summary.arms[arm][measure] if arm in results.arms else None
+                if stated is None:
+                    row.append(None)
+                    continue
+                ends = f"{figure(measure, stated.low)}–{figure(measure, stated.high)}"
+                row.append((figure(measure, stated.mean), ends))
+                marks.append(_mean_mark(results, arm, measure, f"run{i % 3}"))
+            cells[arm].append(row)
+            lines.append(ForestLine(title, marks, apart=arm == first_floor))
+        name = TITLES[measure] + (" in per cent" if measure == "acc1" else "")
         description = f"{len(titles)} arms in {len(runs)} runs, with 95% intervals over rows."
         plots.append(Drawing(name, forest(f"runs-{measure}", name, description, lines, measure)))
-    same = len({results.about.data.sha256 for results in runs}) == 1
     return {
         "names": [results.name for results in runs],
-        "abouts": [results.about for results in runs],
-        "lines": [
-            (title, [[cell(results, arm, m) for results in runs] for m in MEASURES], arm == first)
-            for arm, title in titles.items()
-        ],
+        "lines": [(title, cells[arm], arm == first_floor) for arm, title in titles.items()],
         "plots": plots,
-        "same_rows": same,
+        "same_rows": len({results.about.data.sha256 for results in runs}) == 1,
     }

@@ -1,30 +1,23 @@
-"""What the comparisons say, in plain sentences."""
+"""What the comparisons say: in plain sentences, and in the terminal's table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from gplan_jax.evaluation.report.results import Difference, Results
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
-Outcome = Literal["better", "worse", "open"]
-NAMES = {"acc1": "Acc@1", "ndcg3": "NDCG@3", "nes": "NES"}
+from gplan_jax.evaluation.comparison.results import ComparisonResults
+from gplan_jax.evaluation.significance.arm_summary import MEASURES, TITLES, ArmDifference
 
-
-@dataclass(frozen=True)
-class Against:
-    """An arm compared with the reference: arm minus reference, whichever way it was stated."""
-
-    arm: str
-    measure: str
-    difference: float
-    low: float
-    high: float
-    p_holm: float
-    detectable: float | None
-    outcome: Outcome
+Standing = Literal["better", "worse", "open"]
+MARKS: dict[Standing, tuple[str, str]] = {
+    "better": ("▲", "better than the reference"),
+    "worse": ("▼", "worse than the reference"),
+    "open": ("", ""),
+}
 
 
 def figure(measure: str, value: float, *, signed: bool = False) -> str:
@@ -37,34 +30,33 @@ def figure(measure: str, value: float, *, signed: bool = False) -> str:
     return text.replace("-", "−")
 
 
-def against_reference(results: Results, measure: str) -> dict[str, Against]:
-    """Arm -> its comparison with the reference by one measure."""
-    found: dict[str, Against] = {}
+def against_reference(results: ComparisonResults, measure: str) -> dict[str, ArmDifference]:
+    """Arm -> arm minus reference by one measure, whichever way it was stated."""
+    found: dict[str, ArmDifference] = {}
     for stated in results.summary.comparisons:
         pair = (stated.first, stated.second)
         if stated.measure == measure and results.summary.reference in pair:
-            arm = pair[pair[0] == results.summary.reference]
-            found.setdefault(arm, _against(stated, arm))
+            if stated.first == results.summary.reference:
+                turned = {"first": stated.second, "second": stated.first, "low": -stated.high}
+                turned |= {"high": -stated.low, "difference": -stated.difference}
+                stated = stated.model_copy(update=turned)
+            found.setdefault(stated.first, stated)
     return found
 
 
-def _against(stated: Difference, arm: str) -> Against:
-    turned = stated.first != arm
-    low, high = (-stated.high, -stated.low) if turned else (stated.low, stated.high)
-    difference = -stated.difference if turned else stated.difference
-    outcome: Outcome = "open"
-    if stated.holds:
-        outcome = "better" if difference > 0 else "worse"
-    least = stated.detectable
-    return Against(arm, stated.measure, difference, low, high, stated.p_holm, least, outcome)
+def standing(difference: ArmDifference | None) -> Standing:
+    """How an arm stands to the reference that it is compared with."""
+    if difference is None or not difference.holds:
+        return "open"
+    return "better" if difference.difference > 0 else "worse"
 
 
-def verdict(results: Results) -> list[str]:
+def verdict(results: ComparisonResults) -> list[str]:
     """Two or three sentences: who beats the best floor by Acc@1, who doesn't, what can be seen."""
     reference = results.summary.reference
     if reference is None or reference not in results.arms:
         return ["This run has no reference arm, so nothing is said about who beats what."]
-    kind = "best floor" if results.groups[reference] == "floor" else "reference"
+    kind = "best floor" if results.group(reference) == "floor" else "reference"
     stated = results.summary.arms[reference]["acc1"]
     name = f"{results.title(reference)} (Acc@1 {figure('acc1', stated.mean)}%)"
     missing = results.about.unfinished
@@ -73,9 +65,31 @@ def verdict(results: Results) -> list[str]:
     rivals = [arm for arm in results.of_group("trained", "added") if arm in comparisons]
     if not rivals:
         return [f"There is nothing but floors here; the {kind} is {name}.", *unfinished]
-    sentences = [_sentence(rivals, comparisons, results, f"the {kind}, {name}")]
-    rows = [comparisons[arm] for arm in rivals]
-    data = results.about.data
+
+    # Who beats it, who can't be told apart from it, who is worse.
+    groups: dict[Standing, list[str]] = {"better": [], "open": [], "worse": []}
+    for arm in rivals:
+        difference = figure("acc1", comparisons[arm].difference, signed=True)
+        groups[standing(comparisons[arm])].append(f"{results.title(arm)} ({difference})")
+    names = {
+        group: " and ".join(filter(None, [", ".join(listed[:-1]), listed[-1]]))
+        for group, listed in groups.items()
+        if listed
+    }
+    count = len(groups["better"])
+    if not count:
+        sentence = f"No arm beats the {kind}, {name}."
+    elif count == len(rivals):
+        sentence = f"Every arm beats the {kind}, {name}: {names['better']}."
+    else:
+        sentence = f"{count} of {len(rivals)} arms beat the {kind}, {name}: {names['better']}."
+    if "open" in names:
+        sentence += f" Not to be told apart from it: {names['open']}."
+    if "worse" in names:
+        sentence += f" Worse than it: {names['worse']}."
+
+    # What these rows can show.
+    rows, data = [comparisons[arm] for arm in rivals], results.about.data
     limits = (
         f"On these {data.rows:,} rows of {data.ids:,} ids a difference in Acc@1 has a 95% interval "
         f"of typically ±{figure('acc1', median((row.high - row.low) / 2 for row in rows))} points"
@@ -83,34 +97,23 @@ def verdict(results: Results) -> list[str]:
     if least := [row.detectable for row in rows if row.detectable is not None]:
         seen = figure("acc1", median(least))
         limits += f", and one must be of about {seen} points to be seen four times in five"
-    sentences.append(f"{limits}; what is smaller these rows can’t decide.")
-    return [*sentences, *unfinished]
+    return [sentence, f"{limits}; what is smaller these rows can’t decide.", *unfinished]
 
 
-def _sentence(
-    rivals: Sequence[str], comparisons: dict[str, Against], results: Results, what: str
-) -> str:
-    groups: dict[Outcome, list[str]] = {"better": [], "open": [], "worse": []}
-    for arm in rivals:
-        groups[comparisons[arm].outcome].append(arm)
-
-    def names(outcome: Outcome) -> str:
-        listed = [
-            f"{results.title(arm)} ({figure('acc1', comparisons[arm].difference, signed=True)})"
-            for arm in groups[outcome]
-        ]
-        return listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} and {listed[-1]}"
-
-    count, total = len(groups["better"]), len(rivals)
-    if not count:
-        start = f"No arm beats {what}"
-    elif count == total:
-        start = f"Every arm beats {what}: {names('better')}"
-    else:
-        start = f"{count} of {total} arms beat {what}: {names('better')}"
-    rest = []
-    if groups["open"]:
-        rest.append(f"not to be told apart from it: {names('open')}")
-    if groups["worse"]:
-        rest.append(f"worse than it: {names('worse')}")
-    return ". ".join([start, *(f"{r[0].upper()}{r[1:]}" for r in rest)]) + "."
+def summary_table(results: ComparisonResults) -> RenderableType:
+    """The arms of a run with means and marks, and the verdict below them, for the terminal."""
+    table = Table(title=Text(results.name), title_justify="left")
+    table.add_column("arm")
+    for measure in MEASURES:
+        unit = " %" if measure == "acc1" else ""
+        table.add_column(f"{TITLES[measure]}{unit}", justify="right")
+    against = {measure: against_reference(results, measure) for measure in MEASURES}
+    for arms in (results.of_group("trained", "added"), results.of_group("floor")):
+        for arm in arms:
+            cells = []
+            for measure in MEASURES:
+                mark, _ = MARKS[standing(against[measure].get(arm))]
+                cells.append(f"{figure(measure, results.summary.arms[arm][measure].mean)} {mark:1}")
+            table.add_row(Text(results.title(arm)), *cells)
+        table.add_section()
+    return Group(table, *(Text(sentence) for sentence in verdict(results)))

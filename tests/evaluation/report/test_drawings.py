@@ -9,10 +9,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gplan_jax.evaluation.report import svg
-from gplan_jax.evaluation.report.curves import fits_of, learning_curves, mean_curve
-from gplan_jax.evaluation.report.forest import Line, Mark, forest
-from gplan_jax.evaluation.report.results import CurvePoint
+from gplan_jax.evaluation.comparison.results import CurvePoint
+from gplan_jax.evaluation.report import drawings
+from gplan_jax.evaluation.report.drawings import (
+    ForestLine,
+    ForestMark,
+    fits_of,
+    forest,
+    learning_curves,
+    mean_curve,
+)
 
 VALUES = st.floats(-1000, 1000, allow_nan=False)
 
@@ -23,7 +29,7 @@ VALUES = st.floats(-1000, 1000, allow_nan=False)
 @example([1000.0, math.nextafter(1000.0, 0)])
 @example([0.5, 0.5 + 1.1e-4])
 def test_scales_hold_their_values_and_have_round_ticks(values: list[float]) -> None:
-    scale = svg.padded(values, 10, 210)
+    scale = drawings.padded(values, 10, 210)
     assert all(10 <= scale(value) <= 210 for value in values)
     ticks = scale.ticks()
     assert ticks == sorted(set(ticks)) and 2 <= len(ticks) <= 5
@@ -31,28 +37,28 @@ def test_scales_hold_their_values_and_have_round_ticks(values: list[float]) -> N
 
 
 def test_ticks_by_hand() -> None:
-    assert svg.Scale(0.41, 0.63, 0, 1).ticks() == [0.45, 0.5, 0.55, 0.6]
-    assert svg.Scale(0, 100, 0, 1).ticks(4) == [0, 50, 100]
-    assert svg.Scale(0, 1e-74, 0, 1).ticks(4) == [0, 5e-75, 1e-74]
-    assert [svg.short(v) for v in (12.0, 0.5, 3.256, -0.001)] == ["12", "0.5", "3.26", "0"]
+    assert drawings.Scale(0.41, 0.63, 0, 1).ticks() == [0.45, 0.5, 0.55, 0.6]
+    assert drawings.Scale(0, 100, 0, 1).ticks(4) == [0, 50, 100]
+    assert drawings.Scale(0, 1e-74, 0, 1).ticks(4) == [0, 5e-75, 1e-74]
+    assert [drawings.short(v) for v in (12.0, 0.5, 3.256, -0.001)] == ["12", "0.5", "3.26", "0"]
 
 
 def test_words_are_escaped_and_clipped() -> None:
-    element = svg.text(1, 2, "a < b & c", 'x" y')
+    element = drawings.text(1, 2, "a < b & c", 'x" y')
     parsed = ElementTree.fromstring(element)
     assert parsed.text == "a < b & c" and parsed.get("class") == 'x" y'
-    assert svg.clipped("订单提醒", 8) == "订单提醒"
-    assert svg.clipped("订单提醒", 7) == "订单…"
+    assert drawings.clipped("订单提醒", 8) == "订单提醒"
+    assert drawings.clipped("订单提醒", 7) == "订单…"
 
 
 def test_a_forest_has_one_interval_an_arm_where_it_belongs() -> None:
-    marks = [Mark(0.5, 0.4, 0.6, "trained", (0.48, 0.52)), Mark(0.3, 0.2, 0.4, "floor")]
-    lines = [Line(f"arm {i}", [mark]) for i, mark in enumerate(marks)]
+    marks = [ForestMark(0.5, 0.4, 0.6, "trained", (0.48, 0.52)), ForestMark(0.3, 0.2, 0.4, "floor")]
+    lines = [ForestLine(f"arm {i}", [mark]) for i, mark in enumerate(marks)]
     tree = ElementTree.fromstring(forest("f", "t", "d", lines, "acc1", reference=0.3))
     groups = [g for g in tree.iter("g") if g.get("class") in ("trained", "floor")]
     circle, square = tree.find(".//circle"), groups[1].find("rect")
     assert len(groups) == 2 and circle is not None and square is not None
-    scale = svg.padded([0.4, 0.6, 0.2, 0.4, 0.3], 8, 352)
+    scale = drawings.padded([0.4, 0.6, 0.2, 0.4, 0.3], 8, 352)
     assert float(circle.get("cx", "")) == pytest.approx(scale(0.5), abs=0.01)
     whole = groups[0].findall("line")[0]
     assert float(whole.get("x1", "")) == pytest.approx(scale(0.4), abs=0.01)

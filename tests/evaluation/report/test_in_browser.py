@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gplan_jax.evaluation.report import Results, write_report
+from gplan_jax.evaluation.comparison.results import ComparisonResults
+from gplan_jax.evaluation.report.page import write_report
 from gplan_jax.gsisr import IntentLibrary
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "serving"))
@@ -28,7 +29,9 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory, results: Results, library: IntentLibrary) -> str:
+def url(
+    tmp_path_factory: pytest.TempPathFactory, results: ComparisonResults, library: IntentLibrary
+) -> str:
     return write_report([results], tmp_path_factory.mktemp("out") / "r.html", library).as_uri()
 
 

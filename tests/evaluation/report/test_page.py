@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gplan_jax.evaluation.comparison.results import ComparisonResults, read_results
 from gplan_jax.evaluation.report.page import PAPER, render_report, write_report
-from gplan_jax.evaluation.report.results import Results, read_results
 from gplan_jax.evaluation.report.verdict import figure, verdict
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, write_json
@@ -61,7 +61,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def text(results: Results, library: IntentLibrary) -> str:
+def text(results: ComparisonResults, library: IntentLibrary) -> str:
     return render_report([results], library)
 
 
@@ -70,7 +70,9 @@ def page(text: str) -> Page:
     return Page(text)
 
 
-def test_every_arm_stands_once_with_the_summarys_figures(page: Page, results: Results) -> None:
+def test_every_arm_stands_once_with_the_summarys_figures(
+    page: Page, results: ComparisonResults
+) -> None:
     assert sorted(page.arms) == sorted(results.arms)
     for arm in results.arms:
         cells = [cell.split() for cell in page.lines[arm]]
@@ -111,7 +113,7 @@ def test_tables_have_captions_and_scopes_and_drawings_words(page: Page) -> None:
     assert page.tags["desc"] == drawings > 8
 
 
-def test_no_row_and_no_id_is_in_the_page(text: str, results: Results) -> None:
+def test_no_row_and_no_id_is_in_the_page(text: str, results: ComparisonResults) -> None:
     for row in results.rows:
         assert row.id not in text and row.label not in text
     assert "/somewhere/else" not in text
@@ -129,7 +131,7 @@ def test_names_with_markup_are_escaped(
 
 
 def test_runs_stand_side_by_side(
-    tmp_path: Path, world_rows: list[Sample], results: Results, library: IntentLibrary
+    tmp_path: Path, world_rows: list[Sample], results: ComparisonResults, library: IntentLibrary
 ) -> None:
     arms = {"sasrec": (0.3, 1), "bert4rec": (0.2, 1), "trigger_table": (0.5, 1)}
     run = write_run(tmp_path / "history", world_rows, arms, mode="history")
@@ -150,7 +152,7 @@ def test_fifteen_arms_on_703_rows_stay_small(tmp_path: Path, library: IntentLibr
     assert path.stat().st_size < 2_000_000
 
 
-def test_the_verdict_names_who_beats_the_best_floor(results: Results, page: Page) -> None:
+def test_the_verdict_names_who_beats_the_best_floor(results: ComparisonResults, page: Page) -> None:
     sentences = verdict(results)
     shown = "".join(page.words)
     assert all(sentence in shown for sentence in sentences)
@@ -214,7 +216,7 @@ def test_floors_alone_on_one_fold(
 
 
 def test_an_earlier_report_is_replaced_and_nothing_else(
-    tmp_path: Path, results: Results, library: IntentLibrary
+    tmp_path: Path, results: ComparisonResults, library: IntentLibrary
 ) -> None:
     path = tmp_path / "report.html"
     write_report([results], path, library)
@@ -229,7 +231,9 @@ def test_an_earlier_report_is_replaced_and_nothing_else(
         write_report([results], tmp_path, library)
 
 
-def test_plans_of_another_library_are_refused(results: Results, library: IntentLibrary) -> None:
+def test_plans_of_another_library_are_refused(
+    results: ComparisonResults, library: IntentLibrary
+) -> None:
     other = library.model_copy(update={"name": "other"})
     with pytest.raises(GplanError, match=r"of the library amap, not of other; .*--library"):
         render_report([results], other)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gplan_jax.evaluation.report.results import read_results
+from gplan_jax.evaluation.comparison.results import read_results
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl, write_json, write_jsonl
 from gplan_jax.gsisr import Sample
@@ -32,7 +32,8 @@ def test_floors_trained_and_added_arms_are_told_apart(
 ) -> None:
     arms = {"tiger": (0.5, 1), "mine": (0.5, 1), "trigger_table": (0.1, 1)}
     results = read_results(write_run(tmp_path / "run", world_rows, arms, added=("mine",)))
-    assert results.groups == {"tiger": "trained", "mine": "added", "trigger_table": "floor"}
+    groups = {arm: results.group(arm) for arm in results.arms}
+    assert groups == {"tiger": "trained", "mine": "added", "trigger_table": "floor"}
     assert not results.fits["mine"]
 
 

@@ -8,18 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gplan_jax.evaluation.report import slices
-from gplan_jax.evaluation.report.confusion import confusion_of
-from gplan_jax.evaluation.report.labels import Label, intent_label, order_type_label
-from gplan_jax.evaluation.report.results import Results, read_results
-from gplan_jax.evaluation.report.scores import MEASURES, Scores, score_results
+from gplan_jax.evaluation.comparison.results import ComparisonResults, read_results
+from gplan_jax.evaluation.report import row_scores
+from gplan_jax.evaluation.report.row_scores import (
+    DisplayName,
+    RowScores,
+    confusion_of,
+    intent_label,
+    order_type_label,
+    score_results,
+)
+from gplan_jax.evaluation.significance.arm_summary import MEASURES
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl, write_json, write_jsonl
 from gplan_jax.gsisr import IntentLibrary, parse_plan, score_prediction
 
 
 def test_means_are_those_of_the_summary_and_of_the_metric(
-    results: Results, scores: Scores, library: IntentLibrary
+    results: ComparisonResults, scores: RowScores, library: IntentLibrary
 ) -> None:
     for arm in results.arms:
         for measure in MEASURES:
@@ -51,17 +57,20 @@ def test_a_label_without_a_plan_is_refused(run_folder: Path, library: IntentLibr
 
 
 @pytest.mark.parametrize(
-    "make", [slices.by_order_type, slices.by_day_part, slices.by_hour, slices.by_distance]
+    "make",
+    [row_scores.by_order_type, row_scores.by_day_part, row_scores.by_hour, row_scores.by_distance],
 )
-def test_slices_sum_to_the_total(make, results: Results, scores: Scores) -> None:  # type: ignore[no-untyped-def]
+def test_slices_sum_to_the_total(make, results: ComparisonResults, scores: RowScores) -> None:  # type: ignore[no-untyped-def]
     found = make(results, scores)
     assert sorted(i for one in found for i in one.rows.tolist()) == list(range(40))
 
 
-def test_means_of_slices_make_up_the_mean_of_all(results: Results, scores: Scores) -> None:
+def test_means_of_slices_make_up_the_mean_of_all(
+    results: ComparisonResults, scores: RowScores
+) -> None:
     keys = [["even", "odd"][i % 2] for i in range(40)]
-    labels = {"even": Label("even"), "odd": Label("odd")}
-    found = slices.slices_of(keys, labels, results, scores)
+    labels = {"even": DisplayName("even"), "odd": DisplayName("odd")}
+    found = row_scores.slices_of(keys, labels, results, scores)
     for arm in results.arms:
         cells = [one.cells[arm] for one in found]
         whole = sum(c.mean * one.count for c, one in zip(cells, found, strict=True)) / 40
@@ -70,17 +79,17 @@ def test_means_of_slices_make_up_the_mean_of_all(results: Results, scores: Score
 
 
 def test_small_slices_are_folded_and_have_no_figures_alone(
-    results: Results, scores: Scores
+    results: ComparisonResults, scores: RowScores
 ) -> None:
     keys = ["many"] * 34 + ["few"] * 4 + ["one", "two"]
-    labels = {key: Label(key) for key in ("few", "one", "two", "many")}
-    many, rest = slices.slices_of(keys, labels, results, scores)
+    labels = {key: DisplayName(key) for key in ("few", "one", "two", "many")}
+    many, rest = row_scores.slices_of(keys, labels, results, scores)
     assert (many.count, many.few, rest.label.own, rest.count) == (34, False, "all others", 6)
     assert not rest.cells and set(many.cells) == set(results.arms)
 
 
 def test_confusions_sum_to_rows_times_seeds(
-    results: Results, scores: Scores, library: IntentLibrary
+    results: ComparisonResults, scores: RowScores, library: IntentLibrary
 ) -> None:
     for arm in results.arms:
         confusion = confusion_of(arm, scores, library)
@@ -92,7 +101,9 @@ def test_confusions_sum_to_rows_times_seeds(
         assert confusion.counts.trace() >= right
 
 
-def test_confusions_by_hand(results: Results, scores: Scores, library: IntentLibrary) -> None:
+def test_confusions_by_hand(
+    results: ComparisonResults, scores: RowScores, library: IntentLibrary
+) -> None:
     confusion = confusion_of("trigger_table", scores, library)
     pairs = Counter(
         tuple(
@@ -140,7 +151,7 @@ def test_intents_have_short_names(
     plan: str, own: str, english: str, library: IntentLibrary
 ) -> None:
     [intent] = parse_plan(plan, library)
-    assert intent_label(intent, library) == Label(own, english)
+    assert intent_label(intent, library) == DisplayName(own, english)
 
 
 def test_every_admissible_intent_has_an_english_name_of_its_own(library: IntentLibrary) -> None:
@@ -153,5 +164,5 @@ def test_every_admissible_intent_has_an_english_name_of_its_own(library: IntentL
 def test_other_libraries_keep_their_own_words(library: IntentLibrary) -> None:
     other = library.model_copy(update={"name": "other"})
     assert intent_label({"工具名称": "tool_9"}, other).short == "查天气"
-    assert order_type_label("酒店") == Label("酒店", "hotel")
+    assert order_type_label("酒店") == DisplayName("酒店", "hotel")
     assert order_type_label("新").short == "新"

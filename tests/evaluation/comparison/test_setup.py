@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import toy_arms
 
-from gplan_jax.evaluation.comparison.task import parse_overrides, rows_of_files, rows_of_folds
+from gplan_jax.evaluation.comparison.setup import parse_overrides, rows_of_files, rows_of_folds
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample, write_samples
 
@@ -16,8 +16,8 @@ LIBRARY = IntentLibrary.load()
 
 def test_no_id_is_in_two_parts_of_a_fold_and_every_row_is_scored_once(world_file: Path) -> None:
     rows = rows_of_folds(world_file, LIBRARY, 3)
-    assert sorted(i for part in rows.parts for i in part.test) == list(range(len(rows.scored)))
-    for part in rows.parts:
+    assert sorted(i for fold in rows.folds for i in fold.test) == list(range(len(rows.scored)))
+    for part in rows.folds:
         sides = [part.train, part.validation, part.test]
         ids = [{rows.scored[i].id for i in side} for side in sides]
         assert all(ids) and not (ids[0] & ids[1] or ids[0] & ids[2] or ids[1] & ids[2])
@@ -36,11 +36,11 @@ def test_rows_without_a_usable_plan_are_counted(tmp_path: Path, world_rows: list
     assert rows.without_plan == (f"rows.csv, row 4 (id {samples[3].id}) has no plan",)
     [reason] = rows.not_learnt
     assert reason.startswith("rows.csv, row 6 ") and "teleport" in reason
-    scored = {i for part in rows.parts for i in part.test}
-    learnt = {i for part in rows.parts for i in (*part.train, *part.validation)}
+    scored = {i for fold in rows.folds for i in fold.test}
+    learnt = {i for part in rows.folds for i in (*part.train, *part.validation)}
     everything = set(range(len(samples)))
     assert everything - scored == {3} and everything - learnt == {3, 5}
-    assert rows.files["data"]["rows"] == len(samples) - 1
+    assert rows.data.rows == len(samples) - 1
 
 
 def test_two_files_are_one_fold_and_share_no_id(tmp_path: Path, world_rows: list[Sample]) -> None:
@@ -50,11 +50,11 @@ def test_two_files_are_one_fold_and_share_no_id(tmp_path: Path, world_rows: list
     write_samples(tmp_path / "train.csv", first)
     write_samples(tmp_path / "test.csv", second)
     rows = rows_of_files(tmp_path / "train.csv", tmp_path / "test.csv", LIBRARY)
-    [part] = rows.parts
+    [part] = rows.folds
     assert part.test == tuple(range(len(second)))
     assert sorted(part.train + part.validation) == list(range(len(first)))
-    assert rows.files["data"]["file"].endswith("test.csv")
-    assert rows.files["train_data"]["rows"] == len(first)
+    assert rows.data.file.endswith("test.csv")
+    assert rows.train_data and rows.train_data.rows == len(first)
     write_samples(tmp_path / "both.csv", [*first, second[0]])
     with pytest.raises(GplanError, match=second[0].id):
         rows_of_files(tmp_path / "both.csv", tmp_path / "test.csv", LIBRARY)

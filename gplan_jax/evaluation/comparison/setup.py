@@ -1,9 +1,8 @@
-"""What a comparison does, as data: rows, parts of each fold, arms, how much is tried."""
+"""What goes into a comparison: rows and folds, arms and settings, plans predicted elsewhere."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +11,19 @@ from typing import Any
 from gplan_jax.baselines.fitting.arms import Arm, Arms
 from gplan_jax.baselines.rows.atoms import Atoms, labelled_rows
 from gplan_jax.baselines.rows.features import InputMode
-from gplan_jax.baselines.rows.folds import Fold, check_apart, folds_by_id
+from gplan_jax.baselines.rows.folds import check_apart, folds_by_id
+from gplan_jax.evaluation.comparison.results import ComparedFile
 from gplan_jax.foundation.config import parse_config, parse_yaml
-from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import IntentLibrary, Sample, parse_plan, read_samples
+from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.files import read_jsonl
+from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, parse_plan, read_samples
 
 VALIDATION_PARTS = 7  # One of them, 14% of a fold's training rows, validates.
 
 
 @dataclass(frozen=True)
-class Part:
-    """One fold: indices of the rows to learn from, to choose by, and to predict.
+class FoldRows:
+    """A fold: indices of the rows to learn from, to choose by, and to predict.
 
     ``train`` and ``validation`` index the rows learnt from, ``test`` the rows scored; no id is in
     two of the three.
@@ -34,45 +35,46 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ComparedRows:
     """The rows of a comparison.
 
     Attributes:
         learnt: rows of the training file, ``scored`` those of the file that is predicted; with
             folds they are the same.
-        parts: the folds.
         without_plan: reasons for the rows that are neither learnt from nor scored.
         not_learnt: reasons for the rows that are scored as they are but not learnt from, since
             the library does not admit their plan.
-        files: what the rows are: {"data": {"file", "rows", "ids", "sha256"}} of the scored rows,
-            and "train_data" where that is another file.
+        data: the scored rows; ``train_data`` those learnt from, where that is another file.
     """
 
     learnt: Sequence[Sample]
     scored: Sequence[Sample]
-    parts: tuple[Part, ...]
+    folds: tuple[FoldRows, ...]
     without_plan: tuple[str, ...]
     not_learnt: tuple[str, ...]
-    files: Mapping[str, Any]
+    data: ComparedFile
+    train_data: ComparedFile | None = None
+
+    @property
+    def order(self) -> list[int]:
+        """The rows that are scored, in the order of their file."""
+        return sorted(row for fold in self.folds for row in fold.test)
 
 
 @dataclass(frozen=True)
-class Task:
+class ComparisonSetup:
     """All that a worker needs to know.
 
     Attributes:
-        rows: what is learnt from and scored.
-        arms: the arms that can take part, by name.
-        names: those that do, in the order of the table.
+        arms: the arms that can take part, by name; ``names`` those that do, in the table's order.
         overrides: arm -> values over its default settings, beneath those of a trial.
         mode: what the networks see of a row.
-        library: the intents.
         trials: each arm has the first so many of its declared ones.
         seeds: fits of the chosen trial in each fold.
         out: the results directory.
     """
 
-    rows: Rows
+    rows: ComparedRows
     arms: Arms
     names: tuple[str, ...]
     overrides: Mapping[str, Mapping[str, Any]]
@@ -83,8 +85,11 @@ class Task:
     out: Path
 
     def is_floor(self, name: str) -> bool:
-        """Whether an arm is a floor: nothing to try, and no other seed gives another result."""
-        entry = self.arms.entries[name]
+        """Whether an arm is a floor: nothing to try, and no other seed gives another result.
+
+        Arms predicted elsewhere are none.
+        """
+        entry = self.arms.entries.get(name)
         return isinstance(entry, Arm) and entry.floor
 
     def trials_of(self, name: str) -> int:
@@ -106,7 +111,7 @@ class Task:
         return parse_config(arm.settings, values, source=f"--set of {name}")
 
 
-def rows_of_folds(path: Path, library: IntentLibrary, folds: int) -> Rows:
+def rows_of_folds(path: Path, library: IntentLibrary, folds: int) -> ComparedRows:
     """One file, each row scored in the fold that holds it out.
 
     Raises:
@@ -114,17 +119,16 @@ def rows_of_folds(path: Path, library: IntentLibrary, folds: int) -> Rows:
     """
     samples = list(read_samples(path))
     planned, without = _with_plan(samples, library, path)
-    dealt = folds_by_id([samples[i] for i in planned], folds)
     usable, not_learnt = _usable(samples, library, path)
-    parts = [
-        _part(samples, [planned[i] for i in f.train], [planned[i] for i in f.test], usable, number)
-        for number, f in enumerate(dealt)
+    dealt = [
+        _fold(samples, [planned[i] for i in f.train], [planned[i] for i in f.test], usable, number)
+        for number, f in enumerate(folds_by_id([samples[i] for i in planned], folds))
     ]
-    files = {"data": _described(path, [samples[i] for i in planned])}
-    return Rows(samples, samples, tuple(parts), without, not_learnt, files)
+    data = _described(path, [samples[i] for i in planned])
+    return ComparedRows(samples, samples, tuple(dealt), without, not_learnt, data)
 
 
-def rows_of_files(train_path: Path, test_path: Path, library: IntentLibrary) -> Rows:
+def rows_of_files(train_path: Path, test_path: Path, library: IntentLibrary) -> ComparedRows:
     """Two files, the rows of the second scored: one fold.
 
     Raises:
@@ -140,12 +144,58 @@ def rows_of_files(train_path: Path, test_path: Path, library: IntentLibrary) -> 
     if not scored:
         raise GplanError(f"{test_path}: no row has a plan to score against.")
     usable, not_learnt = _usable(train, library, train_path)
-    part = _part(train, learnable, scored, usable, 0)
-    files = {
-        "data": _described(test_path, [test[i] for i in scored]),
-        "train_data": _described(train_path, train),
-    }
-    return Rows(train, test, (part,), (*no_plan, *without), not_learnt, files)
+    return ComparedRows(
+        learnt=train,
+        scored=test,
+        folds=(_fold(train, learnable, scored, usable, 0),),
+        without_plan=(*no_plan, *without),
+        not_learnt=not_learnt,
+        data=_described(test_path, [test[i] for i in scored]),
+        train_data=_described(train_path, train),
+    )
+
+
+def read_added(path: Path, rows: ComparedRows, library: IntentLibrary) -> list[str]:
+    """The plan texts that another program has predicted for the scored rows, in their order.
+
+    Its rows have "id", "text" and "label". They are matched by "row", counted from 1 in the data
+    file, where they have it, else by their order among the scored rows.
+
+    Raises:
+        GplanError: the file is broken, has other rows, or lacks one.
+        RowError: a row lacks a text, or its id or label is not that of the data's row.
+    """
+    numbers = rows.order
+    found: dict[int, str] = {}
+    form = "Each row has the strings id, text and label, as gplan evaluate writes them."
+    for line, row in enumerate(read_jsonl(path), start=1):
+        if not isinstance(row, dict):
+            raise RowError(path, line, None, "is not a JSON object", form)
+        for key in ("id", "text", "label"):
+            if not isinstance(row.get(key), str):
+                raise RowError(path, line, key, "is missing or not a string", form)
+        number = row.get("row")
+        if number is None:
+            if line > len(numbers):
+                raise GplanError(f"{path} has more than the {len(numbers)} rows that are scored.")
+            number = numbers[line - 1] + 1
+        elif not isinstance(number, int) or not 1 <= number <= len(rows.scored):
+            problem = f"is {number!r}, but the data's rows are 1 to {len(rows.scored)}"
+            raise RowError(path, line, "row", problem, form)
+        sample = rows.scored[number - 1]
+        same = f"Rows must be those of the data, row {number} here; predict that file."
+        if row["id"] != sample.id:
+            problem = f"is {row['id']!r}, but the data's row has {sample.id!r}"
+            raise RowError(path, line, "id", problem, same)
+        if parse_plan(row["label"], library) != parse_plan(sample.raw_labels, library):
+            raise RowError(path, line, "label", "is another plan than the data's row has", same)
+        found[number - 1] = canonical_plan(parse_plan(row["text"], library), library)
+    if missing := [number for number in numbers if number not in found]:
+        raise GplanError(
+            f"{path} has no prediction for {len(missing)} of the {len(numbers)} scored rows, the "
+            f"first being row {missing[0] + 1}; predict all of them with gplan evaluate."
+        )
+    return [found[number] for number in numbers]
 
 
 def parse_overrides(
@@ -172,19 +222,13 @@ def parse_overrides(
     return found
 
 
-def digest(value: Any) -> str:
-    """A short hash of what JSON can write."""
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _part(
+def _fold(
     samples: Sequence[Sample],
     train: Sequence[int],
     test: Sequence[int],
     usable: frozenset[int],
     number: int,
-) -> Part:
+) -> FoldRows:
     """A fold whose training rows are split by id once more, into what is fitted and what chooses.
 
     Raises:
@@ -198,10 +242,9 @@ def _part(
             "so that one can validate. Give more users, or ask for fewer folds."
         )
     count = min(VALIDATION_PARTS, users)
-    held: Fold = folds_by_id([samples[i] for i in learnt], count, seed=number)[0]
-    return Part(
-        tuple(learnt[i] for i in held.train), tuple(learnt[i] for i in held.test), tuple(test)
-    )
+    held = folds_by_id([samples[i] for i in learnt], count, seed=number)[0]
+    train, validation = ([learnt[i] for i in part] for part in (held.train, held.test))
+    return FoldRows(tuple(train), tuple(validation), tuple(test))
 
 
 def _with_plan(
@@ -223,10 +266,10 @@ def _usable(
     return frozenset(i for i, s in enumerate(samples) if id(s) in kept), tuple(reasons)
 
 
-def _described(path: Path, samples: Sequence[Sample]) -> dict[str, Any]:
-    return {
-        "file": str(path),
-        "rows": len(samples),
-        "ids": len({sample.id for sample in samples}),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-    }
+def _described(path: Path, samples: Sequence[Sample]) -> ComparedFile:
+    return ComparedFile(
+        file=str(path),
+        rows=len(samples),
+        ids=len({sample.id for sample in samples}),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gplan_jax.evaluation.comparison.table import (
+from gplan_jax.evaluation.comparison.comparison_table import (
     HEADINGS,
     NARROW,
     comparison_table,
@@ -12,9 +12,11 @@ from gplan_jax.evaluation.comparison.table import (
     table_rows,
     terminal_text,
 )
+from gplan_jax.evaluation.comparison.results import ComparisonAbout, ComparisonSummary
 
-ABOUT: dict[str, Any] = {
-    "data": {"file": "rows.csv", "rows": 1000, "ids": 900},
+ABOUT = ComparisonAbout.model_validate({
+    "data": {"file": "rows.csv", "rows": 1000, "ids": 900, "sha256": ""},
+    "library": "amap",
     "mode": "full",
     "folds": 5,
     "seeds": 2,
@@ -31,7 +33,7 @@ ABOUT: dict[str, Any] = {
     "rows_without_plan": 1,
     "rows_not_learnt": 0,
     "unfinished": ["lost"],
-}
+})  # fmt: skip
 
 
 def means(acc1: float, sd: float | None) -> dict[str, Any]:
@@ -42,11 +44,11 @@ def means(acc1: float, sd: float | None) -> dict[str, Any]:
 def comparison(first: str, second: str, difference: float, holds: bool) -> dict[str, Any]:
     return {
         "first": first, "second": second, "measure": "acc1", "difference": difference,
-        "holds": holds,
+        "low": 0, "high": 0, "p": 0, "p_holm": 0, "holds": holds, "method": "permutation",
     }  # fmt: skip
 
 
-SUMMARY: dict[str, Any] = {
+SUMMARY = ComparisonSummary.model_validate({
     "arms": {
         "net": means(0.6, 0.012),
         "weak": means(0.3, 0.02),
@@ -55,7 +57,7 @@ SUMMARY: dict[str, Any] = {
     },
     "beside": {
         name: {"exact": 0.1, "filter_pass": 1.0, "free_acc1": 0.58, "free_filter_pass": 0.9}
-        for name in ABOUT["arms"]
+        for name in ABOUT.arms
     },
     "comparisons": [
         comparison("net", "floor", 0.1, True),
@@ -65,14 +67,14 @@ SUMMARY: dict[str, Any] = {
     ],
     "reference": "floor",
     "method": "95% intervals over the rows",
-}
+})  # fmt: skip
 
 
 def test_marks_tell_what_holds_against_the_best_floor() -> None:
     rows = {
         name: [cell.strip() for cell in cells] for name, cells in table_rows(ABOUT, SUMMARY).items()
     }
-    assert [rows[name][0] for name in ABOUT["arms"]] == ["60.0▲", "30.0▼", "55.0", "50.0"]
+    assert [rows[name][0] for name in ABOUT.arms] == ["60.0▲", "30.0▼", "55.0", "50.0"]
     assert rows["net"][1:3] == ["57.0–63.0", "1.2"] and rows["net"][3] == "0.600"
     assert rows["net"][5:] == ["10.0", "100.0", "58.0", "90.0", "1.2M", "3.2"]
     assert rows["weak"][-2] == "1k"

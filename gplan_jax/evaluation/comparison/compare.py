@@ -1,0 +1,378 @@
+"""A whole comparison: check, fit what is missing, write the results directory."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from gplan_jax import __version__
+from gplan_jax.evaluation.comparison.comparison_table import markdown_text, terminal_text
+from gplan_jax.evaluation.comparison.fit_jobs import FitJob, all_jobs
+from gplan_jax.evaluation.comparison.results import (
+    COMPARISON,
+    CURVES,
+    MARKDOWN,
+    PREDICTIONS,
+    SUMMARY,
+    TABLE,
+    ArmCost,
+    ArmTexts,
+    ComparisonAbout,
+    ComparisonSummary,
+    CurvePoint,
+    FailedFit,
+    FoldTrials,
+    PredictedRow,
+    RowFacts,
+    SeedFit,
+    read_part,
+    seed_path,
+    trials_path,
+)
+from gplan_jax.evaluation.comparison.setup import ComparisonSetup, read_added
+from gplan_jax.evaluation.comparison.worker_pool import run_jobs
+from gplan_jax.evaluation.significance.arm_summary import (
+    ArmScores,
+    highest,
+    score_arm,
+    summarize_arms,
+)
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.extras import require_extra
+from gplan_jax.foundation.files import atomic_write, write_json, write_jsonl
+from gplan_jax.foundation.progress import ProgressBar
+from gplan_jax.gsisr import canonical_plan, facts_of, parse_plan
+
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class ComparisonOutcome:
+    """What a comparison came to; without a finished arm there is no summary."""
+
+    about: ComparisonAbout
+    summary: ComparisonSummary | None
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """An arm's plan texts, a line a seed [S][N]; the same twice where it can't be constrained."""
+
+    constrained: list[list[str]]
+    free: list[list[str]]
+
+
+def compare(
+    setup: ComparisonSetup, *, added: Mapping[str, Path], workers: int, command: str = ""
+) -> ComparisonOutcome:
+    """Fits what is missing in ``setup.out`` and writes the results.
+
+    Args:
+        setup: what is compared.
+        added: arms predicted elsewhere, name -> predictions.jsonl.
+        workers: processes; on an accelerator one, whatever is given.
+        command: how the comparison was called, kept in comparison.json.
+
+    Raises:
+        GplanError: the directory is of another comparison, an arm declares fewer trials than the
+            others, an added file does not fit, an extra is not installed, or the rows have fewer
+            than two ids.
+    """
+    # What the statistics need, before hours of fitting.
+    require_extra(["statsmodels"], "baselines", "tests and intervals between arms")
+    for name in setup.names:
+        if (declared := len(setup.arms[name].trials)) < setup.trials_of(name):
+            raise GplanError(
+                f"{name} declares {declared} trials; compare with --trials {declared}, so that all "
+                "arms have the same number."
+            )
+    if clash := sorted(set(added) & set(setup.arms)):
+        raise GplanError(f"--add {clash[0]}=...: an arm of this name is known; choose another.")
+    extra = {name: [read_added(path, setup.rows, setup.library)] for name, path in added.items()}
+    with _alone_in(setup.out):
+        about = _open(setup, command)
+        hardware, failures = _fit_all(setup, workers)
+
+        # The arms that are finished, those of earlier runs included.
+        names = [name for name in setup.arms if name in about.set]
+        folds = range(len(setup.rows.folds))
+        finished = [
+            name
+            for name in names
+            if all(
+                FitJob(name, fold, seed).is_done(setup.out)
+                for fold in folds
+                for seed in range(setup.seeds_of(name))
+            )
+        ]
+        floors = [name for name in finished if setup.is_floor(name)]
+        about = about.model_copy(
+            update={
+                "arms": [*(name for name in finished if name not in floors), *extra, *floors],
+                "titles": {n: setup.arms[n].title for n in finished} | {n: n for n in extra},
+                "floors": floors,
+                "added": list(extra),
+                "unfinished": [name for name in names if name not in finished],
+                "failures": failures,
+                "hardware": hardware or about.hardware,
+            }
+        )
+        if not about.arms:
+            _write_about(setup.out, about)
+            return ComparisonOutcome(about, None)
+        return _write_results(setup, about, extra)
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Keeps a second command out of the directory; the system lets go however this one ends."""
+    if out.is_file():
+        raise GplanError(f"{out} is a file; name a new directory.")
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise GplanError(f"Another gplan baseline is at work in {out}; wait for it.") from None
+        yield
+
+
+def _write_about(out: Path, about: ComparisonAbout) -> None:
+    write_json(out / COMPARISON, about.model_dump(exclude_none=True))
+
+
+def _open(setup: ComparisonSetup, command: str) -> ComparisonAbout:
+    """Makes the results directory, or checks that it is of this comparison; its comparison.json."""
+    declared = {}
+    for name in setup.names:
+        arm = setup.arms[name]
+        declared[name] = _digest(
+            {"defaults": arm.settings().model_dump(mode="json"), "trials": arm.trials}
+        )
+    about = ComparisonAbout(
+        data=setup.rows.data,
+        train_data=setup.rows.train_data,
+        mode=setup.mode.value,
+        folds=len(setup.rows.folds),
+        seeds=setup.seeds,
+        trials=setup.trials,
+        arms=list(setup.names),
+        titles={},
+        library=setup.library.name,
+        library_digest=_digest(setup.library.model_dump(mode="json")),
+        set={name: dict(setup.overrides.get(name, {})) for name in setup.names},
+        declared=declared,
+        rows_without_plan=len(setup.rows.without_plan),
+        rows_not_learnt=len(setup.rows.not_learnt),
+        unfinished=list(setup.names),
+        version=__version__,
+        command=command,
+    )
+    if (setup.out / COMPARISON).exists():
+        before = read_part(ComparisonAbout, setup.out / COMPARISON)
+        _check_same(before, about, setup.out)
+        about = about.model_copy(
+            update={
+                "set": {**before.set, **about.set},
+                "declared": {**before.declared, **about.declared},
+                "hardware": before.hardware,
+            }
+        )
+        for half in setup.out.rglob(".*.*"):  # What a kill left of files that were being written.
+            if half.is_file():
+                half.unlink()
+    elif any(entry.name != LOCK for entry in setup.out.iterdir()):
+        raise GplanError(
+            f"{setup.out} holds something else than a comparison; name a new directory."
+        )
+    _write_about(setup.out, about)
+    return about
+
+
+def _digest(value: Any) -> str:
+    """A short hash of what JSON can write."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _check_same(before: ComparisonAbout, now: ComparisonAbout, out: Path) -> None:
+    """Refuses a directory that was made with other data or options, naming each difference."""
+    sums = [about.train_data and about.train_data.sha256 for about in (before, now)]
+    odd = []
+    if before.data.sha256 != now.data.sha256:
+        odd.append("another --data")
+    if sums[0] != sums[1]:
+        odd.append("another --test")
+    for key in ("mode", "folds", "seeds", "trials"):
+        old, new = getattr(before, key), getattr(now, key)
+        if old != new:
+            odd.append(f"--{key} {old} (now {new})")
+    if before.library_digest != now.library_digest:
+        odd.append("another --library")
+    for name in sorted(set(before.set) & set(now.set)):
+        if before.set[name] != now.set[name]:
+            odd.append(f"--set {before.set[name]} of {name} (now {now.set[name]})")
+        if before.declared.get(name) != now.declared[name]:
+            odd.append(f"other defaults or trials of {name}")
+    if odd:
+        raise GplanError(
+            f"{out} is of another comparison: it was made with {', '.join(odd)}. Name a new --out, "
+            "or give the options it was made with."
+        )
+
+
+def _fit_all(setup: ComparisonSetup, workers: int) -> tuple[str, list[FailedFit]]:
+    """Does all jobs that are not done; the hardware they ran on and the failures."""
+    jobs = all_jobs(setup)
+    pending = [job for job in jobs if not job.is_done(setup.out)]
+    if not pending:
+        return "", []
+    hardware, failures = "", []
+    best: dict[str, float] = {}
+    with ProgressBar("Fits", len(jobs), start=len(jobs) - len(pending)) as bar:
+        for result in run_jobs(setup, pending, workers):
+            job = result.job
+            hardware = result.hardware or hardware
+            if result.reason:
+                failures.append(
+                    FailedFit(arm=job.arm, fold=job.fold, seed=job.seed, reason=result.reason)
+                )
+                continue
+            if result.acc1 is not None and not setup.is_floor(job.arm):
+                best[job.arm] = max(best.get(job.arm, 0.0), result.acc1)
+            what = f"seed {job.seed}" if job.trial is None else f"trial {job.trial + 1}"
+            note = f"{job.arm}, fold {job.fold + 1}, {what}"
+            if best:
+                top = max(best, key=lambda name: best[name])
+                note += f"; best on validation rows: {top} {100 * best[top]:.1f}"
+            bar.advance(note)
+    return hardware, failures
+
+
+def _write_results(
+    setup: ComparisonSetup, about: ComparisonAbout, extra: Mapping[str, list[list[str]]]
+) -> ComparisonOutcome:
+    """Writes predictions, curves, summary and tables of the arms that ``about`` names."""
+    out, rows = setup.out, setup.rows
+    texts = {name: _Texts(given, given) for name, given in extra.items()}
+    costs: dict[str, ArmCost] = {}
+    curves: dict[str, list[CurvePoint]] = {}
+    for name in about.arms:
+        if name not in extra:
+            texts[name], costs[name], curves[name] = _read_arm(setup, name)
+
+    # Scores of the constrained plans, and the means that stand beside what is tested.
+    labels = [rows.scored[row].raw_labels for row in rows.order]
+    scores: dict[str, ArmScores] = {}
+    beside: dict[str, dict[str, float]] = {}
+    for name in about.arms:
+        scores[name] = score_arm(texts[name].constrained, labels, setup.library)
+        free = scores[name]
+        if texts[name].free != texts[name].constrained:
+            free = score_arm(texts[name].free, labels, setup.library)
+        beside[name] = {
+            "exact": float(scores[name]["exact"].mean()),
+            "filter_pass": float(scores[name]["filter_pass"].mean()),
+            "free_acc1": float(free["acc1"].mean()),
+            "free_filter_pass": float(free["filter_pass"].mean()),
+        }
+    # The best floor by Acc@1, of equals by NES: so the first intents of `gradient_boosting` are not
+    # told from `gradient_boosting_first`.
+    summary = ComparisonSummary(
+        **dict(
+            summarize_arms(
+                scores,
+                [rows.scored[row].id for row in rows.order],
+                reference=highest(scores, about.floors, ("acc1", "nes")),
+            )
+        ),
+        beside=beside,
+    )
+    about = about.model_copy(update={"costs": costs})
+
+    lines = _predicted_rows(setup, {name: texts[name] for name in about.arms})
+    write_jsonl(out / PREDICTIONS, (line.model_dump() for line in lines))
+    points = {n: [point.model_dump() for point in curve] for n, curve in curves.items() if curve}
+    write_json(out / CURVES, points)
+    write_json(out / SUMMARY, summary.model_dump())
+    tables = {TABLE: terminal_text(about, summary), MARKDOWN: markdown_text(about, summary)}
+    for file, text in tables.items():
+        with atomic_write(out / file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    _write_about(out, about)
+    return ComparisonOutcome(about, summary)
+
+
+def _read_arm(setup: ComparisonSetup, name: str) -> tuple[_Texts, ArmCost, list[CurvePoint]]:
+    """An arm's predictions in the order of the scored rows, its costs and its curves.
+
+    The curves are those of the chosen trials, one a fold, which show a validation loss; without
+    trials they are those of the fits that predict. The size is the largest over the folds
+    (vocabularies differ), the seconds the median of a fit.
+
+    Raises:
+        GplanError: a file holds other rows than its fold.
+    """
+
+    def points(fold: int, seed: int, curve: list[dict[str, Any]]) -> list[CurvePoint]:
+        return [CurvePoint(**{**point, "fold": fold, "seed": seed}) for point in curve]
+
+    curves: list[CurvePoint] = []
+    for fold in range(len(setup.rows.folds)):
+        trials = read_part(FoldTrials, trials_path(setup.out, name, fold))
+        curves += points(fold, 0, trials.trials[trials.chosen].curve)
+    of_trials = bool(curves)
+    texts, fits = _Texts([], []), []
+    for seed in range(setup.seeds_of(name)):
+        constrained: dict[int, str] = {}
+        free: dict[int, str] = {}
+        for fold, parts in enumerate(setup.rows.folds):
+            path = seed_path(setup.out, name, fold, seed)
+            fit = read_part(SeedFit, path)
+            if fit.rows != list(parts.test):
+                raise GplanError(f"{path} is of other rows than its fold; remove the file.")
+            constrained |= dict(zip(fit.rows, fit.constrained, strict=True))
+            free |= dict(zip(fit.rows, fit.free, strict=True))
+            curves += [] if of_trials else points(fold, seed, fit.curve)
+            fits.append(fit)
+        texts.constrained.append([constrained[row] for row in setup.rows.order])
+        texts.free.append([free[row] for row in setup.rows.order])
+    cost = ArmCost(
+        parameters=max(fit.parameters or 0 for fit in fits),
+        seconds=median(fit.seconds or 0.0 for fit in fits),
+    )
+    return texts, cost, curves
+
+
+def _predicted_rows(setup: ComparisonSetup, texts: Mapping[str, _Texts]) -> Iterator[PredictedRow]:
+    """The lines of predictions.jsonl."""
+    fold_of = {row: fold for fold, parts in enumerate(setup.rows.folds) for row in parts.test}
+    for place, row in enumerate(setup.rows.order):
+        sample = setup.rows.scored[row]
+        facts = facts_of(sample)
+        label = canonical_plan(parse_plan(sample.raw_labels, setup.library), setup.library)
+        yield PredictedRow(
+            row=row + 1,
+            id=sample.id,
+            label=label,
+            fold=fold_of[row],
+            facts=RowFacts(
+                order_type=facts.order_type,
+                hour=facts.hour,
+                order_distance=facts.order_distance,
+            ),
+            arms={
+                name: ArmTexts(
+                    constrained=[line[place] for line in arm.constrained],
+                    free=[line[place] for line in arm.free],
+                )
+                for name, arm in texts.items()
+            },
+        )

@@ -1,0 +1,156 @@
+"""The table of a comparison: arms, below the rule the floors, and how to read it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gplan_jax.evaluation.comparison.results import ArmCost, ComparisonAbout, ComparisonSummary
+
+NOTHING = "–"
+ABOVE, BELOW, NO_MARK = "▲", "▼", "\N{NO-BREAK SPACE}"  # Figures stay below one another.
+WIDTH = 120
+HEADINGS = (
+    "Acc@1\n%", "95% over\nrows", "± sd of\nseeds", "NDCG@3", "NES", "Exact\n%", "Filter\n%",
+    "free:\nAcc@1 %", "free:\nfilter %", "Para-\nmeters", "Sec.\na fit",
+)  # fmt: skip
+NARROW = 5  # So many columns of figures fit into 80 characters.
+
+
+def table_rows(about: ComparisonAbout, summary: ComparisonSummary) -> dict[str, list[str]]:
+    """Arm -> its cells under HEADINGS; figures that differ from the reference carry a mark."""
+    marks: dict[tuple[str, str], str] = {}
+    for found in summary.comparisons:
+        better = found.difference > 0
+        if found.holds and found.second == summary.reference:
+            marks[found.first, found.measure] = ABOVE if better else BELOW
+        elif found.holds and found.first == summary.reference:
+            marks[found.second, found.measure] = BELOW if better else ABOVE
+    rows = {}
+    for name in about.arms:
+        means, beside = summary.arms[name], summary.beside[name]
+        acc1, cost = means["acc1"], about.costs.get(name, ArmCost())
+        free = [NOTHING] * 2
+        if name not in about.floors and name not in about.added:
+            free = [_percent(beside["free_acc1"]), _percent(beside["free_filter_pass"])]
+        size = cost.parameters or 0
+        rows[name] = [
+            _percent(acc1.mean) + marks.get((name, "acc1"), NO_MARK),
+            f"{_percent(acc1.low)}–{_percent(acc1.high)}",
+            NOTHING if acc1.seed_sd is None else _percent(acc1.seed_sd),
+            f"{means['ndcg3'].mean:.3f}" + marks.get((name, "ndcg3"), NO_MARK),
+            f"{means['nes'].mean:.3f}" + marks.get((name, "nes"), NO_MARK),
+            _percent(beside["exact"]),
+            _percent(beside["filter_pass"]),
+            *free,
+            NOTHING if not size else f"{size / 1e6:.1f}M" if size >= 1e6 else f"{size / 1e3:.0f}k",
+            NOTHING if cost.seconds is None else f"{cost.seconds:.1f}",
+        ]
+    return rows
+
+
+def comparison_table(
+    about: ComparisonAbout, summary: ComparisonSummary, width: int = WIDTH
+) -> Table:
+    """The table for a terminal; one below 120 characters shows the first figures only.
+
+    Other arguments as in ``table_rows``.
+    """
+    columns = len(HEADINGS) if width >= WIDTH else NARROW
+    table = Table(
+        caption=caption(about, summary),
+        caption_justify="left",
+        box=box.HORIZONTALS,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("", no_wrap=True)
+    for heading in HEADINGS[:columns]:
+        table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
+    rows = table_rows(about, summary)
+    for floors in (False, True):
+        for name, cells in rows.items():
+            if (name in about.floors) == floors:
+                title = Text(about.titles[name], style="" if floors else "bold")
+                table.add_row(title, *cells[:columns])
+        table.add_section()
+    return table
+
+
+def terminal_text(about: ComparisonAbout, summary: ComparisonSummary) -> str:
+    """The table as table.txt holds it."""
+    out = io.StringIO()
+    Console(file=out, width=WIDTH, color_system=None).print(comparison_table(about, summary))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def markdown_text(about: ComparisonAbout, summary: ComparisonSummary) -> str:
+    """The table as table.md holds it; floors come last and are named as such."""
+    heads = [heading.replace("-\n", "").replace("\n", " ") for heading in HEADINGS]
+    lines = [_line(["", *heads]), _line(["---", *["---:"] * len(heads)])]
+    rows = table_rows(about, summary)
+    for name in sorted(rows, key=lambda name: name in about.floors):
+        title = about.titles[name].replace("|", "/")
+        title = f"{title} (floor)" if name in about.floors else f"**{title}**"
+        lines.append(_line([title, *rows[name]]))
+    return "\n".join([*lines, "", caption(about, summary), ""])
+
+
+def caption(about: ComparisonAbout, summary: ComparisonSummary) -> str:
+    """What was compared and how, in the words that stand below the table."""
+    data, reference = about.data, summary.reference
+    names = about.titles
+    if about.folds > 1:
+        split = f"{about.folds} folds by id"
+    else:
+        split = f"learnt from {about.train_data.file if about.train_data else data.file}"
+    seen = "the whole row" if about.mode == "full" else "profile and histories, no context"
+    parts = [
+        f"{data.file}: {data.rows:,} rows of {data.ids:,} ids, {split}; arms see {seen}.",
+    ]
+    if len(about.arms) > len(about.floors) + len(about.added):
+        parts.append(
+            f"Each network: {_many(about.trials, 'trial')} in each fold, the best on held-out "
+            f"training ids fitted to all training rows with {_many(about.seeds, 'seed')}."
+        )
+    parts.append(
+        "Constrained decoding, free decoding where it says so; filter: plans that pass the rule "
+        "filter."
+    )
+    if reference in about.floors:
+        parts.append(
+            f"{ABOVE} {BELOW}: better or worse than the best floor, {names[reference]}, after "
+            "Holm's correction; without a mark the difference may be chance."
+        )
+    if about.added:
+        added = ", ".join(names[name] for name in about.added)
+        parts.append(f"Predicted elsewhere, one seed, as decoded there: {added}.")
+    for count, words in (
+        (about.rows_without_plan, "without a plan: left out"),
+        (
+            about.rows_not_learnt,
+            "with a plan that the library does not admit: scored, not learnt from",
+        ),
+    ):
+        if count:
+            parts.append(f"{_many(count, 'row')} {words}.")
+    if about.unfinished:
+        parts.append(f"Not in the table, as fits are missing: {', '.join(about.unfinished)}.")
+    return " ".join([*parts, summary.method[:1].upper() + summary.method[1:] + "."])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.strip() for cell in cells) + " |"

@@ -1,0 +1,200 @@
+"""Worker processes that do fits: one thread of computation each, on an accelerator one worker.
+
+Each worker is a process pool of one process. So a fit can be given to the process that has compiled
+its arm's training step, and a process that dies takes no fit but its own with it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for_end
+from pathlib import Path
+
+from gplan_jax.evaluation.comparison.fit_jobs import FitJob, choose_trial, next_job, run_fit
+from gplan_jax.evaluation.comparison.setup import ComparisonSetup
+from gplan_jax.foundation.errors import GplanError
+
+LOG = "workers.log"
+_ONE_THREAD = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC"), "1"),
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+}
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What became of a job: with a ``reason`` it failed, else its file is written.
+
+    Attributes:
+        acc1: of a trial, on the validation rows.
+        hardware: what it ran on, "" where its process is dead.
+    """
+
+    job: FitJob
+    acc1: float | None = None
+    hardware: str = ""
+    reason: str = ""
+
+
+def run_jobs(setup: ComparisonSetup, jobs: list[FitJob], workers: int) -> Iterator[FitResult]:
+    """Does ``jobs`` in up to ``workers`` processes and yields the results as they come.
+
+    Where a fold's trial or first seed fails, or its process dies, the rest of that fold is dropped,
+    so that a cause shows once; all else goes on.
+
+    Raises:
+        GplanError: a worker ended before it could do anything.
+    """
+    pending, staff = list(jobs), [_Worker(setup)]
+    failed: set[tuple[str, int]] = set()
+    try:
+        try:
+            on_cpu = staff[0].hardware.result()[0] == "cpu"
+        except BrokenProcessPool:
+            reason = staff[0].end()
+            raise GplanError(
+                f"A worker could not start: {reason}. {LOG} has what it printed."
+            ) from None
+        while True:
+            # Hand out: each idle worker its favourite among the fits that can be done now.
+            running = [worker.job for worker in staff if worker.job]
+            wanted = min(workers if on_cpu else 1, len(running) + len(pending))
+            staff += [_Worker(setup) for _ in range(wanted - len(staff))]
+            for worker in staff:
+                running = [worker.job for worker in staff if worker.job]
+                if worker.job is None:
+                    busy = {job.arm for job in running}
+                    if job := next_job(pending, running, worker.last_arm, busy):
+                        pending.remove(job)
+                        if job.trial is None:
+                            choose_trial(setup, job.arm, job.fold)
+                        worker.give(job)
+            if not any(worker.job for worker in staff):
+                return
+            # Collect.
+            done, _ = wait([w.fit for w in staff if w.job and w.fit], return_when=FIRST_COMPLETED)
+            for worker in [worker for worker in staff if worker.fit in done]:
+                assert worker.job and worker.fit
+                try:
+                    result = worker.fit.result()
+                except BrokenProcessPool:
+                    staff.remove(worker)
+                    reason = f"{worker.end()} ({LOG} has what it printed)"
+                    result = FitResult(worker.job, reason=reason)
+                worker.job = worker.fit = None
+                if result.reason and not result.job.seed:
+                    if result.job.place in failed:
+                        continue  # Another trial of the fold has said so.
+                    failed.add(result.job.place)
+                    pending = [job for job in pending if job.place != result.job.place]
+                yield result
+    finally:
+        for worker in staff:
+            worker.process.kill()
+            worker.pool.shutdown()
+
+
+class _Worker:
+    """A process that is started anew (spawn), and what it does.
+
+    Its threads are limited by its environment, which must stand before it imports JAX.
+    """
+
+    def __init__(self, setup: ComparisonSetup) -> None:
+        setup.out.mkdir(parents=True, exist_ok=True)
+        self.pool = ProcessPoolExecutor(
+            1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin,
+            initargs=(setup, setup.out / LOG),
+        )
+        before = {name: os.environ.get(name) for name in _ONE_THREAD}
+        others = set(multiprocessing.active_children())
+        try:
+            for name, value in _ONE_THREAD.items():
+                flags = before[name] if name == "XLA_FLAGS" else None
+                os.environ[name] = f"{flags} {value}" if flags else value
+            self.hardware: Future[tuple[str, str]] = self.pool.submit(_hardware)
+        finally:
+            for name, old in before.items():
+                os.environ.pop(name)
+                if old is not None:
+                    os.environ[name] = old
+        # The pool tells neither exit code nor how to end a fit that goes on; the process does.
+        [self.process] = set(multiprocessing.active_children()) - others
+        self.job: FitJob | None = None
+        self.fit: Future[FitResult] | None = None
+        self.last_arm: str | None = None
+
+    def give(self, job: FitJob) -> None:
+        """Has the worker do a job; where its process has died meanwhile, ``fit`` says so."""
+        self.job, self.last_arm = job, job.arm
+        try:
+            self.fit = self.pool.submit(_work, job)
+        except BrokenProcessPool as error:
+            self.fit = Future()
+            self.fit.set_exception(error)
+
+    def end(self) -> str:
+        """Waits until the process is gone, and says how it went."""
+        self.pool.shutdown()
+        self.process.join()
+        if self.process.exitcode == -signal.SIGKILL:
+            return "its process was killed; is the memory short?"
+        return f"its process ended with exit code {self.process.exitcode}"
+
+
+# What follows runs in the worker's process.
+_setup: ComparisonSetup
+
+
+def _begin(setup: ComparisonSetup, log: Path) -> None:
+    """Makes a new process a worker: what it prints goes into the log, and it ends with its parent.
+
+    Ctrl-C reaches the parent too, which ends its workers.
+    """
+    global _setup
+    _setup = setup
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with log.open("a", buffering=1, encoding="utf-8") as out:
+        os.dup2(out.fileno(), sys.stdout.fileno())
+        os.dup2(out.fileno(), sys.stderr.fileno())
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker is a child process"
+    wait_for_end([parent.sentinel])
+    os._exit(1)
+
+
+def _hardware() -> tuple[str, str]:
+    import jax
+
+    return jax.default_backend(), jax.devices()[0].device_kind
+
+
+def _work(job: FitJob) -> FitResult:
+    """Does a job; errors become words here, as some can't be sent to another process."""
+    backend, device = _hardware()
+    hardware = f"{backend} ({device})"
+    try:
+        return FitResult(job, run_fit(_setup, job), hardware)
+    except Exception as error:
+        traceback.print_exc()
+        reason = str(error)
+        if not isinstance(error, GplanError):
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}, line {place.lineno}"
+            reason = f"{type(error).__name__}: {error} ({where})"
+        return FitResult(job, hardware=hardware, reason=reason)
