@@ -1,4 +1,7 @@
-"""A run's step with shapes in place of values: no weights, no rows, no devices needed."""
+"""A run's step with shapes in place of values: no weights, no rows, no devices needed.
+
+And what its forward pass keeps for the backward pass, traced from the model.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -16,11 +20,12 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.models import Qwen3
 from gplan_jax.models.checkpoints.model_directory import read_config
 from gplan_jax.models.layers.sharding import named_shardings
+from gplan_jax.models.qwen3.cache import LayeredContext
 from gplan_jax.models.qwen3.config import Qwen3Config
 from gplan_jax.models.qwen3.model import abstract_qwen3
 from gplan_jax.reasoning import GSISR_LATENTS
 from gplan_jax.training.hosts.mesh import check_mesh
-from gplan_jax.training.memory.batch_shape import BatchShape, abstract_batch
+from gplan_jax.training.memory.batch_shape import BatchShape, abstract_batch, levels_of_row
 from gplan_jax.training.steps.assembly import (
     add_adapters,
     curriculum_of,
@@ -159,4 +164,66 @@ def _laid_out(tree: Any, shardings: Any) -> Any:
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         tree,
         shardings,
+    )
+
+
+def kept_activation_bytes(
+    model: Qwen3, config: TrainConfig, batch: BatchShape, row_parts: int
+) -> float:
+    """Bytes that the rows of one micro-batch on one device keep in all layers.
+
+    They are the residuals of ``jax.vjp`` of the layers, but for weights and the shared prefix,
+    which are there anyway; keys and values of the segments of a pair are among them. The remat
+    policy decides; a tensor axis is not taken into account, so with one this is an upper bound.
+
+    Args:
+        model: of shapes; its ``remat`` and ``kernel`` are used.
+        batch: padded sizes of the whole batch.
+        row_parts: devices that split the rows of a micro-batch.
+    """
+    if model.remat == "offload":
+        return 0.0
+    rows = batch.rows // config.accumulation_steps // row_parts
+    shape = model.config
+    if model.kernel == "cudnn":
+        # It wants a GPU to be traced; another flash kernel keeps as much.
+        model = nnx.merge(*nnx.split(model))
+        model.kernel = "xla" if shape.head_dim % 128 else "splash"
+    graphdef, params, *frozen = nnx.split(model, *trained_filters(config))
+    prefix: Any = ()
+    if batch.prefix:
+        heads = (shape.num_key_value_heads, shape.head_dim)
+        keys = jax.ShapeDtypeStruct(
+            (shape.num_hidden_layers, 1, batch.prefix, *heads), model.compute_dtype
+        )
+        prefix = ((keys, keys),)
+    levels = [
+        (
+            jax.ShapeDtypeStruct((rows * count, tokens), jnp.int32),
+            jax.ShapeDtypeStruct((rows * count,), jnp.int32),
+        )
+        for count, tokens in levels_of_row(batch)
+    ]
+
+    def pull_back(params: Any, prefix: Any, frozen: Any, levels: Any) -> Any:
+        def run(params: Any, prefix: Any) -> jax.Array:
+            model = nnx.merge(graphdef, params, *frozen)
+            seen = jnp.full(1, batch.prefix)
+            contexts = [LayeredContext(key, value, seen) for key, value in prefix]
+            *inner, (tokens, lengths) = levels
+            for segments, ends in inner:
+                _, kept = model.branch(segments, ends, contexts, keep=True)
+                assert kept is not None
+                contexts.append(kept)
+            return model.branch(tokens, lengths, contexts)[0]
+
+        return jax.vjp(run, params, prefix)[1]
+
+    traced = jax.eval_shape(pull_back, params, prefix, frozen, levels)
+    residuals = jax.tree.leaves(traced)
+    inputs = {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((params, prefix, frozen))}
+    return sum(
+        leaf.size * np.dtype(leaf.dtype).itemsize
+        for leaf in residuals
+        if (leaf.shape, leaf.dtype) not in inputs
     )

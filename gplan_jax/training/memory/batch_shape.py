@@ -18,8 +18,6 @@ from gplan_jax.training.steps.train_config import TrainConfig
 
 # Tokens that a part of a public row has at most, docs/memory.md.
 SPELT_RESPONSE, LATENT_RESPONSE, CONTEXT = 311, 142, 165
-Fields = dict[str, tuple[tuple[int, ...], Any]]
-"""Name of an array -> its shape and dtype."""
 
 
 @dataclass(frozen=True)
@@ -187,48 +185,34 @@ def levels_of_row(batch: BatchShape) -> tuple[tuple[int, int], ...]:
 
 def abstract_batch(shape: BatchShape, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """The arrays of a batch as shapes, laid out over ``mesh`` as ``mesh.put_batch`` does."""
-    rows = NamedSharding(mesh, partition_spec("batch"))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    sizes = _pair_fields(shape) if shape.sequences > 1 else _row_fields(shape)
-    batch = {
-        name: jax.ShapeDtypeStruct(size, dtype, sharding=rows)
-        for name, (size, dtype) in sizes.items()
-    }
-    if shape.prefix:
-        batch["prefix"] = jax.ShapeDtypeStruct((shape.prefix,), jnp.int32, sharding=everywhere)
-        batch["prefix_length"] = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
-    return batch
-
-
-def _row_fields(shape: BatchShape) -> Fields:
-    responses = (shape.rows, shape.responses)
-    return {
-        "tokens": ((shape.rows, shape.tokens), jnp.int32),
-        "lengths": ((shape.rows,), jnp.int32),
-        "targets": (responses, jnp.int32),
-        "target_positions": (responses, jnp.int32),
-        "sections": (responses, jnp.int8),
-    }
-
-
-def _pair_fields(shape: BatchShape) -> Fields:
-    """What ``preference_objective`` reads of the rows of a batch."""
+    # Of a pair, what ``preference_objective`` reads: two contexts with two responses each.
     pairs, contexts = (shape.rows,), (shape.rows, CONTEXTS)
-    sequences = (*contexts, RESPONSES)
+    of_pair = shape.sequences > 1
+    sequences = (*contexts, RESPONSES) if of_pair else pairs
     responses = (*sequences, shape.responses)
-    fields: Fields = {
+    fields: dict[str, tuple[tuple[int, ...], Any]] = {
         "tokens": ((*sequences, shape.tokens), jnp.int32),
         "lengths": (sequences, jnp.int32),
         "targets": (responses, jnp.int32),
         "target_positions": (responses, jnp.int32),
-        "supervised": (responses, jnp.int8),
-        "reference": (sequences, jnp.float32),
+        "supervised" if of_pair else "sections": (responses, jnp.int8),
     }
-    if not shape.shared:
-        return fields
-    return fields | {
-        "shared_tokens": ((*pairs, shape.shared), jnp.int32),
-        "shared_lengths": (pairs, jnp.int32),
-        "context_tokens": ((*contexts, shape.context), jnp.int32),
-        "context_lengths": (contexts, jnp.int32),
+    if of_pair:
+        fields["reference"] = (sequences, jnp.float32)
+    if shape.shared:
+        fields |= {
+            "shared_tokens": ((*pairs, shape.shared), jnp.int32),
+            "shared_lengths": (pairs, jnp.int32),
+            "context_tokens": ((*contexts, shape.context), jnp.int32),
+            "context_lengths": (contexts, jnp.int32),
+        }
+    rows = NamedSharding(mesh, partition_spec("batch"))
+    batch = {
+        name: jax.ShapeDtypeStruct(size, dtype, sharding=rows)
+        for name, (size, dtype) in fields.items()
     }
+    if shape.prefix:
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        batch["prefix"] = jax.ShapeDtypeStruct((shape.prefix,), jnp.int32, sharding=everywhere)
+        batch["prefix_length"] = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+    return batch

@@ -1,35 +1,14 @@
-"""What a training step needs on devices that need not be here: memory, work, traffic, time.
-
-The step is the run's own (``abstract_step``), compiled ahead of time; memory and the module's text
-come from the compiler. Nothing is executed.
-"""
+"""A memory plan as data: what one configuration needs on one topology, and what bounds its step."""
 
 from __future__ import annotations
 
-import contextlib
-import math
-import re
-import tempfile
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import jax
-import numpy as np
-from jax.sharding import Mesh
-
-from gplan_jax.foundation import GplanError
-from gplan_jax.models.layers.sharding import LOGICAL_AXES, axis_size
 from gplan_jax.models.qwen3.config import Qwen3Config
-from gplan_jax.training.hosts.mesh import mesh_shape
-from gplan_jax.training.memory.abstract_step import AbstractStep, abstract_step
-from gplan_jax.training.memory.batch_shape import BatchShape, RowLengths, batch_shape, segments
-from gplan_jax.training.memory.hlo_costs import HloCosts, hlo_costs
-from gplan_jax.training.memory.hlo_module import parse_module
-from gplan_jax.training.memory.kept_activations import kept_activation_bytes
-from gplan_jax.training.memory.topologies import Chip, Topology, local_chip, topology_mesh
+from gplan_jax.training.memory.batch_shape import BatchShape, RowLengths, segments
+from gplan_jax.training.memory.hlo_costs import HloCosts
+from gplan_jax.training.memory.topologies import Chip, Topology
 from gplan_jax.training.steps.train_config import TrainConfig
 
 
@@ -61,15 +40,8 @@ class Memory:
 
     @property
     def peak(self) -> float:
-        return (
-            self.weights
-            + self.optimizer
-            + self.batch
-            + self.gradients
-            + self.activations
-            + self.temporaries
-            + self.code
-        )
+        state = self.weights + self.optimizer + self.batch + self.code
+        return state + self.gradients + self.activations + self.temporaries
 
 
 @dataclass(frozen=True)
@@ -161,68 +133,6 @@ def roofline(chip: Chip, costs: HloCosts, useful_flops: float) -> Roofline:
     )
 
 
-def plan_memory(
-    config: TrainConfig, shape: Qwen3Config, topology: Topology, lengths: RowLengths
-) -> MemoryPlan:
-    """Plans one configuration: compiled where a compiler for the chip is here, else estimated.
-
-    Raises:
-        GplanError: libtpu is missing, or the run does not divide by the mesh.
-    """
-    from gplan_jax.training.memory.estimate import estimate
-
-    chip = topology.chip
-    if chip is not None and chip.platform == "gpu" and not _is_here(topology):
-        return estimate(config, shape, topology, lengths)
-    mesh = topology_mesh(topology, config.mesh)
-    batch = batch_shape(config, lengths)
-    built = abstract_step(config, shape, mesh, batch, platform=mesh.devices.flat[0].platform)
-    common: dict[str, Any] = {
-        "topology": topology,
-        "config": config,
-        "shape": shape,
-        "mesh": mesh_shape(config.mesh, topology.devices),
-        "batch": batch,
-        "kernel": built.model.kernel,
-        "source": "compiled",
-        "capacity": chip.memory if chip else 0.0,
-        "useful_flops": useful_flops(shape, config, lengths),
-    }
-    begin = time.perf_counter()
-    with jax.set_mesh(mesh):
-        lowered = built.lower()
-    lowered_at = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="gplan-plan-") as dump:
-        try:
-            with jax.set_mesh(mesh), _fresh_compilation():
-                compiled = lowered.compile(compiler_options={"xla_dump_to": dump})
-        except jax.errors.JaxRuntimeError as error:
-            needed = _needed_bytes(str(error))
-            if needed is None:
-                raise
-            seconds = time.perf_counter() - lowered_at
-            return MemoryPlan(
-                **common,
-                memory=None,
-                needed=needed,
-                lower_seconds=lowered_at - begin,
-                compile_seconds=seconds,
-            )
-        seconds = time.perf_counter() - lowered_at
-        text = _module_text(Path(dump), compiled)
-    memory = _memory(built, compiled.memory_analysis(), config, mesh, batch)
-    analysis = compiled.cost_analysis() or {}
-    return MemoryPlan(
-        **common,
-        memory=memory,
-        needed=memory.peak,
-        xla_flops=analysis.get("flops"),
-        costs=hlo_costs(parse_module(text)),
-        lower_seconds=lowered_at - begin,
-        compile_seconds=seconds,
-    )
-
-
 def useful_flops(shape: Qwen3Config, config: TrainConfig, lengths: RowLengths) -> float:
     """FLOPs that a step's rows need on all devices, without padding or recomputation.
 
@@ -245,82 +155,3 @@ def useful_flops(shape: Qwen3Config, config: TrainConfig, lengths: RowLengths) -
     weights += 2 * shape.vocab_size * d * parts[-1].count * lengths.response
     attention = shape.num_hidden_layers * 4 * shape.num_attention_heads * h * pairs
     return (2.0 if config.lora.rank else 3.0) * weights + 3.0 * attention
-
-
-def device_bytes(tree: Any) -> float:
-    """Bytes of one device's part of a pytree of shapes with shardings."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
-
-
-def gradient_sums(built: AbstractStep, config: TrainConfig) -> float:
-    """Bytes of one device's float32 sums over micro-batches; 0 where there is only one."""
-    if config.accumulation_steps == 1:
-        return 0.0
-    leaves = jax.tree.leaves(built.state.params)
-    return sum(4 * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
-
-
-def _memory(
-    built: AbstractStep, stats: Any, config: TrainConfig, mesh: Mesh, batch: BatchShape
-) -> Memory:
-    """Splits the compiler's totals: arguments exactly, temporaries by what is known to be there."""
-    unaliased = stats.output_size_in_bytes - stats.alias_size_in_bytes
-    weights = device_bytes((built.state.params, built.frozen))
-    inputs = device_bytes(built.batch)
-    live = stats.temp_size_in_bytes + unaliased
-    gradients = min(gradient_sums(built, config), live)
-    row_parts = axis_size(mesh, dict(LOGICAL_AXES)["batch"])
-    kept = kept_activation_bytes(built.model, config, batch, row_parts)
-    activations = min(kept, live - gradients)
-    return Memory(
-        weights=weights,
-        optimizer=stats.argument_size_in_bytes - weights - inputs,
-        batch=inputs,
-        gradients=gradients,
-        activations=activations,
-        temporaries=live - gradients - activations,
-        code=stats.generated_code_size_in_bytes,
-        host=stats.host_temp_size_in_bytes + stats.host_argument_size_in_bytes,
-    )
-
-
-def _is_here(topology: Topology) -> bool:
-    return local_chip() is topology.chip and len(jax.devices()) == topology.devices
-
-
-@contextlib.contextmanager
-def _fresh_compilation() -> Iterator[None]:
-    """A step from the compilation cache would be neither timed nor written out as text."""
-    options: Any = jax.config
-    before = options.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_compilation_cache", before)
-
-
-def _module_text(dump: Path, compiled: Any) -> str:
-    """The optimised module's text; from the dump, as libtpu may be newer than JAX's own parser."""
-    written = sorted(dump.glob("*after_optimizations.txt"), key=lambda path: path.stat().st_size)
-    return written[-1].read_text(encoding="utf-8") if written else compiled.as_text()
-
-
-_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-def _needed_bytes(message: str) -> float | None:
-    """Bytes a refused step asked for, from the compiler's message; None if it says none."""
-    for pattern in (
-        r"total memory required[^(]*\(([\d.]+)([KMGT]?)\)",
-        r"Used ([\d.]+)([KMGT]?)i?B? of [\d.]+[KMGT]?i?B? hbm",
-    ):
-        found = re.search(pattern, message)
-        if found:
-            return float(found.group(1)) * _UNITS[found.group(2)]
-    if "RESOURCE_EXHAUSTED" in message:
-        raise GplanError(f"The compiler ran out of memory: {message.splitlines()[0]}")
-    return None

@@ -4,21 +4,140 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 
 from gplan_jax.data.preference_loader import CONTEXTS
-from gplan_jax.training.memory.batch_shape import BatchShape
 from gplan_jax.training.memory.plan import MemoryPlan
 from gplan_jax.training.memory.topologies import GIB
-
-Row = tuple[str, ...]
 
 
 def describe(plan: MemoryPlan) -> str:
     """Everything a plan knows, as lines of at most 100 columns."""
-    return "\n".join(_lines(plan))
+    config, batch, chip, costs = plan.config, plan.batch, plan.topology.chip, plan.costs
+    precision, parts = config.precision, config.accumulation_steps
+    lines: list[str] = []
+
+    # What is planned, a line each.
+    shape = plan.shape
+    heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads
+    layer = shape.hidden_size * (shape.head_dim * heads + 3 * shape.intermediate_size + 2)
+    layer += 2 * shape.head_dim
+    tables = shape.vocab_size * (1 if shape.tie_word_embeddings else 2)
+    count = shape.num_hidden_layers * layer + (tables + 1) * shape.hidden_size
+    parameters = f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.2f} M"
+    data, fsdp, tensor = plan.mesh
+    shared = f" after a shared prefix of {batch.prefix:,}" if batch.prefix else ""
+    if batch.sequences == 1:
+        rows = (
+            f"{batch.rows} rows in {parts} part(s), {batch.tokens:,} tokens a row{shared}, "
+            f"{batch.responses} supervised"
+        )
+    elif not batch.shared:
+        rows = (
+            f"{batch.rows} pairs in {parts} part(s), {batch.sequences} sequences each of "
+            f"{batch.tokens:,} tokens, {batch.responses} supervised"
+        )
+    else:
+        rows = (
+            f"{batch.rows} pairs in {parts} part(s), {batch.shared:,} + {CONTEXTS} x "
+            f"{batch.context} + {batch.sequences} x {batch.tokens} tokens each{shared}"
+        )
+    weights = f"weights {precision.params}"
+    if config.lora.rank:
+        weights = f"LoRA of rank {config.lora.rank} on {precision.compute} weights"
+    source = "ESTIMATE from shapes; nothing was compiled for this chip"
+    if plan.source == "compiled":
+        versions = f"jax {jax.__version__}"
+        if plan.topology.needs_libtpu and importlib.util.find_spec("libtpu"):
+            versions += f", libtpu {importlib.metadata.version('libtpu')}"
+        source = (
+            f"compiled ahead of time with {versions}: traced in {plan.lower_seconds:.0f} s, "
+            f"compiled in {plan.compile_seconds:.0f} s"
+        )
+    lines += [
+        f"model     {shape.num_hidden_layers} layers, width {shape.hidden_size:,}, "
+        f"{parameters} parameters",
+        f"devices   {plan.topology.devices} x {chip.name if chip else jax.devices()[0].device_kind}"
+        f", mesh data={data} fsdp={fsdp} tensor={tensor}",
+        f"batch     {rows}",
+        f"step      {weights}, products {precision.compute}, remat {precision.remat}, "
+        f"attention {plan.kernel}",
+        f"source    {source}",
+        "",
+    ]
+
+    # What a device must hold.
+    memory = plan.memory
+    if memory is None:
+        lines += [f"The compiler refused the step: a device would need {gib(plan.needed)}.", ""]
+    else:
+        sizes = [
+            ("weights", memory.weights, "between steps"),
+            ("optimizer", memory.optimizer, "two moments of every weight"),
+            ("batch", memory.batch, ""),
+            ("gradients", memory.gradients, "float32 sums over the parts"),
+            ("activations", memory.activations, "kept for the backward pass (traced)"),
+            ("temporaries", memory.temporaries, "all else that is live at the peak"),
+            ("program", memory.code, ""),
+            ("peak", memory.peak, ""),
+        ]
+        if memory.host:
+            sizes.append(("host memory", memory.host, "beside the device"))
+        lines += _table(
+            ("memory of a device", "", ""),
+            [(name, gib(size), note) for name, size, note in sizes if size or name == "peak"],
+        )
+
+    # What a step computes, and what it sends.
+    useful = plan.useful_flops
+    all_devices = "forward and backward, for real tokens; nothing twice"
+    work = [
+        ("useful, all devices", tera(useful), all_devices),
+        ("useful, a device", tera(useful / plan.topology.devices), "an equal share of it"),
+    ]
+    if costs is not None:
+        note = "products in the compiled module, times loop trips"
+        work.append(("executed, a device", tera(costs.flops), note))
+    if plan.xla_flops is not None:
+        note = "counts every loop body once: not the step's"
+        work.append(("XLA cost_analysis", tera(plan.xla_flops), note))
+    lines += _table(("work of a step", "TFLOP", ""), work)
+    if costs is not None and costs.silent_kernels:
+        lines += [f"{costs.silent_kernels} kernel calls state no FLOPs and are not counted.", ""]
+    if costs is not None and costs.unknown_loops:
+        names = ", ".join(costs.unknown_loops[:3])
+        lines += [f"Loops whose trips are unknown, counted once: {names}.", ""]
+    if costs is not None and costs.collectives:
+        lines += _table(
+            ("collectives of a step", "count", "GB sent by a device"),
+            [
+                (c.kind, f"{c.count:,}", f"{sent:,.2f}" if sent >= 0.01 else f"{sent:.2g}")
+                for c in costs.collectives
+                for sent in [c.bytes_sent / 1e9]
+            ],
+        )
+
+    # What bounds its time.
+    line = plan.roofline
+    if line is not None and costs is not None and chip is not None:
+        links = f"{costs.bytes_sent / 1e9:,.1f} GB at {chip.link / 1e9:,.0f} GB/s, all links busy"
+        memory_traffic = f"{costs.hbm_bytes / 1e9:,.0f} GB at {chip.bandwidth / 1e9:,.0f} GB/s"
+        limits = [
+            ("matrix products", line.compute, f"at {chip.peak_flops / 1e12:,.0f} TFLOP/s"),
+            ("main memory", line.memory, memory_traffic),
+            ("links between chips", line.network, links),
+        ]
+        lines += _table(
+            ("roofline", "seconds", ""),
+            [(name, f"{seconds:.3f}", note) for name, seconds, note in limits],
+        )
+        lines.append(
+            f"At least {line.seconds:.3f} s a step, limited by {line.limit}: "
+            f"{line.utilisation:.0%} useful-FLOPs utilisation at most."
+        )
+    return "\n".join([*lines, verdict(plan)])
 
 
 def verdict(plan: MemoryPlan) -> str:
@@ -43,194 +162,11 @@ def tera(value: float) -> str:
     return f"{value / 1e12:,.1f}" if value >= 1e11 else f"{value / 1e12:.3g}"
 
 
-def _lines(plan: MemoryPlan) -> Iterator[str]:
-    config, batch, chip = plan.config, plan.batch, plan.topology.chip
-    data, fsdp, tensor = plan.mesh
-    parameters = _parameters(plan)
-    chip_name = chip.name if chip else jax.devices()[0].device_kind
-    yield (
-        f"model     {plan.shape.num_hidden_layers} layers, width {plan.shape.hidden_size:,}, "
-        f"{_count(parameters)} parameters"
-    )
-    yield (
-        f"devices   {plan.topology.devices} x {chip_name}, "
-        f"mesh data={data} fsdp={fsdp} tensor={tensor}"
-    )
-    yield f"batch     {_batch(batch, config.accumulation_steps)}"
-    yield (
-        f"step      {_weights(plan)}, products {config.precision.compute}, "
-        f"remat {config.precision.remat}, attention {plan.kernel}"
-    )
-    yield f"source    {_source(plan)}"
-    yield ""
-    yield from _memory(plan)
-    yield from _work(plan)
-    yield from _collectives(plan)
-    yield from _roofline(plan)
-    yield verdict(plan)
-
-
-def _batch(batch: BatchShape, parts: int) -> str:
-    shared = f" after a shared prefix of {batch.prefix:,}" if batch.prefix else ""
-    if batch.sequences == 1:
-        return (
-            f"{batch.rows} rows in {parts} part(s), {batch.tokens:,} tokens a row{shared}, "
-            f"{batch.responses} supervised"
-        )
-    if not batch.shared:
-        return (
-            f"{batch.rows} pairs in {parts} part(s), {batch.sequences} sequences each of "
-            f"{batch.tokens:,} tokens, {batch.responses} supervised"
-        )
-    each = f"{batch.shared:,} + {CONTEXTS} x {batch.context} + {batch.sequences} x {batch.tokens}"
-    return f"{batch.rows} pairs in {parts} part(s), {each} tokens each{shared}"
-
-
-def _weights(plan: MemoryPlan) -> str:
-    precision, rank = plan.config.precision, plan.config.lora.rank
-    if rank:
-        return f"LoRA of rank {rank} on {precision.compute} weights"
-    return f"weights {precision.params}"
-
-
-def _source(plan: MemoryPlan) -> str:
-    if plan.source == "estimate":
-        return "ESTIMATE from shapes; nothing was compiled for this chip"
-    versions = f"jax {jax.__version__}"
-    if plan.topology.needs_libtpu and importlib.util.find_spec("libtpu"):
-        versions += f", libtpu {importlib.metadata.version('libtpu')}"
-    return (
-        f"compiled ahead of time with {versions}: traced in {plan.lower_seconds:.0f} s, "
-        f"compiled in {plan.compile_seconds:.0f} s"
-    )
-
-
-def _memory(plan: MemoryPlan) -> Iterator[str]:
-    memory = plan.memory
-    if memory is None:
-        yield f"The compiler refused the step: a device would need {gib(plan.needed)}."
-        yield ""
-        return
-    rows = [
-        ("weights", memory.weights, "between steps"),
-        ("optimizer", memory.optimizer, "two moments of every weight"),
-        ("batch", memory.batch, ""),
-        ("gradients", memory.gradients, "float32 sums over the parts"),
-        ("activations", memory.activations, "kept for the backward pass (traced)"),
-        ("temporaries", memory.temporaries, "all else that is live at the peak"),
-        ("program", memory.code, ""),
-        ("peak", memory.peak, ""),
+def _table(head: tuple[str, str, str], rows: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Lines of a table and an empty one; figures stand at the right of their column."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(3)]
+    lines = [
+        f"{name.ljust(widths[0])}  {figure.rjust(widths[1])}  {note.ljust(widths[2])}".rstrip()
+        for name, figure, note in (head, *rows)
     ]
-    if memory.host:
-        rows.append(("host memory", memory.host, "beside the device"))
-    yield from _table(
-        ("memory of a device", "", ""),
-        [(name, gib(size), note) for name, size, note in rows if size or name == "peak"],
-    )
-
-
-def _work(plan: MemoryPlan) -> Iterator[str]:
-    devices = plan.topology.devices
-    rows = [
-        (
-            "useful, all devices",
-            tera(plan.useful_flops),
-            "forward and backward, for real tokens; nothing twice",
-        ),
-        ("useful, a device", tera(plan.useful_flops / devices), "an equal share of it"),
-    ]
-    if plan.costs is not None:
-        rows += [
-            (
-                "executed, a device",
-                tera(plan.costs.flops),
-                "products in the compiled module, times loop trips",
-            ),
-        ]
-    if plan.xla_flops is not None:
-        rows.append(
-            (
-                "XLA cost_analysis",
-                tera(plan.xla_flops),
-                "counts every loop body once: not the step's",
-            )
-        )
-    yield from _table(("work of a step", "TFLOP", ""), rows)
-    if plan.costs is not None and plan.costs.silent_kernels:
-        yield f"{plan.costs.silent_kernels} kernel calls state no FLOPs and are not counted."
-        yield ""
-    if plan.costs is not None and plan.costs.unknown_loops:
-        names = ", ".join(plan.costs.unknown_loops[:3])
-        yield f"Loops whose trips are unknown, counted once: {names}."
-        yield ""
-
-
-def _collectives(plan: MemoryPlan) -> Iterator[str]:
-    if plan.costs is None or not plan.costs.collectives:
-        return
-    yield from _table(
-        ("collectives of a step", "count", "GB sent by a device"),
-        [
-            (
-                c.kind,
-                f"{c.count:,}",
-                f"{c.bytes_sent / 1e9:,.2f}"
-                if c.bytes_sent >= 1e7
-                else f"{c.bytes_sent / 1e9:.2g}",
-            )
-            for c in plan.costs.collectives
-        ],
-    )
-
-
-def _roofline(plan: MemoryPlan) -> Iterator[str]:
-    line = plan.roofline
-    if line is None or plan.costs is None or plan.topology.chip is None:
-        return
-    chip = plan.topology.chip
-    rows = [
-        ("matrix products", line.compute, f"at {chip.peak_flops / 1e12:,.0f} TFLOP/s"),
-        (
-            "main memory",
-            line.memory,
-            f"{plan.costs.hbm_bytes / 1e9:,.0f} GB at {chip.bandwidth / 1e9:,.0f} GB/s",
-        ),
-        (
-            "links between chips",
-            line.network,
-            f"{plan.costs.bytes_sent / 1e9:,.1f} GB at {chip.link / 1e9:,.0f} GB/s, all links busy",
-        ),
-    ]
-    yield from _table(
-        ("roofline", "seconds", ""), [(name, f"{value:.3f}", note) for name, value, note in rows]
-    )
-    yield (
-        f"At least {line.seconds:.3f} s a step, limited by {line.limit}: "
-        f"{line.utilisation:.0%} useful-FLOPs utilisation at most."
-    )
-
-
-def _parameters(plan: MemoryPlan) -> float:
-    shape = plan.shape
-    heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads
-    layer = shape.hidden_size * (shape.head_dim * heads + 3 * shape.intermediate_size + 2)
-    layer += 2 * shape.head_dim
-    tables = shape.vocab_size * (1 if shape.tie_word_embeddings else 2)
-    return float(shape.num_hidden_layers * layer + (tables + 1) * shape.hidden_size)
-
-
-def _count(parameters: float) -> str:
-    return f"{parameters / 1e9:.2f} B" if parameters >= 1e8 else f"{parameters / 1e6:.2f} M"
-
-
-def _table(head: Row, rows: Sequence[Row]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    last = len(head) - 1
-    for row in (head, *rows):
-        cells = [row[0].ljust(widths[0])]
-        cells += [
-            cell.ljust(widths[i]) if i == last and i > 1 else cell.rjust(widths[i])
-            for i, cell in enumerate(row[1:], start=1)
-        ]
-        yield "  ".join(cells).rstrip()
-    yield ""
+    return [*lines, ""]

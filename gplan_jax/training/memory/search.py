@@ -85,39 +85,33 @@ def search_fitting(
 def stages(
     config: TrainConfig, shape: Qwen3Config, devices: int
 ) -> Iterator[tuple[TrainConfig, ...]]:
-    """Settings other than ``config`` in the declared order, those of a stage by micro-batches."""
-    data, _, tensor = mesh_shape(config.mesh, devices)
-    remats = REMATS[REMATS.index(config.precision.remat) :]
-    for remat in remats:
-        yield from _stage(config, remat, data, tensor, devices)
-    heads = shape.num_key_value_heads
-    while tensor * 2 <= heads and heads % (tensor * 2) == 0 and devices % (data * tensor * 2) == 0:
-        tensor *= 2
-        for remat in remats:
-            yield from _stage(config, remat, data, tensor, devices)
+    """Settings other than ``config`` in the declared order, those of a stage by micro-batches.
 
-
-def _stage(
-    config: TrainConfig, remat: str, data: int, tensor: int, devices: int
-) -> Iterator[tuple[TrainConfig, ...]]:
-    """The settings of one remat policy and mesh: every number of micro-batches that divides."""
+    A stage is one remat policy and mesh, with every number of micro-batches that divides.
+    """
     own = mesh_shape(config.mesh, devices)
-    row_parts = devices // tensor
-    settings = []
-    for parts in range(config.accumulation_steps, config.batch_size + 1):
-        if config.batch_size % parts or (config.batch_size // parts) % row_parts:
-            continue
-        changes: dict[str, object] = {"accumulation_steps": parts}
-        if remat != config.precision.remat:
-            changes["precision"] = config.precision.model_copy(update={"remat": remat})
-        if tensor != own[2]:
-            sizes = {"data": data, "fsdp": row_parts // data, "tensor": tensor}
-            changes["mesh"] = config.mesh.model_copy(update=sizes)
-        candidate = config.model_copy(update=changes)
-        if candidate != config:
-            settings.append(candidate)
-    if settings:
-        yield tuple(settings)
+    data, _, tensor = own
+    heads = shape.num_key_value_heads
+    while True:
+        row_parts = devices // tensor
+        for remat in REMATS[REMATS.index(config.precision.remat) :]:
+            changes: dict[str, object] = {}
+            if remat != config.precision.remat:
+                changes["precision"] = config.precision.model_copy(update={"remat": remat})
+            if tensor != own[2]:
+                sizes = {"data": data, "fsdp": row_parts // data, "tensor": tensor}
+                changes["mesh"] = config.mesh.model_copy(update=sizes)
+            settings = tuple(
+                config.model_copy(update={**changes, "accumulation_steps": parts})
+                for parts in range(config.accumulation_steps, config.batch_size + 1)
+                if config.batch_size % parts == 0 and config.batch_size // parts % row_parts == 0
+                if changes or parts != config.accumulation_steps
+            )
+            if settings:
+                yield settings
+        tensor *= 2
+        if tensor > heads or heads % tensor or devices % (data * tensor):
+            return
 
 
 def overrides(config: TrainConfig, candidate: TrainConfig) -> tuple[str, ...]:

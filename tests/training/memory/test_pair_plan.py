@@ -16,7 +16,7 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import parse_config
 from gplan_jax.models.qwen3.config import Qwen3Config
 from gplan_jax.models.qwen3.model import abstract_qwen3
-from gplan_jax.training.memory.abstract_step import QWEN3_SHAPES, model_shape
+from gplan_jax.training.memory.abstract_step import QWEN3_SHAPES, kept_activation_bytes, model_shape
 from gplan_jax.training.memory.batch_shape import (
     BatchShape,
     RowLengths,
@@ -24,9 +24,8 @@ from gplan_jax.training.memory.batch_shape import (
     batch_shape,
     segments,
 )
-from gplan_jax.training.memory.estimate import estimate
-from gplan_jax.training.memory.kept_activations import kept_activation_bytes
-from gplan_jax.training.memory.plan import MemoryPlan, plan_memory, useful_flops
+from gplan_jax.training.memory.plan import MemoryPlan, useful_flops
+from gplan_jax.training.memory.planning import estimate, plan_memory
 from gplan_jax.training.memory.report import describe
 from gplan_jax.training.memory.topologies import parse_topology
 from gplan_jax.training.steps.setup import prepare

@@ -13,18 +13,11 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import parse_config
 from gplan_jax.models.qwen3.config import Qwen3Config
 from gplan_jax.models.qwen3.model import abstract_qwen3
-from gplan_jax.training.memory.abstract_step import QWEN3_SHAPES, model_shape
+from gplan_jax.training.memory.abstract_step import QWEN3_SHAPES, kept_activation_bytes, model_shape
 from gplan_jax.training.memory.batch_shape import BatchShape, RowLengths, batch_shape
-from gplan_jax.training.memory.estimate import estimate
 from gplan_jax.training.memory.hlo_costs import Collective, HloCosts
-from gplan_jax.training.memory.kept_activations import kept_activation_bytes
-from gplan_jax.training.memory.plan import (
-    MemoryPlan,
-    _needed_bytes,
-    plan_memory,
-    roofline,
-    useful_flops,
-)
+from gplan_jax.training.memory.plan import MemoryPlan, roofline, useful_flops
+from gplan_jax.training.memory.planning import _needed_bytes, estimate, plan_memory
 from gplan_jax.training.memory.report import describe, verdict
 from gplan_jax.training.memory.topologies import CHIPS, GIB, parse_topology
 from gplan_jax.training.steps.train_config import TrainConfig

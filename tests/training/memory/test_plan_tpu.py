@@ -20,7 +20,7 @@ from gplan_jax.foundation.config import parse_config
 from gplan_jax.models.qwen3.config import Qwen3Config
 from gplan_jax.training.memory.batch_shape import RowLengths
 from gplan_jax.training.steps.train_config import TrainConfig
-from gplan_jax.training.memory.plan import plan_memory
+from gplan_jax.training.memory.planning import plan_memory
 from gplan_jax.training.memory.topologies import parse_topology
 
 mode = sys.argv[1]
