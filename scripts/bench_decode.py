@@ -4,7 +4,7 @@
     python scripts/bench_decode.py --out runs/bench_decode --tokenizer QWEN3_DIRECTORY \\
         --torch-python VENV/bin/python
 
-plain        greedy decoding over the whole vocabulary, one token a pass (``GreedyDecoder``)
+plain        the engine, over the whole vocabulary, one token a pass
 constrained  the engine, along the plan grammar, one token a pass
 drafted      the engine with forced runs and drafts: the same tokens
 transformers ``generate`` on the exported checkpoint, where --torch-python names a Python for it
@@ -44,11 +44,9 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import write_json
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, check_plan, read_samples
-from gplan_jax.inference.engine.decoding import GreedyDecoder
 from gplan_jax.inference.engine.engine import PlanEngine
 from gplan_jax.inference.engine.engine_config import EngineConfig
 from gplan_jax.inference.engine.requests import DecodingMode, PlanRequest
-from gplan_jax.models import load_qwen3
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 PLAIN, CONSTRAINED, DRAFTED, TORCH = "plain", "constrained", "drafted", "transformers"
@@ -190,9 +188,9 @@ def prompt_of(
 def ways_of(model: Path, samples: Sequence[Sample], options: argparse.Namespace) -> dict[str, Any]:
     """Name -> a context that holds a way for as long as it is open."""
     ways = {
-        PLAIN: plain(model, samples, options.max_new_tokens),
-        CONSTRAINED: engine(model, "constrained", options.draft_tokens),
-        DRAFTED: engine(model, "drafted", options.draft_tokens),
+        PLAIN: engine(model, "unconstrained", options),
+        CONSTRAINED: engine(model, "constrained", options),
+        DRAFTED: engine(model, "drafted", options),
     }
     if options.torch_python:
         ways[TORCH] = transformers(model, samples, options.torch_python, options.max_new_tokens)
@@ -200,34 +198,15 @@ def ways_of(model: Path, samples: Sequence[Sample], options: argparse.Namespace)
 
 
 @contextmanager
-def plain(model_dir: Path, samples: Sequence[Sample], max_new_tokens: int) -> Iterator[Way]:
-    """Greedy decoding without a grammar; prompts are hardly padded."""
-    encoder, task, model = ChatEncoder.load(model_dir), load_task(model_dir), load_qwen3(model_dir)
-    longest = max(len(prompt_of(s, encoder, task.template, task.library)) for s in samples)
-    decoder = GreedyDecoder(
-        model,
-        end_id=encoder.end_id,
-        pad_id=encoder.pad_id,
-        max_new_tokens=max_new_tokens,
-        length_buckets=[longest],
-        batch_size=1,
-    )
-
-    def answer(sample: Sample) -> Answer:
-        started = time.perf_counter()
-        [ids] = decoder.decode([prompt_of(sample, encoder, task.template, task.library)])
-        seconds = time.perf_counter() - started
-        # The prefill chooses the first token; the end token takes a pass as well.
-        passes = min(len(ids) + 1, max_new_tokens)
-        return Answer(seconds, encoder.decode(ids), len(ids), passes)
-
-    yield answer
-
-
-@contextmanager
-def engine(model_dir: Path, mode: DecodingMode, draft_tokens: int) -> Iterator[Way]:
+def engine(model_dir: Path, mode: DecodingMode, options: argparse.Namespace) -> Iterator[Way]:
     """The engine with one slot and no cache of users' histories."""
-    config = EngineConfig(mode=mode, slots=1, draft_tokens=draft_tokens, prefix_cache_mib=0)
+    config = EngineConfig(
+        mode=mode,
+        slots=1,
+        max_new_tokens=options.max_new_tokens,
+        draft_tokens=options.draft_tokens,
+        prefix_cache_mib=0,
+    )
     running = PlanEngine.load(model_dir, config)
 
     def answer(sample: Sample) -> Answer:

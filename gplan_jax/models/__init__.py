@@ -12,19 +12,16 @@ from gplan_jax.models.checkpoints.model_directory import (
     save_model_directory,
     save_qwen3,
 )
-from gplan_jax.models.qwen3.cache import KVCache, init_cache
 from gplan_jax.models.qwen3.config import Qwen3Config
 from gplan_jax.models.qwen3.model import Qwen3
 
 __all__ = [
     "CheckpointReport",
-    "KVCache",
     "ModelRecord",
     "Qwen3",
     "Qwen3Config",
     "convert_checkpoint",
     "export_checkpoint",
-    "init_cache",
     "load_qwen3",
     "read_config",
     "save_model_directory",

@@ -14,7 +14,7 @@ from gplan_jax.gsisr import COLUMNS, IntentLibrary, Sample
 from gplan_jax.gsisr.intent_counts import IntentCounts
 from gplan_jax.inference.engine.continuous import ContinuousDecoder
 from gplan_jax.inference.engine.engine_config import EngineConfig
-from gplan_jax.inference.engine.programs import Programs, shapes_of
+from gplan_jax.inference.engine.programs import PAGE, Programs, shapes_of
 from gplan_jax.inference.engine.prompting import Prompter
 from gplan_jax.inference.engine.rows import longest_prefix, longest_response
 from gplan_jax.inference.grammar.drafts import DraftModel
@@ -117,11 +117,19 @@ def build_prompter(task: Task, encoder: ChatEncoder, config: EngineConfig) -> Pr
 
 
 def build_decoder(
-    parts: Parts, config: EngineConfig, *, ahead: bool = True
-) -> tuple[ContinuousDecoder, Prompter]:
-    """A decoder for a model's prompts and responses, and what makes the prompts.
+    parts: Parts,
+    config: EngineConfig,
+    prompter: Prompter,
+    *,
+    longest_prompt: int | None = None,
+    ahead: bool = True,
+) -> ContinuousDecoder:
+    """A decoder for a model's prompts and responses.
 
-    ``ahead`` compiles all its programs now, rather than each when it is first needed.
+    Args:
+        prompter: what makes the prompts.
+        longest_prompt: tokens of the longest one, where it is known.
+        ahead: whether to compile all programs now, rather than each when it is first needed.
 
     Raises:
         GplanError: prompts and responses have more positions than the model.
@@ -129,10 +137,12 @@ def build_decoder(
     encoder, grammar = parts.encoder, parts.grammar
     drafted = config.mode == "drafted"
     cache_bytes = config.prefix_cache_mib << 20
-    prompter = build_prompter(parts.task, encoder, config)
     system = prompter.system_ids(_ANY_CONTEXT)
+    longest = prompter.max_length
+    if longest_prompt is not None:  # Rounded, so that files of about that length share programs.
+        longest = min(longest, -(-longest_prompt // PAGE) * PAGE)
     shapes = shapes_of(
-        prompt=prompter.max_length - len(system),
+        prompt=longest - len(system),
         tail=longest_prefix(grammar) + START_TOKENS if drafted and grammar else 0,
         response=config.max_new_tokens if grammar is None else longest_response(grammar),
         slots=config.slots,
@@ -149,7 +159,7 @@ def build_decoder(
         pages=cache_bytes > 0,
         ahead=ahead,
     )
-    decoder = ContinuousDecoder(
+    return ContinuousDecoder(
         programs,
         system=len(system),
         grammar=grammar,
@@ -158,4 +168,3 @@ def build_decoder(
         max_new_tokens=config.max_new_tokens,
         prefix_cache_bytes=cache_bytes,
     )
-    return decoder, prompter

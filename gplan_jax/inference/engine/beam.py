@@ -46,7 +46,7 @@ def beam_search(
     """
     if beams < 1:
         raise GplanError(f"beams is {beams}; a search keeps at least one beginning.")
-    programs.prefill(0, prompt, 0, [], programs.empty_places(programs.shapes.queries))
+    programs.prefill(0, prompt, 0, [], programs.no_edges(programs.shapes.queries))
     run, state = grammar.forced_run(grammar.start)
     # What is held ends with the prompt; its last token runs again, at the root of the tree.
     root, held = int(prompt[-1]), len(prompt) - 1
@@ -85,14 +85,14 @@ def _grow(
             f"more than the {programs.shapes.places} that there is room for; search with fewer."
         )
     trees = empty_trees(1, nodes, programs.shapes.window)
-    places = programs.empty_places(1, nodes)
-    assert places is not None
+    allowed = programs.no_edges(1, nodes)
+    assert allowed is not None
     trees.lengths_b[0] = trees.base_b[0] = held
     set_tree(trees, 0, tokens, parents)
     for end, beginning in zip(ends, beginnings, strict=True):
-        places.node[0, end] = beginning.state.node
-        places.open_bits[0, end] = grammar.words(grammar.open_bits(beginning.state))
-    logits_TxE = programs.verify(trees, places)[0]
+        allowed.node[0, end] = beginning.state.node
+        allowed.open_bits[0, end] = grammar.words(grammar.open_bits(beginning.state))
+    logits_TxE = programs.verify(trees, allowed)[0]
     grown = []
     for end, (score, written, state) in zip(ends, beginnings, strict=True):
         edges = grammar.edges(state)

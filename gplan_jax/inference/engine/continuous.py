@@ -134,9 +134,9 @@ class ContinuousDecoder:
         size = shapes.rows(max(row.slot for row in rows))
         nodes = shapes.nodes[size]
         trees = empty_trees(size, nodes, shapes.window)
-        places = self.programs.empty_places(size, nodes)
-        drafted = lay_out(rows, self._trees_of(nodes), trees, places, self._words)
-        choices = self.programs.verify(trees, places)
+        allowed = self.programs.no_edges(size, nodes)
+        drafted = lay_out(rows, self._trees_of(nodes), trees, allowed, self._words)
+        choices = self.programs.verify(trees, allowed)
         self.counts.passes += 1
         self.counts.rows_of_passes[len(rows)] += 1
         for row, tree in zip(rows, drafted, strict=True):
@@ -174,14 +174,14 @@ class ContinuousDecoder:
             base=len(ids),
             passes=1,
         )
-        places = self.programs.empty_places(self.programs.shapes.queries)
+        allowed = self.programs.no_edges(self.programs.shapes.queries)
         before_start = len(ids) - held - 1
         queries = [before_start + front for front, _ in start.decisions] or [before_start]
-        if grammar is not None and places is not None:
+        if grammar is not None and allowed is not None:
             for index, (_, state) in enumerate(start.decisions):
-                places.node[index] = state.node
-                places.open_bits[index] = grammar.words(grammar.open_bits(state))
-        choices = self.programs.prefill(slot, rest, held, queries, places)
+                allowed.node[index] = state.node
+                allowed.open_bits[index] = grammar.words(grammar.open_bits(state))
+        choices = self.programs.prefill(slot, rest, held, queries, allowed)
         self.counts.passes += 1
         for number in self.pages.missing(shared):
             self.pages.put(shared, number, self.programs.read_page(slot, number * PAGE))
@@ -257,7 +257,8 @@ def decode_all(
     upcoming = next(waiting, None)
     while upcoming is not None or numbers:
         finished = []
-        if upcoming is not None and decoder.free_slots:
+        # A pass takes hardly longer for many rows than for few: it begins with all slots full.
+        while upcoming is not None and decoder.free_slots:
             number, prompt = upcoming
             row, _ = decoder.admit(prompt)
             numbers[row.slot] = number

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.inference.engine.assembly import build_decoder, load_parts
+from gplan_jax.inference.engine.assembly import build_decoder, build_prompter, load_parts
 from gplan_jax.inference.engine.continuous import ContinuousDecoder, Prompted
 from gplan_jax.inference.engine.engine_config import EngineConfig
 from gplan_jax.inference.engine.prompting import Prompter
@@ -98,7 +98,8 @@ class PlanEngine:
         parts = load_parts(
             Path(model_dir), config, template=template, library=library, max_length=max_length
         )
-        decoder, prompter = build_decoder(parts, config)
+        prompter = build_prompter(parts.task, parts.encoder, config)
+        decoder = build_decoder(parts, config, prompter)
         return cls(parts.name, decoder, prompter, queue=config.queue, slots=config.slots)
 
     def submit(self, request: PlanRequest) -> Future[PlanAnswer]:

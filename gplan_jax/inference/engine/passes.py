@@ -1,13 +1,15 @@
-"""The passes over the weights that an engine runs, each compiled once for its shapes.
+"""The passes over the weights that an engine runs, as pure functions of arrays.
 
 A row's keys and values stand in three places: those of the system prompt, computed once and shared
 by all rows; those of its own slot of the cache; and those of the pass itself. A pass runs either
 the rest of one prompt (``prefill``) or, for several rows, a tree of tokens that go on from what
-each row holds (``verify``). Both return the logits of the grammar's edges at the places asked for.
+each row holds (``verify``). Both return the logits of the grammar's edges where they are asked for,
+or the most likely token of the whole vocabulary where no grammar is used.
 
 Letters: L layers, B slots, b rows of a pass, C cache places of a slot, P tokens of the system
 prompt, S tokens of a prefill, T nodes of a tree, M places that a commit may move, Q queries, N
-nodes of the grammar, E edges of a node, W words of an edge's bits, R rows of the head.
+nodes of the grammar, E edges of a node, W words of an edge's bits, R rows of the head, K key/value
+heads, H head size.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gplan_jax.models import KVCache, Qwen3
+from gplan_jax.inference.grammar.plan_grammar import PlanGrammar
+from gplan_jax.models import Qwen3
 from gplan_jax.models.qwen3.cache import LayeredContext
 
 Array = Any  # NumPy's on the host, JAX's inside a program
@@ -29,10 +32,30 @@ CLOSED_EDGE = float(jnp.finfo(jnp.float32).min)
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class KVCache:
+    """Rotated keys ``k`` and values ``v``, both [L, B, C, K, H]; a page of one slot alike."""
+
+    k: jax.Array
+    v: jax.Array
+
+    @classmethod
+    def empty(cls, model: Qwen3, slots: int, places: int) -> KVCache:
+        """An empty cache of a model, in its compute dtype."""
+        config = model.config
+        heads, head_dim = config.num_key_value_heads, config.head_dim
+        shape = (config.num_hidden_layers, slots, places, heads, head_dim)
+        return cls(jnp.zeros(shape, model.compute_dtype), jnp.zeros(shape, model.compute_dtype))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Served:
     """What does not change while an engine runs.
 
     Attributes:
+        graphdef: structure of the model. Being static, it and the shapes are all that a compiled
+            program depends on: other weights of the same shape run in the same program.
+        vocabulary: tokens that the tokenizer has; rows of the embedding beyond are padding.
         params: the model's parameters.
         system: keys and values of the system prompt, one row.
         head_RxD: rows of the output matrix for the tokens that a grammar can ever allow; None where
@@ -41,76 +64,105 @@ class Served:
         edge_bits_NxExW: each edge's bits, all 0 where a node has no such edge.
     """
 
+    graphdef: Any = dataclasses.field(metadata={"static": True})
+    vocabulary: int = dataclasses.field(metadata={"static": True})
     params: Any
     system: LayeredContext
-    head_RxD: jax.Array | None
-    edge_row_NxE: jax.Array | None
-    edge_bits_NxExW: jax.Array | None
+    head_RxD: jax.Array | None = None
+    edge_row_NxE: jax.Array | None = None
+    edge_bits_NxExW: jax.Array | None = None
+
+    @classmethod
+    def of(
+        cls, model: Qwen3, system_P: Array, vocabulary: int, grammar: PlanGrammar | None
+    ) -> Served:
+        """Runs the system prompt and puts the tables of a grammar, if there is one, on the device.
+
+        Args:
+            system_P: tokens of the system prompt.
+        """
+        graphdef, params = nnx.split(model, nnx.Param)
+        system = _system_context(graphdef, params, system_P)
+        if grammar is None:
+            return cls(graphdef, vocabulary, params, system)
+        head_RxD = jnp.take(model.head_VxD(), grammar.token_ids, axis=0)
+        return cls(
+            graphdef,
+            vocabulary,
+            params,
+            system,
+            head_RxD.astype(model.compute_dtype),
+            jnp.asarray(grammar.table.edge_row, jnp.int32),
+            jnp.asarray(grammar.table.edge_bits, jnp.uint32),
+        )
+
+
+def _model(graphdef: Any, params: Any) -> Qwen3:
+    model: Qwen3 = nnx.merge(graphdef, params)
+    model.kernel = "xla"  # whatever it was trained with: a decoder's shapes don't suit the others
+    return model
+
+
+@jax.jit(static_argnums=0)
+def _system_context(graphdef: Any, params: Any, ids_P: jax.Array) -> LayeredContext:
+    length = jnp.full(1, ids_P.shape[0], jnp.int32)
+    _, context = _model(graphdef, params).branch(ids_P[None], length, keep=True)
+    assert context is not None
+    return context
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Places:
-    """Where in the grammar logits are wanted: a node and its open bits, [...] and [..., W]."""
+class AllowedEdges:
+    """Where in the grammar logits are wanted: a node [...] and what is open at it [..., W]."""
 
     node: Array
     open_bits: Array
 
 
-def system_context(model: Qwen3, ids_P: jax.Array) -> LayeredContext:
-    """Keys and values of the system prompt."""
-    length = jnp.full(1, ids_P.shape[0], jnp.int32)
-    _, context = model.branch(ids_P[None], length, keep=True)
-    assert context is not None
-    return context
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PromptRest:
+    """What a slot does not hold of its prompt, and what is known of the response.
 
-
-def prefill(
-    graphdef: Any,
-    vocabulary: int,
-    continues: bool,
-    served: Served,
-    cache: KVCache,
-    ids_S: jax.Array,
-    length: jax.Array,
-    slot: jax.Array,
-    start: jax.Array,
-    query_Q: jax.Array,
-    places: Places | None,
-) -> tuple[KVCache, jax.Array]:
-    """Runs what a slot does not hold of its prompt, and what is known of the response.
-
-    Args:
-        graphdef: structure of the model.
-        vocabulary: tokens there are; rows of the embedding beyond are padding.
-        continues: whether the slot holds a user prefix, which the tokens go on from.
-        served: weights, system prompt, grammar.
-        cache: of all slots.
+    Attributes:
         ids_S: the tokens, right-padded.
         length: how many there are.
         slot: whose they are.
         start: tokens that the slot holds already.
         query_Q: the tokens whose logits are wanted.
-        places: [Q] and [Q, W]; None where the whole vocabulary is wanted.
+        continues: whether the slot holds a user prefix, which the tokens go on from.
+    """
+
+    ids_S: Array
+    length: Array
+    slot: Array
+    start: Array
+    query_Q: Array
+    continues: bool = dataclasses.field(metadata={"static": True})
+
+
+def prefill(
+    served: Served, cache: KVCache, prompt: PromptRest, allowed: AllowedEdges | None
+) -> tuple[KVCache, jax.Array]:
+    """Runs the rest of one prompt into its slot.
 
     Returns:
-        The cache with the tokens, and edge logits [Q, E] (the most likely token [Q] without
-        places).
+        The cache with the tokens, and edge logits [Q, E] (the most likely token [Q] where nothing
+        is said of what is allowed).
     """
-    model: Qwen3 = nnx.merge(graphdef, served.params)
+    model = _model(served.graphdef, served.params)
+    slot, start = prompt.slot, prompt.start
     ancestors = [served.system]
-    if continues:
+    if prompt.continues:
         own_k, own_v = (
             jax.lax.dynamic_slice_in_dim(kv, slot, 1, axis=1) for kv in (cache.k, cache.v)
         )
         ancestors.append(LayeredContext(own_k, own_v, start[None]))
-    hidden_1xSxD, new = model.branch(ids_S[None], length[None], ancestors, keep=True)
+    hidden_1xSxD, new = model.branch(prompt.ids_S[None], prompt.length[None], ancestors, keep=True)
     assert new is not None
-    cache = KVCache(
-        k=jax.lax.dynamic_update_slice(cache.k, _as(new.key, cache.k), (0, slot, start, 0, 0)),
-        v=jax.lax.dynamic_update_slice(cache.v, _as(new.value, cache.v), (0, slot, start, 0, 0)),
-    )
-    return cache, _choices(model, served, vocabulary, hidden_1xSxD[0, query_Q], places)
+    cache = _written(cache, new.key, new.value, (0, slot, start, 0, 0))
+    return cache, _choices(model, served, hidden_1xSxD[0, prompt.query_Q], allowed)
 
 
 @jax.tree_util.register_dataclass
@@ -137,22 +189,23 @@ class Trees:
 
 
 def verify(
-    graphdef: Any,
-    vocabulary: int,
-    served: Served,
-    cache: KVCache,
-    trees: Trees,
-    places: Places | None,
+    served: Served, cache: KVCache, trees: Trees, allowed: AllowedEdges | None
 ) -> tuple[KVCache, jax.Array]:
     """Runs a tree of tokens for each of the first b slots.
 
     Returns:
         The cache with the last commit done and all nodes of the trees behind each row's tokens, and
-        edge logits [b, T, E] (the most likely token [b, T] without places).
+        edge logits [b, T, E] (the most likely token [b, T] where nothing is said of what is
+        allowed).
     """
-    model: Qwen3 = nnx.merge(graphdef, served.params)
+    model = _model(served.graphdef, served.params)
     rows, nodes = trees.ids_bxT.shape
-    cache = _commit(cache, trees)
+    window = trees.moves_bxM.shape[1]
+    # The commit: what turned out right in the last tree closes up. A tree of one node is in place.
+    for row in range(rows if window > 1 else 0):
+        at = (0, row, trees.base_b[row], 0, 0)
+        last, moves_M = read_page(cache, row, trees.base_b[row], window), trees.moves_bxM[row]
+        cache = _written(cache, last.k[:, :, moves_M], last.v[:, :, moves_M], at)
     held = LayeredContext(cache.k, cache.v, trees.lengths_b)
     positions_bxT = served.system.lengths + trees.lengths_b[:, None] + trees.depths_bxT
     hidden_bxTxD, new = model.branch(
@@ -164,15 +217,13 @@ def verify(
         keep=True,
     )
     assert new is not None
-    k, v = cache.k, cache.v
     for row in range(rows):  # One update a row happens in place; a scatter would not everywhere.
-        at = (0, row, trees.lengths_b[row], 0, 0)
-        k = jax.lax.dynamic_update_slice(k, _as(new.key[:, row : row + 1], k), at)
-        v = jax.lax.dynamic_update_slice(v, _as(new.value[:, row : row + 1], v), at)
-    return KVCache(k, v), _choices(model, served, vocabulary, hidden_bxTxD, places)
+        key, value = new.key[:, row : row + 1], new.value[:, row : row + 1]
+        cache = _written(cache, key, value, (0, row, trees.lengths_b[row], 0, 0))
+    return cache, _choices(model, served, hidden_bxTxD, allowed)
 
 
-def read_page(cache: KVCache, slot: jax.Array, start: jax.Array, size: int) -> KVCache:
+def read_page(cache: KVCache, slot: Array, start: Array, size: int) -> KVCache:
     """Keys and values of ``size`` tokens of a slot, [L, 1, size, K, H]."""
 
     def read(kv: jax.Array) -> jax.Array:
@@ -183,46 +234,29 @@ def read_page(cache: KVCache, slot: jax.Array, start: jax.Array, size: int) -> K
     return KVCache(read(cache.k), read(cache.v))
 
 
-def write_page(cache: KVCache, page: KVCache, slot: jax.Array, start: jax.Array) -> KVCache:
+def write_page(cache: KVCache, page: KVCache, slot: Array, start: Array) -> KVCache:
     """The cache with a page put into a slot."""
-    at = (0, slot, start, 0, 0)
+    return _written(cache, page.k, page.v, (0, slot, start, 0, 0))
+
+
+def _written(cache: KVCache, key: jax.Array, value: jax.Array, at: tuple[Any, ...]) -> KVCache:
     return KVCache(
-        jax.lax.dynamic_update_slice(cache.k, page.k, at),
-        jax.lax.dynamic_update_slice(cache.v, page.v, at),
+        jax.lax.dynamic_update_slice(cache.k, key.astype(cache.k.dtype), at),
+        jax.lax.dynamic_update_slice(cache.v, value.astype(cache.v.dtype), at),
     )
 
 
-def _commit(cache: KVCache, trees: Trees) -> KVCache:
-    """Closes up each row's window, so that what turned out right stands side by side."""
-
-    def close_up(kv: jax.Array) -> jax.Array:
-        rows, window = trees.moves_bxM.shape
-        layers, _, _, heads, head_dim = kv.shape
-        for row in range(rows):
-            at = (0, row, trees.base_b[row], 0, 0)
-            held = jax.lax.dynamic_slice(kv, at, (layers, 1, window, heads, head_dim))
-            kv = jax.lax.dynamic_update_slice(kv, held[:, :, trees.moves_bxM[row]], at)
-        return kv
-
-    return KVCache(close_up(cache.k), close_up(cache.v))
-
-
 def _choices(
-    model: Qwen3, served: Served, vocabulary: int, hidden: jax.Array, places: Places | None
+    model: Qwen3, served: Served, hidden: jax.Array, allowed: AllowedEdges | None
 ) -> jax.Array:
-    """Logits [..., E] of the edges at ``places``, or the most likely of all tokens [...]."""
-    if places is None:
-        # Rows of the embedding beyond the tokenizer's are padding.
-        return jnp.argmax(model.logits(hidden)[..., :vocabulary], axis=-1).astype(jnp.int32)
+    if allowed is None:
+        logits = model.logits(hidden)[..., : served.vocabulary]
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     assert served.head_RxD is not None
     assert served.edge_row_NxE is not None and served.edge_bits_NxExW is not None
     logits = jnp.einsum(
         "...D,RD->...R", hidden, served.head_RxD, preferred_element_type=jnp.float32
     )
-    edges = jnp.take_along_axis(logits, served.edge_row_NxE[places.node], axis=-1)
-    bits = served.edge_bits_NxExW[places.node] & places.open_bits[..., None, :]
+    edges = jnp.take_along_axis(logits, served.edge_row_NxE[allowed.node], axis=-1)
+    bits = served.edge_bits_NxExW[allowed.node] & allowed.open_bits[..., None, :]
     return jnp.where(jnp.any(bits != 0, axis=-1), edges, CLOSED_EDGE)
-
-
-def _as(new: jax.Array, like: jax.Array) -> jax.Array:
-    return new.astype(like.dtype)

@@ -23,7 +23,6 @@ from gplan_jax.inference.engine.assembly import (
 )
 from gplan_jax.inference.engine.beam import beam_search
 from gplan_jax.inference.engine.continuous import decode_all
-from gplan_jax.inference.engine.decoding import GreedyDecoder
 from gplan_jax.inference.engine.engine_config import EngineConfig
 from gplan_jax.inference.engine.programs import Programs, shapes_of
 from gplan_jax.inference.engine.requests import DecodingMode, PlanRequest
@@ -31,6 +30,7 @@ from gplan_jax.inference.engine.rows import longest_response
 from gplan_jax.models import Qwen3, load_qwen3
 
 MAX_NEW_TOKENS = 512
+_MOST_SLOTS = 256
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,7 @@ class Planner:
         max_length: tokens of prompt and answer together; a longer prompt loses the left of its
             user part.
         max_new_tokens: tokens an answer may have.
-        batch_size: rows decoded together.
-        length_multiple: prompts of the unconstrained mode are padded to a multiple of this; each
-            multiple compiles once.
+        batch_size: rows decoded together; no more than 256 are.
         mode: "unconstrained" is plain greedy decoding; the other modes follow the plan grammar, and
             "drafted" takes fewer passes to the same tokens.
         response: what responses hold, which the grammar has to know; None where it is not known.
@@ -59,7 +57,6 @@ class Planner:
     max_length: int = 2048
     max_new_tokens: int = MAX_NEW_TOKENS
     batch_size: int = 16
-    length_multiple: int = 128
     mode: DecodingMode = "unconstrained"
     response: Response | None = None
     counts: IntentCounts = field(default_factory=IntentCounts)
@@ -126,38 +123,19 @@ class Planner:
         Raises:
             GplanError: a prompt has no room, or the grammar can't be made.
         """
-        if self.mode == "unconstrained" or not samples:
-            return self._greedy(samples)
-        return self._searched(samples) if self.beams > 1 else self._constrained(samples)
-
-    def _greedy(self, samples: Sequence[Sample]) -> list[str]:
-        room = self.max_length - self.max_new_tokens
+        if not samples:
+            return []
+        if self.beams > 1:
+            return self._searched(samples)
+        config = self._engine_config(slots=min(self.batch_size, len(samples), _MOST_SLOTS))
+        parts = self._parts()
+        prompter = build_prompter(parts.task, self.encoder, config)
         prompts = [
-            self.encoder.prompt_ids(self.template.render(s, self.library), max_length=room).tolist()
-            for s in samples
+            prompter.prompted(PlanRequest(sample, temperature=self.temperature, seed=seed))
+            for seed, sample in enumerate(samples, start=self.seed)
         ]
-        longest = max((len(ids) for ids in prompts), default=1)
-        multiple = self.length_multiple
-        decoder = GreedyDecoder(
-            self.model,
-            end_id=self.encoder.end_id,
-            pad_id=self.encoder.pad_id,
-            max_new_tokens=self.max_new_tokens,
-            length_buckets=range(multiple, longest + multiple, multiple),
-            batch_size=self.batch_size,
-        )
-        with ProgressBar("planning", len(prompts)) as bar:
-            answers = decoder.decode(prompts, on_rows=lambda rows: bar.advance(steps=rows))
-        return [self.encoder.decode(ids) for ids in answers]
-
-    def _constrained(self, samples: Sequence[Sample]) -> list[str]:
-        parts, config = self._parts(), self._engine_config()
-        decoder, prompter = build_decoder(parts, config, ahead=False)
-        requests = [
-            PlanRequest(sample, temperature=self.temperature, seed=self.seed + row)
-            for row, sample in enumerate(samples)
-        ]
-        prompts = [prompter.prompted(request) for request in requests]
+        longest = max(len(prompt.ids) for prompt in prompts)
+        decoder = build_decoder(parts, config, prompter, longest_prompt=longest, ahead=False)
         with ProgressBar("planning", len(prompts)) as bar:
             rows = decode_all(decoder, prompts, on_row=lambda: bar.advance(steps=1))
         return [self.encoder.decode(row.response) for row in rows]
@@ -166,7 +144,7 @@ class Planner:
         parts = self._parts()
         grammar = parts.grammar
         assert grammar is not None
-        prompter = build_prompter(parts.task, self.encoder, self._engine_config())
+        prompter = build_prompter(parts.task, self.encoder, self._engine_config(slots=1))
         system = prompter.system_ids(samples[0])
         shapes = shapes_of(
             prompt=prompter.max_length - len(system),
@@ -196,14 +174,17 @@ class Planner:
         return texts
 
     def _parts(self) -> Parts:
-        grammar = grammar_of("this model", self.response, self.library, self.encoder)
+        grammar = None
+        if self.mode != "unconstrained":
+            grammar = grammar_of("this model", self.response, self.library, self.encoder)
         task = Task(self.template, self.library, self.max_length, self.response)
         return Parts("planner", self.model, self.encoder, task, grammar, self.counts)
 
-    def _engine_config(self) -> EngineConfig:
+    def _engine_config(self, *, slots: int) -> EngineConfig:
         return EngineConfig(
             mode=self.mode,
-            slots=self.batch_size,
+            slots=slots,
             response_room=self.max_new_tokens,
+            max_new_tokens=self.max_new_tokens,
             prefix_cache_mib=0,
         )

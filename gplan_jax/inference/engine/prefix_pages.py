@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from gplan_jax.models import KVCache
+from gplan_jax.inference.engine.passes import KVCache
 
 
 class PrefixPages:

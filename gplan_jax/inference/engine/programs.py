@@ -10,29 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.inference.engine.passes import (
-    Places,
+    AllowedEdges,
+    KVCache,
+    PromptRest,
     Served,
     Trees,
     prefill,
     read_page,
-    system_context,
     verify,
     write_page,
 )
 from gplan_jax.inference.grammar.plan_grammar import PlanGrammar
-from gplan_jax.models import KVCache, Qwen3, init_cache
+from gplan_jax.models import Qwen3
 
 PAGE = 64  # tokens of a user prefix that are kept and found again together
 _MOST_BUCKETS = 10
@@ -59,7 +58,7 @@ class Shapes:
 
     @property
     def window(self) -> int:
-        """Places that a commit may move: those of the largest tree."""
+        """AllowedEdges that a commit may move: those of the largest tree."""
         return max(self.nodes.values())
 
     def bucket(self, tokens: int) -> int:
@@ -100,6 +99,13 @@ def shapes_of(
     return Shapes(buckets, of_rows, queries, places, tail)
 
 
+# One jit a function for the whole process: decoders of models of one shape share what is compiled.
+_PREFILL = jax.jit(prefill, donate_argnames="cache")
+_VERIFY = jax.jit(verify, donate_argnames="cache")
+_READ_PAGE = jax.jit(partial(read_page, size=PAGE))
+_WRITE_PAGE = jax.jit(write_page, donate_argnames="cache")
+
+
 class Programs:
     """An engine's weights, cache and compiled programs; the cache is written in place.
 
@@ -134,21 +140,17 @@ class Programs:
                 f"are more than the model's {limit} positions; shorten max_length."
             )
         self.shapes = shapes
-        graphdef, params = nnx.split(model, nnx.Param)
-        ids_P = np.asarray(system_ids, np.int32)
-        system = jax.jit(lambda p, ids: system_context(nnx.merge(graphdef, p), ids))(params, ids_P)
-        self._served = Served(params, system, *_tables(model, grammar))
-        dtype = model.compute_dtype
-        self._cache = init_cache(model.config, max(shapes.nodes), shapes.places, dtype)
+        self._served = Served.of(model, np.asarray(system_ids, np.int32), vocabulary, grammar)
+        self._cache = KVCache.empty(model, max(shapes.nodes), shapes.places)
         self._words = None if grammar is None else grammar.table.edge_bits.shape[-1]
-        self._jitted = _jitted(graphdef, vocabulary)
+        self._ahead = ahead
         self._compiled: dict[tuple, Callable] = {}
         if ahead:
             self._compile_all(pages)
 
     @property
     def count(self) -> int:
-        """Programs compiled so far; if that was done ahead, none is added later."""
+        """Programs compiled ahead; none is added later, or it was not ahead."""
         return len(self._compiled)
 
     def prefill(
@@ -157,103 +159,90 @@ class Programs:
         ids: Sequence[int],
         start: int,
         queries: Sequence[int] = (),
-        places: Places | None = None,
+        allowed: AllowedEdges | None = None,
     ) -> np.ndarray:
         """Runs tokens of a prompt into a slot that holds ``start`` of them; see ``passes``.
 
         Returns:
             Edge logits [Q, E] at the tokens ``queries``, or the most likely token [Q].
         """
-        bucket = self.shapes.bucket(len(ids))
-        ids_S = np.zeros(bucket, np.int32)
-        ids_S[: len(ids)] = ids
-        query_Q = np.zeros(self.shapes.queries, np.int32)
-        query_Q[: len(queries)] = queries
-        numbers = (np.int32(len(ids)), np.int32(slot), np.int32(start))
-        self._cache, choices = self._call(
-            ("prefill", bucket, start > 0),
-            self._served,
-            self._cache,
-            ids_S,
-            *numbers,
-            query_Q,
-            places,
+        prompt = replace(
+            self._empty_prompt(self.shapes.bucket(len(ids)), start > 0),
+            length=np.int32(len(ids)),
+            slot=np.int32(slot),
+            start=np.int32(start),
         )
+        prompt.ids_S[: len(ids)] = ids
+        prompt.query_Q[: len(queries)] = queries
+        self._cache, choices = self._call(_PREFILL, self._served, self._cache, prompt, allowed)
         return np.asarray(choices)
 
-    def verify(self, trees: Trees, places: Places | None) -> np.ndarray:
+    def verify(self, trees: Trees, allowed: AllowedEdges | None) -> np.ndarray:
         """Runs the trees of the first b slots; edge logits [b, T, E] or likely tokens [b, T]."""
-        key = ("verify", *trees.ids_bxT.shape)
-        self._cache, choices = self._call(key, self._served, self._cache, trees, places)
+        self._cache, choices = self._call(_VERIFY, self._served, self._cache, trees, allowed)
         return np.asarray(choices)
 
     def read_page(self, slot: int, start: int) -> KVCache:
         """A page of a slot's keys and values."""
-        return self._call(("read_page",), self._cache, np.int32(slot), np.int32(start))
+        return self._call(_READ_PAGE, self._cache, np.int32(slot), np.int32(start))
 
     def write_page(self, slot: int, start: int, page: KVCache) -> None:
         """Puts a page into a slot."""
-        numbers = (np.int32(slot), np.int32(start))
-        self._cache = self._call(("write_page",), self._cache, page, *numbers)
+        self._cache = self._call(_WRITE_PAGE, self._cache, page, np.int32(slot), np.int32(start))
 
-    def empty_places(self, *shape: int) -> Places | None:
-        """Places without an open edge, to be filled in; None for plain decoding."""
+    def no_edges(self, *shape: int) -> AllowedEdges | None:
+        """Nothing that is allowed, to be filled in; None for plain decoding."""
         if self._words is None:
             return None
-        return Places(np.zeros(shape, np.int32), np.zeros((*shape, self._words), np.uint32))
+        return AllowedEdges(np.zeros(shape, np.int32), np.zeros((*shape, self._words), np.uint32))
 
-    def _call(self, key: tuple, *operands: Any) -> Any:
-        program = self._compiled.get(key)
-        if program is None:
-            program = self._compiled[key] = self._lower(key, operands).compile()
-        return program(*operands)
+    def _empty_prompt(self, bucket: int, continues: bool) -> PromptRest:
+        zero = np.int32(0)
+        query_Q = np.zeros(self.shapes.queries, np.int32)
+        return PromptRest(np.zeros(bucket, np.int32), zero, zero, zero, query_Q, continues)
 
-    def _lower(self, key: tuple, operands: Sequence[Any]) -> Any:
-        # Shapes are those of the operands; what is left of a prefill's key is a flag.
-        name, *shape = key
-        return self._jitted[name, *(shape[1:] if name == "prefill" else ())].lower(*operands)
+    def _call(self, function: Any, *operands: Any) -> Any:
+        if not self._ahead:
+            return function(*operands)
+        key = _shape_key(function, operands)
+        if key not in self._compiled:
+            self._compiled[key] = function.lower(*operands).compile()
+        return self._compiled[key](*operands)
 
     def _compile_all(self, pages: bool) -> None:
         served, cache, number = self._served, self._cache, np.int32(0)
-        query_Q = np.zeros(self.shapes.queries, np.int32)
-        operands: dict[tuple, tuple] = {}
+        calls: list[tuple] = []
         for bucket in self.shapes.buckets:
             for continues in (False, True) if pages and self.shapes.continues(bucket) else (False,):
-                ids_S, places = np.zeros(bucket, np.int32), self.empty_places(self.shapes.queries)
-                numbers = (number, number, number)
-                operands["prefill", bucket, continues] = (
-                    served, cache, ids_S, *numbers, query_Q, places,
-                )  # fmt: skip
+                prompt = self._empty_prompt(bucket, continues)
+                allowed = self.no_edges(self.shapes.queries)
+                calls.append((_PREFILL, served, cache, prompt, allowed))
         for rows, nodes in self.shapes.nodes.items():
             trees = empty_trees(rows, nodes, self.shapes.window)
-            places = self.empty_places(rows, nodes)
-            operands["verify", rows, nodes] = (served, cache, trees, places)
+            calls.append((_VERIFY, served, cache, trees, self.no_edges(rows, nodes)))
         if pages:
-            operands["read_page",] = (cache, number, number)
-            page = jax.eval_shape(self._jitted["read_page",], cache, number, number)
-            operands["write_page",] = (cache, page, number, number)
-        lowered = [self._lower(key, given) for key, given in operands.items()]
+            page = jax.eval_shape(_READ_PAGE, cache, number, number)
+            calls.append((_READ_PAGE, cache, number, number))
+            calls.append((_WRITE_PAGE, cache, page, number, number))
+        lowered = [function.lower(*operands) for function, *operands in calls]
         # Compiling leaves Python's lock alone, so a second one may go on beside it.
         with ThreadPoolExecutor(2) as pool, ProgressBar("compiling", len(lowered)) as bar:
             compiled = pool.map(lambda program: program.compile(), lowered)
-            for key, program in zip(operands, compiled, strict=True):
-                self._compiled[key] = program
+            for (function, *operands), program in zip(calls, compiled, strict=True):
+                self._compiled[_shape_key(function, operands)] = program
                 bar.advance(steps=1)
 
 
-def _jitted(graphdef: Any, vocabulary: int) -> dict[tuple, Any]:
-    """The functions of ``passes`` by name; a prefill's also by whether it continues a prefix."""
-    prefills = {
-        ("prefill", continues): jax.jit(
-            partial(prefill, graphdef, vocabulary, continues), donate_argnums=1
-        )
-        for continues in (False, True)
-    }
-    return prefills | {
-        ("verify",): jax.jit(partial(verify, graphdef, vocabulary), donate_argnums=1),
-        ("read_page",): jax.jit(partial(read_page, size=PAGE)),
-        ("write_page",): jax.jit(write_page, donate_argnums=0),
-    }
+def _shape_key(function: Any, operands: Sequence[Any]) -> tuple:
+    """What tells the programs of one engine apart; its weights and cache never change shape."""
+    shapes = (
+        (operand.ids_S.shape, operand.continues)
+        if isinstance(operand, PromptRest)
+        else operand.ids_bxT.shape
+        for operand in operands
+        if isinstance(operand, PromptRest | Trees)
+    )
+    return (function, *shapes)
 
 
 def empty_trees(rows: int, nodes: int, window: int) -> Trees:
@@ -282,16 +271,3 @@ def set_tree(trees: Trees, row: int, tokens: Sequence[int], parents: Sequence[in
         if parent >= 0:
             mask_TxT[node] |= mask_TxT[parent]
             depths_T[node] = depths_T[parent] + 1
-
-
-def _tables(
-    model: Qwen3, grammar: PlanGrammar | None
-) -> tuple[jax.Array | None, jax.Array | None, jax.Array | None]:
-    if grammar is None:
-        return None, None, None
-    head_RxD = jnp.take(model.head_VxD(), grammar.token_ids, axis=0).astype(model.compute_dtype)
-    return (
-        head_RxD,
-        jnp.asarray(grammar.table.edge_row, jnp.int32),
-        jnp.asarray(grammar.table.edge_bits, jnp.uint32),
-    )

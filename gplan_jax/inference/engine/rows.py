@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gplan_jax.inference.engine.passes import Places, Trees
+from gplan_jax.inference.engine.passes import AllowedEdges, Trees
 from gplan_jax.inference.engine.programs import set_tree
 from gplan_jax.inference.grammar.drafts import DraftTree, Start
 from gplan_jax.inference.grammar.plan_grammar import Edge, GrammarState, PlanGrammar
@@ -147,7 +147,7 @@ def lay_out(
     rows: Sequence[Row],
     trees_of: Callable[[Row], DraftTree],
     trees: Trees,
-    places: Places | None,
+    allowed: AllowedEdges | None,
     words: Callable[[GrammarState], np.ndarray] | None,
 ) -> list[DraftTree]:
     """Fills the arrays of a pass in, in place; returns the tree of each row.
@@ -156,7 +156,7 @@ def lay_out(
         rows: those that decode.
         trees_of: drafts a row's tree.
         trees: padding, see ``empty_trees``; a row goes where its slot is.
-        places: without open edges; None in plain decoding.
+        allowed: of no edge yet; None in plain decoding.
         words: the open bits of a state as words.
     """
     drafted = []
@@ -167,14 +167,14 @@ def lay_out(
         trees.lengths_b[slot], trees.base_b[slot] = row.held, row.base
         trees.moves_bxM[slot, : len(row.path)] = row.path
         set_tree(trees, slot, tree.tokens, tree.parents)
-        if places is None or words is None:
+        if allowed is None or words is None:
             continue
         whole = tree.chain == len(row.chain)
         for node in range(tree.chain - 1 if whole else len(tree.tokens), len(tree.tokens)):
             state = row.state if node == tree.chain - 1 else tree.states[node]
             assert state is not None
-            places.node[slot, node] = state.node
-            places.open_bits[slot, node] = words(state)
+            allowed.node[slot, node] = state.node
+            allowed.open_bits[slot, node] = words(state)
     return drafted
 
 

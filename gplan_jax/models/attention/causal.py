@@ -1,7 +1,7 @@
 """The one place where queries meet keys, and the choice of the kernel that does it.
 
-``causal_attention`` serves training: rows of tokens, each after any number of contexts that all its
-tokens see whole. ``attention`` takes any mask and serves decoding over a cache.
+``causal_attention`` serves training and decoding: rows of tokens, each after any number of contexts
+that all its tokens see whole.
 
 Letters: B batch, T queries, C keys, N query heads, K key/value heads (N = K * G), H head size.
 """
@@ -25,7 +25,6 @@ __all__ = [
     "ATTENTION_RESIDUALS",
     "Context",
     "Kernel",
-    "attention",
     "causal_attention",
     "over_mesh",
     "resolve_kernel",
@@ -289,29 +288,3 @@ def _folded(x_BxTxN: jax.Array, key_or_value: jax.Array) -> jax.Array:
 def _by_query(x_nxKxTxG: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Turns [n, K, b * T, G], the order of ``_scores``, into [B, T, N]."""
     return x_nxKxTxG.swapaxes(1, 2).reshape(shape[:-1])
-
-
-def attention(
-    query_BxTxNxH: jax.Array, key_BxCxKxH: jax.Array, value_BxCxKxH: jax.Array, mask: jax.Array
-) -> jax.Array:
-    """Computes softmax(q k^T / sqrt(H)) v with grouped key/value heads.
-
-    Args:
-        query_BxTxNxH: rotated queries.
-        key_BxCxKxH: rotated keys; each serves N / K query heads.
-        value_BxCxKxH: values.
-        mask: bool, [B, T, C] or [1, T, C]; True where a query may see a key.
-
-    Returns:
-        The mixed values [B, T, N, H] in the dtype of the values; the softmax is in float32.
-    """
-    batch, queries, heads, head_dim = query_BxTxNxH.shape
-    groups = key_BxCxKxH.shape[2]
-    grouped = query_BxTxNxH.reshape(batch, queries, groups, heads // groups, head_dim)
-    scores = jnp.einsum(
-        "BTKGH,BCKH->BKGTC", grouped, key_BxCxKxH, preferred_element_type=jnp.float32
-    )
-    scores = jnp.where(mask[:, None, None], scores * head_dim**-0.5, _MASKED_SCORE)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value_BxCxKxH.dtype)
-    mixed = jnp.einsum("BKGTC,BCKH->BTKGH", weights, value_BxCxKxH)
-    return mixed.reshape(batch, queries, heads, head_dim)

@@ -1,7 +1,7 @@
 """Qwen3 dense in Flax NNX: one block's parameters stacked over layers and scanned.
 
-Letters: B batch, S sequence, T new tokens, C cache slots, D model, N query heads,
-K key/value heads, H head size, F feed-forward, L layers, V vocabulary.
+Letters: B batch, S sequence, T new tokens, D model, N query heads, K key/value heads, H head size,
+F feed-forward, L layers, V vocabulary.
 
 Parameters are stored in ``param_dtype`` and multiplied in ``compute_dtype``; norms, rotary
 embedding, softmax and logits are float32. A tied model has one ``embedding`` and no ``head``.
@@ -23,14 +23,13 @@ from gplan_jax.models.attention.causal import (
     ATTENTION_RESIDUALS,
     Context,
     Kernel,
-    attention,
     causal_attention,
 )
 from gplan_jax.models.layers.norms import rms_norm, rotate, rotation
 from gplan_jax.models.layers.projection import LowRank, project
 from gplan_jax.models.layers.sharding import LOGICAL_AXES, constrain
 from gplan_jax.models.layers.vocabulary import TrainedRows, embed_tokens
-from gplan_jax.models.qwen3.cache import KVCache, LayeredContext
+from gplan_jax.models.qwen3.cache import LayeredContext
 from gplan_jax.models.qwen3.config import Qwen3Config
 
 Remat = Literal["none", "full", "dots", "offload"]
@@ -119,7 +118,7 @@ class Qwen3(nnx.Module):
         remat: what the backward pass computes again instead of keeping: "none" keeps all, "full"
             keeps only each layer's input, "dots" keeps the products with weights, "offload" keeps
             each layer's input in host memory.
-        kernel: how queries meet keys where nothing is cached; see ``attention``.
+        kernel: what computes attention; see ``attention.causal.resolve_kernel``.
     """
 
     def __init__(
@@ -244,47 +243,6 @@ class Qwen3(nnx.Module):
             (stacked, kv_by_layer),
         )
         return self._finish(hidden), LayeredContext(kept[0], kept[1], lengths_B) if keep else None
-
-    def hidden_with_cache(
-        self,
-        input_ids_BxT: jax.Array,
-        positions_BxT: jax.Array,
-        cache: KVCache,
-        write_slot: jax.Array | int,
-        key_mask_BxTxC: jax.Array,
-    ) -> tuple[jax.Array, KVCache]:
-        """Runs T new tokens against a cache that also takes them in.
-
-        Args:
-            input_ids_BxT: the new tokens.
-            positions_BxT: their rotary positions, free of where they are stored.
-            cache: keys and values of C slots.
-            write_slot: the new tokens take slots ``write_slot .. write_slot + T`` in all rows.
-            key_mask_BxTxC: True where a new token may see a slot (its own included).
-
-        Returns:
-            The states after the final norm [B, T, D] and the cache with the new tokens.
-        """
-        slot = jnp.asarray(write_slot, jnp.int32)
-        cos_sin = rotation(positions_BxT, self.config.head_dim, self.config.rope_theta)
-        block, stacked = nnx.split(self.layers)
-
-        def one_layer(
-            carry: tuple[jax.Array, KVCache], xs: tuple[jax.Array, Any]
-        ) -> tuple[tuple[jax.Array, KVCache], None]:
-            (hidden, cache), (layer, parameters) = carry, xs
-
-            def mix(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, Any]:
-                written = cache.write(layer, slot, key, value)
-                return attention(query, *written.layer(layer), key_mask_BxTxC), written
-
-            return nnx.merge(block, parameters)(hidden, cos_sin, mix), None
-
-        numbers = jnp.arange(self.config.num_hidden_layers)
-        (hidden, cache_after), _ = jax.lax.scan(
-            one_layer, (self._embed(input_ids_BxT), cache), (numbers, stacked)
-        )
-        return self._finish(hidden), cache_after
 
     def head_VxD(self) -> jax.Array:
         """Returns the output matrix [V, D]: the embedding itself where they are tied."""

@@ -13,7 +13,6 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Sample, check_plan, latent_valid
 from gplan_jax.gsisr.intent_counts import IntentCounts
 from gplan_jax.inference.engine.continuous import ContinuousDecoder, Prompted
-from gplan_jax.inference.engine.decoding import GreedyDecoder
 from gplan_jax.inference.engine.programs import Programs
 from gplan_jax.inference.grammar.drafts import DraftModel
 from gplan_jax.inference.grammar.plan_grammar import PlanGrammar, ResponseForm
@@ -171,22 +170,14 @@ def test_free_decoding_is_plain_greedy_decoding(
     encoder = ChatEncoder.load(tiny_model_dir)
     model = planners.random_model(tiny_model_dir, 5)
     prompts = planners.prompts(encoder, world_rows[:4])
-    greedy = GreedyDecoder(
-        model,
-        end_id=encoder.end_id,
-        pad_id=encoder.pad_id,
-        max_new_tokens=40,
-        length_buckets=[planners.MAX_PROMPT],
-        batch_size=4,
-    ).decode([list(prompt.ids) for prompt in prompts])
-    # A row of the embedding that no token has may win in the plain decoder, and only there.
-    limits = [
-        next((i for i, t in enumerate(r) if t >= encoder.vocabulary_size), 40) for r in greedy
-    ]
+    forward = planners.forward_of(model, planners.MAX_PROMPT + 40)
     rows = planners.decode(planners.decoder(model, encoder, world_rows[0], None), prompts)
-    for row, response, limit in zip(rows, greedy, limits, strict=True):
-        assert limit > 0
-        assert row.response[:limit] == response[:limit]
+    for prompt, row in zip(prompts, rows, strict=True):
+        logits = forward([*prompt.ids, *row.response])[len(prompt.ids) - 1 :]
+        # A row of the embedding that no token has never wins.
+        likeliest = logits[:, : encoder.vocabulary_size].argmax(axis=-1)
+        assert likeliest[: len(row.response)].tolist() == row.response
+        assert len(row.response) == 40 or likeliest[len(row.response)] == encoder.end_id
 
 
 def test_refusals(case: Case) -> None:

@@ -15,7 +15,9 @@ from gplan_jax.cli import quickstart_run as quickstart
 from gplan_jax.cli.main import app
 from gplan_jax.foundation.config import load_config
 from gplan_jax.gsisr import IntentLibrary, Prompt, Sample, check_plan, latent_valid
-from gplan_jax.inference.engine.decoding import GreedyDecoder
+from gplan_jax.inference.engine.assembly import build_decoder, build_prompter, load_parts
+from gplan_jax.inference.engine.continuous import Prompted, decode_all
+from gplan_jax.inference.engine.engine_config import EngineConfig
 from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.training.loop.loop import train
 from gplan_jax.training.steps.train_config import TrainConfig
@@ -101,18 +103,20 @@ def test_its_chat_template_writes_our_prompts(
 def test_generate_gives_the_tokens_of_our_greedy_decoder(
     trained: Path, theirs: Any, prompt_ids: list[list[int]]
 ) -> None:
-    planner = Planner.load(trained)
-    decoder = GreedyDecoder(
-        planner.model,
-        end_id=planner.encoder.end_id,
-        pad_id=planner.encoder.pad_id,
+    config = EngineConfig(
+        mode="unconstrained",
+        slots=ROWS,
+        response_room=NEW_TOKENS,
         max_new_tokens=NEW_TOKENS,
-        length_buckets=[max(map(len, prompt_ids))],
-        batch_size=ROWS,
+        prefix_cache_mib=0,
     )
-    ours = decoder.decode(prompt_ids)
+    parts = load_parts(trained, config, max_length=512 + NEW_TOKENS)
+    prompter = build_prompter(parts.task, parts.encoder, config)
+    decoder = build_decoder(parts, config, prompter, ahead=False)
+    rows = decode_all(decoder, [Prompted(ids) for ids in prompt_ids], on_row=lambda: None)
+    ours = [row.response for row in rows]
     assert [generate(theirs, ids) for ids in prompt_ids] == ours
-    texts = [planner.encoder.decode(tokens) for tokens in ours]
+    texts = [parts.encoder.decode(tokens) for tokens in ours]
     assert all(text.startswith("<THOUGHT><THOUGHT_CONTEXT_a>") for text in texts)
     tokenizer = transformers.AutoTokenizer.from_pretrained(trained.parent / "hf")
     assert [tokenizer.decode(tokens) for tokens in ours] == texts

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.models.attention.causal import attention, resolve_kernel
+from gplan_jax.models.attention.causal import causal_attention, resolve_kernel
 
 
 def test_equals_a_loop_over_rows_and_heads() -> None:
     rng = np.random.default_rng(0)
-    query = rng.normal(size=(2, 3, 6, 4)).astype(np.float32)
+    query = rng.normal(size=(2, 5, 6, 4)).astype(np.float32)
     key, value = rng.normal(size=(2, 2, 5, 2, 4)).astype(np.float32)
-    mask = rng.random((2, 3, 5)) < 0.6
+    mask = rng.random((2, 5, 5)) < 0.6
     mask[:, :, 0] = True
     expected = np.empty_like(query)
-    for b, t, n in np.ndindex(2, 3, 6):
+    for b, t, n in np.ndindex(2, 5, 6):
         group = n // 3  # 6 query heads share 2 key/value heads, neighbours together
         seen = mask[b, t]
         scores = key[b, seen, group] @ query[b, t, n] / 2.0
@@ -26,9 +28,14 @@ def test_equals_a_loop_over_rows_and_heads() -> None:
     np.testing.assert_allclose(attention(query, key, value, mask), expected, atol=1e-6)
 
 
+def attention(query: Any, key: Any, value: Any, mask: np.ndarray) -> Any:
+    lengths = jnp.full(len(query), query.shape[1])
+    return causal_attention(query, key, value, lengths, own_mask_BxTxT=mask)
+
+
 def test_a_row_that_sees_nothing_stays_finite() -> None:
     ones = jnp.ones((1, 2, 2, 4))
-    assert jnp.isfinite(attention(ones, ones, ones, jnp.zeros((1, 2, 2), bool))).all()
+    assert jnp.isfinite(attention(ones, ones, ones, np.zeros((1, 2, 2), bool))).all()
 
 
 def test_bfloat16_values_are_mixed_with_a_float32_softmax() -> None:

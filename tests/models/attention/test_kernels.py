@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.models.attention import causal as attention_module
-from gplan_jax.models.attention.causal import Context, attention, causal_attention
+from gplan_jax.models.attention.causal import Context, causal_attention
 from gplan_jax.models.attention.merge import Flash, merged_attention
 from gplan_jax.models.attention.splash import block_size, splash_attention
 
@@ -34,12 +34,13 @@ def dense(query: Any, key: Any, value: Any, lengths: Any, contexts: Any) -> jax.
         seen = (jnp.arange(size) < context.lengths[parent][:, None])[:, None]
         masks.append(jnp.broadcast_to(seen, (batch, queries, size)))
     masks.append(jnp.broadcast_to(jnp.tri(queries, dtype=bool), (batch, queries, queries)))
-    mixed = attention(
-        query,
-        jnp.concatenate([*keys, key], axis=1),
-        jnp.concatenate([*values, value], axis=1),
-        jnp.concatenate(masks, axis=2),
-    )
+    groups = query.shape[2] // key.shape[2]
+    key = jnp.repeat(jnp.concatenate([*keys, key], axis=1), groups, axis=2)
+    value = jnp.repeat(jnp.concatenate([*values, value], axis=1), groups, axis=2)
+    scores = jnp.einsum("BTNH,BCNH->BNTC", query, key) * query.shape[-1] ** -0.5
+    seen = jnp.concatenate(masks, axis=2)[:, None]
+    weights = jax.nn.softmax(jnp.where(seen, scores, jnp.finfo(scores.dtype).min))
+    mixed = jnp.einsum("BNTC,BCNH->BTNH", weights, value)
     return jnp.where((jnp.arange(queries) < lengths[:, None])[..., None, None], mixed, 0)
 
 

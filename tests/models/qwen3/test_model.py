@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gplan_jax.models import Qwen3, Qwen3Config, init_cache, load_qwen3
+from gplan_jax.models import Qwen3, Qwen3Config, load_qwen3
 from gplan_jax.models.checkpoints.hugging_face import checkpoint_tensors
 from gplan_jax.models.checkpoints.model_directory import model_parameters
 
@@ -114,26 +114,23 @@ def test_logits_depend_on_relative_positions_only(checkpoint: Path) -> None:
     assert jnp.abs(hidden(2 * positions) - plain).max() > 1e-2
 
 
-def test_prefill_and_steps_through_the_cache_equal_the_full_forward(checkpoint: Path) -> None:
-    """Rows of lengths 6 and 3 share a bucket of 6; then three tokens each at the same slots."""
+def test_tokens_that_continue_kept_rows_equal_the_full_forward(checkpoint: Path) -> None:
+    """Rows of lengths 6 and 3 share an array of 6; then three tokens each, one after the other."""
     model = load_qwen3(checkpoint)
-    lengths, bucket, slots = np.asarray([6, 3]), 6, np.arange(9)
-    prompt_BxC = slots < lengths[:, None]
-    cache = init_cache(model.config, 2, 9, jnp.float32)
-    prompts = np.where(prompt_BxC[:, :bucket], IDS[:, :bucket], 0)
-    causal = slots <= np.arange(bucket)[:, None]
-    step = jax.jit(lambda *args: model.hidden_with_cache(*args))
-    hidden, cache = step(prompts, jnp.arange(bucket)[None], cache, 0, causal & prompt_BxC[:, None])
+    lengths = np.asarray([6, 3])
+    prompts = np.where(np.arange(6) < lengths[:, None], IDS[:, :6], 0)
+    run = jax.jit(lambda ids, lengths, held: model.branch(ids, lengths, held, keep=True))
+    hidden, context = run(prompts, lengths, [])
     full = jax.jit(model)(IDS)
     for row, length in enumerate(lengths):
         np.testing.assert_allclose(
             model.logits(hidden)[row, :length], full[row, :length], atol=2e-5
         )
+    held = [context]
     for t in range(3):
-        mask = prompt_BxC | ((slots >= bucket) & (slots <= bucket + t))
         positions = lengths + t
-        tokens = IDS[np.arange(2), positions]
-        hidden, cache = step(tokens[:, None], positions[:, None], cache, bucket + t, mask[:, None])
+        hidden, context = run(IDS[np.arange(2), positions][:, None], np.ones(2, int), held)
+        held.append(context)
         np.testing.assert_allclose(
             model.logits(hidden)[:, 0], full[np.arange(2), positions], atol=2e-5
         )
