@@ -47,8 +47,11 @@ def candidates(
 
     from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.gsisr import IntentLibrary
-    from gplan_jax.synthesis.seeds.proposing import check_out, write_review_files
-    from gplan_jax.synthesis.seeds.tables import strata_table
+    from gplan_jax.synthesis.seeds.draw_candidates import (
+        check_out,
+        strata_table,
+        write_review_files,
+    )
     from gplan_jax.synthesis.teachers.load import load_teacher, note_of
     from gplan_jax.synthesis.teachers.seed import read_seeds
 
@@ -56,12 +59,12 @@ def candidates(
     loaded, faulty = IntentLibrary.load(library), FaultyRows(on_error)
     known = read_seeds(seeds, loaded) if seeds else []
     cache = cache or out.with_suffix(".cache.sqlite")
-    hired = load_teacher(teacher, overrides or [], cache, loaded, known)
+    asked = load_teacher(teacher, overrides or [], cache, loaded, known)
     report = write_review_files(
         data,
         out,
         loaded,
-        hired,
+        asked,
         count=count,
         seed=seed,
         faulty=faulty,
@@ -75,7 +78,7 @@ def candidates(
         typer.echo(f"  fewer than {count}       the data has no more users")
     if report.faulty:
         typer.echo(f"  with faults to mend  {report.faulty}; see the column faults")
-    if spent := note_of(hired):
+    if spent := note_of(asked):
         typer.echo(f"  requests             {spent}")
     typer.echo(f"  their contexts       {report.candidates_path}; keep it beside the review file")
     typer.echo(f"  on a page            gplan seeds review {out} --reviewer NAME")
@@ -126,8 +129,8 @@ def import_(
     from rich.console import Console
 
     from gplan_jax.gsisr import IntentLibrary
-    from gplan_jax.synthesis.seeds.importing import import_reviews, report_path
-    from gplan_jax.synthesis.seeds.tables import strata_table
+    from gplan_jax.synthesis.seeds.draw_candidates import strata_table
+    from gplan_jax.synthesis.seeds.import_reviews import import_reviews, report_path
 
     report = import_reviews(
         files,
@@ -168,9 +171,9 @@ def agreement(
 
     from gplan_jax.foundation.files import write_json
     from gplan_jax.gsisr import IntentLibrary
-    from gplan_jax.synthesis.seeds.agreement import agreement_of
-    from gplan_jax.synthesis.seeds.tables import agreement_tables
-    from gplan_jax.synthesis.seeds.verdicts import load_candidates, read_reviews
+    from gplan_jax.synthesis.seeds.review_file import read_reviews
+    from gplan_jax.synthesis.seeds.reviewer_agreement import agreement_of, agreement_tables
+    from gplan_jax.synthesis.seeds.seed_candidates import load_candidates
 
     loaded = IntentLibrary.load(library)
     _, found = load_candidates([first, second], candidates, loaded)

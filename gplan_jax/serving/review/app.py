@@ -19,9 +19,9 @@ from gplan_jax.serving.http.bodies import read_json, validate
 from gplan_jax.serving.http.errors import ApiError, AsciiResponse
 from gplan_jax.serving.http.middleware import SECURITY_HEADERS
 from gplan_jax.serving.review.store import NotASeed, Outdated, ReviewStore, SavedDecision
-from gplan_jax.synthesis.seeds.candidates import Candidate
-from gplan_jax.synthesis.seeds.draft import CONTEXT_BLOCKS, Draft, Fault, block_names
-from gplan_jax.synthesis.seeds.review_file import Decision, Verdict
+from gplan_jax.synthesis.seeds.draft import CONTEXT_BLOCKS, Draft, DraftFault, block_names
+from gplan_jax.synthesis.seeds.review_file import Decision, ReviewVerdict
+from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = ("review.css", "review.js", "card.js", "outbox.js", "dom.js")
@@ -47,7 +47,7 @@ class DecisionBody(pydantic.BaseModel):
     version: str
     plan: Annotated[list[dict[Text, Text]], pydantic.Field(max_length=MOST_INTENTS)]
     reasoning: dict[Text, Text]
-    verdict: Verdict
+    verdict: ReviewVerdict
     comment: Text
 
 
@@ -149,7 +149,7 @@ def _library(store: ReviewStore) -> dict[str, Any]:
     }
 
 
-def _candidate(candidate: Candidate) -> dict[str, Any]:
+def _candidate(candidate: SeedCandidate) -> dict[str, Any]:
     return {
         "row": candidate.row,
         "id": candidate.sample.id,
@@ -175,7 +175,7 @@ def _draft(draft: Draft) -> dict[str, Any]:
     return {"plan": draft.plan, "reasoning": dict(draft.reasoning)}
 
 
-def _fault(fault: Fault) -> dict[str, Any]:
+def _fault(fault: DraftFault) -> dict[str, Any]:
     keys = ("column", "step", "tier", "message")
     return {key: getattr(fault, key) for key in keys}
 

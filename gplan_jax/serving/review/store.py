@@ -13,16 +13,15 @@ from pathlib import Path
 
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.gsisr import IntentLibrary
-from gplan_jax.synthesis.seeds.candidates import Candidate
-from gplan_jax.synthesis.seeds.draft import Fault, faults_of
+from gplan_jax.synthesis.seeds.draft import DraftFault, faults_of
 from gplan_jax.synthesis.seeds.review_file import (
     Decision,
-    header_line,
     read_review,
     review_line,
+    verdict_faults,
     write_lines,
 )
-from gplan_jax.synthesis.seeds.verdicts import load_candidates, verdict_faults
+from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate, load_candidates
 
 _NAME = re.compile(r"[\w-]{1,40}")
 
@@ -54,7 +53,7 @@ class SavedDecision:
 
     decision: Decision
     version: str
-    faults: tuple[Fault, ...]
+    faults: tuple[DraftFault, ...]
 
 
 class ReviewStore:
@@ -70,7 +69,7 @@ class ReviewStore:
     """
 
     def __init__(
-        self, path: Path, reviewer: str, candidates: list[Candidate], library: IntentLibrary
+        self, path: Path, reviewer: str, candidates: list[SeedCandidate], library: IntentLibrary
     ) -> None:
         """Begins the file where it is missing; GplanError as ``read_review`` where it is faulty."""
         self.path, self.reviewer, self.library = path, reviewer, library
@@ -141,7 +140,7 @@ class ReviewStore:
         self._saved = [self._kept(d, line) for d, line in zip(decisions, self._lines, strict=True)]
 
     def _write(self) -> None:
-        write_lines(self.path, [header_line(self.library), *self._lines])
+        write_lines(self.path, self._lines, self.library)
         self._stamp = _stamp(self.path)
 
     def _kept(self, decision: Decision, line: str) -> SavedDecision:
@@ -178,7 +177,7 @@ def open_review(
 
 
 def _check_fresh(
-    review: Path, candidates: list[Candidate], library: IntentLibrary, own: Path
+    review: Path, candidates: list[SeedCandidate], library: IntentLibrary, own: Path
 ) -> None:
     """A copy starts from the proposals; decisions made in the file itself aren't passed over."""
     read = read_review(review, candidates, library)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gplan_jax.foundation.errors import GplanError
@@ -70,7 +70,7 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class DraftFault:
     """Why a draft is no seed yet.
 
     Attributes:
@@ -92,44 +92,44 @@ def block_names(steps: int) -> list[str]:
     return [*CONTEXT_BLOCKS, *(f"STEP_{i}" for i in range(1, steps + 1))]
 
 
-def faults_of(draft: Draft, library: IntentLibrary) -> list[Fault]:
+def faults_of(draft: Draft, library: IntentLibrary) -> list[DraftFault]:
     """Everything wrong with a draft: the filter's three tiers, then its reasoning; [] for none."""
-    violations = check_plan(canonical_plan(draft.plan, library), library)
-    faults = [Fault(PLAN, _step(v.message), v.tier, v.code, v.message) for v in violations]
-    return [*faults, *_reasoning_faults(draft)]
-
-
-def _step(message: str) -> int | None:
-    """The intent that a message of the filter begins with."""
-    match = _INTENT.match(message)
-    return int(match[1]) if match else None
-
-
-def _reasoning_faults(draft: Draft) -> Iterator[Fault]:
+    faults = []
+    for found in check_plan(canonical_plan(draft.plan, library), library):
+        # The filter's message begins with the intent that it is about, where it is about one.
+        intent = _INTENT.match(found.message)
+        step = int(intent[1]) if intent else None
+        faults.append(DraftFault(PLAN, step, found.tier, found.code, found.message))
     names = block_names(len(draft.plan))
     for name in (*names, *(name for name in draft.reasoning if name not in names)):
         step = int(name.removeprefix("STEP_")) if name.startswith("STEP_") else None
         text = draft.reasoning.get(name, "")
         if name not in names:
             message = f"{name} has no intent: the plan has {len(draft.plan)}"
-            yield Fault(name, step, "reasoning", "step_without_intent", message)
+            faults.append(DraftFault(name, step, "reasoning", "step_without_intent", message))
         elif not text:
-            yield Fault(name, step, "reasoning", "empty_text", f"{name} is empty; say why")
+            message = f"{name} is empty; say why"
+            faults.append(DraftFault(name, step, "reasoning", "empty_text", message))
         try:
             check_plain(text, name)
         except GplanError as error:
-            yield Fault(name, step, "reasoning", "markup", str(error).rstrip("."))
+            message = str(error).rstrip(".")
+            faults.append(DraftFault(name, step, "reasoning", "markup", message))
+    return faults
 
 
 def plan_words(plan: Plan, library: IntentLibrary) -> str:
-    """A plan in words, for example 打车到订单地 → 订单提醒."""
-    return ARROW.join(_words(intent, library) for intent in plan)
+    """A plan in words, for example 打车到订单地 → 订单提醒.
 
-
-def _words(intent: Mapping[str, str], library: IntentLibrary) -> str:
-    name = intent.get(library.tool_key, "?")
-    tool = library.tools.get(name)
-    if tool is not None and all(key in intent for key in tool.parameters) and name in TOOL_WORDS:
-        return intent_words(dict(intent))
-    values = [value for key, value in intent.items() if key != library.tool_key]
-    return " ".join([(tool.meaning if tool else "") or name, *values])
+    What is broken or of another library is told as far as it goes.
+    """
+    texts = []
+    for intent in plan:
+        name = intent.get(library.tool_key, "?")
+        tool = library.tools.get(name)
+        if tool and name in TOOL_WORDS and all(key in intent for key in tool.parameters):
+            texts.append(intent_words(dict(intent)))
+        else:
+            values = [value for key, value in intent.items() if key != library.tool_key]
+            texts.append(" ".join([(tool.meaning if tool else "") or name, *values]))
+    return ARROW.join(texts)

@@ -3,6 +3,10 @@
 One line a candidate. What is to be judged stands in words and as JSON; the context itself is in the
 candidates' file. Cells that no one edits are compared with that file when the review is read, so
 that columns sorted apart, lines of another review or cells that a program rewrote come to light.
+
+A cell that begins with one of ``= + - @`` (also in full width), a tab or a line break could be run
+as a formula or a command (OWASP, "CSV Injection"). Such a cell gets an apostrophe in front, and so
+does one that begins with an apostrophe, so that reading takes away exactly what writing has added.
 """
 
 from __future__ import annotations
@@ -21,20 +25,15 @@ from typing import Any, Literal, get_args
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.files import atomic_write
 from gplan_jax.gsisr import IntentLibrary, Plan, canonical_plan
-from gplan_jax.synthesis.seeds.candidates import Candidate
-from gplan_jax.synthesis.seeds.cells import guarded, unguarded
-from gplan_jax.synthesis.seeds.draft import (
-    PLAN,
-    Draft,
-    block_names,
-    faults_of,
-    plan_words,
-)
-from gplan_jax.synthesis.seeds.environment import environment_text
+from gplan_jax.synthesis.seeds.draft import PLAN, Draft, block_names, faults_of, plan_words
+from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate, environment_text
 
-Verdict = Literal["", "accept", "edit", "reject"]
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+ReviewVerdict = Literal["", "accept", "edit", "reject"]
+VERDICTS: tuple[ReviewVerdict, ...] = get_args(ReviewVerdict)
+KEPT: tuple[ReviewVerdict, ...] = ("accept", "edit")
 DELIMITERS = (",", ";", "\t")
+GUARD = "'"
+DANGEROUS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
 MOST_FAULTS = 30
 _ROW, _ID, _WORDS, _VERDICT = "row", "id", "plan_words", "verdict"
 _FIXED = ("trigger", "place", "facts")
@@ -55,69 +54,42 @@ class Decision:
 
     row: int
     draft: Draft
-    verdict: Verdict = ""
+    verdict: ReviewVerdict = ""
     comment: str = ""
     reviewer: str = ""
 
 
-def columns_of(library: IntentLibrary) -> tuple[str, ...]:
-    """The columns of a review file."""
-    blocks = block_names(library.plan_length.maximum)
-    return (
-        *(_ROW, _ID, *_FIXED, _WORDS, PLAN),
-        *(*blocks, _VERDICT, "comment", "reviewer", "faults"),
-    )
+def differing_parts(decisions: Iterable[Decision]) -> list[Literal["plan", "reasoning"]]:
+    """In what the drafts differ of decisions that keep their candidate."""
+    kept = [decision.draft for decision in decisions if decision.verdict in KEPT]
+    parts: list[Literal["plan", "reasoning"]] = ["plan", "reasoning"]
+    return [p for p in parts if any(getattr(d, p) != getattr(kept[0], p) for d in kept)]
 
 
-def header_line(library: IntentLibrary) -> str:
-    """The first line of a review file."""
-    return _csv_line(columns_of(library))
+def verdict_faults(
+    path: Path | str, candidate: SeedCandidate, decision: Decision, library: IntentLibrary
+) -> list[RowError]:
+    """Everything that keeps a decision from becoming a seed; [] for one that is no seed anyway.
 
-
-def review_line(candidate: Candidate, decision: Decision, library: IntentLibrary) -> str:
-    """The line of a review file for one candidate, its end included."""
-    cells = _cells(candidate, decision, library)
-    return _csv_line([guarded(cells.get(column, "")) for column in columns_of(library)])
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Writes a review file with a byte order mark, whole or not at all, down to the disk.
-
-    Args:
-        lines: the header, then one for each candidate in their order.
+    "accept" keeps the proposal to the letter, "edit" changes it; what either leaves passes the
+    filter, has one STEP an intent and no tag in any text. Review page and import check by this.
     """
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        file.write("".join(lines).encode("utf-8-sig"))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_review(
-    path: Path,
-    candidates: Sequence[Candidate],
-    decisions: Sequence[Decision],
-    library: IntentLibrary,
-) -> None:
-    """Writes a review file: one decision for each candidate, in the same order."""
-    both = zip(candidates, decisions, strict=True)
-    write_lines(path, [header_line(library), *(review_line(c, d, library) for c, d in both)])
-
-
-def read_review(
-    path: Path, candidates: Sequence[Candidate], library: IntentLibrary
-) -> list[Decision]:
-    """Reads a review file, however a spreadsheet program has saved it: commas, semicolons or tabs.
-
-    Lines may be in another order and some may be missing; those are not in the result. Row numbers
-    in errors are those of the column ``row``.
-
-    Raises:
-        GplanError: the file is missing, not UTF-8 or has other columns; or all that is wrong with
-            its lines, each with row and column.
-    """
-    decisions, faults = _read(path, {c.row: c for c in candidates}, library)
-    raise_faults(path, faults)
-    return decisions
+    if decision.verdict not in KEPT:
+        return []
+    draft, proposal = decision.draft, candidate.proposal
+    blocks = dict.fromkeys([*proposal.reasoning, *draft.reasoning])
+    changed = [PLAN] if draft.plan != proposal.plan else []
+    changed += [n for n in blocks if draft.reasoning.get(n) != proposal.reasoning.get(n)]
+    found: list[tuple[str, str, str]] = []
+    if decision.verdict == "accept":
+        problem = "this was changed, but the verdict is accept"
+        found += [(column, problem, "Write edit, or put the text back.") for column in changed]
+    elif not changed:
+        problem = "the verdict is edit, but nothing was changed"
+        found.append((_VERDICT, problem, "Change what is wrong, or write accept."))
+    mend = "Mend it, or reject the candidate."
+    found += [(fault.column, fault.message, mend) for fault in faults_of(draft, library)]
+    return [RowError(path, decision.row, column, *rest) for column, *rest in found]
 
 
 def raise_faults(path: Path | str, faults: Sequence[RowError]) -> None:
@@ -131,15 +103,22 @@ def raise_faults(path: Path | str, faults: Sequence[RowError]) -> None:
     raise GplanError(f"{path} has {len(faults)} {noun}:\n  " + "\n  ".join(lines))
 
 
-def _csv_line(cells: Iterable[str]) -> str:
-    out = io.StringIO(newline="")
-    csv.writer(out, lineterminator="\r\n").writerow(cells)
-    return out.getvalue()
+# Writing
 
 
-def _cells(candidate: Candidate, decision: Decision, library: IntentLibrary) -> dict[str, str]:
+def columns_of(library: IntentLibrary) -> tuple[str, ...]:
+    """The columns of a review file."""
+    blocks = block_names(library.plan_length.maximum)
+    return (
+        *(_ROW, _ID, *_FIXED, _WORDS, PLAN),
+        *(*blocks, _VERDICT, "comment", "reviewer", "faults"),
+    )
+
+
+def review_line(candidate: SeedCandidate, decision: Decision, library: IntentLibrary) -> str:
+    """The line of a review file for one candidate, its end included."""
     draft = decision.draft
-    return {
+    cells = {
         _ROW: str(candidate.row),
         _ID: candidate.sample.id,
         **_fixed_cells(candidate),
@@ -151,42 +130,111 @@ def _cells(candidate: Candidate, decision: Decision, library: IntentLibrary) -> 
         "reviewer": decision.reviewer,
         "faults": "; ".join(fault.message for fault in faults_of(draft, library)),
     }
+    return _csv_line([guarded(cells.get(column, "")) for column in columns_of(library)])
 
 
-def _fixed_cells(candidate: Candidate) -> dict[str, str]:
+def write_lines(path: Path, lines: Iterable[str], library: IntentLibrary) -> None:
+    """Writes a review file with a byte order mark, whole or not at all, down to the disk.
+
+    Args:
+        lines: one for each candidate in their order, see ``review_line``; the header is added.
+    """
+    text = "".join([_csv_line(columns_of(library)), *lines])
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        file.write(text.encode("utf-8-sig"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_review(
+    path: Path,
+    candidates: Sequence[SeedCandidate],
+    decisions: Sequence[Decision],
+    library: IntentLibrary,
+) -> None:
+    """Writes a review file: one decision for each candidate, in the same order."""
+    both = zip(candidates, decisions, strict=True)
+    write_lines(path, (review_line(c, d, library) for c, d in both), library)
+
+
+def guarded(text: str) -> str:
+    """The text as a cell holds it.
+
+    >>> guarded("=1+1"), guarded("'tis"), guarded("1+1")
+    ("'=1+1", "''tis", '1+1')
+    """
+    return GUARD + text if text.startswith((GUARD, *DANGEROUS)) else text
+
+
+def unguarded(cell: str) -> str:
+    """The text of a cell; reverses ``guarded``. What an expert typed without a guard stays."""
+    return cell.removeprefix(GUARD)
+
+
+def _csv_line(cells: Iterable[str]) -> str:
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\r\n").writerow(cells)
+    return out.getvalue()
+
+
+def _fixed_cells(candidate: SeedCandidate) -> dict[str, str]:
     values = (*candidate.stratum, environment_text(candidate.facts))
     return dict(zip(_FIXED, values, strict=True))
 
 
-def _read(
-    path: Path, candidates: Mapping[int, Candidate], library: IntentLibrary
-) -> tuple[list[Decision], list[RowError]]:
+# Reading
+
+
+def read_reviews(
+    reviews: Sequence[Path], candidates: Sequence[SeedCandidate], library: IntentLibrary
+) -> list[dict[int, Decision]]:
+    """Each review's decisions by row without the undecided; GplanError as ``read_review`` says."""
+    if len({review.resolve() for review in reviews}) < len(reviews):
+        raise GplanError("A review file is named twice.")
+    read = [read_review(review, candidates, library) for review in reviews]
+    return [{d.row: d for d in decisions if d.verdict} for decisions in read]
+
+
+def read_review(
+    path: Path, candidates: Sequence[SeedCandidate], library: IntentLibrary
+) -> list[Decision]:
+    """Reads a review file, however a spreadsheet program has saved it: commas, semicolons or tabs.
+
+    Lines may be in another order and some may be missing; those are not in the result. Row numbers
+    in errors are those of the column ``row``.
+
+    Raises:
+        GplanError: the file is missing, not UTF-8 or has other columns; or all that is wrong with
+            its lines, each with row and column.
+    """
+    by_row = {candidate.row: candidate for candidate in candidates}
     decisions: dict[int, Decision] = {}
     faults: list[RowError] = []
     for position, cells in enumerate(_lines(path, library), start=1):
         if isinstance(cells, str):
             faults.append(RowError(path, position, None, cells, "Mend the line."))
             continue
-        number = _row_number(cells[_ROW])
-        candidate = candidates.get(number) if number is not None else None
+        # A spreadsheet may have made 7 into 7.0 or 7,0.
+        number = re.fullmatch(r"\s*(\d{1,9})(?:[.,]0+)?\s*", cells[_ROW])
+        candidate = by_row.get(int(number[1])) if number else None
         if candidate is None:
-            problem = f"{cells[_ROW]!r} is not the row of one of the {len(candidates)} candidates"
+            problem = f"{cells[_ROW]!r} is not the row of one of the {len(by_row)} candidates"
             faults.append(RowError(path, position, _ROW, problem, _PUT_BACK))
-            continue
-        if candidate.row in decisions:
+        elif candidate.row in decisions:
             mend = "Leave one of the two lines."
             faults.append(RowError(path, candidate.row, _ROW, "the row is there twice", mend))
-            continue
-        try:
-            decisions[candidate.row] = _decision(path, candidate, cells, library, faults)
-        except RowError as error:
-            faults.append(error)
-    return [decisions[row] for row in sorted(decisions)], faults
+        else:
+            try:
+                decisions[candidate.row] = _decision(path, candidate, cells, library, faults)
+            except RowError as error:
+                faults.append(error)
+    raise_faults(path, faults)
+    return [decisions[row] for row in sorted(decisions)]
 
 
 def _decision(
     path: Path,
-    candidate: Candidate,
+    candidate: SeedCandidate,
     cells: Mapping[str, str],
     library: IntentLibrary,
     faults: list[RowError],
@@ -196,13 +244,17 @@ def _decision(
     def fault(column: str, problem: str, mend: str) -> RowError:
         return RowError(path, candidate.row, column, problem, mend)
 
+    # What nobody edits is the candidate's, but for what re-saving may change.
     for column, value in _fixed_cells(candidate).items():
         if _plain(cells[column]) != _plain(value):
             problem = f"this is not the candidate's: {_excerpt(cells[column])}"
             faults.append(fault(column, problem, _PUT_BACK))
-    if not _same_id(cells[_ID], candidate.sample.id):
+    id_, own = cells[_ID].strip(), candidate.sample.id.strip()
+    # Spreadsheets take zeros in front away from a number.
+    if id_ != own and not (own.isdecimal() and id_.lstrip("0") == own.lstrip("0")):
         problem = f"this is {cells[_ID]!r} but the candidate's is {candidate.sample.id!r}"
         faults.append(fault(_ID, problem, _PUT_BACK))
+
     try:
         plan = _parse_plan(cells[PLAN])
     except GplanError as error:
@@ -220,18 +272,18 @@ def _decision(
         hint = f" (meant {near[0]}?)" if near else ""
         problem = f"{_excerpt(cells[_VERDICT])} is no verdict{hint}"
         raise fault(_VERDICT, problem, "Write accept, edit or reject, or leave it empty.")
-    return Decision(
-        candidate.row,
-        draft,
-        verdict,
-        cells["comment"].strip(),
-        cells["reviewer"].strip(),
-    )
+    comment, reviewer = cells["comment"].strip(), cells["reviewer"].strip()
+    return Decision(candidate.row, draft, verdict, comment, reviewer)
 
 
 def _lines(path: Path, library: IntentLibrary) -> Iterator[dict[str, str] | str]:
     """The lines of a review file by column, or what is wrong with one; empty ones are left out."""
-    text = _text(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise GplanError(f"{path} does not exist.") from None
+    except UnicodeDecodeError as error:
+        raise GplanError(f"{path} is not UTF-8 text ({error.reason}). {_SAVE_AS}.") from None
     header, _, _ = text.partition("\n")
     delimiter = max(DELIMITERS, key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -257,53 +309,30 @@ def _lines(path: Path, library: IntentLibrary) -> Iterator[dict[str, str] | str]
         raise GplanError(f"{path} is empty: it has no header line.")
 
 
-def _text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise GplanError(f"{path} does not exist.") from None
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise GplanError(f"{path} is not UTF-8 text ({error.reason}). {_SAVE_AS}.") from None
-
-
 def _header(path: Path, cells: list[str], library: IntentLibrary) -> list[str]:
     names = [cell.strip() for cell in cells]
     while names and not names[-1]:
         names.pop()
     known = columns_of(library)
-    missing = [name for name in known if name not in names]
-    unknown = [name for name in names if name not in known]
-    twice = [name for name in known if names.count(name) > 1]
-    problems = [
-        f"{what}: {', '.join(found)}"
-        for what, found in (
-            ("missing columns", missing),
-            ("unknown columns", unknown),
-            ("columns given twice", twice),
-        )
-        if found
-    ]
-    if problems:
-        raise GplanError(f"{path}: {'; '.join(problems)}. Put the header line back as it was.")
+    problems = {
+        "missing columns": [name for name in known if name not in names],
+        "unknown columns": [name for name in names if name not in known],
+        "columns given twice": [name for name in known if names.count(name) > 1],
+    }
+    told = "; ".join(f"{what}: {', '.join(found)}" for what, found in problems.items() if found)
+    if told:
+        raise GplanError(f"{path}: {told}. Put the header line back as it was.")
     return names
 
 
-def _row_number(cell: str) -> int | None:
-    match = re.fullmatch(r"\s*(\d{1,9})(?:[.,]0+)?\s*", cell)
-    return int(match[1]) if match else None
-
-
-def _same_id(cell: str, own: str) -> bool:
-    """Whether an id is the candidate's, but for zeros in front, which spreadsheets take away."""
-    cell, own = cell.strip(), own.strip()
-    return cell == own or (own.isdecimal() and cell.lstrip("0") == own.lstrip("0"))
-
-
 def _parse_plan(cell: str) -> Plan:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("an object gives a key twice")
+        return dict(pairs)
+
     try:
-        value = json.loads(cell, object_pairs_hook=_unique)
+        value = json.loads(cell, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise GplanError(f"not valid JSON: {error}") from None
     if not (isinstance(value, list) and all(isinstance(intent, dict) for intent in value)):
@@ -312,12 +341,6 @@ def _parse_plan(cell: str) -> Plan:
         if wrong := [key for key, text in intent.items() if not isinstance(text, str)]:
             raise GplanError(f"intent {number}: {', '.join(wrong)} must be text")
     return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("an object gives a key twice")
-    return dict(pairs)
 
 
 def _plain(text: str) -> str:

@@ -11,7 +11,7 @@ from reviews import ROWS, store_of, write_review_of
 from gplan_jax.foundation import GplanError
 from gplan_jax.serving.review.store import NotASeed, Outdated, ReviewStore
 from gplan_jax.synthesis.seeds.draft import Draft
-from gplan_jax.synthesis.seeds.review_file import Decision, Verdict, read_review
+from gplan_jax.synthesis.seeds.review_file import Decision, ReviewVerdict, read_review
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def review(tmp_path: Path) -> Path:
     return write_review_of(tmp_path)
 
 
-def decided(store: ReviewStore, row: int, verdict: Verdict, **changes: str) -> Decision:
+def decided(store: ReviewStore, row: int, verdict: ReviewVerdict, **changes: str) -> Decision:
     """A verdict on the proposal; ``changes`` rewrites texts of its reasoning."""
     proposal = store.candidates[row - 1].proposal
     return Decision(row, Draft(proposal.plan, {**proposal.reasoning, **changes}), verdict)

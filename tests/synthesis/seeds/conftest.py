@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gplan_jax.gsisr import IntentLibrary, write_samples
-from gplan_jax.synthesis.seeds.candidates import Candidate, candidates_of, read_candidates
-from gplan_jax.synthesis.seeds.proposing import write_review_files
+from gplan_jax.synthesis.seeds.draw_candidates import write_review_files
+from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate, candidates_of, read_candidates
 from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
@@ -31,7 +31,7 @@ def review(tmp_path: Path, library: IntentLibrary) -> Path:
 
 
 @pytest.fixture
-def candidates(review: Path, library: IntentLibrary) -> list[Candidate]:
+def candidates(review: Path, library: IntentLibrary) -> list[SeedCandidate]:
     return read_candidates(candidates_of(review), library)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,21 +14,23 @@ from hypothesis import strategies as st
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary
-from gplan_jax.synthesis.seeds.candidates import Candidate
 from gplan_jax.synthesis.seeds.draft import Draft, block_names
 from gplan_jax.synthesis.seeds.review_file import (
     VERDICTS,
     Decision,
+    guarded,
     read_review,
+    unguarded,
     write_review,
 )
+from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 Rows = list[dict[str, str]]
 Change = Callable[[Rows], object]
 
 
-def undecided(candidates: list[Candidate]) -> list[Decision]:
+def undecided(candidates: list[SeedCandidate]) -> list[Decision]:
     return [Decision(c.row, c.proposal) for c in candidates]
 
 
@@ -41,7 +44,7 @@ def cell(row: int, column: str, value: str) -> Change:
 
 
 def test_a_review_is_read_as_it_was_written(
-    review: Path, candidates: list[Candidate], library: IntentLibrary
+    review: Path, candidates: list[SeedCandidate], library: IntentLibrary
 ) -> None:
     decisions = [
         dataclasses.replace(d, verdict=VERDICTS[i % 4], comment=f"=c{i}\n'x'", reviewer="安娜")
@@ -66,7 +69,9 @@ def test_any_decision_survives_its_line(
 ) -> None:
     library, row = IntentLibrary.load(), next(iter(simulate_rows(1, seed=1)))
     draft = Draft.of_label(row.raw_labels, library)
-    candidate = Candidate(1, 1, row.with_label(""), ("酒店", "here"), (("情境", "x"),), draft, "x")
+    candidate = SeedCandidate(
+        1, 1, row.with_label(""), ("酒店", "here"), (("情境", "x"),), draft, "x"
+    )
     made = Decision(1, Draft.make(plan, reasoning, library), verdict, comment.strip(), "bo")
     with TemporaryDirectory() as folder:
         path = Path(folder) / "review.csv"
@@ -98,7 +103,7 @@ def test_any_decision_survives_its_line(
 )  # fmt: skip
 def test_a_review_saved_by_a_spreadsheet_reads_the_same(
     review: Path,
-    candidates: list[Candidate],
+    candidates: list[SeedCandidate],
     library: IntentLibrary,
     resave: Callable[..., None],
     options: dict[str, Any],
@@ -108,14 +113,20 @@ def test_a_review_saved_by_a_spreadsheet_reads_the_same(
 
 
 def test_verdicts_are_read_kindly(
-    review: Path, candidates: list[Candidate], library: IntentLibrary, resave: Callable[..., None]
+    review: Path,
+    candidates: list[SeedCandidate],
+    library: IntentLibrary,
+    resave: Callable[..., None],
 ) -> None:
     resave(review, cell(2, "verdict", " Accept "))
     assert read_review(review, candidates, library)[1].verdict == "accept"
 
 
 def test_zeros_that_a_spreadsheet_took_from_an_id_do_no_harm(
-    review: Path, candidates: list[Candidate], library: IntentLibrary, resave: Callable[..., None]
+    review: Path,
+    candidates: list[SeedCandidate],
+    library: IntentLibrary,
+    resave: Callable[..., None],
 ) -> None:
     sample = dataclasses.replace(candidates[0].sample, id="00123")
     candidates[0] = dataclasses.replace(candidates[0], sample=sample)
@@ -165,7 +176,7 @@ def same_row_twice(rows: Rows) -> None:
 )
 def test_damage_is_named_with_row_and_column(
     review: Path,
-    candidates: list[Candidate],
+    candidates: list[SeedCandidate],
     library: IntentLibrary,
     resave: Callable[..., None],
     change: Change,
@@ -178,7 +189,10 @@ def test_damage_is_named_with_row_and_column(
 
 
 def test_every_fault_is_named_at_once(
-    review: Path, candidates: list[Candidate], library: IntentLibrary, resave: Callable[..., None]
+    review: Path,
+    candidates: list[SeedCandidate],
+    library: IntentLibrary,
+    resave: Callable[..., None],
 ) -> None:
     def change(rows: Rows) -> None:
         for row in rows:
@@ -195,7 +209,10 @@ def test_every_fault_is_named_at_once(
 
 
 def test_rows_that_are_gone_are_left_out(
-    review: Path, candidates: list[Candidate], library: IntentLibrary, resave: Callable[..., None]
+    review: Path,
+    candidates: list[SeedCandidate],
+    library: IntentLibrary,
+    resave: Callable[..., None],
 ) -> None:
     resave(review, lambda rows: rows.pop(4))
     rows = [decision.row for decision in read_review(review, candidates, library)]
@@ -205,7 +222,7 @@ def test_rows_that_are_gone_are_left_out(
 @pytest.mark.parametrize(("encoding", "said"), [("gb18030", "not UTF-8"), ("utf-16", "not UTF-8")])
 def test_another_encoding_is_refused_with_the_mend(
     review: Path,
-    candidates: list[Candidate],
+    candidates: list[SeedCandidate],
     library: IntentLibrary,
     resave: Callable[..., None],
     encoding: str,
@@ -217,7 +234,7 @@ def test_another_encoding_is_refused_with_the_mend(
 
 
 def test_columns_that_are_missing_or_new_are_named(
-    review: Path, candidates: list[Candidate], library: IntentLibrary
+    review: Path, candidates: list[SeedCandidate], library: IntentLibrary
 ) -> None:
     text = review.read_text(encoding="utf-8-sig").replace("verdict,", "Verdict?,", 1)
     review.write_text(text, encoding="utf-8-sig")
@@ -226,7 +243,7 @@ def test_columns_that_are_missing_or_new_are_named(
 
 
 def test_an_empty_or_missing_file_is_named(
-    tmp_path: Path, candidates: list[Candidate], library: IntentLibrary
+    tmp_path: Path, candidates: list[SeedCandidate], library: IntentLibrary
 ) -> None:
     (tmp_path / "empty.csv").write_text("", encoding="utf-8")
     for name, said in (("empty.csv", "no header"), ("none.csv", "does not exist")):
@@ -235,9 +252,33 @@ def test_an_empty_or_missing_file_is_named(
 
 
 def test_broken_quotes_are_named(
-    review: Path, candidates: list[Candidate], library: IntentLibrary
+    review: Path, candidates: list[SeedCandidate], library: IntentLibrary
 ) -> None:
     text = review.read_text(encoding="utf-8-sig")
     review.write_text(text.replace(',"[{', ',"[{"x', 1), encoding="utf-8-sig")
     with pytest.raises(GplanError, match="row 1: broken CSV"):
         read_review(review, candidates, library)
+
+
+dangerous = st.from_regex(r"\A['=+\-@\t\r＝＋－＠].*")
+texts = st.text(st.characters(exclude_categories=["Cs"])) | dangerous
+
+
+@given(texts)
+def test_no_cell_begins_a_formula_and_reading_takes_the_guard_away(text: str) -> None:
+    cell = guarded(text)
+    assert cell[:1] not in tuple("=+-@\t\r\n＝＋－＠")
+    assert unguarded(cell) == text
+
+
+@given(st.lists(texts.filter(lambda text: "\0" not in text), min_size=2))
+def test_cells_survive_a_csv_file(row: list[str]) -> None:
+    out = io.StringIO(newline="")
+    csv.writer(out).writerow([guarded(text) for text in row])
+    (cells,) = csv.reader(io.StringIO(out.getvalue(), newline=""), strict=True)
+    assert [unguarded(cell) for cell in cells] == row
+
+
+def test_what_is_harmless_stays_as_it_is() -> None:
+    for text in ("", "打车到家", "1-2", "a=b", " =1", "[{}]"):
+        assert guarded(text) == unguarded(text) == text

@@ -13,16 +13,20 @@ from rich.console import Console
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary
-from gplan_jax.synthesis.seeds.agreement import agreement_of, kappa, measure
-from gplan_jax.synthesis.seeds.candidates import Candidate
 from gplan_jax.synthesis.seeds.draft import Draft
-from gplan_jax.synthesis.seeds.review_file import Decision, Verdict
-from gplan_jax.synthesis.seeds.tables import agreement_tables
+from gplan_jax.synthesis.seeds.review_file import Decision, ReviewVerdict
+from gplan_jax.synthesis.seeds.reviewer_agreement import (
+    agreement_of,
+    agreement_tables,
+    kappa,
+    measure,
+)
+from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate
 
-WORDS: dict[str, Verdict] = {"a": "accept", "e": "edit", "r": "reject", "-": ""}
+WORDS: dict[str, ReviewVerdict] = {"a": "accept", "e": "edit", "r": "reject", "-": ""}
 
 
-def decisions(candidates: list[Candidate], letters: str) -> dict[int, Decision]:
+def decisions(candidates: list[SeedCandidate], letters: str) -> dict[int, Decision]:
     made = {}
     for candidate, letter in zip(candidates, letters, strict=True):
         draft = candidate.proposal
@@ -71,7 +75,7 @@ def test_agreement_that_says_nothing_is_undefined() -> None:
 
 
 def test_two_reviewers_are_compared_on_what_both_decided(
-    candidates: list[Candidate], library: IntentLibrary
+    candidates: list[SeedCandidate], library: IntentLibrary
 ) -> None:
     first = decisions(candidates, "aaaaaeeerr--")
     second = decisions(candidates, "aaaarearra-a")
@@ -95,7 +99,7 @@ def test_two_reviewers_are_compared_on_what_both_decided(
 
 
 def test_a_reworded_reason_is_a_difference_too(
-    candidates: list[Candidate], library: IntentLibrary
+    candidates: list[SeedCandidate], library: IntentLibrary
 ) -> None:
     first = decisions(candidates, "e" * 12)
     second = decisions(candidates, "e" * 12)
@@ -106,14 +110,16 @@ def test_a_reworded_reason_is_a_difference_too(
 
 
 def test_reviews_without_a_common_row_cannot_be_compared(
-    candidates: list[Candidate], library: IntentLibrary
+    candidates: list[SeedCandidate], library: IntentLibrary
 ) -> None:
     first, second = (decisions(candidates, f) for f in ("aaaaaa------", "------aaaaaa"))
     with pytest.raises(GplanError, match="no decided row in common"):
         agreement_of(first, second, candidates, library)
 
 
-def test_the_result_is_json_and_tables(candidates: list[Candidate], library: IntentLibrary) -> None:
+def test_the_result_is_json_and_tables(
+    candidates: list[SeedCandidate], library: IntentLibrary
+) -> None:
     first, second = (decisions(candidates, f) for f in ("aaaaaeeerr--", "aaaarearra-a"))
     found = agreement_of(first, second, candidates, library)
     value = json.loads(json.dumps(found.to_dict(), ensure_ascii=False))

@@ -10,21 +10,24 @@ nothing: it is None.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
+from rich.table import Table
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, canonical_plan
-from gplan_jax.synthesis.seeds.candidates import Candidate
 from gplan_jax.synthesis.seeds.draft import plan_words
-from gplan_jax.synthesis.seeds.review_file import Decision
-from gplan_jax.synthesis.seeds.verdicts import KEPT
+from gplan_jax.synthesis.seeds.review_file import KEPT, VERDICTS, Decision, differing_parts
+from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate
 
 RESAMPLES = 1000
-VERDICTS = ("accept", "edit", "reject")
+MOST_ROWS = 20
+ABSENT = "-"
+DECIDED: tuple[str, ...] = tuple(verdict for verdict in VERDICTS if verdict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,8 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """A row on which two reviewers differ; ``about`` as a ``Disagreement`` has it."""
+class ReviewDifference:
+    """A row on which two reviewers differ; ``about`` lists verdict, plan and reasoning."""
 
     row: int
     id: str
@@ -76,7 +79,7 @@ class Agreement:
     only_second: int
     measures: tuple[Measure, ...]
     confusion: Mapping[str, Mapping[str, int]]
-    differences: tuple[Difference, ...]
+    differences: tuple[ReviewDifference, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The same for JSON."""
@@ -86,7 +89,7 @@ class Agreement:
 def agreement_of(
     first: Mapping[int, Decision],
     second: Mapping[int, Decision],
-    candidates: Sequence[Candidate],
+    candidates: Sequence[SeedCandidate],
     library: IntentLibrary,
     *,
     seed: int = 0,
@@ -115,16 +118,29 @@ def agreement_of(
         measured("plan of kept", [(intents(a, None), intents(b, None)) for a, b in kept]),
     )
     cells: list[tuple[str, str]] = [(a.verdict, b.verdict) for a, b in pairs]
-    confusion = {v: {w: cells.count((v, w)) for w in VERDICTS} for v in VERDICTS}
+    confusion = {v: {w: cells.count((v, w)) for w in DECIDED} for v in DECIDED}
     ids = {candidate.row: candidate.sample.id for candidate in candidates}
-    found = [_difference(a, b, ids[a.row], library) for a, b in pairs]
+    differences = []
+    for a, b in pairs:
+        differing = ["verdict"] if a.verdict != b.verdict else []
+        differing += differing_parts((a, b))
+        if differing:
+            difference = ReviewDifference(
+                row=a.row,
+                id=ids[a.row],
+                about=", ".join(differing),
+                verdicts=(a.verdict, b.verdict),
+                plans=(plan_words(a.draft.plan, library), plan_words(b.draft.plan, library)),
+                comments=(a.comment, b.comment),
+            )
+            differences.append(difference)
     return Agreement(
         both=len(rows),
         only_first=len(first) - len(rows),
         only_second=len(second) - len(rows),
         measures=measures,
         confusion=confusion,
-        differences=tuple(difference for difference in found if difference),
+        differences=tuple(differences),
     )
 
 
@@ -168,24 +184,33 @@ def kappa(codes_2xN: np.ndarray, categories: int) -> float | None:
     return (observed - expected) / (1 - expected)
 
 
-def _difference(a: Decision, b: Decision, id_: str, library: IntentLibrary) -> Difference | None:
-    kept = [decision for decision in (a, b) if decision.verdict in KEPT]
-    differing = [
-        word
-        for word, differs in (
-            ("verdict", a.verdict != b.verdict),
-            ("plan", len(kept) == 2 and a.draft.plan != b.draft.plan),
-            ("reasoning", len(kept) == 2 and a.draft.reasoning != b.draft.reasoning),
+def agreement_tables(agreement: Agreement, first: str, second: str) -> Iterator[Table]:
+    """The measures, the confusion of verdicts, and the first rows on which reviewers differ."""
+    measures = Table("question", title="Agreement")
+    for heading in ("rows", "agreed", "Cohen's kappa", "95% interval"):
+        measures.add_column(heading, justify="right")
+    for m in agreement.measures:
+        agreed = ABSENT if m.agreed is None else f"{m.agreed:.1%}"
+        kappa = "undefined" if m.kappa is None else f"{m.kappa:.3f}"
+        interval = ABSENT if m.interval is None else "{:.3f} to {:.3f}".format(*m.interval)
+        measures.add_row(m.name, f"{m.count:,}", agreed, kappa, interval)
+    yield measures
+    confusion = Table(escape(f"{first}, then {second}"), title="Verdicts")
+    for verdict in DECIDED:
+        confusion.add_column(verdict, justify="right")
+    for verdict in DECIDED:
+        row = agreement.confusion[verdict]
+        confusion.add_row(verdict, *(f"{row[other]:,}" for other in DECIDED))
+    yield confusion
+    if not (count := len(agreement.differences)):
+        return
+    title = f"{count:,} rows they differ on"
+    title += f", the first {MOST_ROWS}" if count > MOST_ROWS else ""
+    table = Table("row", "differs in", escape(first), escape(second), title=title)
+    for difference in agreement.differences[:MOST_ROWS]:
+        cells = (
+            f"{verdict}\n{escape(plan)}" if "plan" in difference.about else verdict
+            for verdict, plan in zip(difference.verdicts, difference.plans, strict=True)
         )
-        if differs
-    ]
-    if not differing:
-        return None
-    return Difference(
-        row=a.row,
-        id=id_,
-        about=", ".join(differing),
-        verdicts=(a.verdict, b.verdict),
-        plans=(plan_words(a.draft.plan, library), plan_words(b.draft.plan, library)),
-        comments=(a.comment, b.comment),
-    )
+        table.add_row(str(difference.row), difference.about, *cells)
+    yield table

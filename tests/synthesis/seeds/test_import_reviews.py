@@ -9,8 +9,8 @@ import pytest
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, canonical_plan, read_samples
-from gplan_jax.synthesis.seeds.candidates import Candidate
-from gplan_jax.synthesis.seeds.importing import import_reviews, report_path
+from gplan_jax.synthesis.seeds.import_reviews import import_reviews, report_path
+from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate
 from gplan_jax.synthesis.teachers.seed import read_seeds
 
 Rows = list[dict[str, str]]
@@ -49,7 +49,7 @@ def reviewed(review: Path, resave: Callable[..., None]) -> Callable[..., Path]:
 
 def test_accepted_and_edited_candidates_become_seeds(
     reviewed: Callable[..., Path],
-    candidates: list[Candidate],
+    candidates: list[SeedCandidate],
     library: IntentLibrary,
     tmp_path: Path,
 ) -> None:

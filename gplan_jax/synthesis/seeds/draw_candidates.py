@@ -1,0 +1,237 @@
+"""What experts are asked to judge: drawn rows with their own plan and reasoning, or a teacher's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from gplan_jax.chat.errors import RequestFailed
+from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
+from gplan_jax.foundation.progress import track
+from gplan_jax.foundation.streams import map_ordered
+from gplan_jax.gsisr import (
+    IntentLibrary,
+    Sample,
+    canonical_plan,
+    check_plan,
+    read_numbered_samples,
+)
+from gplan_jax.synthesis.seeds.draft import Draft, faults_of
+from gplan_jax.synthesis.seeds.review_file import Decision, write_review
+from gplan_jax.synthesis.seeds.seed_candidates import (
+    OWN,
+    SUFFIX,
+    SeedCandidate,
+    environment,
+    write_candidates,
+)
+from gplan_jax.synthesis.teachers.load import note_of
+from gplan_jax.synthesis.teachers.protocol import Teacher
+from gplan_jax.synthesis.teachers.seed import LABEL, Stratum, stratum_of
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What was drawn.
+
+    Attributes:
+        rows: (number in the file, from 1, row, stratum), in the order of the review.
+        strata: stratum -> (users drawn, users there).
+    """
+
+    rows: Sequence[tuple[int, Sample, Stratum]]
+    strata: Mapping[Stratum, tuple[int, int]]
+
+
+def draw_rows(
+    path: str | Path,
+    count: int,
+    seed: int,
+    *,
+    faulty: FaultyRows | None = None,
+) -> Draw:
+    """Draws up to ``count`` rows of ``path``, as many from each stratum as there are.
+
+    One row of each user is drawn by a hash of the seed, so that it depends on no other user. Then
+    every stratum gives one user in turn until there are enough; so each stretch of the review
+    covers all strata, and an expert who stops half-way has still seen all of them. The file is
+    read twice and never held.
+
+    Raises:
+        GplanError, RowError: as ``read_samples`` does, and where a row's times can't be read.
+    """
+    faulty = faulty or FaultyRows()
+    users: dict[str, tuple[bytes, int, Stratum]] = {}
+    rows = read_numbered_samples(path, faulty=faulty)
+    for number, sample in track(rows, "draw"):
+        try:
+            stratum = stratum_of(sample)
+        except GplanError as error:
+            mend = f"Mend it, or {SKIP_HINT}."
+            faulty.add(RowError(path, number, None, str(error).rstrip("."), mend))
+            continue
+        digest = hashlib.sha256(f"{seed}:{sample.id}:{number}".encode()).digest()
+        drawn = (digest, number, stratum)
+        users[sample.id] = min(users.get(sample.id, drawn), drawn)
+    strata: dict[Stratum, list[tuple[bytes, int, Stratum]]] = {}
+    for entry in sorted(users.values()):
+        strata.setdefault(entry[2], []).append(entry)
+    # The largest strata first: where the last turn is not a full one, they have most to show.
+    turns = zip_longest(*(strata[s] for s in sorted(strata, key=lambda s: (-len(strata[s]), s))))
+    chosen = [entry for turn in turns for entry in turn if entry is not None][:count]
+    wanted = {number for _, number, _ in chosen}
+    again = read_numbered_samples(path, faulty=FaultyRows("skip")) if wanted else ()
+    found = {number: sample for number, sample in again if number in wanted}
+    drawn_rows = [(number, found[number], stratum) for _, number, stratum in chosen]
+    counts = {s: sum(stratum == s for _, _, stratum in drawn_rows) for s in strata}
+    return Draw(drawn_rows, {s: (counts[s], len(strata[s])) for s in sorted(strata)})
+
+
+@dataclass(frozen=True, slots=True)
+class CandidatesReport:
+    """What ``write_review_files`` wrote.
+
+    Attributes:
+        candidates: their number.
+        strata: stratum -> (candidates, users there).
+        origins: who proposed -> candidates.
+        faulty: candidates whose proposal breaks a rule or lacks reasoning; experts mend them.
+        skipped: rows left out.
+        candidates_path: the file beside the review file.
+    """
+
+    candidates: int
+    strata: Mapping[Stratum, tuple[int, int]]
+    origins: Mapping[str, int]
+    faulty: int
+    skipped: int
+    candidates_path: Path
+
+
+def write_review_files(
+    data: str | Path,
+    out: Path,
+    library: IntentLibrary,
+    teacher: Teacher,
+    *,
+    count: int,
+    seed: int = 0,
+    faulty: FaultyRows | None = None,
+) -> CandidatesReport:
+    """Draws rows and writes their review file, and the candidates' file beside it.
+
+    A row with a plan keeps it, and its reasoning; a plan without reasoning is explained by
+    ``teacher``, a row without a plan is planned for by it. ``teacher`` is closed at the end.
+
+    Raises:
+        GplanError: ``out`` is there already (it may hold decisions), is no .csv file, or has the
+            name of a reviewer's copy.
+        GplanError, RowError: the data can't be read, or the teacher gives no plan for a row.
+    """
+    candidates_path = check_out(out)
+    faulty = faulty or FaultyRows()
+    already = faulty.total
+    draw = draw_rows(data, count, seed, faulty=faulty)
+
+    def read(label: str, what: str) -> Draft:
+        try:
+            return Draft.of_label(label, library)
+        except GplanError as error:
+            raise _NoPlan(f"{what} can't be reviewed: {error}") from None
+
+    async def propose(sample: Sample) -> tuple[Draft, str]:
+        """The plan and reasoning to judge, and whose they are."""
+        if not sample.raw_labels.strip():
+            answer = await teacher.answer(sample)
+            return read(answer.text, f"the answer of {teacher.name}"), teacher.name
+        own = read(sample.raw_labels, "the label")
+        broken = check_plan(canonical_plan(own.plan, library), library)
+        # What breaks the format or the schema can't be explained; experts mend it first.
+        if own.reasoning or any(violation.tier != "logic" for violation in broken):
+            return own, OWN
+        trace = await teacher.explain(sample.with_label(""), own.plan)
+        explained = Draft.make(own.plan, dict(trace.blocks), library)
+        return explained, f"{OWN}, explained by {teacher.name}"
+
+    async def proposed(drawn: tuple[int, Sample, Stratum]) -> tuple[Draft, str] | RowError:
+        number, sample, _ = drawn
+        try:
+            return await propose(sample)
+        except (_NoPlan, RequestFailed) as error:
+            return RowError(data, number, LABEL, str(error), f"Mend the row, or {SKIP_HINT}.")
+
+    candidates: list[SeedCandidate] = []
+    stream = map_ordered(proposed, draw.rows, at_once=teacher.at_once, close=teacher.close)
+    with closing(stream):
+        results = track(stream, "propose", len(draw.rows), lambda: note_of(teacher))
+        for (number, sample, stratum), result in zip(draw.rows, results, strict=True):
+            if isinstance(result, RowError):
+                faulty.add(result)
+                continue
+            proposal, origin = result
+            candidates.append(
+                SeedCandidate(
+                    row=len(candidates) + 1,
+                    source_row=number,
+                    sample=sample.with_label(""),
+                    stratum=stratum,
+                    facts=environment(sample),
+                    proposal=proposal,
+                    origin=origin,
+                )
+            )
+    if not candidates:
+        raise GplanError(f"{data} gives no candidate; {faulty.total - already} rows are faulty.")
+    write_candidates(candidates_path, candidates)
+    write_review(out, candidates, [Decision(c.row, c.proposal) for c in candidates], library)
+    return CandidatesReport(
+        len(candidates),
+        draw.strata,
+        Counter(candidate.origin for candidate in candidates),
+        sum(bool(faults_of(candidate.proposal, library)) for candidate in candidates),
+        faulty.total - already,
+        candidates_path,
+    )
+
+
+class _NoPlan(GplanError):
+    """A label or an answer that holds no plan: the fault of one row."""
+
+
+def check_out(out: Path) -> Path:
+    """Where the candidates of review file ``out`` go.
+
+    Raises:
+        GplanError: the name isn't NAME.csv, or a file is there that may hold an expert's work.
+    """
+    if out.suffix != ".csv" or "." in out.stem:
+        raise GplanError(f"{out} must be named NAME.csv, without another dot (review.csv).")
+    candidates_path = out.with_name(out.stem + SUFFIX)
+    for path in (out, candidates_path, *sorted(out.parent.glob(f"{out.stem}.*.csv"))):
+        if path.exists():
+            raise GplanError(
+                f"{path} is there already and may hold decisions; name another --out, or move it."
+            )
+    return candidates_path
+
+
+def strata_table(counts: Mapping[Stratum, tuple[int, int]], taken: str, there: str) -> Table:
+    """A line a stratum: how many were taken of how many that are there."""
+    table = Table("trigger", "place")
+    for heading in (taken, there):
+        table.add_column(heading, justify="right")
+    for (trigger, place), figures in counts.items():
+        table.add_row(escape(trigger) or "-", place, *(f"{n:,}" for n in figures))
+    table.add_section()
+    sums = (sum(pair[i] for pair in counts.values()) for i in (0, 1))
+    table.add_row("all", "", *(f"{n:,}" for n in sums))
+    return table
