@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Arms by name, one frame and one training loop for those with a network; above floors/."""

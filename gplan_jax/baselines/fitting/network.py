@@ -142,7 +142,7 @@ def count_parameters(model: nnx.Module) -> int:
 
 def batches_of(
     arrays: Mapping[str, np.ndarray], batch_size: int
-) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+) -> Iterator[tuple[dict[str, Any], int]]:
     """Yields (batch, rows that count) in order, all batches [batch_size, ...], with "weight"."""
     rows = _rows_of(arrays, "given")
     for start in range(0, rows, batch_size):

@@ -6,31 +6,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from pydantic import Field
 
-from gplan_jax.baselines.fitting.arms import Arm, Fitted
-from gplan_jax.baselines.fitting.network import (
-    FitSettings,
-    batches_of,
-    count_parameters,
-    fit_network,
-)
-from gplan_jax.baselines.p5.model import P5Network, generate, p5_loss
-from gplan_jax.baselines.p5.prompt import prompt_fields
-from gplan_jax.baselines.p5.text import END, Text
-from gplan_jax.baselines.rows.atoms import Atoms, labelled_rows
+from gplan_jax.baselines.fitting.network import Batch, FitSettings, Loss
+from gplan_jax.baselines.fitting.network_arm import FitInput, network_arm
+from gplan_jax.baselines.p5.text import END, PAD, Text, prompt_fields
 from gplan_jax.baselines.rows.features import InputMode
-from gplan_jax.baselines.rows.plan_mask import plan_mask
-from gplan_jax.baselines.t5 import (
-    Free,
+from gplan_jax.baselines.t5.beam import Free
+from gplan_jax.baselines.t5.model import T5, T5Config
+from gplan_jax.baselines.t5.plans import (
     PlanConstraint,
-    T5Config,
+    PlanT5,
     longest_plan,
     plan_constraint,
+    plan_loss,
+    search_plans,
 )
-from gplan_jax.gsisr import IntentLibrary, Sample
+from gplan_jax.gsisr import Sample
+
+WHOLE_WORDS = 64
 
 
 class P5Settings(FitSettings):
@@ -72,102 +70,84 @@ class P5Settings(FitSettings):
         )
 
 
-@dataclass(frozen=True, eq=False)
-class P5Predictor:
-    """A fitted P5."""
+class P5Network(PlanT5):
+    """A T5, and a table [WHOLE_WORDS, D] whose row w is added to the source tokens of word w."""
 
-    network: P5Network
-    text: Text
-    constraint: PlanConstraint
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
+        self.t5 = T5(config, rngs=rngs)
+        shape = (WHOLE_WORDS, config.hidden_size)
+        self.whole_words = nnx.Param(jax.random.normal(rngs.params(), shape))
+
+    def encode(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """Reads "tokens" and "words" [B, S]; words beyond the table share its last row."""
+        tokens_BxS, words_BxS = batch["tokens"], batch["words"]
+        words_BxSxD = self.whole_words[...][jnp.minimum(words_BxS, WHOLE_WORDS - 1)]
+        mask_BxS = tokens_BxS != PAD
+        return self.t5.encode(self.t5.embed(tokens_BxS) + words_BxSxD, mask_BxS, key), mask_BxS
+
+
+@dataclass(frozen=True, eq=False)
+class P5Recipe:
+    """How P5 reads rows and writes plans; its vocabulary is that of the training rows."""
+
     settings: P5Settings
     mode: InputMode
+    vocabulary: Text
+    constraint: PlanConstraint
+
+    @classmethod
+    def of(cls, given: FitInput, settings: P5Settings) -> P5Recipe:
+        """Words and codes from the training rows."""
+        library = given.atoms.library
+        vocabulary = Text.fit(
+            [prompt_fields(sample, given.mode, library) for sample in given.train.samples],
+            given.atoms,
+            most_tokens=settings.prompt_tokens,
+            least_count=settings.least_count,
+        )
+        constraint = plan_constraint(
+            vocabulary.codes, given.mask, vocabulary=vocabulary.size, end=END
+        )
+        return cls(settings, given.mode, vocabulary, constraint)
 
     @property
-    def parameters(self) -> int:
-        """How many numbers were learnt."""
-        return count_parameters(self.network)
+    def loss(self) -> Loss:
+        return plan_loss
 
-    def predict(self, samples: Sequence[Sample], *, constrained: bool) -> list[str]:
-        """A plan text for each row; free ones are read tolerantly and may break rules."""
-        if not samples:
-            return []
-        graph, state = nnx.split(self.network)
-        constraint = self.constraint if constrained else Free()
-        steps = longest_plan(self.text.codes, self.constraint.mask)
-        tokens, words = self.text.encode(_prompts(samples, self.mode, self.text.library))
-        texts: list[str] = []
-        for batch, rows in batches_of(
-            {"tokens": tokens, "words": words}, self.settings.decoding_batch
-        ):
-            found = generate(
-                graph,
-                state,
-                batch["tokens"],
-                batch["words"],
-                constraint,
-                beams=self.settings.beams,
-                steps=steps,
-            )
-            texts += [self.text.plan_text(row) for row in np.asarray(found)[:rows]]
-        return texts
+    @property
+    def decoding_batch(self) -> int:
+        return self.settings.decoding_batch
 
+    def inputs(self, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
+        library = self.vocabulary.library
+        prompts = [prompt_fields(sample, self.mode, library) for sample in samples]
+        tokens, words = self.vocabulary.encode(prompts)
+        return {"tokens": tokens, "words": words}
 
-def fit(
-    train: Sequence[Sample],
-    validation: Sequence[Sample],
-    settings: P5Settings,
-    mode: InputMode,
-    library: IntentLibrary,
-    seed: int,
-) -> Fitted:
-    """Fits P5 on the rows with usable plans; the vocabulary is that of the training rows.
+    def targets(self, plans: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+        return {"target": self.vocabulary.targets(plans)}
 
-    Without validation rows the last epoch's weights are kept.
+    def network(self, rngs: nnx.Rngs) -> P5Network:
+        return P5Network(self.settings.network(self.vocabulary.size), rngs=rngs)
 
-    Raises:
-        GplanError: no training row has a usable plan, or what ``fit_network`` raises.
-    """
-    atoms = Atoms.of(library)
-    rules = plan_mask(atoms)
-    rows = labelled_rows(train, atoms)
-    prompts = _prompts(rows.samples, mode, library)
-    text = Text.fit(
-        prompts, atoms, most_tokens=settings.prompt_tokens, least_count=settings.least_count
-    )
-    constraint = plan_constraint(text.codes, rules, vocabulary=text.size, end=END)
-    judged = None
-    if validation:
-        held_out = labelled_rows(validation, atoms)
-        judged = _arrays(text, _prompts(held_out.samples, mode, library), held_out.plans)
-    network, curve = fit_network(
-        P5Network(settings.network(text.size), rngs=nnx.Rngs(seed)),
-        p5_loss,
-        _arrays(text, prompts, rows.plans),
-        judged,
-        settings,
-        seed,
-    )
-    predictor = P5Predictor(network, text, constraint, settings, mode)
-    return Fitted(predictor, curve)
+    def decode(
+        self, graph: nnx.GraphDef, weights: nnx.State, batch: Batch, constrained: bool
+    ) -> jax.Array:
+        steps = longest_plan(self.vocabulary.codes, self.constraint.mask)
+        rule = self.constraint if constrained else Free()
+        return search_plans(
+            graph, weights, batch, rule, beams=self.settings.beams, steps=steps, end=END
+        )
+
+    def text(self, tokens_T: Sequence[int]) -> str:
+        """Free plans are read tolerantly and may break rules."""
+        return self.vocabulary.plan_text(tokens_T)
 
 
-P5 = Arm(
-    name="p5",
-    title="P5",
-    settings=P5Settings,
-    trials=({}, {"learning_rate": 1.5e-3}, {"dropout": 0.0}, {"weight_decay": 0.1}),
-    fit=fit,
+P5 = network_arm(
+    "p5",
+    "P5",
+    P5Settings,
+    ({}, {"learning_rate": 1.5e-3}, {"dropout": 0.0}, {"weight_decay": 0.1}),
+    P5Recipe.of,
 )
-
-
-def _prompts(
-    samples: Sequence[Sample], mode: InputMode, library: IntentLibrary
-) -> list[tuple[str, ...]]:
-    return [prompt_fields(sample, mode, library) for sample in samples]
-
-
-def _arrays(
-    text: Text, prompts: Sequence[Sequence[str]], plans: Sequence[Sequence[int]]
-) -> dict[str, np.ndarray]:
-    tokens, words = text.encode(prompts)
-    return {"tokens": tokens, "words": words, "target": text.targets(plans)}

@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Rows as every baseline reads them: atoms, features, folds, rules; of gsisr alone, and JAX."""

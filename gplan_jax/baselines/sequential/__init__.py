@@ -1,1 +1,1 @@
-"""Sequential recommenders: SASRec, BERT4Rec and ReaRec, for GSISR rows and for item sequences."""
+"""SASRec, BERT4Rec and ReaRec over GSISR rows; on fitting/ and rows/."""

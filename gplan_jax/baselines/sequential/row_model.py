@@ -16,12 +16,11 @@ from enum import StrEnum
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 from pydantic import Field
 
-from gplan_jax.baselines.fitting.network import FitSettings, batches_of
+from gplan_jax.baselines.fitting.network import FitSettings
 from gplan_jax.baselines.rows.plan_mask import PlanMask, decode
 from gplan_jax.baselines.sequential.encoder import (
     EncoderSettings,
@@ -298,36 +297,35 @@ def _next_loss(
     return bce_loss(jnp.take_along_axis(scores_NxC, columns, axis=-1))
 
 
-def decode_rows(
-    model: RowModel, features: np.ndarray, mask: PlanMask, *, constrained: bool
-) -> np.ndarray:
-    """Greedy plans, int32 [N, M] filled up with A, for encoded rows [N, P, W]."""
-    graph, weights = nnx.split(model)
+def decode_plans(
+    graph: nnx.GraphDef,
+    weights: nnx.State,
+    features_BxPxW: Array,
+    mask: PlanMask,
+    *,
+    constrained: bool,
+) -> Array:
+    """Greedy plans, int32 [B, M] filled up with A, of a model split into graph and weights."""
+    # The rules go in as arrays, so that libraries of one size share a program; bounds are shapes.
     rules = jnp.asarray(mask.closes), jnp.asarray(mask.free), jnp.asarray(mask.yields)
     bounds = mask.minimum, mask.maximum
-    found = [
-        np.asarray(_decode_batch(graph, weights, batch["features"], rules, bounds, constrained))[
-            :count
-        ]
-        for batch, count in batches_of({"features": features}, model.settings.decoding_batch)
-    ]
-    return np.concatenate(found)
+    return _decode_plans(graph, weights, features_BxPxW, rules, bounds, constrained)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
-def _decode_batch(
+def _decode_plans(
     graph: nnx.GraphDef,
     weights: nnx.State,
-    features: Array,
+    features_BxPxW: Array,
     rules: tuple[Array, Array, Array],
     bounds: tuple[int, int],
     constrained: bool,
 ) -> Array:
     model: RowModel = nnx.merge(graph, weights)
+
+    def step_scores(carry: None, ids_BxM: Array, step: Array) -> tuple[None, Array]:
+        chain_BxMxTxD, _ = model(features_BxPxW, model.shown_plan(ids_BxM, step))
+        return carry, model.scores(model.recommends(chain_BxMxTxD[:, step]))
+
     mask = PlanMask(*rules, *bounds)
-
-    def step_scores(carry: None, ids: Array, step: Array) -> tuple[None, Array]:
-        chain, _ = model(features, model.shown_plan(ids, step))
-        return carry, model.scores(model.recommends(chain[:, step]))
-
-    return decode(step_scores, mask, len(features), constrained, None)
+    return decode(step_scores, mask, len(features_BxPxW), constrained, None)

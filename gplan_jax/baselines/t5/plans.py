@@ -1,60 +1,216 @@
-"""What every T5 that writes plans does alike: the loss of its targets, and the search."""
+"""What every T5 that writes plans shares: the rules over its tokens, its loss, and its search.
+
+Each atom is written as a code of tokens, a plan as one code after another and the end token. A trie
+says how a code may go on, ``plan_mask`` which atoms may follow.
+
+Letters: B rows, S source, T target, R sequences, A atoms, V vocabulary, D model, M nodes of the
+trie; node 0 is its root.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from flax import nnx
 
+from gplan_jax.baselines.fitting.network import Batch
+from gplan_jax.baselines.rows.plan_mask import (
+    PlanMask,
+    PlanState,
+    initial_state,
+    open_actions,
+    taken,
+)
 from gplan_jax.baselines.t5.beam import Constraint, beam_search
-from gplan_jax.baselines.t5.model import T5, DecoderCache
+from gplan_jax.baselines.t5.model import T5, DecoderCache, shift_right
+from gplan_jax.foundation.errors import GplanError
+
+START = 0  # The token before a plan's first one; it fills up targets, too.
 
 
-def target_loss(
-    logits_BxTxV: jax.Array, target_BxT: jax.Array, weight_B: jax.Array, *, padding: int
-) -> tuple[jax.Array, jax.Array]:
-    """Summed cross-entropy of the targets' tokens but ``padding``, and how many there are.
+class CodeState(NamedTuple):
+    """Where each sequence stands: its node [R] of the trie, and its plan of whole codes so far."""
 
-    Both count a row as often as its weight says.
+    node: jax.Array
+    plan: PlanState
+
+
+class PlanConstraint(NamedTuple):
+    """A ``Constraint`` that lets through the codes of plans that obey the rules, and nothing else.
+
+    Attributes:
+        mask: the rules over atoms.
+        children: int32 [M, V], the node that a token leads to, M where it leads to none.
+        below: float32 [M, A], 1 where the atom's code runs through the node.
+        atom: int32 [M], the atom whose code ends at the node, A where none does.
+        is_end: bool [V], true for the end token.
     """
-    counts = (target_BxT != padding) * weight_B[:, None]
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits_BxTxV, target_BxT)
-    return jnp.sum(losses * counts), jnp.sum(counts)
+
+    mask: PlanMask
+    children: np.ndarray
+    below: np.ndarray
+    atom: np.ndarray
+    is_end: np.ndarray
+
+    def initial(self, rows: int) -> CodeState:
+        """The root, and an empty plan."""
+        return CodeState(jnp.zeros(rows, jnp.int32), initial_state(self.mask, rows))
+
+    def open(self, state: CodeState) -> jax.Array:
+        """bool [R, V]: tokens that lead towards an atom that may follow; between codes, the end."""
+        actions = open_actions(self.mask, state.plan)
+        # A node is open if some open atom's code runs through it; node M never is.
+        nodes = actions[:, :-1].astype(jnp.float32) @ jnp.asarray(self.below).T > 0
+        nodes = jnp.pad(nodes, ((0, 0), (0, 1)))
+        onward = jnp.take_along_axis(nodes, jnp.asarray(self.children)[state.node], axis=1)
+        ends = (state.node == 0) & actions[:, -1]
+        return onward | (ends[:, None] & jnp.asarray(self.is_end))
+
+    def advance(self, state: CodeState, tokens: jax.Array) -> CodeState:
+        """The state after a token; at the end of a code the atom is taken."""
+        node = jnp.asarray(self.children)[state.node, tokens]
+        node = jnp.where(node < len(self.children), node, 0)
+        atom = jnp.asarray(self.atom)[node]
+        whole = atom < self.below.shape[1]
+        return CodeState(jnp.where(whole, 0, node), taken(self.mask, state.plan, atom))
 
 
+def plan_constraint(
+    codes: Sequence[Sequence[int]],
+    mask: PlanMask,
+    *,
+    vocabulary: int,
+    end: int,
+    room: int = 0,
+) -> PlanConstraint:
+    """The constraint under which atom a is written as ``codes[a]``.
+
+    Args:
+        codes: the tokens of each of the A atoms.
+        mask: the rules over these atoms.
+        vocabulary: V.
+        end: the token that ends a plan.
+        room: empty nodes fill the trie up to so many, so that codes of equal lengths that share
+            other beginnings have arrays of the same shapes, and one compiled program.
+
+    Raises:
+        GplanError: a code is empty, has the end token or one outside the vocabulary, or begins
+            another one (then it would be open where a plan's code ends).
+    """
+    atoms = len(codes)
+    if atoms != mask.free.shape[0]:
+        raise GplanError(f"There are {atoms} codes for {mask.free.shape[0]} atoms; give one each.")
+    children: list[dict[int, int]] = [{}]
+    below: list[set[int]] = [set(range(atoms))]
+    atom_at: dict[int, int] = {}
+    for atom, code in enumerate(codes):
+        node, begins_with_one = 0, False
+        for token in code:
+            if token == end or not 0 <= token < vocabulary:
+                raise GplanError(
+                    f"The code of atom {atom}, {list(code)}, has token {token}; codes are made of "
+                    f"tokens from 0 to {vocabulary - 1} except the end token {end}."
+                )
+            if token not in children[node]:
+                children[node][token] = len(children)
+                children.append({})
+                below.append(set())
+            node = children[node][token]
+            below[node].add(atom)
+            begins_with_one |= node in atom_at
+        if not code or len(below[node]) > 1 or begins_with_one:
+            raise GplanError(
+                f"The code of atom {atom}, {list(code)}, is empty, begins another atom's code or "
+                "begins with one; make codes of which none begins another."
+            )
+        atom_at[node] = atom
+    used = len(children)
+    nodes = max(used, room)
+    table = np.full((nodes, vocabulary), nodes, np.int32)
+    through = np.zeros((nodes, atoms), np.float32)
+    for node in range(used):
+        table[node, list(children[node])] = list(children[node].values())
+        through[node, list(below[node])] = 1
+    ends = np.array([atom_at.get(node, atoms) for node in range(nodes)], np.int32)
+    return PlanConstraint(mask, table, through, ends, np.arange(vocabulary) == end)
+
+
+def longest_plan(codes: Sequence[Sequence[int]], mask: PlanMask) -> int:
+    """Tokens that every plan fits into with its end token."""
+    return mask.maximum * max(len(code) for code in codes) + 1
+
+
+class PlanT5(nnx.Module):
+    """A T5 whose decoder writes plans; what its encoder reads is the arm's own."""
+
+    t5: T5
+
+    def encode(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """The encoder's output [B, S, D], and which of its positions are no padding [B, S]."""
+        raise NotImplementedError
+
+
+def plan_loss(
+    model: PlanT5, batch: Batch, key: jax.Array, train: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Summed cross-entropy of the tokens of plans, and how many there are.
+
+    The batch has what ``model.encode`` reads, "target" [B, T], END included and filled up with
+    START, and "weight" [B]: both sums count a row as often as its weight says.
+    """
+    encoder_key, decoder_key = jax.random.split(key) if train else (None, None)
+    encoded_BxSxD, mask_BxS = model.encode(batch, encoder_key)
+    target_BxT = batch["target"]
+    logits_BxTxV = model.t5.decode(
+        shift_right(target_BxT, START), encoded_BxSxD, mask_BxS, decoder_key
+    )
+    counts_BxT = (target_BxT != START) * batch["weight"][:, None]
+    losses_BxT = optax.softmax_cross_entropy_with_integer_labels(logits_BxTxV, target_BxT)
+    return jnp.sum(losses_BxT * counts_BxT), jnp.sum(counts_BxT)
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "beams", "steps", "end"))
 def search_plans(
-    t5: T5,
-    encoded_BxSxD: jax.Array,
-    mask_BxS: jax.Array,
+    graph: nnx.GraphDef,
+    weights: nnx.State,
+    batch: Batch,
     constraint: Constraint,
     *,
     beams: int,
     steps: int,
-    start: int,
     end: int,
 ) -> jax.Array:
-    """The tokens of each row's best hypothesis: int32 [B, steps], filled up with ``end``.
+    """The tokens of each row's best plan by beam search: int32 [B, steps], filled up with ``end``.
 
     Args:
-        t5: reads the encoder's output [B, S, D], of which ``mask_BxS`` says what counts.
+        graph, weights: the two parts of ``nnx.split`` of a ``PlanT5``.
+        batch: what its ``encode`` reads.
         constraint: what may follow; ``Free()`` for anything.
         beams: hypotheses a row.
         steps: the most tokens of a plan.
-        start, end: the token before a plan's first one, and the one that ends it.
+        end: the token that ends a plan.
     """
+    model: PlanT5 = nnx.merge(graph, weights)
+    encoded_BxSxD, mask_BxS = model.encode(batch)
 
     def step(cache: DecoderCache, tokens: jax.Array) -> tuple[DecoderCache, jax.Array]:
-        cache, logits = t5.step(cache, tokens)
+        cache, logits = model.t5.step(cache, tokens)
         return cache, jax.nn.log_softmax(logits)
 
     return beam_search(
         step,
         DecoderCache.reorder,
-        t5.start(encoded_BxSxD, mask_BxS, beams=beams, steps=steps),
+        model.t5.start(encoded_BxSxD, mask_BxS, beams=beams, steps=steps),
         constraint,
         rows=len(encoded_BxSxD),
         beams=beams,
         steps=steps,
-        start=start,
+        start=START,
         end=end,
     ).tokens

@@ -1,1 +1,1 @@
-"""TIGER: plans as the codes of their intents, one after another, from an encoder-decoder."""
+"""TIGER: an encoder-decoder that writes plans in codes; on t5/, fitting/ and rows/."""

@@ -1,37 +1,48 @@
-"""The arms TIGER and TIGER_RQ: fitted on rows, they write plans in codes."""
+"""The arms TIGER and TIGER_RQ: a T5 reads a row's positions and writes plans in codes of intents.
+
+Rajput et al. 2023, "Recommender systems with generative retrieval". TIGER's codes are the library's
+grammar, TIGER_RQ's those that an RQ-VAE finds.
+
+Letters: B rows, P positions, W numbers a position, T tokens, D model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from pydantic import Field
 
-from gplan_jax.baselines.fitting.arms import Arm, Fitted
-from gplan_jax.baselines.fitting.network import (
-    FitSettings,
-    count_parameters,
-    fit_network,
+from gplan_jax.baselines.fitting.network import Batch, FitSettings, Loss
+from gplan_jax.baselines.fitting.network_arm import FitInput, network_arm
+from gplan_jax.baselines.rows.atoms import Atoms, padded_plans
+from gplan_jax.baselines.rows.features import FeatureEncoder
+from gplan_jax.baselines.t5.beam import Free
+from gplan_jax.baselines.t5.model import T5, T5Config, dropout
+from gplan_jax.baselines.t5.plans import (
+    START,
+    PlanConstraint,
+    PlanT5,
+    longest_plan,
+    plan_constraint,
+    plan_loss,
+    search_plans,
 )
-from gplan_jax.baselines.rows.atoms import Atoms, LabelledRows, labelled_rows, padded_plans
-from gplan_jax.baselines.rows.features import FeatureEncoder, InputMode
-from gplan_jax.baselines.rows.plan_mask import plan_mask
-from gplan_jax.baselines.t5 import PlanConstraint, T5Config, longest_plan, plan_constraint
-from gplan_jax.baselines.tiger.model import Decoding, Tiger, decode_rows, tiger_loss
 from gplan_jax.baselines.tiger.rqvae import RqVaeSettings
 from gplan_jax.baselines.tiger.semantic_ids import (
     END,
-    START,
     SemanticIds,
     grammar_ids,
     plan_text,
     rq_ids,
 )
 from gplan_jax.data.batch_plan import round_up
-from gplan_jax.gsisr import IntentLibrary, Sample
+from gplan_jax.gsisr import Sample
 
 # Sizes that depend on the training rows are rounded up, so that folds share a compiled program.
 _FEATURES, _TOKENS = 512, 8
@@ -78,150 +89,131 @@ class TigerRqSettings(TigerSettings):
     company: int = Field(16, ge=0)
 
 
-@dataclass(frozen=True)
-class TigerPredictor:
-    """A fitted TIGER with what it needs to read rows and write plans."""
+class Tiger(PlanT5):
+    """A T5 over codes, and an embedding of what rows are made of.
 
-    model: Tiger
+    Args:
+        features: how many numbers rows are made of, 0 (padding) included.
+        config: of the T5; its vocabulary is that of the codes.
+        feature_dropout: share of a row's numbers that training leaves out; a whole number at a
+            time costs a hundredth of the draws that dropping values in every layer does.
+        rngs: of the weights.
+    """
+
+    def __init__(
+        self, features: int, config: T5Config, *, feature_dropout: float, rngs: nnx.Rngs
+    ) -> None:
+        self.feature_dropout = feature_dropout
+        self.t5 = T5(config, rngs=rngs)
+        # About four numbers a position, whose sum has the scale of a token's embedding in T5.
+        shape = (features, config.hidden_size)
+        self.features = nnx.Param(0.5 * jax.random.normal(rngs.params(), shape))
+
+    def encode(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """Reads "features" [B, P, W]; a position of zeros alone is padding."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        features_BxPxW = batch["features"]
+        given_BxPxW = features_BxPxW > 0
+        kept_BxPxW = dropout(given_BxPxW.astype(jnp.float32), self.feature_dropout, keys[0])
+        x_BxPxD = jnp.sum(self.features[...][features_BxPxW] * kept_BxPxW[..., None], axis=2)
+        mask_BxP = given_BxPxW.any(axis=2)
+        return self.t5.encode(x_BxPxD, mask_BxP, keys[1]), mask_BxP
+
+
+@dataclass(frozen=True, eq=False)
+class TigerRecipe:
+    """How TIGER reads rows and writes plans; features are those of the training rows.
+
+    Attributes:
+        width: tokens of a target, enough for every plan that is learnt from.
+    """
+
+    settings: TigerSettings
     encoder: FeatureEncoder
     atoms: Atoms
     ids: SemanticIds
     constraint: PlanConstraint
-    decoding: Decoding
+    width: int
+
+    @classmethod
+    def of(cls, given: FitInput, settings: TigerSettings) -> TigerRecipe:
+        """Codes and features from the training rows; those of an RQ-VAE where its settings are.
+
+        Raises:
+            GplanError: an RQ-VAE needs scikit-learn, and it is not installed.
+        """
+        atoms = given.atoms
+        if isinstance(settings, TigerRqSettings):
+            plans, company = given.train.plans, settings.company
+            ids = rq_ids(atoms, plans, settings.rqvae, company=company, seed=given.seed)
+        else:
+            ids = grammar_ids(atoms)
+        longest = max(len(ids.write(plan)) for part in given.parts for plan in part.plans)
+        constraint = plan_constraint(
+            ids.codes,
+            given.mask,
+            vocabulary=ids.vocabulary,
+            end=END,
+            room=1 + sum(len(code) for code in ids.codes),
+        )
+        encoder = FeatureEncoder.fit(given.train.samples, given.mode)
+        return cls(settings, encoder, atoms, ids, constraint, round_up(longest, _TOKENS))
 
     @property
-    def parameters(self) -> int:
-        """How many numbers the network has learnt."""
-        return count_parameters(self.model)
+    def loss(self) -> Loss:
+        return plan_loss
 
-    def predict(self, samples: Sequence[Sample], *, constrained: bool) -> list[str]:
-        """The plan that the search finds for each row.
+    @property
+    def decoding_batch(self) -> int:
+        return self.settings.batch_size
 
-        Free plans show each run of tokens that is no intent's code as an intent of an unknown tool.
-        """
-        if not samples:
-            return []
-        features = self.encoder.encode(samples)
-        rule = self.constraint if constrained else None
-        found = decode_rows(self.model, features, rule, self.decoding)
-        return [plan_text(self.ids.read(tokens), self.atoms) for tokens in found.tolist()]
+    def inputs(self, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
+        return {"features": self.encoder.encode(samples)}
 
+    def targets(self, plans: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+        return {"target": padded_plans([self.ids.write(p) for p in plans], self.width, START)}
 
-def _fit(
-    train: Sequence[Sample],
-    validation: Sequence[Sample],
-    settings: TigerSettings,
-    mode: InputMode,
-    library: IntentLibrary,
-    seed: int,
-    ids_of: Callable[[Atoms, LabelledRows], SemanticIds],
-) -> Fitted:
-    atoms = Atoms.of(library)
-    rows = labelled_rows(train, atoms)
-    held = labelled_rows(validation, atoms) if validation else None
-    encoder = FeatureEncoder.fit(rows.samples, mode)
-    ids, mask = ids_of(atoms, rows), plan_mask(atoms)
-    written = [[ids.write(plan) for plan in part.plans] for part in (rows, held) if part]
-    width = round_up(max(len(tokens) for part in written for tokens in part), _TOKENS)
-    arrays = [
-        {
-            "features": encoder.encode(part.samples),
-            "target": padded_plans(tokens, width, START),
-        }
-        for part, tokens in zip([p for p in (rows, held) if p], written, strict=True)
-    ]
-    config = T5Config(
-        vocabulary_size=ids.vocabulary,
-        hidden_size=settings.hidden_size,
-        heads=settings.heads,
-        head_dim=max(1, settings.hidden_size // settings.heads),
-        mlp_size=settings.mlp_size,
-        encoder_layers=settings.encoder_layers,
-        decoder_layers=settings.decoder_layers,
-        dropout=settings.dropout,
-    )
-    features = round_up(encoder.vocabulary_size, _FEATURES)
-    model, curve = fit_network(
-        Tiger(features, config, feature_dropout=settings.feature_dropout, rngs=nnx.Rngs(seed)),
-        tiger_loss,
-        arrays[0],
-        arrays[1] if held else None,
-        settings,
-        seed,
-    )
-    constraint = plan_constraint(ids.codes, mask, vocabulary=ids.vocabulary, end=END)
-    nodes = 1 + sum(len(code) for code in ids.codes)
-    decoding = Decoding(settings.beams, longest_plan(ids.codes, mask), settings.batch_size)
-    predictor = TigerPredictor(model, encoder, atoms, ids, widened(constraint, nodes), decoding)
-    return Fitted(predictor, curve)
+    def network(self, rngs: nnx.Rngs) -> Tiger:
+        settings = self.settings
+        config = T5Config(
+            vocabulary_size=self.ids.vocabulary,
+            hidden_size=settings.hidden_size,
+            heads=settings.heads,
+            head_dim=max(1, settings.hidden_size // settings.heads),
+            mlp_size=settings.mlp_size,
+            encoder_layers=settings.encoder_layers,
+            decoder_layers=settings.decoder_layers,
+            dropout=settings.dropout,
+        )
+        features = round_up(self.encoder.vocabulary_size, _FEATURES)
+        return Tiger(features, config, feature_dropout=settings.feature_dropout, rngs=rngs)
+
+    def decode(
+        self, graph: nnx.GraphDef, weights: nnx.State, batch: Batch, constrained: bool
+    ) -> jax.Array:
+        steps = longest_plan(self.ids.codes, self.constraint.mask)
+        rule = self.constraint if constrained else Free()
+        return search_plans(
+            graph, weights, batch, rule, beams=self.settings.beams, steps=steps, end=END
+        )
+
+    def text(self, tokens_T: Sequence[int]) -> str:
+        """Free plans show each run of tokens that is no code as an intent of an unknown tool."""
+        return plan_text(self.ids.read(tokens_T), self.atoms)
 
 
-def fit_tiger(
-    train: Sequence[Sample],
-    validation: Sequence[Sample],
-    settings: TigerSettings,
-    mode: InputMode,
-    library: IntentLibrary,
-    seed: int,
-) -> Fitted:
-    """Fits TIGER on plans written by the library's grammar.
-
-    Raises:
-        GplanError: no training row has a usable plan, or the library's plans can't be listed.
-    """
-    return _fit(
-        train, validation, settings, mode, library, seed, lambda atoms, rows: grammar_ids(atoms)
-    )
-
-
-def fit_tiger_rq(
-    train: Sequence[Sample],
-    validation: Sequence[Sample],
-    settings: TigerRqSettings,
-    mode: InputMode,
-    library: IntentLibrary,
-    seed: int,
-) -> Fitted:
-    """Fits an RQ-VAE on the intents, then TIGER on plans written in its codes.
-
-    Raises:
-        GplanError: as ``fit_tiger``, or scikit-learn is not installed.
-    """
-
-    def ids_of(atoms: Atoms, rows: LabelledRows) -> SemanticIds:
-        return rq_ids(atoms, rows.plans, settings.rqvae, company=settings.company, seed=seed)
-
-    return _fit(train, validation, settings, mode, library, seed, ids_of)
-
-
-def widened(constraint: PlanConstraint, nodes: int) -> PlanConstraint:
-    """The same constraint over a trie that empty nodes fill up to ``nodes``."""
-    used, more = len(constraint.atom), nodes - len(constraint.atom)
-    children = np.where(constraint.children == used, nodes, constraint.children)
-    none = constraint.below.shape[1]
-    return constraint._replace(
-        children=np.pad(children, ((0, more), (0, 0)), constant_values=nodes),
-        below=np.pad(constraint.below, ((0, more), (0, 0))),
-        atom=np.pad(constraint.atom, (0, more), constant_values=none),
-    )
-
-
-TIGER = Arm(
-    name="tiger",
-    title="TIGER",
-    settings=TigerSettings,
-    trials=(
+TIGER = network_arm(
+    "tiger",
+    "TIGER",
+    TigerSettings,
+    (
         {},
         {"learning_rate": 1e-3},
         {"feature_dropout": 0.4},
         {"encoder_layers": 1, "decoder_layers": 1},
     ),
-    fit=fit_tiger,
+    TigerRecipe.of,
 )
-TIGER_RQ = Arm(
-    name="tiger_rq",
-    title="TIGER (RQ codes)",
-    settings=TigerRqSettings,
-    trials=TIGER.trials,
-    fit=fit_tiger_rq,
+TIGER_RQ = network_arm(
+    "tiger_rq", "TIGER (RQ codes)", TigerRqSettings, TIGER.trials, TigerRecipe.of
 )

@@ -7,14 +7,13 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gplan_jax.baselines.p5.arm import P5, P5Predictor, P5Settings
-from gplan_jax.baselines.p5.model import P5Network
-from gplan_jax.baselines.p5.prompt import prompt_fields
-from gplan_jax.baselines.p5.text import END, Text
+from gplan_jax.baselines.fitting.network_arm import NetworkPredictor
+from gplan_jax.baselines.p5.arm import P5, P5Recipe, P5Settings
+from gplan_jax.baselines.p5.text import END, Text, prompt_fields
 from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.baselines.rows.plan_mask import plan_mask
-from gplan_jax.baselines.t5 import plan_constraint
+from gplan_jax.baselines.t5.plans import plan_constraint
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample, check_plan, parse_plan
 
@@ -32,10 +31,10 @@ def text(rows: list[Sample]) -> Text:
     return Text.fit(prompts, ATOMS, most_tokens=128, least_count=1)
 
 
-def _random(text: Text, seed: int) -> P5Predictor:
-    network = P5Network(SMALL.network(text.size), rngs=nnx.Rngs(seed))
+def _random(text: Text, seed: int) -> NetworkPredictor:
     constraint = plan_constraint(text.codes, plan_mask(ATOMS), vocabulary=text.size, end=END)
-    return P5Predictor(network, text, constraint, SMALL, InputMode.FULL)
+    recipe = P5Recipe(SMALL, InputMode.FULL, text, constraint)
+    return NetworkPredictor(recipe.network(nnx.Rngs(seed)), recipe)
 
 
 @settings(deadline=None, max_examples=10)

@@ -1,21 +1,25 @@
-"""P5's words: whole-word ids, unknown words, and plans that come back as they were written."""
+"""P5's text: what each mode shows, whole-word ids, unknown words, plans written and read."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.baselines.p5.text import END, PAD, UNKNOWN, Text
+from gplan_jax.baselines.p5.text import END, PAD, UNKNOWN, Text, prompt_fields
 from gplan_jax.baselines.rows.atoms import Atoms
+from gplan_jax.baselines.rows.features import CONTEXT_COLUMNS, InputMode
 from gplan_jax.baselines.rows.plan_mask import plan_mask
-from gplan_jax.baselines.t5 import plan_constraint
+from gplan_jax.baselines.t5.plans import plan_constraint
 from gplan_jax.foundation.config import parse_config
-from gplan_jax.gsisr import IntentLibrary, parse_plan
+from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, parse_plan
 
-ATOMS = Atoms.of(IntentLibrary.load())
+LIBRARY = IntentLibrary.load()
+ATOMS = Atoms.of(LIBRARY)
 PROMPTS = [("画像 1=1", "时段:凌晨0点", "订单:酒店"), ("时段:凌晨3点", "订单:加油")]
 TEXT = Text.fit(PROMPTS, ATOMS, most_tokens=16, least_count=1)
 
@@ -91,3 +95,44 @@ def test_absent_parameters_are_written_so_that_no_code_begins_another() -> None:
     plan_constraint(text.codes, plan_mask(atoms), vocabulary=text.size, end=END)
     for atom, intent in enumerate(atoms.intents):
         assert json.loads(text.plan_text(text.targets([[atom]])[0])) == [intent]
+
+
+def test_the_facts_are_the_compact_prompt_and_come_last(rows: list[Sample]) -> None:
+    fields = prompt_fields(rows[0], InputMode.FULL, LIBRARY)
+    lines = PromptTemplate.load("compact_zh").render(rows[0], LIBRARY).user.split("\n")
+    facts = tuple(line for line in lines if line)
+    assert fields[-len(facts) :] == facts
+    assert fields[: -len(facts)] == (
+        "画像 1=1",
+        "常去 住宅区 家",
+        "常去 舒适型 订单地",
+        "12小时内 act_3 异地行前 高铁站 此地",
+        "3小时内 act_5&act_2 未知地点 舒适型 订单地",
+    )
+
+
+def test_history_shows_nothing_of_order_place_or_day(rows: list[Sample]) -> None:
+    fields = prompt_fields(rows[0], InputMode.HISTORY, LIBRARY)
+    other = dataclasses.replace(rows[0], **dict.fromkeys(CONTEXT_COLUMNS, ""))
+    assert fields == prompt_fields(other, InputMode.HISTORY, LIBRARY)
+    assert fields == (
+        "画像 1=1",
+        "常去 住宅区 家",
+        "常去 舒适型",
+        "12小时内 act_3 异地行前 高铁站",
+        "3小时内 act_5&act_2 未知地点 舒适型",
+    )
+
+
+@pytest.mark.parametrize("mode", InputMode)
+@given(label=st.text())
+def test_the_label_is_never_looked_at(mode: InputMode, label: str, rows: list[Sample]) -> None:
+    fields = prompt_fields(rows[0].with_label(label), mode, LIBRARY)
+    assert fields == prompt_fields(rows[0], mode, LIBRARY)
+    assert not any("tool_" in field for field in fields)
+
+
+def test_an_empty_row_still_has_a_prompt() -> None:
+    empty = Sample.from_context({"currenttime": "2026-03-04 10:30:00"})
+    assert prompt_fields(empty, InputMode.HISTORY, LIBRARY) == ("画像",)
+    assert prompt_fields(empty, InputMode.FULL, LIBRARY)[-1] == "订单:无"

@@ -19,7 +19,7 @@ from gplan_jax.baselines.sequential.row_model import (
     RowModel,
     RowSettings,
     asked_positions,
-    decode_rows,
+    decode_plans,
     masked_plans,
     row_loss,
     started,
@@ -30,6 +30,8 @@ SIZES = {"hidden": 8, "layers": 1, "heads": 2, "inner": 8, "decoding_batch": 4}
 PLANS = jnp.array([[2, 0, 6, 6], [1, 2, 3, 4], [5, 6, 6, 6]])
 FEATURES = jnp.array(np.random.default_rng(0).integers(1, 9, (3, 5, 2)), jnp.int32)
 RULES = PlanMask(np.eye(ATOMS, dtype=bool), np.ones(ATOMS, bool), np.ones(ATOMS, bool), 2, LONGEST)
+# Compiled as a whole they are ready sooner than operation by operation.
+read, loss_of = nnx.jit(RowModel.__call__), nnx.jit(row_loss, static_argnums=3)
 
 
 @functools.cache
@@ -56,11 +58,11 @@ def test_asked_and_started() -> None:
 @pytest.mark.parametrize("kind", [Kind.SASREC, Kind.REAREC_ERL, Kind.REAREC_PRL])
 def test_step_by_step_equals_teacher_forcing(kind: Kind) -> None:
     network = model(kind)
-    forced, _ = network(FEATURES, started(PLANS, ATOMS))
+    forced, _ = read(network, FEATURES, started(PLANS, ATOMS))
     asked = asked_positions(PLANS, ATOMS)
     for step in range(LONGEST):
         so_far = jnp.where(jnp.arange(LONGEST) < step, PLANS, END)
-        alone, _ = network(FEATURES, network.shown_plan(so_far, jnp.array(step)))
+        alone, _ = read(network, FEATURES, network.shown_plan(so_far, jnp.array(step)))
         here = np.asarray(asked[:, step])
         np.testing.assert_allclose(
             forced[here, step], alone[here, step], atol=1e-5, err_msg=f"step {step}"
@@ -70,10 +72,10 @@ def test_step_by_step_equals_teacher_forcing(kind: Kind) -> None:
 def test_rearec_without_steps_is_sasrec() -> None:
     plain, none = model(Kind.SASREC), model(Kind.REAREC_ERL, 0)
     shown = started(PLANS, ATOMS)
-    first, second = plain(FEATURES, shown)[0], none(FEATURES, shown)[0]
+    first, second = read(plain, FEATURES, shown)[0], read(none, FEATURES, shown)[0]
     np.testing.assert_array_equal(plain.recommends(first), none.recommends(second))
     batch = {"features": FEATURES, "plan": PLANS, "weight": jnp.ones(3)}
-    losses = [float(row_loss(m, batch, jax.random.key(0), True)[0]) for m in (plain, none)]
+    losses = [float(loss_of(m, batch, jax.random.key(0), True)[0]) for m in (plain, none)]
     assert losses[0] == losses[1]
 
 
@@ -110,12 +112,12 @@ def test_other_instances_show_the_whole_plan_but_what_they_hide() -> None:
 def test_validation_is_the_cross_entropy_of_every_next_action(kind: Kind) -> None:
     network = model(kind)
     batch = {"features": FEATURES, "plan": PLANS, "weight": jnp.array([1.0, 1.0, 0.0])}
-    total, count = row_loss(network, batch, jax.random.key(0), False)
+    total, count = loss_of(network, batch, jax.random.key(0), False)
     expected = 0.0
     for row, length in ((0, 3), (1, 4)):
         for step in range(length):
             shown = network.shown_plan(PLANS[row : row + 1], jnp.array(step))
-            chain, _ = network(FEATURES[row : row + 1], shown)
+            chain, _ = read(network, FEATURES[row : row + 1], shown)
             logs = jax.nn.log_softmax(network.scores(network.recommends(chain[0, step])))
             expected -= float(logs[PLANS[row, step]])
     assert float(count) == 7
@@ -126,10 +128,10 @@ def test_validation_is_the_cross_entropy_of_every_next_action(kind: Kind) -> Non
 def test_training_losses_are_finite_and_weightless_rows_count_nothing(kind: Kind) -> None:
     network = model(kind, loss="bce")
     batch = {"features": FEATURES, "plan": PLANS, "weight": jnp.array([1.0, 1.0, 0.0])}
-    total, count = row_loss(network, batch, jax.random.key(0), True)
+    total, count = loss_of(network, batch, jax.random.key(0), True)
     assert np.isfinite(total) and 0 < float(count) <= 7
     other = {**batch, "plan": PLANS.at[2].set(jnp.array([0, 1, 6, 6]))}
-    assert float(row_loss(network, other, jax.random.key(0), True)[0]) == pytest.approx(
+    assert float(loss_of(network, other, jax.random.key(0), True)[0]) == pytest.approx(
         float(total), rel=1e-4
     )
 
@@ -141,17 +143,21 @@ def test_padded_context_positions_change_nothing(kind: Kind) -> None:
     shown = network.shown_plan(PLANS, jnp.array(1))
     moved = nnx.clone(network)
     moved.positions[...] = moved.positions[...].at[1].set(5.0)
-    np.testing.assert_array_equal(network(padded, shown)[0][:, 1], moved(padded, shown)[0][:, 1])
-    assert not np.allclose(network(FEATURES, shown)[0][:, 1], moved(FEATURES, shown)[0][:, 1])
+    np.testing.assert_array_equal(
+        read(network, padded, shown)[0][:, 1], read(moved, padded, shown)[0][:, 1]
+    )
+    assert not np.allclose(
+        read(network, FEATURES, shown)[0][:, 1], read(moved, FEATURES, shown)[0][:, 1]
+    )
 
 
 def test_decoded_plans_are_greedy_and_obey_the_rules() -> None:
     network = model(Kind.SASREC)
     features = np.asarray(FEATURES)
     for constrained in (True, False):
-        found = decode_rows(network, features, RULES, constrained=constrained)
+        found = decode_plans(*nnx.split(network), features, RULES, constrained=constrained)
         assert found.shape == (3, LONGEST)
-        forced, _ = network(FEATURES, started(jnp.asarray(found), ATOMS))
+        forced, _ = read(network, FEATURES, started(jnp.asarray(found), ATOMS))
         scores = np.asarray(network.scores(network.recommends(forced)))
         for row, plan in enumerate(found.tolist()):
             intents = plan[: plan.index(END)] if END in plan else plan

@@ -1,14 +1,21 @@
-"""T5 against logits of Hugging Face's T5, and its identities: caching, padding, causality."""
+"""T5 against logits of Hugging Face's T5, its identities, and its position buckets."""
 
 from __future__ import annotations
+
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gplan_jax.baselines.t5 import T5, T5Config, shift_right
+from gplan_jax.baselines.t5.model import T5, T5Config, dropout, relative_buckets, shift_right
+
+# Compiled as a whole they are ready sooner than operation by operation.
+encode, decode = nnx.jit(T5.encode), nnx.jit(T5.decode)
 
 SOURCE = np.array(
     [[(7 * i + 3) % 10 + 1 for i in range(20)], [(3 * i + 5) % 10 + 1 for i in range(14)] + [0] * 6]
@@ -54,17 +61,13 @@ def model() -> T5:
 @pytest.mark.parametrize("variant", GOLDEN)
 def test_logits_are_those_of_the_reference(variant: str) -> None:
     model = _model(gated=variant.startswith("gated"))
-
-    @jax.jit  # Compiled as a whole it's ready sooner than operation by operation.
-    def forward() -> jax.Array:
-        return model.decode(TARGET, model.encode(SOURCE, SOURCE > 0), SOURCE > 0)
-
-    np.testing.assert_allclose(forward()[:, [0, -1], :4], GOLDEN[variant], atol=5e-5)
+    logits = decode(model, TARGET, encode(model, SOURCE, SOURCE > 0), SOURCE > 0)
+    np.testing.assert_allclose(logits[:, [0, -1], :4], GOLDEN[variant], atol=5e-5)
 
 
 def test_cached_steps_are_teacher_forcing(model: T5) -> None:
-    encoded = model.encode(SOURCE, SOURCE > 0)
-    whole = model.decode(TARGET, encoded, SOURCE > 0)
+    encoded = encode(model, SOURCE, SOURCE > 0)
+    whole = decode(model, TARGET, encoded, SOURCE > 0)
     # Two beams a row: the target itself, and a nonsense one whose cache row is thrown away.
     cache = model.start(encoded, SOURCE > 0, beams=2, steps=TARGET.shape[1])
     step = jax.jit(lambda cache, tokens: model.step(cache, tokens))
@@ -77,38 +80,94 @@ def test_cached_steps_are_teacher_forcing(model: T5) -> None:
 
 def test_padding_changes_nothing_wherever_it_stands(model: T5) -> None:
     row = SOURCE[1:, :14]
-    short = model.encode(row, row > 0)
-    padded = model.encode(np.pad(row, ((0, 0), (0, 5))), np.arange(19)[None] < 14)
+    short = encode(model, row, row > 0)
+    padded = encode(model, np.pad(row, ((0, 0), (0, 5))), np.arange(19)[None] < 14)
     np.testing.assert_allclose(padded[:, :14], short, atol=1e-5)
     # On the left, positions stay relative and so does everything else.
     left = np.pad(row, ((0, 0), (5, 0)))
-    np.testing.assert_allclose(model.encode(left, left > 0)[:, 5:], short, atol=1e-5)
-    logits = model.decode(TARGET[1:], short, row > 0)
+    np.testing.assert_allclose(encode(model, left, left > 0)[:, 5:], short, atol=1e-5)
+    logits = decode(model, TARGET[1:], short, row > 0)
     np.testing.assert_allclose(
-        model.decode(TARGET[1:], model.encode(left, left > 0), left > 0), logits, atol=1e-5
+        decode(model, TARGET[1:], encode(model, left, left > 0), left > 0), logits, atol=1e-5
     )
 
 
 def test_the_decoder_does_not_look_ahead(model: T5) -> None:
-    encoded = model.encode(SOURCE, SOURCE > 0)
-    before = model.decode(TARGET, encoded, SOURCE > 0)
-    later = model.decode(np.where(np.arange(10) < 6, TARGET, 3), encoded, SOURCE > 0)
+    encoded = encode(model, SOURCE, SOURCE > 0)
+    before = decode(model, TARGET, encoded, SOURCE > 0)
+    later = decode(model, np.where(np.arange(10) < 6, TARGET, 3), encoded, SOURCE > 0)
     np.testing.assert_array_equal(before[:, :6], later[:, :6])
     assert np.abs(before[:, 6:] - later[:, 6:]).max() > 1e-3
 
 
 def test_embeddings_stand_for_tokens(model: T5) -> None:
-    from_tokens = model.encode(SOURCE, SOURCE > 0)
-    np.testing.assert_array_equal(model.encode(model.embed(SOURCE), SOURCE > 0), from_tokens)
+    from_tokens = encode(model, SOURCE, SOURCE > 0)
+    np.testing.assert_array_equal(encode(model, model.embed(SOURCE), SOURCE > 0), from_tokens)
 
 
 def test_a_key_drops_out_and_the_same_key_alike() -> None:
     config = T5Config(vocabulary_size=11, hidden_size=8, heads=2, head_dim=4, dropout=0.3)
     model = T5(config, rngs=nnx.Rngs(0))
-    first, again = (model.encode(SOURCE, SOURCE > 0, jax.random.key(1)) for _ in range(2))
+    first, again = (encode(model, SOURCE, SOURCE > 0, jax.random.key(1)) for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    assert np.abs(first - model.encode(SOURCE, SOURCE > 0)).max() > 0.1
+    assert np.abs(first - encode(model, SOURCE, SOURCE > 0)).max() > 0.1
 
 
 def test_targets_are_shifted_behind_the_start() -> None:
     np.testing.assert_array_equal(shift_right(jnp.array([[5, 6, 7]]), 9), [[9, 5, 6]])
+
+
+def _bucket(distance: int, bidirectional: bool, buckets: int, furthest: int) -> int:
+    """Appendix of the T5 paper in exact steps: where each bucket begins, counted up one by one."""
+    if bidirectional:
+        half = buckets // 2
+        side = half if distance > 0 else 0
+        return side + _bucket(-abs(distance), False, half, furthest)
+    back = max(-distance, 0)
+    exact = buckets // 2
+    if back < exact:
+        return back
+    bucket = exact
+    while bucket < buckets - 1:
+        begins = exact * (furthest / exact) ** ((bucket + 1 - exact) / (buckets - exact))
+        if back < begins - 1e-6:
+            break
+        bucket += 1
+    return bucket
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@settings(deadline=None, max_examples=20)
+@given(quarter=st.integers(2, 12), furthest=st.integers(30, 300))
+def test_buckets_are_those_of_a_slow_formula(
+    bidirectional: bool, quarter: int, furthest: int
+) -> None:
+    distances = np.arange(-320, 321)
+    fast = relative_buckets(
+        jnp.asarray(distances),
+        bidirectional=bidirectional,
+        buckets=4 * quarter,
+        max_distance=furthest,
+    )
+    slow = np.array([_bucket(int(d), bidirectional, 4 * quarter, furthest) for d in distances])
+    # A distance right at a bucket's beginning may round to either side of it.
+    apart = np.flatnonzero(np.asarray(fast) != slow)
+    assert len(apart) <= 4 and np.all(np.abs(np.asarray(fast)[apart] - slow[apart]) == 1)
+
+
+def test_buckets_of_t5s_own_settings() -> None:
+    # From the reference implementation with 32 buckets up to a distance of 128.
+    distances = jnp.array([-200, -128, -60, -20, -12, -8, -7, -1, 0, 1, 7, 8, 12, 20, 60, 128, 200])
+    both = relative_buckets(distances, bidirectional=True, buckets=32, max_distance=128)
+    causal = relative_buckets(distances, bidirectional=False, buckets=32, max_distance=128)
+    assert both.tolist() == [15, 15, 13, 10, 9, 8, 7, 1, 0, 17, 23, 24, 25, 26, 29, 31, 31]
+    assert causal.tolist() == [31, 31, 26, 17, 12, 8, 7, 1, *[0] * 9]
+
+
+def test_dropout_keeps_the_mean_drops_features_of_all_tokens_and_needs_a_key() -> None:
+    x = jnp.ones((200, 3, 200))
+    dropped = dropout(x, 0.25, jax.random.key(0))
+    assert set(np.unique(dropped).tolist()) == {0.0, np.float32(1 / 0.75)}
+    assert math.isclose(float(dropped.mean()), 1, abs_tol=0.02)
+    np.testing.assert_array_equal(dropped[:, 0], dropped[:, 2])
+    assert dropout(x, 0.25, None) is x

@@ -1,26 +1,37 @@
-"""Both arms on invented rows whose order decides the plan."""
+"""Both arms on invented rows whose order decides the plan, and the network on random ones."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from gplan_jax.baselines.fitting.arms import Arm, Fitted
+from gplan_jax.baselines.fitting.network_arm import NetworkPredictor
 from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.baselines.rows.plan_mask import plan_mask
-from gplan_jax.baselines.t5 import PlanConstraint, plan_constraint
-from gplan_jax.baselines.tiger.arm import TIGER, TIGER_RQ, TigerPredictor, widened
+from gplan_jax.baselines.t5.beam import Free
+from gplan_jax.baselines.t5.model import T5Config, shift_right
+from gplan_jax.baselines.t5.plans import (
+    START,
+    longest_plan,
+    plan_constraint,
+    plan_loss,
+    search_plans,
+)
+from gplan_jax.baselines.tiger.arm import TIGER, TIGER_RQ, Tiger, TigerRecipe
 from gplan_jax.baselines.tiger.rqvae import RqVaeSettings
-from gplan_jax.baselines.tiger.semantic_ids import END, grammar_ids
+from gplan_jax.baselines.tiger.semantic_ids import END, grammar_ids, plan_text
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, check_plan
 
 LIBRARY = IntentLibrary.load()
+ATOMS = Atoms.of(LIBRARY)
+IDS, MASK = grammar_ids(ATOMS), plan_mask(ATOMS)
 CARD, WEATHER, REMINDER, TRAIN = ({"工具名称": f"tool_{n}"} for n in (6, 9, 8, 3))
 RIDE = {"工具名称": "tool_1", "起始位置": "当前位置", "终点位置": "订单目的地"}
 PARKING = {"工具名称": "tool_7", "tag": "停车场"}
@@ -89,29 +100,11 @@ def test_residual_codes_write_plans_as_well() -> None:
     rqvae = RqVaeSettings(levels=2, codes=4, hidden=8, latent=4, steps=10)
     result = fit(TIGER_RQ, rqvae=rqvae, company=4)
     predictor = result.predictor
-    assert isinstance(predictor, TigerPredictor)
+    assert isinstance(predictor, NetworkPredictor) and isinstance(predictor.recipe, TigerRecipe)
     assert result.curve[-1]["loss"] < 0.5 * result.curve[0]["loss"]
-    assert len({len(code) for code in predictor.ids.codes}) == 1
+    assert len({len(code) for code in predictor.recipe.ids.codes}) == 1
     texts = predictor.predict(ROWS[12:], constrained=True)
     assert not [violation for text in texts for violation in check_plan(text, LIBRARY)]
-
-
-def test_room_in_the_trie_changes_nothing() -> None:
-    atoms = Atoms.of(LIBRARY)
-    ids = grammar_ids(atoms)
-    tight = plan_constraint(ids.codes, plan_mask(atoms), vocabulary=ids.vocabulary, end=END)
-    wide = widened(tight, len(tight.atom) + 5)
-
-    @jax.jit
-    def follow(constraint: PlanConstraint, tokens: jax.Array) -> tuple[Any, jax.Array]:
-        return jax.lax.scan(
-            lambda state, token: (constraint.advance(state, token[None]), constraint.open(state)),
-            constraint.initial(1),
-            tokens,
-        )
-
-    tokens = jnp.asarray(ids.write([3, 100]))
-    jax.tree.map(np.testing.assert_array_equal, follow(tight, tokens), follow(wide, tokens))
 
 
 def test_what_cannot_be_fitted_is_refused() -> None:
@@ -124,3 +117,86 @@ def test_the_declared_trials_are_settings(arm: Arm) -> None:
     assert len(arm.trials) == 4 and arm.trials[0] == {}
     for trial in arm.trials:
         arm.settings(**trial)
+
+
+CONFIG = T5Config(
+    vocabulary_size=IDS.vocabulary, hidden_size=16, heads=2, head_dim=8, mlp_size=16,
+    encoder_layers=1, decoder_layers=1,
+)  # fmt: skip
+FEATURES = np.random.default_rng(0).integers(1, 40, (6, 5, 3)).astype(np.int32)
+TARGET = np.array([[3, 20, END, START], [4, END, START, START], [5, 6, 7, END]] * 2, np.int32)
+
+
+@nnx.jit
+def logits_of(model: Tiger, features: jax.Array, target: jax.Array = TARGET) -> jax.Array:
+    encoded, mask = model.encode({"features": features})
+    return model.t5.decode(shift_right(target, START), encoded, mask)
+
+
+@nnx.jit(static_argnums=3)
+def loss_of(
+    model: Tiger, batch: dict[str, jax.Array], key: jax.Array, train: bool
+) -> tuple[jax.Array, jax.Array]:
+    return plan_loss(model, batch, key, train)
+
+
+def searched(model: Tiger, constraint: Any, *, beams: int, steps: int) -> np.ndarray:
+    batch = {"features": FEATURES}
+    return np.asarray(
+        search_plans(*nnx.split(model), batch, constraint, beams=beams, steps=steps, end=END)
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> Tiger:
+    return Tiger(40, CONFIG, feature_dropout=0.5, rngs=nnx.Rngs(0))
+
+
+def test_a_position_is_the_sum_of_its_numbers_and_padding_is_not_there(model: Tiger) -> None:
+    expected = logits_of(model, FEATURES)
+    np.testing.assert_allclose(logits_of(model, FEATURES[:, :, ::-1]), expected, atol=1e-5)
+    padded = np.pad(FEATURES, ((0, 0), (0, 2), (0, 1)))
+    np.testing.assert_allclose(logits_of(model, padded), expected, atol=1e-5)
+    other = np.where(np.arange(5)[:, None] == 2, FEATURES[::-1], FEATURES)
+    assert np.abs(np.asarray(logits_of(model, other)) - expected).max() > 1e-3
+
+
+def test_the_loss_is_the_cross_entropy_of_tokens_up_to_the_end(model: Tiger) -> None:
+    batch = {"features": FEATURES, "target": TARGET, "weight": np.array([1, 1, 1, 0, 1, 1.0])}
+    total, count = loss_of(model, batch, jax.random.key(0), False)
+    log_probs = np.asarray(jax.nn.log_softmax(logits_of(model, FEATURES)))
+    expected = 0.0
+    for row in (0, 1, 2, 4, 5):
+        for place, token in enumerate(TARGET[row]):
+            expected -= log_probs[row, place, token] * (token != START)
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    assert count == 3 + 2 + 4 + 2 + 4
+
+
+def test_training_leaves_numbers_out_and_prediction_does_not(model: Tiger) -> None:
+    batch = {"features": FEATURES, "target": TARGET, "weight": np.ones(6)}
+    keys = jax.random.split(jax.random.key(0), 2)
+    trained = [float(loss_of(model, batch, key, True)[0]) for key in keys]
+    judged = [float(loss_of(model, batch, key, False)[0]) for key in keys]
+    assert trained[0] != trained[1]
+    assert judged[0] == judged[1]
+
+
+def test_what_an_untrained_network_writes_under_the_rules_are_plans(model: Tiger) -> None:
+    constraint = plan_constraint(IDS.codes, MASK, vocabulary=IDS.vocabulary, end=END)
+    found = searched(model, constraint, beams=2, steps=longest_plan(IDS.codes, MASK))
+    assert found.shape == (6, longest_plan(IDS.codes, MASK))
+    plans = [IDS.read(tokens) for tokens in found]
+    assert not [violation for p in plans for violation in check_plan(plan_text(p, ATOMS), LIBRARY)]
+    for plan, tokens in zip(plans, found, strict=True):
+        written = IDS.write([atom for atom in plan if atom is not None])
+        assert tuple(tokens[: len(written)]) == written
+
+
+def test_one_free_beam_follows_the_most_probable_token(model: Tiger) -> None:
+    found = searched(model, Free(), beams=1, steps=TARGET.shape[1])
+    # Teacher forcing with the found tokens must agree at every place up to the end.
+    probable = np.asarray(logits_of(model, FEATURES, found)).argmax(axis=-1)
+    for tokens, best in zip(found.tolist(), probable.tolist(), strict=True):
+        length = tokens.index(END) + 1 if END in tokens else len(tokens)
+        assert tokens[:length] == best[:length]

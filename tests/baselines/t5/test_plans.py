@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.plan_mask import initial_state, open_actions, plan_mask, taken
-from gplan_jax.baselines.t5 import longest_plan, plan_constraint
+from gplan_jax.baselines.t5.plans import PlanConstraint, longest_plan, plan_constraint
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, check_plan
 
@@ -89,3 +91,20 @@ def test_ambiguous_codes_are_refused(first: tuple[int, ...], fault: str) -> None
 def test_each_atom_needs_a_code() -> None:
     with pytest.raises(GplanError, match="147 codes for 148 atoms"):
         plan_constraint(CODES[1:], MASK, vocabulary=END + 1, end=END)
+
+
+def test_room_in_the_trie_changes_nothing() -> None:
+    tight = plan_constraint(CODES, MASK, vocabulary=END + 1, end=END)
+    wide = plan_constraint(CODES, MASK, vocabulary=END + 1, end=END, room=len(tight.atom) + 5)
+    assert len(wide.atom) == len(tight.atom) + 5
+
+    @jax.jit
+    def follow(constraint: PlanConstraint, tokens: jax.Array) -> tuple[Any, jax.Array]:
+        return jax.lax.scan(
+            lambda state, token: (constraint.advance(state, token[None]), constraint.open(state)),
+            constraint.initial(1),
+            tokens,
+        )
+
+    tokens = jnp.array([*CODES[3], *CODES[100], END])
+    jax.tree.map(np.testing.assert_array_equal, follow(tight, tokens), follow(wide, tokens))
