@@ -43,44 +43,47 @@ def _cudnn() -> ModuleType:
 
 
 def _forward(
-    query: jax.Array, key: jax.Array, value: jax.Array, key_lengths: jax.Array | None
+    q_BxTxNxH: jax.Array,
+    k_BxCxKxH: jax.Array,
+    v_BxCxKxH: jax.Array,
+    key_lengths_B: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
     module = _cudnn()
-    output, lse_BxNxT = module.dot_product_attention(
-        query,
-        key,
-        value,
-        scale=query.shape[-1] ** -0.5,
+    o_BxTxNxH, lse_BxNxT = module.dot_product_attention(
+        q_BxTxNxH,
+        k_BxCxKxH,
+        v_BxCxKxH,
+        scale=q_BxTxNxH.shape[-1] ** -0.5,
         return_residual=True,
-        **_mask(module, query, key_lengths),
+        **_mask(module, q_BxTxNxH, key_lengths_B),
     )
-    return output, lse_BxNxT.swapaxes(1, 2)
+    return o_BxTxNxH, lse_BxNxT.swapaxes(1, 2)
 
 
 def _backward(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    key_lengths: jax.Array | None,
-    output: jax.Array,
+    q_BxTxNxH: jax.Array,
+    k_BxCxKxH: jax.Array,
+    v_BxCxKxH: jax.Array,
+    key_lengths_B: jax.Array | None,
+    o_BxTxNxH: jax.Array,
     lse_BxTxN: jax.Array,
-    d_output: jax.Array,
+    d_o_BxTxNxH: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     module = _cudnn()
-    mask = _mask(module, query, key_lengths)
-    none = jnp.zeros(0, query.dtype)  # what the primitive takes for an absent operand
-    d_query, d_key, d_value = module._dot_product_attention_bwd_p_wrapper.bind(
-        query,
-        key,
-        value,
+    mask = _mask(module, q_BxTxNxH, key_lengths_B)
+    none = jnp.zeros(0, q_BxTxNxH.dtype)  # what the primitive takes for an absent operand
+    d_q_BxTxNxH, d_k_BxCxKxH, d_v_BxCxKxH = module._dot_product_attention_bwd_p_wrapper.bind(
+        q_BxTxNxH,
+        k_BxCxKxH,
+        v_BxCxKxH,
         none,  # bias
         mask.get("q_seqlen", none),
         mask.get("kv_seqlen", none),
         *(none, none, none, none),  # packing offsets and page tables
         lse_BxTxN.swapaxes(1, 2),
-        output,
-        d_output,
-        scale=query.shape[-1] ** -0.5,
+        o_BxTxNxH,
+        d_o_BxTxNxH,
+        scale=q_BxTxNxH.shape[-1] ** -0.5,
         seed=42,  # without dropout, unused
         dropout_rate=0.0,
         variadic_args=(False, False),  # no bias, no gradient of it
@@ -89,7 +92,7 @@ def _backward(
         sliding_window_length=None,
         **_newer_parameters(module),
     )
-    return d_query, d_key, d_value
+    return d_q_BxTxNxH, d_k_BxCxKxH, d_v_BxCxKxH
 
 
 def _newer_parameters(module: ModuleType) -> dict[str, None]:
@@ -98,14 +101,16 @@ def _newer_parameters(module: ModuleType) -> dict[str, None]:
     return {"score_mod": None} if "score_mod" in known else {}
 
 
-def _mask(module: ModuleType, query: jax.Array, key_lengths: jax.Array | None) -> dict[str, Any]:
-    if key_lengths is None:
+def _mask(
+    module: ModuleType, q_BxTxNxH: jax.Array, key_lengths_B: jax.Array | None
+) -> dict[str, Any]:
+    if key_lengths_B is None:
         # Right-padded rows need no lengths: only padding queries see padding keys.
         return {"mask_type": module.MaskType.CAUSAL}
     return {
         "mask_type": module.MaskType.PADDING,
-        "q_seqlen": jnp.full(query.shape[:1], query.shape[1], jnp.int32),
-        "kv_seqlen": key_lengths.astype(jnp.int32),
+        "q_seqlen": jnp.full(q_BxTxNxH.shape[:1], q_BxTxNxH.shape[1], jnp.int32),
+        "kv_seqlen": key_lengths_B.astype(jnp.int32),
     }
 
 

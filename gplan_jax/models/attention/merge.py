@@ -70,55 +70,59 @@ _Residuals = tuple[jax.Array, jax.Array, jax.Array, tuple[Context, ...], jax.Arr
 
 def _forward(
     flash: Flash,
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
+    q_BxTxNxH: jax.Array,
+    k_BxTxKxH: jax.Array,
+    v_BxTxKxH: jax.Array,
     contexts: tuple[Context, ...],
 ) -> tuple[jax.Array, _Residuals]:
-    parts = [flash.forward(query, key, value, None)]
+    parts = [flash.forward(q_BxTxNxH, k_BxTxKxH, v_BxTxKxH, None)]
     for context in contexts:
-        folded, lengths = _fold(query, context), _at_least_one(context)
-        output, lse = flash.forward(folded, context.key, context.value, lengths)
-        hidden = jnp.broadcast_to(_empty(context)[:, None, None], lse.shape)
-        lse = jnp.where(hidden, -jnp.inf, lse)
-        parts.append((output.reshape(query.shape), lse.reshape(query.shape[:-1])))
+        folded, lengths = _fold(q_BxTxNxH, context), _at_least_one(context)
+        o_BxTxNxH, lse_BxTxN = flash.forward(folded, context.key, context.value, lengths)
+        hidden = jnp.broadcast_to(_empty(context)[:, None, None], lse_BxTxN.shape)
+        lse_BxTxN = jnp.where(hidden, -jnp.inf, lse_BxTxN)
+        parts.append((o_BxTxNxH.reshape(q_BxTxNxH.shape), lse_BxTxN.reshape(q_BxTxNxH.shape[:-1])))
     # The own part is never empty (a query sees itself), so the sum below is finite.
-    total = parts[0][1]
-    for _, lse in parts[1:]:
-        total = jnp.logaddexp(total, lse)
-    weighted = [jnp.exp(lse - total)[..., None] * output for output, lse in parts]
-    merged = sum(weighted[1:], start=weighted[0]).astype(value.dtype)
-    merged = checkpoint_name(merged, ATTENTION_RESIDUALS)
-    total = checkpoint_name(total, ATTENTION_RESIDUALS)
-    return merged, (query, key, value, contexts, merged, total)
+    total_BxTxN = parts[0][1]
+    for _, lse_BxTxN in parts[1:]:
+        total_BxTxN = jnp.logaddexp(total_BxTxN, lse_BxTxN)
+    weighted = [
+        jnp.exp(lse_BxTxN - total_BxTxN)[..., None] * o_BxTxNxH for o_BxTxNxH, lse_BxTxN in parts
+    ]
+    merged_BxTxNxH = sum(weighted[1:], start=weighted[0]).astype(v_BxTxKxH.dtype)
+    merged_BxTxNxH = checkpoint_name(merged_BxTxNxH, ATTENTION_RESIDUALS)
+    total_BxTxN = checkpoint_name(total_BxTxN, ATTENTION_RESIDUALS)
+    return merged_BxTxNxH, (q_BxTxNxH, k_BxTxKxH, v_BxTxKxH, contexts, merged_BxTxNxH, total_BxTxN)
 
 
 def _backward(
-    flash: Flash, residuals: _Residuals, d_output: jax.Array
+    flash: Flash, residuals: _Residuals, d_o_BxTxNxH: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, tuple[Context, ...]]:
-    query, key, value, contexts, output, lse = residuals
-    d_query, d_key, d_value = flash.backward(query, key, value, None, output, lse, d_output)
-    d_query_sum = d_query.astype(jnp.float32)
+    q_BxTxNxH, k_BxTxKxH, v_BxTxKxH, contexts, o_BxTxNxH, lse_BxTxN = residuals
+    d_q_BxTxNxH, d_k_BxTxKxH, d_v_BxTxKxH = flash.backward(
+        q_BxTxNxH, k_BxTxKxH, v_BxTxKxH, None, o_BxTxNxH, lse_BxTxN, d_o_BxTxNxH
+    )
+    d_q_sum_BxTxNxH = d_q_BxTxNxH.astype(jnp.float32)
     d_contexts = []
     for context in contexts:
-        d_part, d_context_key, d_context_value = flash.backward(
-            _fold(query, context),
+        d_part, d_context_k, d_context_v = flash.backward(
+            _fold(q_BxTxNxH, context),
             context.key,
             context.value,
             _at_least_one(context),
-            *(_fold(x, context) for x in (output, lse, d_output)),
+            *(_fold(x, context) for x in (o_BxTxNxH, lse_BxTxN, d_o_BxTxNxH)),
         )
         hidden = _empty(context)[:, None, None, None]
-        d_part = jnp.where(hidden, 0, d_part).reshape(query.shape)
-        d_query_sum += d_part.astype(jnp.float32)
+        d_part = jnp.where(hidden, 0, d_part).reshape(q_BxTxNxH.shape)
+        d_q_sum_BxTxNxH += d_part.astype(jnp.float32)
         d_contexts.append(
             Context(
-                key=jnp.where(hidden, 0, d_context_key),
-                value=jnp.where(hidden, 0, d_context_value),
+                key=jnp.where(hidden, 0, d_context_k),
+                value=jnp.where(hidden, 0, d_context_v),
                 lengths=None,  # type: ignore[arg-type]  # whole numbers have no cotangent
             )
         )
-    return d_query_sum.astype(query.dtype), d_key, d_value, tuple(d_contexts)
+    return d_q_sum_BxTxNxH.astype(q_BxTxNxH.dtype), d_k_BxTxKxH, d_v_BxTxKxH, tuple(d_contexts)
 
 
 merged_attention.defvjp(_forward, _backward)

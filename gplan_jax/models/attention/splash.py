@@ -61,11 +61,11 @@ def splash_attention(
         x = jnp.concatenate([*whole, own], axis=1)
         return jnp.pad(x, ((0, 0), (front, end), (0, 0), (0, 0))).swapaxes(1, 2)
 
-    key = joined(key_BxTxKxH, [context.key for context in contexts])
-    value = joined(value_BxTxKxH, [context.value for context in contexts])
+    key_BxKxCxH = joined(key_BxTxKxH, [context.key for context in contexts])
+    value_BxKxCxH = joined(value_BxTxKxH, [context.value for context in contexts])
     # The kernel does not scale: queries are, in float32 so that it costs one rounding.
-    query = (query_BxTxNxH.astype(jnp.float32) * head_dim**-0.5).astype(query_BxTxNxH.dtype)
-    query = jnp.pad(query, ((0, 0), (0, end), (0, 0), (0, 0))).swapaxes(1, 2)
+    query_BxTxNxH = (query_BxTxNxH.astype(jnp.float32) * head_dim**-0.5).astype(query_BxTxNxH.dtype)
+    query_BxNxTxH = jnp.pad(query_BxTxNxH, ((0, 0), (0, end), (0, 0), (0, 0))).swapaxes(1, 2)
 
     visible = [jnp.full((batch, front), _HIDDEN)]
     for context in contexts:
@@ -92,7 +92,7 @@ def splash_attention(
         residual_checkpoint_name=ATTENTION_RESIDUALS,
         interpret=interpret,
     )
-    mixed_BxNxTxH = jax.vmap(kernel)(query, key, value, segments)
+    mixed_BxNxTxH = jax.vmap(kernel)(query_BxNxTxH, key_BxKxCxH, value_BxKxCxH, segments)
     return mixed_BxNxTxH.swapaxes(1, 2)[:, :queries]
 
 

@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Hugging Face checkpoints and model directories; in models/, only this room touches files."""

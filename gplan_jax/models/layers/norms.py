@@ -19,8 +19,8 @@ def rotation(positions_BxS: jax.Array, head_dim: int, theta: float) -> tuple[jax
     Pair i of a head turns by position * theta^(-2 i / head_dim).
     """
     frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions_BxS.astype(jnp.float32)[..., None] * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
+    angles_BxSxP = positions_BxS.astype(jnp.float32)[..., None] * frequencies
+    return jnp.cos(angles_BxSxP), jnp.sin(angles_BxSxP)
 
 
 def rotate(x_BxSxNxH: jax.Array, cos_sin: tuple[jax.Array, jax.Array]) -> jax.Array:

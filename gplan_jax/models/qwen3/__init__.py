@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""The language model: its shape, its passes, what they keep, its adapters; no files."""

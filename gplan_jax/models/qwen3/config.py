@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, cast
+from typing import Any
 
 from gplan_jax.foundation.errors import GplanError
 
@@ -22,7 +22,9 @@ class Qwen3Config:
     """The numbers that fix every array shape and constant of the model.
 
     Field names are those of ``config.json``; ``rope_theta`` is read from ``rope_parameters``
-    (transformers 5) or from the top level (earlier).
+    (transformers 5) or from the top level (earlier). It is not read through transformers, which
+    fills in what is missing (a rope_theta of 10,000 where Qwen3 has 1,000,000) and accepts what
+    this model does not have, and whose import costs every command a second.
     """
 
     vocab_size: int
@@ -58,28 +60,45 @@ class Qwen3Config:
         """
         if not isinstance(values, dict):
             raise GplanError(f"{source} is not a JSON object; download the checkpoint again.")
-        faults = _unsupported(values)
-        faults += [f"{key}: missing" for key in _REQUIRED if values.get(key) is None]
-        theta = _rope(values).get("rope_theta", values.get("rope_theta"))
-        if theta is None:
+        faults = []
+        # What this model does not have.
+        if values.get("model_type") != "qwen3":
+            faults.append(f"model_type: {values.get('model_type')!r}, expected 'qwen3' (dense)")
+        if values.get("attention_bias"):
+            faults.append("attention_bias: true, but Qwen3 checkpoints have no attention biases")
+        if values.get("hidden_act", "silu") != "silu":
+            faults.append(f"hidden_act: {values['hidden_act']!r}, expected 'silu'")
+        layer_types = set(values.get("layer_types") or ())
+        if values.get("use_sliding_window") or layer_types - {"full_attention"}:
+            faults.append("use_sliding_window: sliding-window layers are not supported")
+        rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+        rope = rope if isinstance(rope, dict) else {"rope_type": rope}
+        rope_type = rope.get("rope_type") or rope.get("type") or "default"
+        if rope_type != "default":
+            faults.append(f"rope type {rope_type!r}: only unscaled rotary embeddings are supported")
+        # What is missing, or there but not as the type of its field; counts and scales must be
+        # above zero. Where head_dim is absent, transformers means 128, not hidden / heads.
+        found = dict(values)
+        if "rope_theta" in rope:
+            found["rope_theta"] = rope["rope_theta"]
+        found = {f.name: found[f.name] for f in dataclasses.fields(cls) if f.name in found}
+        found = {name: value for name, value in found.items() if value is not None}
+        faults += [f"{key}: missing" for key in _REQUIRED if key not in found]
+        if "rope_theta" not in found:
             faults.append("rope_theta: missing, both in rope_parameters and at the top level")
-        faults += _mistyped({**values, "rope_theta": theta})
+        for field in dataclasses.fields(cls):
+            value = found.get(field.name)
+            if field.type == "bool":
+                right, expected = isinstance(value, bool), "true or false"
+            else:
+                kinds = int if field.type == "int" else int | float
+                right = isinstance(value, kinds) and not isinstance(value, bool) and value > 0
+                expected = f"a positive {'integer' if field.type == 'int' else 'number'}"
+            if value is not None and not right:
+                faults.append(f"{field.name}: {value!r}, expected {expected}")
         if faults:
             raise GplanError(f"{source} is not a supported Qwen3 config:\n  " + "\n  ".join(faults))
-        # Where head_dim is absent, transformers' Qwen3Config means 128, not hidden / heads.
-        optional = {
-            key: values[key]
-            for key in (
-                "head_dim",
-                "rms_norm_eps",
-                "tie_word_embeddings",
-                "max_position_embeddings",
-                "initializer_range",
-            )
-            if values.get(key) is not None
-        }
-        required = {key: values[key] for key in _REQUIRED}
-        return cls(**required, **optional, rope_theta=float(cast(float, theta)))
+        return cls(**found | {"rope_theta": float(found["rope_theta"])})
 
     def to_hf(self) -> dict[str, Any]:
         """Returns the ``config.json`` that transformers reads as this shape."""
@@ -97,41 +116,3 @@ class Qwen3Config:
             "use_sliding_window": False,
             "use_cache": True,
         }
-
-
-def _mistyped(values: dict[str, Any]) -> list[str]:
-    """What is there, but not as the type of its field; counts and scales must be above zero."""
-    faults = []
-    for field in dataclasses.fields(Qwen3Config):
-        value = values.get(field.name)
-        if field.type == "bool":
-            right, expected = isinstance(value, bool), "true or false"
-        else:
-            kinds = int if field.type == "int" else int | float
-            right = isinstance(value, kinds) and not isinstance(value, bool) and value > 0
-            expected = f"a positive {'integer' if field.type == 'int' else 'number'}"
-        if value is not None and not right:
-            faults.append(f"{field.name}: {value!r}, expected {expected}")
-    return faults
-
-
-def _rope(values: dict[str, Any]) -> dict[str, Any]:
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    return rope if isinstance(rope, dict) else {"rope_type": rope}
-
-
-def _unsupported(values: dict[str, Any]) -> list[str]:
-    faults = []
-    if values.get("model_type") != "qwen3":
-        faults.append(f"model_type: {values.get('model_type')!r}, expected 'qwen3' (dense)")
-    if values.get("attention_bias"):
-        faults.append("attention_bias: true, but Qwen3 checkpoints have no attention biases")
-    if values.get("hidden_act", "silu") != "silu":
-        faults.append(f"hidden_act: {values['hidden_act']!r}, expected 'silu'")
-    layer_types = set(values.get("layer_types") or ())
-    if values.get("use_sliding_window") or layer_types - {"full_attention"}:
-        faults.append("use_sliding_window: sliding-window layers are not supported")
-    rope_type = _rope(values).get("rope_type") or _rope(values).get("type") or "default"
-    if rope_type != "default":
-        faults.append(f"rope type {rope_type!r}: only unscaled rotary embeddings are supported")
-    return faults

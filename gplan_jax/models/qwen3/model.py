@@ -60,14 +60,14 @@ class Attention(nnx.Module):
         self.output_lora: LowRank | None = nnx.data(None)
 
     def __call__(self, x_BxTxD: jax.Array, cos_sin: CosSin, mix: Mix) -> tuple[jax.Array, Any]:
-        query = project("BTD,DNH->BTNH", x_BxTxD, self.query, self.query_lora)
-        key = project("BTD,DKH->BTKH", x_BxTxD, self.key, self.key_lora)
-        value = project("BTD,DKH->BTKH", x_BxTxD, self.value, self.value_lora)
-        query = rotate(rms_norm(query, self.query_norm[...], self.eps), cos_sin)
-        key = rotate(rms_norm(key, self.key_norm[...], self.eps), cos_sin)
-        mixed, kept = mix(query, key, value)
-        mixed = mixed.astype(x_BxTxD.dtype)
-        return project("BTNH,NHD->BTD", mixed, self.output, self.output_lora), kept
+        q_BxTxNxH = project("BTD,DNH->BTNH", x_BxTxD, self.query, self.query_lora)
+        k_BxTxKxH = project("BTD,DKH->BTKH", x_BxTxD, self.key, self.key_lora)
+        v_BxTxKxH = project("BTD,DKH->BTKH", x_BxTxD, self.value, self.value_lora)
+        q_BxTxNxH = rotate(rms_norm(q_BxTxNxH, self.query_norm[...], self.eps), cos_sin)
+        k_BxTxKxH = rotate(rms_norm(k_BxTxKxH, self.key_norm[...], self.eps), cos_sin)
+        mixed_BxTxNxH, kept = mix(q_BxTxNxH, k_BxTxKxH, v_BxTxKxH)
+        mixed_BxTxNxH = mixed_BxTxNxH.astype(x_BxTxD.dtype)
+        return project("BTNH,NHD->BTD", mixed_BxTxNxH, self.output, self.output_lora), kept
 
 
 class Mlp(nnx.Module):
@@ -84,9 +84,9 @@ class Mlp(nnx.Module):
         self.down_lora: LowRank | None = nnx.data(None)
 
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
-        gate = jax.nn.silu(project("BTD,DF->BTF", x_BxTxD, self.gate, self.gate_lora))
-        up = project("BTD,DF->BTF", x_BxTxD, self.up, self.up_lora)
-        return project("BTF,FD->BTD", gate * up, self.down, self.down_lora)
+        gate_BxTxF = jax.nn.silu(project("BTD,DF->BTF", x_BxTxD, self.gate, self.gate_lora))
+        up_BxTxF = project("BTD,DF->BTF", x_BxTxD, self.up, self.up_lora)
+        return project("BTF,FD->BTD", gate_BxTxF * up_BxTxF, self.down, self.down_lora)
 
 
 class Block(nnx.Module):
@@ -101,9 +101,9 @@ class Block(nnx.Module):
         self.eps = config.rms_norm_eps
 
     def __call__(self, x_BxTxD: jax.Array, cos_sin: CosSin, mix: Mix) -> tuple[jax.Array, Any]:
-        normed = rms_norm(x_BxTxD, self.attention_norm[...], self.eps)
-        mixed, kept = self.attention(normed, cos_sin, mix)
-        x_BxTxD = x_BxTxD + mixed
+        normed_BxTxD = rms_norm(x_BxTxD, self.attention_norm[...], self.eps)
+        mixed_BxTxD, kept = self.attention(normed_BxTxD, cos_sin, mix)
+        x_BxTxD = x_BxTxD + mixed_BxTxD
         return x_BxTxD + self.mlp(rms_norm(x_BxTxD, self.mlp_norm[...], self.eps)), kept
 
 
