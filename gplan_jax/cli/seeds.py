@@ -102,7 +102,7 @@ def review(
 
     require_extra(EXTRA, "serve", "the page")
 
-    from gplan_jax.serving.review.run import serve_review
+    from gplan_jax.serving.review.review_app import serve_review
 
     serve_review(file, reviewer, IntentLibrary.load(library), port=port, candidates=candidates)
 

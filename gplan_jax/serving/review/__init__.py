@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""The seeds' review page and the file behind it, on this machine; touches a socket and one file."""

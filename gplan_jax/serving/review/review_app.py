@@ -1,13 +1,16 @@
-"""The review page's HTTP app: candidates out, decisions in, on this machine only."""
+"""`gplan seeds review`: a page on this machine, candidates out, decisions in, until Ctrl-C."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import pydantic
+import uvicorn
 from fastapi import FastAPI, Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -15,14 +18,22 @@ from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.serving.http.bodies import read_json, validate
 from gplan_jax.serving.http.errors import ApiError, AsciiResponse
 from gplan_jax.serving.http.middleware import SECURITY_HEADERS
-from gplan_jax.serving.review.store import NotASeed, Outdated, ReviewStore, SavedDecision
-from gplan_jax.synthesis.seeds.draft import CONTEXT_BLOCKS, Draft, DraftFault, block_names
+from gplan_jax.serving.http.server import listen, quiet_config
+from gplan_jax.serving.review.review_store import (
+    NotASeed,
+    Outdated,
+    ReviewStore,
+    SavedDecision,
+    open_review,
+)
+from gplan_jax.synthesis.seeds.draft import CONTEXT_BLOCKS, Draft, block_names
 from gplan_jax.synthesis.seeds.review_file import Decision, ReviewVerdict
-from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate
 
+HOST = "127.0.0.1"
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = ("review.css", "review.js", "card.js", "outbox.js", "dom.js")
 # The planner's own stylesheet, and what only this page needs.
@@ -54,8 +65,72 @@ class DecisionBody(pydantic.BaseModel):
 def create_review_app(store: ReviewStore) -> FastAPI:
     """The app around one reviewer's store."""
     app = FastAPI(title="GPlan seeds", docs_url=None, redoc_url=None, openapi_url=None)
-    _add_page(app)
-    _add_api(app, store)
+    library = store.library
+
+    def page_file(path: Path) -> Callable[[], Awaitable[FileResponse]]:
+        async def serve() -> FileResponse:
+            return FileResponse(path)
+
+        return serve
+
+    for route, path in FILES.items():
+        app.add_api_route(route, page_file(path), methods=["GET"])
+
+    @app.get("/api/review")
+    async def review() -> Response:
+        """Everything the page needs: the library, the candidates, the decisions so far."""
+        try:
+            saved = await asyncio.to_thread(store.all)
+        except GplanError as error:
+            raise ApiError(409, "unreadable", str(error)) from None
+        content = {
+            "id": store.id,
+            "reviewer": store.reviewer,
+            "file": store.path.name,
+            "library": _library_json(library),
+            "blocks": list(CONTEXT_BLOCKS),
+            "candidates": [
+                {
+                    "row": candidate.row,
+                    "id": candidate.sample.id,
+                    "stratum": list(candidate.stratum),
+                    "origin": candidate.origin,
+                    "facts": [list(fact) for fact in candidate.facts],
+                    "proposal": _draft_json(candidate.proposal),
+                    "state": _state_json(decision),
+                }
+                for candidate, decision in zip(store.candidates, saved, strict=True)
+            ],
+        }
+        return AsciiResponse(content)
+
+    @app.put("/api/decisions/{row}")
+    async def decide(row: int, request: Request) -> Response:
+        """Saves a decision; it is on the disk when the answer comes."""
+        if not 1 <= row <= len(store.candidates):
+            raise ApiError(404, "not_found", f"There is no row {row}.")
+        value, _ = await read_json(request, max_bytes=MAX_BYTES, timeout_s=BODY_TIMEOUT_S)
+        body = validate(DecisionBody, value)
+        known = block_names(library.plan_length.maximum)
+        if unknown := [name for name in body.reasoning if name not in known]:
+            raise ApiError(422, "bad_request", f"Unknown blocks: {', '.join(unknown)[:200]}.")
+        draft = Draft.make(body.plan, body.reasoning, library)
+        decision = Decision(row, draft, body.verdict, body.comment.strip())
+        try:
+            saved = await asyncio.to_thread(store.change, decision, body.version)
+        except Outdated as error:
+            message = f"Row {row} was changed elsewhere."
+            content = {"code": "outdated", "message": message, "state": _state_json(error.saved)}
+            return AsciiResponse({"error": content}, 409)
+        except NotASeed as error:
+            message = "; ".join(fault.problem for fault in error.faults)
+            raise ApiError(422, "not_a_seed", message) from None
+        except GplanError as error:
+            raise ApiError(409, "unreadable", str(error)) from None
+        except OSError as error:
+            message = f"{store.path.name} can't be written: {error.strerror or error}."
+            raise ApiError(500, "not_saved", message) from None
+        return AsciiResponse(_state_json(saved))
 
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> Response:
@@ -70,71 +145,7 @@ def create_review_app(store: ReviewStore) -> FastAPI:
     return app
 
 
-def _add_page(app: FastAPI) -> None:
-    def page_file(path: Path) -> Callable[[], Awaitable[FileResponse]]:
-        async def serve() -> FileResponse:
-            return FileResponse(path)
-
-        return serve
-
-    for route, path in FILES.items():
-        app.add_api_route(route, page_file(path), methods=["GET"])
-
-
-def _add_api(app: FastAPI, store: ReviewStore) -> None:
-    @app.get("/api/review")
-    async def review() -> Response:
-        """Everything the page needs: the library, the candidates, the decisions so far."""
-        try:
-            saved = await asyncio.to_thread(store.all)
-        except GplanError as error:
-            raise ApiError(409, "unreadable", str(error)) from None
-        both = zip(store.candidates, saved, strict=True)
-        content = {
-            "id": store.id,
-            "reviewer": store.reviewer,
-            "file": store.path.name,
-            "library": _library(store),
-            "blocks": list(CONTEXT_BLOCKS),
-            "candidates": [{**_candidate(c), "state": _state(s)} for c, s in both],
-        }
-        return AsciiResponse(content)
-
-    @app.put("/api/decisions/{row}")
-    async def decide(row: int, request: Request) -> Response:
-        """Saves a decision; it is on the disk when the answer comes."""
-        if not 1 <= row <= len(store.candidates):
-            raise ApiError(404, "not_found", f"There is no row {row}.")
-        value, _ = await read_json(request, max_bytes=MAX_BYTES, timeout_s=BODY_TIMEOUT_S)
-        body = validate(DecisionBody, value)
-        decision = _decision(row, body, store)
-        try:
-            saved = await asyncio.to_thread(store.change, decision, body.version)
-        except Outdated as error:
-            message = f"Row {row} was changed elsewhere."
-            content = {"code": "outdated", "message": message, "state": _state(error.saved)}
-            return AsciiResponse({"error": content}, 409)
-        except NotASeed as error:
-            message = "; ".join(fault.problem for fault in error.faults)
-            raise ApiError(422, "not_a_seed", message) from None
-        except GplanError as error:
-            raise ApiError(409, "unreadable", str(error)) from None
-        except OSError as error:
-            message = f"{store.path.name} can't be written: {error.strerror or error}."
-            raise ApiError(500, "not_saved", message) from None
-        return AsciiResponse(_state(saved))
-
-
-def _decision(row: int, body: DecisionBody, store: ReviewStore) -> Decision:
-    known = block_names(store.library.plan_length.maximum)
-    if unknown := [name for name in body.reasoning if name not in known]:
-        raise ApiError(422, "bad_request", f"Unknown blocks: {', '.join(unknown)[:200]}.")
-    draft = Draft.make(body.plan, body.reasoning, store.library)
-    return Decision(row, draft, body.verdict, body.comment.strip())
-
-
-def _library(store: ReviewStore) -> dict[str, Any]:
-    library = store.library
+def _library_json(library: IntentLibrary) -> dict[str, Any]:
     return {
         "tool_key": library.tool_key,
         "tools": {
@@ -149,35 +160,19 @@ def _library(store: ReviewStore) -> dict[str, Any]:
     }
 
 
-def _candidate(candidate: SeedCandidate) -> dict[str, Any]:
-    return {
-        "row": candidate.row,
-        "id": candidate.sample.id,
-        "stratum": list(candidate.stratum),
-        "origin": candidate.origin,
-        "facts": [list(fact) for fact in candidate.facts],
-        "proposal": _draft(candidate.proposal),
-    }
-
-
-def _state(saved: SavedDecision) -> dict[str, Any]:
-    decision = saved.decision
-    return {
-        **_draft(decision.draft),
-        "verdict": decision.verdict,
-        "comment": decision.comment,
-        "version": saved.version,
-        "faults": [_fault(fault) for fault in saved.faults],
-    }
-
-
-def _draft(draft: Draft) -> dict[str, Any]:
+def _draft_json(draft: Draft) -> dict[str, Any]:
     return {"plan": draft.plan, "reasoning": dict(draft.reasoning)}
 
 
-def _fault(fault: DraftFault) -> dict[str, Any]:
+def _state_json(saved: SavedDecision) -> dict[str, Any]:
     keys = ("column", "step", "tier", "message")
-    return {key: getattr(fault, key) for key in keys}
+    return {
+        **_draft_json(saved.decision.draft),
+        "verdict": saved.decision.verdict,
+        "comment": saved.decision.comment,
+        "version": saved.version,
+        "faults": [{key: getattr(fault, key) for key in keys} for fault in saved.faults],
+    }
 
 
 class OwnPageOnly:
@@ -206,10 +201,8 @@ class OwnPageOnly:
             await send(message)
 
         refusal = _refusal(scope["method"], Headers(scope=scope))
-        if refusal is not None:
-            await refusal.response()(scope, receive, send_marked)
-        else:
-            await self._app(scope, receive, send_marked)
+        answer = self._app if refusal is None else refusal.response()
+        await answer(scope, receive, send_marked)
 
 
 def _refusal(method: str, headers: Headers) -> ApiError | None:
@@ -224,3 +217,54 @@ def _refusal(method: str, headers: Headers) -> ApiError | None:
     if method not in SAFE_METHODS and headers.getlist("origin") != [f"http://{name}"]:
         return ApiError(403, "wrong_origin", "Decisions are taken from this server's page only.")
     return None
+
+
+class ReviewServer(uvicorn.Server):
+    """Uvicorn that ends on a signal without raising it again; the last answers are sent first."""
+
+    def __init__(self, store: ReviewStore) -> None:
+        super().__init__(quiet_config(create_review_app(store)))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Signals: the first ends the server, the second at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def serve_review(
+    review: Path,
+    reviewer: str,
+    library: IntentLibrary,
+    *,
+    port: int,
+    candidates: Path | None = None,
+) -> None:
+    """Serves the review page of one reviewer on 127.0.0.1 until Ctrl-C or SIGTERM.
+
+    Raises:
+        GplanError: the port is taken, or a file is wrong; see ``open_review``.
+    """
+    store = open_review(review, reviewer, library, candidates)
+    listener = listen(HOST, port)
+    url = f"http://{HOST}:{listener.getsockname()[1]}/"
+    print(
+        f"Review {len(store.candidates):,} candidates as {reviewer}: {url}\n"
+        f"  every decision is saved at once in {store.path}\n"
+        f"  stop                 Ctrl-C; the same command goes on where you stopped",
+        flush=True,
+    )
+    ReviewServer(store).run(sockets=[listener])
+    print(end_message(store, review), flush=True)
+
+
+def end_message(store: ReviewStore, review: Path) -> str:
+    """What was decided, where it is, and what comes next."""
+    verdicts = Counter(saved.decision.verdict for saved in store.all())
+    decided = len(store.candidates) - verdicts[""]
+    counts = ", ".join(f"{verdicts[v]:,} {v}" for v in ("accept", "edit", "reject"))
+    return (
+        f"Stopped. {decided:,} of {len(store.candidates):,} candidates are decided ({counts}).\n"
+        f"  decisions            {store.path}\n"
+        f"  go on                gplan seeds review {review} --reviewer {store.reviewer}\n"
+        f"  make the seeds       gplan seeds import {store.path} --out seeds.csv"
+    )

@@ -135,7 +135,7 @@ class ReviewStore:
         self._stamp = stamp
 
     def _hold(self, decisions: Sequence[Decision]) -> None:
-        both = list(zip(self.candidates, decisions, strict=True))
+        both = zip(self.candidates, decisions, strict=True)
         self._lines = [review_line(c, d, self.library) for c, d in both]
         self._saved = [self._kept(d, line) for d, line in zip(decisions, self._lines, strict=True)]
 
@@ -172,22 +172,16 @@ def open_review(
         own = review.with_name(f"{review.stem}.{reviewer}.csv")
     _, found = load_candidates([review], candidates, library)
     if not own.exists():
-        _check_fresh(review, found, library, own)
+        # A copy starts from the proposals; decisions made in the file itself aren't passed over.
+        proposals = {c.row: c.proposal for c in found}
+        read = read_review(review, found, library)
+        begun = [d.row for d in read if d.verdict or d.comment or d.draft != proposals[d.row]]
+        if begun:
+            raise GplanError(
+                f"{review} holds work on {len(begun)} candidates already (first in row {begun[0]})."
+                f" To go on with it, copy it to {own}."
+            )
     return ReviewStore(own, reviewer, found, library)
-
-
-def _check_fresh(
-    review: Path, candidates: list[SeedCandidate], library: IntentLibrary, own: Path
-) -> None:
-    """A copy starts from the proposals; decisions made in the file itself aren't passed over."""
-    read = read_review(review, candidates, library)
-    proposals = {c.row: c.proposal for c in candidates}
-    begun = [d.row for d in read if d.verdict or d.comment or d.draft != proposals[d.row]]
-    if begun:
-        raise GplanError(
-            f"{review} holds work on {len(begun)} candidates already (first in row {begun[0]}). "
-            f"To go on with it, copy it to {own}."
-        )
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

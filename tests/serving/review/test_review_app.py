@@ -17,9 +17,8 @@ import httpx2
 import pytest
 from reviews import ROWS, serving, store_of, write_review_of
 
-from gplan_jax.serving.review.app import create_review_app
-from gplan_jax.serving.review.run import end_message
-from gplan_jax.serving.review.store import ReviewStore
+from gplan_jax.serving.review.review_app import create_review_app, end_message
+from gplan_jax.serving.review.review_store import ReviewStore
 from gplan_jax.synthesis.seeds.review_file import read_review
 
 BASE = "http://127.0.0.1:8010"
@@ -192,7 +191,7 @@ def test_every_answer_carries_the_policy(store: ReviewStore, path: str) -> None:
 
 
 def test_the_stylesheet_is_the_planners_own(store: ReviewStore) -> None:
-    import gplan_jax.serving.review.app as module
+    import gplan_jax.serving.review.review_app as module
 
     sheet = Path(module.__file__).parents[1] / "planning" / "page" / "style.css"
     assert call(store, "GET", "/page/style.css").content == sheet.read_bytes()
