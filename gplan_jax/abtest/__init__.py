@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Online experiments: from exposure logs to lifts, and the users that a test needs; on gsisr/."""

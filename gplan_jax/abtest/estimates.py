@@ -7,13 +7,14 @@ user, the normal approximation breaks down, and the exact ways for proportions t
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from gplan_jax.abtest.settings import Metric
+from gplan_jax.abtest.experiment import Metric
 from gplan_jax.abtest.users import COVARIATES, RATIOS
 from gplan_jax.foundation.extras import load_extra
 
@@ -34,13 +35,13 @@ class Estimate:
     control: float
     treatment: float
     difference: float
-    low: float | None
-    high: float | None
-    lift: float | None
-    lift_low: float | None
-    lift_high: float | None
-    p: float | None
-    method: Literal["welch", "cuped", "newcombe_fisher", "none"]
+    low: float | None = None
+    high: float | None = None
+    lift: float | None = None
+    lift_low: float | None = None
+    lift_high: float | None = None
+    p: float | None = None
+    method: Literal["welch", "cuped", "newcombe_fisher", "none"] = "none"
     why_none: str | None = None
 
 
@@ -65,72 +66,58 @@ def estimate(
         control, treatment: of ``UserTable.aggregates``.
         cuped: adjust by the pre-period, which must not be constant.
     """
-    counts = control.count(), treatment.count()
-    means = [_mean(arm, metric) for arm in (control, treatment)]
+    arms = control, treatment
+    counts = [arm.count() for arm in arms]
+    numerator, denominator = RATIOS[metric]
+    means = [float(arm.mean(numerator) / arm.mean(denominator)) for arm in arms]
+    plain = Estimate(
+        control=means[0],
+        treatment=means[1],
+        difference=means[1] - means[0],
+        lift=means[1] / means[0] - 1 if means[0] else None,
+    )
     if min(counts) < 2:
-        return _undefined(means, f"an arm has {min(counts)} users; an interval needs 2")
-    extreme = any(mean in (0.0, 1.0) for mean in means)
-    if metric is Metric.UV_CTR and extreme:
-        return _exact(means, counts, alpha)
-    if not any(arm.ratio_var(*RATIOS[metric]) > 0 for arm in (control, treatment)):
-        return _undefined(means, "all users of both arms are alike")
+        why = f"an arm has {min(counts)} users; an interval needs 2"
+        return dataclasses.replace(plain, why_none=why)
+    if metric is Metric.UV_CTR and any(mean in (0.0, 1.0) for mean in means):
+        return _exact(plain, counts, alpha)
+    if not any(arm.ratio_var(*RATIOS[metric]) > 0 for arm in arms):
+        return dataclasses.replace(plain, why_none="all users of both arms are alike")
     analysis = metric_of(metric, cuped=cuped, confidence_level=1 - alpha)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         found = analysis.analyze_aggregates(control, treatment)
-    lift, lift_low, lift_high, why_none = _lift(means, found)
+    lift, lift_low, lift_high, why_none = (
+        found.rel_effect_size,
+        found.rel_effect_size_ci_lower,
+        found.rel_effect_size_ci_upper,
+        None,
+    )
+    if means[0] == 0:
+        lift = lift_low = lift_high = None
+        why_none = "no clicks in the control: nothing to be relative to"
+    elif means[1] == 0:
+        lift, lift_low, lift_high = -1.0, None, None
+        why_none = "no clicks in the treatment: no interval of the relative lift"
+    elif not all(math.isfinite(value) for value in (lift, lift_low, lift_high)):
+        lift = lift_low = lift_high = None
+        why_none = "the adjusted rate of an arm is not positive"
     return Estimate(
         control=float(found.control),
         treatment=float(found.treatment),
         difference=float(found.effect_size),
         low=float(found.effect_size_ci_lower),
         high=float(found.effect_size_ci_upper),
-        lift=lift,
-        lift_low=lift_low,
-        lift_high=lift_high,
+        lift=None if lift is None else float(lift),
+        lift_low=None if lift_low is None else float(lift_low),
+        lift_high=None if lift_high is None else float(lift_high),
         p=float(found.pvalue),
         method="cuped" if cuped else "welch",
         why_none=why_none,
     )
 
 
-def _mean(arm: Any, metric: Metric) -> float:
-    numerator, denominator = RATIOS[metric]
-    return float(arm.mean(numerator) / arm.mean(denominator))
-
-
-def _lift(
-    means: Sequence[float], found: Any
-) -> tuple[float | None, float | None, float | None, str | None]:
-    if means[0] == 0:
-        return None, None, None, "no clicks in the control: nothing to be relative to"
-    if means[1] == 0:
-        return -1.0, None, None, "no clicks in the treatment: no interval of the relative lift"
-    values = found.rel_effect_size, found.rel_effect_size_ci_lower, found.rel_effect_size_ci_upper
-    if not all(math.isfinite(value) for value in values):
-        return None, None, None, "the adjusted rate of an arm is not positive"
-    lift, low, high = map(float, values)
-    return lift, low, high, None
-
-
-def _undefined(means: Sequence[float], why: str) -> Estimate:
-    lift = means[1] / means[0] - 1 if means[0] else None
-    return Estimate(
-        control=means[0],
-        treatment=means[1],
-        difference=means[1] - means[0],
-        low=None,
-        high=None,
-        lift=lift,
-        lift_low=None,
-        lift_high=None,
-        p=None,
-        method="none",
-        why_none=why,
-    )
-
-
-def _exact(means: Sequence[float], counts: Sequence[int], alpha: float) -> Estimate:
+def _exact(plain: Estimate, counts: Sequence[int], alpha: float) -> Estimate:
     """Newcombe's hybrid score interval (1998, method 10) and Fisher's exact test.
 
     ``low = d - sqrt((p2 - l2)^2 + (u1 - p1)^2)`` and ``high = d + sqrt((u2 - p2)^2 + (p1 - l1)^2)``
@@ -138,25 +125,19 @@ def _exact(means: Sequence[float], counts: Sequence[int], alpha: float) -> Estim
     """
     from scipy import stats
 
+    means = plain.control, plain.treatment
     hits = [round(mean * count) for mean, count in zip(means, counts, strict=True)]
     (low_1, high_1), (low_2, high_2) = (
         stats.binomtest(hit, count).proportion_ci(1 - alpha, method="wilson")
         for hit, count in zip(hits, counts, strict=True)
     )
-    difference = means[1] - means[0]
     table = [[hit, count - hit] for hit, count in zip(hits, counts, strict=True)]
-    lift = means[1] / means[0] - 1 if means[0] else None
     arm = "control" if means[0] in (0.0, 1.0) else "treatment"
     which = "every user" if means[arm == "treatment"] else "no user"
-    return Estimate(
-        control=means[0],
-        treatment=means[1],
-        difference=difference,
-        low=float(difference - math.hypot(means[1] - low_2, high_1 - means[0])),
-        high=float(difference + math.hypot(high_2 - means[1], means[0] - low_1)),
-        lift=lift,
-        lift_low=None,
-        lift_high=None,
+    return dataclasses.replace(
+        plain,
+        low=float(plain.difference - math.hypot(means[1] - low_2, high_1 - means[0])),
+        high=float(plain.difference + math.hypot(high_2 - means[1], means[0] - low_1)),
         p=float(stats.fisher_exact(table).pvalue),
         method="newcombe_fisher",
         why_none=f"{which} of the {arm} clicked: no interval of the relative lift",

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from gplan_jax.abtest.experiment import AbTest
 from gplan_jax.abtest.log import NO_ARM, ExposureLog
-from gplan_jax.abtest.settings import AbTest
 from gplan_jax.foundation.errors import GplanError, RowError
 
 

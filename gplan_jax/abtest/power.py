@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from gplan_jax.abtest.estimates import import_tea_tasting, metric_of
+from gplan_jax.abtest.experiment import Metric
 from gplan_jax.abtest.sequential import Spending, inflation
-from gplan_jax.abtest.settings import Metric
 from gplan_jax.abtest.users import RATIOS
 from gplan_jax.foundation.errors import GplanError
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gplan_jax.abtest.experiment import Metric
 from gplan_jax.abtest.log import ExposureLog
 from gplan_jax.abtest.period import Period
-from gplan_jax.abtest.settings import Metric
 
 
 class Ratio(NamedTuple):

@@ -54,12 +54,12 @@ def analyse(
     """
     from rich.console import Console
 
+    from gplan_jax.abtest.analysis import analyse as run
+    from gplan_jax.abtest.analysis import settings_for, write_summary
     from gplan_jax.abtest.estimates import import_tea_tasting
+    from gplan_jax.abtest.experiment import AbTest
     from gplan_jax.abtest.log import read_log
-    from gplan_jax.abtest.run import analyse as run
-    from gplan_jax.abtest.run import settings_for, write_summary
-    from gplan_jax.abtest.settings import AbTest
-    from gplan_jax.abtest.tables import draw, summary_tables
+    from gplan_jax.abtest.summary_tables import summary_tables
     from gplan_jax.foundation import GplanError
     from gplan_jax.foundation.config import load_config
     from gplan_jax.foundation.files import refuse_existing
@@ -83,8 +83,8 @@ def analyse(
     )
     write_summary(summary, out)
     console = Console()
-    for cells in summary_tables(summary):
-        console.print(draw(cells))
+    for table in summary_tables(summary):
+        console.print(table.rich())
     for text in summary["warnings"]:
         typer.echo(f"Warning: {text}.")
     for text in summary["notes"]:
@@ -167,7 +167,7 @@ def simulate(
     from rich.console import Console
 
     from gplan_jax.abtest import simulate as simulation
-    from gplan_jax.abtest.tables import draw, simulation_cells
+    from gplan_jax.abtest.summary_tables import simulation_table
     from gplan_jax.foundation import GplanError
     from gplan_jax.foundation.files import write_json
 
@@ -199,7 +199,7 @@ def simulate(
     if lift == 0:
         found = simulation.simulate_aa(experiments, users=users, before=before, **common)
         title = f"False positives of {experiments:,} A/A tests, {users:,} users, {days} days"
-        cells = simulation_cells(found["false_positives"], title, goal=alpha)
+        table = simulation_table(found["false_positives"], title, goal=alpha)
     else:
         found = simulation.simulate_power(
             experiments, baseline=baseline, lift=lift, power=power, **common
@@ -209,8 +209,8 @@ def simulate(
         title = f"A lift of {lift:+.2%} on {baseline:.0%}, {users_text} users"
         names = "found", "found_sequentially"
         shares = {name: found[name] for name in names if name in found}
-        cells = simulation_cells(shares, title, goal=power)
-    Console().print(draw(cells))
+        table = simulation_table(shares, title, goal=power)
+    Console().print(table.rich())
     if "mean_days" in found:
         stop = found["mean_days"]
         typer.echo(f"With daily looks a test stops after {stop:.1f} of {days} days on average.")
@@ -230,8 +230,7 @@ def assign(
 
     Example: gplan abtest assign --config experiment.yaml --users ids.txt --out arms.csv
     """
-    from gplan_jax.abtest.assignment import assign_file
-    from gplan_jax.abtest.settings import AbTest
+    from gplan_jax.abtest.experiment import AbTest, assign_file
     from gplan_jax.foundation.config import load_config
 
     counts = assign_file(load_config(AbTest, config), users, out)

@@ -67,7 +67,7 @@ def serve(
     """
     from pydantic import SecretStr
 
-    from gplan_jax.abtest.settings import AbTest
+    from gplan_jax.abtest.experiment import AbTest
     from gplan_jax.foundation.config import load_config
     from gplan_jax.foundation.extras import require_extra
     from gplan_jax.inference.engine.engine_config import EngineConfig

@@ -17,7 +17,7 @@ from gplan_jax.abtest.estimates import (
     sample_ratio_p,
     variance_saved,
 )
-from gplan_jax.abtest.settings import Metric
+from gplan_jax.abtest.experiment import Metric
 from gplan_jax.abtest.users import UserTable
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from gplan_jax.abtest.experiment import AbTest
 from gplan_jax.abtest.log import read_log
 from gplan_jax.abtest.period import Period, divide
-from gplan_jax.abtest.settings import AbTest
 from gplan_jax.abtest.users import user_table
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.config import parse_config

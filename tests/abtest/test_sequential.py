@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 
 from gplan_jax.abtest.estimates import estimate
+from gplan_jax.abtest.experiment import AbTest, Metric
 from gplan_jax.abtest.log import read_log
 from gplan_jax.abtest.period import divide
 from gplan_jax.abtest.sequential import (
@@ -23,7 +24,6 @@ from gplan_jax.abtest.sequential import (
     sequential_analysis,
     spent,
 )
-from gplan_jax.abtest.settings import AbTest, Metric
 from gplan_jax.abtest.users import courses, user_table
 from gplan_jax.foundation import GplanError
 

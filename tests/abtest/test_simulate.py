@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from gplan_jax.abtest.experiment import AbTest, Metric
 from gplan_jax.abtest.log import read_log
 from gplan_jax.abtest.period import divide
 from gplan_jax.abtest.sequential import bounds, course
-from gplan_jax.abtest.settings import AbTest, Metric
 from gplan_jax.abtest.simulate import (
     ARMS,
     START,

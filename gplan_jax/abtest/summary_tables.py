@@ -1,31 +1,27 @@
-"""A summary as tables: the same headings and cells for the terminal and for Markdown."""
+"""A summary as tables and as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from rich.table import Table
+from gplan_jax.foundation.tables import NOTHING, TextTable
 
-NOTHING = "–"
 NAMES = {"uv_ctr": "UV-CTR", "uv_ctr_day": "UV-CTR a day", "ctr": "CTR"}
 
 
-class Cells(NamedTuple):
-    """A table before it is drawn."""
-
-    title: str
-    headings: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
+def text_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> TextTable:
+    """A table whose columns are all set as words: figures stand beside their intervals."""
+    return TextTable(headings, rows, words=len(headings), title=title)
 
 
-def summary_tables(summary: Mapping[str, Any]) -> list[Cells]:
+def summary_tables(summary: Mapping[str, Any]) -> list[TextTable]:
     """The tables of an analysis: verdicts, all metrics, sample ratios, and the looks if any."""
-    looks = [look_cells(name, found) for name, found in summary["sequential"].items()]
-    return [verdict_cells(summary), metric_cells(summary), ratio_cells(summary), *looks]
+    looks = [look_table(name, found) for name, found in summary["sequential"].items()]
+    return [verdict_table(summary), metric_table(summary), ratio_table(summary), *looks]
 
 
-def verdict_cells(summary: Mapping[str, Any]) -> Cells:
+def verdict_table(summary: Mapping[str, Any]) -> TextTable:
     """One row a treatment and slice: the metric of the verdict, its lift, and what follows."""
     metric = summary["experiment"]["metric"]
     level = 100 * (1 - summary["experiment"]["alpha"])
@@ -40,7 +36,7 @@ def verdict_cells(summary: Mapping[str, Any]) -> Cells:
         cells = (row["treatment"], row["slice"] or "all", *rates, lift, p, least, verdict)
         rows.append(cells)
     headings = ("arm", "slice", "control", "treatment", f"lift [{level:g}%]", "p corrected")
-    return Cells(f"{NAMES[metric]}: verdicts", (*headings, "detectable", "verdict"), rows)
+    return text_table(f"{NAMES[metric]}: verdicts", (*headings, "detectable", "verdict"), rows)
 
 
 def headline_of(row: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
@@ -49,7 +45,7 @@ def headline_of(row: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
     return both and (both["cuped"] or both["plain"])
 
 
-def metric_cells(summary: Mapping[str, Any]) -> Cells:
+def metric_table(summary: Mapping[str, Any]) -> TextTable:
     """All metrics over all slices, plain and adjusted by the pre-period."""
     rows = []
     for row in summary["comparisons"]:
@@ -66,20 +62,20 @@ def metric_cells(summary: Mapping[str, Any]) -> Cells:
                 lift = _interval(found, "lift")
                 rows.append((row["treatment"], name, points, lift, number(found["p"]), saved))
     headings = ("arm", "metric", "difference, points", "lift", "p", "variance saved")
-    return Cells("All metrics, all slices together", headings, rows)
+    return text_table("All metrics, all slices together", headings, rows)
 
 
-def ratio_cells(summary: Mapping[str, Any]) -> Cells:
+def ratio_table(summary: Mapping[str, Any]) -> TextTable:
     """Users of each arm beside their share of the plan."""
     rows = []
     for ratio in summary["sample_ratio"]:
         users = ", ".join(f"{arm} {count:,}" for arm, count in ratio["users"].items())
         passed = "passed" if ratio["passed"] else "FAILED"
         rows.append((ratio["slice"] or "all", users, number(ratio["p"]), passed))
-    return Cells("Sample ratio", ("slice", "users", "p", "check"), rows)
+    return text_table("Sample ratio", ("slice", "users", "p", "check"), rows)
 
 
-def look_cells(treatment: str, found: Mapping[str, Any]) -> Cells:
+def look_table(treatment: str, found: Mapping[str, Any]) -> TextTable:
     """The looks of a sequential test."""
     rows = [
         (
@@ -95,10 +91,12 @@ def look_cells(treatment: str, found: Mapping[str, Any]) -> Cells:
     ]
     headings = ("day", "control", "treatment", "lift, repeated interval", "z", "bound", "")
     planned, spending = found["planned_days"], found["spending"].replace("_", "-")
-    return Cells(f"{treatment}: daily looks, {planned} planned, {spending}", headings, rows)
+    return text_table(f"{treatment}: daily looks, {planned} planned, {spending}", headings, rows)
 
 
-def simulation_cells(shares: Mapping[str, Mapping[str, Any]], title: str, *, goal: float) -> Cells:
+def simulation_table(
+    shares: Mapping[str, Mapping[str, Any]], title: str, *, goal: float
+) -> TextTable:
     """Shares of experiments with their binomial intervals, beside what was promised."""
     rows = []
     for name, share in shares.items():
@@ -107,17 +105,7 @@ def simulation_cells(shares: Mapping[str, Mapping[str, Any]], title: str, *, goa
         count = f"{share['count']:,} of {share['of']:,}"
         rows.append((name, count, percent(share["share"]), interval, within))
     headings = ("test", "found", "share", "95% interval", f"holds {percent(goal)}")
-    return Cells(title, headings, rows)
-
-
-def draw(cells: Cells) -> Table:
-    """A table for the terminal."""
-    table = Table(title=cells.title, title_justify="left")
-    for heading in cells.headings:
-        table.add_column(heading)
-    for row in cells.rows:
-        table.add_row(*row)
-    return table
+    return text_table(title, headings, rows)
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
@@ -129,25 +117,17 @@ def markdown(summary: Mapping[str, Any]) -> str:
         "",
         f"{log['users']:,} users, {days}, {log['days_before']} days before.",
         "",
-        *(f"- {row['treatment']}, {row['slice'] or 'all'}: {_sentence(row)}"
-          for row in summary["comparisons"]),
+        *(
+            f"- {row['treatment']}, {row['slice'] or 'all'}: "
+            f"**{row['verdict'].replace('_', ' ')}** ({row['because']})."
+            for row in summary["comparisons"]
+        ),
         *(f"- Warning: {text}." for text in summary["warnings"]),
         *(f"- Note: {text}." for text in summary["notes"]),
-    ]  # fmt: skip
-    for cells in summary_tables(summary):
-        lines += ["", f"## {cells.title}", "", *_markdown_rows(cells)]
+    ]
+    for table in summary_tables(summary):
+        lines += ["", f"## {table.title}", "", table.markdown().rstrip()]
     return "\n".join(lines) + "\n"
-
-
-def _sentence(row: Mapping[str, Any]) -> str:
-    return f"**{row['verdict'].replace('_', ' ')}** ({row['because']})."
-
-
-def _markdown_rows(cells: Cells) -> list[str]:
-    def line(values: Sequence[str]) -> str:
-        return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
-
-    return [line(cells.headings), line(["---"] * len(cells.headings)), *map(line, cells.rows)]
 
 
 def percent(value: float | None, *, sign: bool = False) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gplan_jax.abtest.analysis import analyse, settings_for, write_summary
 from gplan_jax.abtest.log import read_log
-from gplan_jax.abtest.run import analyse, settings_for, write_summary
 from gplan_jax.abtest.simulate import START, draw_arms, simulate_users, write_log
 from gplan_jax.foundation import GplanError
 
