@@ -33,7 +33,7 @@ from gplan_jax.synthesis.factory.output_files import OutputFiles, file_identity,
 from gplan_jax.synthesis.factory.plan_mix import PlanMix
 from gplan_jax.synthesis.factory.removals import Duplicates, Removal, check_label
 from gplan_jax.synthesis.teachers.load import RULES, load_teacher, note_of, settings_of
-from gplan_jax.synthesis.teachers.protocol import Answer, Teacher
+from gplan_jax.synthesis.teachers.protocol import Teacher, TeacherAnswer
 from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.teachers.seed import read_seeds
 from gplan_jax.synthesis.world.faults import FAULTY_SHARE
@@ -207,7 +207,7 @@ def run_factory(
     report = FactoryReport(library)
     duplicates = Duplicates()
 
-    async def ask(context: NumberedContext) -> tuple[NumberedContext, Answer | str]:
+    async def ask(context: NumberedContext) -> tuple[NumberedContext, TeacherAnswer | str]:
         try:
             return context, await teacher.answer(context[1])
         except RequestFailed as error:
@@ -221,7 +221,7 @@ def run_factory(
     with opened as writers, closing(answers) as stream, bar:
         for (row, sample), answer in stream:
             source.settle()
-            origin = answer.origin if isinstance(answer, Answer) else {}
+            origin = answer.origin if isinstance(answer, TeacherAnswer) else {}
             if "requests" in origin:
                 report.spent.add(origin)
             found = check_answer(row, sample, answer, library, duplicates)
@@ -255,7 +255,7 @@ def run_factory(
 def check_answer(
     row: int,
     context: Sample,
-    answer: Answer | str,
+    answer: TeacherAnswer | str,
     library: IntentLibrary,
     duplicates: Duplicates,
 ) -> Label | Removal:

@@ -7,20 +7,22 @@ one reply. The repair is ours.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field
 
 from gplan_jax.chat.client import ChatClient
-from gplan_jax.chat.config import read_api_key
+from gplan_jax.chat.config import ChatConfig, read_api_key
 from gplan_jax.chat.ledger import Ledger
 from gplan_jax.chat.messages import ChatReply, ChatRequest, Message
+from gplan_jax.foundation.config import Config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, check_plan
 from gplan_jax.reasoning import ReasoningTrace
-from gplan_jax.synthesis.teachers.config import TeacherConfig
-from gplan_jax.synthesis.teachers.prompt import Task, TeacherPrompt
-from gplan_jax.synthesis.teachers.protocol import Answer, NoTrace
+from gplan_jax.synthesis.teachers.prompt import PromptKind, TeacherPrompt
+from gplan_jax.synthesis.teachers.protocol import NoTrace, TeacherAnswer
 from gplan_jax.synthesis.teachers.reply import (
     Faults,
     answer_schema,
@@ -36,6 +38,22 @@ _TRANSPORT = (
     "base_url", "api_key_env", "key_over_http", "concurrency", "timeout_s", "attempts",
     "backoff_s", "budget", "token_budget",
 )  # fmt: skip
+
+
+class TeacherConfig(Config):
+    """A language model as a teacher.
+
+    Attributes:
+        server: the chat server and the model; see ``ChatConfig``.
+        examples: seeds shown before each context, where there is a seed file.
+        template: a shipped prompt by its name, or a folder like it.
+        repair: show the model a reply that breaks a rule, once, and take its second one.
+    """
+
+    server: ChatConfig
+    examples: Annotated[int, Field(ge=0)] = 4
+    template: str = "amap_zh"
+    repair: bool = True
 
 
 class ChatTeacher:
@@ -59,7 +77,7 @@ class ChatTeacher:
         self._prompt = TeacherPrompt.load(config.template)
         self._system = {task: self._prompt.system(task, library) for task in ("answer", "explain")}
         self._schema = answer_schema(library)
-        self._shown: dict[tuple[Task, int], tuple[Message, Message]] = {}
+        self._shown: dict[tuple[PromptKind, int], tuple[Message, Message]] = {}
         self._client = ChatClient(config.server, cache)
 
     @property
@@ -84,7 +102,7 @@ class ChatTeacher:
         server = {k: v for k, v in values["server"].items() if k not in _TRANSPORT}
         return {**values, "server": server, "prompt": dict(self._prompt.sources)}
 
-    async def answer(self, sample: Sample) -> Answer:
+    async def answer(self, sample: Sample) -> TeacherAnswer:
         """The model's plan and reasoning for a context; see ``Teacher.answer``.
 
         Where a reply can't be read, or its plan breaks a rule of the filter, the model is shown
@@ -97,13 +115,26 @@ class ChatTeacher:
         messages = self._messages("answer", sample, None)
         request = ChatRequest(messages, self._schema, schema_name="plan")
 
-        def read(reply: ChatReply) -> tuple[Answer, Faults]:
+        def read(reply: ChatReply) -> tuple[TeacherAnswer, Faults]:
             text, faults = read_answer(reply.text, reply.finish_reason, self._library)
             broken = faults or tuple(check_plan(text, self._library))
-            return Answer(text, faults=faults), broken
+            return TeacherAnswer(text, faults=faults), broken
 
         answer, _, replies = await self._ask(request, read)
-        return dataclasses.replace(answer, origin=_origin(replies))
+
+        def total(values: list[Any]) -> Any:
+            return None if None in values else sum(values)
+
+        # The same for replies of the server and of the cache.
+        origin = {
+            "model": replies[-1].model,
+            "requests": [reply.key for reply in replies],
+            "prompt_tokens": total([reply.prompt_tokens for reply in replies]),
+            "completion_tokens": total([reply.completion_tokens for reply in replies]),
+            "cost": total([reply.cost for reply in replies]),
+            "repaired": len(replies) > 1,
+        }
+        return dataclasses.replace(answer, origin=origin)
 
     async def explain(self, sample: Sample, plan: Plan) -> ReasoningTrace:
         """The model's reasoning for a given plan; see ``Teacher.explain``.
@@ -143,7 +174,7 @@ class ChatTeacher:
         second = await self._client.ask(dataclasses.replace(request, messages=turns))
         return *read(second), [reply, second]
 
-    def _messages(self, task: Task, sample: Sample, plan: Plan | None) -> tuple[Message, ...]:
+    def _messages(self, task: PromptKind, sample: Sample, plan: Plan | None) -> tuple[Message, ...]:
         """System prompt, examples, and the context last: what rows share comes first."""
         turns = [self._system[task]]
         if self._seeds is not None:
@@ -152,21 +183,3 @@ class ChatTeacher:
                     self._shown[task, id(seed)] = self._prompt.example(seed, task)
                 turns += self._shown[task, id(seed)]
         return (*turns, self._prompt.context(sample, plan))
-
-
-def _origin(replies: Sequence[ChatReply]) -> Mapping[str, Any]:
-    """Where an answer comes from; the same for replies of the server and of the cache."""
-    prompts = [reply.prompt_tokens for reply in replies]
-    completions = [reply.completion_tokens for reply in replies]
-    return {
-        "model": replies[-1].model,
-        "requests": [reply.key for reply in replies],
-        "prompt_tokens": _sum(prompts),
-        "completion_tokens": _sum(completions),
-        "cost": _sum([reply.cost for reply in replies]),
-        "repaired": len(replies) > 1,
-    }
-
-
-def _sum(values: Sequence[Any]) -> Any:
-    return None if None in values else sum(values)

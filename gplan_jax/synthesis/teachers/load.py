@@ -10,8 +10,7 @@ from typing import Any
 from gplan_jax.foundation.config import load_config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary
-from gplan_jax.synthesis.teachers.chat_teacher import ChatTeacher
-from gplan_jax.synthesis.teachers.config import TeacherConfig
+from gplan_jax.synthesis.teachers.chat_teacher import ChatTeacher, TeacherConfig
 from gplan_jax.synthesis.teachers.protocol import Teacher
 from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.teachers.seed import Seed

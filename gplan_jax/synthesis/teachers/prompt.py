@@ -33,7 +33,7 @@ from gplan_jax.synthesis.teachers.seed import Seed
 PROMPTS = Path(__file__).parent / "prompts"
 KIND = "teacher prompt"
 FILES = ("answer.j2", "explain.j2", "context.j2", "repair.j2")
-Task = Literal["answer", "explain"]
+PromptKind = Literal["answer", "explain"]
 
 MOST_SHOWN = 6000  # Characters of a faulty reply; one that never ended need not be paid for twice.
 _LINE_BREAKS = re.compile(r"[\n\r\v\f\x1c-\x1e\x7f\x85\u2028\u2029]+")
@@ -66,9 +66,9 @@ class TeacherPrompt:
         )
         return cls(name, templates, sources)
 
-    def system(self, task: Task, library: IntentLibrary) -> Message:
+    def system(self, kind: PromptKind, library: IntentLibrary) -> Message:
         """The system prompt, the same for all rows."""
-        return Message("system", self.templates.fill(f"{task}.j2", library=library))
+        return Message("system", self.templates.fill(f"{kind}.j2", library=library))
 
     def context(self, sample: Sample, plan: Plan | None = None) -> Message:
         """The user's turn for one row; GplanError where a time of it can't be read."""
@@ -76,9 +76,9 @@ class TeacherPrompt:
         text = self.templates.fill("context.j2", sample=sample, facts=facts_of(sample), plan=given)
         return Message("user", text)
 
-    def example(self, seed: Seed, task: Task) -> tuple[Message, Message]:
+    def example(self, seed: Seed, kind: PromptKind) -> tuple[Message, Message]:
         """A seed as two turns: its context, and the reply that is wanted."""
-        if task == "answer":
+        if kind == "answer":
             question, reply = self.context(seed.sample), write_reply(seed.trace, seed.plan)
         else:
             question, reply = self.context(seed.sample, seed.plan), write_reply(seed.trace, None)

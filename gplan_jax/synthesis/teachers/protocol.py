@@ -13,7 +13,7 @@ from gplan_jax.reasoning import ReasoningTrace
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class TeacherAnswer:
     """What a teacher answered to one context.
 
     Attributes:
@@ -51,7 +51,7 @@ class Teacher(Protocol):
     @property
     def at_once(self) -> int: ...
 
-    async def answer(self, sample: Sample) -> Answer:
+    async def answer(self, sample: Sample) -> TeacherAnswer:
         """The teacher's own plan for the context of ``sample``, with its reasoning.
 
         Whether the plan passes the rule filter is for the caller to check; ``raw_labels`` of

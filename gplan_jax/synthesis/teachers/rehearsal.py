@@ -24,27 +24,21 @@ _GIVEN_PLAN = "\n计划: "
 def reply(body: Mapping[str, Any]) -> str:
     """The reply to a chat request: a plan with its reasoning, or the reasoning of a given plan."""
     messages = [message["content"] for message in body["messages"]]
-    repaired = body["messages"][-2]["role"] == "assistant" and _is_repair(messages[-1])
+    # A repair shows the faulty reply and then its faults, in a turn that holds no context.
+    repaired = body["messages"][-2]["role"] == "assistant" and "当前时间: " not in messages[-1]
     context = messages[-3] if repaired else messages[-1]
     generator = random.Random(context)
     before, given, plan_text = context.rpartition(_GIVEN_PLAN)
-    if given and before:
-        return _written(generator, json.loads(plan_text), with_plan=False)
-    plan = _plan(generator, IntentLibrary.load())
-    if generator.random() < FAULTY and (not repaired or generator.random() < STILL_FAULTY):
-        plan = _broken(generator, plan)
-    return _written(generator, plan, with_plan=True)
-
-
-def _is_repair(turn: str) -> bool:
-    return "当前时间: " not in turn
-
-
-def _written(generator: random.Random, plan: Plan, *, with_plan: bool) -> str:
+    explains = bool(given and before)
+    plan = json.loads(plan_text) if explains else _plan(generator, IntentLibrary.load())
+    if not explains and generator.random() < FAULTY:
+        still = not repaired or generator.random() < STILL_FAULTY
+        plan = _broken(generator, plan) if still else plan
     steps = [f"第{i}步，排演{generator.randrange(1000)}。" for i in range(1, len(plan) + 1)]
-    reasoning = {"context": "排演的处境。", "strategy": "排演的安排。", STEPS: steps}
-    answer = {REASONING: reasoning} | ({PLAN: plan} if with_plan else {})
-    return json.dumps(answer, ensure_ascii=False)
+    answer: dict[str, Any] = {
+        REASONING: {"context": "排演的处境。", "strategy": "排演的安排。", STEPS: steps}
+    }
+    return json.dumps(answer if explains else answer | {PLAN: plan}, ensure_ascii=False)
 
 
 def _plan(generator: random.Random, library: IntentLibrary) -> Plan:
@@ -55,17 +49,15 @@ def _plan(generator: random.Random, library: IntentLibrary) -> Plan:
         spare = [name for name in tools if name in group][1:]
         tools = [name for name in tools if name not in spare]
     bounds = library.plan_length
-    chosen = tools[: min(len(tools), generator.randint(bounds.minimum, bounds.maximum))]
-    return [_intent(generator, name, library) for name in chosen]
-
-
-def _intent(generator: random.Random, name: str, library: IntentLibrary) -> dict[str, str]:
-    intent = {library.tool_key: name}
-    for key in library.tools[name].parameters:
-        values = list(library.parameters[key].values or ["排演"])
-        values = [value for value in values if value != library.previous_place]
-        intent[key] = generator.choice(values)
-    return intent
+    plan: Plan = []
+    for name in tools[: min(len(tools), generator.randint(bounds.minimum, bounds.maximum))]:
+        intent = {library.tool_key: name}
+        for key in library.tools[name].parameters:
+            values = list(library.parameters[key].values or ["排演"])
+            values = [value for value in values if value != library.previous_place]
+            intent[key] = generator.choice(values)
+        plan.append(intent)
+    return plan
 
 
 def _broken(generator: random.Random, plan: Plan) -> Plan:

@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from gplan_jax.gsisr import IntentLibrary, Violation, canonical_plan, check_plan
-from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary, ReasoningTrace, write_trace
+from gplan_jax.reasoning import GSISR_LATENTS, ReasoningTrace, write_trace
 
 REASONING, STEPS, PLAN = "reasoning", "steps", "plan"
+# Key of the reasoning -> block of the trace.
+BLOCK_OF = {name.lower(): name for name in GSISR_LATENTS.context_blocks}
 CUT_OFF = "length"  # The finish reason of a reply that ran into its limit of tokens.
 
 _FENCED = re.compile(r"```(?:json|JSON)?\s*\n(.*?)\n?\s*```", re.DOTALL)
@@ -36,29 +38,41 @@ class _Unreadable(Exception):
         self.violation = Violation("format", code, message)
 
 
-def answer_schema(
-    library: IntentLibrary, vocabulary: LatentVocabulary = GSISR_LATENTS
-) -> dict[str, Any]:
+def answer_schema(library: IntentLibrary) -> dict[str, Any]:
     """The JSON schema of a reply with a plan: tools, parameters and values are the library's."""
-    bounds = library.plan_length
-    steps = {"minItems": bounds.minimum, "maxItems": bounds.maximum}
-    intents = [_intent_schema(name, library) for name in library.tools]
+    steps = {"minItems": library.plan_length.minimum, "maxItems": library.plan_length.maximum}
+    intents = []
+    for name, tool in library.tools.items():
+        properties: dict[str, Any] = {library.tool_key: {"type": "string", "enum": [name]}}
+        for key, parameter in library.parameters.items():  # As a plan object orders them.
+            if key in (*tool.parameters, *tool.optional):
+                listed = {"enum": list(parameter.values)} if parameter.values else {}
+                properties[key] = {"type": "string"} | listed
+        intents.append(_object(properties, [k for k in properties if k not in tool.optional]))
     plan = {"type": "array", "items": {"anyOf": intents}, **steps}
-    return _object({REASONING: _reasoning_schema(vocabulary, steps), PLAN: plan})
+    return _object({REASONING: _reasoning_schema(steps), PLAN: plan})
 
 
-def explanation_schema(steps: int, vocabulary: LatentVocabulary = GSISR_LATENTS) -> dict[str, Any]:
+def explanation_schema(steps: int) -> dict[str, Any]:
     """The JSON schema of a reply that explains a plan of ``steps`` intents."""
-    exactly = {"minItems": steps, "maxItems": steps}
-    return _object({REASONING: _reasoning_schema(vocabulary, exactly)})
+    return _object({REASONING: _reasoning_schema({"minItems": steps, "maxItems": steps})})
 
 
-def read_answer(
-    text: str,
-    finish_reason: str,
-    library: IntentLibrary,
-    vocabulary: LatentVocabulary = GSISR_LATENTS,
-) -> tuple[str, Faults]:
+def _reasoning_schema(steps: dict[str, int]) -> dict[str, Any]:
+    texts = {key: {"type": "string"} for key in BLOCK_OF}
+    return _object({**texts, STEPS: {"type": "array", "items": {"type": "string"}, **steps}})
+
+
+def _object(properties: dict[str, Any], required: Sequence[str] | None = None) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties if required is None else required),
+        "additionalProperties": False,
+    }
+
+
+def read_answer(text: str, finish_reason: str, library: IntentLibrary) -> tuple[str, Faults]:
     """The raw label that a reply holds, and no fault; or the reply as it came, and its faults.
 
     One JSON object in the form above is all that a reply may be, but for the reasoning of a
@@ -80,32 +94,32 @@ def read_answer(
     try:
         reply = _only_object(text, finish_reason)
         _check_shape("the reply", reply, {REASONING: dict, PLAN: list})
-        plan = _plan(reply[PLAN])
-        blocks = _blocks(reply[REASONING], vocabulary)
+        plan = reply[PLAN]
+        if len(plan) > 1 and all(isinstance(intent, list) for intent in plan):
+            raise _Unreadable("two_plans", "plan is a list of plans; one plan is asked for")
+        if not all(isinstance(intent, dict) for intent in plan):
+            raise _Unreadable("wrong_shape", "Each intent of plan must be an object")
+        blocks = _blocks(reply[REASONING])
     except _Unreadable as error:
         return text, (error.violation,)
     plan_text = canonical_plan(plan, library)
-    faults = [
-        *_block_faults(blocks),
-        *_step_faults(blocks, len(plan), vocabulary),
-        *_markup_faults("The plan", plan_text),
-    ]
+    faults = [*_block_faults(blocks, len(plan)), *_markup_faults("The plan", plan_text)]
     if faults or not plan:
         return text, (*faults, *check_plan(plan_text, library))
     return write_trace(ReasoningTrace(blocks)) + plan_text, ()
 
 
 def read_explanation(
-    text: str, finish_reason: str, steps: int, vocabulary: LatentVocabulary = GSISR_LATENTS
+    text: str, finish_reason: str, steps: int
 ) -> tuple[ReasoningTrace | None, Faults]:
     """The trace of a plan of ``steps`` intents that a reply holds, or None and the faults."""
     try:
         reply = _only_object(text, finish_reason)
         _check_shape("the reply", reply, {REASONING: dict})
-        blocks = _blocks(reply[REASONING], vocabulary)
+        blocks = _blocks(reply[REASONING])
     except _Unreadable as error:
         return None, (error.violation,)
-    faults = (*_block_faults(blocks), *_step_faults(blocks, steps, vocabulary))
+    faults = tuple(_block_faults(blocks, steps))
     return (None, faults) if faults else (ReasoningTrace(blocks), ())
 
 
@@ -119,34 +133,17 @@ def write_reply(trace: ReasoningTrace, plan: Sequence[Mapping[str, Any]] | None)
     return json.dumps(reply, ensure_ascii=False)
 
 
-def _object(properties: dict[str, Any], required: Sequence[str] | None = None) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties if required is None else required),
-        "additionalProperties": False,
-    }
-
-
-def _reasoning_schema(vocabulary: LatentVocabulary, steps: dict[str, int]) -> dict[str, Any]:
-    texts = {name.lower(): {"type": "string"} for name in vocabulary.context_blocks}
-    return _object({**texts, STEPS: {"type": "array", "items": {"type": "string"}, **steps}})
-
-
-def _intent_schema(name: str, library: IntentLibrary) -> dict[str, Any]:
-    tool = library.tools[name]
-    properties: dict[str, Any] = {library.tool_key: {"type": "string", "enum": [name]}}
-    for key in library.parameters:  # In the order in which a plan object writes them.
-        if key in tool.parameters or key in tool.optional:
-            values = library.parameters[key].values
-            properties[key] = {"type": "string"} | ({"enum": list(values)} if values else {})
-    return _object(properties, [key for key in properties if key not in tool.optional])
-
-
 def _only_object(text: str, finish_reason: str) -> dict[str, Any]:
     if finish_reason == CUT_OFF:
         raise _Unreadable("truncated", "The reply ran into its limit of tokens and is cut off")
-    body = _unwrapped(text)
+    # Without the thoughts of a thinking model and without one code fence. Some servers leave out
+    # the tag that opens the thoughts. A reply that begins as JSON has no thoughts.
+    thoughts, end_of_thoughts, rest = text.partition("</think>")
+    body = rest if end_of_thoughts and thoughts.lstrip()[:1] not in ("{", "[", "`") else text
+    body = body.strip()
+    fenced = _FENCED.fullmatch(body)
+    if fenced and "```" not in fenced[1]:
+        body = fenced[1].strip()
     try:
         value, end = _DECODER.raw_decode(body)
         json.dumps(value, ensure_ascii=False).encode()
@@ -166,16 +163,6 @@ def _only_object(text: str, finish_reason: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _Unreadable("wrong_shape", "The reply must be a JSON object")
     return value
-
-
-def _unwrapped(text: str) -> str:
-    """A reply without the thoughts of a thinking model and without one code fence."""
-    thoughts, end_of_thoughts, rest = text.partition("</think>")
-    # Some servers leave out the opening tag. A reply that begins as JSON has no thoughts.
-    body = rest if end_of_thoughts and thoughts.lstrip()[:1] not in ("{", "[", "`") else text
-    body = body.strip()
-    fenced = _FENCED.fullmatch(body)
-    return fenced[1].strip() if fenced and "```" not in fenced[1] else body
 
 
 def _has_object(text: str) -> bool:
@@ -214,31 +201,25 @@ def _check_shape(what: str, value: Mapping[str, Any], kinds: Mapping[str, type])
         raise _Unreadable("wrong_shape", f"In {what}: {'; '.join(problems)}")
 
 
-def _plan(intents: list[Any]) -> list[dict[str, Any]]:
-    if len(intents) > 1 and all(isinstance(intent, list) for intent in intents):
-        raise _Unreadable("two_plans", "plan is a list of plans; one plan is asked for")
-    if not all(isinstance(intent, dict) for intent in intents):
-        raise _Unreadable("wrong_shape", "Each intent of plan must be an object")
-    return intents
-
-
-def _blocks(reasoning: dict[str, Any], vocabulary: LatentVocabulary) -> tuple[tuple[str, str], ...]:
-    names = {name.lower(): name for name in vocabulary.context_blocks}
-    _check_shape(REASONING, reasoning, {**dict.fromkeys(names, str), STEPS: list})
+def _blocks(reasoning: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    _check_shape(REASONING, reasoning, {**dict.fromkeys(BLOCK_OF, str), STEPS: list})
     steps = reasoning[STEPS]
     if not all(isinstance(step, str) for step in steps):
         raise _Unreadable("wrong_shape", f"Each of {STEPS} must be text")
-    texts = [(name, reasoning[key]) for key, name in names.items()]
+    texts = [(name, reasoning[key]) for key, name in BLOCK_OF.items()]
     texts += [(f"STEP_{i}", step) for i, step in enumerate(steps, start=1)]
     return tuple((name, _LINE_BREAKS.sub(" ", text.strip())) for name, text in texts)
 
 
-def _block_faults(blocks: Sequence[tuple[str, str]]) -> list[Violation]:
+def _block_faults(blocks: Sequence[tuple[str, str]], intents: int) -> list[Violation]:
     faults = []
     for name, text in blocks:
         if not text:
             faults.append(Violation("format", "empty_block", f"{name} is empty"))
         faults += _markup_faults(name, text)
+    if (steps := len(blocks) - len(BLOCK_OF)) != intents:
+        message = f"The reasoning has {steps} steps but the plan has {intents} intents"
+        faults.append(Violation("format", "steps_mismatch", message))
     return faults
 
 
@@ -247,13 +228,3 @@ def _markup_faults(what: str, text: str) -> list[Violation]:
         shown = found.group()[:_EXCERPT]
         return [Violation("format", "markup", f"{what} contains {shown!r}; write plain words")]
     return []
-
-
-def _step_faults(
-    blocks: Sequence[tuple[str, str]], intents: int, vocabulary: LatentVocabulary
-) -> list[Violation]:
-    steps = len(blocks) - len(vocabulary.context_blocks)
-    if steps == intents:
-        return []
-    message = f"The reasoning has {steps} steps but the plan has {intents} intents"
-    return [Violation("format", "steps_mismatch", message)]

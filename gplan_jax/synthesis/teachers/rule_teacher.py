@@ -9,7 +9,7 @@ from gplan_jax.gsisr import IntentLibrary, Plan, Sample
 from gplan_jax.gsisr.context_pairs import CONTEXT_COLUMNS
 from gplan_jax.reasoning import ReasoningTrace
 from gplan_jax.synthesis.amap.rules import Rules
-from gplan_jax.synthesis.teachers.protocol import Answer
+from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
 from gplan_jax.synthesis.world.faults import draw_code, plant_fault
 
 
@@ -30,15 +30,15 @@ class RuleTeacher:
         self._library, self._rules = library, Rules(library)
         self._faulty_share = faulty_share
 
-    async def answer(self, sample: Sample) -> Answer:
+    async def answer(self, sample: Sample) -> TeacherAnswer:
         """The rules' plan for the context, whole or faulty; see ``Teacher.answer``."""
         label = self._rules.label(sample)
         context = "\x1f".join(getattr(sample, column) for column in CONTEXT_COLUMNS)
         generator = random.Random(f"faults {context}")
         if generator.random() >= self._faulty_share:
-            return Answer(label)
+            return TeacherAnswer(label)
         code = draw_code(generator)
-        return Answer(plant_fault(label, code, self._library, generator), {"planted": code})
+        return TeacherAnswer(plant_fault(label, code, self._library, generator), {"planted": code})
 
     async def explain(self, sample: Sample, plan: Plan) -> ReasoningTrace:
         """The trace of ``plan`` in the context of ``sample``; see ``Teacher.explain``."""

@@ -11,9 +11,7 @@ from pathlib import Path
 
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.gsisr import (
-    Facts,
     IntentLibrary,
-    Label,
     Plan,
     RowPlace,
     Sample,
@@ -57,11 +55,7 @@ def stratum_of(sample: Sample) -> Stratum:
     Raises:
         GplanError: a time of the sample can't be read.
     """
-    return stratum_of_facts(facts_of(sample))
-
-
-def stratum_of_facts(facts: Facts) -> Stratum:
-    """As ``stratum_of``, of facts that are there already."""
+    facts = facts_of(sample)
     return facts.order_type, facts.order_distance
 
 
@@ -93,11 +87,7 @@ def read_seed(sample: Sample, library: IntentLibrary, where: RowPlace) -> Seed:
         raise _fault(where, LABEL, "a seed needs its reasoning before the plan")
     if broken := check_plan(label.text, library):
         raise _fault(where, LABEL, "; ".join(violation.message for violation in broken))
-    return _seed(sample, label, label.trace)
-
-
-def _seed(sample: Sample, label: Label, trace: ReasoningTrace) -> Seed:
-    return Seed(sample.with_label(label.text), label.plan, trace)
+    return Seed(sample.with_label(label.text), label.plan, label.trace)
 
 
 def _fault(where: RowPlace, column: str | None, problem: str) -> RowError:

@@ -27,7 +27,7 @@ from gplan_jax.synthesis.amap.intents import TOOL_WORDS
 from gplan_jax.synthesis.amap.rules import BY_HABIT, HABITUAL, Rules
 from gplan_jax.synthesis.amap.situation import situation_of
 from gplan_jax.synthesis.factory.explain import explain_file
-from gplan_jax.synthesis.teachers.protocol import Answer
+from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
 from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
@@ -168,7 +168,7 @@ def test_another_teacher_fits_behind_the_same_call(tmp_path: Path, library: Inte
     class Terse:
         name, at_once, closed = "terse", 2, False
 
-        async def answer(self, sample: Sample) -> Answer:
+        async def answer(self, sample: Sample) -> TeacherAnswer:
             raise AssertionError("the plan is given")
 
         async def close(self) -> None:

@@ -31,7 +31,7 @@ from gplan_jax.synthesis.factory import synthesize
 from gplan_jax.synthesis.factory.output_files import OutputFiles
 from gplan_jax.synthesis.factory.plan_mix import PlanMix
 from gplan_jax.synthesis.factory.synthesize import NumberedContext, numbered, run_factory
-from gplan_jax.synthesis.teachers.protocol import Answer
+from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 LIBRARY = IntentLibrary.load()
@@ -48,7 +48,7 @@ class Scripted:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    async def answer(self, sample: Sample) -> Answer:
+    async def answer(self, sample: Sample) -> TeacherAnswer:
         assert sample.raw_labels == ""
         self.asked.append(sample.id)
         good = RULES.label(sample)
@@ -60,19 +60,21 @@ class Scripted:
                 raise ServerUnavailable("nothing gets through")
             case "prose":
                 fault = Violation("format", "extra_text", "The reply begins with 'Sure'")
-                return Answer("Sure \ud800", origin, (fault,))
+                return TeacherAnswer("Sure \ud800", origin, (fault,))
             case "long":
-                return Answer(canonical_plan([{"工具名称": "tool_9"}] * 12), origin)
+                return TeacherAnswer(canonical_plan([{"工具名称": "tool_9"}] * 12), origin)
             case "tool":
-                return Answer(good.replace('"tool_', '"gadget_'), origin)
+                return TeacherAnswer(good.replace('"tool_', '"gadget_'), origin)
             case "twice":
                 plan = split_response(good)[1]
-                return Answer(canonical_plan([*parse_plan(plan), parse_plan(plan)[0]]), origin)
+                return TeacherAnswer(
+                    canonical_plan([*parse_plan(plan), parse_plan(plan)[0]]), origin
+                )
             case "steps":
-                return Answer(good.replace("<STEP_2>", "<STEP_7>"), origin)
+                return TeacherAnswer(good.replace("<STEP_2>", "<STEP_7>"), origin)
             case "mended":
-                return Answer(good, {**origin, "repaired": True})
-        return Answer(good, origin)
+                return TeacherAnswer(good, {**origin, "repaired": True})
+        return TeacherAnswer(good, origin)
 
     async def explain(self, sample: Sample, plan: Plan) -> ReasoningTrace:
         raise NotImplementedError
@@ -199,8 +201,8 @@ def test_the_report_counts_what_was_kept_removed_and_spent(tmp_path: Path) -> No
 
 def test_rows_that_share_a_request_are_billed_once(tmp_path: Path) -> None:
     class Cached(Scripted):
-        async def answer(self, sample: Sample) -> Answer:
-            return Answer(RULES.label(sample), {**ORIGIN, "requests": ["ab" * 32]})
+        async def answer(self, sample: Sample) -> TeacherAnswer:
+            return TeacherAnswer(RULES.label(sample), {**ORIGIN, "requests": ["ab" * 32]})
 
     contexts = _contexts(["", ""], [ROWS[0], ROWS[0]])
     run_factory(contexts, Cached(), LIBRARY, OutputFiles(tmp_path / "rows.csv"))

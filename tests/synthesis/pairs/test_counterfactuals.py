@@ -50,7 +50,7 @@ from gplan_jax.synthesis.pairs.perturbations import (
     PerturbationSpec,
     load_spec,
 )
-from gplan_jax.synthesis.teachers.protocol import Answer
+from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
 from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
@@ -69,8 +69,8 @@ class Scripted:
     def __init__(self, answer: Callable[[Sample], str]) -> None:
         self._answer = answer
 
-    async def answer(self, sample: Sample) -> Answer:
-        return Answer(self._answer(sample))
+    async def answer(self, sample: Sample) -> TeacherAnswer:
+        return TeacherAnswer(self._answer(sample))
 
     async def explain(self, sample: Sample, plan: Plan) -> ReasoningTrace:
         raise AssertionError("nothing is explained here")

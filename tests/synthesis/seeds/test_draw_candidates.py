@@ -16,7 +16,7 @@ from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.seeds.draft import Draft
 from gplan_jax.synthesis.seeds.draw_candidates import draw_rows, write_review_files
 from gplan_jax.synthesis.seeds.seed_candidates import candidates_of, read_candidates
-from gplan_jax.synthesis.teachers.protocol import Answer
+from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
 from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.teachers.seed import stratum_of
 from gplan_jax.synthesis.world.simulation import simulate_rows
@@ -32,11 +32,11 @@ class Scripted:
     def __init__(self, text: str = "", error: Exception | None = None) -> None:
         self.text, self.error, self.asked, self.closed = text, error, list[str](), 0
 
-    async def answer(self, sample: Sample) -> Answer:
+    async def answer(self, sample: Sample) -> TeacherAnswer:
         self.asked.append(sample.id)
         if self.error and sample.id == "u2":
             raise self.error
-        return Answer(self.text)
+        return TeacherAnswer(self.text)
 
     async def explain(self, sample: Sample, plan: Plan) -> ReasoningTrace:
         assert sample.raw_labels == ""

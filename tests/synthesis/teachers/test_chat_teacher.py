@@ -16,8 +16,7 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, RowPlace, Sample, parse_plan
 from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.teachers import chat_teacher
-from gplan_jax.synthesis.teachers.chat_teacher import ChatTeacher
-from gplan_jax.synthesis.teachers.config import TeacherConfig
+from gplan_jax.synthesis.teachers.chat_teacher import ChatTeacher, TeacherConfig
 from gplan_jax.synthesis.teachers.load import load_teacher, note_of, settings_of
 from gplan_jax.synthesis.teachers.protocol import Teacher
 from gplan_jax.synthesis.teachers.reply import answer_schema, write_reply
@@ -55,16 +54,16 @@ Replies = Callable[[ChatRequest], tuple[str, str]]
 
 
 @pytest.fixture
-def hire(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ChatTeacher]:
+def make_teacher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ChatTeacher]:
     """A teacher behind a fake client."""
 
-    def hired(reply: Replies, seeds: SeedPool | None = None, **changes: Any) -> ChatTeacher:
+    def teacher_for(reply: Replies, seeds: SeedPool | None = None, **changes: Any) -> ChatTeacher:
         monkeypatch.setattr(chat_teacher, "ChatClient", FakeClient)
         FakeClient.reply, FakeClient.asked = staticmethod(reply), []
         config = CONFIG.model_copy(update=changes)
         return ChatTeacher(config, tmp_path / "cache.sqlite", LIBRARY, seeds)
 
-    return hired
+    return teacher_for
 
 
 def _good(sample: Sample) -> str:
@@ -73,9 +72,9 @@ def _good(sample: Sample) -> str:
 
 
 def test_a_good_reply_is_one_request_and_its_canonical_label(
-    hire: Callable[..., ChatTeacher],
+    make_teacher: Callable[..., ChatTeacher],
 ) -> None:
-    teacher = hire(lambda request: (_good(ROWS[0]), "stop"))
+    teacher = make_teacher(lambda request: (_good(ROWS[0]), "stop"))
     answer = asyncio.run(teacher.answer(ROWS[0]))
     [request] = FakeClient.asked
     assert (answer.text, answer.faults) == (RULES.label(ROWS[0]), ())
@@ -95,12 +94,12 @@ def test_a_good_reply_is_one_request_and_its_canonical_label(
     ],
 )
 def test_a_faulty_reply_is_shown_to_the_model_once_with_what_is_wrong(
-    hire: Callable[..., ChatTeacher], first: str, reason: str, told: str
+    make_teacher: Callable[..., ChatTeacher], first: str, reason: str, told: str
 ) -> None:
     def reply(request: ChatRequest) -> tuple[str, str]:
         return (_good(ROWS[0]), "stop") if len(request.messages) > 2 else (first, reason)
 
-    answer = asyncio.run(hire(reply).answer(ROWS[0]))
+    answer = asyncio.run(make_teacher(reply).answer(ROWS[0]))
     once, again = FakeClient.asked
     assert (answer.text, answer.faults) == (RULES.label(ROWS[0]), ())
     assert answer.origin["repaired"] and len(set(answer.origin["requests"])) == 2
@@ -110,31 +109,31 @@ def test_a_faulty_reply_is_shown_to_the_model_once_with_what_is_wrong(
 
 
 def test_there_is_no_third_request_and_none_but_one_without_repair(
-    hire: Callable[..., ChatTeacher],
+    make_teacher: Callable[..., ChatTeacher],
 ) -> None:
     def reply(request: ChatRequest) -> tuple[str, str]:
         return (f"prose {len(request.messages)}", "stop")
 
-    answer = asyncio.run(hire(reply).answer(ROWS[0]))
+    answer = asyncio.run(make_teacher(reply).answer(ROWS[0]))
     assert len(FakeClient.asked) == 2 and answer.text == "prose 4"
     assert [fault.code for fault in answer.faults] == ["not_json"]
-    answer = asyncio.run(hire(reply, repair=False).answer(ROWS[0]))
+    answer = asyncio.run(make_teacher(reply, repair=False).answer(ROWS[0]))
     assert len(FakeClient.asked) == 1 and answer.text == "prose 2" and answer.faults
 
 
 def test_a_plan_that_breaks_a_rule_twice_is_left_to_the_filter(
-    hire: Callable[..., ChatTeacher],
+    make_teacher: Callable[..., ChatTeacher],
 ) -> None:
     wrong = _good(ROWS[0]).replace("tool_", "gadget_")
-    answer = asyncio.run(hire(lambda request: (wrong, "stop")).answer(ROWS[0]))
+    answer = asyncio.run(make_teacher(lambda request: (wrong, "stop")).answer(ROWS[0]))
     assert answer.text == RULES.label(ROWS[0]).replace("tool_", "gadget_") and not answer.faults
 
 
 def test_rows_of_a_stratum_share_all_of_the_prompt_but_the_context(
-    hire: Callable[..., ChatTeacher],
+    make_teacher: Callable[..., ChatTeacher],
 ) -> None:
     seeds = [read_seed(row, LIBRARY, RowPlace("s.csv", i)) for i, row in enumerate(ROWS[:30])]
-    teacher = hire(lambda request: (_good(ROWS[0]), "stop"), SeedPool(seeds))
+    teacher = make_teacher(lambda request: (_good(ROWS[0]), "stop"), SeedPool(seeds))
     by_stratum: dict[tuple[str, str], set[tuple[Any, ...]]] = {}
     for row in simulate_rows(30, seed=9):
         fresh = dataclasses.replace(row, id=f"new {row.id}")
@@ -146,10 +145,12 @@ def test_rows_of_a_stratum_share_all_of_the_prompt_but_the_context(
     assert len(by_stratum) > 1 and all(len(prefixes) == 1 for prefixes in by_stratum.values())
 
 
-def test_an_explanation_keeps_the_plan_it_was_given(hire: Callable[..., ChatTeacher]) -> None:
+def test_an_explanation_keeps_the_plan_it_was_given(
+    make_teacher: Callable[..., ChatTeacher],
+) -> None:
     plan: Plan = [{"工具名称": "tool_9"}, {"工具名称": "tool_8"}]
     trace = RULES.trace(ROWS[0], plan)
-    teacher = hire(lambda request: (write_reply(trace, None), "stop"))
+    teacher = make_teacher(lambda request: (write_reply(trace, None), "stop"))
     assert asyncio.run(teacher.explain(ROWS[0], plan)) == trace
     [request] = FakeClient.asked
     assert request.schema is not None
@@ -157,23 +158,23 @@ def test_an_explanation_keeps_the_plan_it_was_given(hire: Callable[..., ChatTeac
     assert (steps["minItems"], steps["maxItems"]) == (2, 2)
     with pytest.raises(GplanError, match="empty plan"):
         asyncio.run(teacher.explain(ROWS[0], []))
-    teacher = hire(lambda request: (write_reply(trace, plan), "stop"))
+    teacher = make_teacher(lambda request: (write_reply(trace, plan), "stop"))
     with pytest.raises(GplanError, match=f"big to row {ROWS[0].id} hold no trace: .*unknown key"):
         asyncio.run(teacher.explain(ROWS[0], plan))
     assert len(FakeClient.asked) == 2
 
 
 def test_a_request_without_an_answer_is_the_rows_own_trouble(
-    hire: Callable[..., ChatTeacher],
+    make_teacher: Callable[..., ChatTeacher],
 ) -> None:
     def refuse(request: ChatRequest) -> tuple[str, str]:
         raise RequestFailed("refused")
 
     with pytest.raises(RequestFailed):
-        asyncio.run(hire(refuse).answer(ROWS[0]))
+        asyncio.run(make_teacher(refuse).answer(ROWS[0]))
 
 
-def test_who_is_hired_by_which_name(tmp_path: Path) -> None:
+def test_which_teacher_a_name_means(tmp_path: Path) -> None:
     cache = tmp_path / "cache.sqlite"
     assert isinstance(load_teacher("rules", [], cache, LIBRARY), RuleTeacher)
     assert not cache.exists()

@@ -7,13 +7,13 @@ import pytest
 
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.gsisr import IntentLibrary, RowPlace, Sample, check_plan, parse_label
-from gplan_jax.synthesis.teachers.protocol import Answer
+from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
 from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.world.faults import BROKEN_REASONING, CODES, FAULTY_SHARE
 
 
-def _answers(teacher: RuleTeacher, rows: list[Sample]) -> list[Answer]:
-    async def ask() -> list[Answer]:
+def _answers(teacher: RuleTeacher, rows: list[Sample]) -> list[TeacherAnswer]:
+    async def ask() -> list[TeacherAnswer]:
         return [await teacher.answer(row.with_label("")) for row in rows]
 
     return asyncio.run(ask())
