@@ -23,7 +23,7 @@ from flax import nnx
 
 from gplan_jax.inference.grammar.plan_grammar import PlanGrammar
 from gplan_jax.models import Qwen3
-from gplan_jax.models.qwen3.cache import LayeredContext
+from gplan_jax.models.qwen3.model import LayeredContext
 
 Array = Any  # NumPy's on the host, JAX's inside a program
 

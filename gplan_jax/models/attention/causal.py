@@ -53,11 +53,20 @@ def resolve_kernel(name: str, *, platform: str, dtype: DTypeLike, head_dim: int)
     Raises:
         GplanError: the named kernel can't run here; the message says why.
     """
-    obstacles = {
-        "xla": None,
-        "cudnn": _cudnn_obstacle(platform, jnp.dtype(dtype), head_dim),
-        "splash": _splash_obstacle(platform, head_dim),
-    }
+    dtype = jnp.dtype(dtype)
+    obstacles: dict[str, str | None] = {"cudnn": None, "splash": None, "xla": None}
+    if platform not in ("gpu", "cuda"):
+        obstacles["cudnn"] = f"cuDNN needs an NVIDIA GPU and these devices are {platform}"
+    elif dtype not in (jnp.bfloat16, jnp.float16):
+        obstacles["cudnn"] = f"cuDNN flash attention computes in bfloat16 or float16, not {dtype}"
+    elif head_dim > 128 or head_dim % 8:
+        obstacles["cudnn"] = f"cuDNN takes heads of a multiple of 8 up to 128, not of {head_dim}"
+    if platform != "tpu":
+        obstacles["splash"] = f"splash attention needs a TPU and these devices are {platform}"
+    elif head_dim % 128 and head_dim != 64:
+        obstacles["splash"] = (
+            f"splash attention takes heads of 64 or a multiple of 128, not of {head_dim}"
+        )
     kernels: tuple[Kernel, ...] = ("cudnn", "splash", "xla")
     for kernel in kernels:
         if name in ("auto", kernel) and obstacles[kernel] is None:
@@ -69,24 +78,6 @@ def resolve_kernel(name: str, *, platform: str, dtype: DTypeLike, head_dim: int)
     raise GplanError(
         f"precision.attention={name} can't run here: {obstacles[name]}. Choose auto or xla."
     )
-
-
-def _cudnn_obstacle(platform: str, dtype: jnp.dtype, head_dim: int) -> str | None:
-    if platform not in ("gpu", "cuda"):
-        return f"cuDNN needs an NVIDIA GPU and these devices are {platform}"
-    if dtype not in (jnp.bfloat16, jnp.float16):
-        return f"cuDNN flash attention computes in bfloat16 or float16, not {dtype}"
-    if head_dim > 128 or head_dim % 8:
-        return f"cuDNN takes heads of a multiple of 8 up to 128, not of {head_dim}"
-    return None
-
-
-def _splash_obstacle(platform: str, head_dim: int) -> str | None:
-    if platform != "tpu":
-        return f"splash attention needs a TPU and these devices are {platform}"
-    if head_dim % 128 and head_dim != 64:
-        return f"splash attention takes heads of 64 or a multiple of 128, not of {head_dim}"
-    return None
 
 
 def causal_attention(
@@ -240,51 +231,51 @@ def _attend(
     value_BxCxKxH: jax.Array,
     contexts: tuple[Context, ...],
 ) -> jax.Array:
-    """One softmax over the own keys that are seen and contexts; see ``_scores`` for ``own_seen``.
+    """One softmax over the own keys that are seen and those of the contexts.
 
-    Scores stay in one array a part, in the order that its matrix product gives: joining them on the
-    key axis would copy the most memory there is here.
+    Scores stay in one array a part, [n, K, b * T, G, C], the order that its matrix product gives:
+    joining them on the key axis would copy the most memory there is here. A part's n rows of keys
+    are each shared by b = B / n rows of queries, which are more queries of one row to it;
+    ``own_seen`` is True where a query sees an own key, and broadcasts to the own part's scores.
     """
-    parts = [(_scores(query_BxTxNxH, key_BxCxKxH, own_seen), value_BxCxKxH)]
-    for context in contexts:
-        seen = jnp.arange(context.key.shape[1]) < context.lengths[:, None]
-        scores = _scores(query_BxTxNxH, context.key, seen[:, None, None, None])
-        parts.append((scores, context.value))
     shape = query_BxTxNxH.shape
-    peaks = [_by_query(jnp.max(scores, axis=-1), shape) for scores, _ in parts]
+
+    def by_part(x_BxTxN: jax.Array, key_nxCxKxH: jax.Array) -> jax.Array:
+        """[B, T, N, ...] as the part has it: [n, b * T, K, G, ...]."""
+        n, _, groups, _ = key_nxCxKxH.shape
+        return x_BxTxN.reshape(n, -1, groups, shape[2] // groups, *x_BxTxN.shape[3:])
+
+    def by_query(x_nxKxTxG: jax.Array) -> jax.Array:
+        """[n, K, b * T, G], a number for each query of a part, as [B, T, N]."""
+        return x_nxKxTxG.swapaxes(1, 2).reshape(shape[:-1])
+
+    parts = [(key_BxCxKxH, value_BxCxKxH, own_seen)]
+    for context in contexts:
+        seen_nxC = jnp.arange(context.key.shape[1]) < context.lengths[:, None]
+        parts.append((context.key, context.value, seen_nxC[:, None, None, None]))
+
+    scores_of_parts = []
+    for key, _, seen in parts:
+        scores = jnp.einsum(
+            "nTKGH,nCKH->nKTGC",
+            by_part(query_BxTxNxH, key),
+            key,
+            preferred_element_type=jnp.float32,
+        )
+        scores_of_parts.append(jnp.where(seen, scores * shape[-1] ** -0.5, _MASKED_SCORE))
+
+    peaks = [by_query(jnp.max(scores, axis=-1)) for scores in scores_of_parts]
     # Softmax does not depend on what is subtracted: no gradient.
-    peak = jax.lax.stop_gradient(reduce(jnp.maximum, peaks))
-    total, mixed = jnp.zeros_like(peak), jnp.zeros(shape, jnp.float32)
-    for scores, value in parts:
-        weights = jnp.exp(scores - _folded(peak, value).swapaxes(1, 2)[..., None])
-        total += _by_query(jnp.sum(weights, axis=-1), shape)
-        mixed += _mix(weights.astype(value.dtype), value).reshape(shape)
-    return (mixed / total[..., None]).astype(value_BxCxKxH.dtype)
-
-
-def _scores(query_BxTxNxH: jax.Array, key_nxCxKxH: jax.Array, seen: jax.Array) -> jax.Array:
-    """q k^T / sqrt(H) where seen, [n, K, b * T, G, C]: b = B / n rows share one row of keys."""
-    scores = jnp.einsum(
-        "nTKGH,nCKH->nKTGC",
-        _folded(query_BxTxNxH, key_nxCxKxH),
-        key_nxCxKxH,
-        preferred_element_type=jnp.float32,
-    )
-    return jnp.where(seen, scores * query_BxTxNxH.shape[-1] ** -0.5, _MASKED_SCORE)
-
-
-def _mix(weights: jax.Array, value_nxCxKxH: jax.Array) -> jax.Array:
-    """Float32 sums [n, b * T, K, G, H] of values; the weights are in the order of ``_scores``."""
-    equation = "nKTGC,nCKH->nTKGH"
-    return jnp.einsum(equation, weights, value_nxCxKxH, preferred_element_type=jnp.float32)
-
-
-def _folded(x_BxTxN: jax.Array, key_or_value: jax.Array) -> jax.Array:
-    """Turns [B, T, N, ...] into [n, b * T, K, G, ...]: rows that share are more queries of one."""
-    n, _, groups, _ = key_or_value.shape
-    return x_BxTxN.reshape(n, -1, groups, x_BxTxN.shape[2] // groups, *x_BxTxN.shape[3:])
-
-
-def _by_query(x_nxKxTxG: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Turns [n, K, b * T, G], the order of ``_scores``, into [B, T, N]."""
-    return x_nxKxTxG.swapaxes(1, 2).reshape(shape[:-1])
+    peak_BxTxN = jax.lax.stop_gradient(reduce(jnp.maximum, peaks))
+    total_BxTxN, mixed_BxTxNxH = jnp.zeros_like(peak_BxTxN), jnp.zeros(shape, jnp.float32)
+    for scores, (key, value, _) in zip(scores_of_parts, parts, strict=True):
+        weights = jnp.exp(scores - by_part(peak_BxTxN, key).swapaxes(1, 2)[..., None])
+        total_BxTxN += by_query(jnp.sum(weights, axis=-1))
+        mixed_nxTxKxGxH = jnp.einsum(
+            "nKTGC,nCKH->nTKGH",
+            weights.astype(value.dtype),
+            value,
+            preferred_element_type=jnp.float32,
+        )
+        mixed_BxTxNxH += mixed_nxTxKxGxH.reshape(shape)
+    return (mixed_BxTxNxH / total_BxTxN[..., None]).astype(value_BxCxKxH.dtype)

@@ -29,7 +29,6 @@ from gplan_jax.models.layers.norms import rms_norm, rotate, rotation
 from gplan_jax.models.layers.projection import LowRank, project
 from gplan_jax.models.layers.sharding import LOGICAL_AXES, constrain
 from gplan_jax.models.layers.vocabulary import TrainedRows, embed_tokens
-from gplan_jax.models.qwen3.cache import LayeredContext
 from gplan_jax.models.qwen3.config import Qwen3Config
 
 Remat = Literal["none", "full", "dots", "offload"]
@@ -38,6 +37,23 @@ CosSin = tuple[jax.Array, jax.Array]
 Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 _LAYER_INPUT = "layer_input"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LayeredContext:
+    """Keys and values that continuing sequences see in full, [L, B, C, K, H]; B is 1 where shared.
+
+    It is read-only and differentiable: what a shared prefix gives to the sequences that go on.
+
+    A multiple of B sequences may go on from it, those of one row side by side: see ``Context``.
+    ``lengths`` [B] counts the slots in use; slots beyond are padding. Keys and values may have more
+    rows than ``lengths``: those are not looked at.
+    """
+
+    key: jax.Array
+    value: jax.Array
+    lengths: jax.Array
 
 
 class Attention(nnx.Module):

@@ -20,9 +20,8 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.models import Qwen3
 from gplan_jax.models.checkpoints.model_directory import read_config
 from gplan_jax.models.layers.sharding import named_shardings
-from gplan_jax.models.qwen3.cache import LayeredContext
 from gplan_jax.models.qwen3.config import Qwen3Config
-from gplan_jax.models.qwen3.model import abstract_qwen3
+from gplan_jax.models.qwen3.model import LayeredContext, abstract_qwen3
 from gplan_jax.reasoning import GSISR_LATENTS
 from gplan_jax.training.hosts.mesh import check_mesh
 from gplan_jax.training.memory.batch_shape import BatchShape, abstract_batch, levels_of_row

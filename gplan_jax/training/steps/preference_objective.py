@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gplan_jax.models import Qwen3
-from gplan_jax.models.qwen3.cache import LayeredContext
+from gplan_jax.models.qwen3.model import LayeredContext
 from gplan_jax.objectives.preference import preference_terms
 from gplan_jax.training.steps.step import DeviceBatch, Metrics
 from gplan_jax.training.steps.target_nll import target_nll

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gplan_jax.models import Qwen3
-from gplan_jax.models.qwen3.cache import LayeredContext
+from gplan_jax.models.qwen3.model import LayeredContext
 from gplan_jax.objectives.section_loss import (
     section_counts,
     section_loss_sums,

@@ -17,7 +17,7 @@ from flax import nnx
 from jax import Array
 
 from gplan_jax.models import Qwen3
-from gplan_jax.models.qwen3.cache import LayeredContext
+from gplan_jax.models.qwen3.model import LayeredContext
 from gplan_jax.training.steps.state import Params, TrainState
 
 DeviceBatch = Mapping[str, Array]

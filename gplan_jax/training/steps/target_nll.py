@@ -13,7 +13,7 @@ from jax import Array
 
 from gplan_jax.models import Qwen3
 from gplan_jax.models.layers.vocabulary import vocabulary_nll
-from gplan_jax.models.qwen3.cache import LayeredContext
+from gplan_jax.models.qwen3.model import LayeredContext
 
 
 def target_nll(

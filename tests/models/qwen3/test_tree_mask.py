@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gplan_jax.models import Qwen3, Qwen3Config
-from gplan_jax.models.qwen3.cache import LayeredContext
+from gplan_jax.models.qwen3.model import LayeredContext
 
 CONFIG = Qwen3Config(
     vocab_size=64,
