@@ -27,7 +27,7 @@ import random
 import shlex
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -41,19 +41,18 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr import read_samples
-from gplan_jax.serving.latency.client import Send, http_sender
-from gplan_jax.serving.latency.generator import (
+from gplan_jax.serving.latency.http_sender import Send, http_sender
+from gplan_jax.serving.latency.latency_report import machine, summarize
+from gplan_jax.serving.latency.latency_study import LoadPlan, simulated_contexts, warm_up
+from gplan_jax.serving.latency.load_generator import (
     PLAN_PATH,
     Exchange,
     plan_bodies,
     poisson_schedule,
-    send_in_turn,
+    read_exchange,
     send_on_schedule,
 )
 from gplan_jax.serving.latency.local_server import LocalServer, local_server, serve_command
-from gplan_jax.serving.latency.machine import machine
-from gplan_jax.serving.latency.report import summarize
-from gplan_jax.serving.latency.study import LoadPlan, simulated_contexts, warm_up
 
 PARTS = ("steady", "overload", "hang_up")
 MIB = 2**20
@@ -208,6 +207,28 @@ async def find_sustainable(bench: Bench, *, clients: int) -> tuple[float, float]
     sys.exit(
         f"error: no rate down to {rate:.2f} QPS is sustained; allow for a longer --deadline-ms"
     )
+
+
+async def send_in_turn(
+    send: Send, bodies: Iterator[bytes], *, clients: int, duration_s: float
+) -> list[Exchange]:
+    """A closed loop: each client sends its next request as soon as it has an answer.
+
+    It finds out how much a server can do, never how long users wait for it.
+    """
+    clock = asyncio.get_running_loop().time
+    start = clock()
+    exchanges: list[Exchange] = []
+
+    async def client() -> None:
+        while (sent := clock() - start) < duration_s:
+            reply = await send(next(bodies))
+            exchanges.append(read_exchange(reply, sent, sent, clock() - start))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(client())
+    return exchanges
 
 
 async def hang_up(bench: Bench) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gplan_jax.serving.latency.generator import Exchange
+from gplan_jax.serving.latency.load_generator import Exchange
 
 SUSTAINED_SHARE = 0.99  # of all requests, answered before the deadline
 FLAT_MIB, FLAT_SHARE = 16.0, 0.02

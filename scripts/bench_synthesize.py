@@ -27,7 +27,7 @@ from typing import Any
 
 from gplan_jax.foundation.files import read_json
 from gplan_jax.gsisr import write_samples
-from gplan_jax.serving.latency.machine import machine
+from gplan_jax.serving.latency.latency_report import machine
 from gplan_jax.synthesis.world.simulation import simulate_contexts
 
 SAMPLE_S = 0.25

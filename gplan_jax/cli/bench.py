@@ -88,7 +88,7 @@ def latency(
     from gplan_jax.gsisr import read_samples
 
     require_extra(("h11", "httpx2"), "serve", "the load generator")
-    from gplan_jax.serving.latency.study import (
+    from gplan_jax.serving.latency.latency_study import (
         RESULTS,
         TABLES,
         LoadPlan,

@@ -59,7 +59,7 @@ def test_what_to_measure_must_be_named_and_there(tmp_path: Path) -> None:
 def test_what_the_extra_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "h11", None)  # as if it were not installed
     for name in [
-        name for name in sys.modules if name.startswith("gplan_jax.serving.latency.generator")
+        name for name in sys.modules if name.startswith("gplan_jax.serving.latency.load_generator")
     ]:
         monkeypatch.delitem(sys.modules, name)
     said = failure("--out", str(tmp_path / "out"), "--url", "http://127.0.0.1:9")

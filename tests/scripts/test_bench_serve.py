@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 import subprocess
 import sys
@@ -10,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from gplan_jax.serving.latency.generator import Exchange
+from gplan_jax.serving.latency.http_sender import Reply
+from gplan_jax.serving.latency.load_generator import Exchange
+from tests.serving.virtual_time import run_virtually
 
 TESTS = Path(__file__).resolve().parents[1]
 SCRIPTS = TESTS.parent / "scripts"
@@ -138,6 +142,20 @@ def test_requests_that_expire_were_accepted_and_not_in_time() -> None:
     broken["overload"]["flood"] = summary({"503 overloaded": 900, "504 deadline": 2})
     found = verdicts(broken, exit_code=0)
     assert found["overload_only_refusals"] and not found["overload_accepted_in_time"]
+
+
+def test_a_closed_loop_keeps_as_many_requests_under_way_as_it_has_clients() -> None:
+    from bench_serve import send_in_turn
+
+    async def send(body: bytes) -> Reply:
+        await asyncio.sleep(0.1)
+        return Reply(200)
+
+    async def measure(clients: int) -> list[Exchange]:
+        return await send_in_turn(send, itertools.repeat(b"x"), clients=clients, duration_s=0.95)
+
+    assert len(run_virtually(measure(1))) == 10
+    assert len(run_virtually(measure(4))) == 40
 
 
 @pytest.mark.slow

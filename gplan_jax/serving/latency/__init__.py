@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""The load generator of `gplan bench latency`; touches processes and sockets here."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Coroutine
-from typing import TypeVar, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,17 +14,16 @@ from hypothesis import strategies as st
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import COLUMNS, Sample
-from gplan_jax.serving.latency.client import Reply, Send
-from gplan_jax.serving.latency.generator import (
+from gplan_jax.serving.latency.http_sender import Reply, Send
+from gplan_jax.serving.latency.load_generator import (
     Exchange,
     exchange_row,
     plan_bodies,
     poisson_schedule,
-    send_in_turn,
     send_on_schedule,
 )
+from tests.serving.virtual_time import VirtualTimeLoop, run_virtually
 
-T = TypeVar("T")
 ANSWER = json.dumps(
     {
         "timings_ms": {"queue": 1.0, "prefill": 2.0, "decode": 3.0, "total": 6.5},
@@ -33,28 +31,6 @@ ANSWER = json.dumps(
         "passed": True,
     }
 ).encode()
-
-
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Its clock stands still while anything can run, then jumps to the earliest timer."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        super().__init__()
-
-    def time(self) -> float:
-        return self.now
-
-    def _run_once(self) -> None:
-        if not self._ready and self._scheduled:
-            self.now = max(self.now, self._scheduled[0].when())
-        super()._run_once()
-
-
-def run_virtually(main: Coroutine[object, object, T]) -> T:
-    """As ``asyncio.run``, but waiting costs no time and times are exact."""
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        return runner.run(main)
 
 
 class TestPoissonSchedule:
@@ -197,15 +173,6 @@ class TestSendOnSchedule:
         [exchange] = run_virtually(send_on_schedule(send, [b"x"], [0.0]))
         assert (exchange.status, exchange.problem) == (status, problem)
         assert not exchange.answered
-
-
-def test_a_closed_loop_keeps_as_many_requests_under_way_as_it_has_clients() -> None:
-    async def measure(clients: int) -> list[Exchange]:
-        bodies = itertools.repeat(b"x")
-        return await send_in_turn(delayed(0.1), bodies, clients=clients, duration_s=0.95)
-
-    assert len(run_virtually(measure(1))) == 10
-    assert len(run_virtually(measure(4))) == 40
 
 
 def test_bodies_hold_the_context_without_its_label(world_rows: list[Sample]) -> None:

@@ -13,10 +13,8 @@ from gplan_jax.data.task_files import Task, save_task
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample
-from gplan_jax.serving.latency import study as load_latency
-from gplan_jax.serving.latency.generator import poisson_schedule
-from gplan_jax.serving.latency.local_server import local_server
-from gplan_jax.serving.latency.study import (
+from gplan_jax.serving.latency import latency_study as load_latency
+from gplan_jax.serving.latency.latency_study import (
     LoadPlan,
     compare_latency,
     contexts_needed,
@@ -26,6 +24,8 @@ from gplan_jax.serving.latency.study import (
     rotated,
     simulated_contexts,
 )
+from gplan_jax.serving.latency.load_generator import poisson_schedule
+from gplan_jax.serving.latency.local_server import local_server
 
 PLAIN_SERVER = Path(__file__).parents[1] / "plain_server.py"
 PLAN = LoadPlan(qps=(20.0, 40.0), duration_s=0.5, deadline_ms=5000.0, warmup=2, timeout_s=30.0)

@@ -18,8 +18,18 @@ from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import Sample
 from gplan_jax.inference.engine.requests import DecodingMode
-from gplan_jax.serving.latency.client import Send, http_sender
-from gplan_jax.serving.latency.generator import (
+from gplan_jax.serving.latency.http_sender import Send, http_sender
+from gplan_jax.serving.latency.latency_report import (
+    RunFigures,
+    describe_machine,
+    latency_table,
+    machine,
+    server_table,
+    summarize,
+    waiting_table,
+    warning_lines,
+)
+from gplan_jax.serving.latency.load_generator import (
     OK,
     PLAN_PATH,
     Exchange,
@@ -29,15 +39,6 @@ from gplan_jax.serving.latency.generator import (
     send_on_schedule,
 )
 from gplan_jax.serving.latency.local_server import local_server, serve_command, wait_until_ready
-from gplan_jax.serving.latency.machine import describe_machine, machine
-from gplan_jax.serving.latency.report import (
-    Summary,
-    latency_table,
-    server_table,
-    summarize,
-    waiting_table,
-    warning_lines,
-)
 
 RESULTS, TABLES, LOG = "latency.json", "latency.txt", "server.log"
 FIRST_SIMULATED_ID = 9_000_001
@@ -96,11 +97,17 @@ def compare_latency(
     """
     refuse_existing(out)
     modes = modes or {}
-    check_names(models, modes)
+    for name in models:
+        if not name or name in (".", "..", RESULTS, TABLES) or {"/", "\\"} & set(name):
+            raise GplanError(f"{name!r} can't name a model's folder; use NAME=DIR.")
+    if unknown := [name for name in modes if name not in models]:
+        raise GplanError(f"--mode names {', '.join(unknown)}; the models are {', '.join(models)}.")
     chosen = {name: modes.get(name) or own_mode(folder) for name, folder in models.items()}
     results: dict[str, Any] = {"ran_on": machine(), "load": asdict(plan), "models": {}}
     for name, folder in models.items():
-        options = ["--mode", chosen[name], *patient(plan), *serve_options]
+        # The server gives up on no request before its client does.
+        patience = ["--deadline-ms", str(round(plan.timeout_s * 1000))]
+        options = ["--mode", chosen[name], *patience, *serve_options]
 
         def command(
             port: int, folder: Path = folder, options: Sequence[str] = options
@@ -108,7 +115,8 @@ def compare_latency(
             return serve_command(folder, port, options)
 
         log = out / name / LOG
-        say(f"{name}: gplan serve loads {folder} and compiles; its log is {log}")
+        started = f"{name}: gplan serve loads {folder} and compiles; its log is {log}"
+        Console(stderr=True).print(started, highlight=False, markup=False, soft_wrap=True)
         with local_server(command, log, start_timeout_s=start_timeout_s) as server:
             runs = asyncio.run(load_server(server.url, name, samples, plan, out / name))
         results["models"][name] = {
@@ -145,7 +153,7 @@ async def load_server(
     out: Path,
     *,
     api_key: str | None = None,
-) -> dict[str, Summary]:
+) -> dict[str, RunFigures]:
     """Warms a server up and sends it one run for each rate; writes OUT/qps_RATE.jsonl.
 
     Returns:
@@ -155,7 +163,7 @@ async def load_server(
         GplanError: a request of the warm-up was not answered.
     """
     bodies = plan_bodies(samples, deadline_ms=plan.deadline_ms)
-    summaries: dict[str, Summary] = {}
+    summaries: dict[str, RunFigures] = {}
     async with http_sender(url, path=PLAN_PATH, timeout_s=plan.timeout_s, api_key=api_key) as send:
         await warm_up(send, bodies[: plan.warmup], url)
         taken = plan.warmup
@@ -228,20 +236,6 @@ def own_mode(model_dir: Path) -> DecodingMode:
     return "unconstrained" if load_task(model_dir).response == "reasoning" else "drafted"
 
 
-def patient(plan: LoadPlan) -> list[str]:
-    """Options of a server that gives up on no request before its client does."""
-    return ["--deadline-ms", str(round(plan.timeout_s * 1000))]
-
-
-def check_names(models: Mapping[str, Path], modes: Mapping[str, Any]) -> None:
-    """Raises GplanError where a name can't be a folder, or a mode belongs to no model."""
-    for name in models:
-        if not name or name in (".", "..", RESULTS, TABLES) or {"/", "\\"} & set(name):
-            raise GplanError(f"{name!r} can't name a model's folder; use NAME=DIR.")
-    if unknown := [name for name in modes if name not in models]:
-        raise GplanError(f"--mode names {', '.join(unknown)}; the models are {', '.join(models)}.")
-
-
 def write_results(out: Path, results: Mapping[str, Any]) -> None:
     """Writes OUT/latency.json and OUT/latency.txt."""
     write_json(out / RESULTS, results)
@@ -265,8 +259,3 @@ def latency_view(results: Mapping[str, Any]) -> RenderableType:
         *warning_lines(runs),
         Text(describe_machine(results["ran_on"])),
     )
-
-
-def say(line: str) -> None:
-    """A line of progress on stderr."""
-    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import Sample
-from gplan_jax.serving.latency.client import Reply, Send, http_sender
+from gplan_jax.serving.latency.http_sender import Reply, Send
 
 PLAN_PATH = "/v1/plan"
 OK, UNAVAILABLE = 200, 503
@@ -101,16 +101,12 @@ def poisson_schedule(qps: float, duration_s: float, seed: int) -> np.ndarray:
 def plan_bodies(samples: Iterable[Sample], *, deadline_ms: float | None = None) -> list[bytes]:
     """Bodies of ``POST /v1/plan`` for some contexts, labels left out."""
     extra = {} if deadline_ms is None else {"deadline_ms": round(deadline_ms)}
-    return [
-        json.dumps({"context": _context(sample), **extra}, ensure_ascii=False).encode()
-        for sample in samples
-    ]
-
-
-def _context(sample: Sample) -> dict[str, str]:
-    columns = sample.to_dict()
-    del columns["raw_labels"]
-    return columns
+    bodies = []
+    for sample in samples:
+        context = sample.to_dict()
+        del context["raw_labels"]
+        bodies.append(json.dumps({"context": context, **extra}, ensure_ascii=False).encode())
+    return bodies
 
 
 async def send_on_schedule(
@@ -147,7 +143,7 @@ async def send_on_schedule(
         finally:
             if free:
                 free.release()
-        done = _exchange(reply, intended, sent, clock() - start)
+        done = read_exchange(reply, intended, sent, clock() - start)
         if ended:
             ended(done)
         return done
@@ -160,29 +156,7 @@ async def send_on_schedule(
     return [task.result() for task in tasks]
 
 
-async def send_in_turn(
-    send: Send, bodies: Iterator[bytes], *, clients: int, duration_s: float
-) -> list[Exchange]:
-    """A closed loop: each client sends its next request as soon as it has an answer.
-
-    It finds out how much a server can do, never how long users wait for it.
-    """
-    clock = asyncio.get_running_loop().time
-    start = clock()
-    exchanges: list[Exchange] = []
-
-    async def client() -> None:
-        while (sent := clock() - start) < duration_s:
-            reply = await send(next(bodies))
-            exchanges.append(_exchange(reply, sent, sent, clock() - start))
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(clients):
-            group.create_task(client())
-    return exchanges
-
-
-def _exchange(reply: Reply, intended: float, sent: float, ended: float) -> Exchange:
+def read_exchange(reply: Reply, intended: float, sent: float, ended: float) -> Exchange:
     """Reads an answer's figures; an answer that is no plan is a failure, whatever its status."""
     try:
         content = json.loads(reply.body) if reply.body else {}
@@ -200,20 +174,6 @@ def _exchange(reply: Reply, intended: float, sent: float, ended: float) -> Excha
     except (ValueError, KeyError, TypeError):
         problem = "no plan" if reply.status == OK else reply.problem
     return Exchange(intended, sent, ended, reply.status, problem=problem or "no error code")
-
-
-async def run_load(
-    url: str,
-    bodies: Sequence[bytes],
-    schedule_s: np.ndarray,
-    *,
-    timeout_s: float = 60.0,
-    api_key: str | None = None,
-    ended: Callable[[Exchange], None] | None = None,
-) -> list[Exchange]:
-    """Sends ``bodies`` to a server on a schedule, see ``send_on_schedule``."""
-    async with http_sender(url, path=PLAN_PATH, timeout_s=timeout_s, api_key=api_key) as send:
-        return await send_on_schedule(send, bodies, schedule_s, ended=ended)
 
 
 def exchange_row(exchange: Exchange) -> dict[str, Any]:

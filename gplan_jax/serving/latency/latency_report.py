@@ -1,9 +1,15 @@
-"""What a load run showed: its figures as JSON, and as tables for the terminal."""
+"""What a load run showed: its figures as JSON, as tables for the terminal, and what it ran on."""
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +18,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gplan_jax.serving.latency.generator import UNAVAILABLE, Exchange
+import gplan_jax
+from gplan_jax.serving.latency.load_generator import UNAVAILABLE, Exchange
 
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 STAGES = ("queue", "prefill", "decode", "total")
@@ -30,7 +37,7 @@ WARNINGS = {
     "keep up with this rate, and a longer run would show more.",
 }
 
-Summary = dict[str, Any]
+RunFigures = dict[str, Any]  # what ``summarize`` returns
 
 
 def spread(values: Sequence[float]) -> dict[str, float] | None:
@@ -48,7 +55,7 @@ def spread(values: Sequence[float]) -> dict[str, float] | None:
 
 def summarize(
     exchanges: Sequence[Exchange], *, duration_s: float, deadline_ms: float | None = None
-) -> Summary:
+) -> RunFigures:
     """The figures of a run; all times in milliseconds unless the name says otherwise.
 
     Args:
@@ -67,14 +74,19 @@ def summarize(
     answered = [exchange for exchange in exchanges if exchange.answered]
     failed = [exchange for exchange in exchanges if not exchange.answered]
     within = [e for e in answered if deadline_ms is None or e.latency_ms <= deadline_ms]
-    usage = _mean_usage(answered)
+    names = dict.fromkeys(name for exchange in answered for name in exchange.usage)
+    usage = {
+        name: float(np.mean([e.usage[name] for e in answered if name in e.usage])) for name in names
+    }
     passed = [exchange.passed for exchange in answered if exchange.passed is not None]
-    summary: Summary = {
+    summary: RunFigures = {
         "requests": len(exchanges),
         "duration_s": duration_s,
         "offered_qps": len(exchanges) / duration_s,
         "answered": len(answered),
-        "errors": dict(Counter(_error_name(exchange) for exchange in failed).most_common()),
+        "errors": dict(
+            Counter(f"{e.status or ''} {e.problem}".strip() for e in failed).most_common()
+        ),
         "latency_ms": spread([exchange.latency_ms for exchange in answered]),
         "service_ms": spread([exchange.service_ms for exchange in answered]),
         "lag_ms": spread([exchange.lag_ms for exchange in exchanges]),
@@ -99,7 +111,7 @@ def summarize(
     return summary | {"warnings": find_warnings(summary, answered)}
 
 
-def find_warnings(summary: Summary, answered: Sequence[Exchange]) -> dict[str, str]:
+def find_warnings(summary: RunFigures, answered: Sequence[Exchange]) -> dict[str, str]:
     """What a reader must know before trusting the figures.
 
     Returns:
@@ -122,22 +134,11 @@ def find_warnings(summary: Summary, answered: Sequence[Exchange]) -> dict[str, s
     return warnings
 
 
-def _mean_usage(answered: Sequence[Exchange]) -> dict[str, float]:
-    names = dict.fromkeys(name for exchange in answered for name in exchange.usage)
-    return {
-        name: float(np.mean([e.usage[name] for e in answered if name in e.usage])) for name in names
-    }
-
-
 def _ratio(part: float | None, whole: float | None) -> float | None:
     return part / whole if part is not None and whole else None
 
 
-def _error_name(exchange: Exchange) -> str:
-    return f"{exchange.status} {exchange.problem}" if exchange.status else exchange.problem
-
-
-def latency_table(results: Mapping[str, Mapping[str, Summary]], *, title: str = "") -> Table:
+def latency_table(results: Mapping[str, Mapping[str, RunFigures]], *, title: str = "") -> Table:
     """The paper's table 5 for any models: mean response time and p95 at each rate.
 
     Args:
@@ -159,7 +160,7 @@ def latency_table(results: Mapping[str, Mapping[str, Summary]], *, title: str = 
     return table
 
 
-def waiting_table(summaries: Mapping[str, Summary], *, title: str = "") -> Table:
+def waiting_table(summaries: Mapping[str, RunFigures], *, title: str = "") -> Table:
     """One row a run: how many requests, how they ended, how long they waited.
 
     Args:
@@ -174,7 +175,7 @@ def waiting_table(summaries: Mapping[str, Summary], *, title: str = "") -> Table
         table.add_row(
             Text(name, style="bold"),
             str(run["requests"]),
-            _percent(_error_share(run)),
+            _percent(_ratio(sum(run["errors"].values()), run["requests"])),
             *(_number(latency.get(part)) for part in ("mean", *QUANTILES)),
             _number(run["goodput"]["qps"]),
             _number((run["lag_ms"] or {}).get("p99")),
@@ -182,7 +183,7 @@ def waiting_table(summaries: Mapping[str, Summary], *, title: str = "") -> Table
     return table
 
 
-def server_table(summaries: Mapping[str, Summary], *, title: str = "") -> Table:
+def server_table(summaries: Mapping[str, RunFigures], *, title: str = "") -> Table:
     """One row a run: where the server spent the time, and what a plan cost it, all means.
 
     Args:
@@ -214,7 +215,7 @@ def _table(title: str, *headings: str) -> Table:
     return table
 
 
-def warning_lines(summaries: Mapping[str, Summary]) -> list[RenderableType]:
+def warning_lines(summaries: Mapping[str, RunFigures]) -> list[RenderableType]:
     """The errors of each run by kind, and each kind of warning with the runs that it concerns."""
     lines: list[RenderableType] = []
     for name, run in summaries.items():
@@ -230,10 +231,6 @@ def warning_lines(summaries: Mapping[str, Summary]) -> list[RenderableType]:
         if concerned:
             lines.append(Text(f"{'; '.join(concerned)}: {meaning}", style="yellow"))
     return lines
-
-
-def _error_share(run: Summary) -> float | None:
-    return sum(run["errors"].values()) / run["requests"] if run["requests"] else None
 
 
 def _percent(share: float | None) -> str:
@@ -255,3 +252,42 @@ def _number(value: float | None) -> str:
     if value is None:
         return NOTHING
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def machine() -> dict[str, Any]:
+    """What a measurement runs on: processor, accelerator, versions, and how busy it was before."""
+    cpu = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    # The driver is asked for the names of GPUs, since JAX would take their memory.
+    accelerator = None
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    with suppress(OSError, subprocess.SubprocessError):
+        found = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout
+        accelerator = ", ".join(found.split("\n")).strip(", ") or None
+    jax_version = None
+    with suppress(PackageNotFoundError):
+        jax_version = version("jax")
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "accelerator": accelerator,
+        "load_before": round(os.getloadavg()[0], 2),
+        "gplan_jax": gplan_jax.__version__,
+        "jax": jax_version,
+        "python": platform.python_version(),
+    }
+
+
+def describe_machine(ran_on: Mapping[str, Any]) -> str:
+    """``machine`` in one line."""
+    accelerator = ran_on["accelerator"] or "no GPU"
+    return (
+        f"Server and load generator on {ran_on['cpu']}, {ran_on['cores']} cores, {accelerator}; "
+        f"load average before: {ran_on['load_before']}; gplan-jax {ran_on['gplan_jax']}, "
+        f"JAX {ran_on['jax']}, Python {ran_on['python']}."
+    )

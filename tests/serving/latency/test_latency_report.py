@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gplan_jax.foundation.tables import plain_text
-from gplan_jax.serving.latency.generator import Exchange
-from gplan_jax.serving.latency.report import (
+from gplan_jax.serving.latency.latency_report import (
     latency_table,
     server_table,
     spread,
@@ -21,6 +20,7 @@ from gplan_jax.serving.latency.report import (
     waiting_table,
     warning_lines,
 )
+from gplan_jax.serving.latency.load_generator import Exchange
 
 USAGE = {"passes": 9, "response_tokens": 105, "prompt_tokens": 1600, "cached_tokens": 1200}
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import numpy as np
 import pytest
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.serving.latency import client as load_client
-from gplan_jax.serving.latency.client import Reply, Send, http_sender
-from gplan_jax.serving.latency.generator import run_load
+from gplan_jax.serving.latency import http_sender as load_client
+from gplan_jax.serving.latency.http_sender import Reply, Send, http_sender
+from gplan_jax.serving.latency.load_generator import PLAN_PATH, send_on_schedule
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -171,7 +170,8 @@ def test_a_schedule_goes_over_http_to_the_plan_endpoint() -> None:
         server = await asyncio.start_server(answering([OK] * 2, seen), "127.0.0.1", 0)
         async with server:
             url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            exchanges = await run_load(url, [b"{}"], np.array([0.0, 0.01]))
+            async with http_sender(url, path=PLAN_PATH) as send:
+                exchanges = await send_on_schedule(send, [b"{}"], [0.0, 0.01])
         return [exchange.status for exchange in exchanges]
 
     assert asyncio.run(main()) == [200, 200]
