@@ -92,15 +92,23 @@ def fit_network(
         GplanError: no training rows, arrays of different lengths, a loss that is not finite.
     """
     rows = _rows_of(train, "training")
-    checked = None if validation is None else (validation, _rows_of(validation, "validation"))
+    if validation is not None:
+        _rows_of(validation, "validation")
     graph, params, rest = _split(model)
     programs = _programs(graph, loss)
     state = _FitState(params, rest, _DIRECTION.init(params))
     key = jax.random.key(seed)
-    an_epoch = _steps(rows, settings.batch_size)
+    an_epoch = math.ceil(rows / settings.batch_size)
     steps = min(settings.epochs * an_epoch, settings.max_steps)
     last = min(steps, (settings.stop_after or settings.epochs) * an_epoch)
-    batches = _training_batches(train, rows, settings, seed)
+
+    # Each epoch has another order, and whole batches: none runs into the next epoch. A batch is
+    # gathered in no time, so threads that read ahead would cost more than they save.
+    order = grain.MapDataset.range(rows).seed(seed).shuffle()
+    order = order.batch(settings.batch_size, batch_fn=np.asarray).repeat(settings.epochs)
+    gathered = order.map(functools.partial(_gather, train, settings.batch_size))
+    reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    batches = iter(gathered.to_iter_dataset(reading))
 
     best: tuple[float, nnx.State, nnx.State] = (math.inf, params, rest)
     curve: Curve = []
@@ -111,10 +119,12 @@ def fit_network(
             pace = learning_rate(settings, step, steps), settings.weight_decay
             state, totals = programs.step(state, totals, next(batches), key, step, pace)
             step += 1
-        mean = _mean(totals)
-        judged = mean
-        if checked is not None:
-            judged = _validate(programs, state, checked[0], checked[1], settings.batch_size, key)
+        judged = mean = _mean(totals)
+        if validation is not None:
+            totals = jnp.zeros(2)
+            for batch, _ in batches_of(validation, settings.batch_size):
+                totals = programs.validate(state, totals, batch, key)
+            judged = _mean(totals)
         if not (math.isfinite(mean) and math.isfinite(judged)):
             raise GplanError(
                 f"The loss is not finite after epoch {len(curve) + 1} "
@@ -123,12 +133,12 @@ def fit_network(
         curve.append({
             "epoch": len(curve) + 1,
             "loss": mean,
-            "validation_loss": None if checked is None else judged,
+            "validation_loss": None if validation is None else judged,
             "seconds": time.perf_counter() - started,
         })  # fmt: skip
         if note:
             note(curve[-1])
-        if checked is None or judged < best[0]:
+        if validation is None or judged < best[0]:
             best, worse = (judged, state.params, state.rest), 0
         else:
             worse += 1
@@ -221,35 +231,9 @@ def _split(model: nnx.Module) -> tuple[Any, nnx.State, nnx.State]:
     return graph, params, rest
 
 
-def _validate(
-    programs: _Programs,
-    state: _FitState,
-    arrays: Mapping[str, np.ndarray],
-    rows: int,
-    batch_size: int,
-    key: jax.Array,
-) -> float:
-    totals = jnp.zeros(2)
-    for start in range(0, rows, batch_size):
-        batch = _gather(arrays, batch_size, np.arange(start, min(start + batch_size, rows)))
-        totals = programs.validate(state, totals, batch, key)
-    return _mean(totals)
-
-
 def _mean(totals: jax.Array) -> float:
     total, count = np.asarray(totals, np.float64)
     return float(total / max(count, 1.0))
-
-
-def _training_batches(
-    arrays: Mapping[str, np.ndarray], rows: int, settings: FitSettings, seed: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of all epochs, each epoch in another order; whole epochs, none runs into the next."""
-    chosen = grain.MapDataset.range(rows).seed(seed).shuffle()
-    batches = chosen.batch(settings.batch_size, batch_fn=np.asarray).repeat(settings.epochs)
-    gathered = batches.map(functools.partial(_gather, arrays, settings.batch_size))
-    # A batch is gathered in no time: threads that read ahead would cost more than they save.
-    return iter(gathered.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
 
 
 def _gather(
@@ -270,7 +254,3 @@ def _rows_of(arrays: Mapping[str, np.ndarray], what: str) -> int:
     if not rows:
         raise GplanError(f"There are no {what} rows to fit a network on.")
     return rows
-
-
-def _steps(rows: int, batch_size: int) -> int:
-    return math.ceil(rows / batch_size)

@@ -23,8 +23,9 @@ from gplan_jax.baselines.fitting.network import (
     count_parameters,
     fit_network,
 )
-from gplan_jax.baselines.rows.atoms import Atoms, LabelledRows, labelled_rows
+from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode
+from gplan_jax.baselines.rows.labelled_rows import LabelledRows, labelled_rows
 from gplan_jax.baselines.rows.plan_mask import PlanMask, plan_mask
 from gplan_jax.gsisr import IntentLibrary, Sample
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from gplan_jax.baselines.floors.counting import Floor
 from gplan_jax.baselines.floors.tabular import TableEncoder, in_fixed_order
-from gplan_jax.baselines.rows.atoms import Atoms, LabelledRows, labelled_rows
+from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode
+from gplan_jax.baselines.rows.labelled_rows import LabelledRows, labelled_rows
 from gplan_jax.foundation.extras import load_extra, one_thread
 from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.gsisr.plan_rules import PlanRules, plan_rules

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gplan_jax.baselines.rows.atoms import Atoms, rows_to_copy
+from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode
+from gplan_jax.baselines.rows.labelled_rows import rows_to_copy
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, canonical_plan, facts_of, parse_plan
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,10 +12,7 @@ from gplan_jax.gsisr import (
     Intent,
     IntentLibrary,
     Plan,
-    Sample,
     canonical_plan,
-    check_plan,
-    parse_plan,
 )
 from gplan_jax.gsisr.plan_rules import admissible_intents
 
@@ -79,75 +75,6 @@ class Atoms:
     def text(self, ids: Iterable[int]) -> str:
         """The canonical plan text of numbers up to the first END."""
         return canonical_plan(self.plan(ids), self.library)
-
-
-@dataclass(frozen=True)
-class LabelledRows:
-    """Rows to learn from.
-
-    Attributes:
-        samples: the rows.
-        plans: their plans as atoms, each within the library's plan length.
-        left_out: why each other row was left out, in the order of the rows.
-    """
-
-    samples: tuple[Sample, ...]
-    plans: tuple[tuple[int, ...], ...]
-    left_out: tuple[str, ...]
-
-
-def labelled_rows(samples: Iterable[Sample], atoms: Atoms) -> LabelledRows:
-    """The rows whose label is a plan of admissible intents, of an admissible length.
-
-    A plan that breaks a logic rule (a repeated intent, two of one group, a reference to nothing)
-    stays, as it does where planners are trained: a label like that can still be learnt from.
-
-    Raises:
-        GplanError: no row is left.
-    """
-    kept: list[tuple[Sample, tuple[int, ...]]] = []
-    left_out: list[str] = []
-    bounds = atoms.library.plan_length
-    for number, sample in enumerate(samples, start=1):
-        where = f"row {number} (id {sample.id})"
-        plan = parse_plan(sample.raw_labels, atoms.library)
-        if not plan:
-            left_out.append(f"{where} has no plan")
-            continue
-        if not bounds.minimum <= len(plan) <= bounds.maximum:
-            wanted = f"{bounds.minimum} to {bounds.maximum}"
-            left_out.append(f"{where} has {len(plan)} intents, not {wanted}")
-            continue
-        try:
-            kept.append((sample, atoms.ids(plan)))
-        except GplanError as error:
-            left_out.append(f"{where}: {error}")
-    if not kept:
-        found = f" The first one: {left_out[0]}." if left_out else ""
-        raise GplanError(f"No training row has a usable plan, so there is nothing to fit.{found}")
-    return LabelledRows(
-        tuple(sample for sample, _ in kept), tuple(ids for _, ids in kept), tuple(left_out)
-    )
-
-
-def rows_to_copy(samples: Iterable[Sample], atoms: Atoms) -> LabelledRows:
-    """The labelled rows whose plan passes the whole rule filter, so that it may be an answer.
-
-    Raises:
-        GplanError: no row is left.
-    """
-    rows = labelled_rows(samples, atoms)
-    good = [not check_plan(atoms.text(plan), atoms.library) for plan in rows.plans]
-    if not any(good):
-        raise GplanError(
-            "Every training plan breaks a rule of the library, so there is nothing to fit a floor "
-            "on that answers with training plans; mend the labels."
-        )
-    return LabelledRows(
-        tuple(itertools.compress(rows.samples, good)),
-        tuple(itertools.compress(rows.plans, good)),
-        rows.left_out,
-    )
 
 
 def padded_plans(plans: Sequence[Sequence[int]], width: int, fill: int) -> np.ndarray:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from gplan_jax.baselines.fitting.arms import Arm, Arms
-from gplan_jax.baselines.rows.atoms import Atoms, labelled_rows
+from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode
-from gplan_jax.baselines.rows.folds import check_apart, folds_by_id
+from gplan_jax.baselines.rows.labelled_rows import check_apart, folds_by_id, labelled_rows
 from gplan_jax.evaluation.comparison.results import ComparedFile
 from gplan_jax.foundation.config import parse_config, parse_yaml
 from gplan_jax.foundation.errors import GplanError, RowError

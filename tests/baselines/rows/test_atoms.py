@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.baselines.rows.atoms import Atoms, labelled_rows, padded_plans
+from gplan_jax.baselines.rows.atoms import Atoms, padded_plans
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, parse_plan
 
@@ -41,29 +41,6 @@ def test_the_order_of_keys_does_not_matter() -> None:
 def test_an_intent_outside_the_library_is_named() -> None:
     with pytest.raises(GplanError, match=r"Intent 2, .*tool_11.*amap"):
         ATOMS.ids([WEATHER, {"工具名称": "tool_11"}])
-
-
-def test_rows_without_a_usable_plan_are_left_out_with_a_reason() -> None:
-    good = canonical_plan([CARD, WEATHER, REMINDER])
-    broken = canonical_plan([CARD, WEATHER, {"工具名称": "tool_7", "tag": "滑雪"}])
-    rows = labelled_rows(
-        [row(""), row(good), row(broken, "v"), row(canonical_plan([CARD] * 10)), row("[]")], ATOMS
-    )
-    assert [ATOMS.text(plan) for plan in rows.plans] == [good]
-    assert rows.samples == (row(good),)
-    empty, unknown, long, none = rows.left_out
-    assert empty.startswith("row 1 (id u)") and "no plan" in empty and "no plan" in none
-    assert "row 3 (id v)" in unknown and "滑雪" in unknown
-    assert "10 intents, not 3 to 9" in long
-
-
-def test_a_label_that_breaks_a_logic_rule_stays() -> None:
-    assert len(labelled_rows([row(canonical_plan([CARD, CARD, WEATHER]))], ATOMS).plans) == 1
-
-
-def test_nothing_to_learn_from_is_refused() -> None:
-    with pytest.raises(GplanError, match=r"nothing to fit.*row 1"):
-        labelled_rows([row("")], ATOMS)
 
 
 def test_plans_are_filled_up() -> None:

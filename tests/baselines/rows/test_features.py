@@ -10,13 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gplan_jax.baselines.rows.features import (
+    ABSENT,
     CONTEXT_COLUMNS,
+    UNKNOWN,
     FeatureEncoder,
     InputMode,
+    Token,
+    Vocabulary,
     bucket,
     history_only,
 )
-from gplan_jax.baselines.rows.vocabulary import ABSENT, UNKNOWN, Token, Vocabulary
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, Sample
 

@@ -1,4 +1,4 @@
-"""Folds keep a user's rows together, cover every row once and are as equal as that allows."""
+"""Rows without a usable plan are left out; folds cover all others, each user in one of them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.baselines.rows.folds import check_apart, folds_by_id
+from gplan_jax.baselines.rows.atoms import Atoms
+from gplan_jax.baselines.rows.labelled_rows import check_apart, folds_by_id, labelled_rows
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import Sample
+from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan
+
+LIBRARY = IntentLibrary.load()
+ATOMS = Atoms.of(LIBRARY)
+CARD, WEATHER, REMINDER, TRAIN = ({"工具名称": f"tool_{n}"} for n in (6, 9, 8, 3))
+
+
+def row(label: str, user: str = "u") -> Sample:
+    return Sample.from_context({"id": user, "raw_labels": label})
 
 
 def rows(users: list[int]) -> list[Sample]:
@@ -64,3 +73,26 @@ def test_a_user_on_both_sides_is_named() -> None:
     with pytest.raises(GplanError, match=r"id u1 \(and 1 more"):
         check_apart(rows([1, 2]), rows([2, 1]))
     check_apart(rows([1, 2]), rows([3]))
+
+
+def test_rows_without_a_usable_plan_are_left_out_with_a_reason() -> None:
+    good = canonical_plan([CARD, WEATHER, REMINDER])
+    broken = canonical_plan([CARD, WEATHER, {"工具名称": "tool_7", "tag": "滑雪"}])
+    rows = labelled_rows(
+        [row(""), row(good), row(broken, "v"), row(canonical_plan([CARD] * 10)), row("[]")], ATOMS
+    )
+    assert [ATOMS.text(plan) for plan in rows.plans] == [good]
+    assert rows.samples == (row(good),)
+    empty, unknown, long, none = rows.left_out
+    assert empty.startswith("row 1 (id u)") and "no plan" in empty and "no plan" in none
+    assert "row 3 (id v)" in unknown and "滑雪" in unknown
+    assert "10 intents, not 3 to 9" in long
+
+
+def test_a_label_that_breaks_a_logic_rule_stays() -> None:
+    assert len(labelled_rows([row(canonical_plan([CARD, CARD, WEATHER]))], ATOMS).plans) == 1
+
+
+def test_nothing_to_learn_from_is_refused() -> None:
+    with pytest.raises(GplanError, match=r"nothing to fit.*row 1"):
+        labelled_rows([row("")], ATOMS)
