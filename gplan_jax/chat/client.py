@@ -9,15 +9,20 @@ import uuid
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gplan_jax.chat.body import FORMATS, Answer, encode, lower_format, request_fields
 from gplan_jax.chat.cache import Cache
-from gplan_jax.chat.config import ChatConfig
-from gplan_jax.chat.errors import RequestFailed, ServerUnavailable
 from gplan_jax.chat.ledger import Account, Ledger, cost_of
-from gplan_jax.chat.limiter import Limiter
-from gplan_jax.chat.messages import ChatReply, ChatRequest, Message, request_key
-from gplan_jax.chat.retry import Fail, GiveUp, Kind, Outcome, Stop, Wait, decide, pause_s
+from gplan_jax.chat.messages import (
+    ChatReply,
+    ChatRequest,
+    Message,
+    RequestFailed,
+    ServerUnavailable,
+    request_key,
+)
+from gplan_jax.chat.pacing import Fail, GiveUp, Limiter, Stop, Wait, decide, pause_s
+from gplan_jax.chat.server_config import ChatConfig
 from gplan_jax.chat.transport import Transport
+from gplan_jax.chat.wire import FORMATS, Answer, Kind, Outcome, encode, lower_format, request_fields
 
 log = logging.getLogger(__name__)
 
@@ -78,13 +83,13 @@ class ChatClient:
         key = request_key(self._config, request)
         kept = self._cache.get(key)
         if kept is not None:
-            self._account.from_cache += 1
+            self._account.count(from_cache=1)
             return kept
         session = self._open()
         flight = session.flights.get(key)
         if flight is not None:
             reply = replace(await asyncio.shield(flight), cached=True)
-            self._account.from_cache += 1
+            self._account.count(from_cache=1)
             return reply
         flight = asyncio.create_task(self._answer(session, key, request))
         session.flights[key] = flight
@@ -117,7 +122,7 @@ class ChatClient:
             try:
                 return await self._attempts(session, key, request, structured)
             except RequestFailed:
-                self._account.failed += 1
+                self._account.count(failed=1)
                 raise
 
     async def _attempts(
@@ -149,7 +154,7 @@ class ChatClient:
             )
             match decision:
                 case Wait(seconds):
-                    self._account.retries += 1
+                    self._account.count(retries=1)
                     await asyncio.sleep(seconds)
                 case Stop(reason):
                     raise self._stop(reason)
@@ -204,7 +209,7 @@ class ChatClient:
             self._got_through += 1
             limiter.answered()
         elif outcome.kind is Kind.CUT:
-            self._account.unanswered += 1
+            self._account.count(unanswered=1)
 
     async def _probe(self, session: _Session, since: int) -> Kind:
         """ANSWER where anything has got through after the first ``since`` answers, or does now.

@@ -6,29 +6,16 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from gplan_jax.chat.cache import Totals
-from gplan_jax.chat.config import ChatConfig
-from gplan_jax.chat.errors import BudgetSpent
-from gplan_jax.chat.messages import ChatReply, ChatRequest
+from gplan_jax.chat.messages import BudgetSpent, ChatReply, ChatRequest
+from gplan_jax.chat.server_config import ChatConfig
 from gplan_jax.foundation import GplanError
 
 # Room for what a chat template writes around the messages, and around each of them.
 TEMPLATE_TOKENS, TOKENS_PER_MESSAGE = 64, 16
-
-
-class Size(NamedTuple):
-    """Tokens of a prompt and of its completion."""
-
-    prompt: int
-    completion: int
-
-    @property
-    def total(self) -> int:
-        return self.prompt + self.completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +36,20 @@ class Ledger:
         currency, budget, token_budget: the config's.
     """
 
-    requests: int
-    from_cache: int
-    retries: int
-    failed: int
-    unanswered: int
-    without_usage: int
-    prompt_tokens: int
-    completion_tokens: int
-    cost: float | None
-    tokens_before: int
-    spent_before: float
     currency: str
     budget: float | None
     token_budget: int | None
+    tokens_before: int
+    spent_before: float
+    without_usage: int
+    cost: float | None
+    requests: int = 0
+    from_cache: int = 0
+    retries: int = 0
+    failed: int = 0
+    unanswered: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
     @property
     def tokens(self) -> int:
@@ -97,8 +84,8 @@ def cost_of(config: ChatConfig, prompt: int | None, completion: int | None) -> f
     return (prompt * config.prompt_price + completion * config.completion_price) / 1e6
 
 
-def worst_size(config: ChatConfig, request: ChatRequest) -> Size:
-    """Most tokens one answer to ``request`` can be billed with.
+def worst_size(config: ChatConfig, request: ChatRequest) -> tuple[int, int]:
+    """Most tokens, of prompt and completion, that one answer to ``request`` can be billed with.
 
     A byte-level tokenizer makes at most one token of a UTF-8 byte; the completion ends at
     ``max_tokens``.
@@ -109,11 +96,11 @@ def worst_size(config: ChatConfig, request: ChatRequest) -> Size:
     prompt = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
     prompt += TEMPLATE_TOKENS + TOKENS_PER_MESSAGE * len(request.messages)
     most = config.extra.get("max_completion_tokens", config.max_tokens)
-    return Size(prompt, most if isinstance(most, int) else config.max_tokens)
+    return prompt, most if isinstance(most, int) else config.max_tokens
 
 
 class Account:
-    """Counts what happens, and lets a request go ahead only where its worst case fits the budget.
+    """Keeps the books, and lets a request go ahead only where its worst case fits the budget.
 
     Args:
         before: what the cache held when it was opened.
@@ -121,32 +108,24 @@ class Account:
     """
 
     def __init__(self, config: ChatConfig, before: Totals, cache: Path) -> None:
-        self._config, self._before, self._cache = config, before, cache
-        self.from_cache = self.retries = self.failed = self.unanswered = 0
-        self._requests = self._without_usage = 0
-        self._prompt = self._completion = 0
-        self._cost = 0.0
-        self._held: list[Size] = []
-        self._freed: list[asyncio.Future[None]] = []
-
-    @property
-    def ledger(self) -> Ledger:
-        config, before = self._config, self._before
-        return Ledger(
-            requests=self._requests,
-            from_cache=self.from_cache,
-            retries=self.retries,
-            failed=self.failed,
-            unanswered=self.unanswered,
-            without_usage=before.without_usage + self._without_usage,
-            prompt_tokens=self._prompt,
-            completion_tokens=self._completion,
-            cost=None if config.prompt_price is None else self._cost,
-            tokens_before=before.prompt_tokens + before.completion_tokens,
-            spent_before=before.cost,
+        self._config, self._cache = config, cache
+        self.ledger = Ledger(
             currency=config.currency,
             budget=config.budget,
             token_budget=config.token_budget,
+            tokens_before=before.prompt_tokens + before.completion_tokens,
+            spent_before=before.cost,
+            without_usage=before.without_usage,
+            cost=None if config.prompt_price is None else 0.0,
+        )
+        self._held: list[tuple[int, int]] = []
+        self._freed: list[asyncio.Future[None]] = []
+
+    def count(self, **more: int) -> None:
+        """Adds to counts of the ledger, by name."""
+        self.ledger = replace(
+            self.ledger,
+            **{name: getattr(self.ledger, name) + number for name, number in more.items()},
         )
 
     def paid(self, reply: ChatReply) -> None:
@@ -155,13 +134,27 @@ class Account:
         Raises:
             GplanError: it reports no tokens, and there is a budget to be kept.
         """
-        self._requests += 1
-        self._prompt += reply.prompt_tokens or 0
-        self._completion += reply.completion_tokens or 0
-        self._cost += reply.cost or 0.0
-        if reply.prompt_tokens is None or reply.completion_tokens is None:
-            self._without_usage += 1
+        without = reply.prompt_tokens is None or reply.completion_tokens is None
+        self.count(
+            requests=1,
+            prompt_tokens=reply.prompt_tokens or 0,
+            completion_tokens=reply.completion_tokens or 0,
+            without_usage=int(without),
+        )
+        if self.ledger.cost is not None:
+            self.ledger = replace(self.ledger, cost=self.ledger.cost + (reply.cost or 0.0))
+        if without:
             self.check_usage()
+
+    def check_usage(self) -> None:
+        """Raises GplanError where there is a budget, and answers that don't say what they cost."""
+        without = self.ledger.without_usage
+        if without and (self._config.budget is not None or self._config.token_budget is not None):
+            raise GplanError(
+                f"{self._config.base_url} reports no token usage ({without} answers in "
+                f"{self._cache} have none), so no budget can be kept: leave out budget and "
+                "token_budget, or ask a server that reports usage."
+            )
 
     @asynccontextmanager
     async def reserved(self, request: ChatRequest) -> AsyncIterator[None]:
@@ -174,15 +167,17 @@ class Account:
             BudgetSpent: it doesn't fit though nobody else holds anything.
             GplanError: the cache holds answers without usage, so that no budget can be kept.
         """
-        config = self._config
-        if config.budget is None and config.token_budget is None:
+        if self._config.budget is None and self._config.token_budget is None:
             yield
             return
         self.check_usage()
-        size = worst_size(config, request)
-        while not self._fits(size):
+        size = worst_size(self._config, request)
+        while overrun := self._overrun(size):
             if not self._held:
-                raise BudgetSpent(self._overrun(size))
+                raise BudgetSpent(
+                    f"The budget is spent {overrun}. Every answer is in {self._cache}: raise the "
+                    "budget and run the same command again."
+                )
             freed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._freed.append(freed)
             await freed
@@ -196,48 +191,24 @@ class Account:
                 if not waiter.done():
                     waiter.set_result(None)
 
-    def _fits(self, size: Size) -> bool:
-        config = self._config
-        prompt = size.prompt + sum(held.prompt for held in self._held)
-        completion = size.completion + sum(held.completion for held in self._held)
-        if config.token_budget is not None and (
-            self._tokens() + prompt + completion > config.token_budget
-        ):
-            return False
-        more = cost_of(config, prompt, completion)
-        return config.budget is None or more is None or self._spent() + more <= config.budget
-
-    def _tokens(self) -> int:
-        before = self._before.prompt_tokens + self._before.completion_tokens
-        return before + self._prompt + self._completion
-
-    def _spent(self) -> float:
-        return self._before.cost + self._cost
-
-    def _overrun(self, size: Size) -> str:
-        config = self._config
-        spent, most = f"{self._tokens():,} tokens", f"token_budget {config.token_budget}"
-        more = f"{size.total:,} tokens"
-        cost = cost_of(config, *size)
-        if config.budget is not None and cost is not None:
-            money = f"{config.currency} {self._spent():.4f}"
-            if self._spent() + cost > config.budget:
-                spent, most, more = money, f"budget {config.budget:g}", f"{cost:.4f}"
-        return (
-            f"The budget is spent ({most}): {spent} so far, earlier runs included, and the next "
-            f"request could take {more}. Every answer is in {self._cache}: raise the budget and "
-            "run the same command again."
-        )
-
-    def check_usage(self) -> None:
-        """Raises GplanError where there is a budget, and answers that don't say what they cost."""
-        without = self._before.without_usage + self._without_usage
-        if without and (self._config.budget is not None or self._config.token_budget is not None):
-            raise GplanError(
-                f"{self._config.base_url} reports no token usage ({without} answers in "
-                f"{self._cache} have none), so no budget can be kept: leave out budget and "
-                "token_budget, or ask a server that reports usage."
+    def _overrun(self, size: tuple[int, int]) -> str:
+        """Which budget ``size`` could overrun beside what is held, in words; "" for none."""
+        config, books = self._config, self.ledger
+        prompt, completion = (sum(parts) for parts in zip(size, *self._held, strict=True))
+        tokens = books.tokens_before + books.tokens
+        spent, more = books.spent_before + (books.cost or 0.0), cost_of(config, prompt, completion)
+        so_far = "so far, earlier runs included, and the next request could take"
+        if config.budget is not None and more is not None and spent + more > config.budget:
+            return (
+                f"(budget {config.budget:g}): {config.currency} {spent:.4f} {so_far} "
+                f"{cost_of(config, *size):.4f}"
             )
+        if config.token_budget is not None and tokens + prompt + completion > config.token_budget:
+            return (
+                f"(token_budget {config.token_budget}): {tokens:,} tokens {so_far} "
+                f"{sum(size):,} tokens"
+            )
+        return ""
 
 
 def _short(count: int) -> str:

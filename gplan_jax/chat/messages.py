@@ -1,4 +1,4 @@
-"""What is asked of a chat server and what it answered, and the key that an answer is kept by."""
+"""What is asked of a chat server, what it answers or why it doesn't, and the key of an answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from gplan_jax.chat.config import ChatConfig
+from gplan_jax.chat.server_config import ChatConfig
+from gplan_jax.foundation import GplanError
 
 
 class Message(NamedTuple):
@@ -62,6 +63,22 @@ class ChatReply:
     attempts: int
     structured: str
     cost: float | None
+
+
+class RequestFailed(GplanError):
+    """This one request has no answer; the others can go on, and the caller records its row.
+
+    The server refused it (400, 413, 422), filtered it, or its attempts were used up while others
+    got through. Failures are never cached: the request is sent again when the run is repeated.
+    """
+
+
+class ServerUnavailable(GplanError):
+    """No request gets through: the run stops, and goes on from the cache when it is repeated."""
+
+
+class BudgetSpent(GplanError):
+    """The next request could overrun the budget: the run stops; what is paid for is cached."""
 
 
 def request_key(config: ChatConfig, request: ChatRequest) -> str:

@@ -16,13 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gplan_jax.chat.responder import Responder, default_responder, load_responder
 from gplan_jax.chat.script import (
     Fault,
+    Responder,
     Script,
     content_fault,
+    default_responder,
     delivery_fault,
     latency_s,
+    load_responder,
     prompt_text,
 )
 from gplan_jax.foundation import GplanError

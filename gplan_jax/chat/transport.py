@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gplan_jax import __version__
-from gplan_jax.chat.config import ChatConfig, is_loopback, read_api_key
-from gplan_jax.chat.retry import Kind, Outcome, classify
+from gplan_jax.chat.server_config import ChatConfig, is_loopback, read_api_key
+from gplan_jax.chat.wire import Kind, Outcome, classify
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.extras import load_extra
 

@@ -38,9 +38,9 @@ def test_prices_are_per_million_tokens() -> None:
 def test_the_worst_case_holds_every_byte_of_the_prompt(texts: list[str]) -> None:
     request = ChatRequest(tuple(Message("user", text) for text in texts), {"type": "object"})
     size = worst_size(config(max_tokens=77), request)
-    assert size.prompt >= sum(len(text.encode()) for text in texts) and size.completion == 77
+    assert size[0] >= sum(len(text.encode()) for text in texts) and size[1] == 77
     other = config(extra={"max_tokens": None, "max_completion_tokens": 5000})
-    assert worst_size(other, request).completion == 5000
+    assert worst_size(other, request)[1] == 5000
 
 
 @given(
@@ -61,7 +61,7 @@ def test_no_order_of_requests_overruns_the_budget(
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 worst = worst_size(config(max_tokens=100), request)
-                books.paid(reply(int(worst.prompt * share), int(worst.completion * share)))
+                books.paid(reply(int(worst[0] * share), int(worst[1] * share)))
 
         async def ask_or_stop(item: tuple[int, float, int]) -> None:
             with suppress(BudgetSpent):
@@ -116,7 +116,7 @@ def test_the_note_says_what_there_is_to_say() -> None:
     books = account(prompt_price=1.0, completion_price=1.0)
     assert books.ledger.note() == "0 asked, 0 tokens, 0.00 USD"
     books.paid(reply(1500, 500, 0.002))
-    books.from_cache, books.retries = 1200, 3
+    books.count(from_cache=1200, retries=3)
     assert books.ledger.note() == "1 asked, 1,200 cached, 3 retries, 2.0k tokens, 0.00 USD"
     budgeted = account(
         Totals(1, 10, 10, 2.25, 0), budget=10.0, prompt_price=1.0, completion_price=1.0

@@ -10,8 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.chat.responder import default_responder, example, load_responder
-from gplan_jax.chat.script import Script, content_fault, delivery_fault, latency_s
+from gplan_jax.chat.script import (
+    Script,
+    content_fault,
+    default_responder,
+    delivery_fault,
+    example,
+    latency_s,
+    load_responder,
+)
 from gplan_jax.foundation import GplanError
 from tests.chat.servers import scripted
 
@@ -95,7 +102,7 @@ def test_responders_come_from_modules_and_files(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("def answer(body):\n    return 'mine'\n")
     assert load_responder(f"{path}:answer")({}) == "mine"
-    assert load_responder("gplan_jax.chat.responder:default_responder") is default_responder
+    assert load_responder("gplan_jax.chat.script:default_responder") is default_responder
     for name in ("nothing", "no.such:thing", f"{path}:other", f"{tmp_path}/no.py:answer"):
         with pytest.raises(GplanError, match="Responder"):
             load_responder(name)

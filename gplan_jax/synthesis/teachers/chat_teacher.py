@@ -13,10 +13,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
-from gplan_jax.chat.client import ChatClient
-from gplan_jax.chat.config import ChatConfig, read_api_key
-from gplan_jax.chat.ledger import Ledger
-from gplan_jax.chat.messages import ChatReply, ChatRequest, Message
+from gplan_jax.chat import ChatClient, ChatConfig, ChatReply, ChatRequest, Ledger, Message
+from gplan_jax.chat.server_config import read_api_key
 from gplan_jax.foundation.config import Config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, check_plan

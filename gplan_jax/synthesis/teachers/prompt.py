@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gplan_jax.chat.messages import Message
+from gplan_jax.chat import Message
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, Violation, facts_of
 from gplan_jax.gsisr.prompts import choose
 from gplan_jax.gsisr.templates import Templates, read_templates

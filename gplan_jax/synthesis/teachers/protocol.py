@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gplan_jax.chat.errors import RequestFailed
+from gplan_jax.chat import RequestFailed
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Plan, Sample, Violation
 from gplan_jax.reasoning import ReasoningTrace

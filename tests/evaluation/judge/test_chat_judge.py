@@ -12,8 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gplan_jax.chat import ChatReply, ChatRequest, RequestFailed
-from gplan_jax.chat.messages import request_key
+from gplan_jax.chat import ChatReply, ChatRequest, RequestFailed, request_key
 from gplan_jax.evaluation.judge import chat_judge
 from gplan_jax.evaluation.judge.chat_judge import ChatJudge, JudgeConfig
 from gplan_jax.evaluation.judge.judgement import Judgement, Preference

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gplan_jax.chat.errors import RequestFailed, ServerUnavailable
+from gplan_jax.chat import RequestFailed, ServerUnavailable
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.gsisr import (

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gplan_jax.chat.errors import RequestFailed
+from gplan_jax.chat import RequestFailed
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gplan_jax.chat.errors import RequestFailed, ServerUnavailable
+from gplan_jax.chat import RequestFailed, ServerUnavailable
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, write_samples

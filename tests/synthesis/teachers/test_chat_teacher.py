@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from gplan_jax.chat.config import ChatConfig
-from gplan_jax.chat.errors import RequestFailed
-from gplan_jax.chat.messages import ChatReply, ChatRequest, request_key
+from gplan_jax.chat import ChatConfig, ChatReply, ChatRequest, RequestFailed, request_key
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, RowPlace, Sample, parse_plan
 from gplan_jax.synthesis.amap.rules import Rules

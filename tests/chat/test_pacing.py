@@ -8,7 +8,20 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.chat.limiter import SHRINK, Limiter
+from gplan_jax.chat.pacing import (
+    LONGEST_BACKOFF_S,
+    LONGEST_PAUSE_S,
+    SHRINK,
+    THROTTLES_PER_ATTEMPT,
+    Fail,
+    GiveUp,
+    Limiter,
+    Stop,
+    Wait,
+    decide,
+    pause_s,
+)
+from gplan_jax.chat.wire import Kind, Outcome
 
 
 class VirtualTime(asyncio.SelectorEventLoop):
@@ -160,3 +173,68 @@ def test_resume_ends_a_pause() -> None:
             assert asyncio.get_running_loop().time() == 2.0
 
     run(main())
+
+
+TRANSIENT = (Kind.THROTTLED, Kind.OVERLOADED, Kind.FAULT, Kind.CUT, Kind.UNREACHABLE)
+FAILURES = {
+    "faults": st.integers(0, 2000),
+    "throttles": st.integers(0, 2000),
+    "attempts": st.integers(1, 100),
+    "backoff_s": st.floats(0.001, 100),
+    "jitter": st.floats(0, 1, exclude_max=True),
+}
+
+
+@given(
+    st.sampled_from(TRANSIENT),
+    st.none() | st.floats(0, 2 * LONGEST_PAUSE_S),
+    st.fixed_dictionaries(FAILURES).filter(lambda given: given["faults"] + given["throttles"] > 0),
+)
+def test_a_passing_fault_waits_within_bounds_until_its_attempts_are_used_up(
+    kind: Kind, asked: float | None, given: dict[str, float]
+) -> None:
+    decision = decide(Outcome(kind, "it failed", asked), **given)  # type: ignore[arg-type]
+    used_up = (
+        given["faults"] >= given["attempts"]
+        or given["throttles"] >= THROTTLES_PER_ATTEMPT * given["attempts"]
+    )
+    if asked is not None and asked > LONGEST_PAUSE_S:
+        assert isinstance(decision, Stop)
+    elif used_up:
+        assert isinstance(decision, GiveUp)
+    else:
+        assert isinstance(decision, Wait)
+        failures = given["faults"] + given["throttles"]
+        ceiling = min(LONGEST_BACKOFF_S, given["backoff_s"] * 2 ** min(failures - 1, 100))
+        assert (asked or 0.0) <= decision.seconds <= max(ceiling, asked or 0.0)
+
+
+def test_the_ceiling_doubles_up_to_a_minute() -> None:
+    def wait(faults: int) -> float:
+        decision = decide(
+            Outcome(Kind.FAULT), faults=faults, throttles=0, attempts=99, backoff_s=0.5, jitter=0.5
+        )
+        assert isinstance(decision, Wait)
+        return decision.seconds
+
+    assert [wait(n) for n in (1, 2, 3, 7, 8, 20)] == [0.25, 0.5, 1.0, 16.0, 30.0, 30.0]
+
+
+@given(st.fixed_dictionaries(FAILURES))
+def test_what_no_repetition_mends_is_not_repeated(given: dict[str, float]) -> None:
+    for kind, expected in [
+        (Kind.REFUSED, Fail),
+        (Kind.FILTERED, Fail),
+        (Kind.FORMAT_REFUSED, Fail),
+        (Kind.DENIED, Stop),
+    ]:
+        decision = decide(Outcome(kind, "why"), **given)  # type: ignore[arg-type]
+        assert isinstance(decision, expected) and decision.reason == "why"
+
+
+def test_only_an_overloaded_server_pauses_everybody() -> None:
+    for kind in Kind:
+        paused = kind in (Kind.THROTTLED, Kind.OVERLOADED)
+        assert pause_s(Outcome(kind, "", 3.0)) == (3.0 if paused else 0.0)
+    assert pause_s(Outcome(Kind.THROTTLED)) == 0.0
+    assert pause_s(Outcome(Kind.THROTTLED, "", LONGEST_PAUSE_S + 1)) == 0.0

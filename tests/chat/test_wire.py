@@ -4,29 +4,104 @@ import json
 import math
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.chat.retry import (
-    LONGEST_BACKOFF_S,
-    LONGEST_PAUSE_S,
-    THROTTLES_PER_ATTEMPT,
-    Fail,
-    GiveUp,
+from gplan_jax.chat import ChatConfig, ChatRequest, Message
+from gplan_jax.chat.wire import (
     Kind,
-    Outcome,
-    Stop,
-    Wait,
     classify,
-    decide,
-    pause_s,
+    encode,
+    parse_answer,
+    parse_error,
+    request_fields,
     retry_after_s,
 )
 
+SCHEMA = {"type": "object"}
+
+
+def fields(structured: str = "none", draw: int = 0, **config: Any) -> dict[str, Any]:
+    request = ChatRequest((Message("user", "hi"),), SCHEMA, "plan", draw)
+    whole = ChatConfig(base_url="http://localhost/v1", model="m", **config)
+    return request_fields(whole, request, structured)
+
+
+def test_the_body_holds_what_is_set_and_nothing_else() -> None:
+    assert fields() == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hi"}],
+        "temperature": 0.0,
+        "max_tokens": 2048,
+    }
+    assert fields(seed=7, draw=2)["seed"] == 9
+    assert fields(extra={"min_p": 0.1, "max_tokens": None}) | {"max_tokens": 2048} == {
+        **fields(),
+        "min_p": 0.1,
+    }
+    assert "max_tokens" not in fields(extra={"max_tokens": None})
+
+
+def test_the_three_formats() -> None:
+    assert fields("json_schema")["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "plan", "strict": True, "schema": SCHEMA},
+    }
+    assert fields("json_object")["response_format"] == {"type": "json_object"}
+    assert "response_format" not in fields("none")
+
+
+@given(st.text())
+def test_any_text_survives_the_way(text: str) -> None:
+    assert json.loads(encode({"content": text})) == {"content": text}
+
+
+def test_a_lone_surrogate_is_sent_escaped() -> None:
+    assert encode({"content": "\ud83d"}) == b'{"content":"\\ud83d"}'
+
+
+def test_tokens_that_are_no_counts_are_unknown() -> None:
+    def usage(value: object) -> tuple[int | None, int | None]:
+        body = {"choices": [{"message": {"content": "x"}}], "usage": value}
+        answer = parse_answer(json.dumps(body).encode())
+        return answer.prompt_tokens, answer.completion_tokens
+
+    assert usage({"prompt_tokens": 3, "completion_tokens": 0}) == (3, 0)
+    assert usage({"prompt_tokens": "3", "completion_tokens": -1}) == (None, None)
+    assert usage({"prompt_tokens": True}) == usage(None) == usage({}) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"error": {"message": "a", "code": "c", "param": "p"}}, ("a", "c", "p")),
+        ({"error": {"message": "a", "type": "t", "code": None}}, ("a", "t", "")),
+        ({"object": "error", "message": "a", "code": 400}, ("a", "400", "")),
+        ({"error": "a\n  b"}, ("a b", "", "")),
+        ({"detail": [{"msg": "a"}]}, ('[{"msg": "a"}]', "", "")),
+        ({}, ("", "", "")),
+    ],
+)
+def test_error_bodies_of_all_kinds(body: object, expected: tuple[str, str, str]) -> None:
+    assert parse_error(json.dumps(body).encode()) == expected
+
+
+def test_half_characters_and_absurd_nesting_are_borne() -> None:
+    body = b'{"choices": [{"message": {"content": "a\\ud83d b"}}]}'
+    assert parse_answer(body).text == "a\ufffd b"
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_answer(b"[" * 100_000)
+
+
+def test_an_error_that_is_a_page_is_cut_short() -> None:
+    message = parse_error(b"<html>" + b"x" * 10_000).message
+    assert message.startswith("<html>x") and len(message) == 500
+
+
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
-TRANSIENT = (Kind.THROTTLED, Kind.OVERLOADED, Kind.FAULT, Kind.CUT, Kind.UNREACHABLE)
 
 
 def answer(content: str | None = "hello", reason: str = "stop", **message: object) -> bytes:
@@ -167,67 +242,3 @@ def test_a_retry_after_that_says_nothing_is_none(text: str) -> None:
 def test_no_header_breaks_it(value: str, date: str) -> None:
     wait = retry_after_s({"retry-after": value, "retry-after-ms": value, "date": date}, 0.0)
     assert wait is None or (wait >= 0 and math.isfinite(wait))
-
-
-FAILURES = {
-    "faults": st.integers(0, 2000),
-    "throttles": st.integers(0, 2000),
-    "attempts": st.integers(1, 100),
-    "backoff_s": st.floats(0.001, 100),
-    "jitter": st.floats(0, 1, exclude_max=True),
-}
-
-
-@given(
-    st.sampled_from(TRANSIENT),
-    st.none() | st.floats(0, 2 * LONGEST_PAUSE_S),
-    st.fixed_dictionaries(FAILURES).filter(lambda given: given["faults"] + given["throttles"] > 0),
-)
-def test_a_passing_fault_waits_within_bounds_until_its_attempts_are_used_up(
-    kind: Kind, asked: float | None, given: dict[str, float]
-) -> None:
-    decision = decide(Outcome(kind, "it failed", asked), **given)  # type: ignore[arg-type]
-    used_up = (
-        given["faults"] >= given["attempts"]
-        or given["throttles"] >= THROTTLES_PER_ATTEMPT * given["attempts"]
-    )
-    if asked is not None and asked > LONGEST_PAUSE_S:
-        assert isinstance(decision, Stop)
-    elif used_up:
-        assert isinstance(decision, GiveUp)
-    else:
-        assert isinstance(decision, Wait)
-        failures = given["faults"] + given["throttles"]
-        ceiling = min(LONGEST_BACKOFF_S, given["backoff_s"] * 2 ** min(failures - 1, 100))
-        assert (asked or 0.0) <= decision.seconds <= max(ceiling, asked or 0.0)
-
-
-def test_the_ceiling_doubles_up_to_a_minute() -> None:
-    def wait(faults: int) -> float:
-        decision = decide(
-            Outcome(Kind.FAULT), faults=faults, throttles=0, attempts=99, backoff_s=0.5, jitter=0.5
-        )
-        assert isinstance(decision, Wait)
-        return decision.seconds
-
-    assert [wait(n) for n in (1, 2, 3, 7, 8, 20)] == [0.25, 0.5, 1.0, 16.0, 30.0, 30.0]
-
-
-@given(st.fixed_dictionaries(FAILURES))
-def test_what_no_repetition_mends_is_not_repeated(given: dict[str, float]) -> None:
-    for kind, expected in [
-        (Kind.REFUSED, Fail),
-        (Kind.FILTERED, Fail),
-        (Kind.FORMAT_REFUSED, Fail),
-        (Kind.DENIED, Stop),
-    ]:
-        decision = decide(Outcome(kind, "why"), **given)  # type: ignore[arg-type]
-        assert isinstance(decision, expected) and decision.reason == "why"
-
-
-def test_only_an_overloaded_server_pauses_everybody() -> None:
-    for kind in Kind:
-        paused = kind in (Kind.THROTTLED, Kind.OVERLOADED)
-        assert pause_s(Outcome(kind, "", 3.0)) == (3.0 if paused else 0.0)
-    assert pause_s(Outcome(Kind.THROTTLED)) == 0.0
-    assert pause_s(Outcome(Kind.THROTTLED, "", LONGEST_PAUSE_S + 1)) == 0.0

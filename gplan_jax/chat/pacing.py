@@ -1,7 +1,8 @@
-"""How many requests are under way at once: fewer where the server is overloaded, then more again.
+"""When something is sent: how many requests at once, and whether one is sent again.
 
-Additive increase, multiplicative decrease, as TCP does it (V. Jacobson, "Congestion avoidance and
-control", 1988): a refusal shrinks the limit by a factor, each round of answers raises it by one.
+Fewer at once where the server is overloaded, then more again: additive increase, multiplicative
+decrease, as TCP does it (V. Jacobson, "Congestion avoidance and control", 1988). A refusal shrinks
+the limit by a factor, each round of answers raises it by one.
 """
 
 from __future__ import annotations
@@ -10,9 +11,45 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from gplan_jax.chat.wire import Kind, Outcome
 
 SHRINK = 0.7
 GROW = 1.0
+LONGEST_BACKOFF_S = 60.0
+# A server that wants a longer pause (a daily quota) stops the run.
+LONGEST_PAUSE_S = 900.0
+# A refusal with 429 is the server's way to pace its clients, so it is forgiven more often.
+THROTTLES_PER_ATTEMPT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Send it again after so long."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """This request has no answer."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """No request will have an answer."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Its attempts are used up: a Fail where others get through, else a Stop."""
+
+    reason: str
 
 
 class Limiter:
@@ -107,3 +144,41 @@ class Limiter:
     def _reopen(self) -> None:
         self._timer = None
         self._admit()
+
+
+def decide(
+    outcome: Outcome, *, faults: int, throttles: int, attempts: int, backoff_s: float, jitter: float
+) -> Wait | Fail | Stop | GiveUp:
+    """What follows from an attempt that brought no answer.
+
+    The wait has full jitter: uniform in [0, min(60 s, backoff_s 2^(n-1))] after the n-th failure,
+    and never below what the server asked for.
+
+    Args:
+        outcome: the attempt's end, anything but ANSWER and FORMAT_REFUSED.
+        faults, throttles: failures of this request so far, this one included; throttles are the
+            429s among them, faults the rest.
+        attempts: most attempts of a request; 429s may come THROTTLES_PER_ATTEMPT times as often.
+        jitter: a random number in [0, 1).
+
+    Source: "Exponential Backoff And Jitter", M. Brooker, AWS Architecture Blog, 2015.
+    """
+    if outcome.kind in (Kind.REFUSED, Kind.FILTERED, Kind.FORMAT_REFUSED):
+        return Fail(outcome.message)
+    if outcome.kind is Kind.DENIED:
+        return Stop(outcome.message)
+    asked = outcome.retry_after_s
+    if asked is not None and asked > LONGEST_PAUSE_S:
+        return Stop(f"{outcome.message} (it asks to wait {asked / 60:.0f} minutes)")
+    if faults >= attempts or throttles >= attempts * THROTTLES_PER_ATTEMPT:
+        return GiveUp(f"{outcome.message} (attempt {faults + throttles})")
+    # The exponent is capped because 2.0**1024 overflows.
+    ceiling = min(LONGEST_BACKOFF_S, backoff_s * 2.0 ** min(faults + throttles - 1, 32))
+    return Wait(max(jitter * ceiling, asked or 0.0))
+
+
+def pause_s(outcome: Outcome) -> float:
+    """How long nothing at all is sent after ``outcome``: what an overloaded server asks for."""
+    asked = outcome.retry_after_s or 0.0
+    paced = outcome.kind in (Kind.THROTTLED, Kind.OVERLOADED)
+    return asked if paced and asked <= LONGEST_PAUSE_S else 0.0

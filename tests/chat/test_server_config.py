@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gplan_jax.chat.config import ChatConfig, is_loopback, read_api_key
+from gplan_jax.chat.server_config import ChatConfig, is_loopback, read_api_key
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import load_config, parse_config
 

@@ -1,13 +1,21 @@
-"""Requests and answers on the wire: the body of POST /chat/completions, and what comes back."""
+"""Requests and answers on the wire: the body of POST /chat/completions, and what comes back.
+
+Pure functions: no clock, no network.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from enum import Enum
 from typing import Any, NamedTuple
 
-from gplan_jax.chat.config import ChatConfig
 from gplan_jax.chat.messages import ChatRequest
+from gplan_jax.chat.server_config import ChatConfig
 
 # From the strictest to none; "auto" goes down until the server takes one.
 FORMATS = ("json_schema", "json_object", "none")
@@ -15,6 +23,12 @@ FORMATS = ("json_schema", "json_object", "none")
 # vLLM: "guided", "grammar", "structured"; SGLang: "json_schema", "grammar".)
 ABOUT_FORMAT = ("response_format", "json_schema", "json_object", "grammar", "guided", "structured")
 MOST_ERROR_CHARACTERS = 500
+HINTS = {
+    401: "check the API key that api_key_env names",
+    403: "check what the API key may do",
+    404: "check base_url, which ends with /v1 at most servers, and model",
+}
+QUOTA_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 
 
 class Answer(NamedTuple):
@@ -36,8 +50,39 @@ class ErrorBody(NamedTuple):
     param: str
 
 
+class Kind(Enum):
+    """The ways in which one attempt ends."""
+
+    ANSWER = "answered"
+    FILTERED = "filtered"  # an answer that the server withholds
+    REFUSED = "refused"  # this request, however often
+    FORMAT_REFUSED = "response format refused"
+    THROTTLED = "throttled"  # 429
+    OVERLOADED = "overloaded"  # 503
+    FAULT = "fault"  # another 5xx, a broken body
+    CUT = "cut"  # sent, and no whole reply came: a time-out, a connection that broke
+    UNREACHABLE = "unreachable"  # no connection at all
+    DENIED = "denied"  # any request: a wrong key, path or model, an empty account
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of one attempt; ``answer`` stands where the server gave one (and bills it)."""
+
+    kind: Kind
+    message: str = ""
+    retry_after_s: float | None = None
+    answer: Answer | None = None
+
+
 def request_fields(config: ChatConfig, request: ChatRequest, structured: str) -> dict[str, Any]:
     """The fields of the body; ``structured`` is json_schema, json_object or none."""
+    response_format: dict[str, Any] | None = None
+    if request.schema is not None and structured == "json_schema":
+        schema = {"name": request.schema_name, "strict": True, "schema": request.schema}
+        response_format = {"type": "json_schema", "json_schema": schema}
+    elif request.schema is not None and structured == "json_object":
+        response_format = {"type": "json_object"}
     fields: dict[str, Any] = {
         "model": config.model,
         "messages": [message._asdict() for message in request.messages],
@@ -45,7 +90,7 @@ def request_fields(config: ChatConfig, request: ChatRequest, structured: str) ->
         "top_p": config.top_p,
         "max_tokens": config.max_tokens,
         "seed": None if config.seed is None else config.seed + request.draw,
-        "response_format": _response_format(request, structured),
+        "response_format": response_format,
     } | config.extra
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -57,15 +102,6 @@ def encode(fields: Mapping[str, Any]) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         return json.dumps(fields, separators=(",", ":")).encode()
-
-
-def _response_format(request: ChatRequest, structured: str) -> dict[str, Any] | None:
-    if request.schema is None or structured == "none":
-        return None
-    if structured == "json_object":
-        return {"type": "json_object"}
-    schema = {"name": request.schema_name, "strict": True, "schema": request.schema}
-    return {"type": "json_schema", "json_schema": schema}
 
 
 def parse_answer(body: bytes) -> Answer:
@@ -146,6 +182,84 @@ def lower_format(structured: str) -> str | None:
     """The next weaker format; None after the last."""
     rank = FORMATS.index(structured)
     return FORMATS[rank + 1] if rank + 1 < len(FORMATS) else None
+
+
+def classify(
+    status: int, headers: Mapping[str, str], body: bytes, *, formatted: bool, now: float
+) -> Outcome:
+    """What a complete HTTP response amounts to.
+
+    Args:
+        formatted: the request asked for a response format.
+        now: seconds since 1970.
+    """
+    embedded = embedded_error(body) if status == 200 else None
+    if status == 200 and embedded is None:
+        try:
+            answer = parse_answer(body)
+        except ValueError as error:
+            return Outcome(Kind.FAULT, f"the reply's body is broken ({error})")
+        withheld = ""
+        if answer.refusal:
+            withheld = f"the model refused: {answer.refusal[:200]}"
+        elif answer.finish_reason == "content_filter":
+            withheld = "the server's content filter cut the answer"
+        return Outcome(Kind.FILTERED if withheld else Kind.ANSWER, withheld, answer=answer)
+    status = embedded or status
+    error_body = parse_error(body)
+    if status == 429:
+        kind = Kind.DENIED if error_body.code in QUOTA_CODES else Kind.THROTTLED
+    elif status == 503:
+        kind = Kind.OVERLOADED
+    elif formatted and is_about_format(status, error_body):
+        kind = Kind.FORMAT_REFUSED
+    elif status >= 500 or status in (408, 409, 425):
+        kind = Kind.FAULT
+    elif status < 400 or status in (401, 402, 403, 404, 405, 407, 410):
+        kind = Kind.DENIED
+    else:
+        kind = Kind.REFUSED
+    said = f"HTTP {status}" + (f": {error_body.message}" if error_body.message else "")
+    said += f"; {HINTS[status]}" if status in HINTS else ""
+    return Outcome(kind, said, retry_after_s(headers, now))
+
+
+def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
+    """How long the server asks to wait: ``retry-after-ms``, or Retry-After in seconds or a date.
+
+    A date counts from the response's own Date where it has one, so that clocks may differ. What is
+    no number of seconds from 0 on is None.
+
+    Source: RFC 9110, section 10.2.3; ``retry-after-ms`` as OpenAI's servers send it.
+    """
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    value = headers.get("retry-after")
+    seconds = _number(value)
+    if seconds is not None or value is None:
+        return seconds
+    until = _timestamp(value)
+    if until is None:
+        return None
+    sent = _timestamp(headers.get("date", ""))
+    return max(0.0, until - (now if sent is None else sent))
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text) if text is not None else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
+
+
+def _timestamp(text: str) -> float | None:
+    try:
+        date = parsedate_to_datetime(text)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def _load(body: bytes) -> Any:
