@@ -22,7 +22,7 @@ from gplan_jax.chat.messages import (
 from gplan_jax.chat.pacing import Fail, GiveUp, Limiter, Stop, Wait, decide, pause_s
 from gplan_jax.chat.server_config import ChatConfig
 from gplan_jax.chat.transport import Transport
-from gplan_jax.chat.wire import FORMATS, Answer, Kind, Outcome, encode, lower_format, request_fields
+from gplan_jax.chat.wire import FORMATS, Kind, Outcome, encode, request_fields
 
 log = logging.getLogger(__name__)
 
@@ -117,57 +117,63 @@ class ChatClient:
         return self._session
 
     async def _answer(self, session: _Session, key: str, request: ChatRequest) -> ChatReply:
-        structured = self._first_format(request)
-        async with self._account.reserved(request):
-            try:
-                return await self._attempts(session, key, request, structured)
-            except RequestFailed:
-                self._account.count(failed=1)
-                raise
+        """Sends the request until it is answered, or there is a reason why it can't be."""
+        config, formats, name = self._config, self._formats, request.schema_name
 
-    async def _attempts(
-        self, session: _Session, key: str, request: ChatRequest, structured: str
-    ) -> ChatReply:
-        sent = faults = throttles = before = 0
-        while True:
-            sent += 1
-            outcome, reply = await self._attempt(session, key, request, structured, sent)
-            if reply is not None:
-                return reply
-            if self._stopped:
-                raise self._stop(self._stopped)
-            lower = self._lower_format(request, structured)
-            if outcome.kind is Kind.FORMAT_REFUSED and lower is not None:
-                structured = lower
-                continue
-            if not faults + throttles:
-                before = self._got_through
-            throttled = outcome.kind is Kind.THROTTLED
-            throttles, faults = throttles + throttled, faults + (not throttled)
-            decision = decide(
-                outcome,
-                faults=faults,
-                throttles=throttles,
-                attempts=self._config.attempts,
-                backoff_s=self._config.backoff_s,
-                jitter=random.random(),
+        def failed(reason: str) -> RequestFailed:
+            self._account.count(failed=1)
+            return RequestFailed(
+                f"Request {key[:12]} to {config.base_url} ({config.model}): {reason}."
             )
-            match decision:
-                case Wait(seconds):
-                    self._account.count(retries=1)
-                    await asyncio.sleep(seconds)
-                case Stop(reason):
-                    raise self._stop(reason)
-                case Fail(reason):
-                    if self._is_format_unknown(outcome, request):
-                        raise self._stop(f"{reason} (structured: auto does without)")
-                    if self._got_through == 0 and await self._probe(session, 0) is Kind.REFUSED:
-                        raise self._stop(f"it refuses every request: {reason}")
-                    raise RequestFailed(self._describe(key, reason))
-                case GiveUp(reason):
-                    if await self._probe(session, before) is not Kind.ANSWER:
+
+        structured = "none"
+        if request.schema is not None:
+            auto = config.structured == "auto"
+            structured = formats.get(name, FORMATS[0]) if auto else config.structured
+        sent = faults = throttles = before = 0
+        async with self._account.reserved(request):
+            while True:
+                sent += 1
+                outcome, reply = await self._attempt(session, key, request, structured, sent)
+                if reply is not None:
+                    return reply
+                if self._stopped:
+                    raise self._stop(self._stopped)
+                format_refused = outcome.kind is Kind.FORMAT_REFUSED
+                if format_refused and config.structured == "auto" and structured != FORMATS[-1]:
+                    # At once with the next weaker one, or with what others found to work by now.
+                    found = FORMATS.index(formats.get(name, FORMATS[0]))
+                    structured = FORMATS[max(found, FORMATS.index(structured) + 1)]
+                    continue
+                if not faults + throttles:
+                    before = self._got_through
+                throttled = outcome.kind is Kind.THROTTLED
+                throttles, faults = throttles + throttled, faults + (not throttled)
+                decision = decide(
+                    outcome,
+                    faults=faults,
+                    throttles=throttles,
+                    attempts=config.attempts,
+                    backoff_s=config.backoff_s,
+                    jitter=random.random(),
+                )
+                match decision:
+                    case Wait(seconds):
+                        self._account.count(retries=1)
+                        await asyncio.sleep(seconds)
+                    case Stop(reason):
                         raise self._stop(reason)
-                    raise RequestFailed(self._describe(key, reason))
+                    case Fail(reason):
+                        # Is it this request, or would the server refuse any?
+                        if format_refused and name not in formats:
+                            raise self._stop(f"{reason} (structured: auto does without)")
+                        if not self._got_through and await self._probe(session, 0) is Kind.REFUSED:
+                            raise self._stop(f"it refuses every request: {reason}")
+                        raise failed(reason)
+                    case GiveUp(reason):
+                        if await self._probe(session, before) is not Kind.ANSWER:
+                            raise self._stop(reason)
+                        raise failed(reason)
 
     async def _attempt(
         self, session: _Session, key: str, request: ChatRequest, structured: str, sent: int
@@ -176,22 +182,42 @@ class ChatClient:
 
         What is filtered, and a probe's answer, is booked without being kept: its reply is None.
         """
-        async with session.limiter.slot(first=sent > 1 or request is PROBE) as round_:
+        config, limiter = self._config, session.limiter
+        async with limiter.slot(first=sent > 1 or request is PROBE) as round_:
             if self._stopped:
                 raise self._stop(self._stopped)
             self._account.check_usage()
-            body = encode(request_fields(self._config, request, structured))
+            body = encode(request_fields(config, request, structured))
+            formatted = request.schema is not None and structured != "none"
+            # Servers bill a body by its key once, and refuse (409) a key with another body: the
+            # format that a request fell back to is part of it.
+            fell_back = request.schema is not None and structured != FORMATS[0]
+            idempotency_key = f"{key}-{structured}" if fell_back else key
             session.on_the_wire.add(key)
             try:
-                formatted = request.schema is not None and structured != "none"
-                outcome = await session.transport.send(
-                    body, idempotency_key(key, request, structured), formatted=formatted
-                )
-                self._pace(session.limiter, outcome, round_)
-                if outcome.answer is None:
+                outcome = await session.transport.send(body, idempotency_key, formatted=formatted)
+                answer = outcome.answer
+                if outcome.kind in (Kind.THROTTLED, Kind.OVERLOADED):
+                    limiter.refused(round_, pause_s(outcome))
+                elif outcome.kind is Kind.CUT:
+                    self._account.count(unanswered=1)
+                if answer is None:
                     return outcome, None
+                self._got_through += 1
+                limiter.answered()
+                reply = ChatReply(
+                    text=answer.text,
+                    finish_reason=answer.finish_reason,
+                    key=key,
+                    model=answer.model or config.model,
+                    prompt_tokens=answer.prompt_tokens,
+                    completion_tokens=answer.completion_tokens,
+                    cached=False,
+                    attempts=sent,
+                    structured=structured,
+                    cost=cost_of(config, answer.prompt_tokens, answer.completion_tokens),
+                )
                 unusable = outcome.message or ("probe" if request is PROBE else "")
-                reply = _reply(self._config, outcome.answer, key, sent, structured)
                 reply = await self._cache.keep(reply, unusable=unusable)
                 self._account.paid(reply)
             finally:
@@ -201,15 +227,6 @@ class ChatClient:
         if request.schema is not None:
             self._formats[request.schema_name] = structured
         return outcome, reply
-
-    def _pace(self, limiter: Limiter, outcome: Outcome, round_: int) -> None:
-        if outcome.kind in (Kind.THROTTLED, Kind.OVERLOADED):
-            limiter.refused(round_, pause_s(outcome))
-        elif outcome.answer is not None:
-            self._got_through += 1
-            limiter.answered()
-        elif outcome.kind is Kind.CUT:
-            self._account.count(unanswered=1)
 
     async def _probe(self, session: _Session, since: int) -> Kind:
         """ANSWER where anything has got through after the first ``since`` answers, or does now.
@@ -235,26 +252,6 @@ class ChatClient:
                 return outcome.kind
         return Kind.ANSWER
 
-    def _first_format(self, request: ChatRequest) -> str:
-        if request.schema is None:
-            return "none"
-        if self._config.structured != "auto":
-            return self._config.structured
-        return self._formats.get(request.schema_name, FORMATS[0])
-
-    def _lower_format(self, request: ChatRequest, structured: str) -> str | None:
-        """The format to try after ``structured`` was refused: the one that others found to work."""
-        if self._config.structured != "auto":
-            return None
-        known = self._formats.get(request.schema_name, FORMATS[0])
-        if FORMATS.index(known) > FORMATS.index(structured):
-            return known
-        return lower_format(structured)
-
-    def _is_format_unknown(self, outcome: Outcome, request: ChatRequest) -> bool:
-        """True where the server refuses the format that the config insists on, to everybody."""
-        return outcome.kind is Kind.FORMAT_REFUSED and request.schema_name not in self._formats
-
     def _stop(self, reason: str) -> ServerUnavailable:
         self._stopped = self._stopped or reason
         if self._session is not None:
@@ -264,35 +261,6 @@ class ChatClient:
             f"Mend that and run the same command again: every answer so far is in "
             f"{self._cache.path}."
         )
-
-    def _describe(self, key: str, reason: str) -> str:
-        return f"Request {key[:12]} to {self._config.base_url} ({self._config.model}): {reason}."
-
-
-def idempotency_key(key: str, request: ChatRequest, structured: str) -> str:
-    """The key that a server bills one body by: the request's, and the format it fell back to.
-
-    Gateways refuse (409) a key that comes again with another body.
-    """
-    fell_back = request.schema is not None and structured != FORMATS[0]
-    return f"{key}-{structured}" if fell_back else key
-
-
-def _reply(
-    config: ChatConfig, answer: Answer, key: str, attempts: int, structured: str
-) -> ChatReply:
-    return ChatReply(
-        text=answer.text,
-        finish_reason=answer.finish_reason,
-        key=key,
-        model=answer.model or config.model,
-        prompt_tokens=answer.prompt_tokens,
-        completion_tokens=answer.completion_tokens,
-        cached=False,
-        attempts=attempts,
-        structured=structured,
-        cost=cost_of(config, answer.prompt_tokens, answer.completion_tokens),
-    )
 
 
 def _land(session: _Session, key: str, flight: asyncio.Task[ChatReply]) -> None:

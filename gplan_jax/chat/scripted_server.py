@@ -11,13 +11,12 @@ import hashlib
 import json
 import sys
 from collections import Counter, deque
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gplan_jax.chat.script import (
-    Fault,
     Responder,
     Script,
     content_fault,
@@ -139,7 +138,9 @@ class ScriptedServer:
         fault = delivery_fault(script, key, prompt, attempt)
         kind = fault.kind if fault else ""
         if fault and kind == "throttle":
-            return self._refuse(writer, key, 429, "slow down", _pause_headers(fault))
+            pause = {"Retry-After": fault.retry_after, "retry-after-ms": fault.retry_after_ms}
+            headers = {name: f"{value}" for name, value in pause.items() if value is not None}
+            return self._refuse(writer, key, 429, "slow down", headers)
         if fault and kind == "error":
             said = fault.message.replace(
                 "{authorization}", request.headers.get("authorization", "")
@@ -151,31 +152,26 @@ class ScriptedServer:
         if kind == "drop":
             return False
         later_s = fault.seconds if fault and kind == "slow" else 0.0
-        await self._work(latency_s(script, key) + later_s)
+        async with self._slots or nullcontext():
+            await asyncio.sleep(latency_s(script, key) + later_s)
         try:
             answer = self._answer(key, prompt, body)
         except Exception as error:
             return self._refuse(writer, key, 500, f"the responder failed: {error!r}")
         if kind == "no_usage":
             answer = {name: value for name, value in answer.items() if name != "usage"}
-        return self._deliver(writer, key, answer, kind)
-
-    def _deliver(
-        self, writer: asyncio.StreamWriter, key: str, answer: dict[str, Any], kind: str
-    ) -> bool:
         whole = json.dumps(answer, ensure_ascii=False).encode()
+        half = whole[: len(whole) // 2]
         if kind == "cut":
-            head = _head(200, len(whole), {})
-            writer.write(head + whole[: len(whole) // 2])
+            writer.write(_head(200, len(whole), {}) + half)
             self._note(key, "cut")
             return False
-        if kind == "truncate":
-            whole = whole[: len(whole) // 2]
-        else:
+        if kind != "truncate":
             self._log.sent[key] += 1
         self._log.statuses["200"] += 1
         self._note(key, "200")
-        writer.write(_head(200, len(whole), {}) + whole)
+        body_bytes = half if kind == "truncate" else whole
+        writer.write(_head(200, len(body_bytes), {}) + body_bytes)
         return True
 
     def _answer(self, key: str, prompt: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -212,13 +208,6 @@ class ScriptedServer:
         self._log.paid[key] += 1
         self._log.tokens += prompt_tokens + completion_tokens
         return answer
-
-    async def _work(self, seconds: float) -> None:
-        if self._slots is None:
-            await asyncio.sleep(seconds)
-            return
-        async with self._slots:
-            await asyncio.sleep(seconds)
 
     def _refuse(
         self,
@@ -278,15 +267,6 @@ def _head(status: int, length: int, headers: dict[str, str]) -> bytes:
 
 def _error(status: int, message: str) -> dict[str, Any]:
     return {"error": {"message": message, "type": "scripted", "param": None, "code": status}}
-
-
-def _pause_headers(fault: Fault) -> dict[str, str]:
-    headers = {}
-    if fault.retry_after is not None:
-        headers["Retry-After"] = fault.retry_after
-    if fault.retry_after_ms is not None:
-        headers["retry-after-ms"] = f"{fault.retry_after_ms:g}"
-    return headers
 
 
 def _tokens(text: str) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -51,9 +50,16 @@ class Transport:
         self._trust_env = not is_loopback(urlsplit(config.base_url).hostname or "")
         self._clients: list[Any] = []
         self._idle: list[Any] = []
-        with _explaining_settings():
+        try:
             self._certificates = self._httpx2.create_ssl_context(trust_env=self._trust_env)
             self._idle.append(self._new_client())
+        except Exception as error:
+            # Its message is not repeated: a proxy's address may hold a password.
+            raise GplanError(
+                f"The proxy or certificate settings of the environment ({type(error).__name__}) "
+                "are not valid: check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and "
+                "SSL_CERT_FILE."
+            ) from None
 
     async def send(self, body: bytes, key: str, *, formatted: bool) -> Outcome:
         """Posts ``body`` once; never raises for what a server or network does.
@@ -62,30 +68,28 @@ class Transport:
             key: goes along as Idempotency-Key, so that servers that know it bill it once.
             formatted: the body asks for a response format.
         """
-        httpx2 = self._httpx2
+        httpx2, url, headers = self._httpx2, self._url, {"Idempotency-Key": key}
         # The one used last: its connection is the likeliest to be still open.
         client = self._idle.pop() if self._idle else self._new_client()
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                response = await client.post(
-                    self._url, content=body, headers={"Idempotency-Key": key}
-                )
+                response = await client.post(url, content=body, headers=headers)
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
-            return self._outcome(Kind.UNREACHABLE, f"no connection ({error or type(error)})")
+            outcome = Outcome(Kind.UNREACHABLE, f"no connection ({error or type(error)})")
         except (TimeoutError, httpx2.TimeoutException):
-            return self._outcome(Kind.CUT, f"no answer within {self._config.timeout_s:g} s")
+            outcome = Outcome(Kind.CUT, f"no answer within {self._config.timeout_s:g} s")
         except (httpx2.HTTPError, OSError) as error:
-            return self._outcome(Kind.CUT, f"the connection broke ({error or type(error)})")
+            outcome = Outcome(Kind.CUT, f"the connection broke ({error or type(error)})")
+        else:
+            status, found, content = response.status_code, response.headers, response.content
+            outcome = classify(status, found, content, formatted=formatted, now=time.time())
         finally:
             self._idle.append(client)
-        outcome = classify(
-            response.status_code,
-            response.headers,
-            response.content,
-            formatted=formatted,
-            now=time.time(),
-        )
-        return self._outcome(outcome.kind, outcome.message, outcome)
+        if self._key is None:
+            return outcome
+        # A server's message may repeat the key.
+        message = outcome.message.replace(self._key.get_secret_value(), "[API key]")
+        return replace(outcome, message=message)
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -105,23 +109,3 @@ class Transport:
         )
         self._clients.append(client)
         return client
-
-    def _outcome(self, kind: Kind, message: str, whole: Outcome | None = None) -> Outcome:
-        """The outcome, with the key cut out of a message that repeats it."""
-        if self._key is not None:
-            message = message.replace(self._key.get_secret_value(), "[API key]")
-        if whole is None:
-            return Outcome(kind, message)
-        return Outcome(kind, message, whole.retry_after_s, whole.answer)
-
-
-@contextmanager
-def _explaining_settings() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        # Its message is not repeated: a proxy's address may hold a password.
-        raise GplanError(
-            f"The proxy or certificate settings of the environment ({type(error).__name__}) are "
-            "not valid: check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY and SSL_CERT_FILE."
-        ) from None

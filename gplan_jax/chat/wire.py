@@ -178,12 +178,6 @@ def is_about_format(status: int, error: ErrorBody) -> bool:
     return any(word in complaint for word in words)
 
 
-def lower_format(structured: str) -> str | None:
-    """The next weaker format; None after the last."""
-    rank = FORMATS.index(structured)
-    return FORMATS[rank + 1] if rank + 1 < len(FORMATS) else None
-
-
 def classify(
     status: int, headers: Mapping[str, str], body: bytes, *, formatted: bool, now: float
 ) -> Outcome:
