@@ -13,6 +13,7 @@ from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, empty_data_set
 from gplan_jax.foundation.progress import track
 from gplan_jax.foundation.streams import map_ordered
+from gplan_jax.foundation.tables import TextTable
 from gplan_jax.gsisr import (
     IntentLibrary,
     Label,
@@ -43,13 +44,12 @@ class ExplainReport:
 
 def explain_table(report: ExplainReport) -> Table:
     """The figures, one a line."""
-    table = Table(show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_row("rows with reasoning", f"{report.rows:,}")
-    table.add_row("left out", f"{report.skipped:,}")
-    table.add_row("characters of reasoning a row", f"{report.mean_characters:,.0f}")
-    return table
+    rows = (
+        ("rows with reasoning", f"{report.rows:,}"),
+        ("left out", f"{report.skipped:,}"),
+        ("characters of reasoning a row", f"{report.mean_characters:,.0f}"),
+    )
+    return TextTable(("", ""), rows).rich()
 
 
 def explain_file(

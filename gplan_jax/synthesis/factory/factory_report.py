@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from rich.table import Table
 
+from gplan_jax.foundation.tables import TextTable
 from gplan_jax.gsisr import IntentLibrary, Label, Sample
 from gplan_jax.synthesis.factory.plan_mix import PlanMix, shares
 from gplan_jax.synthesis.factory.removals import FILTER_TIERS, TIERS, Removal, RemovalTier
@@ -139,36 +140,32 @@ class FactoryReport:
 
 def removal_table(report: FactoryReport) -> Table:
     """A line for each tier and code by which rows were removed, and the rows kept."""
-    table = Table("tier", "code")
-    table.add_column("rows", justify="right")
-    table.add_column("share", justify="right")
     asked = report.kept + report.removed.total()
+    rows: list[tuple[str, ...] | None] = []
     for tier in TIERS:
-        for code, count in report.codes(tier).items():
-            table.add_row(tier, code, f"{count:,}", f"{count / asked:.1%}")
-        table.add_section()
-    table.add_row("kept", "", f"{report.kept:,}", f"{report.kept / asked:.1%}" if asked else "")
-    return table
+        codes = report.codes(tier).items()
+        rows += [(tier, code, f"{count:,}", f"{count / asked:.1%}") for code, count in codes]
+        rows += [None] if codes else []
+    rows.append(("kept", "", f"{report.kept:,}", f"{report.kept / asked:.1%}" if asked else ""))
+    return TextTable(("tier", "code", "rows", "share"), rows, words=2).rich()
 
 
 def mix_table(report: FactoryReport, other: PlanMix | None) -> Table:
     """Plan lengths, tools and tags as shares, beside those of another set where there is one."""
     mixes = {"kept": report.mix} | ({"compared with": other} if other else {})
-    table = Table("")
-    for heading in mixes:
-        table.add_column(heading, justify="right")
-    order = {"tools": list(report.library.tools)}
+    rows: list[tuple[str, ...] | None] = []
     for kind in ("lengths", "tools", "tags"):
         columns = [
             shares({str(k): n for k, n in getattr(mix, kind).items()}) for mix in mixes.values()
         ]
         names = sorted({name for column in columns for name in column})
-        known = [name for name in order.get(kind, names) if name in names]
-        for name in dict.fromkeys([*known, *names]):
+        if kind == "tools":
+            names = [name for name in report.library.tools if name in names]
+        for name in names:
             label = f"plans of {name}" if kind == "lengths" else name
-            table.add_row(label, *(f"{column.get(name, 0):.1%}" for column in columns))
-        table.add_section()
-    return table
+            rows.append((label, *(f"{column.get(name, 0):.1%}" for column in columns)))
+        rows.append(None)
+    return TextTable(("", *mixes), rows).rich()
 
 
 def _share(part: int, whole: int) -> float:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.progress import track
+from gplan_jax.foundation.tables import TextTable
 from gplan_jax.gsisr import IntentLibrary, Label, Violation, read_numbered_samples
 from gplan_jax.synthesis.factory.factory_report import FactoryReport
 from gplan_jax.synthesis.factory.output_files import OutputFiles, file_identity, open_outputs
@@ -55,17 +56,13 @@ class PassRates:
 
 def pass_rate_table(rates: PassRates) -> Table:
     """A line a tier, and one for each broken rule under it."""
-    table = Table("tier", "broken rule")
-    for heading in ("rows", "pass rate"):
-        table.add_column(heading, justify="right")
     values = rates.to_dict()
+    rows: list[tuple[str, ...] | None] = []
     for name, tier in values["by_tier"].items():
-        table.add_row(name, "", f"{tier['failed']:,}", f"{tier['pass_rate']:.1%}")
-        for code, count in tier["codes"].items():
-            table.add_row("", code, f"{count:,}", "")
-    table.add_section()
-    table.add_row("all", "", f"{rates.failed:,}", f"{values['pass_rate']:.1%}")
-    return table
+        rows.append((name, "", f"{tier['failed']:,}", f"{tier['pass_rate']:.1%}"))
+        rows += [("", code, f"{count:,}") for code, count in tier["codes"].items()]
+    rows += [None, ("all", "", f"{rates.failed:,}", f"{values['pass_rate']:.1%}")]
+    return TextTable(("tier", "broken rule", "rows", "pass rate"), rows, words=2).rich()
 
 
 def filter_file(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
 
 from gplan_jax.chat import RequestFailed
@@ -18,6 +17,7 @@ from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
 from gplan_jax.foundation.progress import track
 from gplan_jax.foundation.streams import map_ordered
+from gplan_jax.foundation.tables import TextTable
 from gplan_jax.gsisr import (
     IntentLibrary,
     Sample,
@@ -226,12 +226,10 @@ def check_out(out: Path) -> Path:
 
 def strata_table(counts: Mapping[Stratum, tuple[int, int]], taken: str, there: str) -> Table:
     """A line a stratum: how many were taken of how many that are there."""
-    table = Table("trigger", "place")
-    for heading in (taken, there):
-        table.add_column(heading, justify="right")
-    for (trigger, place), figures in counts.items():
-        table.add_row(escape(trigger) or "-", place, *(f"{n:,}" for n in figures))
-    table.add_section()
+    rows: list[tuple[str, ...] | None] = [
+        (trigger or "-", place, *(f"{n:,}" for n in figures))
+        for (trigger, place), figures in counts.items()
+    ]
     sums = (sum(pair[i] for pair in counts.values()) for i in (0, 1))
-    table.add_row("all", "", *(f"{n:,}" for n in sums))
-    return table
+    rows += [None, ("all", "", *(f"{n:,}" for n in sums))]
+    return TextTable(("trigger", "place", taken, there), rows, words=2).rich()

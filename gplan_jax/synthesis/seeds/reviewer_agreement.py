@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
 from rich.table import Table
 
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.tables import TextTable
 from gplan_jax.gsisr import IntentLibrary, canonical_plan
 from gplan_jax.synthesis.seeds.draft import plan_words
 from gplan_jax.synthesis.seeds.review_file import KEPT, VERDICTS, Decision, differing_parts
@@ -186,31 +186,26 @@ def kappa(codes_2xN: np.ndarray, categories: int) -> float | None:
 
 def agreement_tables(agreement: Agreement, first: str, second: str) -> Iterator[Table]:
     """The measures, the confusion of verdicts, and the first rows on which reviewers differ."""
-    measures = Table("question", title="Agreement")
-    for heading in ("rows", "agreed", "Cohen's kappa", "95% interval"):
-        measures.add_column(heading, justify="right")
+    rows = []
     for m in agreement.measures:
         agreed = ABSENT if m.agreed is None else f"{m.agreed:.1%}"
         kappa = "undefined" if m.kappa is None else f"{m.kappa:.3f}"
         interval = ABSENT if m.interval is None else "{:.3f} to {:.3f}".format(*m.interval)
-        measures.add_row(m.name, f"{m.count:,}", agreed, kappa, interval)
-    yield measures
-    confusion = Table(escape(f"{first}, then {second}"), title="Verdicts")
-    for verdict in DECIDED:
-        confusion.add_column(verdict, justify="right")
-    for verdict in DECIDED:
-        row = agreement.confusion[verdict]
-        confusion.add_row(verdict, *(f"{row[other]:,}" for other in DECIDED))
-    yield confusion
+        rows.append((m.name, f"{m.count:,}", agreed, kappa, interval))
+    headings = ("question", "rows", "agreed", "Cohen's kappa", "95% interval")
+    yield TextTable(headings, rows, title="Agreement").rich()
+    confusion = [
+        (verdict, *(f"{agreement.confusion[verdict][other]:,}" for other in DECIDED))
+        for verdict in DECIDED
+    ]
+    yield TextTable((f"{first}, then {second}", *DECIDED), confusion, title="Verdicts").rich()
     if not (count := len(agreement.differences)):
         return
+    differing = []
+    for d in agreement.differences[:MOST_ROWS]:
+        cells = zip(d.verdicts, d.plans, strict=True)
+        told = (f"{verdict}\n{plan}" if "plan" in d.about else verdict for verdict, plan in cells)
+        differing.append((str(d.row), d.about, *told))
     title = f"{count:,} rows they differ on"
     title += f", the first {MOST_ROWS}" if count > MOST_ROWS else ""
-    table = Table("row", "differs in", escape(first), escape(second), title=title)
-    for difference in agreement.differences[:MOST_ROWS]:
-        cells = (
-            f"{verdict}\n{escape(plan)}" if "plan" in difference.about else verdict
-            for verdict, plan in zip(difference.verdicts, difference.plans, strict=True)
-        )
-        table.add_row(str(difference.row), difference.about, *cells)
-    yield table
+    yield TextTable(("row", "differs in", first, second), differing, words=4, title=title).rich()

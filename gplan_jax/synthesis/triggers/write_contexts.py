@@ -16,6 +16,7 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import write_json
 from gplan_jax.foundation.progress import ProgressBar
+from gplan_jax.foundation.tables import TextTable
 from gplan_jax.gsisr import Sample, write_samples
 from gplan_jax.gsisr.sample_files import check_suffix
 from gplan_jax.synthesis.triggers.event_log import EventLog, open_log
@@ -25,10 +26,10 @@ from gplan_jax.synthesis.triggers.trigger_search import MomentCounts, Reason, fi
 from gplan_jax.synthesis.triggers.trigger_spec import TriggerSpec
 
 HEADINGS: Mapping[Reason, str] = {
-    "cool_down": "cool down",
-    "rows_per_day": "day full",
-    "stale_position": "stale place",
-    "no_order_place": "no order place",
+    "cool_down": "cool\ndown",
+    "rows_per_day": "day\nfull",
+    "stale_position": "stale\nplace",
+    "no_order_place": "no order\nplace",
 }
 
 
@@ -98,19 +99,14 @@ def report_path(out: str | Path) -> Path:
 
 def report_table(report: TriggerReport, spec: TriggerSpec) -> Table:
     """A line a rule: its rows, and why other moments that it found made none."""
-    table = Table()
-    table.add_column("rule", no_wrap=True)
-    table.add_column("trigger")
-    for heading in ("rows", *HEADINGS.values()):
-        table.add_column(heading, justify="right")
+    rows: list[tuple[str, ...] | None] = []
     for name, rule in spec.rules.items():
         left = report.left_out.get(name, {})
         figures = [report.rows.get(name, 0), *(left.get(reason, 0) for reason in HEADINGS)]
-        table.add_row(name, rule.trigger, *(f"{n:,}" for n in figures))
-    table.add_section()
+        rows.append((name, rule.trigger, *(f"{n:,}" for n in figures)))
     sums = [sum(counts.get(r, 0) for counts in report.left_out.values()) for r in HEADINGS]
-    table.add_row("all", "", *(f"{n:,}" for n in (report.total, *sums)))
-    return table
+    rows += [None, ("all", "", *(f"{n:,}" for n in (report.total, *sums)))]
+    return TextTable(("rule", "trigger", "rows", *HEADINGS.values()), rows, words=2).rich()
 
 
 def write_contexts(

@@ -20,6 +20,7 @@ from gplan_jax.synthesis.triggers.trigger_spec import SHIPPED_SPEC, TriggerSpec,
 
 DOCUMENTATION = Path(__file__).parents[3] / "docs" / "triggers.md"
 MONDAY = datetime(2026, 3, 2)
+SHIPPED = load_triggers()
 MakeEvent = Callable[..., LogEvent]
 Search = Callable[..., list[Sample]]
 
@@ -330,7 +331,7 @@ PLACES = [("a", "甲市"), ("b", "乙市"), ("c", "丙市"), ("home", "甲市"),
 @st.composite
 def histories(draw: st.DrawFn) -> list[LogEvent]:
     """A user's events over two weeks: wanderings, behaviour and the lives of a few orders."""
-    words = sorted(load_triggers().events)
+    words = sorted(SHIPPED.events)
     count, hours, events = draw(st.integers(1, 40)), 0.0, []
     for _ in range(count):
         hours += draw(st.sampled_from([0.0, 0.01, 0.5, 2.0, 7.0, 25.0]))
@@ -358,7 +359,7 @@ def rows_of(spec: TriggerSpec, events: list[LogEvent]) -> list[Sample]:
 def test_what_comes_after_a_trigger_does_not_change_its_row(
     events: list[LogEvent], data: st.DataObject
 ) -> None:
-    spec = load_triggers()
+    spec = SHIPPED
     whole, cut = rows_of(spec, events), data.draw(st.integers(0, len(events)))
     # The rows up to any event are those of a log that ends there.
     upto = rows_of(spec, events[:cut])
@@ -370,7 +371,7 @@ def test_what_comes_after_a_trigger_does_not_change_its_row(
 @settings(max_examples=100)
 @given(histories())
 def test_every_row_is_readable_and_its_behaviour_lies_in_the_past(events: list[LogEvent]) -> None:
-    for row in rows_of(load_triggers(), events):
+    for row in rows_of(SHIPPED, events):
         facts = facts_of(row)
         assert row.raw_labels == "" and row.trigger_2 and row.trigger_4 and row.current_city
         entries = short_term(row.short_term_behavior_seq, facts.now)
