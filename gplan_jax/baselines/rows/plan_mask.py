@@ -10,7 +10,8 @@ plan could get stuck before its minimum, and from there on a plan may end.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +20,13 @@ import numpy as np
 from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.gsisr.plan_rules import plan_rules
 
-Carry = TypeVar("Carry")
-StepScores = Callable[[Carry, jax.Array, jax.Array], tuple[Carry, jax.Array]]
-# Step, ids, which plans have ended, the rules' state, the scores' carry.
-Loop = tuple[jax.Array, jax.Array, jax.Array, "PlanState", Carry]
+# (ids [B, maximum] so far with A where nothing is yet, step t) -> scores [B, A + 1] at position t
+StepScores = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-class PlanMask(NamedTuple):
-    """A library's rules over its atoms: constants of the host, or arrays given to a program.
+@dataclass(frozen=True)
+class PlanMask:
+    """A library's rules over its atoms; a pytree whose bounds are static, since they are shapes.
 
     Attributes:
         closes: bool [A, A]; the atoms of row a can't follow once atom a is taken.
@@ -40,6 +40,11 @@ class PlanMask(NamedTuple):
     yields: np.ndarray | jax.Array
     minimum: int
     maximum: int
+
+
+jax.tree_util.register_dataclass(
+    PlanMask, data_fields=["closes", "free", "yields"], meta_fields=["minimum", "maximum"]
+)
 
 
 class PlanState(NamedTuple):
@@ -63,8 +68,8 @@ def plan_mask(atoms: Atoms) -> PlanMask:
     def bits(word: int) -> np.ndarray:
         return np.array([word >> i & 1 for i in range(atoms.count)], bool)
 
-    closes = np.stack([bits(word) for word in rules.closes])
-    return PlanMask(closes, bits(rules.free), bits(rules.yields), rules.minimum, rules.maximum)
+    closes_AxA = np.stack([bits(word) for word in rules.closes])
+    return PlanMask(closes_AxA, bits(rules.free), bits(rules.yields), rules.minimum, rules.maximum)
 
 
 def initial_state(mask: PlanMask, batch: int) -> PlanState:
@@ -78,61 +83,52 @@ def initial_state(mask: PlanMask, batch: int) -> PlanState:
 
 def open_actions(mask: PlanMask, state: PlanState) -> jax.Array:
     """What may follow each plan: bool [B, A + 1], the last column the end of the plan."""
-    reachable = ~state.closed & (jnp.asarray(mask.free) | state.place[:, None])
-    atoms = reachable & (state.length < mask.maximum)[:, None]
-    return jnp.concatenate([atoms, (state.length >= mask.minimum)[:, None]], axis=1)
+    reachable_BxA = ~state.closed & (jnp.asarray(mask.free) | state.place[:, None])
+    atoms_BxA = reachable_BxA & (state.length < mask.maximum)[:, None]
+    return jnp.concatenate([atoms_BxA, (state.length >= mask.minimum)[:, None]], axis=1)
 
 
 def taken(mask: PlanMask, state: PlanState, actions_B: jax.Array) -> PlanState:
     """The state once each plan has gone on with its action; the end leaves it as it is."""
-    goes_on = actions_B < mask.free.shape[0]
-    atom = jnp.where(goes_on, actions_B, 0)
+    goes_on_B = actions_B < mask.free.shape[0]
+    atom_B = jnp.where(goes_on_B, actions_B, 0)
     return PlanState(
-        closed=state.closed | (jnp.asarray(mask.closes)[atom] & goes_on[:, None]),
-        place=state.place | (jnp.asarray(mask.yields)[atom] & goes_on),
-        length=state.length + goes_on.astype(jnp.int32),
+        closed=state.closed | (jnp.asarray(mask.closes)[atom_B] & goes_on_B[:, None]),
+        place=state.place | (jnp.asarray(mask.yields)[atom_B] & goes_on_B),
+        length=state.length + goes_on_B.astype(jnp.int32),
     )
 
 
-def decode(
-    step_scores: StepScores[Carry], mask: PlanMask, batch: int, constrained: bool, carry: Carry
-) -> jax.Array:
+def decode(step_scores: StepScores, mask: PlanMask, batch: int, constrained: bool) -> jax.Array:
     """Greedy plans: at each step the open action of the highest score, until all have ended.
 
-    May stand inside a jitted function that closes over ``mask`` (its maximum is a shape).
-
     Args:
-        step_scores: (carry, ids [B, maximum] so far with A where nothing is yet, step t) ->
-            (carry, scores [B, A + 1] of what comes at position t).
+        step_scores: scores what comes next; see StepScores.
         mask: the rules.
         batch: B.
         constrained: whether the rules hold; where not, only the maximum length ends a plan that
             does not end by itself, and a plan may be empty.
-        carry: what ``step_scores`` begins with.
 
     Returns:
         int32 [B, maximum] atoms, filled up with A.
     """
     end = mask.free.shape[0]
 
-    def unfinished(loop: Loop[Carry]) -> jax.Array:
-        step, _, ended, _, _ = loop
-        return (step < mask.maximum) & ~ended.all()
+    def unfinished(loop: tuple[jax.Array, jax.Array, jax.Array, PlanState]) -> jax.Array:
+        step, _, ended_B, _ = loop
+        return (step < mask.maximum) & ~ended_B.all()
 
-    def step_on(loop: Loop[Carry]) -> Loop[Carry]:
-        step, ids, ended, state, carry = loop
-        carry, scores = step_scores(carry, ids, step)
+    def step_on(
+        loop: tuple[jax.Array, jax.Array, jax.Array, PlanState],
+    ) -> tuple[jax.Array, jax.Array, jax.Array, PlanState]:
+        step, ids_BxM, ended_B, state = loop
+        scores_BxC = step_scores(ids_BxM, step)
         if constrained:
-            scores = jnp.where(open_actions(mask, state), scores, -jnp.inf)
-        action = jnp.where(ended, end, jnp.argmax(scores, axis=-1)).astype(jnp.int32)
-        ids = ids.at[:, step].set(action)
-        return step + 1, ids, ended | (action == end), taken(mask, state, action), carry
+            scores_BxC = jnp.where(open_actions(mask, state), scores_BxC, -jnp.inf)
+        action_B = jnp.where(ended_B, end, jnp.argmax(scores_BxC, axis=-1)).astype(jnp.int32)
+        ids_BxM = ids_BxM.at[:, step].set(action_B)
+        return step + 1, ids_BxM, ended_B | (action_B == end), taken(mask, state, action_B)
 
-    start = (
-        jnp.zeros((), jnp.int32),
-        jnp.full((batch, mask.maximum), end, jnp.int32),
-        jnp.zeros(batch, bool),
-        initial_state(mask, batch),
-        carry,
-    )
+    ids_BxM = jnp.full((batch, mask.maximum), end, jnp.int32)
+    start = jnp.zeros((), jnp.int32), ids_BxM, jnp.zeros(batch, bool), initial_state(mask, batch)
     return jax.lax.while_loop(unfinished, step_on, start)[1]

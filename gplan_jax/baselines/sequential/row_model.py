@@ -6,7 +6,7 @@ plan position predicts the next intent or the plan's end. BERT4Rec sees the inte
 some hidden behind a mask, and predicts the hidden ones.
 
 Letters: B rows, P context positions of W numbers, M the longest plan, A atoms (action A ends a
-plan), T representations a position, N predictions, D width.
+plan), T representations a position, L = P + M, N predictions, C classes, S negatives, D width.
 """
 
 from __future__ import annotations
@@ -150,19 +150,24 @@ class RowModel(nnx.Module):
             plan_BxM: rows of the atoms' table; a negative number is padding.
             key: randomness of training; None for prediction.
         """
+        settings = self.settings
         bag_key, key = (None, None) if key is None else jax.random.split(key)
-        present = (features_BxPxW > 0)[..., None].astype(jnp.float32)
-        present = dropout(present, self.settings.token_dropout, bag_key)
-        bags = (jnp.asarray(self.tokens)[features_BxPxW] * present).sum(2)
-        intents = jnp.asarray(self.table)[jnp.maximum(plan_BxM, 0)]
-        x = jnp.concatenate([bags, intents], axis=1) * self.settings.hidden**0.5
-        shown = jnp.concatenate([(features_BxPxW > 0).any(-1), plan_BxM >= 0], axis=1)
-        segments = shown.astype(jnp.int32)
-        mask = see_all(segments) if self.kind is Kind.BERT4REC else see_earlier(segments)
-        noise = self.settings.noise if isinstance(self.settings, ReaRecSettings) else 0.0
-        noise = noise if self.kind is Kind.REAREC_PRL else 0.0
-        x = x + jnp.asarray(self.positions)
-        return self.reasoner(x, mask, key, first=self.context_positions, noise=noise)
+        # A context position is the sum of its numbers' embeddings, a plan position its intent's.
+        given_BxPxW = features_BxPxW > 0
+        kept_BxPxWx1 = given_BxPxW[..., None].astype(jnp.float32)
+        kept_BxPxWx1 = dropout(kept_BxPxWx1, settings.token_dropout, bag_key)
+        context_BxPxD = (jnp.asarray(self.tokens)[features_BxPxW] * kept_BxPxWx1).sum(2)
+        intents_BxMxD = jnp.asarray(self.table)[jnp.maximum(plan_BxM, 0)]
+        x_BxLxD = jnp.concatenate([context_BxPxD, intents_BxMxD], axis=1) * settings.hidden**0.5
+        x_BxLxD = x_BxLxD + jnp.asarray(self.positions)
+        # Everything that isn't padding is one segment.
+        shown_BxL = jnp.concatenate([given_BxPxW.any(-1), plan_BxM >= 0], axis=1)
+        see = see_all if self.kind is Kind.BERT4REC else see_earlier
+        noise = 0.0
+        if self.kind is Kind.REAREC_PRL and isinstance(settings, ReaRecSettings):
+            noise = settings.noise
+        mask_BxLxL = see(shown_BxL.astype(jnp.int32))
+        return self.reasoner(x_BxLxD, mask_BxLxL, key, first=self.context_positions, noise=noise)
 
     def recommends(self, x: Array) -> Array:
         """(..., T, D) -> (..., D): ERL's mean of the steps, else the last one."""
@@ -178,18 +183,18 @@ class RowModel(nnx.Module):
         Causal models read the start mark and the intents before; BERT4Rec the intents before and a
         mask. All later positions are padding (causal models would not see them anyhow).
         """
-        place = jnp.arange(self.longest)
+        place_M = jnp.arange(self.longest)
         if self.kind is Kind.BERT4REC:
-            shown = jnp.where(place == step, self.atoms + 2, ids_BxM)
+            shown_BxM = jnp.where(place_M == step, self.atoms + 2, ids_BxM)
         else:
-            shown = started(ids_BxM, self.atoms)
-        return jnp.where(place <= step, shown, -1)
+            shown_BxM = started(ids_BxM, self.atoms)
+        return jnp.where(place_M <= step, shown_BxM, -1)
 
 
 def started(ids_BxM: Array, atoms: int) -> Array:
     """Plans moved one position on, behind the start mark; what comes after the end is padding."""
-    before = jnp.where(ids_BxM[:, :-1] < atoms, ids_BxM[:, :-1], -1)
-    return jnp.pad(before, ((0, 0), (1, 0)), constant_values=atoms + 1)
+    before_BxM = jnp.where(ids_BxM[:, :-1] < atoms, ids_BxM[:, :-1], -1)
+    return jnp.pad(before_BxM, ((0, 0), (1, 0)), constant_values=atoms + 1)
 
 
 def asked_positions(plan_BxM: Array, atoms: int) -> Array:
@@ -208,55 +213,58 @@ def row_loss(
     Args:
         batch: ``features`` (B, P, W), ``plan`` (B, M) with A behind the end, ``weight`` (B,).
     """
-    plan, weight = batch["plan"], batch["weight"]
     if model.kind is Kind.BERT4REC:
         return _masked_loss(model, batch, key, train)
+    plan_BxM, settings = batch["plan"], model.settings
     draw_key, key = jax.random.split(key)
-    asked = asked_positions(plan, model.atoms) * weight[:, None]
-    chain, noisy = model(batch["features"], started(plan, model.atoms), key if train else None)
-    targets, weights = plan.reshape(-1), asked.reshape(-1)
-    x = chain.reshape(-1, *chain.shape[2:])
-    losses = _next_loss(model, model.scores(model.recommends(x)), targets, draw_key, train)
-    if train and x.shape[1] > 1:
-        settings, steps = model.settings, model.scores(x)
+    asked_BxM = asked_positions(plan_BxM, model.atoms) * batch["weight"][:, None]
+    shown_BxM = started(plan_BxM, model.atoms)
+    chain_BxMxTxD, noisy_BxMxTxD = model(batch["features"], shown_BxM, key if train else None)
+    # Every plan position is a prediction of its own from here on, N = B * M.
+    targets_N, weights_N = plan_BxM.reshape(-1), asked_BxM.reshape(-1)
+    x_NxTxD = chain_BxMxTxD.reshape(-1, *chain_BxMxTxD.shape[2:])
+    scores_NxC = model.scores(model.recommends(x_NxTxD))
+    losses_N = _next_loss(settings, scores_NxC, targets_N, draw_key, train)
+    if train and x_NxTxD.shape[1] > 1:
         assert isinstance(settings, ReaRecSettings)
+        steps_NxTxC = model.scores(x_NxTxD)
         if model.kind is Kind.REAREC_ERL:
-            losses -= settings.kl_weight * steps_apart(steps)
+            losses_N -= settings.kl_weight * steps_apart(steps_NxTxC)
         else:
-            losses += progressive_loss(steps, targets, scale=settings.scale)
-        if noisy is not None:
-            other = noisy.reshape(x.shape)
-            losses += settings.contrast * views_apart(x, other, weights, temperature=0.07)
-    return (losses * weights).sum(), weights.sum()
+            losses_N += progressive_loss(steps_NxTxC, targets_N, scale=settings.scale)
+        if noisy_BxMxTxD is not None:
+            other_NxTxD = noisy_BxMxTxD.reshape(x_NxTxD.shape)
+            contrast_N = views_apart(x_NxTxD, other_NxTxD, weights_N, temperature=0.07)
+            losses_N += settings.contrast * contrast_N
+    return (losses_N * weights_N).sum(), weights_N.sum()
 
 
 def _masked_loss(
     model: RowModel, batch: dict[str, Array], key: Array, train: bool
 ) -> tuple[Array, Array]:
     """Training hides positions by chance; validation asks for every position with a mask there."""
-    plan, length = batch["plan"], model.longest
+    plan_BxM, settings = batch["plan"], model.settings
     draw_key, mask_key, key = jax.random.split(key, 3)
-    asked = asked_positions(plan, model.atoms) * batch["weight"][:, None]
     if train:
-        assert isinstance(model.settings, Bert4RecSettings)
-        shown, hidden = masked_plans(
-            plan, model.atoms, mask_key, model.settings.masked, model.settings.mask_last
+        assert isinstance(settings, Bert4RecSettings)
+        shown_BxM, asked_BxM = masked_plans(
+            plan_BxM, model.atoms, mask_key, settings.masked, settings.mask_last
         )
-        weights = (hidden * batch["weight"][:, None]).reshape(-1)
-        chain, _ = model(batch["features"], shown, key)
-        x = model.recommends(chain).reshape(-1, chain.shape[-1])
+        chain_BxMxTxD, _ = model(batch["features"], shown_BxM, key)
+        x_BxMxD = model.recommends(chain_BxMxTxD)
     else:
 
         def found(step: Array) -> Array:
-            chain, _ = model(batch["features"], model.shown_plan(plan, step))
-            return model.recommends(chain[:, step])
+            chain_BxMxTxD, _ = model(batch["features"], model.shown_plan(plan_BxM, step))
+            return model.recommends(chain_BxMxTxD[:, step])
 
         # One position after the other, so that memory is that of one.
-        x = jnp.moveaxis(jax.lax.map(found, jnp.arange(length)), 0, 1)
-        x = x.reshape(-1, x.shape[-1])
-        weights = asked.reshape(-1)
-    losses = _next_loss(model, model.scores(x), plan.reshape(-1), draw_key, train)
-    return (losses * weights).sum(), weights.sum()
+        asked_BxM = asked_positions(plan_BxM, model.atoms)
+        x_BxMxD = jnp.moveaxis(jax.lax.map(found, jnp.arange(model.longest)), 0, 1)
+    weights_N = (asked_BxM * batch["weight"][:, None]).reshape(-1)
+    scores_NxC = model.scores(x_BxMxD.reshape(-1, x_BxMxD.shape[-1]))
+    losses_N = _next_loss(settings, scores_NxC, plan_BxM.reshape(-1), draw_key, train)
+    return (losses_N * weights_N).sum(), weights_N.sum()
 
 
 def masked_plans(
@@ -269,34 +277,34 @@ def masked_plans(
     end is shown but for a share ``masked`` of its positions, at least one.
     """
     last_key, cut_key, share_key = jax.random.split(key, 3)
-    place = jnp.arange(plan_BxM.shape[1])
-    asked = asked_positions(plan_BxM, atoms)
-    count = asked.sum(1)
-    cut = (jax.random.uniform(cut_key, count.shape) * count).astype(jnp.int32)[:, None]
-    drawn = (jax.random.uniform(share_key, plan_BxM.shape) < masked) | (place == cut)
-    only_last = jax.random.uniform(last_key, (len(plan_BxM), 1)) < mask_last
-    hidden = jnp.where(only_last, place == cut, drawn) & asked
-    visible = asked & jnp.where(only_last, place <= cut, True)
-    shown = jnp.where(hidden, atoms + 2, plan_BxM)
-    return jnp.where(visible, shown, -1), hidden
+    place_M = jnp.arange(plan_BxM.shape[1])
+    asked_BxM = asked_positions(plan_BxM, atoms)
+    count_B = asked_BxM.sum(1)
+    cut_Bx1 = (jax.random.uniform(cut_key, count_B.shape) * count_B).astype(jnp.int32)[:, None]
+    drawn_BxM = (jax.random.uniform(share_key, plan_BxM.shape) < masked) | (place_M == cut_Bx1)
+    only_last_Bx1 = jax.random.uniform(last_key, (len(plan_BxM), 1)) < mask_last
+    hidden_BxM = jnp.where(only_last_Bx1, place_M == cut_Bx1, drawn_BxM) & asked_BxM
+    visible_BxM = asked_BxM & jnp.where(only_last_Bx1, place_M <= cut_Bx1, True)
+    shown_BxM = jnp.where(hidden_BxM, atoms + 2, plan_BxM)
+    return jnp.where(visible_BxM, shown_BxM, -1), hidden_BxM
 
 
 def _next_loss(
-    model: RowModel, scores_NxC: Array, targets_N: Array, key: Array, train: bool
+    settings: RowSettings, scores_NxC: Array, targets_N: Array, key: Array, train: bool
 ) -> Array:
-    settings = model.settings
     if not train:
         return softmax_loss(scores_NxC, targets_N)
     if settings.loss == "softmax":
         return softmax_loss(scores_NxC, targets_N, settings.smoothing)
     # Even draws from the other actions: those at and above the target move up by one.
     count = len(targets_N), settings.negatives
-    drawn = jax.random.randint(key, count, 0, scores_NxC.shape[-1] - 1)
-    drawn = drawn + (drawn >= targets_N[:, None])
-    columns = jnp.concatenate([targets_N[:, None], drawn], axis=-1)
-    return bce_loss(jnp.take_along_axis(scores_NxC, columns, axis=-1))
+    drawn_NxS = jax.random.randint(key, count, 0, scores_NxC.shape[-1] - 1)
+    drawn_NxS = drawn_NxS + (drawn_NxS >= targets_N[:, None])
+    columns_NxC = jnp.concatenate([targets_N[:, None], drawn_NxS], axis=-1)
+    return bce_loss(jnp.take_along_axis(scores_NxC, columns_NxC, axis=-1))
 
 
+@functools.partial(jax.jit, static_argnames=("graph", "constrained"))
 def decode_plans(
     graph: nnx.GraphDef,
     weights: nnx.State,
@@ -306,26 +314,10 @@ def decode_plans(
     constrained: bool,
 ) -> Array:
     """Greedy plans, int32 [B, M] filled up with A, of a model split into graph and weights."""
-    # The rules go in as arrays, so that libraries of one size share a program; bounds are shapes.
-    rules = jnp.asarray(mask.closes), jnp.asarray(mask.free), jnp.asarray(mask.yields)
-    bounds = mask.minimum, mask.maximum
-    return _decode_plans(graph, weights, features_BxPxW, rules, bounds, constrained)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4, 5))
-def _decode_plans(
-    graph: nnx.GraphDef,
-    weights: nnx.State,
-    features_BxPxW: Array,
-    rules: tuple[Array, Array, Array],
-    bounds: tuple[int, int],
-    constrained: bool,
-) -> Array:
     model: RowModel = nnx.merge(graph, weights)
 
-    def step_scores(carry: None, ids_BxM: Array, step: Array) -> tuple[None, Array]:
+    def step_scores(ids_BxM: Array, step: Array) -> Array:
         chain_BxMxTxD, _ = model(features_BxPxW, model.shown_plan(ids_BxM, step))
-        return carry, model.scores(model.recommends(chain_BxMxTxD[:, step]))
+        return model.scores(model.recommends(chain_BxMxTxD[:, step]))
 
-    mask = PlanMask(*rules, *bounds)
-    return decode(step_scores, mask, len(features_BxPxW), constrained, None)
+    return decode(step_scores, mask, len(features_BxPxW), constrained)

@@ -134,13 +134,11 @@ def test_greedy_decoding_obeys_the_rules_or_only_the_length() -> None:
     batch = 64
     scores = jax.random.normal(jax.random.key(0), (mask.maximum, batch, atoms.count + 1))
 
-    def step(carry: jax.Array, ids: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return carry + 1, scores[t]
+    def step(ids: jax.Array, t: jax.Array) -> jax.Array:
+        return scores[t]
 
     plans = {
-        constrained: np.asarray(
-            jax.jit(lambda c=constrained: decode(step, mask, batch, c, jnp.zeros(())))()
-        )
+        constrained: np.asarray(jax.jit(lambda c=constrained: decode(step, mask, batch, c))())
         for constrained in (True, False)
     }
     for ids in plans[True]:
@@ -152,13 +150,13 @@ def test_greedy_decoding_obeys_the_rules_or_only_the_length() -> None:
     assert any(check_plan(atoms.text(ids.tolist()), SMALL) for ids in plans[False])
 
 
-def test_decoding_hands_the_carry_and_the_ids_so_far_on() -> None:
+def test_decoding_hands_the_ids_so_far_on() -> None:
     atoms, mask = _atoms("small")
 
-    def step(carry: jax.Array, ids: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def step(ids: jax.Array, t: jax.Array) -> jax.Array:
         # Wants the atom after the last one, which it reads from the ids.
         last = jnp.where(t > 0, ids[:, jnp.maximum(t - 1, 0)], -1)
-        return carry + 1, jax.nn.one_hot(last + carry, atoms.count + 1)
+        return jax.nn.one_hot(last + t + 1, atoms.count + 1)
 
-    ids = decode(step, mask, 1, False, jnp.ones((), jnp.int32))
+    ids = decode(step, mask, 1, False)
     assert ids.tolist() == [[0, 2, 5, atoms.END, atoms.END, atoms.END]]
