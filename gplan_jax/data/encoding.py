@@ -65,6 +65,10 @@ class ChatEncoder:
             raise GplanError(f"{source} is not a readable tokenizer: {error}.") from None
         plain = json.loads(tokenizer_json) | {"added_tokens": []}
         self._plain_tokenizer = Tokenizer.from_str(json.dumps(plain))
+        for tokenizer in (self._tokenizer, self._plain_tokenizer):
+            # The file may ask to cut and to pad what is encoded; lengths are decided here.
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
         self.end_id = self._require(END)
         self.pad_id = self._require(PAD)
         self._start_id = self._require(START)

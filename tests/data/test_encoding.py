@@ -92,6 +92,32 @@ def test_latent_tokens_are_single_ids(encoder: ChatEncoder) -> None:
         assert len(encoder.response(token).ids) == 2
 
 
+def test_what_a_tokenizer_file_cuts_and_pads_is_encoded_whole(
+    encoder: ChatEncoder, tiny_model_dir: Path
+) -> None:
+    content = json.loads((tiny_model_dir / "tokenizer.json").read_text(encoding="utf-8"))
+    content["truncation"] = {
+        "direction": "Right",
+        "max_length": 4,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    content["padding"] = {
+        "strategy": {"Fixed": 64},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<|endoftext|>",
+    }
+    cutting = ChatEncoder(json.dumps(content))
+    prompt = Prompt(system="规则", user="现在是晚上，在公司")
+    np.testing.assert_array_equal(
+        cutting.prompt_ids(prompt, max_length=200), encoder.prompt_ids(prompt, max_length=200)
+    )
+    np.testing.assert_array_equal(cutting.response(LABEL).ids, encoder.response(LABEL).ids)
+
+
 def test_what_is_missing_is_named(tiny_hf_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(GplanError, match=r"lacks 33 latent tokens.*gplan convert"):
         ChatEncoder.load(tiny_hf_dir).require_latents()
