@@ -342,12 +342,14 @@ def _cell(
     )
 
 
-Fit = list[tuple[int, float]]  # (epoch, loss), by epoch
+LossCurve = list[tuple[int, float]]  # (epoch, loss), by epoch
 
 
-def fits_of(points: Sequence[CurvePoint], key: Literal["loss", "validation_loss"]) -> list[Fit]:
+def fits_of(
+    points: Sequence[CurvePoint], key: Literal["loss", "validation_loss"]
+) -> list[LossCurve]:
     """One list a fold and seed; losses that aren't finite are left out."""
-    fits: dict[tuple[int, int], Fit] = defaultdict(list)
+    fits: dict[tuple[int, int], LossCurve] = defaultdict(list)
     for point in points:
         value = getattr(point, key)
         if value is not None and math.isfinite(value):
@@ -355,7 +357,7 @@ def fits_of(points: Sequence[CurvePoint], key: Literal["loss", "validation_loss"
     return [sorted(fit) for _, fit in sorted(fits.items())]
 
 
-def mean_curve(fits: Sequence[Fit]) -> Fit:
+def mean_curve(fits: Sequence[LossCurve]) -> LossCurve:
     """Mean loss by epoch, as far as at least half of the fits go.
 
     Later epochs are only of the fits that still got better, so their mean would mislead.
@@ -392,7 +394,7 @@ def learning_curves(name: str, title: str, points: Sequence[CurvePoint]) -> Mark
         text((LEFT + right) / 2, CURVE_HEIGHT - 6, "epoch", "tick", "middle"),
     ]
 
-    def path(fit: Fit, kind: str) -> Markup:
+    def path(fit: LossCurve, kind: str) -> Markup:
         steps = " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in fit)
         return element("polyline", points=steps, class_=kind)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pydantic
-from scipy import stats
 
 from gplan_jax.baselines.floors.registry import ALL_FLOORS
 from gplan_jax.evaluation.scores.intervals import (
@@ -269,6 +268,8 @@ def _seed_spread(means_S: np.ndarray, alpha: float) -> dict[str, Any]:
     seeds = len(means_S)
     if seeds < 2:
         return {"seeds": seeds}
+    from scipy import stats  # Slow to import, and whoever reads a summary needs no test.
+
     mean, deviation = float(means_S.mean()), float(means_S.std(ddof=1))
     reach = float(stats.t.ppf(1 - alpha / 2, seeds - 1)) * deviation / seeds**0.5
     ends = {"seed_low": mean - reach, "seed_high": mean + reach}

@@ -30,7 +30,6 @@ def test_a_worker_that_dies_while_it_is_idle_is_told_with_its_next_fit(
     setup: ComparisonSetup,
 ) -> None:
     worker = worker_pool._Worker(setup)
-    worker.hardware.result()
     worker.process.kill()
     worker.process.join()
     worker.give(FitJob("toy", 0, trial=0))

@@ -216,12 +216,13 @@ def test_floors_alone_on_one_fold(
 
 
 def test_an_earlier_report_is_replaced_and_nothing_else(
-    tmp_path: Path, results: ComparisonResults, library: IntentLibrary
+    tmp_path: Path, results: ComparisonResults, library: IntentLibrary, text: str
 ) -> None:
     path = tmp_path / "report.html"
-    write_report([results], path, library)
+    path.write_text(f"{text}earlier", encoding="utf-8")
     write_report([results], path, library)
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_text(encoding="utf-8") == text
     other = tmp_path / "notes.html"
     other.write_text("<p>mine</p>")
     with pytest.raises(GplanError, match=r"is no report of gplan's"):
