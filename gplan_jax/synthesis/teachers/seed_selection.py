@@ -27,7 +27,8 @@ class SeedPool:
     """Seeds to choose examples from. The choice depends on the seeds, not on their order."""
 
     def __init__(self, seeds: Sequence[Seed]) -> None:
-        self._seeds = tuple(sorted(seeds, key=_draw))
+        # In an order that follows nothing in the seeds.
+        self._seeds = tuple(sorted(seeds, key=_hashed))
         self._strata = tuple(seed.stratum for seed in self._seeds)
         self._ranked = lru_cache(maxsize=None)(self._rank)
 
@@ -85,7 +86,20 @@ def _greedy(plans: Sequence[Plan], counts: Sequence[int]) -> list[int]:
     """The order of different plans, of which the i-th stands for ``counts[i]`` seeds."""
     if not plans:
         return []
-    similarity_PxP = _similarities(plans)
+    # Jaccard similarities of the plans' intents and neighbouring pairs of intents.
+    features = []
+    for plan in plans:
+        intents = ["", *(canonical_plan([intent]) for intent in plan)]
+        features.append(
+            {*intents[1:], *(f"{one} {next_one}" for one, next_one in pairwise(intents))}
+        )
+    number = {name: i for i, name in enumerate(sorted(set().union(*features)))}
+    has_PxF = np.zeros((len(plans), len(number)))
+    for row, names in enumerate(features):
+        has_PxF[row, [number[name] for name in names]] = 1
+    both_PxP = has_PxF @ has_PxF.T
+    sizes_P = has_PxF.sum(axis=1)
+    similarity_PxP = both_PxP / (sizes_P[:, None] + sizes_P - both_PxP)
     weights_P, covered_P = np.array(counts), np.zeros(len(plans))
     waiting = np.ones(len(plans), dtype=bool)
     order = []
@@ -99,24 +113,6 @@ def _greedy(plans: Sequence[Plan], counts: Sequence[int]) -> list[int]:
     return order
 
 
-def _similarities(plans: Sequence[Plan]) -> np.ndarray:
-    """Jaccard similarities of the plans' intents and neighbouring pairs of intents, [P, P]."""
-    features = [_features(plan) for plan in plans]
-    number = {name: i for i, name in enumerate(sorted(set().union(*features)))}
-    has_PxF = np.zeros((len(plans), len(number)))
-    for row, names in enumerate(features):
-        has_PxF[row, [number[name] for name in names]] = 1
-    both_PxP = has_PxF @ has_PxF.T
-    sizes_P = has_PxF.sum(axis=1)
-    return both_PxP / (sizes_P[:, None] + sizes_P - both_PxP)
-
-
-def _features(plan: Plan) -> set[str]:
-    intents = ["", *(canonical_plan([intent]) for intent in plan)]
-    return {*intents[1:], *(f"{first} {second}" for first, second in pairwise(intents))}
-
-
-def _draw(seed: Seed) -> tuple[bytes, str, str]:
-    """An order of seeds that follows nothing in them."""
+def _hashed(seed: Seed) -> tuple[bytes, str, str]:
     texts = tuple(seed.sample.to_dict().values())
     return hashlib.sha256(repr(texts).encode()).digest(), seed.sample.id, seed.sample.raw_labels

@@ -29,7 +29,7 @@ LOCAL_HABITS = 0.8  # Of habits, those in the home city.
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class BehaviorEvent:
     """Something the user did: in which hour, with which actions, where, about which place."""
 
     when: datetime
@@ -57,8 +57,8 @@ class Scene:
 
 
 def recent_events(
-    scene: Scene, lived: Sequence[Event], geography: Geography, generator: random.Random
-) -> list[Event]:
+    scene: Scene, lived: Sequence[BehaviorEvent], geography: Geography, generator: random.Random
+) -> list[BehaviorEvent]:
     """Up to ten events, oldest first; ``lived`` are those of the user's earlier rows."""
     count = int(draw(generator, "behaviors"))
     age = age_class(scene.made, scene.now)
@@ -67,7 +67,7 @@ def recent_events(
     ordering = int(ago) if ago != "None" and int(ago) < count else None
     hours = _hours(scene, count, ordering, age, generator)
     roles = _roles(scene, count, ordering, generator)
-    events: list[Event] = []
+    events: list[BehaviorEvent] = []
     older: Poi | None = None
     locality = "none"
     style = scene.person.style
@@ -83,7 +83,7 @@ def recent_events(
             generator, "actions", f"{style} {manner}{refuel} {group}", f"{style} other known"
         )
         text = "&".join(act if act in UNMARKED_ACTS else f"{act}了" for act in acts.split())
-        events.append(Event(when, text, locality, older))
+        events.append(BehaviorEvent(when, text, locality, older))
     if lived:
         events = sorted([*lived, *events], key=lambda event: event.when)
     return events[-MOST_EVENTS:]

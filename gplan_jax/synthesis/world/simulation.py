@@ -21,7 +21,7 @@ from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.amap.situation import REFUEL_ORDERS
 from gplan_jax.synthesis.world.calibration import draw, tables
 from gplan_jax.synthesis.world.geography import CITIES, Geography, Poi, build_geography, is_open
-from gplan_jax.synthesis.world.histories import Event, Scene, long_term_text, recent_events
+from gplan_jax.synthesis.world.histories import BehaviorEvent, Scene, long_term_text, recent_events
 from gplan_jax.synthesis.world.orders import draw_times
 from gplan_jax.synthesis.world.people import CAR_SHARE, Person, make_person
 
@@ -37,12 +37,12 @@ TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 
 
 @dataclass(slots=True)
-class Life:
+class UserState:
     """A user, the latest moment that was drawn of them, and what they did in the ones before."""
 
     person: Person
     now: datetime | None = None
-    lived: list[Event] = field(default_factory=list)
+    recent: list[BehaviorEvent] = field(default_factory=list)
     long_term: str | None = None
 
 
@@ -80,29 +80,29 @@ def _contexts(seed: int, first_id: int) -> Iterator[Sample]:
     geography = build_geography(seed)
     generator = random.Random(f"rows {seed} {first_id}")
     for number in itertools.count(first_id):
-        life = Life(make_person(number, geography, generator))
-        yield draw_context(life, geography, generator)
+        user = UserState(make_person(number, geography, generator))
+        yield draw_context(user, geography, generator)
         while generator.random() < RETURNING_SHARE:
-            yield draw_context(life, geography, generator)
+            yield draw_context(user, geography, generator)
 
 
-def draw_context(life: Life, geography: Geography, generator: random.Random) -> Sample:
-    """A row without a label: the next moment of a life, which goes on by it."""
-    person = life.person
-    order_type = person.first_order if life.now is None else _next_order(person, generator)
-    now = _draw_moment(life.now, order_type, generator)
+def draw_context(user: UserState, geography: Geography, generator: random.Random) -> Sample:
+    """A row without a label: the next moment of ``user``, who is then moved on to it."""
+    person = user.person
+    order_type = person.first_order if user.now is None else _next_order(person, generator)
+    now = _draw_moment(user.now, order_type, generator)
     times = draw_times(order_type, now, generator)
     place, order_place = _draw_places(person, order_type, now, geography, generator)
     scene = Scene(person, order_type, order_place, place, times.made, now)
-    events = recent_events(scene, life.lived, geography, generator)
-    if life.long_term is None:
+    events = recent_events(scene, user.recent, geography, generator)
+    if user.long_term is None:
         # Those of the two places where the user has often been.
         regular = [place] if generator.random() < tables()["place_is_habit"] else []
         if order_place != place and generator.random() < tables()["order_is_habit"]:
             regular.append(order_place)
-        life.long_term = long_term_text(person, regular, geography, generator)
-    life.now = now
-    life.lived = events[-2:]
+        user.long_term = long_term_text(person, regular, geography, generator)
+    user.now = now
+    user.recent = events[-2:]
     home, work = person.home, person.work
     made, start, end = (
         time.strftime(TIME_FORMAT) if time else "" for time in (times.made, times.start, times.end)
@@ -116,7 +116,7 @@ def draw_context(life: Life, geography: Geography, generator: random.Random) -> 
         profile_feat_8=work.id if work else "",
         profile_feat_9=work.area if work else "",
         short_term_behavior_seq=", ".join(map(str, events)),
-        long_term_behavior=life.long_term,
+        long_term_behavior=user.long_term,
         currenttime=now.strftime(TIME_FORMAT),
         holidayflag=str(int((now.month, now.day) in HOLIDAYS)),
         weekendflag=str(int(now.weekday() >= 5)),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gplan_jax.gsisr.facts import long_term, short_term
 from gplan_jax.synthesis.world.geography import build_geography
 from gplan_jax.synthesis.world.histories import (
-    Event,
+    BehaviorEvent,
     Scene,
     age_class,
     long_term_text,
@@ -48,14 +48,16 @@ def test_a_history_is_read_back_as_it_was_meant(seed: int, minutes: int | None) 
 
 def test_acts_are_written_as_the_public_column_writes_them() -> None:
     place = MAP.find("高铁站", city="青岚市")[0]
-    event = Event(datetime(2026, 3, 10, 10), "act_3&act_4了", "异地行前", place)
+    event = BehaviorEvent(datetime(2026, 3, 10, 10), "act_3&act_4了", "异地行前", place)
     assert str(event) == f"在3月10日周二10点act_3&act_4了位于异地行前高铁站的{place.id}"
 
 
 def test_what_was_lived_before_is_remembered() -> None:
     scene = _scene(3, 60)
     lived = [
-        Event(NOW - timedelta(hours=1), "act_1了", "本地", MAP.find("高铁站", city="青岚市")[0])
+        BehaviorEvent(
+            NOW - timedelta(hours=1), "act_1了", "本地", MAP.find("高铁站", city="青岚市")[0]
+        )
     ]
     assert lived[0] in recent_events(scene, lived, MAP, random.Random(3))
 
