@@ -46,7 +46,7 @@ FACTS = (
     "place_recency", "place_visits", "hours_since_behavior", "locality", "recent_count",
 )  # fmt: skip
 WORDS = 120
-FOLDS, DRAWS, TRIED = 5, 400, 60
+FOLDS, ROUNDS, DRAWS, TRIED = 5, 150, 400, 60
 _PLACE_ID = re.compile(r"p_\w*?\d+")
 
 
@@ -306,7 +306,7 @@ def _cross_validated(
     folds = sklearn["StratifiedGroupKFold"](FOLDS, shuffle=True, random_state=seed)
     for train, test in folds.split(table_NxF, side_N, users_N):
         model = sklearn["HistGradientBoostingClassifier"](
-            max_iter=150, learning_rate=0.08, max_leaf_nodes=15, random_state=seed
+            max_iter=ROUNDS, learning_rate=0.08, max_leaf_nodes=15, random_state=seed
         ).fit(table_NxF[train], side_N[train])
         scores_N[test] = model.predict_proba(table_NxF[test])[:, 1]
         losses_F += _losses(model, table_NxF[test], side_N[test], seed) / FOLDS

@@ -34,8 +34,11 @@ def _rows(count: int, seed: int, first_id: int = FIRST_ID) -> list[RowParts]:
 
 
 @pytest.fixture(autouse=True)
-def _few_features_are_shuffled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world_realism, "TRIED", 8)
+def _short_trials(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Few trees, and few features shuffled: what is asked here shows in the first of them."""
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setattr(world_realism, "TRIED", 8)
+        monkeypatch.setattr(world_realism, "ROUNDS", 30)
 
 
 @pytest.fixture(scope="module")

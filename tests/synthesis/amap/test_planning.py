@@ -102,10 +102,10 @@ def test_openings_are_supported_by_facts_wherever_the_rules_have_one() -> None:
 
 
 def test_an_opening_fits_the_others_rules_by_itself(library: IntentLibrary) -> None:
-    for situation in _every_situation():
-        for opening, _ in openings(situation):
-            broken = check_plan(canonical_plan(opening), library)
-            assert {violation.code for violation in broken} <= {"too_short"}
+    found = {canonical_plan(o) for situation in _every_situation() for o, _ in openings(situation)}
+    for opening in found:
+        broken = check_plan(opening, library)
+        assert {violation.code for violation in broken} <= {"too_short"}
 
 
 @pytest.mark.parametrize(

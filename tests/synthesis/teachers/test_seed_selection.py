@@ -32,11 +32,13 @@ def plan_of(tools: Sequence[str]) -> Plan:
 
 def test_examples_are_of_the_stratum_where_it_has_enough(seeds: list[Seed]) -> None:
     pool = SeedPool(seeds)
-    for seed in seeds[:50]:
-        others = [s for s in seeds if s.stratum == seed.stratum and s.sample.id != seed.sample.id]
+    strata = [seed.stratum for seed in seeds]
+    for seed, stratum in zip(seeds[:50], strata, strict=False):
+        numbered = zip(seeds, strata, strict=True)
+        others = [s for s, its in numbered if its == stratum and s.sample.id != seed.sample.id]
         chosen = pool.examples(seed.sample, 4)
         assert len(chosen) == 4
-        of_stratum = [s for s in chosen if s.stratum == seed.stratum]
+        of_stratum = [s for s in chosen if s.stratum == stratum]
         assert len(of_stratum) == min(4, len(others))
         assert chosen[: len(of_stratum)] == tuple(of_stratum)
 
@@ -93,11 +95,12 @@ def test_a_stratum_without_seeds_falls_back_to_its_trigger_and_then_to_all(
 
 def test_examples_have_different_plans_while_the_stratum_has_any(seeds: list[Seed]) -> None:
     pool = SeedPool(seeds)
-    for seed in seeds[:40]:
+    strata = [seed.stratum for seed in seeds]
+    for seed, stratum in zip(seeds[:40], strata, strict=False):
         plans = {
             canonical_plan(s.plan)
-            for s in seeds
-            if s.stratum == seed.stratum and s.sample.id != seed.sample.id
+            for s, its in zip(seeds, strata, strict=True)
+            if its == stratum and s.sample.id != seed.sample.id
         }
         chosen = pool.examples(dataclasses.replace(seed.sample, id="nobody"), min(5, len(plans)))
         assert len({canonical_plan(s.plan) for s in chosen}) == len(chosen)
