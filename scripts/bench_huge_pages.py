@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Any
 
 TUNABLE = "glibc.malloc.hugetlb=1"
 ROWS, LENGTH, RESPONSE, VOCABULARY = 16, 192, 64, 1088
@@ -73,10 +72,10 @@ def measure() -> dict[str, float]:
     import optax
     from flax import nnx
 
+    from gplan_jax.data import Batch, SampleRows
     from gplan_jax.models import Qwen3, Qwen3Config
-    from gplan_jax.training.steps.section_objective import SectionObjective
-    from gplan_jax.training.steps.state import TrainState
-    from gplan_jax.training.steps.step import make_train_step
+    from gplan_jax.training.steps.objectives import SectionObjective
+    from gplan_jax.training.steps.step import TrainState, make_train_step
     from gplan_jax.training.steps.train_config import LossConfig
 
     config = Qwen3Config(VOCABULARY, 128, 384, 3, 2, 1, head_dim=64, tie_word_embeddings=True)
@@ -87,13 +86,17 @@ def measure() -> dict[str, float]:
     rng = np.random.default_rng(0)
     shape = (ROWS, RESPONSE)
     first = LENGTH - RESPONSE - 1
-    batch: dict[str, Any] = {
-        "tokens": rng.integers(0, VOCABULARY, (ROWS, LENGTH)).astype(np.int32),
-        "lengths": np.full(ROWS, LENGTH, np.int32),
-        "targets": rng.integers(0, VOCABULARY, shape).astype(np.int32),
-        "target_positions": np.broadcast_to(first + np.arange(RESPONSE, dtype=np.int32), shape),
-        "sections": rng.integers(1, 3, shape).astype(np.int8),
-    }
+    batch = Batch(
+        SampleRows(
+            tokens_BxS=rng.integers(0, VOCABULARY, (ROWS, LENGTH)).astype(np.int32),
+            lengths_B=np.full(ROWS, LENGTH, np.int32),
+            targets_BxR=rng.integers(0, VOCABULARY, shape).astype(np.int32),
+            target_positions_BxR=np.broadcast_to(
+                first + np.arange(RESPONSE, dtype=np.int32), shape
+            ),
+            sections_BxR=rng.integers(1, 3, shape).astype(np.int8),
+        )
+    )
     for _ in range(2):
         state, metrics = step(state, batch)
     jax.block_until_ready(metrics)

@@ -22,10 +22,10 @@ from bench_flops import Work, needed_work, padded_work, plain_work
 from flax import nnx
 from jax import Array
 
-from gplan_jax.data import BatchPlan, ChatEncoder, Mode, TrainingSet
+from gplan_jax.data import BatchPlan, ChatEncoder, Mode, Task, TrainingSet
 from gplan_jax.data.batch_plan import EMPTY_ROW
-from gplan_jax.data.pipeline import Batch, BatchLoader
-from gplan_jax.data.preference_loader import PreferenceLoader
+from gplan_jax.data.batches import Batch, PairRows, SampleRows
+from gplan_jax.data.loaders import PreferenceLoader, SampleLoader
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, training_texts, write_samples
@@ -44,15 +44,13 @@ from gplan_jax.objectives.token_nll import token_nll
 from gplan_jax.reasoning import GSISR_LATENTS
 from gplan_jax.synthesis.factory.explain import explain_file
 from gplan_jax.synthesis.world.simulation import simulate_rows
-from gplan_jax.training.hosts.mesh import make_mesh
-from gplan_jax.training.steps.assembly import curriculum_of
-from gplan_jax.training.steps.setup import Run
-from gplan_jax.training.steps.state import TrainState, make_optimizer
-from gplan_jax.training.steps.step import DeviceBatch, TrainStep
+from gplan_jax.training.hosts.mesh import make_mesh, put_batch
+from gplan_jax.training.steps.optimizer import make_optimizer
+from gplan_jax.training.steps.setup import Run, curriculum_of
+from gplan_jax.training.steps.step import TrainState, TrainStep
 from gplan_jax.training.steps.train_config import DataConfig, PrecisionConfig, TrainConfig
 
 LAYOUTS = ("padded", "plain", "prefix_tree")
-ID_FIELDS = ("tokens", "targets", "prefix", "shared_tokens", "context_tokens")
 TINY_TOKENIZER_SIZE = 1024
 
 
@@ -71,26 +69,40 @@ class Layout:
     name: str
     run: Run
     step: TrainStep
-    to_devices: Callable[[Batch], DeviceBatch]
+    to_devices: Callable[[Batch], Any]
     micro_rows: int
     constants: tuple[Any, ...] = ()
 
     def load(self, number: int) -> Batch:
         """The host batch of optimizer step ``number``, token ids within the vocabulary."""
-        return within_vocabulary(self.run.loader(number), self.run.model.config)
+        return within_vocabulary(self.run.loader(number).batch, self.run.model.config)
 
     def work(self, batch: Batch) -> Work:
         """What a step on ``batch`` multiplies, padding included."""
-        rows, length = batch["tokens"].shape
+        assert isinstance(batch.rows, SampleRows)
+        rows, length = batch.rows.tokens_BxS.shape
         if self.name == "padded":
             return padded_work(rows, length, rows * length)
-        prefix = len(batch["prefix"]) if "prefix" in batch else 0
-        return padded_work(rows, length, batch["targets"].size, prefix)
+        prefix = len(batch.prefix.tokens_P) if batch.prefix else 0
+        return padded_work(rows, length, batch.rows.targets_BxR.size, prefix)
 
 
 def within_vocabulary(batch: Batch, shape: Qwen3Config) -> Batch:
     """A batch with its token ids taken modulo the size of the vocabulary."""
-    return batch | {name: batch[name] % shape.vocab_size for name in ID_FIELDS if name in batch}
+    size, rows, prefix = shape.vocab_size, batch.rows, batch.prefix
+    if isinstance(rows, PairRows):
+        tree = rows.tree and rows.tree.replace(
+            shared_tokens_NxH=rows.tree.shared_tokens_NxH % size,
+            context_tokens_Nx2xC=rows.tree.context_tokens_Nx2xC % size,
+        )
+        rows = rows.replace(
+            tokens_Nx2x2xS=rows.tokens_Nx2x2xS % size,
+            targets_Nx2x2xR=rows.targets_Nx2x2xR % size,
+            tree=tree,
+        )
+    else:
+        rows = rows.replace(tokens_BxS=rows.tokens_BxS % size, targets_BxR=rows.targets_BxR % size)
+    return Batch(rows, prefix and prefix.replace(tokens_P=prefix.tokens_P % size))
 
 
 @dataclass(frozen=True)
@@ -145,10 +157,8 @@ def read_rows(
     return TrainingSet.read(
         source,
         encoder=encoder,
-        template=PromptTemplate.load(template),
-        library=library,
+        task=Task(PromptTemplate.load(template), library, max_length),
         mode=mode,
-        max_length=max_length,
         faulty=FaultyRows("skip"),
     )
 
@@ -194,14 +204,14 @@ def make_layouts(
         length_multiple=data.length_multiple,
         response_multiple=data.response_multiple,
     )
-    run = make_run(shape, config, BatchLoader(training_set, plan), weights=weights)
+    run = make_run(shape, config, SampleLoader(training_set, plan), weights=weights)
     return [make_layout(name, run) for name in names]
 
 
 def make_run(
     shape: Qwen3Config,
     config: TrainConfig,
-    loader: BatchLoader | PreferenceLoader,
+    loader: SampleLoader | PreferenceLoader,
     *,
     weights: bool = True,
 ) -> Run:
@@ -245,7 +255,7 @@ def make_layout(name: str, run: Run) -> Layout:
     """A run in the layout of that name."""
     micro_rows = run.config.batch_size // run.config.accumulation_steps
     if name == "padded":
-        run = with_plan(run, length_multiple=run.training_set.max_length)
+        run = with_plan(run, length_multiple=run.training_set.task.max_length)
         step = make_padded_step(
             nnx.graphdef(run.model),
             run.optimizer,
@@ -255,7 +265,7 @@ def make_layout(name: str, run: Run) -> Layout:
         return Layout(name, run, step, to_padded, micro_rows)
     if name == "prefix_tree":
         run = with_plan(run, prefix_length=len(run.training_set.prefix_ids))
-    return Layout(name, run, run.train_step(), run.to_devices, micro_rows)
+    return Layout(name, run, run.train_step(), to_devices(run), micro_rows)
 
 
 def with_plan(run: Run, **changes: Any) -> Run:
@@ -263,20 +273,27 @@ def with_plan(run: Run, **changes: Any) -> Run:
     return replace(run, loader=replace(run.loader, plan=replace(run.plan, **changes)))
 
 
+def to_devices(run: Run) -> Callable[[Batch], Batch]:
+    """Lays a batch out over the devices of a run."""
+    return lambda batch: put_batch(batch, run.mesh)
+
+
 def labelled(batch: Batch) -> dict[str, np.ndarray]:
     """A plain batch in the public recipe's form: tokens, lengths, labels and sections [B, S]."""
-    labels = np.full(batch["tokens"].shape, IGNORED_LABEL, np.int32)
-    sections = np.zeros(batch["tokens"].shape, np.int8)
-    row, column = np.nonzero(batch["sections"])
+    rows = batch.rows
+    assert isinstance(rows, SampleRows)
+    labels = np.full(rows.tokens_BxS.shape, IGNORED_LABEL, np.int32)
+    sections = np.zeros(rows.tokens_BxS.shape, np.int8)
+    row, column = np.nonzero(rows.sections_BxR)
     # The state at a target's position predicts the token after it.
-    position = batch["target_positions"][row, column] + 1
-    labels[row, position] = batch["targets"][row, column]
-    sections[row, position] = batch["sections"][row, column]
-    fields = {"tokens": batch["tokens"], "lengths": batch["lengths"]}
+    position = rows.target_positions_BxR[row, column] + 1
+    labels[row, position] = rows.targets_BxR[row, column]
+    sections[row, position] = rows.sections_BxR[row, column]
+    fields = {"tokens": rows.tokens_BxS, "lengths": rows.lengths_B}
     return fields | {"labels": labels, "sections": sections}
 
 
-def to_padded(batch: Batch) -> DeviceBatch:
+def to_padded(batch: Batch) -> dict[str, Array]:
     """What ``make_padded_step`` takes, on the device."""
     return {name: jnp.asarray(value) for name, value in labelled(batch).items()}
 
@@ -293,21 +310,21 @@ def make_padded_step(
     The loss is the mean of the two sections' means (``by_section``) or that of all tokens.
     """
 
-    def step(state: TrainState, batch: DeviceBatch) -> tuple[TrainState, dict[str, Array]]:
+    def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
         counts = section_counts(batch["sections"][:, 1:])
         if by_section:
             weights = section_weights(counts, reasoning_weight=1.0, plan_weight=1.0)
         else:
             weights = token_weights(counts)
 
-        def weighted_loss(params: Any, rows: DeviceBatch) -> Array:
+        def weighted_loss(params: Any, rows: dict[str, Array]) -> Array:
             mask = jnp.arange(rows["tokens"].shape[1]) < rows["lengths"][:, None]
             logits = nnx.merge(graphdef, params)(rows["tokens"], mask)
             labels = jnp.maximum(rows["labels"][:, 1:], 0)
             nll = token_nll(logits[:, :-1], labels)
             return jnp.sum(section_loss_sums(nll, rows["sections"][:, 1:]) * weights)
 
-        def add(carry: Any, rows: DeviceBatch) -> tuple[Any, None]:
+        def add(carry: Any, rows: dict[str, Array]) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, carry, gradient_of(state.params, rows)), None
 
         gradient_of = jax.value_and_grad(weighted_loss)

@@ -73,7 +73,7 @@ def measure(
         for layout in layouts:
             for number in numbers:
                 batch = layout.to_devices(layout.load(number))
-                key = (layout.name, *((name, batch[name].shape) for name in sorted(batch)))
+                key = (layout.name, *(leaf.shape for leaf in jax.tree.leaves(batch)))
                 if key not in by_shape:
                     by_shape[key] = compile_step(layout, state, batch, timings[layout.name])
                     state, metrics = by_shape[key](state, batch)  # the first call is slower

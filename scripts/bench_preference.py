@@ -19,34 +19,28 @@ from typing import Any
 import jax
 import numpy as np
 from bench_flops import Work
-from bench_layouts import Layout, find_sources, make_run, with_plan, within_vocabulary
+from bench_layouts import Layout, find_sources, make_run, to_devices, with_plan, within_vocabulary
 from flax import nnx
 from jax import Array
 
 from gplan_jax.data.batch_plan import round_up
-from gplan_jax.data.pipeline import Batch
-from gplan_jax.data.preference_loader import PreferenceLoader
+from gplan_jax.data.batches import Batch, PairRows
+from gplan_jax.data.loaders import PreferenceLoader
 from gplan_jax.data.preference_set import PreferenceSet
+from gplan_jax.data.task_files import Task
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.models import Qwen3Config
 from gplan_jax.synthesis.pairs.counterfactuals import write_counterfactuals
-from gplan_jax.training.steps.assembly import batch_plan_of
-from gplan_jax.training.steps.preference_objective import PreferenceObjective, pair_log_probs
-from gplan_jax.training.steps.setup import Run
-from gplan_jax.training.steps.step import (
-    SHARED_FIELDS,
-    DeviceBatch,
-    TrainStep,
-    prefix_contexts,
-    prefix_keys_values,
-)
+from gplan_jax.training.steps.objectives import pair_log_probs
+from gplan_jax.training.steps.setup import Run, batch_plan_of
+from gplan_jax.training.steps.step import TrainStep, prefix_contexts
 from gplan_jax.training.steps.train_config import TrainConfig
 
 SEQUENCES = 4  # of a pair: two contexts, each with both plans
 REFERENCE_NOISE = 0.5
 
-LogProbs = Callable[[Any, DeviceBatch], Array]
+LogProbs = Callable[[Any, Batch], Array]
 
 
 @dataclass(frozen=True)
@@ -61,23 +55,30 @@ class PreferenceLayout(Layout):
 
     def load(self, number: int) -> Batch:
         """The host batch of a step; whole sequences end where the batch's longest one does."""
-        batch = within_vocabulary(self.run.loader(number), self.run.model.config)
-        if "prefix" in batch:
+        batch = within_vocabulary(self.run.loader(number).batch, self.run.model.config)
+        if batch.prefix:
             return batch
-        length = round_up(int(batch["lengths"].max()), self.run.plan.length_multiple)
-        return batch | {"tokens": batch["tokens"][..., :length]}
+        rows = pairs_of(batch)
+        length = round_up(int(rows.lengths_Nx2x2.max()), self.run.plan.length_multiple)
+        return Batch(rows.replace(tokens_Nx2x2xS=rows.tokens_Nx2x2xS[..., :length]))
 
     def work(self, batch: Batch) -> Work:
         """What a forward pass on ``batch`` multiplies, padding included, pairs causal."""
+        rows = pairs_of(batch)
+        levels = [rows.tokens_Nx2x2xS]
+        if batch.prefix and rows.tree:
+            above = (rows.tree.shared_tokens_NxH, rows.tree.context_tokens_Nx2xC)
+            levels = [batch.prefix.tokens_P, *above, *levels]
         return tree_work(
-            [
-                (segments.size // segments.shape[-1], segments.shape[-1])
-                for name in ("prefix", "shared_tokens", "context_tokens", "tokens")
-                if name in batch
-                for segments in [batch[name]]
-            ],
-            batch["targets"].size,
+            [(level.size // level.shape[-1], level.shape[-1]) for level in levels],
+            rows.targets_Nx2x2xR.size,
         )
+
+
+def pairs_of(batch: Batch) -> PairRows:
+    """The rows of a batch of pairs."""
+    assert isinstance(batch.rows, PairRows)
+    return batch.rows
 
 
 def tree_work(levels: Sequence[tuple[int, int]], logits: int) -> Work:
@@ -108,9 +109,7 @@ def read_pairs(
     return PreferenceSet.read(
         pairs,
         encoder=encoder,
-        template=PromptTemplate.load(template),
-        library=library,
-        max_length=max_length,
+        task=Task(PromptTemplate.load(template), library, max_length),
     ).fitting(faulty=FaultyRows("skip"))
 
 
@@ -142,7 +141,7 @@ def make_preference_layouts(
             step = with_reference_pass(step, reference_log_probs(run))
         constants = reference if every_step else ()
         return PreferenceLayout(
-            name, run, step, run.to_devices, micro_pairs, constants, int(every_step)
+            name, run, step, to_devices(run), micro_pairs, constants, int(every_step)
         )
 
     return [
@@ -165,9 +164,9 @@ def with_cached_reference(
     compute = jax.jit(reference_log_probs(computing.run))
     with jax.set_mesh(cached.run.mesh):
         for number in numbers:
-            batch = computing.load(number)
-            found = compute(*computing.constants, computing.to_devices(batch))
-            table[batch["rows"]] = np.asarray(found)
+            batch = computing.to_devices(computing.load(number))
+            found = compute(*computing.constants, batch)
+            table[computing.run.plan.batch(number).rows] = np.asarray(found)
     loader = replace(cached.run.loader, reference_Nx2x2=table)
     return [*others, replace(cached, run=replace(cached.run, loader=loader))]
 
@@ -177,19 +176,14 @@ def reference_log_probs(run: Run) -> LogProbs:
     graphdef = nnx.graphdef(run.model)
     parts, vocab_chunk = run.config.accumulation_steps, run.config.loss.vocab_chunk
 
-    def log_probs(weights: Any, batch: DeviceBatch) -> Array:
-        prefix = prefix_keys_values(nnx.merge(graphdef, weights), batch)
+    def log_probs(weights: Any, batch: Batch) -> Array:
+        contexts = prefix_contexts(nnx.merge(graphdef, weights), batch.prefix)
 
-        def of_part(rows: DeviceBatch) -> Array:
-            contexts = prefix_contexts(prefix, batch)
+        def of_part(rows: PairRows) -> Array:
             model = nnx.merge(graphdef, weights)
             return pair_log_probs(model, rows, contexts, vocab_chunk=vocab_chunk)
 
-        rows = {
-            name: value.reshape(parts, -1, *value.shape[1:])
-            for name, value in batch.items()
-            if name in PreferenceObjective.row_fields and name not in SHARED_FIELDS
-        }
+        rows = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch.rows)
         return jax.lax.map(of_part, rows).reshape(-1, 2, 2)
 
     return log_probs
@@ -198,8 +192,9 @@ def reference_log_probs(run: Run) -> LogProbs:
 def with_reference_pass(step: TrainStep, log_probs: LogProbs) -> TrainStep:
     """The step after a forward pass of the reference, whose weights it takes as well."""
 
-    def both(state: Any, batch: DeviceBatch, weights: Any) -> tuple[Any, Any]:
-        return step(state, {**batch, "reference": log_probs(weights, batch)})
+    def both(state: Any, batch: Batch, weights: Any) -> tuple[Any, Any]:
+        rows = pairs_of(batch).replace(reference_Nx2x2=log_probs(weights, batch))
+        return step(state, Batch(rows, batch.prefix))
 
     return jax.jit(both, donate_argnums=0)
 

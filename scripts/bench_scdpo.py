@@ -175,16 +175,18 @@ def counted_figures(
     """What a step of a layout multiplies, padding included, and the shapes it compiles to."""
     batches = [layout.load(number) for number in numbers]
     work = sum_work([layout.work(batch) for batch in batches])
-    shapes = {
-        name: sorted({batch[name].shape for batch in batches})
-        for name in ("prefix", "shared_tokens", "context_tokens", "tokens", "targets")
-        if name in batches[0]
-    }
+    shapes: dict[str, set[tuple[int, ...]]] = {}
+    for batch in batches:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+            name = path[-1].name.rpartition("_")[0]
+            if name in ("tokens", "shared_tokens", "context_tokens", "targets"):
+                where = "prefix" if path[0].name == "prefix" else name
+                shapes.setdefault(where, set()).add(leaf.shape)
     return {
         "gflop_per_step": round(step_flops(layout, work, shape) / len(numbers) / 1e9, 2),
         "head_share": round(work.head_share(shape), 3),
         "attention_share": round(work.attention_share(shape), 3),
-        "shapes": shapes,
+        "shapes": {name: sorted(found) for name, found in shapes.items()},
     }
 
 
@@ -208,7 +210,8 @@ def unpadded_ratios(
             prefix = layout.run.plan.prefix_length
             if prefix:
                 parts.append(tree_work([(1, prefix)], 0))
-            parts += [pair_work(pairs, int(row), prefix) for row in layout.load(number)["rows"]]
+            rows = layout.run.plan.batch(number).rows
+            parts += [pair_work(pairs, int(row), prefix) for row in rows]
         figures[layout.name] = {"flops": step_flops(layout, sum_work(parts), shape)}
     return counted_ratios(figures, "flops")
 
@@ -237,7 +240,7 @@ def mean_lengths(layout: PreferenceLayout, numbers: Sequence[int]) -> dict[str, 
     """Tokens of the pairs' parts on average: what is shared at each level, the tails, responses."""
     pairs = layout.run.training_set
     assert isinstance(pairs, PreferenceSet)
-    rows = [int(row) for number in numbers for row in layout.load(number)["rows"]]
+    rows = [int(row) for number in numbers for row in layout.run.plan.batch(number).rows]
     found = [pairs.tokenize(row) for row in rows]
     prompts = np.mean([len(prompt) for pair in found for prompt in pair.prompts])
     shared = np.mean([pair.shared for pair in found])

@@ -189,12 +189,12 @@ def _train(work: Path, name: str, task: Task) -> None:
     moments = (work / f"{name}-reference.jsonl").open("a", encoding="utf-8")
     hold, parts = StepReporter.hold, reference._by_length
 
-    def hold_and_write(self: StepReporter, taken: int, batch: Any, metrics: Any) -> None:
+    def hold_and_write(self: StepReporter, taken: int, loaded: Any, metrics: Any) -> None:
         # A user may have several rows, so a row is known by its place and its id.
-        ids = [f"{row}:{self.run.training_set.row_id(row)}" for row in batch["rows"] if row >= 0]
-        entry = {"process": os.getpid(), "step": taken, "epoch": int(batch["epoch"]), "ids": ids}
+        ids = [f"{row}:{self.run.training_set.row_id(row)}" for row in loaded.indices_B if row >= 0]
+        entry = {"process": os.getpid(), "step": taken, "epoch": int(loaded.epoch), "ids": ids}
         _note(witness, entry)
-        hold(self, taken, batch, metrics)
+        hold(self, taken, loaded, metrics)
 
     def parts_and_write(*arguments: Any) -> Iterator[Any]:
         for number, part in enumerate(parts(*arguments)):

@@ -1,17 +1,24 @@
-"""From rows to batches: token ids and sections, length-bucketed plans, Grain pipelines."""
+"""From rows to typed batches: token ids and sections, length-bucketed plans, Grain pipelines."""
 
 from gplan_jax.data.batch_plan import BatchPlan
+from gplan_jax.data.batches import Batch, PairRows, SampleRows
 from gplan_jax.data.encoding import ChatEncoder, EncodedResponse
-from gplan_jax.data.preference_loader import PreferenceLoader
+from gplan_jax.data.loaders import PreferenceLoader, SampleLoader
 from gplan_jax.data.preference_set import PreferenceSet
-from gplan_jax.data.training_set import Mode, TrainingSet
+from gplan_jax.data.task_files import Mode, Task
+from gplan_jax.data.training_set import TrainingSet
 
 __all__ = [
+    "Batch",
     "BatchPlan",
     "ChatEncoder",
     "EncodedResponse",
     "Mode",
+    "PairRows",
     "PreferenceLoader",
     "PreferenceSet",
+    "SampleLoader",
+    "SampleRows",
+    "Task",
     "TrainingSet",
 ]

@@ -8,12 +8,16 @@ last batch of an epoch is filled up with empty rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import grain
 import numpy as np
 
+from gplan_jax.foundation.files import atomic_write
 from gplan_jax.objectives.curriculum import CompressionCurriculum
 
 EMPTY_ROW = -1
@@ -36,6 +40,24 @@ class BatchSpec:
     epoch: int
     sequence_length: int
     response_length: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of a batch that one process loads: some of ``of`` equal parts.
+
+    Attributes:
+        parts: their numbers, ascending. They need not lie side by side: the devices of one host of
+            a TPU slice are neighbours in two dimensions.
+        of: parts of a whole batch.
+    """
+
+    parts: tuple[int, ...] = (0,)
+    of: int = 1
+
+    def take(self, rows_B: np.ndarray) -> np.ndarray:
+        """The process's rows, part after part."""
+        return rows_B.reshape(self.of, -1)[list(self.parts)].reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -114,16 +136,35 @@ class BatchPlan:
             rows = rows[np.argsort(totals[rows], kind="stable")]
             cut = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
             batches += [cut[i] for i in rng.permutation(len(cut))]
-        return [_fill(rows, self.batch_size) for rows in batches]
+        return [
+            np.pad(rows, (0, self.batch_size - len(rows)), constant_values=EMPTY_ROW)
+            for rows in batches
+        ]
 
     def _lengths_at(self, stage: int) -> np.ndarray:
         return self.lengths_NxGx2[:, min(stage, self.lengths_NxGx2.shape[1] - 1)]
 
 
-def _fill(rows: np.ndarray, size: int) -> np.ndarray:
-    return np.pad(rows, (0, size - len(rows)), constant_values=EMPTY_ROW)
-
-
 def round_up(value: int, multiple: int) -> int:
     """The least multiple that is not below ``value``."""
     return -(-value // multiple) * multiple
+
+
+def cached_counts(
+    cache_dir: Path | None, name: str, count: Callable[[], Sequence[Any]]
+) -> np.ndarray:
+    """int32 table of ``count()``, read from ``cache_dir``/``name``.npy where that stands.
+
+    Args:
+        cache_dir: keeps token counts so that a resumed run need not count again; None keeps none.
+        name: holds a hash of everything that the counts depend on.
+        count: the rows of the table.
+    """
+    path = cache_dir / f"{name}.npy" if cache_dir else None
+    if path and path.is_file():
+        return np.load(path)
+    table = np.asarray(count(), np.int32)
+    if path:
+        with atomic_write(path) as temporary, temporary.open("wb") as out:
+            np.save(out, table)
+    return table

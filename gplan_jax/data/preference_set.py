@@ -17,20 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
+from gplan_jax.data.batch_plan import cached_counts
 from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.data.length_cache import cached_table
+from gplan_jax.data.task_files import Task
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, empty_data_set
 from gplan_jax.foundation.progress import track
-from gplan_jax.gsisr import (
-    ContextPair,
-    IntentLibrary,
-    Plan,
-    PromptTemplate,
-    Sample,
-    parse_plan,
-    read_context_pairs,
-)
+from gplan_jax.gsisr import ContextPair, Plan, Sample, parse_plan, read_context_pairs
 from gplan_jax.reasoning import block_count, compress_response
 
 NO_ROOM, ALIKE, NO_REASONING = -1, -2, -3
@@ -62,16 +55,16 @@ class PreferenceSet:
 
     Attributes:
         pairs: the pairs.
+        encoder: text to token ids.
+        task: prompts, library, and the most tokens of a prompt and the longer response together;
+            only prompts are ever cut.
         source: the file they came from, for messages.
-        max_length: tokens of a prompt and the longer response together; only prompts are ever cut.
     """
 
     pairs: tuple[ContextPair, ...]
     encoder: ChatEncoder
-    template: PromptTemplate
-    library: IntentLibrary
+    task: Task
     source: Path
-    max_length: int
 
     @classmethod
     def read(
@@ -79,9 +72,7 @@ class PreferenceSet:
         path: str | Path,
         *,
         encoder: ChatEncoder,
-        template: PromptTemplate,
-        library: IntentLibrary,
-        max_length: int,
+        task: Task,
         faulty: FaultyRows | None = None,
     ) -> PreferenceSet:
         """Reads a file of pairs and checks each against the library and the rule filter.
@@ -90,8 +81,8 @@ class PreferenceSet:
             GplanError, RowError: as ``read_context_pairs``; the tokenizer lacks latent tokens.
         """
         encoder.require_latents()
-        pairs = read_context_pairs(path, library, vocabulary=encoder.latents, faulty=faulty)
-        return cls(tuple(pairs), encoder, template, library, Path(path), max_length)
+        pairs = read_context_pairs(path, task.library, vocabulary=encoder.latents, faulty=faulty)
+        return cls(tuple(pairs), encoder, task, Path(path))
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -109,12 +100,12 @@ class PreferenceSet:
         """Every context of every pair and the plan that fits it."""
         for pair in self.pairs:
             for context in pair.contexts:
-                yield context, parse_plan(context.raw_labels, self.library)
+                yield context, parse_plan(context.raw_labels, self.task.library)
 
     @cached_property
     def prefix_ids(self) -> np.ndarray:
         """int32 [P]: what every prompt begins with, its system part."""
-        return self.encoder.system_ids(self.template.render(self.pairs[0].anchor, self.library))
+        return self.encoder.system_ids(self.task.prompt(self.pairs[0].anchor))
 
     def tokenize(self, row: int) -> TokenizedPair:
         """Token ids of a pair.
@@ -122,9 +113,12 @@ class PreferenceSet:
         Raises:
             GplanError: the responses leave no room for the prompts' constant part.
         """
-        first, second = (self._response_ids(context) for context in self.pairs[row].contexts)
-        prompts = [self.template.render(c, self.library) for c in self.pairs[row].contexts]
-        room = self.max_length - max(len(first), len(second))
+        contexts, latents = self.pairs[row].contexts, self.encoder.latents
+        texts = [context.raw_labels for context in contexts]
+        latent = (compress_response(text, block_count(text, latents), latents) for text in texts)
+        first, second = (self.encoder.response(text).ids for text in latent)
+        prompts = [self.task.prompt(context) for context in contexts]
+        room = self.task.max_length - max(len(first), len(second))
         one, other = self.encoder.prompts_cut_alike(prompts, max_length=room)
         longest = min(len(one), len(other)) - 1
         differ = np.flatnonzero(one[:longest] != other[:longest])
@@ -151,20 +145,25 @@ class PreferenceSet:
                 nothing of what has changed, so that one prompt would want two plans.
         """
         whole = hashlib.sha256("".join(map(self.digest, range(len(self)))).encode()).hexdigest()
-        table = cached_table(
+        table_Nx3 = cached_counts(
             cache_dir,
             f"pair-lengths-{whole[:16]}",
             lambda: [self._levels(row) for row in track(range(len(self)), "counting tokens")],
         )
-        codes = {self.pairs[row].key: int(code) for row, code in enumerate(table[:, 0]) if code < 0}
-        faulty, faults = faulty or FaultyRows(), self._faults(codes)
+        sound_N = table_Nx3[:, 0] >= 0
+        # The file is read again only where a fault has to be told by its line.
+        lines = {} if sound_N.all() else _first_lines(self.source)
+        faulty = faulty or FaultyRows()
+        faults = [
+            self._fault(self.pairs[row], int(table_Nx3[row, 0]), lines)
+            for row in np.flatnonzero(~sound_N)
+        ]
         for fault in faults:
             faulty.add(fault)
-        kept = np.flatnonzero(table[:, 0] >= 0)
-        if not len(kept):
+        if not sound_N.any():
             raise empty_data_set(self.source, faults)
-        pairs = tuple(self.pairs[row] for row in kept)
-        return dataclasses.replace(self, pairs=pairs), table[kept]
+        pairs = tuple(self.pairs[row] for row in np.flatnonzero(sound_N))
+        return dataclasses.replace(self, pairs=pairs), table_Nx3[sound_N]
 
     def whole_lengths(self, levels_Nx3: np.ndarray) -> np.ndarray:
         """int32 [N, 1, 2]: tokens of the longer prompt and response, as a batch plan wants them."""
@@ -173,21 +172,16 @@ class PreferenceSet:
 
     def digest(self, row: int) -> str:
         """A hash of all that the token ids of a pair depend on: texts, tokenizer, length."""
-        digest = hashlib.sha256(f"{self.max_length}|{self.encoder.fingerprint}".encode())
+        digest = hashlib.sha256(f"{self.task.max_length}|{self.encoder.fingerprint}".encode())
         for context in self.pairs[row].contexts:
-            prompt = self.template.render(context, self.library)
+            prompt = self.task.prompt(context)
             digest.update(f"{prompt.system}\0{prompt.user}\0{context.raw_labels}\0".encode())
         return digest.hexdigest()
 
-    def _response_ids(self, context: Sample) -> np.ndarray:
-        latents = self.encoder.latents
-        blocks = block_count(context.raw_labels, latents)
-        return self.encoder.response(compress_response(context.raw_labels, blocks, latents)).ids
-
     def _levels(self, row: int) -> Sequence[int]:
-        if not all(
-            block_count(c.raw_labels, self.encoder.latents) for c in self.pairs[row].contexts
-        ):
+        """Tokens of a pair by level; the first number is a code where it can't be trained on."""
+        latents = self.encoder.latents
+        if not all(block_count(c.raw_labels, latents) for c in self.pairs[row].contexts):
             return NO_REASONING, 0, 0
         try:
             tokens = self.tokenize(row)
@@ -195,28 +189,15 @@ class PreferenceSet:
             return NO_ROOM, 0, 0
         if np.array_equal(*tokens.prompts):
             return ALIKE, 0, 0
+        shared = max(tokens.shared - len(self.prefix_ids), 0)
         rest = max(map(len, tokens.prompts)) - tokens.shared - 1
-        return (
-            max(tokens.shared - len(self.prefix_ids), 0),
-            rest,
-            max(map(len, tokens.responses)),
-        )
+        return shared, rest, max(map(len, tokens.responses))
 
-    def _faults(self, codes: Mapping[str, int]) -> list[RowError]:
-        """An error for each faulty pair, given by key, at the first of its lines."""
-        if not codes:
-            return []
-        first_lines = _first_lines(self.source)
-        by_key = {pair.key: pair for pair in self.pairs}
-        return [
-            self._fault(by_key[key], code, first_lines.get(key, 1)) for key, code in codes.items()
-        ]
-
-    def _fault(self, pair: ContextPair, code: int, line: int) -> RowError:
+    def _fault(self, pair: ContextPair, code: int, first_lines: Mapping[str, int]) -> RowError:
         problem, mend = {
             NO_ROOM: (
                 f"the longer response of pair {pair.key} leaves no room for its prompt in "
-                f"{self.max_length} tokens",
+                f"{self.task.max_length} tokens",
                 "Allow for more tokens with data.max_length",
             ),
             ALIKE: (
@@ -229,6 +210,7 @@ class PreferenceSet:
                 "Let a teacher write it",
             ),
         }[code]
+        line = first_lines.get(pair.key, 1)
         return RowError(self.source, line, None, problem, f"{mend}, or {SKIP_HINT}.")
 
 

@@ -5,52 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
-from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from gplan_jax.data.batch_plan import cached_counts
 from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.data.length_cache import cached_table
+from gplan_jax.data.task_files import Mode, Task
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.progress import track
-from gplan_jax.gsisr import (
-    IntentLibrary,
-    Label,
-    Plan,
-    Prompt,
-    PromptTemplate,
-    Sample,
-    canonical_plan,
-    read_labelled_samples,
-)
+from gplan_jax.gsisr import Label, Plan, Sample, canonical_plan, read_labelled_samples
 from gplan_jax.reasoning import compress_response, latent_prefix
-
-
-class Mode(StrEnum):
-    """What a response holds: the plan alone, reasoning in words, or reasoning that turns latent.
-
-    Pause's responses have the latent tokens from the first epoch on: the same extra positions and
-    the same answer as PICD's in the end, but no word of reasoning is ever seen (pause tokens: Goyal
-    et al. 2024), so that what PICD gains beyond it is what the reasoning taught.
-    SC-DPO's responses are fully latent; its rows are pairs, see ``preference_set``.
-    """
-
-    DIRECT_SFT = "direct_sft"
-    COT_SFT = "cot_sft"
-    PICD = "picd"
-    PAUSE = "pause"
-    SCDPO = "scdpo"
-
-    @property
-    def has_curriculum(self) -> bool:
-        """Whether training goes through the stages of compression.
-
-        Pause does so for the schedule's sake, though its responses are the same at all of them.
-        """
-        return self in (Mode.PICD, Mode.PAUSE)
 
 
 @dataclass(frozen=True)
@@ -69,17 +36,17 @@ class TrainingSet:
     Attributes:
         samples: the rows.
         labels: their checked labels; each has a trace in CoT-SFT and PICD.
+        encoder: text to token ids.
+        task: prompts, library, and the most tokens of prompt and response together; only the prompt
+            is ever cut.
         mode: what responses hold.
-        max_length: tokens of prompt and response together; only the prompt is ever cut.
     """
 
     samples: tuple[Sample, ...]
     labels: tuple[Label, ...]
     encoder: ChatEncoder
-    template: PromptTemplate
-    library: IntentLibrary
+    task: Task
     mode: Mode
-    max_length: int
 
     @classmethod
     def read(
@@ -87,10 +54,8 @@ class TrainingSet:
         path: str | Path,
         *,
         encoder: ChatEncoder,
-        template: PromptTemplate,
-        library: IntentLibrary,
+        task: Task,
         mode: Mode,
-        max_length: int,
         faulty: FaultyRows | None = None,
     ) -> TrainingSet:
         """Reads a data file and checks every label against the library and the mode.
@@ -101,7 +66,7 @@ class TrainingSet:
         """
         if mode.has_curriculum:
             encoder.require_latents()
-        pairs = read_labelled_samples(path, library, vocabulary=encoder.latents, faulty=faulty)
+        pairs = read_labelled_samples(path, task.library, vocabulary=encoder.latents, faulty=faulty)
         samples, labels = zip(*pairs, strict=True)
         bare = sum(label.trace is None for label in labels)
         if bare and mode in (Mode.COT_SFT, Mode.PICD):
@@ -109,7 +74,7 @@ class TrainingSet:
                 f"{path}: {bare} of {len(labels)} rows have a plan without the reasoning that "
                 f"mode={mode} trains on. Write it with `gplan explain --data {path} --out FILE`."
             )
-        return cls(samples, labels, encoder, template, library, mode, max_length)
+        return cls(samples, labels, encoder, task, mode)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -137,20 +102,16 @@ class TrainingSet:
         """The response at compression stage g: its first min(g, B) blocks are latent."""
         label = self.labels[row]
         if self.mode in (Mode.DIRECT_SFT, Mode.PAUSE):
-            plan = canonical_plan(label.plan, self.library)
+            plan = canonical_plan(label.plan, self.task.library)
             pause = latent_prefix(self.encoder.latents, len(label.plan))
             return pause + plan if self.mode is Mode.PAUSE else plan
         blocks = min(stage, self.blocks(row)) if self.mode is Mode.PICD else 0
         return compress_response(label.text, blocks, self.encoder.latents)
 
-    def prompt(self, row: int) -> Prompt:
-        """The prompt of a row; it is the same at every stage."""
-        return self.template.render(self.samples[row], self.library)
-
     @cached_property
     def prefix_ids(self) -> np.ndarray:
         """int32 [P]: what every row's prompt begins with, its system part."""
-        return self.encoder.system_ids(self.prompt(0))
+        return self.encoder.system_ids(self.task.prompt(self.samples[0]))
 
     def tokenize(self, row: int, stage: int) -> TokenizedSample:
         """Token ids of a row at a stage; the prompt is cut so that both fit in ``max_length``.
@@ -159,50 +120,46 @@ class TrainingSet:
             GplanError: the response leaves no room for the prompt's constant part.
         """
         response = self.encoder.response(self.response_text(row, stage))
-        room = self.max_length - len(response.ids)
-        prompt_ids = self.encoder.prompt_ids(self.prompt(row), max_length=room)
+        room = self.task.max_length - len(response.ids)
+        prompt_ids = self.encoder.prompt_ids(self.task.prompt(self.samples[row]), max_length=room)
         return TokenizedSample(prompt_ids, response.ids, response.sections)
 
     def lengths(self, stages: int, *, cache_dir: Path | None = None) -> np.ndarray:
         """int32 [N, stages, 2]: tokens of prompt and of response for every row and stage.
 
-        ``cache_dir`` keeps the table under a hash of everything it depends on, so that a resumed
-        run need not count again.
+        ``cache_dir`` keeps the table under a hash of everything it depends on.
 
         Raises:
             GplanError: a row's response leaves no room for its prompt; the row's id is named.
         """
-        return cached_table(
+        digest = hashlib.sha256(f"{self.mode}|{self.task.max_length}|{stages}".encode())
+        digest.update(self.encoder.fingerprint.encode())
+        for sample, label in zip(self.samples, self.labels, strict=True):
+            prompt = self.task.prompt(sample)
+            digest.update(f"{prompt.system}\0{prompt.user}\0{label.text}\0".encode())
+        return cached_counts(
             cache_dir,
-            f"lengths-{self._fingerprint(stages)}",
+            f"lengths-{digest.hexdigest()[:16]}",
             lambda: [
                 self._row_lengths(row, stages) for row in track(range(len(self)), "counting tokens")
             ],
         )
 
     def _row_lengths(self, row: int, stages: int) -> Sequence[tuple[int, int]]:
+        limit, prompt = self.task.max_length, self.task.prompt(self.samples[row])
         last = self.blocks(row) if self.mode is Mode.PICD else 0
-        prompt = self.prompt(row)
         responses = [
             len(self.encoder.response(self.response_text(row, stage)).ids)
             for stage in range(min(stages, last + 1))
         ]
         try:
-            self.encoder.user_room(prompt, max_length=self.max_length - max(responses))
+            self.encoder.user_room(prompt, max_length=limit - max(responses))
         except GplanError as error:
             raise GplanError(
-                f"The answer of the row with id {self.samples[row].id} has {max(responses)} "
-                f"tokens of at most {self.max_length} for prompt and answer. {error}"
+                f"The answer of the row with id {self.row_id(row)} has {max(responses)} "
+                f"tokens of at most {limit} for prompt and answer. {error}"
             ) from None
-        whole = len(self.encoder.prompt_ids(prompt, max_length=self.max_length))
-        lengths = [(min(whole, self.max_length - response), response) for response in responses]
+        whole = len(self.encoder.prompt_ids(prompt, max_length=limit))
+        lengths = [(min(whole, limit - response), response) for response in responses]
         # Once a response is fully latent nothing changes any more.
         return lengths + lengths[-1:] * (stages - len(lengths))
-
-    def _fingerprint(self, stages: int) -> str:
-        digest = hashlib.sha256(f"{self.mode}|{self.max_length}|{stages}".encode())
-        digest.update(self.encoder.fingerprint.encode())
-        for row, label in enumerate(self.labels):
-            prompt = self.prompt(row)
-            digest.update(f"{prompt.system}\0{prompt.user}\0{label.text}\0".encode())
-        return digest.hexdigest()[:16]

@@ -1,7 +1,6 @@
 """Training: typed run configs, the pure jit-compiled step, checkpoints and the loop."""
 
-from gplan_jax.training.steps.state import TrainState
-from gplan_jax.training.steps.step import make_train_step
+from gplan_jax.training.steps.step import TrainState, make_train_step
 from gplan_jax.training.steps.train_config import TrainConfig
 
 __all__ = ["TrainConfig", "TrainState", "make_train_step"]

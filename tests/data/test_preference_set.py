@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
-from gplan_jax.data.batch_plan import EMPTY_ROW, BatchPlan
+from gplan_jax.data.batch_plan import EMPTY_ROW, BatchPlan, Share
+from gplan_jax.data.batches import Batch, check_shapes
 from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.data.pipeline import Batch, Share
-from gplan_jax.data.preference_loader import PreferenceLoader
+from gplan_jax.data.loaders import PreferenceLoader
 from gplan_jax.data.preference_set import PreferenceSet
+from gplan_jax.data.task_files import Task
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import (
@@ -28,15 +31,17 @@ from gplan_jax.objectives.curriculum import CompressionCurriculum
 MAX_LENGTH = 1500
 
 
+def with_task(pairs: PreferenceSet, **changes: Any) -> PreferenceSet:
+    return dataclasses.replace(pairs, task=dataclasses.replace(pairs.task, **changes))
+
+
 def read(
     path: Path, model_dir: Path, template: str = "compact_zh", max_length: int = MAX_LENGTH
 ) -> PreferenceSet:
     return PreferenceSet.read(
         path,
         encoder=ChatEncoder.load(model_dir),
-        template=PromptTemplate.load(template),
-        library=IntentLibrary.load(),
-        max_length=max_length,
+        task=Task(PromptTemplate.load(template), IntentLibrary.load(), max_length),
     )
 
 
@@ -66,15 +71,16 @@ def make_loader(
 
 def whole_sequences(batch: Batch) -> list[list[int]]:
     """Every sequence that a batch means, put together from its tree again."""
-    found = []
-    for pair, context, choice in np.ndindex(batch["lengths"].shape):
+    found, rows = [], batch.rows
+    for pair, context, choice in np.ndindex(rows.lengths_Nx2x2.shape):
         at = (pair, context)
-        tokens = batch["tokens"][at][choice, : batch["lengths"][at][choice]]
-        if "prefix" in batch and len(tokens):
+        tokens = rows.tokens_Nx2x2xS[at][choice, : rows.lengths_Nx2x2[at][choice]]
+        if batch.prefix and len(tokens):
+            tree = rows.tree
             above = [
-                batch["prefix"][: batch["prefix_length"]],
-                batch["shared_tokens"][pair, : batch["shared_lengths"][pair]],
-                batch["context_tokens"][at][: batch["context_lengths"][at]],
+                batch.prefix.tokens_P[: batch.prefix.length],
+                tree.shared_tokens_NxH[pair, : tree.shared_lengths_N[pair]],
+                tree.context_tokens_Nx2xC[at][: tree.context_lengths_Nx2[at]],
             ]
             tokens = np.concatenate([*above, tokens])
         found.append(tokens.tolist())
@@ -110,44 +116,51 @@ def test_a_tree_means_the_same_sequences_as_the_plain_layout(
 ) -> None:
     tree, plain = make_loader(pairs, tree=True), make_loader(pairs, tree=False)
     from_tree, from_plain = tree(step), plain(step)
-    assert whole_sequences(from_tree) == whole_sequences(from_plain)
-    for name in ("targets", "supervised", "reference", "rows"):
-        np.testing.assert_array_equal(from_tree[name], from_plain[name])
+    assert whole_sequences(from_tree.batch) == whole_sequences(from_plain.batch)
+    np.testing.assert_array_equal(from_tree.indices_B, from_plain.indices_B)
+    for name in ("targets_Nx2x2xR", "supervised_Nx2x2xR", "reference_Nx2x2"):
+        np.testing.assert_array_equal(
+            getattr(from_tree.batch.rows, name), getattr(from_plain.batch.rows, name)
+        )
+    assert from_tree.token_count() == from_plain.token_count() > 0
+    for loaded in (from_tree, from_plain):
+        check_shapes(loaded.batch)
 
 
 def test_targets_are_what_follows_the_states_that_predict_them(pairs: PreferenceSet) -> None:
-    batch = make_loader(pairs, tree=False)(0)
     loader = make_loader(pairs, tree=False)
-    for line, row in enumerate(batch["rows"]):
+    loaded = loader(0)
+    rows = loaded.batch.rows
+    for line, row in enumerate(loaded.indices_B):
         tokens = loader.training_set.tokenize(int(row))
         for context, choice in np.ndindex(2, 2):
             at = (line, context, choice)
-            count = batch["supervised"][at].sum()
+            count = rows.supervised_Nx2x2xR[at].sum()
             response = tokens.response(context, choice)
-            assert batch["targets"][at][:count].tolist() == response.tolist()
-            after = batch["target_positions"][at][: count - 1] + 1
-            assert batch["tokens"][at][after].tolist() == response[:-1].tolist()
-            assert not batch["supervised"][at][count:].any()
+            assert rows.targets_Nx2x2xR[at][:count].tolist() == response.tolist()
+            after = rows.target_positions_Nx2x2xR[at][: count - 1] + 1
+            assert rows.tokens_Nx2x2xS[at][after].tolist() == response[:-1].tolist()
+            assert not rows.supervised_Nx2x2xR[at][count:].any()
 
 
 def test_every_pair_comes_once_and_the_last_batch_is_filled_up(pairs: PreferenceSet) -> None:
     loader = make_loader(pairs, tree=True)
-    rows = np.concatenate([loader(step)["rows"] for step in range(loader.plan.total_steps)])
-    assert sorted(rows[rows != EMPTY_ROW]) == list(range(len(loader.training_set)))
-    assert len(rows) == 8 * loader.plan.total_steps
-    last = [loader(step) for step in range(loader.plan.total_steps)]
-    for batch in last:
-        empty = batch["rows"] == EMPTY_ROW
-        assert not batch["lengths"][empty].any()
-        assert not batch["shared_lengths"][empty].any()
+    batches = [loader(step) for step in range(loader.plan.total_steps)]
+    indices = np.concatenate([loaded.indices_B for loaded in batches])
+    assert sorted(indices[indices != EMPTY_ROW]) == list(range(len(loader.training_set)))
+    assert len(indices) == 8 * loader.plan.total_steps
+    for loaded in batches:
+        empty = loaded.indices_B == EMPTY_ROW
+        assert not loaded.batch.rows.lengths_Nx2x2[empty].any()
+        assert not loaded.batch.rows.tree.shared_lengths_N[empty].any()
 
 
 def test_hosts_share_a_batch_out_with_one_set_of_widths(pairs: PreferenceSet) -> None:
     whole = make_loader(pairs, tree=True)(1)
     parts = [make_loader(pairs, tree=True, share=Share((p,), 4))(1) for p in range(4)]
-    for name, values in whole.items():
-        if values.ndim and name != "prefix":
-            np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), values)
+    rows = [(part.indices_B, part.batch.rows) for part in parts]
+    joined = jax.tree.map(lambda *values: np.concatenate(values), *rows)
+    jax.tree.map(np.testing.assert_array_equal, joined, (whole.indices_B, whole.batch.rows))
 
 
 def test_long_prompts_are_cut_alike(pairs_file: Path, tiny_model_dir: Path) -> None:
@@ -155,7 +168,7 @@ def test_long_prompts_are_cut_alike(pairs_file: Path, tiny_model_dir: Path) -> N
     longest = max(
         len(prompt) for row in range(len(whole)) for prompt in whole.tokenize(row).prompts
     )
-    short = dataclasses.replace(whole, max_length=longest - 50)
+    short = with_task(whole, max_length=longest - 50)
     cut = 0
     for row in range(len(whole)):
         before, after = whole.tokenize(row), short.tokenize(row)
@@ -168,7 +181,7 @@ def test_long_prompts_are_cut_alike(pairs_file: Path, tiny_model_dir: Path) -> N
         for b, a in zip(before.prompts, after.prompts, strict=True):
             assert a[:head].tolist() == b[:head].tolist()
             assert a[head:].tolist() == b[head + lost_tokens :].tolist()
-        room = short.max_length - max(map(len, after.responses))
+        room = short.task.max_length - max(map(len, after.responses))
         assert max(map(len, after.prompts)) <= room
     assert cut > 0
 
@@ -186,7 +199,7 @@ def test_counts_are_kept_and_depend_on_the_texts(
     _, again = pairs.fitting(cache_dir=tmp_path)
     np.testing.assert_array_equal(counted, again)
     with pytest.raises(AssertionError, match="counted again"):
-        dataclasses.replace(pairs, max_length=MAX_LENGTH - 1).fitting(cache_dir=tmp_path)
+        with_task(pairs, max_length=MAX_LENGTH - 1).fitting(cache_dir=tmp_path)
 
 
 def test_a_response_too_long_is_named_or_left_out(pairs_file: Path, tiny_model_dir: Path) -> None:
@@ -196,21 +209,21 @@ def test_a_response_too_long_is_named_or_left_out(pairs_file: Path, tiny_model_d
     # Of the longest and the shortest responses only: with hardly any room two prompts are the same.
     ends = [int(np.argmax(levels[:, 2])), int(np.argmin(levels[:, 2]))]
     pairs = dataclasses.replace(pairs, pairs=tuple(pairs.pairs[i] for i in ends))
-    tight = dataclasses.replace(pairs, max_length=int(levels[:, 2].max()) + constant)
+    tight = with_task(pairs, max_length=int(levels[:, 2].max()) + constant)
     with pytest.raises(RowError, match=r"leaves no room .*data\.max_length"):
         tight.fitting()
     faulty = FaultyRows("skip")
     kept, _ = tight.fitting(faulty=faulty)
     assert 0 < len(kept) < len(pairs) and len(kept) + len(faulty.errors) == len(pairs)
     with pytest.raises(GplanError, match="empty data set"):
-        dataclasses.replace(pairs, max_length=constant).fitting(faulty=FaultyRows("skip"))
+        with_task(pairs, max_length=constant).fitting(faulty=FaultyRows("skip"))
 
 
 def test_a_template_that_hides_the_change_is_refused(
     pairs_file: Path, tiny_model_dir: Path
 ) -> None:
     blind = PromptTemplate("blind", "Plan.", "{{ sample.id }}")
-    pairs = dataclasses.replace(read(pairs_file, tiny_model_dir), template=blind)
+    pairs = with_task(read(pairs_file, tiny_model_dir), template=blind)
     with pytest.raises(RowError, match=r"prompts are the same.*template that shows them"):
         pairs.fitting()
 
@@ -238,13 +251,11 @@ def test_a_fault_stands_at_its_own_line_though_pairs_before_it_are_left_out(
     lines = pairs_file.read_text(encoding="utf-8").splitlines(keepends=True)
     damaged = tmp_path / "damaged.jsonl"
     damaged.write_text("".join(["{\n", *lines[1:]]), encoding="utf-8")
-    faulty = FaultyRows("skip")
+    faulty, limit = FaultyRows("skip"), len(whole.prefix_ids) + 5 + int(levels[:, 2].max())
     rest = PreferenceSet.read(
         damaged,
         encoder=whole.encoder,
-        template=whole.template,
-        library=whole.library,
-        max_length=len(whole.prefix_ids) + 5 + int(levels[:, 2].max()),
+        task=dataclasses.replace(whole.task, max_length=limit),
         faulty=faulty,
     )
     assert len(rest) < len(whole)

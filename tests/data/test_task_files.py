@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from gplan_jax.data.task_files import (
     COUNTS_FILE,
-    RESPONSES,
     TASK_FILE,
+    Mode,
     Response,
     Task,
     load_task,
     save_task,
 )
-from gplan_jax.data.training_set import Mode
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.gsisr.intent_counts import IntentCounts
@@ -37,7 +37,7 @@ def test_a_task_reads_back(response: Response | None, tmp_path: Path) -> None:
 
 
 def test_every_mode_says_what_its_responses_hold() -> None:
-    assert RESPONSES.keys() == set(Mode)
+    assert {mode.response for mode in Mode} == set(get_args(Response))
 
 
 def test_counts_stand_beside_the_task(tmp_path: Path) -> None:

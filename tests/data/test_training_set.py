@@ -6,22 +6,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gplan_jax.data import ChatEncoder, Mode, TrainingSet
+from gplan_jax.data import ChatEncoder, Mode, Task, TrainingSet
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, write_samples
 from gplan_jax.reasoning import split_response
 
 
-def read(path: Path, model_dir: Path, mode: Mode, **options: object) -> TrainingSet:
-    settings: dict[str, object] = {"max_length": 700} | options
+def read(
+    path: Path,
+    model_dir: Path,
+    mode: Mode,
+    *,
+    max_length: int = 700,
+    faulty: FaultyRows | None = None,
+) -> TrainingSet:
     return TrainingSet.read(
         path,
         encoder=ChatEncoder.load(model_dir),
-        template=PromptTemplate.load("compact_zh"),
-        library=IntentLibrary.load(),
+        task=Task(PromptTemplate.load("compact_zh"), IntentLibrary.load(), max_length),
         mode=mode,
-        **settings,  # type: ignore[arg-type]
+        faulty=faulty,
     )
 
 

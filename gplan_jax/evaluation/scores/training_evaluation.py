@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.data.training_set import Mode
+from gplan_jax.data.task_files import Mode
 from gplan_jax.evaluation.scores.model_evaluation import labelled_rows
 from gplan_jax.evaluation.scores.offline import check_rows, evaluate
 from gplan_jax.foundation import GplanError

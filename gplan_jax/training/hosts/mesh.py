@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from pydantic import Field
 
-from gplan_jax.data.pipeline import Share
+from gplan_jax.data.batch_plan import Share
+from gplan_jax.data.batches import Batch
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import Config
 from gplan_jax.models.layers.sharding import LOGICAL_AXES, axis_size, partition_spec
@@ -113,22 +114,12 @@ def batch_share(mesh: Mesh) -> Share:
     return Share(tuple(sorted(held)), parts)
 
 
-def put_batch(
-    batch: Mapping[str, np.ndarray], mesh: Mesh, *, shared: Collection[str] = ()
-) -> dict[str, jax.Array]:
-    """Lays the rows of this process's ``batch_share`` out over the mesh.
+def put_batch(batch: Batch, mesh: Mesh) -> Batch:
+    """Lays this process's ``batch_share`` of the rows over the mesh; the prefix goes everywhere."""
+    share, by_rows = batch_share(mesh), NamedSharding(mesh, partition_spec("batch"))
+    everywhere = NamedSharding(mesh, PartitionSpec())
 
-    Args:
-        batch: name -> array of this process's rows, or of something that all rows share.
-        mesh: the devices.
-        shared: names of the latter; they are replicated.
-    """
-    share, rows = batch_share(mesh), NamedSharding(mesh, partition_spec("batch"))
-
-    def put(name: str, value: np.ndarray) -> jax.Array:
-        if name in shared:
-            everywhere = NamedSharding(mesh, PartitionSpec())
-            return jax.make_array_from_callback(value.shape, everywhere, lambda _: value)
+    def put_rows(value: np.ndarray) -> jax.Array:
         by_part = value.reshape(len(share.parts), -1, *value.shape[1:])
         count = by_part.shape[1]
         parts = dict(zip(share.parts, by_part, strict=True))
@@ -138,6 +129,9 @@ def put_batch(
             return parts[(index[0].start or 0) // count]
 
         shape = (share.of * count, *value.shape[1:])
-        return jax.make_array_from_callback(shape, rows, rows_at)
+        return jax.make_array_from_callback(shape, by_rows, rows_at)
 
-    return {name: put(name, value) for name, value in batch.items()}
+    def replicate(value: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(value.shape, everywhere, lambda _: value)
+
+    return Batch(jax.tree.map(put_rows, batch.rows), jax.tree.map(replicate, batch.prefix))

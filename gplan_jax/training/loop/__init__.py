@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""The loop around the step and its side effects: the log, evaluations, the reference."""

@@ -1,22 +1,30 @@
-"""Where a run's figures go: one JSON object a step, and the same scalars for TensorBoard."""
+"""Where a run's figures go: one JSON object a step, the same scalars for TensorBoard and W&B.
+
+Weights & Biases is imported only where ``logging.wandb_project`` asks for it. The run's id lies in
+RUN/wandb-id.txt, so that a resumed run goes on under it. Steps that a killed run had already logged
+are logged again; W&B keeps the first figures, which are the same.
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import math
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from tensorboardX import SummaryWriter
 
-from gplan_jax.foundation.files import write_jsonl
+from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.files import atomic_write, write_jsonl
 from gplan_jax.training.hosts.processes import is_primary, log_once
-from gplan_jax.training.loop.wandb_log import WandbRun, open_wandb
 
-LOG_NAME = "log.jsonl"
+LOG_NAME, WANDB_ID_NAME = "log.jsonl", "wandb-id.txt"
 
 
 class MetricsLog:
@@ -79,6 +87,56 @@ class MetricsLog:
             self._events.add_scalar(name, value, record["step"])
         if self._wandb is not None and scalars:
             self._wandb.log(scalars, step=record["step"])
+
+
+class WandbRun(Protocol):
+    """What is used of a run of the wandb package."""
+
+    def log(self, data: dict[str, Any], *, step: int) -> None:
+        """Logs scalars of one step."""
+
+    def finish(self) -> None:
+        """Sends what is left."""
+
+
+def require_wandb() -> None:
+    """Raises GplanError where the wandb package is missing."""
+    if importlib.util.find_spec("wandb") is None:
+        raise GplanError(
+            "logging.wandb_project is set, but the package wandb is not installed: "
+            "pip install 'gplan-jax[wandb]', or leave logging.wandb_project out. log.jsonl and "
+            "TensorBoard are written in any case."
+        )
+
+
+def open_wandb(directory: Path, *, project: str, config: dict[str, Any]) -> WandbRun:
+    """Starts the run of ``directory`` in ``project``, or goes on with it.
+
+    WANDB_MODE=offline keeps everything under RUN/wandb, for ``wandb sync`` later.
+
+    Raises:
+        GplanError: wandb is missing, or refuses (no key, no network).
+    """
+    require_wandb()
+    wandb: Any = importlib.import_module("wandb")
+    path = directory / WANDB_ID_NAME
+    if not path.is_file():
+        with atomic_write(path) as temporary:
+            temporary.write_text(secrets.token_hex(8) + "\n", encoding="utf-8")
+    try:
+        return wandb.init(
+            project=project,
+            id=path.read_text(encoding="utf-8").strip(),
+            name=directory.name,
+            dir=str(directory),
+            config=config,
+            resume="allow",
+        )
+    except wandb.errors.Error as error:
+        raise GplanError(
+            f"Weights & Biases refused to start: {error} Log in with `wandb login`, set "
+            "WANDB_MODE=offline, or leave logging.wandb_project out."
+        ) from None
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:

@@ -21,14 +21,16 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gplan_jax.data.batch_plan import EMPTY_ROW
-from gplan_jax.data.preference_loader import PreferenceLoader
+from gplan_jax.data.batches import Batch, PairRows
+from gplan_jax.data.loaders import PreferenceLoader
 from gplan_jax.foundation.files import atomic_write
 from gplan_jax.foundation.progress import ProgressBar
+from gplan_jax.training.hosts.mesh import put_batch
 from gplan_jax.training.hosts.processes import is_primary, log_once
-from gplan_jax.training.resume.array_marks import weight_checksums
-from gplan_jax.training.steps.preference_objective import pair_log_probs
+from gplan_jax.training.resume.array_digests import weight_checksums
+from gplan_jax.training.steps.objectives import pair_log_probs
 from gplan_jax.training.steps.setup import CACHE_NAME, Run
-from gplan_jax.training.steps.step import DeviceBatch, prefix_contexts, prefix_keys_values
+from gplan_jax.training.steps.step import prefix_contexts
 
 Table = dict[str, np.ndarray]
 """Digest of a pair -> float32 [2, 2], of chosen and rejected under both contexts."""
@@ -43,19 +45,25 @@ def with_reference(run: Run) -> Run:
     loader = run.loader
     if not isinstance(loader, PreferenceLoader):
         return run
+    # The first process reads the cache for all, so that all compute the same pairs.
     path = reference_path(run)
     digests = [loader.training_set.digest(row) for row in range(len(loader.training_set))]
-    table = _known_to_all(digests, read_table(path) if is_primary() else {})
-    missing = np.flatnonzero(np.isnan(table).any(axis=(1, 2)))
+    known = read_table(path) if is_primary() else {}
+    unknown = np.full((2, 2), np.nan, np.float32)
+    table_Nx2x2 = np.stack([known.get(digest, unknown) for digest in digests])
+    if jax.process_count() > 1:
+        table_Nx2x2 = np.array(multihost_utils.broadcast_one_to_all(table_Nx2x2))
+
+    missing = np.flatnonzero(np.isnan(table_Nx2x2).any(axis=(1, 2)))
     if len(missing):
-        table[missing] = _compute(run, loader, missing)
+        table_Nx2x2[missing] = _compute(run, loader, missing)
         if is_primary():
-            write_table(path, read_table(path) | dict(zip(digests, table, strict=True)))
+            write_table(path, read_table(path) | dict(zip(digests, table_Nx2x2, strict=True)))
     log_once(
         f"reference: {len(missing)} pairs computed, {len(digests) - len(missing)} read "
         f"from {path.parent}"
     )
-    return dataclasses.replace(run, loader=dataclasses.replace(loader, reference_Nx2x2=table))
+    return dataclasses.replace(run, loader=dataclasses.replace(loader, reference_Nx2x2=table_Nx2x2))
 
 
 def reference_path(run: Run) -> Path:
@@ -101,36 +109,28 @@ def _check(digests: np.ndarray, values: np.ndarray) -> str:
     return hashlib.sha256(digests.tobytes() + values.tobytes()).hexdigest()
 
 
-def _known_to_all(digests: list[str], known: Table) -> np.ndarray:
-    """float32 [N, 2, 2], NaN where the first process knows nothing."""
-    nothing = np.full((2, 2), np.nan, np.float32)
-    table = np.stack([known.get(digest, nothing) for digest in digests])
-    if jax.process_count() > 1:
-        table = np.array(multihost_utils.broadcast_one_to_all(table))
-    return table
-
-
 def _compute(run: Run, loader: PreferenceLoader, rows: np.ndarray) -> np.ndarray:
     """float32 [len(rows), 2, 2]: log-probabilities under the weights that the model holds now."""
     graphdef, weights = nnx.split(run.model)
     vocab_chunk = run.config.loss.vocab_chunk
 
-    def log_probs(weights: nnx.State, batch: DeviceBatch) -> jax.Array:
+    def log_probs(weights: nnx.State, batch: Batch) -> jax.Array:
         model = nnx.merge(graphdef, weights)
-        contexts = prefix_contexts(prefix_keys_values(model, batch), batch)
-        return pair_log_probs(model, batch, contexts, vocab_chunk=vocab_chunk)
+        assert isinstance(batch.rows, PairRows)
+        contexts = prefix_contexts(model, batch.prefix)
+        return pair_log_probs(model, batch.rows, contexts, vocab_chunk=vocab_chunk)
 
     everywhere = NamedSharding(run.mesh, PartitionSpec())
     compiled = jax.jit(log_probs, out_shardings=everywhere)
-    found = np.full((len(loader.training_set), 2, 2), np.nan, np.float32)
+    found_Nx2x2 = np.full((len(loader.training_set), 2, 2), np.nan, np.float32)
     size = run.config.batch_size // run.config.accumulation_steps
     with ProgressBar("reference", len(rows)) as bar:
         for batch_rows in _by_length(loader, rows, size):
-            values = compiled(weights, run.to_devices(loader.collate(batch_rows)))
+            values = compiled(weights, put_batch(loader.collate(batch_rows).batch, run.mesh))
             there = batch_rows != EMPTY_ROW
-            found[batch_rows[there]] = np.asarray(values)[there]
+            found_Nx2x2[batch_rows[there]] = np.asarray(values)[there]
             bar.advance(steps=int(there.sum()))
-    return found[rows]
+    return found_Nx2x2[rows]
 
 
 def _by_length(loader: PreferenceLoader, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:

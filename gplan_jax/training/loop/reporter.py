@@ -6,28 +6,30 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 import numpy as np
 
 from gplan_jax.data.batch_plan import EMPTY_ROW
-from gplan_jax.data.pipeline import Batch
+from gplan_jax.data.batches import LoadedBatch
+from gplan_jax.data.task_files import Mode
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import write_json
 from gplan_jax.foundation.progress import ProgressBar
+from gplan_jax.objectives.preference import loss_at_reference
 from gplan_jax.training.hosts.processes import is_primary
 from gplan_jax.training.loop.metrics_log import MetricsLog
 from gplan_jax.training.loop.reference import reference_folder
-from gplan_jax.training.resume.array_marks import Mark
-from gplan_jax.training.steps.preference_objective import TREE_LEVELS
+from gplan_jax.training.resume.array_digests import ArrayDigest
+from gplan_jax.training.steps.objectives import Metrics
 from gplan_jax.training.steps.setup import Run
-from gplan_jax.training.steps.step import Metrics
 
 _IDS_SHOWN = 8
 # Reference and policy are compiled apart, and log-probabilities are sums over a hundred tokens.
 _FIRST_LOSS_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 _NOTED = {
+    "loss": "loss",
     "loss_reasoning": "reasoning",
     "loss_plan": "plan",
     "rewards/margins": "gap",
@@ -47,7 +49,7 @@ class StepReporter:
     run: Run
     log: MetricsLog
     bar: ProgressBar | None
-    _held: tuple[int, Batch, Metrics] | None = field(default=None, init=False)
+    _held: tuple[int, LoadedBatch, Metrics] | None = field(default=None, init=False)
     _rates: np.ndarray = field(init=False, repr=False)
     _last_report: float = field(default_factory=time.monotonic, init=False)
 
@@ -56,10 +58,10 @@ class StepReporter:
         steps = np.arange(self.run.plan.total_steps)
         self._rates = np.asarray(jax.jit(jax.vmap(self.run.schedule))(steps))
 
-    def hold(self, taken: int, batch: Batch, metrics: Metrics) -> None:
+    def hold(self, taken: int, loaded: LoadedBatch, metrics: Metrics) -> None:
         """Reports the step held before, then holds this one; ``taken`` counts steps from 1."""
         self.flush()
-        self._held = (taken, batch, metrics)
+        self._held = (taken, loaded, metrics)
 
     def flush(self) -> None:
         """Reports the held step, if any.
@@ -69,30 +71,59 @@ class StepReporter:
         """
         if self._held is None:
             return
-        taken, batch, metrics = self._held
+        taken, loaded, metrics = self._held
         self._held = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         now = time.monotonic()
         seconds, self._last_report = now - self._last_report, now
-        record = self._record(taken, batch, values) | {
-            "tokens_per_second": round(_row_tokens(batch, self.run.plan.batch_size) / seconds, 1)
+
+        # Token counts serve the metrics only, and a section without tokens has no loss.
+        left_out = {"tokens_reasoning", "tokens_plan"}
+        if values.get("tokens_reasoning", 1) == 0:
+            left_out.add("loss_reasoning")
+        # This process counts its share of the tokens; all shares have as many rows.
+        tokens = loaded.token_count() * self.run.plan.batch_size / len(loaded.indices_B)
+        record = {
+            "kind": "step",
+            "step": taken,
+            "epoch": int(loaded.epoch),
+            **({} if loaded.stage is None else {"stage": int(loaded.stage)}),
+            **{name: value for name, value in values.items() if name not in left_out},
+            "learning_rate": float(self._rates[taken - 1]),
+            "tokens_per_second": round(tokens / seconds, 1),
         }
         self.log.write(record)
         if self.bar:
-            self.bar.advance(_note(record))
-        for name, what in (("loss", "loss"), ("grad_norm", "norm of the gradient")):
-            if not math.isfinite(record[name]):
-                self._stop(taken, values, f"The {what} of step {taken} is {record[name]}")
-        if taken == 1:
-            self._check_first_loss(record["loss"])
+            note = [f"{name} {record[name]}" for name in ("epoch", "stage") if name in record]
+            note += [
+                f"{word} {values[name]:.3f}" for name, word in _NOTED.items() if name in record
+            ]
+            note.append(f"lr {record['learning_rate']:.1e}")
+            note.append(f"{record['tokens_per_second']:,.0f} tokens/s")
+            self.bar.advance("  ".join(note))
 
-    def require_finite(self, taken: int, marks: Mapping[str, Mark]) -> None:
+        for name, what in (("loss", "loss"), ("grad_norm", "norm of the gradient")):
+            if not math.isfinite(values[name]):
+                self._stop(taken, values, f"The {what} of step {taken} is {values[name]}")
+        config = self.run.config
+        if taken == 1 and Mode(config.mode) is Mode.SCDPO:
+            # Policy and reference are the same weights there, so the loss is known.
+            expected = loss_at_reference(config.preference.loss, config.preference)
+            if abs(values["loss"] - expected) > _FIRST_LOSS_TOLERANCE[config.precision.compute]:
+                raise GplanError(
+                    f"The loss of the first step is {values['loss']:.6f}, but policy and reference "
+                    f"are the same weights there, which gives {expected:.6f}: the cached reference "
+                    f"is not theirs. Remove reference-*.npz in {reference_folder(self.run)} and "
+                    "start again."
+                )
+
+    def require_finite(self, taken: int, digests: Mapping[str, ArrayDigest]) -> None:
         """Stops the run where an array of the state after step ``taken`` is not finite.
 
         Raises:
             GplanError: as ``flush``.
         """
-        names = [name for name, mark in marks.items() if not mark.finite]
+        names = [name for name, digest in digests.items() if not digest.finite]
         if names:
             more = f" and {len(names) - 1} other arrays" if len(names) > 1 else ""
             self._stop(taken, {}, f"After step {taken}, {names[0]}{more} of the state isn't finite")
@@ -100,28 +131,6 @@ class StepReporter:
     def restart_clock(self) -> None:
         """Leaves out of the throughput what was not training: an evaluation, a checkpoint."""
         self._last_report = time.monotonic()
-
-    def _record(self, taken: int, batch: Batch, values: dict[str, float]) -> dict[str, Any]:
-        empty = () if values.get("tokens_reasoning", 1) else ("loss_reasoning",)
-        left_out = (*empty, "tokens_reasoning", "tokens_plan")
-        return {
-            "kind": "step",
-            "step": taken,
-            **{name: int(batch[name]) for name in ("epoch", "stage") if name in batch},
-            **{name: value for name, value in values.items() if name not in left_out},
-            "learning_rate": float(self._rates[taken - 1]),
-        }
-
-    def _check_first_loss(self, found: float) -> None:
-        """Raises GplanError where the first loss is not what equal policy and reference give."""
-        expected = self.run.first_loss
-        allowed = _FIRST_LOSS_TOLERANCE[self.run.config.precision.compute]
-        if expected is not None and abs(found - expected) > allowed:
-            raise GplanError(
-                f"The loss of the first step is {found:.6f}, but policy and reference are the same "
-                f"weights there, which gives {expected:.6f}: the cached reference is not theirs. "
-                f"Remove reference-*.npz in {reference_folder(self.run)} and start again."
-            )
 
     def _stop(self, taken: int, values: Mapping[str, float], problem: str) -> NoReturn:
         """Writes RUN/bad-batch-<step>.json and raises."""
@@ -148,26 +157,3 @@ class StepReporter:
             f"{path}). No checkpoint holds it. Look at these rows, or start anew with a lower "
             "optimizer.learning_rate."
         )
-
-
-def _row_tokens(batch: Batch, batch_size: int) -> float:
-    """Tokens of the sequences of all processes, what is shared counted in each of them."""
-    lengths = batch["lengths"]
-    tokens = lengths.sum() + batch.get("prefix_length", 0) * (lengths > 0).sum()
-    for level in TREE_LEVELS:
-        if (of_level := batch.get(f"{level}_lengths")) is not None:
-            tokens += of_level.sum() * (lengths.size // of_level.size)
-    return float(tokens) * batch_size / len(lengths)
-
-
-def _note(record: dict[str, Any]) -> str:
-    parts = [f"epoch {record['epoch']}"]
-    if "stage" in record:
-        parts.append(f"stage {record['stage']}")
-    parts.append(f"loss {record['loss']:.3f}")
-    for name, word in _NOTED.items():
-        if name in record:
-            parts.append(f"{word} {record[name]:.3f}")
-    parts.append(f"lr {record['learning_rate']:.1e}")
-    parts.append(f"{record['tokens_per_second']:,.0f} tokens/s")
-    return "  ".join(parts)

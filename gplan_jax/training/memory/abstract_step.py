@@ -25,15 +25,16 @@ from gplan_jax.models.qwen3.model import LayeredContext, abstract_qwen3
 from gplan_jax.reasoning import GSISR_LATENTS
 from gplan_jax.training.hosts.mesh import check_mesh
 from gplan_jax.training.memory.batch_shape import BatchShape, abstract_batch, levels_of_row
-from gplan_jax.training.steps.assembly import (
+from gplan_jax.training.steps.objectives import make_objective
+from gplan_jax.training.steps.optimizer import make_optimizer, make_schedule
+from gplan_jax.training.steps.setup import (
     add_adapters,
     curriculum_of,
     kernel_of,
-    step_of,
     trained_filters,
     weights_dtype,
 )
-from gplan_jax.training.steps.state import TrainState, make_optimizer, make_schedule
+from gplan_jax.training.steps.step import TrainState, make_train_step
 from gplan_jax.training.steps.train_config import TrainConfig
 
 
@@ -110,7 +111,7 @@ def abstract_step(
     *,
     platform: str,
 ) -> AbstractStep:
-    """The step that ``training.run`` would build on ``mesh``, and the shapes it is called with.
+    """The step that ``Run.train_step`` would build on ``mesh``, and the shapes it is called with.
 
     Args:
         platform: of the mesh's devices: "tpu", "gpu" or "cpu"; it decides the attention kernel.
@@ -137,7 +138,13 @@ def abstract_step(
     graphdef, params, *frozen = nnx.split(model, *trained_filters(config))
     shardings = TrainState.shardings(params, optimizer, mesh)
     state = jax.eval_shape(lambda weights: TrainState.create(weights, optimizer), params)
-    step = step_of(config, graphdef, optimizer, shardings)
+    step = make_train_step(
+        graphdef,
+        optimizer,
+        make_objective(config),
+        accumulation_steps=config.accumulation_steps,
+        state_shardings=shardings,
+    )
     return AbstractStep(
         model,
         step,

@@ -10,8 +10,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gplan_jax.data.batch_plan import round_up
-from gplan_jax.data.preference_loader import CONTEXTS, RESPONSES
-from gplan_jax.data.training_set import Mode
+from gplan_jax.data.batches import (
+    CONTEXTS,
+    RESPONSES,
+    Batch,
+    PairRows,
+    PairTree,
+    SampleRows,
+    SharedPrefix,
+)
+from gplan_jax.data.task_files import Mode
 from gplan_jax.foundation import GplanError
 from gplan_jax.models.layers.sharding import partition_spec
 from gplan_jax.training.steps.train_config import TrainConfig
@@ -183,36 +191,44 @@ def levels_of_row(batch: BatchShape) -> tuple[tuple[int, int], ...]:
     return (1, batch.shared), (CONTEXTS, batch.context), leaves
 
 
-def abstract_batch(shape: BatchShape, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """The arrays of a batch as shapes, laid out over ``mesh`` as ``mesh.put_batch`` does."""
-    # Of a pair, what ``preference_objective`` reads: two contexts with two responses each.
-    pairs, contexts = (shape.rows,), (shape.rows, CONTEXTS)
-    of_pair = shape.sequences > 1
-    sequences = (*contexts, RESPONSES) if of_pair else pairs
-    responses = (*sequences, shape.responses)
-    fields: dict[str, tuple[tuple[int, ...], Any]] = {
-        "tokens": ((*sequences, shape.tokens), jnp.int32),
-        "lengths": (sequences, jnp.int32),
-        "targets": (responses, jnp.int32),
-        "target_positions": (responses, jnp.int32),
-        "supervised" if of_pair else "sections": (responses, jnp.int8),
-    }
-    if of_pair:
-        fields["reference"] = (sequences, jnp.float32)
-    if shape.shared:
-        fields |= {
-            "shared_tokens": ((*pairs, shape.shared), jnp.int32),
-            "shared_lengths": (pairs, jnp.int32),
-            "context_tokens": ((*contexts, shape.context), jnp.int32),
-            "context_lengths": (contexts, jnp.int32),
-        }
-    rows = NamedSharding(mesh, partition_spec("batch"))
-    batch = {
-        name: jax.ShapeDtypeStruct(size, dtype, sharding=rows)
-        for name, (size, dtype) in fields.items()
-    }
+def abstract_batch(shape: BatchShape, mesh: Mesh) -> Batch:
+    """A batch of shapes, laid out over ``mesh`` as ``mesh.put_batch`` does."""
+    by_rows = NamedSharding(mesh, partition_spec("batch"))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def array(*size: int, dtype: Any = jnp.int32, sharding: NamedSharding = by_rows) -> Any:
+        return jax.ShapeDtypeStruct(size, dtype, sharding=sharding)
+
+    prefix = None
     if shape.prefix:
-        everywhere = NamedSharding(mesh, PartitionSpec())
-        batch["prefix"] = jax.ShapeDtypeStruct((shape.prefix,), jnp.int32, sharding=everywhere)
-        batch["prefix_length"] = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
-    return batch
+        prefix = SharedPrefix(
+            tokens_P=array(shape.prefix, sharding=everywhere), length=array(sharding=everywhere)
+        )
+    if shape.sequences == 1:
+        responses = (shape.rows, shape.responses)
+        samples = SampleRows(
+            tokens_BxS=array(shape.rows, shape.tokens),
+            lengths_B=array(shape.rows),
+            targets_BxR=array(*responses),
+            target_positions_BxR=array(*responses),
+            sections_BxR=array(*responses, dtype=jnp.int8),
+        )
+        return Batch(samples, prefix)
+    contexts = (shape.rows, CONTEXTS)
+    sequences = (*contexts, RESPONSES)
+    tree = PairTree(
+        shared_tokens_NxH=array(shape.rows, shape.shared),
+        shared_lengths_N=array(shape.rows),
+        context_tokens_Nx2xC=array(*contexts, shape.context),
+        context_lengths_Nx2=array(*contexts),
+    )
+    pairs = PairRows(
+        tokens_Nx2x2xS=array(*sequences, shape.tokens),
+        lengths_Nx2x2=array(*sequences),
+        targets_Nx2x2xR=array(*sequences, shape.responses),
+        target_positions_Nx2x2xR=array(*sequences, shape.responses),
+        supervised_Nx2x2xR=array(*sequences, shape.responses, dtype=jnp.int8),
+        reference_Nx2x2=array(*sequences, dtype=jnp.float32),
+        tree=tree if shape.shared else None,
+    )
+    return Batch(pairs, prefix)

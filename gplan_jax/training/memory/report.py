@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax
 
-from gplan_jax.data.preference_loader import CONTEXTS
+from gplan_jax.data.batches import CONTEXTS
 from gplan_jax.training.memory.plan import MemoryPlan
 from gplan_jax.training.memory.topologies import GIB
 

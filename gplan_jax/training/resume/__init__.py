@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""What a run keeps so that it can go on: its directory, checkpoints and their records, signals."""

@@ -29,14 +29,14 @@ from orbax.checkpoint import v1 as ocp
 from gplan_jax.foundation import GplanError
 from gplan_jax.models.checkpoints.model_directory import storage_reason
 from gplan_jax.training.hosts.processes import any_fault, barrier, is_primary, log_once
-from gplan_jax.training.resume.array_marks import mark_arrays
+from gplan_jax.training.resume.array_digests import digest_arrays
 from gplan_jax.training.resume.run_record import (
     Record,
     check_belongs,
     read_record,
     wrong_arrays,
 )
-from gplan_jax.training.steps.state import Params, TrainState
+from gplan_jax.training.steps.step import Params, TrainState
 
 Tree = TypeVar("Tree")
 _REASON_LENGTH = 300
@@ -185,7 +185,7 @@ class RunCheckpoints:
             loaded = self._load(step, {"params": jax.tree.leaves(like)}, partial=True)["params"]
         except Exception as error:
             raise GplanError(f"{self._directory / str(step)}: {_torn_reason(error)}") from None
-        if wrong_arrays(record, mark_arrays(dict(zip(names, loaded, strict=True)))):
+        if wrong_arrays(record, digest_arrays(dict(zip(names, loaded, strict=True)))):
             raise GplanError(f"{self._directory / str(step)}: its weights are damaged.")
         return jax.tree.unflatten(jax.tree.structure(like), loaded)
 
@@ -209,7 +209,7 @@ class RunCheckpoints:
         if fault := any_fault(fault):
             return fault
         state = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(_in_order(loaded)))
-        if wrong := wrong_arrays(record, mark_arrays(named_arrays(state))):
+        if wrong := wrong_arrays(record, digest_arrays(named_arrays(state))):
             return f"{len(wrong)} of its {len(wanted)} arrays are damaged, {wrong[0]} first"
         return state, record
 

@@ -1,8 +1,8 @@
 """SIGTERM and Ctrl-C: the run finishes its step, writes a checkpoint and stops in order.
 
-One process listens itself. Several must stop at the same step: JAX's preemption service spreads the
-notice through the coordinator and names the step (``reached_preemption_sync_point``), and it wants
-SIGTERM for itself, so nothing is installed there.
+One process handles them itself. Several must stop at the same step: JAX's preemption service
+spreads the notice through the coordinator and names the step (``reached_preemption_sync_point``),
+and it wants SIGTERM for itself, so nothing is installed there.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RunStopped(SystemExit):
 
 
 class StopSignals:
-    """Listens for SIGTERM and SIGINT inside a ``with`` block; a second SIGINT aborts."""
+    """Handles SIGTERM and SIGINT inside a ``with`` block; a second SIGINT aborts."""
 
     def __init__(self) -> None:
         self._number: signal.Signals | None = None
@@ -48,10 +48,10 @@ class StopSignals:
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        # Python lets only the main thread listen; elsewhere signals keep their usual effect.
+        # Python lets only the main thread set handlers; elsewhere signals keep their usual effect.
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._earlier[number] = signal.signal(number, self._notice)
+                self._earlier[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(
@@ -64,15 +64,15 @@ class StopSignals:
             signal.signal(number, handler)
 
     @property
-    def noted(self) -> bool:
-        """True once this process itself has heard a signal."""
+    def received(self) -> bool:
+        """True once this process itself has got a signal."""
         return self._number is not None
 
     def reached(self, step: int) -> bool:
         """True at the step after which all processes stop; every process asks at every step."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
-        return self.noted
+        return self.received
 
     @contextmanager
     def interruptible(self, step: int, total: int) -> Iterator[None]:
@@ -95,7 +95,7 @@ class StopSignals:
         name = "Ctrl-C" if number == signal.SIGINT else number.name
         return RunStopped(name, 128 + number, step, total)
 
-    def _notice(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._number == signal.SIGINT:
             raise KeyboardInterrupt
         self._number = signal.Signals(number)

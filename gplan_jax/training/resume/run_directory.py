@@ -14,21 +14,87 @@ RUN/model/          the finished model directory: what evaluate, plan and export
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import parse_config, parse_yaml
 from gplan_jax.foundation.files import atomic_write, read_json, refuse_existing, write_json
-from gplan_jax.training.resume.config_changes import ConfigChanges, compare
 from gplan_jax.training.steps.setup import CACHE_NAME
 from gplan_jax.training.steps.train_config import TrainConfig
 
 CONFIG_NAME, INPUTS_NAME = "config.yaml", "inputs.json"
 CHECKPOINTS_NAME = "checkpoints"
 MODEL_NAME, BEST_NAME = "model", "best"
+
+# Which keys of the config may change when a run is resumed, and what that does to the result.
+# Free ones cannot touch the weights: where things lie, what is logged, kept and evaluated.
+FREE = (
+    *("output", "checkpoint", "logging", "evaluation", "preference.reference_cache"),
+    *("data.test", "data.threads", "data.workers"),
+)
+# The same sums in another order: equal to the tolerance of floating point, not in bits.
+ROUNDING = (
+    *("mesh", "accumulation_steps", "precision.remat", "precision.attention", "loss.vocab_chunk"),
+    *("data.layout", "data.length_multiple", "data.response_multiple"),
+)
+# Names of files: their content is compared instead, see ``run_record``.
+CONTENT = ("model", "data.train", "data.library", "data.template", "data.on_error")
+# Everything else is exact: the weights would be those of neither config.
+
+
+@dataclass(frozen=True)
+class ConfigChanges:
+    """Lines ``key: was a, now b`` by what they mean for the result."""
+
+    free: tuple[str, ...] = ()
+    rounding: tuple[str, ...] = ()
+    exact: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every change, the grave ones first."""
+        return self.exact + self.rounding + self.free
+
+    def describe(self) -> str:
+        """What is logged before a run goes on with a changed config; "" where nothing changed."""
+        texts = {
+            "The result is that of neither config (--allow-changes)": self.exact,
+            "The sums are the same in another order: equal to rounding, not bit for bit": (
+                self.rounding
+            ),
+            "Without effect on the weights": self.free,
+        }
+        parts = ["\n    ".join([f"  {text}:", *lines]) for text, lines in texts.items() if lines]
+        first = "The config has changed since the run was last started."
+        return "\n".join([first, *parts]) if parts else ""
+
+
+def compare_configs(before: TrainConfig, now: TrainConfig) -> ConfigChanges:
+    """The differences of two configs. A new file name is free; its content is judged elsewhere."""
+    found: dict[str, list[str]] = {"free": [], "rounding": [], "exact": []}
+    for key, old, new in _differences(before.model_dump(), now.model_dump()):
+        kind = "exact"
+        for names, effect in ((ROUNDING, "rounding"), (FREE + CONTENT, "free")):
+            if any(f"{key}.".startswith(f"{name}.") for name in names):
+                kind = effect
+        found[kind].append(f"{key}: was {old!r}, now {new!r}")
+    return ConfigChanges(**{kind: tuple(lines) for kind, lines in found.items()})
+
+
+def _differences(
+    before: dict[str, Any], now: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    for key, new in now.items():
+        old = before.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key}", old, new
 
 
 def open_run(
@@ -59,7 +125,7 @@ def open_run(
     values = parse_yaml(stored.read_text("utf-8"))
     if not isinstance(values, dict):
         raise GplanError(f"{stored} is not the config of a run; bring it back from a copy.")
-    changes = compare(parse_config(TrainConfig, values, source=str(stored)), config)
+    changes = compare_configs(parse_config(TrainConfig, values, source=str(stored)), config)
     if changes.exact and (directory / MODEL_NAME).is_dir():
         raise GplanError(
             f"{directory} is finished and its config has changed:\n  "
@@ -77,21 +143,6 @@ def open_run(
     return directory, changes
 
 
-def describe(changes: ConfigChanges) -> str:
-    """What is told before a run goes on with a changed config; "" where nothing has changed."""
-    texts = {
-        "The result is that of neither config (--allow-changes)": changes.exact,
-        "The sums are the same in another order: equal to rounding, not bit for bit": (
-            changes.rounding
-        ),
-        "Without effect on the weights": changes.free,
-    }
-    parts = ["\n    ".join([f"  {text}:", *lines]) for text, lines in texts.items() if lines]
-    return "\n".join(["The config has changed since the run was last started.", *parts]) * bool(
-        parts
-    )
-
-
 def stored_inputs(directory: Path) -> dict[str, str]:
     """The fingerprints that a run was started with; empty where it died before it wrote them."""
     path = directory / INPUTS_NAME
@@ -103,20 +154,15 @@ def record_run(config: TrainConfig, inputs: Mapping[str, str], directory: Path) 
 
     A resumed run writes them anew, so that they are what it goes on with.
     """
-    clear_leftovers(directory)
-    write_json(directory / INPUTS_NAME, dict(inputs))
-    with atomic_write(directory / CONFIG_NAME) as temporary:
-        text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
-        temporary.write_text(text, encoding="utf-8")
-
-
-def clear_leftovers(directory: Path) -> None:
-    """Removes the temporary files and directories of a killed process."""
     for path in _leftovers(directory):
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
+    write_json(directory / INPUTS_NAME, dict(inputs))
+    with atomic_write(directory / CONFIG_NAME) as temporary:
+        text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _holds_only_counts(directory: Path) -> bool:
@@ -128,6 +174,7 @@ def _holds_only_counts(directory: Path) -> bool:
 
 
 def _leftovers(directory: Path) -> set[Path]:
+    """Temporary files and directories of a killed process."""
     patterns = [f".{name}.*" for name in (CONFIG_NAME, INPUTS_NAME, MODEL_NAME, BEST_NAME)]
     patterns += [".log.jsonl.*", ".bad-batch-*", "evaluation/.epoch-*"]
     return {path for pattern in patterns for path in directory.glob(pattern)}

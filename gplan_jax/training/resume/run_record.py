@@ -16,9 +16,9 @@ from typing import Any
 
 import jax
 
-from gplan_jax.data.training_set import Mode
+from gplan_jax.data.task_files import Mode
 from gplan_jax.foundation import GplanError
-from gplan_jax.training.resume.array_marks import Mark, weight_checksums
+from gplan_jax.training.resume.array_digests import ArrayDigest, weight_checksums
 from gplan_jax.training.steps.setup import Run
 from gplan_jax.training.steps.train_config import TrainConfig
 
@@ -39,16 +39,18 @@ def fingerprint_inputs(run: Run) -> dict[str, str]:
     are trained on top of them or where they are the reference of preferences; otherwise a resumed
     run takes all weights from the checkpoint.
     """
-    rows = run.training_set
+    rows, task = run.training_set, run.training_set.task
     data = hashlib.sha256()
     for cells in rows.contents():
         data.update(json.dumps(cells, ensure_ascii=False).encode())
-    prompt = [rows.template.system, rows.template.user, rows.library.model_dump(mode="json")]
+    prompt = [task.template.system, task.template.user, task.library.model_dump(mode="json")]
+    weights_stay = run.config.lora.rank or Mode(run.config.mode) is Mode.SCDPO
+    weights = weight_checksums(run.model) if weights_stay else []
     return {
         "rows": data.hexdigest(),
         "prompt": _digest(prompt),
         "tokenizer": rows.encoder.fingerprint,
-        "model": _digest([dataclasses.asdict(run.model.config), _weights_that_stay(run)]),
+        "model": _digest([dataclasses.asdict(run.model.config), weights]),
     }
 
 
@@ -58,7 +60,7 @@ def make_record(
     *,
     step: int,
     steps_per_epoch: int,
-    marks: Mapping[str, Mark],
+    digests: Mapping[str, ArrayDigest],
 ) -> Record:
     """The record of the checkpoint of ``step``, with a digest of itself."""
     record: Record = {
@@ -68,7 +70,7 @@ def make_record(
         "random": {"seed": config.seed},
         "config": config.model_dump(),
         "inputs": dict(inputs),
-        "arrays": {name: [m.dtype, list(m.shape), m.checksum] for name, m in marks.items()},
+        "arrays": {name: [d.dtype, list(d.shape), d.checksum] for name, d in digests.items()},
     }
     return record | {"digest": _digest(record)}
 
@@ -128,17 +130,10 @@ def changed_content(before: Mapping[str, str], now: Mapping[str, str]) -> list[s
     return [words for key, words in CONTENT.items() if before.get(key, now[key]) != now[key]]
 
 
-def wrong_arrays(record: Record, marks: Mapping[str, Mark]) -> Sequence[str]:
+def wrong_arrays(record: Record, digests: Mapping[str, ArrayDigest]) -> Sequence[str]:
     """Names of the arrays that are not what was saved."""
     saved = record["arrays"]
-    return [name for name, mark in marks.items() if saved[name][-1] != mark.checksum]
-
-
-def _weights_that_stay(run: Run) -> list[int]:
-    """Checksums of the weights that a run goes on needing as they were before it."""
-    if not run.config.lora.rank and Mode(run.config.mode) is not Mode.SCDPO:
-        return []
-    return weight_checksums(run.model)
+    return [name for name, digest in digests.items() if saved[name][-1] != digest.checksum]
 
 
 def _digest(value: Any) -> str:

@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""The pure step and what it is built from: config, model, rows, objective, optimizer."""

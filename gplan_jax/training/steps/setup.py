@@ -1,10 +1,16 @@
-"""What is fixed for the length of a run: devices, model, rows, batches, schedule and step."""
+"""What is fixed for the length of a run: devices, model, rows, batches, schedule and step.
+
+The functions at the end put a model and its batches together as a config says; the memory plan
+calls them too, with shapes in place of weights and rows.
+"""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grain
 import jax
@@ -16,31 +22,24 @@ from jax.sharding import Mesh
 
 from gplan_jax.data.batch_plan import BatchPlan
 from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.data.pipeline import Batch, BatchLoader, batch_iterator
-from gplan_jax.data.preference_loader import PreferenceLoader
+from gplan_jax.data.loaders import PreferenceLoader, SampleLoader
+from gplan_jax.data.pipeline import batch_iterator
 from gplan_jax.data.preference_set import PreferenceSet
-from gplan_jax.data.task_files import PROMPT_FOLDER, load_task
-from gplan_jax.data.training_set import Mode, TrainingSet
+from gplan_jax.data.task_files import PROMPT_FOLDER, Mode, Task, load_task
+from gplan_jax.data.training_set import TrainingSet
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.models import Qwen3, load_qwen3
+from gplan_jax.models.attention.causal import Kernel, resolve_kernel
 from gplan_jax.models.checkpoints.model_directory import read_config
-from gplan_jax.models.qwen3.lora import merged
-from gplan_jax.objectives.preference import loss_at_reference
-from gplan_jax.training.hosts.mesh import batch_share, check_mesh, make_mesh, put_batch
+from gplan_jax.models.layers.projection import LoraParam
+from gplan_jax.models.qwen3.lora import add_lora
+from gplan_jax.objectives.curriculum import CompressionCurriculum
+from gplan_jax.training.hosts.mesh import batch_share, check_mesh, make_mesh
 from gplan_jax.training.hosts.processes import log_once
-from gplan_jax.training.steps.assembly import (
-    add_adapters,
-    batch_plan_of,
-    curriculum_of,
-    kernel_of,
-    objective_of,
-    step_of,
-    trained_filters,
-    weights_dtype,
-)
-from gplan_jax.training.steps.state import Params, TrainState, make_optimizer, make_schedule
-from gplan_jax.training.steps.step import SHARED_FIELDS, DeviceBatch, TrainStep
+from gplan_jax.training.steps.objectives import make_objective
+from gplan_jax.training.steps.optimizer import make_optimizer, make_schedule
+from gplan_jax.training.steps.step import Params, TrainState, TrainStep, make_train_step
 from gplan_jax.training.steps.train_config import TrainConfig
 
 CACHE_NAME = "cache"  # counted tokens and reference values, below the run directory
@@ -54,7 +53,7 @@ class Run:
     directory: Path
     mesh: Mesh
     model: Qwen3
-    loader: BatchLoader | PreferenceLoader
+    loader: SampleLoader | PreferenceLoader
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
 
@@ -68,13 +67,6 @@ class Run:
         """Which of them make up which batch."""
         return self.loader.plan
 
-    @property
-    def first_loss(self) -> float | None:
-        """The loss of the first step where it is known: policy and reference are still the same."""
-        if not isinstance(self.loader, PreferenceLoader):
-            return None
-        return loss_at_reference(self.config.preference.loss, self.config.preference)
-
     def initial_state(self) -> TrainState:
         """The state before the first step, on the devices of the mesh."""
         create = jax.jit(
@@ -86,29 +78,21 @@ class Run:
     def train_step(self) -> TrainStep:
         """The compiled step: (state, batch on devices) -> (state, metrics)."""
         graphdef, _, *frozen = nnx.split(self.model, *trained_filters(self.config))
-        step = step_of(self.config, graphdef, self.optimizer, self._state_shardings)
+        step = make_train_step(
+            graphdef,
+            self.optimizer,
+            make_objective(self.config),
+            accumulation_steps=self.config.accumulation_steps,
+            state_shardings=self._state_shardings,
+        )
         return functools.partial(step, frozen=frozen[0]) if frozen else step
 
-    def batches(self) -> grain.DatasetIterator:
-        """This process's share of every batch, from the first step; its state is the next step."""
+    def batches(self, start: int) -> grain.DatasetIterator:
+        """This process's share of every batch from step ``start`` on; its state is one number."""
         data = self.config.data
-        return batch_iterator(self.loader, self.plan, threads=data.threads, workers=data.workers)
-
-    def to_devices(self, batch: Batch) -> DeviceBatch:
-        """The fields of a batch that the step reads, laid out over the mesh."""
-        wanted = (*objective_of(self.config).row_fields, *SHARED_FIELDS)
-        fields = [name for name in wanted if name in batch]
-        return put_batch({name: batch[name] for name in fields}, self.mesh, shared=SHARED_FIELDS)
-
-    def update_model(self, state: TrainState) -> Qwen3:
-        """The run's model with the weights of ``state``."""
-        nnx.update(self.model, state.params)
-        return self.model
-
-    def finished_model(self, params: Params) -> Qwen3:
-        """The model with trained parameters as it is saved: adapters merged into the weights."""
-        nnx.update(self.model, params)
-        return merged(self.model) if self.config.lora.rank else self.model
+        return batch_iterator(
+            self.loader, self.plan, start=start, threads=data.threads, workers=data.workers
+        )
 
     @property
     def _trained(self) -> Params:
@@ -125,6 +109,7 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
     Raises:
         GplanError: bad input; nothing but counted tokens has been written then.
     """
+    # Devices and rows come first: what is wrong with them costs no minutes of reading weights.
     mesh = make_mesh(config.mesh)
     check_mesh(
         mesh,
@@ -132,9 +117,32 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
         batch_size=config.batch_size,
         accumulation_steps=config.accumulation_steps,
     )
-    encoder = ChatEncoder.load(config.model)
-    read = _preference_loader if Mode(config.mode) is Mode.SCDPO else _sample_loader
-    loader = read(config, encoder, mesh, directory / CACHE_NAME)
+    mode, cache = Mode(config.mode), directory / CACHE_NAME
+    encoder, faulty = ChatEncoder.load(config.model), FaultyRows(config.data.on_error)
+    task = Task(
+        PromptTemplate.load(config.data.template),
+        IntentLibrary.load(config.data.library),
+        config.data.max_length,
+        mode.response,
+    )
+    loader: SampleLoader | PreferenceLoader
+    if mode is Mode.SCDPO:
+        _warn_of_another_prompt(config, task.template)
+        pairs = PreferenceSet.read(config.data.train, encoder=encoder, task=task, faulty=faulty)
+        pairs, levels_Nx3 = pairs.fitting(cache_dir=cache, faulty=faulty)
+        unknown_Nx2x2 = np.full((len(pairs), 2, 2), np.nan, np.float32)  # ``reference`` fills it in
+        plan = batch_plan_of(config, pairs, pairs.whole_lengths(levels_Nx3))
+        loader = PreferenceLoader(pairs, plan, levels_Nx3, unknown_Nx2x2, batch_share(mesh))
+    else:
+        rows = TrainingSet.read(
+            config.data.train, encoder=encoder, task=task, mode=mode, faulty=faulty
+        )
+        blocks = max(rows.blocks(row) for row in range(len(rows)))
+        last_stage = curriculum_of(config, len(rows)).stage_of_epoch(config.epochs - 1)
+        lengths_NxGx2 = rows.lengths(min(last_stage, blocks) + 1, cache_dir=cache)
+        loader = SampleLoader(rows, batch_plan_of(config, rows, lengths_NxGx2), batch_share(mesh))
+    faulty.report()
+
     model = load_qwen3(
         config.model,
         param_dtype=weights_dtype(config),
@@ -154,48 +162,6 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
     return Run(config, directory, mesh, model, loader, schedule, optimizer)
 
 
-def _sample_loader(
-    config: TrainConfig, encoder: ChatEncoder, mesh: Mesh, cache: Path
-) -> BatchLoader:
-    faulty = FaultyRows(config.data.on_error)
-    rows = TrainingSet.read(
-        config.data.train,
-        encoder=encoder,
-        template=PromptTemplate.load(config.data.template),
-        library=IntentLibrary.load(config.data.library),
-        mode=Mode(config.mode),
-        max_length=config.data.max_length,
-        faulty=faulty,
-    )
-    faulty.report()
-    curriculum = curriculum_of(config, len(rows))
-    blocks = max(rows.blocks(row) for row in range(len(rows)))
-    stages = min(curriculum.stage_of_epoch(config.epochs - 1), blocks) + 1
-    plan = batch_plan_of(config, rows, rows.lengths(stages, cache_dir=cache))
-    return BatchLoader(rows, plan, batch_share(mesh))
-
-
-def _preference_loader(
-    config: TrainConfig, encoder: ChatEncoder, mesh: Mesh, cache: Path
-) -> PreferenceLoader:
-    faulty = FaultyRows(config.data.on_error)
-    template = PromptTemplate.load(config.data.template)
-    _warn_of_another_prompt(config, template)
-    pairs = PreferenceSet.read(
-        config.data.train,
-        encoder=encoder,
-        template=template,
-        library=IntentLibrary.load(config.data.library),
-        max_length=config.data.max_length,
-        faulty=faulty,
-    )
-    pairs, levels_Nx3 = pairs.fitting(cache_dir=cache, faulty=faulty)
-    faulty.report()
-    unknown = np.full((len(pairs), 2, 2), np.nan, np.float32)  # until ``reference`` fills it in
-    plan = batch_plan_of(config, pairs, pairs.whole_lengths(levels_Nx3))
-    return PreferenceLoader(pairs, plan, levels_Nx3, unknown, batch_share(mesh))
-
-
 def _warn_of_another_prompt(config: TrainConfig, template: PromptTemplate) -> None:
     """A policy is only worth refining on prompts that it knows."""
     if not (Path(config.model) / PROMPT_FOLDER).is_dir():
@@ -206,3 +172,69 @@ def _warn_of_another_prompt(config: TrainConfig, template: PromptTemplate) -> No
             f"warning: {config.model} was trained with another prompt than data.template="
             f"{config.data.template}; its own is data.template={config.model}/{PROMPT_FOLDER}"
         )
+
+
+def weights_dtype(config: TrainConfig) -> jnp.dtype:
+    """Dtype that the model's weights are held in.
+
+    Frozen ones are never updated: they need no master copy beyond what is multiplied.
+    """
+    precision = config.precision
+    return jnp.dtype(precision.compute if config.lora.rank else precision.params)
+
+
+def kernel_of(config: TrainConfig, model: Qwen3, *, platform: str) -> Kernel:
+    """The attention kernel of a config on a platform ("cpu", "gpu" or "tpu")."""
+    return resolve_kernel(
+        config.precision.attention,
+        platform=platform,
+        dtype=model.compute_dtype,
+        head_dim=model.config.head_dim,
+    )
+
+
+def add_adapters(
+    model: Qwen3, config: TrainConfig, *, latent_ids: Sequence[int], mesh: Mesh | None = None
+) -> None:
+    """Puts the config's adapters into the model, if it has any; latent rows train beside them."""
+    lora = config.lora
+    if lora.rank:
+        add_lora(
+            model,
+            rank=lora.rank,
+            alpha=lora.alpha,
+            targets=lora.targets,
+            trained_rows=latent_ids,
+            seed=config.seed,
+            mesh=mesh,
+        )
+
+
+def trained_filters(config: TrainConfig) -> tuple[Any, ...]:
+    """What ``nnx.split`` parts the model by: what trains, then what is frozen if anything is."""
+    return (LoraParam, ...) if config.lora.rank else (nnx.Param,)
+
+
+def curriculum_of(config: TrainConfig, samples: int) -> CompressionCurriculum:
+    """The curriculum over so many samples; it stands still where the mode has none."""
+    moves = Mode(config.mode).has_curriculum
+    return CompressionCurriculum(
+        samples, epochs_per_stage=config.epochs_per_stage if moves else None
+    )
+
+
+def batch_plan_of(
+    config: TrainConfig, rows: TrainingSet | PreferenceSet, lengths_NxGx2: np.ndarray
+) -> BatchPlan:
+    """The batches of a config over rows or pairs, given their tokens by stage."""
+    return BatchPlan(
+        lengths_NxGx2,
+        curriculum_of(config, len(rows)),
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+        window_batches=config.data.window_batches,
+        length_multiple=config.data.length_multiple,
+        response_multiple=config.data.response_multiple,
+        prefix_length=len(rows.prefix_ids) if config.data.layout == "prefix_tree" else 0,
+    )

@@ -4,7 +4,7 @@ import jax
 import pytest
 from jax.sharding import AxisType
 
-from gplan_jax.data.pipeline import Share
+from gplan_jax.data.batch_plan import Share
 from gplan_jax.foundation import GplanError
 from gplan_jax.models import Qwen3Config
 from gplan_jax.training.hosts.mesh import (

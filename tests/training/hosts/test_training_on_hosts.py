@@ -31,7 +31,7 @@ from gplan_jax.training.loop.reference import read_table
 from gplan_jax.training.resume.checkpoints import RunCheckpoints, abstract
 from gplan_jax.training.resume.run_record import fingerprint_inputs
 from gplan_jax.training.steps.setup import prepare
-from gplan_jax.training.steps.state import TrainState
+from gplan_jax.training.steps.step import TrainState
 from gplan_jax.training.steps.train_config import TrainConfig
 
 DEVICES, STEPS, SIGTERM_EXIT = 4, 10, 143  # 40 rows in batches of 8, 2 epochs

@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.data.preference_loader import PreferenceLoader
+from gplan_jax.data.loaders import PreferenceLoader
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import parse_config
 from gplan_jax.models.qwen3.config import Qwen3Config
 from gplan_jax.models.qwen3.model import abstract_qwen3
+from gplan_jax.training.hosts.mesh import put_batch
 from gplan_jax.training.memory.abstract_step import QWEN3_SHAPES, kept_activation_bytes, model_shape
 from gplan_jax.training.memory.batch_shape import (
     BatchShape,
@@ -70,8 +72,8 @@ def test_the_abstract_batch_is_what_a_run_puts_on_its_devices(
     levels = run.loader.levels_Nx3
     # A batch with the longest response, for which all are padded: its lengths fit together.
     batches = (run.loader(number) for number in range(len(levels)))
-    batch = next(found for found in batches if levels[:, 2].argmax() in found["rows"])
-    there = batch["rows"][batch["rows"] >= 0]
+    loaded = next(found for found in batches if levels[:, 2].argmax() in found.indices_B)
+    there = loaded.indices_B[loaded.indices_B >= 0]
     of_batch, of_all = levels[there].max(axis=0), levels.max(axis=0)
     shared, rest, response = (
         (of_batch[0], *of_all[1:]) if layout == "prefix_tree" else (*of_batch[:2], of_all[2])
@@ -85,11 +87,11 @@ def test_the_abstract_batch_is_what_a_run_puts_on_its_devices(
         response=int(response),
     )
     expected = abstract_batch(batch_shape(settings, lengths), run.mesh)
-    found = run.to_devices(batch)
-    assert found.keys() == expected.keys()
-    for name, array in found.items():
-        assert (array.shape, array.dtype) == (expected[name].shape, expected[name].dtype), name
-        assert array.sharding.is_equivalent_to(expected[name].sharding, array.ndim), name
+    found = put_batch(loaded.batch, run.mesh)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for array, shape in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert (array.shape, array.dtype) == (shape.shape, shape.dtype)
+        assert array.sharding.is_equivalent_to(shape.sharding, array.ndim)
 
 
 @pytest.fixture(scope="module")

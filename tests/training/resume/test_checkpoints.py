@@ -16,7 +16,7 @@ import pytest
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json
 from gplan_jax.training.resume import checkpoints as checkpoints_module
-from gplan_jax.training.resume.array_marks import mark_arrays
+from gplan_jax.training.resume.array_digests import digest_arrays
 from gplan_jax.training.resume.checkpoints import (
     RunCheckpoints,
     abstract,
@@ -25,7 +25,7 @@ from gplan_jax.training.resume.checkpoints import (
     named_arrays,
 )
 from gplan_jax.training.resume.run_record import make_record
-from gplan_jax.training.steps.state import TrainState
+from gplan_jax.training.steps.step import TrainState
 from gplan_jax.training.steps.train_config import TrainConfig
 
 INPUTS = {"rows": "r", "prompt": "p", "tokenizer": "t", "model": "m"}
@@ -51,9 +51,10 @@ def open_checkpoints(folder: Path, **options: Any) -> RunCheckpoints:
 
 
 def save(checkpoints: RunCheckpoints, state: TrainState) -> None:
-    marks = mark_arrays(named_arrays(state))
+    digests = digest_arrays(named_arrays(state))
     step = int(state.step)
-    checkpoints.save(state, make_record(CONFIG, INPUTS, step=step, steps_per_epoch=5, marks=marks))
+    record = make_record(CONFIG, INPUTS, step=step, steps_per_epoch=5, digests=digests)
+    checkpoints.save(state, record)
 
 
 def restore(

@@ -20,10 +20,10 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, write_json
 from gplan_jax.gsisr import read_samples, write_samples
 from gplan_jax.models import Qwen3, load_qwen3
-from gplan_jax.training.loop import loop as loop_module
 from gplan_jax.training.loop.loop import train
 from gplan_jax.training.loop.metrics_log import best_evaluation, read_log
 from gplan_jax.training.resume.preemption import RunStopped, StopSignals
+from gplan_jax.training.steps.setup import Run
 from gplan_jax.training.steps.train_config import TrainConfig
 
 MakeConfig = Callable[..., TrainConfig]
@@ -275,8 +275,8 @@ class ReadersGone:
 def test_readers_that_a_signal_ended_first_do_not_hide_it(
     told: bool, run: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seek = loop_module.seek
-    monkeypatch.setattr(loop_module, "seek", lambda *a: ReadersGone(seek(*a), told))
+    batches = Run.batches
+    monkeypatch.setattr(Run, "batches", lambda *a: ReadersGone(batches(*a), told))
     expected = (RunStopped, "after step 9 of 15") if told else (OSError, "handle is closed")
     with pytest.raises(expected[0], match=expected[1]):
         train(make_config(run), resume=True)

@@ -20,12 +20,11 @@ import optax
 import pytest
 from flax import nnx
 
+from gplan_jax.data.batches import Batch, PairRows, PairTree, SampleRows, SharedPrefix
 from gplan_jax.models import Qwen3, Qwen3Config, load_qwen3
 from gplan_jax.training.hosts.mesh import MeshConfig, make_mesh, put_batch
-from gplan_jax.training.steps.preference_objective import PreferenceObjective
-from gplan_jax.training.steps.section_objective import SectionObjective
-from gplan_jax.training.steps.state import TrainState
-from gplan_jax.training.steps.step import SHARED_FIELDS, Objective, make_train_step
+from gplan_jax.training.steps.objectives import PreferenceObjective, SectionObjective
+from gplan_jax.training.steps.step import TrainState, make_train_step
 from gplan_jax.training.steps.train_config import LossConfig, PreferenceConfig
 
 CONFIG = Qwen3Config(
@@ -48,92 +47,102 @@ PAIR_MESHES = ("data=2 x fsdp=2 x tensor=2",)
 TOLERANCE = 1e-5
 
 
-def make_batches(seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def random_tokens(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.integers(0, CONFIG.vocab_size, shape).astype(np.int32)
+
+
+def make_batches(seed: int) -> tuple[Batch, Batch]:
     """The same rows in the prefix-tree layout and in the plain one; the last row is empty."""
     rng = np.random.default_rng(seed)
-    tree = {
-        "tokens": rng.integers(0, CONFIG.vocab_size, (ROWS, LENGTH)).astype(np.int32),
-        "lengths": rng.integers(RESPONSE + 1, LENGTH + 1, ROWS).astype(np.int32),
-        "targets": np.zeros((ROWS, RESPONSE), np.int32),
-        "target_positions": np.zeros((ROWS, RESPONSE), np.int32),
-        "sections": np.zeros((ROWS, RESPONSE), np.int8),
-        "prefix": np.zeros(16, np.int32),
-        "prefix_length": np.asarray(PREFIX, np.int32),
-    }
-    tree["lengths"][-1] = 0
-    tree["prefix"][:PREFIX] = rng.integers(0, CONFIG.vocab_size, PREFIX)
+    tree = SampleRows(
+        tokens_BxS=random_tokens(rng, ROWS, LENGTH),
+        lengths_B=rng.integers(RESPONSE + 1, LENGTH + 1, ROWS).astype(np.int32),
+        targets_BxR=np.zeros((ROWS, RESPONSE), np.int32),
+        target_positions_BxR=np.zeros((ROWS, RESPONSE), np.int32),
+        sections_BxR=np.zeros((ROWS, RESPONSE), np.int8),
+    )
+    prefix = SharedPrefix(np.zeros(16, np.int32), np.asarray(PREFIX, np.int32))
+    tree.lengths_B[-1] = 0
+    prefix.tokens_P[:PREFIX] = random_tokens(rng, PREFIX)
     for row in range(ROWS - 1):
         count = int(rng.integers(2, RESPONSE + 1))
-        start = tree["lengths"][row] - count
-        tree["targets"][row, :count] = tree["tokens"][row, start : start + count]
-        tree["target_positions"][row, :count] = start - 1 + np.arange(count)
-        tree["sections"][row, :count] = [1] * (count // 2) + [2] * (count - count // 2)
-    prefixes = np.broadcast_to(tree["prefix"][:PREFIX], (ROWS, PREFIX))
-    plain = {name: values for name, values in tree.items() if name not in SHARED_FIELDS}
-    plain["tokens"] = np.concatenate([prefixes, tree["tokens"]], axis=1)
-    plain["lengths"] = np.where(tree["lengths"] > 0, tree["lengths"] + PREFIX, 0).astype(np.int32)
-    plain["target_positions"] = tree["target_positions"] + PREFIX
-    return tree, plain
+        start = tree.lengths_B[row] - count
+        tree.targets_BxR[row, :count] = tree.tokens_BxS[row, start : start + count]
+        tree.target_positions_BxR[row, :count] = start - 1 + np.arange(count)
+        tree.sections_BxR[row, :count] = [1] * (count // 2) + [2] * (count - count // 2)
+    prefixes = np.broadcast_to(prefix.tokens_P[:PREFIX], (ROWS, PREFIX))
+    plain = tree.replace(
+        tokens_BxS=np.concatenate([prefixes, tree.tokens_BxS], axis=1),
+        lengths_B=np.where(tree.lengths_B > 0, tree.lengths_B + PREFIX, 0).astype(np.int32),
+        target_positions_BxR=tree.target_positions_BxR + PREFIX,
+    )
+    return Batch(tree, prefix), Batch(plain)
 
 
-def make_pair_batches(seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def make_pair_batches(seed: int) -> tuple[Batch, Batch]:
     """Context pairs as trees and as whole sequences; the last pair is empty."""
     rng = np.random.default_rng(seed)
-    shared, context, pairs, sequences = 12, 6, (ROWS,), (ROWS, 2, 2)
-
-    def tokens(*shape: int) -> np.ndarray:
-        return rng.integers(0, CONFIG.vocab_size, shape).astype(np.int32)
-
-    tree = {
-        "prefix": tokens(16),
-        "prefix_length": np.asarray(PREFIX, np.int32),
-        "shared_tokens": tokens(*pairs, shared),
-        "shared_lengths": rng.integers(0, shared + 1, pairs).astype(np.int32),
-        "context_tokens": tokens(*pairs, 2, context),
-        "context_lengths": rng.integers(1, context + 1, (*pairs, 2)).astype(np.int32),
-        "tokens": tokens(*sequences, RESPONSE),
-        "lengths": rng.integers(1, RESPONSE + 1, sequences).astype(np.int32),
-        "targets": tokens(*sequences, RESPONSE),
-        "target_positions": np.broadcast_to(
-            np.arange(RESPONSE, dtype=np.int32), (*sequences, RESPONSE)
-        ).copy(),
-        "reference": rng.normal(-30, 1, sequences).astype(np.float32),
-    }
-    for name in ("shared_lengths", "context_lengths", "lengths"):
-        tree[name][-1] = 0
-    tree["supervised"] = (np.arange(RESPONSE) < tree["lengths"][..., None]).astype(np.int8)
+    shared, context, sequences = 12, 6, (ROWS, 2, 2)
+    prefix = SharedPrefix(random_tokens(rng, 16), np.asarray(PREFIX, np.int32))
+    above = PairTree(
+        shared_tokens_NxH=random_tokens(rng, ROWS, shared),
+        shared_lengths_N=rng.integers(0, shared + 1, ROWS).astype(np.int32),
+        context_tokens_Nx2xC=random_tokens(rng, ROWS, 2, context),
+        context_lengths_Nx2=rng.integers(1, context + 1, (ROWS, 2)).astype(np.int32),
+    )
+    lengths = rng.integers(1, RESPONSE + 1, sequences).astype(np.int32)
+    for of_level in (above.shared_lengths_N, above.context_lengths_Nx2, lengths):
+        of_level[-1] = 0
+    positions = np.broadcast_to(np.arange(RESPONSE, dtype=np.int32), (*sequences, RESPONSE)).copy()
+    tree = PairRows(
+        tokens_Nx2x2xS=random_tokens(rng, *sequences, RESPONSE),
+        lengths_Nx2x2=lengths,
+        targets_Nx2x2xR=random_tokens(rng, *sequences, RESPONSE),
+        target_positions_Nx2x2xR=positions,
+        supervised_Nx2x2xR=(np.arange(RESPONSE) < lengths[..., None]).astype(np.int8),
+        reference_Nx2x2=rng.normal(-30, 1, sequences).astype(np.float32),
+        tree=above,
+    )
     length = PREFIX + shared + context + RESPONSE
-    levels = ("prefix", "shared", "context")
-    plain = {name: v.copy() for name, v in tree.items() if not name.startswith(levels)}
-    plain["tokens"] = np.zeros((*sequences, length), np.int32)
+    whole_tokens = np.zeros((*sequences, length), np.int32)
+    whole_lengths, whole_positions = lengths.copy(), positions.copy()
     for at in np.ndindex(*sequences):
         row, side = at[0], at[:2]
-        above = [
-            tree["prefix"][:PREFIX],
-            tree["shared_tokens"][row, : tree["shared_lengths"][row]],
-            tree["context_tokens"][side][: tree["context_lengths"][side]],
-        ]
-        whole = np.concatenate([*above, tree["tokens"][at][: tree["lengths"][at]]])
-        if tree["lengths"][at]:
-            plain["tokens"][at][: len(whole)] = whole
-            plain["lengths"][at] = len(whole)
-            plain["target_positions"][at] += len(whole) - tree["lengths"][at]
-    plain["target_positions"] = np.minimum(plain["target_positions"], length - 1)
-    return tree, plain
+        whole = np.concatenate(
+            [
+                prefix.tokens_P[:PREFIX],
+                above.shared_tokens_NxH[row, : above.shared_lengths_N[row]],
+                above.context_tokens_Nx2xC[side][: above.context_lengths_Nx2[side]],
+                tree.tokens_Nx2x2xS[at][: lengths[at]],
+            ]
+        )
+        if lengths[at]:
+            whole_tokens[at][: len(whole)] = whole
+            whole_lengths[at] = len(whole)
+            whole_positions[at] += len(whole) - lengths[at]
+    plain = tree.replace(
+        tokens_Nx2x2xS=whole_tokens,
+        lengths_Nx2x2=whole_lengths,
+        target_positions_Nx2x2xR=np.minimum(whole_positions, length - 1),
+        tree=None,
+    )
+    return Batch(tree, prefix), Batch(plain)
 
 
 def loss_and_gradient(
     mesh_config: MeshConfig,
-    batch: dict[str, np.ndarray],
+    batch: Batch,
     *,
     accumulation: int,
     devices: int = 8,
 ) -> tuple[float, dict[str, Any]]:
     """One step with a rate of 1 from zero: what the weights lose is the gradient."""
     mesh = make_mesh(mesh_config, jax.devices()[:devices])
-    objective: Objective = SectionObjective(LossConfig(vocab_chunk=40), "sections")
-    if "reference" in batch:
+    objective: SectionObjective | PreferenceObjective
+    if isinstance(batch.rows, PairRows):
         objective = PreferenceObjective(PreferenceConfig(), vocab_chunk=40)
+    else:
+        objective = SectionObjective(LossConfig(vocab_chunk=40), "sections")
     model = Qwen3(CONFIG, rngs=nnx.Rngs(jax.random.key(0, impl="rbg")), remat="full")
     graphdef, params = nnx.split(model, nnx.Param)
     before = jax.tree.map(np.asarray, nnx.to_pure_dict(params))
@@ -148,7 +157,7 @@ def loss_and_gradient(
             accumulation_steps=accumulation,
             state_shardings=shardings,
         )
-        state, metrics = step(create(params), put_batch(batch, mesh, shared=SHARED_FIELDS))
+        state, metrics = step(create(params), put_batch(batch, mesh))
         for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True):
             assert leaf.sharding == sharding
     gradient = jax.tree.map(np.asarray, nnx.to_pure_dict(state.optimizer.trace))

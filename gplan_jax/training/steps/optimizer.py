@@ -1,44 +1,18 @@
-"""What training carries from step to step, and the optimizer that moves it."""
+"""The optimizer of a run and its learning rate, as the config says."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
-from flax import struct
-from jax.sharding import Mesh
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.models.layers.sharding import named_shardings
 from gplan_jax.objectives.curriculum import CompressionCurriculum
 from gplan_jax.objectives.schedules import calr_schedule, warmup_constant, warmup_cosine
 from gplan_jax.training.steps.train_config import OptimizerConfig
 
 Params = Any
-
-
-@struct.dataclass
-class TrainState:
-    """Weights, optimizer state and the number of steps taken: a pytree, donated to each step."""
-
-    params: Params
-    optimizer: optax.OptState
-    step: jax.Array
-
-    @classmethod
-    def create(cls, params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-        """The state before the first step."""
-        return cls(params=params, optimizer=optimizer.init(params), step=jnp.zeros((), jnp.int32))
-
-    @classmethod
-    def shardings(
-        cls, params: Params, optimizer: optax.GradientTransformation, mesh: Mesh
-    ) -> TrainState:
-        """Where each array of the state lives: optimizer moments lie where their weights do."""
-        abstract = jax.eval_shape(lambda weights: cls.create(weights, optimizer), params)
-        return named_shardings(abstract, mesh)
 
 
 def make_schedule(

@@ -14,25 +14,20 @@ import pytest
 from flax import nnx
 
 from gplan_jax.data.batch_plan import BatchPlan
+from gplan_jax.data.batches import Batch
 from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.data.preference_loader import PreferenceLoader
+from gplan_jax.data.loaders import PreferenceLoader
 from gplan_jax.data.preference_set import PreferenceSet
+from gplan_jax.data.task_files import Task
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.models import Qwen3, Qwen3Config
 from gplan_jax.objectives import scdpo_loss
 from gplan_jax.objectives.curriculum import CompressionCurriculum
-from gplan_jax.training.steps.preference_objective import PreferenceObjective, pair_log_probs
-from gplan_jax.training.steps.state import TrainState
-from gplan_jax.training.steps.step import (
-    SHARED_FIELDS,
-    make_train_step,
-    prefix_contexts,
-    prefix_keys_values,
-)
+from gplan_jax.training.steps.objectives import PreferenceObjective, pair_log_probs
+from gplan_jax.training.steps.step import TrainState, make_train_step, prefix_contexts
 from gplan_jax.training.steps.train_config import PreferenceConfig
 
 VOCAB_CHUNK = 100
-Batch = dict[str, Any]
 MakeBatch = Callable[..., Batch]
 
 
@@ -51,9 +46,7 @@ def make_batch(pairs_file: Path, tiny_model_dir: Path) -> MakeBatch:
     pairs, levels = PreferenceSet.read(
         pairs_file,
         encoder=ChatEncoder.load(tiny_model_dir),
-        template=PromptTemplate.load("compact_zh"),
-        library=IntentLibrary.load(),
-        max_length=1500,
+        task=Task(PromptTemplate.load("compact_zh"), IntentLibrary.load(), max_length=1500),
     ).fitting()
     reference = np.random.default_rng(0).uniform(-5, 5, (len(pairs), 2, 2)) - 300
 
@@ -69,28 +62,33 @@ def make_batch(pairs_file: Path, tiny_model_dir: Path) -> MakeBatch:
             prefix_length=len(pairs.prefix_ids) if tree else 0,
         )
         loader = PreferenceLoader(pairs, plan, levels, reference.astype(np.float32))
-        return loader.collate(np.asarray(rows))
+        return loader.collate(np.asarray(rows)).batch
 
     return make
 
 
+@nnx.jit
 def log_probs(model: Qwen3, batch: Batch) -> jax.Array:
-    contexts = prefix_contexts(prefix_keys_values(model, batch), batch)
-    return pair_log_probs(model, batch, contexts, vocab_chunk=VOCAB_CHUNK)
+    contexts = prefix_contexts(model, batch.prefix)
+    return pair_log_probs(model, batch.rows, contexts, vocab_chunk=VOCAB_CHUNK)
+
+
+@nnx.jit
+def full_logits(model: Qwen3, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    return jax.nn.log_softmax(model(tokens, mask).astype(jnp.float32))
 
 
 def test_log_probabilities_are_those_of_full_logits(model: Qwen3, make_batch: MakeBatch) -> None:
     batch = make_batch(tree=False)
-    found = log_probs(model, batch)
-    width = batch["tokens"].shape[-1]
-    tokens = batch["tokens"].reshape(-1, width)
-    mask = np.arange(width) < batch["lengths"].reshape(-1, 1)
-    log_p = np.asarray(jax.nn.log_softmax(model(tokens, mask).astype(jnp.float32)), np.float64)
-    expected = np.zeros(batch["lengths"].shape)
+    rows, found = batch.rows, log_probs(model, batch)
+    width = rows.tokens_Nx2x2xS.shape[-1]
+    mask = np.arange(width) < rows.lengths_Nx2x2.reshape(-1, 1)
+    log_p = np.asarray(full_logits(model, rows.tokens_Nx2x2xS.reshape(-1, width), mask), np.float64)
+    expected = np.zeros(rows.lengths_Nx2x2.shape)
     for line, at in enumerate(np.ndindex(expected.shape)):
-        count = int(batch["supervised"][at].sum())
-        places, targets = batch["target_positions"][at][:count], batch["targets"][at][:count]
-        expected[at] = log_p[line, places, targets].sum()
+        count = int(rows.supervised_Nx2x2xR[at].sum())
+        places = rows.target_positions_Nx2x2xR[at][:count]
+        expected[at] = log_p[line, places, rows.targets_Nx2x2xR[at][:count]].sum()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
     assert not expected[-1].any() and (expected[:-1] < -10).all()
 
@@ -106,8 +104,7 @@ def run_step(model: Qwen3, batch: Batch, parts: int = 1, **loss: Any) -> tuple[A
         accumulation_steps=parts,
     )
     state = TrainState.create(jax.tree.map(jnp.copy, params), optimizer)
-    fields = (*PreferenceObjective.row_fields, *SHARED_FIELDS)
-    state, metrics = step(state, {name: batch[name] for name in fields if name in batch})
+    state, metrics = step(state, batch)
     return metrics, nnx.to_pure_dict(state.optimizer.trace)
 
 
@@ -130,7 +127,7 @@ def test_the_tree_in_parts_gives_loss_and_gradients_of_whole_sequences(
 
 def test_the_loss_is_that_of_the_public_function(model: Qwen3, make_batch: MakeBatch) -> None:
     batch = make_batch(tree=True)
-    policy, reference = np.asarray(log_probs(model, batch))[:3], batch["reference"][:3]
+    policy, reference = np.asarray(log_probs(model, batch))[:3], batch.rows.reference_Nx2x2[:3]
     loss, metrics = scdpo_loss(
         *(values[..., choice].ravel() for values in (policy, reference) for choice in (0, 1))
     )

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.training.resume.array_marks import mark_arrays
+from gplan_jax.training.resume.array_digests import digest_arrays
 
 
 def checksum(x: np.ndarray) -> int:
-    return mark_arrays({"x": jnp.asarray(x)})["x"].checksum
+    return digest_arrays({"x": jnp.asarray(x)})["x"].checksum
 
 
 @given(st.integers(0, 59), st.integers(0, 31))
@@ -32,15 +32,15 @@ def test_moved_numbers_and_lost_blocks_change_the_checksum() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32", "int8", "bool"])
-def test_every_dtype_has_a_mark(dtype: str) -> None:
+def test_every_dtype_has_a_digest(dtype: str) -> None:
     x = jnp.asarray([[0, 1, 1], [1, 0, 1]], dtype)
-    mark = mark_arrays({"x": x})["x"]
-    assert (mark.dtype, mark.shape, mark.finite) == (dtype, (2, 3), True)
-    assert mark.checksum != mark_arrays({"x": x.at[1, 1].set(1)})["x"].checksum
+    digest = digest_arrays({"x": x})["x"]
+    assert (digest.dtype, digest.shape, digest.finite) == (dtype, (2, 3), True)
+    assert digest.checksum != digest_arrays({"x": x.at[1, 1].set(1)})["x"].checksum
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_seen(bad: float) -> None:
     x = jnp.ones((5, 5)).at[3, 4].set(bad)
-    marks = mark_arrays({"x": x, "y": jnp.ones(3), "step": jnp.int32(4)})
-    assert [name for name, mark in marks.items() if not mark.finite] == ["x"]
+    digests = digest_arrays({"x": x, "y": jnp.ones(3), "step": jnp.int32(4)})
+    assert [name for name, digest in digests.items() if not digest.finite] == ["x"]

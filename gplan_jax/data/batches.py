@@ -1,0 +1,147 @@
+"""The batch of an optimizer step, typed: numpy arrays from the loader, JAX arrays on the devices.
+
+Letters: B samples, N context pairs (each with 2 contexts, and under each 2 responses: the chosen
+and the rejected one), S tokens of a sequence, R supervised positions, P tokens of the prefix that
+all rows share, H tokens that both prompts of a pair share below it, C tokens that follow in each.
+Sequences are right-padded. A row of length 0 is empty: it fills up the last batch of an epoch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+
+CONTEXTS, RESPONSES = 2, 2  # of a pair
+CHOSEN, REJECTED = 0, 1
+
+Array = Any  # np.ndarray where it is loaded, jax.Array on the devices
+
+
+@struct.dataclass
+class SharedPrefix:
+    """What the prompts of all rows begin with, held once a batch.
+
+    Attributes:
+        tokens_P: int32, right-padded.
+        length: int32 scalar, how many of them there are.
+    """
+
+    tokens_P: Array
+    length: Array
+
+
+@struct.dataclass
+class SampleRows:
+    """Prompts with their responses.
+
+    Attributes:
+        tokens_BxS: int32, prompt then response, without the prefix where the batch has one.
+        lengths_B: int32, tokens of each row.
+        targets_BxR: int32, response tokens in order.
+        target_positions_BxR: int32, where in its row the state that predicts each target stands.
+        sections_BxR: int8, 1 reasoning, 2 plan, 0 no target.
+    """
+
+    tokens_BxS: Array
+    lengths_B: Array
+    targets_BxR: Array
+    target_positions_BxR: Array
+    sections_BxR: Array
+
+
+@struct.dataclass
+class PairTree:
+    """What the four sequences of a pair share, above the sequences themselves.
+
+    Attributes:
+        shared_tokens_NxH: int32, what both prompts of a pair have in common below the prefix.
+        shared_lengths_N: int32.
+        context_tokens_Nx2xC: int32, what follows in each of them, but for its last token, whose
+            state predicts the response.
+        context_lengths_Nx2: int32.
+    """
+
+    shared_tokens_NxH: Array
+    shared_lengths_N: Array
+    context_tokens_Nx2xC: Array
+    context_lengths_Nx2: Array
+
+
+@struct.dataclass
+class PairRows:
+    """Context pairs: under each of two contexts the response that fits it and the one that doesn't.
+
+    Attributes:
+        tokens_Nx2x2xS: int32, the sequences, or what is left of them below ``tree``.
+        lengths_Nx2x2: int32.
+        targets_Nx2x2xR: int32, response tokens in order.
+        target_positions_Nx2x2xR: int32, where the states that predict them stand.
+        supervised_Nx2x2xR: int8, 1 where there is a target.
+        reference_Nx2x2: float32, log-probabilities of the responses under the reference.
+        tree: what the sequences of a pair share; None in the plain layout.
+    """
+
+    tokens_Nx2x2xS: Array
+    lengths_Nx2x2: Array
+    targets_Nx2x2xR: Array
+    target_positions_Nx2x2xR: Array
+    supervised_Nx2x2xR: Array
+    reference_Nx2x2: Array
+    tree: PairTree | None = None
+
+
+@struct.dataclass
+class Batch:
+    """What a step takes: ``rows`` are split over devices and micro-batches, ``prefix`` is not."""
+
+    rows: SampleRows | PairRows
+    prefix: SharedPrefix | None = None
+
+
+@struct.dataclass
+class LoadedBatch:
+    """A batch on its host, with what the log and the reference need to know of it.
+
+    Attributes:
+        batch: the arrays of the rows that this process loads.
+        indices_B: int32, which samples or pairs they are; -1 for an empty row.
+        epoch: scalar.
+        stage: scalar, compression stage of all rows; None for pairs.
+    """
+
+    batch: Batch
+    indices_B: np.ndarray
+    epoch: np.ndarray
+    stage: np.ndarray | None = None
+
+    def token_count(self) -> int:
+        """Tokens of this process's sequences, what is shared counted in each of them."""
+        rows, prefix = self.batch.rows, self.batch.prefix
+        lengths = rows.lengths_B if isinstance(rows, SampleRows) else rows.lengths_Nx2x2
+        count = lengths.sum()
+        if prefix is not None:
+            count += prefix.length * (lengths > 0).sum()
+        if isinstance(rows, PairRows) and rows.tree is not None:
+            count += rows.tree.shared_lengths_N.sum() * CONTEXTS * RESPONSES
+            count += rows.tree.context_lengths_Nx2.sum() * RESPONSES
+        return int(count)
+
+
+def check_shapes(batch: Batch) -> None:
+    """Raises ValueError where an array has other axes than its name says.
+
+    ``targets_BxR`` has two axes, and B and R are of one size in all arrays of the batch.
+    """
+    sizes: dict[str, int] = {}
+    for path, array in jax.tree_util.tree_leaves_with_path(batch):
+        name = path[-1].name
+        axes = name.rpartition("_")[2].split("x") if "_" in name else []
+        expected = [
+            int(axis) if axis.isdigit() else sizes.setdefault(axis, size)
+            for axis, size in zip(axes, array.shape, strict=False)
+        ]
+        if len(axes) != array.ndim or expected != list(array.shape):
+            raise ValueError(f"{name} has shape {array.shape}; axes of the batch so far: {sizes}")
