@@ -9,7 +9,7 @@ rows are parameters of their own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -54,17 +54,20 @@ def add_lora(
     if rank > model.config.hidden_size:
         raise GplanError(f"lora.rank {rank} exceeds the model's width {model.config.hidden_size}.")
     ids = tuple(sorted(trained_rows))
-    axes: dict[str, tuple[str | None, ...]] = {}
+    names = ["embedding"] if model.head is None else ["embedding", "head"]
+    matrices = {name: getattr(model, name).get_value() for name in names if ids}
+    axes: dict[str, tuple[str | None, ...]] = {name: (None, "embed") for name in matrices}
     for name in targets:
         _, inputs, outputs = PROJECTIONS[name]
         axes[f"{name}.down"] = ("layers", *inputs, None)
         axes[f"{name}.up"] = ("layers", None, *outputs)
-    matrices = ["embedding"] if model.head is None else ["embedding", "head"]
-    axes |= {matrix: (None, "embed") for matrix in matrices if ids}
 
-    def start() -> dict[str, jax.Array]:
+    def start(matrices: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """The values that training starts from; nothing of a frozen weight is copied whole."""
-        values = {}
+        values = {
+            name: matrix_VxD[jnp.asarray(ids)].astype(jnp.float32)
+            for name, matrix_VxD in matrices.items()
+        }
         for number, name in enumerate(targets):
             module, inputs, _ = PROJECTIONS[name]
             layers, *sizes = getattr(getattr(model.layers, module), name).get_value().shape
@@ -75,15 +78,13 @@ def add_lora(
             values[f"{name}.up"] = jnp.zeros((layers, rank, *outs))
         return values
 
-    def rows(matrix_VxD: jax.Array) -> jax.Array:
-        return matrix_VxD[jnp.asarray(ids)].astype(jnp.float32)
-
-    run = _runner(model, axes, mesh)
-    values = run(start)
-    for matrix in matrices if ids else ():
-        values |= run(
-            lambda m, matrix=matrix: {matrix: rows(m)}, getattr(model, matrix).get_value()
-        )
+    if isinstance(model.embedding.get_value(), jax.ShapeDtypeStruct):
+        values = jax.eval_shape(start, matrices)  # a model of shapes
+    elif mesh is None:
+        values = start(matrices)
+    else:
+        shardings = {name: NamedSharding(mesh, partition_spec(*axes[name])) for name in axes}
+        values = jax.jit(start, out_shardings=shardings)(matrices)
     trained = {
         name: LoraParam(value, out_sharding=axes[name], eager_sharding=False)
         for name, value in values.items()
@@ -125,20 +126,3 @@ def merged(model: Qwen3) -> Qwen3:
 def _add_product(weight: jax.Array, down: jax.Array, up: jax.Array, scale: float) -> jax.Array:
     product = jax.vmap(lambda a, b: jnp.tensordot(a, b, axes=1))(down, up)
     return (weight.astype(jnp.float32) + scale * product).astype(weight.dtype)
-
-
-def _runner(
-    model: Qwen3, axes: Mapping[str, tuple[str | None, ...]], mesh: Mesh | None
-) -> Callable[..., dict[str, jax.Array]]:
-    """Runs a function whose results live where ``axes`` say; gives shapes for a model of shapes."""
-    if isinstance(model.embedding.get_value(), jax.ShapeDtypeStruct):
-        return jax.eval_shape
-    if mesh is None:
-        return lambda function, *operands: function(*operands)
-
-    def run(function: Callable[..., dict[str, jax.Array]], *operands: jax.Array) -> dict:
-        names = jax.eval_shape(function, *operands)
-        out = {name: NamedSharding(mesh, partition_spec(*axes[name])) for name in names}
-        return jax.jit(function, out_shardings=out)(*operands)
-
-    return run
