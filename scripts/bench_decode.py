@@ -45,8 +45,7 @@ from gplan_jax.foundation.files import write_json
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, check_plan, read_samples
 from gplan_jax.inference.engine.engine import PlanEngine
-from gplan_jax.inference.engine.engine_config import EngineConfig
-from gplan_jax.inference.engine.requests import DecodingMode, PlanRequest
+from gplan_jax.inference.engine.requests import DecodingMode, EngineConfig, PlanRequest
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 PLAIN, CONSTRAINED, DRAFTED, TORCH = "plain", "constrained", "drafted", "transformers"

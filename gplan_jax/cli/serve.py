@@ -70,7 +70,7 @@ def serve(
     from gplan_jax.abtest.experiment import AbTest
     from gplan_jax.foundation.config import load_config
     from gplan_jax.foundation.extras import require_extra
-    from gplan_jax.inference.engine.engine_config import EngineConfig
+    from gplan_jax.inference.engine.requests import EngineConfig
 
     require_extra(EXTRA, "serve", "the server")
 

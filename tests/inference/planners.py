@@ -17,10 +17,10 @@ from gplan_jax.data.task_files import Task
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, parse_plan
 from gplan_jax.gsisr.intent_counts import intent_texts
 from gplan_jax.inference.engine.continuous import ContinuousDecoder, Drafter, Prompted, decode_all
+from gplan_jax.inference.engine.decoder_setup import Prompter
 from gplan_jax.inference.engine.programs import Programs, Shapes
-from gplan_jax.inference.engine.prompting import Prompter
 from gplan_jax.inference.engine.requests import PlanRequest
-from gplan_jax.inference.engine.rows import Row
+from gplan_jax.inference.engine.sequences import SequenceState
 from gplan_jax.inference.grammar.drafts import DraftTree, Start
 from gplan_jax.inference.grammar.plan_grammar import GrammarState, PlanGrammar
 from gplan_jax.models import Qwen3, read_config
@@ -82,7 +82,7 @@ def decoder(
     )
 
 
-def decode(decoder: ContinuousDecoder, prompted: Sequence[Prompted]) -> list[Row]:
+def decode(decoder: ContinuousDecoder, prompted: Sequence[Prompted]) -> list[SequenceState]:
     """All prompts, as many at a time as there are slots."""
     return decode_all(decoder, prompted, on_row=lambda: None)
 

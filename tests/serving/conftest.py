@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gplan_jax.serving.http.logs import logger
+from gplan_jax.serving.http.telemetry import logger
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -11,12 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.inference.engine.prefix_pages import PrefixPages
-from gplan_jax.inference.engine.programs import PAGE, Programs, empty_trees
-from gplan_jax.inference.engine.rows import Row, begin, follow, lay_out
+from gplan_jax.inference.engine.programs import PAGE, Programs, empty_trees, set_tree
+from gplan_jax.inference.engine.sequences import SequenceState, accept_start, accept_tree
 from gplan_jax.inference.grammar.drafts import DraftTree, Start
 from gplan_jax.inference.grammar.plan_grammar import GrammarState, PlanGrammar
 
@@ -90,7 +88,7 @@ class ContinuousDecoder:
         self._grammar, self._drafter = grammar, drafter
         self._end_id, self._max_new_tokens = end_id, max_new_tokens
         self._free = sorted(range(max(programs.shapes.nodes)), reverse=True)
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[int, SequenceState] = {}
         self.pages = PrefixPages(PAGE, prefix_cache_bytes)
         self.counts = Counts()
 
@@ -99,7 +97,7 @@ class ContinuousDecoder:
         """Rows that could be admitted now."""
         return len(self._free)
 
-    def admit(self, prompted: Prompted) -> tuple[Row, int]:
+    def admit(self, prompted: Prompted) -> tuple[SequenceState, int]:
         """Prefills a prompt into a free slot; returns its row and the tokens found in the cache.
 
         The row may be finished already; it keeps its slot until ``release``.
@@ -125,30 +123,50 @@ class ContinuousDecoder:
         self.rows[slot] = row
         return row, self._system + cached
 
-    def step(self) -> list[Row]:
+    def step(self) -> list[SequenceState]:
         """Runs one pass for all rows that are not finished; returns those that now are."""
         rows = [row for row in self.rows.values() if not row.finished]
         if not rows:
             return []
-        shapes = self.programs.shapes
+        grammar, shapes = self._grammar, self.programs.shapes
         size = shapes.rows(max(row.slot for row in rows))
         nodes = shapes.nodes[size]
+
+        # Each row's tree goes where its slot is; what no row fills in is padding.
         trees = empty_trees(size, nodes, shapes.window)
         allowed = self.programs.no_edges(size, nodes)
-        drafted = lay_out(rows, self._trees_of(nodes), trees, allowed, self._words)
+        drafted = []
+        for row in rows:
+            if self._drafter is None or row.state is None:
+                states = () if row.state is None else (row.state,)
+                tree = DraftTree(row.chain[:1], (-1,), states, 1)
+            else:
+                tree = self._drafter.tree(row.state, row.chain, row.context, nodes)
+            drafted.append(tree)
+            trees.lengths_b[row.slot], trees.base_b[row.slot] = row.held, row.base
+            trees.moves_bxM[row.slot, : len(row.path)] = row.path
+            set_tree(trees, row.slot, tree.tokens, tree.parents)
+            if grammar is None or allowed is None or tree.chain < len(row.chain):
+                continue  # where the chain alone is longer than the tree, nothing is decided
+            for node in range(tree.chain - 1, len(tree.tokens)):
+                state = row.state if node == tree.chain - 1 else tree.states[node]
+                assert state is not None
+                allowed.node[row.slot, node] = state.node
+                allowed.open_bits[row.slot, node] = grammar.words(grammar.open_bits(state))
+
         choices = self.programs.verify(trees, allowed)
         self.counts.passes += 1
         self.counts.rows_of_passes[len(rows)] += 1
         for row, tree in zip(rows, drafted, strict=True):
-            if self._grammar is not None:
-                follow(row, self._grammar, tree, choices[row.slot])
+            if grammar is not None:
+                accept_tree(row, grammar, tree, choices[row.slot])
             else:
                 row.passes += 1
                 row.base, row.path, row.held = row.held, (0,), row.held + 1
                 self._take_freely(row, int(choices[row.slot, 0]))
         return [row for row in rows if row.finished]
 
-    def release(self, row: Row) -> None:
+    def release(self, row: SequenceState) -> None:
         """Leaves a row's slot to the next one, whether the row is finished or not."""
         if self._drafter is not None and row.finished and row.state is not None:
             self._drafter.learn(row.context, row.state.taken)
@@ -159,12 +177,18 @@ class ContinuousDecoder:
         # The lowest free slot is taken first, so that passes reach over few rows.
         self._free = sorted([*self._free, slot], reverse=True)
 
-    def _prefill(self, slot: int, ids: list[int], prompted: Prompted) -> tuple[Row, int]:
-        start, grammar = self._start_of(prompted), self._grammar
+    def _prefill(self, slot: int, ids: list[int], prompted: Prompted) -> tuple[SequenceState, int]:
+        grammar, shapes = self._grammar, self.programs.shapes
+        # A prefill may decide as well: along what is drafted, or the first token alone.
+        start = Start((), ())
+        if self._drafter is not None:
+            start = self._drafter.start(prompted.context, shapes.tail, shapes.queries)
+        elif grammar is not None and len(grammar.edges(grammar.start)) > 1:
+            start = Start((), ((0, grammar.start),))
         shared = ids[: max(0, min(prompted.shared - self._system, len(ids) - 1))]
         held = self._restore(slot, shared, len(ids) + len(start.tokens))
         rest = [*ids[held:], *start.tokens]
-        row = Row(
+        row = SequenceState(
             slot,
             len(ids),
             None if grammar is None else grammar.start,
@@ -174,7 +198,7 @@ class ContinuousDecoder:
             base=len(ids),
             passes=1,
         )
-        allowed = self.programs.no_edges(self.programs.shapes.queries)
+        allowed = self.programs.no_edges(shapes.queries)
         before_start = len(ids) - held - 1
         queries = [before_start + front for front, _ in start.decisions] or [before_start]
         if grammar is not None and allowed is not None:
@@ -186,7 +210,7 @@ class ContinuousDecoder:
         for number in self.pages.missing(shared):
             self.pages.put(shared, number, self.programs.read_page(slot, number * PAGE))
         if grammar is not None:
-            begin(row, grammar, start, choices)
+            accept_start(row, grammar, start, choices)
         else:
             self._take_freely(row, int(choices[0]))
         return row, held
@@ -208,42 +232,17 @@ class ContinuousDecoder:
             self.programs.write_page(slot, number * PAGE, page)
         return len(pages) * PAGE
 
-    def _start_of(self, prompted: Prompted) -> Start:
-        grammar, shapes = self._grammar, self.programs.shapes
-        if self._drafter is not None:
-            return self._drafter.start(prompted.context, shapes.tail, shapes.queries)
-        if grammar is None or len(grammar.edges(grammar.start)) < 2:
-            return Start((), ())
-        return Start((), ((0, grammar.start),))
-
-    def _take_freely(self, row: Row, token: int) -> None:
+    def _take_freely(self, row: SequenceState, token: int) -> None:
         row.chain = (token,)
         row.finished = token == self._end_id
         if not row.finished:
             row.response.append(token)
             row.finished = len(row.response) >= self._max_new_tokens
 
-    def _trees_of(self, nodes: int) -> Callable[[Row], DraftTree]:
-        drafter = self._drafter
-
-        def chain_alone(row: Row) -> DraftTree:
-            states = () if row.state is None else (row.state,)
-            return DraftTree(row.chain[:1], (-1,), states, 1)
-
-        def drafted(row: Row) -> DraftTree:
-            assert drafter is not None and row.state is not None
-            return drafter.tree(row.state, row.chain, row.context, nodes)
-
-        return chain_alone if drafter is None else drafted
-
-    def _words(self, state: GrammarState) -> np.ndarray:
-        assert self._grammar is not None
-        return self._grammar.words(self._grammar.open_bits(state))
-
 
 def decode_all(
     decoder: ContinuousDecoder, prompts: Sequence[Prompted], *, on_row: Callable[[], None]
-) -> list[Row]:
+) -> list[SequenceState]:
     """Decodes prompts, as many at a time as there are slots; the rows in order of the prompts.
 
     Args:
@@ -251,7 +250,7 @@ def decode_all(
         prompts: what to decode.
         on_row: hears of each row that is finished.
     """
-    done: list[Row | None] = [None] * len(prompts)
+    done: list[SequenceState | None] = [None] * len(prompts)
     numbers: dict[int, int] = {}
     waiting = iter(enumerate(prompts))
     upcoming = next(waiting, None)

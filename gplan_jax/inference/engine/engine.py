@@ -16,19 +16,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.inference.engine.assembly import build_decoder, build_prompter, load_parts
 from gplan_jax.inference.engine.continuous import ContinuousDecoder, Prompted
-from gplan_jax.inference.engine.engine_config import EngineConfig
-from gplan_jax.inference.engine.prompting import Prompter
+from gplan_jax.inference.engine.decoder_setup import (
+    Prompter,
+    build_decoder,
+    build_prompter,
+    load_parts,
+)
 from gplan_jax.inference.engine.requests import (
     DeadlineExceeded,
     Draining,
+    EngineConfig,
     EngineSnapshot,
     Overloaded,
     PlanAnswer,
     PlanRequest,
 )
-from gplan_jax.inference.engine.rows import Row
+from gplan_jax.inference.engine.sequences import SequenceState
 
 _LOG = logging.getLogger(__name__)
 _LEAST_RETRY_S = 1.0
@@ -42,7 +46,7 @@ class _Request:
     deadline: float
     submitted: float
     future: Future[PlanAnswer] = field(default_factory=Future)
-    row: Row | None = None
+    row: SequenceState | None = None
     cached: int = 0
     admitted: float = 0.0
     prefilled: float = 0.0
@@ -164,7 +168,7 @@ class PlanEngine:
     def _run(self) -> None:
         try:
             while self._wait():
-                self._drop_dead()
+                self._free_abandoned()
                 if self._queue and self._decoder.free_slots:
                     self._admit()
                 for row in self._decoder.step():
@@ -172,7 +176,12 @@ class PlanEngine:
         except Exception as fault:  # Whatever the device runs into: nobody may wait for ever.
             _LOG.exception("The planning engine has failed")
             self._fault = fault
-        self._give_up()
+        with self._changed:
+            left = [*self._queue, *self._active.values()]
+            self._queue.clear()
+            self._active.clear()
+        for entry in left:
+            _settle(entry.future, self._fault or Draining("The engine was closed."))
 
     def _wait(self) -> bool:
         """Sleeps while there is nothing to do; whether to go on."""
@@ -181,29 +190,30 @@ class PlanEngine:
                 self._changed.wait()
             return not self._abandon and bool(self._queue or self._active)
 
-    def _drop_dead(self) -> None:
+    def _free_abandoned(self) -> None:
         """Frees what was cancelled or is too late, queued or active."""
         now = time.monotonic()
-        with self._changed:
-            waiting = [entry for entry in self._queue if not self._is_dead(entry, now)]
-            self._queue.clear()
-            self._queue.extend(waiting)
-            for slot, entry in list(self._active.items()):
-                if self._is_dead(entry, now):
-                    assert entry.row is not None
-                    self._decoder.release(entry.row)
-                    del self._active[slot]
 
-    def _is_dead(self, entry: _Request, now: float) -> bool:
-        if entry.future.cancelled():
-            self._ends["cancelled"] += 1
-            return True
-        if now >= entry.deadline:
+        def abandoned(entry: _Request) -> bool:
+            if entry.future.cancelled():
+                self._ends["cancelled"] += 1
+                return True
+            if now < entry.deadline:
+                return False
             self._ends["expired"] += 1
             late = f"No answer within {entry.deadline - entry.submitted:.3g} s."
             _settle(entry.future, DeadlineExceeded(late))
             return True
-        return False
+
+        with self._changed:
+            waiting = [entry for entry in self._queue if not abandoned(entry)]
+            self._queue.clear()
+            self._queue.extend(waiting)
+            for slot, entry in list(self._active.items()):
+                if abandoned(entry):
+                    assert entry.row is not None
+                    self._decoder.release(entry.row)
+                    del self._active[slot]
 
     def _admit(self) -> None:
         with self._changed:
@@ -220,7 +230,7 @@ class PlanEngine:
         if entry.row.finished:
             self._answer(entry.row)
 
-    def _answer(self, row: Row) -> None:
+    def _answer(self, row: SequenceState) -> None:
         entry = self._active[row.slot]
         self._decoder.release(row)
         now = time.monotonic()
@@ -244,15 +254,6 @@ class PlanEngine:
                 self._seconds_between_answers += 0.1 * (apart - self._seconds_between_answers)
             self._last_answer = now
         _settle(entry.future, answer)
-
-    def _give_up(self) -> None:
-        """Ends whatever is left when the thread ends."""
-        with self._changed:
-            left = [*self._queue, *self._active.values()]
-            self._queue.clear()
-            self._active.clear()
-        for entry in left:
-            _settle(entry.future, self._fault or Draining("The engine was closed."))
 
 
 def _settle(future: Future[PlanAnswer], outcome: PlanAnswer | Exception) -> None:

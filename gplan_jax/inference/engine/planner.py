@@ -14,19 +14,18 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample
 from gplan_jax.gsisr.intent_counts import IntentCounts
-from gplan_jax.inference.engine.assembly import (
+from gplan_jax.inference.engine.beam import beam_search
+from gplan_jax.inference.engine.continuous import decode_all
+from gplan_jax.inference.engine.decoder_setup import (
     Parts,
     build_decoder,
     build_prompter,
     grammar_of,
     load_counts,
 )
-from gplan_jax.inference.engine.beam import beam_search
-from gplan_jax.inference.engine.continuous import decode_all
-from gplan_jax.inference.engine.engine_config import EngineConfig
 from gplan_jax.inference.engine.programs import Programs, shapes_of
-from gplan_jax.inference.engine.requests import DecodingMode, PlanRequest
-from gplan_jax.inference.engine.rows import longest_response
+from gplan_jax.inference.engine.requests import DecodingMode, EngineConfig, PlanRequest
+from gplan_jax.inference.engine.sequences import longest_response
 from gplan_jax.models import Qwen3, load_qwen3
 
 MAX_NEW_TOKENS = 512

@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""The plan grammar in a model's tokens, drafts along it, grammar files for other servers."""

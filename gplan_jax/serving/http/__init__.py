@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""What every server here needs of HTTP: bodies, errors, metrics, limits; it knows no task."""

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, log line and metrics, headers, the API key, faults."""
+"""What surrounds every request: whether it is let in, its id, log line, headers, key, faults."""
 
 from __future__ import annotations
 
@@ -7,21 +7,31 @@ import re
 import secrets
 import time
 import traceback
+from dataclasses import dataclass
+from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gplan_jax.serving.http.errors import ApiError
-from gplan_jax.serving.http.gate import Gate
-from gplan_jax.serving.http.logs import log
-from gplan_jax.serving.http.metrics import ServerMetrics
+from gplan_jax.inference.engine.requests import Engine
+from gplan_jax.serving.http.errors import (
+    RETRY_AFTER_S,
+    ApiError,
+    draining,
+    failed,
+    overloaded,
+    starting,
+)
 from gplan_jax.serving.http.settings import ServerSettings
+from gplan_jax.serving.http.telemetry import ServerMetrics, log
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 PROTECTED = "/v1/"
 PLANNING = ("/v1/plan", "/v1/plans")
 HUNG_UP = 499
+# The stylesheet and the helpers that the pages of all servers use.
+SHARED_PAGE_FILES = tuple(Path(__file__).parent / "page" / name for name in ("style.css", "dom.js"))
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -31,6 +41,56 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+
+
+@dataclass
+class Gate:
+    """The server's own state beside its engine's.
+
+    Attributes:
+        draining: the server is about to stop.
+        started: the engine has been ready before; where it no longer is, it has failed.
+        inside: plan requests that were let in and are not answered yet. Those whose bodies are
+            still read are in no queue, and under an overload they are the most.
+    """
+
+    engine: Engine
+    draining: bool = False
+    started: bool = False
+    inside: int = 0
+
+    def check(self) -> None:
+        """Raises ApiError (503) where no plans are made now."""
+        problem = self._problem()
+        if problem is not None:
+            raise problem
+
+    def check_room(self, deadline_s: float) -> None:
+        """As ``check``, also where the queue is full, or longer than a deadline.
+
+        It costs little, and is asked before any work is done for a request.
+        """
+        self.check()
+        state = self.engine.snapshot()
+        room = state.queue_limit + state.slots
+        if (
+            max(self.inside, state.queued + state.active) >= room
+            or state.expected_wait_s > deadline_s
+        ):
+            raise overloaded(max(RETRY_AFTER_S, state.expected_wait_s))
+
+    def failed(self) -> bool:
+        """Whether the engine has come to an end by itself; only a new process helps."""
+        problem = self._problem()
+        return problem is not None and problem.code == "failed"
+
+    def _problem(self) -> ApiError | None:
+        if self.draining:
+            return draining()
+        if self.engine.snapshot().ready:
+            self.started = True
+            return None
+        return failed() if self.started else starting()
 
 
 class RequestShell:

@@ -13,8 +13,8 @@ from fastapi import FastAPI
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.inference.engine.requests import Engine
-from gplan_jax.serving.http.gate import Gate
-from gplan_jax.serving.http.logs import log
+from gplan_jax.serving.http.middleware import Gate
+from gplan_jax.serving.http.telemetry import log
 
 BACKLOG = 1024
 # Once the engine is closed: seconds for responses to be written to slow clients.

@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""The planning server and its page: JSON contexts in, plans out, by an inference engine."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,19 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse, Response
 
 import gplan_jax
-from gplan_jax.gsisr import IntentLibrary
+from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.inference.engine.requests import Engine
 from gplan_jax.reasoning import LatentVocabulary
 from gplan_jax.serving.http.errors import ApiError, failed
-from gplan_jax.serving.http.gate import Gate
-from gplan_jax.serving.http.metrics import ServerMetrics
-from gplan_jax.serving.http.middleware import HUNG_UP, RequestShell
+from gplan_jax.serving.http.middleware import HUNG_UP, SHARED_PAGE_FILES, Gate, RequestShell
 from gplan_jax.serving.http.settings import ServerSettings
-from gplan_jax.serving.planning.endpoints import PlanEndpoints
-from gplan_jax.serving.planning.examples import example_contexts
-from gplan_jax.serving.planning.openapi import ERRORS, PLAN_ERRORS, describe
-from gplan_jax.serving.planning.planning import HungUp, Planning
+from gplan_jax.serving.http.telemetry import ServerMetrics
+from gplan_jax.serving.planning.endpoints import HungUp, PlanEndpoints, Planning
 from gplan_jax.serving.planning.schemas import (
+    ERRORS,
+    PLAN_ERRORS,
+    ContextBody,
+    Example,
     ExamplesAnswer,
     ModelAnswer,
     PlanBody,
@@ -33,12 +35,19 @@ from gplan_jax.serving.planning.schemas import (
     PlansResult,
     StatusAnswer,
     ToolAnswer,
+    describe,
 )
+from gplan_jax.synthesis.world.simulation import simulate_rows
 
 PAGE = Path(__file__).parent / "page"
-PAGE_FILES = {"/": "index.html", "/docs": "docs.html"} | {
-    f"/page/{name}": name for name in ("style.css", "app.js", "docs.js")
+PAGE_FILES = {
+    "/": PAGE / "index.html",
+    "/docs": PAGE / "docs.html",
+    "/page/app.js": PAGE / "app.js",
+    "/page/docs.js": PAGE / "docs.js",
+    **{f"/page/{path.name}": path for path in SHARED_PAGE_FILES},
 }
+EXAMPLE_SEED, EXAMPLE_ROWS = 7, 200
 
 
 def create_app(
@@ -135,14 +144,14 @@ def _add_probes(app: FastAPI, gate: Gate, metrics: ServerMetrics) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    def page_file(name: str) -> Any:
+    def page_file(path: Path) -> Any:
         async def serve() -> FileResponse:
-            return FileResponse(PAGE / name, headers={"Cache-Control": "no-cache"})
+            return FileResponse(path, headers={"Cache-Control": "no-cache"})
 
         return serve
 
-    for path, name in PAGE_FILES.items():
-        app.add_api_route(path, page_file(name), methods=["GET"], include_in_schema=False)
+    for route, path in PAGE_FILES.items():
+        app.add_api_route(route, page_file(path), methods=["GET"], include_in_schema=False)
 
 
 def _add_error_handlers(app: FastAPI, metrics: ServerMetrics) -> None:
@@ -164,3 +173,26 @@ def _add_error_handlers(app: FastAPI, metrics: ServerMetrics) -> None:
     async def hung_up(request: Request, error: Exception) -> Response:
         metrics.count_outcome("cancelled")
         return Response(status_code=HUNG_UP)
+
+
+@lru_cache
+def example_contexts(count: int) -> tuple[Example, ...]:
+    """``count`` simulated contexts, as different as their orders and current places are."""
+    samples = list(simulate_rows(EXAMPLE_ROWS, EXAMPLE_SEED)) if count else []
+    kinds: dict[tuple[str, str], Sample] = {}
+    for sample in samples:
+        kinds.setdefault((sample.trigger_1, sample.current_tag), sample)
+    # One context of each order type first, then a second one of each, and so on.
+    seen: Counter[str] = Counter()
+    rounds: list[tuple[int, Sample]] = []
+    for sample in kinds.values():
+        rounds.append((seen[sample.trigger_1], sample))
+        seen[sample.trigger_1] += 1
+    chosen = [sample for _, sample in sorted(rounds, key=lambda entry: entry[0])[:count]]
+    return tuple(
+        Example(
+            name=f"{sample.trigger_1} · {sample.current_tag} · {sample.currenttime[5:16]}",
+            context=ContextBody(**{k: v for k, v in sample.to_dict().items() if k != "raw_labels"}),
+        )
+        for sample in chosen
+    )

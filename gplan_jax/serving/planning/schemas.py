@@ -1,13 +1,22 @@
-"""The bodies of requests and answers; the OpenAPI page and the web page's form come from here."""
+"""The bodies of requests and answers, and the OpenAPI description of them.
+
+The page of the API and the web page's form come from here.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 from pydantic import Field, StringConstraints
+from pydantic.json_schema import models_json_schema
 
 from gplan_jax.gsisr import Sample
+from gplan_jax.serving.http.settings import ServerSettings
 
 MAX_VALUE_CHARS = 16_384
 MAX_CONTEXTS = 64
@@ -28,7 +37,7 @@ def _column(group: Group, description: str, example: str = "") -> Any:
     return Field(default="", description=description, examples=examples, json_schema_extra=extra)
 
 
-class Context(_Body):
+class ContextBody(_Body):
     """The columns of one row, every value text; one that is left out is empty."""
 
     id: Text = _column("profile", "Id of the user", "1000001")
@@ -93,13 +102,13 @@ class _Options(_Body):
 class PlanBody(_Options):
     """One context to plan for."""
 
-    context: Context
+    context: ContextBody
 
 
 class PlansBody(_Options):
     """Several contexts; options and deadline hold for each of them."""
 
-    contexts: list[Context] = Field(min_length=1, max_length=MAX_CONTEXTS)
+    contexts: list[ContextBody] = Field(min_length=1, max_length=MAX_CONTEXTS)
 
 
 class ErrorDetail(_Body):
@@ -213,10 +222,68 @@ class Example(_Body):
     """A simulated context under a name."""
 
     name: str
-    context: Context
+    context: ContextBody
 
 
 class ExamplesAnswer(_Body):
     """Simulated contexts, no real users'."""
 
     examples: list[Example]
+
+
+def _error(description: str) -> dict[str, Any]:
+    return {"model": ErrorAnswer, "description": description}
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {401: _error("The API key is missing or wrong.")}
+PLAN_ERRORS: dict[int | str, dict[str, Any]] = ERRORS | {
+    400: _error("The body is no JSON."),
+    408: _error("The body came too slowly."),
+    413: _error("The body is too large."),
+    415: _error("The body is not declared as plain JSON."),
+    422: _error("A key or a column is wrong; the message names it."),
+    500: _error("A fault of the server; the message names the request."),
+    503: _error("Overloaded, starting or about to stop; try again after Retry-After seconds."),
+    504: _error("Not ready before the deadline."),
+}
+EXAMPLE_CONTEXT = {
+    name: field.examples[0] for name, field in ContextBody.model_fields.items() if field.examples
+}
+
+
+def describe(
+    app: FastAPI, settings: ServerSettings, bodies: Mapping[str, type[pydantic.BaseModel]]
+) -> None:
+    """Makes ``app.openapi`` name the request bodies, by path, and the API key where one is set."""
+    examples = {"context": EXAMPLE_CONTEXT}, {"contexts": [EXAMPLE_CONTEXT]}
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title, version=app.version, summary=app.summary, routes=app.routes
+            )
+            components = document.setdefault("components", {})
+            _, definitions = models_json_schema(
+                [(model, "validation") for model in bodies.values()],
+                ref_template="#/components/schemas/{model}",
+            )
+            components.setdefault("schemas", {}).update(definitions["$defs"])
+            for (path, model), example in zip(bodies.items(), examples, strict=True):
+                reference = {"$ref": f"#/components/schemas/{model.__name__}"}
+                content = {"application/json": {"schema": reference, "example": example}}
+                document["paths"][path]["post"]["requestBody"] = {
+                    "required": True,
+                    "content": content,
+                }
+            if settings.api_key is not None:
+                components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+                for path, operations in document["paths"].items():
+                    if path.startswith("/v1/"):
+                        for operation in operations.values():
+                            operation["security"] = [{"key": []}]
+            # Clients know the columns of a row as the schema Context.
+            text = json.dumps(document).replace(ContextBody.__name__, "Context")
+            app.openapi_schema = json.loads(text)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -4,23 +4,96 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.task_files import load_task
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.inference.engine.engine import PlanEngine
-from gplan_jax.inference.engine.engine_config import EngineConfig
-from gplan_jax.inference.engine.requests import Engine, EngineSnapshot
-from gplan_jax.serving.http.logs import configure_logging, log
+from gplan_jax.inference.engine.requests import (
+    Draining,
+    Engine,
+    EngineConfig,
+    EngineSnapshot,
+    PlanAnswer,
+    PlanRequest,
+)
 from gplan_jax.serving.http.server import DrainingServer, listen
 from gplan_jax.serving.http.settings import ServerSettings
+from gplan_jax.serving.http.telemetry import configure_logging, log
 from gplan_jax.serving.planning.app import create_app
-from gplan_jax.serving.planning.late_engine import LateEngine
 
 SWITCH_INTERVAL_S = 5e-4
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_NOTHING = EngineSnapshot(ready=False, queued=0, active=0, slots=0, queue_limit=0)
+
+
+class LateEngine:
+    """Loads an engine in a thread and is that engine from then on; until then it is not ready.
+
+    Args:
+        load: makes the engine; it may take minutes.
+        on_loaded: called with the engine once it stands, in the loading thread.
+    """
+
+    def __init__(self, load: Callable[[], Engine], on_loaded: Callable[[Engine], None]) -> None:
+        self._load, self._on_loaded = load, on_loaded
+        self._engine: Engine | None = None
+        self._lock, self._closed = threading.Lock(), False
+        self._failure: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, on_failure: Callable[[], None]) -> None:
+        """Begins to load; where that fails, ``on_failure`` is called and ``failure`` is set."""
+        self._thread = threading.Thread(
+            target=self._run, args=(on_failure,), name="gplan-load", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What kept the engine from being loaded, None so far."""
+        return self._failure
+
+    @property
+    def loading(self) -> bool:
+        """Whether the loading thread still runs; it can't be stopped from outside."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def submit(self, request: PlanRequest) -> Future[PlanAnswer]:
+        """As ``Engine.submit``; before the engine stands it refuses everything."""
+        if self._engine is None:
+            raise Draining("The engine is not there yet.")
+        return self._engine.submit(request)
+
+    def snapshot(self) -> EngineSnapshot:
+        """As ``Engine.snapshot``."""
+        return _NOTHING if self._engine is None else self._engine.snapshot()
+
+    def close(self, *, drain_s: float = 0.0) -> None:
+        """As ``Engine.close``; an engine that comes later is closed at once."""
+        with self._lock:
+            self._closed = True
+        if self._engine is not None:
+            self._engine.close(drain_s=drain_s)
+
+    def _run(self, on_failure: Callable[[], None]) -> None:
+        try:
+            engine = self._load()
+            with self._lock:
+                if not self._closed:
+                    self._engine = engine
+            if self._engine is None:
+                engine.close()
+            else:
+                self._on_loaded(engine)
+        except BaseException as error:  # the main thread raises it again
+            self._failure = error
+            on_failure()
 
 
 def serve(

@@ -21,7 +21,7 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.serving.http.bodies import read_json, validate
 from gplan_jax.serving.http.errors import ApiError, AsciiResponse
-from gplan_jax.serving.http.middleware import SECURITY_HEADERS
+from gplan_jax.serving.http.middleware import SECURITY_HEADERS, SHARED_PAGE_FILES
 from gplan_jax.serving.http.server import listen, quiet_config
 from gplan_jax.serving.review.review_store import (
     NotASeed,
@@ -35,11 +35,12 @@ from gplan_jax.synthesis.seeds.review_file import Decision, ReviewVerdict
 
 HOST = "127.0.0.1"
 PAGE = Path(__file__).parent / "page"
-PAGE_FILES = ("review.css", "review.js", "card.js", "outbox.js", "dom.js")
-# The planner's own stylesheet, and what only this page needs.
+PAGE_FILES = ("review.css", "review.js", "card.js", "outbox.js")
+STYLE, DOM = SHARED_PAGE_FILES
 FILES = {
     "/": PAGE / "index.html",
-    "/page/style.css": PAGE.parents[1] / "planning" / "page" / "style.css",
+    "/page/style.css": STYLE,
+    "/dom.js": DOM,
     **{f"/{name}": PAGE / name for name in PAGE_FILES},
 }
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")

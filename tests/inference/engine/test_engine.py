@@ -18,11 +18,11 @@ from gplan_jax.gsisr import Sample, check_plan, latent_valid
 from gplan_jax.gsisr.intent_counts import IntentCounts
 from gplan_jax.inference.engine.continuous import ContinuousDecoder
 from gplan_jax.inference.engine.engine import PlanEngine
-from gplan_jax.inference.engine.engine_config import EngineConfig
 from gplan_jax.inference.engine.programs import Programs
 from gplan_jax.inference.engine.requests import (
     DeadlineExceeded,
     Draining,
+    EngineConfig,
     Overloaded,
     PlanAnswer,
     PlanRequest,

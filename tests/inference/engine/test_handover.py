@@ -15,10 +15,10 @@ from gplan_jax.cli import quickstart_run as quickstart
 from gplan_jax.cli.main import app
 from gplan_jax.foundation.config import load_config
 from gplan_jax.gsisr import IntentLibrary, Prompt, Sample, check_plan, latent_valid
-from gplan_jax.inference.engine.assembly import build_decoder, build_prompter, load_parts
 from gplan_jax.inference.engine.continuous import Prompted, decode_all
-from gplan_jax.inference.engine.engine_config import EngineConfig
+from gplan_jax.inference.engine.decoder_setup import build_decoder, build_prompter, load_parts
 from gplan_jax.inference.engine.planner import Planner
+from gplan_jax.inference.engine.requests import EngineConfig
 from gplan_jax.training.loop.loop import train
 from gplan_jax.training.steps.train_config import TrainConfig
 

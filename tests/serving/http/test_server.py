@@ -15,7 +15,7 @@ from fake_engine import FakeEngine
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.inference.engine.requests import Engine, EngineSnapshot
 from gplan_jax.serving.http.server import listen
-from gplan_jax.serving.planning.late_engine import LateEngine
+from gplan_jax.serving.planning.serve import LateEngine
 
 HEAD = b"POST /v1/plan HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
 BODY = b'{"context":{}}'

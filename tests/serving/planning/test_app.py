@@ -21,8 +21,9 @@ from gplan_jax.foundation.buckets import Experiment
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, facts_of
 from gplan_jax.inference.engine.requests import Overloaded, PlanRequest
+from gplan_jax.serving.http.middleware import SHARED_PAGE_FILES
 from gplan_jax.serving.planning.app import PAGE, PAGE_FILES
-from gplan_jax.serving.planning.schemas import MAX_CONTEXTS, MAX_VALUE_CHARS, Context
+from gplan_jax.serving.planning.schemas import MAX_CONTEXTS, MAX_VALUE_CHARS, ContextBody
 
 CONTEXT = {"id": "7", "currenttime": "2026-05-04 18:16:38", "trigger_1": "加油"}
 JSON = {"Content-Type": "application/json"}
@@ -58,7 +59,7 @@ def metrics_of(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float
 
 
 def test_the_schema_has_the_columns_of_a_sample_but_its_label() -> None:
-    assert (*Context.model_fields, "raw_labels") == COLUMNS
+    assert (*ContextBody.model_fields, "raw_labels") == COLUMNS
 
 
 def test_a_plan_with_its_verdicts_and_costs() -> None:
@@ -466,7 +467,7 @@ def test_the_description_has_the_bodies_and_every_reference_leads_somewhere() ->
     schemas = document["components"]["schemas"]
     body = document["paths"]["/v1/plan"]["post"]["requestBody"]["content"]["application/json"]
     assert body["schema"] == {"$ref": "#/components/schemas/PlanBody"}
-    assert set(schemas["Context"]["properties"]) == set(Context.model_fields)
+    assert set(schemas["Context"]["properties"]) == set(ContextBody.model_fields)
     references = {part.split('"')[0] for part in json.dumps(document).split('"$ref": "')[1:]}
     assert references <= {f"#/components/schemas/{name}" for name in schemas}
     assert ask(FakeEngine(), post(body["example"])).status_code == 200
@@ -497,12 +498,12 @@ def test_the_page_is_whole_and_loads_nothing_from_elsewhere() -> None:
     async def calls(client: Client) -> Any:
         return {path: await client.get(path) for path in PAGE_FILES}
 
-    assert set(PAGE_FILES.values()) == {path.name for path in PAGE.iterdir()}
+    assert set(PAGE_FILES.values()) == {*PAGE.iterdir(), *SHARED_PAGE_FILES}
     for path, answer in ask(FakeEngine(), calls).items():
         assert answer.status_code == 200, path
         policy = answer.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
-        assert answer.text == (PAGE / PAGE_FILES[path]).read_text(encoding="utf-8")
+        assert answer.text == PAGE_FILES[path].read_text(encoding="utf-8")
         assert "://" not in answer.text
         assert "style=" not in answer.text and "<script>" not in answer.text
 

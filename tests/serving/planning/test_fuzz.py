@@ -29,7 +29,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from gplan_jax.data import ChatEncoder
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, PromptTemplate, Sample
-from gplan_jax.inference.engine.prompting import Prompter
+from gplan_jax.inference.engine.decoder_setup import Prompter
 from gplan_jax.inference.engine.requests import PlanRequest
 from gplan_jax.models.checkpoints.tokenizer_files import extend_tokenizer
 from gplan_jax.reasoning import GSISR_LATENTS

@@ -193,7 +193,7 @@ def test_every_answer_carries_the_policy(store: ReviewStore, path: str) -> None:
 def test_the_stylesheet_is_the_planners_own(store: ReviewStore) -> None:
     import gplan_jax.serving.review.review_app as module
 
-    sheet = Path(module.__file__).parents[1] / "planning" / "page" / "style.css"
+    sheet = Path(module.__file__).parents[1] / "http" / "page" / "style.css"
     assert call(store, "GET", "/page/style.css").content == sheet.read_bytes()
 
 

@@ -1,5 +1,7 @@
 // The page: a context is edited, planned at two moments, and the two plans are shown side by side.
 
+import { byId, element } from "./dom.js";
+
 const GROUPS = {
   profile: "Profile",
   history: "History",
@@ -10,21 +12,9 @@ const MOMENT = "time and place";
 const SIDES = ["first", "second"];
 const RETRY_MS = 2000;
 
-const byId = (id) => document.getElementById(id);
 const page = { columns: {}, examples: [], model: null, key: sessionStorage.getItem("key") ?? "" };
 
 // ---- small helpers
-
-function element(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "text") node.textContent = value;
-    else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== false && value != null) node.setAttribute(name, value === true ? "" : value);
-  }
-  node.append(...children.filter((child) => child != null));
-  return node;
-}
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const figure = (ms) => (ms >= 100 ? ms.toFixed(0) : ms >= 10 ? ms.toFixed(1) : ms.toFixed(2));

@@ -1,16 +1,8 @@
 // Shows openapi.json: the operations with an example to copy, then the bodies.
 
-const page = await (await fetch("openapi.json")).json();
+import { element } from "./dom.js";
 
-function element(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "text") node.textContent = value;
-    else node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-}
+const page = await (await fetch("openapi.json")).json();
 
 const nameOf = (reference) => reference.split("/").at(-1);
 

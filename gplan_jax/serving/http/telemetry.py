@@ -1,8 +1,18 @@
-"""Prometheus metrics of one app, in a registry of its own."""
+"""What a server tells of itself: log lines, and Prometheus metrics in a registry of its own.
+
+The log has one JSON object a line, without what users wrote: times, sizes, statuses and codes.
+Contexts are written only where the settings say so; responses, messages that may quote a request,
+and keys never are.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
+import sys
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import (
@@ -15,11 +25,29 @@ from prometheus_client.registry import Collector
 
 from gplan_jax.inference.engine.requests import EngineSnapshot, PlanAnswer
 
+logger = logging.getLogger("gplan.server")
+
 SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30,
 )  # fmt: skip
 PASSES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 50, 100, 200)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+def configure_logging() -> None:
+    """Sends the server's lines, and nothing else of it, to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+
+
+def log(event: str, **fields: Any) -> None:
+    """Writes one line; fields that are None are left out."""
+    now = time.time()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
+    known = {key: value for key, value in fields.items() if value is not None}
+    logger.info(json.dumps({"time": stamp, "event": event, **known}, default=str))
 
 
 class ServerMetrics:
@@ -115,18 +143,14 @@ class _EngineCollector(Collector):
         for outcome in ("answered", "cancelled", "expired", "refused"):
             ended.add_metric([outcome], getattr(state, outcome))
         yield ended
-        yield _batch_rows(state)
-
-
-def _batch_rows(state: EngineSnapshot) -> Metric:
-    """Rows decoded together as a histogram, one observation a pass."""
-    rows = dict(state.rows_of_passes)
-    buckets = [
-        (str(float(edge)), float(sum(count for size, count in rows.items() if size <= edge)))
-        for edge in ROWS
-    ]
-    buckets.append(("+Inf", float(sum(rows.values()))))
-    total = float(sum(size * count for size, count in rows.items()))
-    return HistogramMetricFamily(
-        "gplan_batch_rows", "Rows decoded together in a pass.", buckets, total
-    )
+        # Rows decoded together as a histogram, one observation a pass.
+        rows = dict(state.rows_of_passes)
+        buckets = [
+            (str(float(edge)), float(sum(count for size, count in rows.items() if size <= edge)))
+            for edge in ROWS
+        ]
+        buckets.append(("+Inf", float(sum(rows.values()))))
+        total = float(sum(size * count for size, count in rows.items()))
+        yield HistogramMetricFamily(
+            "gplan_batch_rows", "Rows decoded together in a pass.", buckets, total
+        )

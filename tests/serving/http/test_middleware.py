@@ -11,7 +11,7 @@ from fake_engine import FakeEngine
 from gplan_jax.gsisr import Sample
 from gplan_jax.inference.engine.requests import EngineSnapshot, PlanRequest
 from gplan_jax.serving.http.errors import ApiError
-from gplan_jax.serving.http.gate import Gate
+from gplan_jax.serving.http.middleware import Gate
 
 
 class Waiting(FakeEngine):

@@ -1,7 +1,9 @@
-"""From a model directory and options to a decoder that is ready to run."""
+"""From a model directory and options to a decoder, and from contexts to its prompts."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +12,14 @@ import jax.numpy as jnp
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.task_files import COUNTS_FILE, Response, Task, load_task
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import COLUMNS, IntentLibrary, Sample
-from gplan_jax.gsisr.intent_counts import IntentCounts
-from gplan_jax.inference.engine.continuous import ContinuousDecoder
-from gplan_jax.inference.engine.engine_config import EngineConfig
+from gplan_jax.gsisr import COLUMNS, IntentLibrary, PromptTemplate, Sample
+from gplan_jax.gsisr.context_pairs import SPATIOTEMPORAL_COLUMNS
+from gplan_jax.gsisr.facts import ORDER_TIMES, REQUEST_TIME
+from gplan_jax.gsisr.intent_counts import IntentCounts, context_key
+from gplan_jax.inference.engine.continuous import ContinuousDecoder, Prompted
 from gplan_jax.inference.engine.programs import PAGE, Programs, shapes_of
-from gplan_jax.inference.engine.prompting import Prompter
-from gplan_jax.inference.engine.rows import longest_prefix, longest_response
+from gplan_jax.inference.engine.requests import EngineConfig, PlanRequest
+from gplan_jax.inference.engine.sequences import longest_prefix, longest_response
 from gplan_jax.inference.grammar.drafts import DraftModel
 from gplan_jax.inference.grammar.plan_grammar import PlanGrammar
 from gplan_jax.models import Qwen3, load_qwen3
@@ -24,6 +27,9 @@ from gplan_jax.models.layers.projection import round_layers_to_int8
 
 # What a prefill verifies of a response at most, a latent prefix not counted.
 START_TOKENS, START_DECISIONS = 64, 16
+_TRIGGER_COLUMNS = tuple(f"trigger_{number}" for number in range(1, 8))
+_TIMES = ("2000-01-01 00:00:00", "2001-12-31 12:59:59")
+_TIME_COLUMNS = (REQUEST_TIME, *ORDER_TIMES)
 _ANY_CONTEXT = Sample(**dict.fromkeys(COLUMNS, "") | {"currenttime": "2000-01-01 00:00:00"})
 
 
@@ -107,6 +113,75 @@ def grammar_of(
     if response == "latent":
         encoder.require_latents()
     return PlanGrammar.compile(library, encoder, response)
+
+
+@dataclass(frozen=True)
+class Prompter:
+    """All that turns a request into a prompt.
+
+    Attributes:
+        max_length: tokens a prompt may have; a longer one loses the left of its user part.
+        find_shared: whether to find out what the user's next prompt shares with this one, which
+            costs a second rendering.
+    """
+
+    encoder: ChatEncoder
+    template: PromptTemplate
+    library: IntentLibrary
+    max_length: int
+    find_shared: bool = True
+
+    def prompted(self, request: PlanRequest) -> Prompted:
+        """The prompt of a request.
+
+        Raises:
+            GplanError: a time can't be read, or the template can't be filled in.
+        """
+        ids = self._ids(request.sample)
+        return Prompted(
+            ids,
+            self._shared(request.sample, ids) if self.find_shared else 0,
+            context_key(request.sample),
+            request.temperature,
+            request.seed,
+        )
+
+    def system_ids(self, sample: Sample) -> list[int]:
+        """What the prompts of all samples begin with; it does not hang on the sample's values.
+
+        Raises:
+            GplanError: it leaves no room for a user part.
+        """
+        prompt = self.template.render(sample, self.library)
+        self.encoder.user_room(prompt, max_length=self.max_length)
+        return [int(token) for token in self.encoder.system_ids(prompt)]
+
+    def _ids(self, sample: Sample) -> list[int]:
+        prompt = self.template.render(sample, self.library)
+        return [int(token) for token in self.encoder.prompt_ids(prompt, max_length=self.max_length)]
+
+    def _shared(self, sample: Sample, ids: list[int]) -> int:
+        """Tokens in front of the first one that another time, place or trigger would change."""
+        try:
+            other = self._ids(elsewhere(sample))
+        except GplanError:  # A template that takes no such values: nothing is known to be shared.
+            return 0
+        pairs = enumerate(itertools.zip_longest(ids, other))
+        return next((index for index, (mine, theirs) in pairs if mine != theirs), len(ids))
+
+
+def elsewhere(sample: Sample) -> Sample:
+    """The same user at another time and place after another order: none of these columns agrees."""
+    changed = {}
+    for column in (*SPATIOTEMPORAL_COLUMNS, *_TRIGGER_COLUMNS):
+        value = getattr(sample, column)
+        if column in _TIME_COLUMNS:
+            changed[column] = next(time for time in _TIMES if time != value)
+        elif column.endswith("flag"):
+            changed[column] = "0" if value == "1" else "1"
+        else:
+            changed[column] = "#" + value
+    return dataclasses.replace(sample, **changed)
 
 
 def build_prompter(task: Task, encoder: ChatEncoder, config: EngineConfig) -> Prompter:

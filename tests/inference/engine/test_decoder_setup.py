@@ -13,7 +13,7 @@ from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, PromptTemplate, Sample
 from gplan_jax.gsisr.context_pairs import SPATIOTEMPORAL_COLUMNS
-from gplan_jax.inference.engine.prompting import Prompter, elsewhere
+from gplan_jax.inference.engine.decoder_setup import Prompter, elsewhere
 from gplan_jax.inference.engine.requests import PlanRequest
 
 CONTEXT = (*SPATIOTEMPORAL_COLUMNS, *(f"trigger_{number}" for number in range(1, 8)))

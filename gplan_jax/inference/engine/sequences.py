@@ -2,28 +2,26 @@
 
 A row's slot holds the tokens that passes have seen; its ``chain`` is what is known beyond them: the
 token chosen last and whatever the grammar forces after it. A pass runs the chain and drafts behind
-it as a tree; ``follow`` then walks down from the chain's end, choosing one edge of the grammar at a
-node, for as long as the chosen token was drafted. What is chosen depends on logits alone, and these
-on the tokens before them, so drafts change how many passes a response takes and nothing else.
+it as a tree; ``accept_tree`` then walks down from the chain's end, choosing one edge of the grammar
+at a node, for as long as the chosen token was drafted. What is chosen depends on logits alone, and
+these on the tokens before them, so drafts change how many passes a response takes and nothing else.
 
-Letters: T nodes of a tree, E edges of a grammar node, M places of a commit's window.
+Letters: T nodes of a tree, Q queries of a prefill, E edges of a grammar node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from gplan_jax.inference.engine.passes import AllowedEdges, Trees
-from gplan_jax.inference.engine.programs import set_tree
 from gplan_jax.inference.grammar.drafts import DraftTree, Start
 from gplan_jax.inference.grammar.plan_grammar import Edge, GrammarState, PlanGrammar
 
 
 @dataclass
-class Row:
+class SequenceState:
     """A response in the making.
 
     Attributes:
@@ -70,7 +68,9 @@ def longest_prefix(grammar: PlanGrammar) -> int:
     return len(grammar.decisions_of_prefix().tokens) + len(close)
 
 
-def begin(row: Row, grammar: PlanGrammar, start: Start, logits_QxE: np.ndarray) -> None:
+def accept_start(
+    row: SequenceState, grammar: PlanGrammar, start: Start, logits_QxE: np.ndarray
+) -> None:
     """Reads what a prefill has decided; the tokens of ``start`` that stay are held from now on.
 
     Args:
@@ -97,10 +97,12 @@ def begin(row: Row, grammar: PlanGrammar, start: Start, logits_QxE: np.ndarray) 
     certain = start.decisions[0][0] if start.decisions else len(start.tokens)
     row.drafted += len(start.tokens) - certain
     row.accepted += max(0, kept - certain)
-    _go_on(row, grammar, state)
+    _append_forced(row, grammar, state)
 
 
-def follow(row: Row, grammar: PlanGrammar, tree: DraftTree, logits_TxE: np.ndarray) -> None:
+def accept_tree(
+    row: SequenceState, grammar: PlanGrammar, tree: DraftTree, logits_TxE: np.ndarray
+) -> None:
     """Takes over from a pass what turned out right, and chooses the token after it."""
     row.passes += 1
     row.drafted += len(tree.tokens) - tree.chain
@@ -125,10 +127,10 @@ def follow(row: Row, grammar: PlanGrammar, tree: DraftTree, logits_TxE: np.ndarr
     row.path = tuple(path)
     row.held += len(path)
     row.accepted += len(path) - tree.chain
-    _go_on(row, grammar, state)
+    _append_forced(row, grammar, state)
 
 
-def choose(row: Row, edges: Sequence[Edge], logits_E: np.ndarray) -> Edge:
+def choose(row: SequenceState, edges: Sequence[Edge], logits_E: np.ndarray) -> Edge:
     """The likeliest open edge, the first of equals; drawn where the row has a temperature.
 
     A draw adds Gumbel noise to logits / temperature. The noise hangs on the seed and on the place
@@ -143,42 +145,7 @@ def choose(row: Row, edges: Sequence[Edge], logits_E: np.ndarray) -> Edge:
     return edges[int(np.argmax(scores))]
 
 
-def lay_out(
-    rows: Sequence[Row],
-    trees_of: Callable[[Row], DraftTree],
-    trees: Trees,
-    allowed: AllowedEdges | None,
-    words: Callable[[GrammarState], np.ndarray] | None,
-) -> list[DraftTree]:
-    """Fills the arrays of a pass in, in place; returns the tree of each row.
-
-    Args:
-        rows: those that decode.
-        trees_of: drafts a row's tree.
-        trees: padding, see ``empty_trees``; a row goes where its slot is.
-        allowed: of no edge yet; None in plain decoding.
-        words: the open bits of a state as words.
-    """
-    drafted = []
-    for row in rows:
-        tree = trees_of(row)
-        drafted.append(tree)
-        slot = row.slot
-        trees.lengths_b[slot], trees.base_b[slot] = row.held, row.base
-        trees.moves_bxM[slot, : len(row.path)] = row.path
-        set_tree(trees, slot, tree.tokens, tree.parents)
-        if allowed is None or words is None:
-            continue
-        whole = tree.chain == len(row.chain)
-        for node in range(tree.chain - 1 if whole else len(tree.tokens), len(tree.tokens)):
-            state = row.state if node == tree.chain - 1 else tree.states[node]
-            assert state is not None
-            allowed.node[slot, node] = state.node
-            allowed.open_bits[slot, node] = words(state)
-    return drafted
-
-
-def _go_on(row: Row, grammar: PlanGrammar, state: GrammarState) -> None:
+def _append_forced(row: SequenceState, grammar: PlanGrammar, state: GrammarState) -> None:
     """Takes in what is forced after the token chosen last."""
     run, state = grammar.forced_run(state)
     row.chain = (row.response[-1], *run)
