@@ -225,6 +225,10 @@ def build_decoder(
         least_nodes=config.draft_tokens if drafted else 1,
         queries=START_DECISIONS if drafted else 1,
     )
+    if not ahead and not drafted:
+        # A file keeps the slots full but for its last rows: other sizes cost more to compile than
+        # they save.
+        shapes = dataclasses.replace(shapes, nodes={config.slots: 1})
     programs = Programs(
         parts.model,
         system,
