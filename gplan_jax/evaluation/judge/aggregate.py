@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,14 +55,21 @@ def summarize_scores(
         figures = {judge: _figures(rows, axes, seed) for judge, rows in ours.items()}
         together = _figures(_together(ours, combine), axes, seed) if len(ours) > 1 else None
         sources[name] = {"judges": figures, "combined": together}
-    return {
-        "sources": sources,
-        "alpha": _agreement(judged, axes) if len(judged) > 1 else None,
-        "unscored": {
-            judge: _count(j.why for j in rows if j.status == "unscored")
-            for judge, rows in judged.items()
-        },
-    }
+    alphas: dict[str, dict[str, float | None]] | None = None
+    if len(judged) > 1:
+        alphas = {}
+        for a, axis in enumerate(axes):
+            units = zip(*judged.values(), strict=True)
+            ratings = [[j.values[a] if j.values else None for j in unit] for unit in units]
+            alphas[axis] = {
+                level: krippendorff_alpha(ratings, level) for level in ("ordinal", "interval")
+            }
+    unscored = {}
+    for judge, rows in judged.items():
+        # Reasons that differ by the request's key alone are one.
+        whys = Counter(_REQUEST_KEY.sub("…", j.why) for j in rows if j.status == "unscored")
+        unscored[judge] = dict(sorted(whys.items(), key=lambda item: (-item[1], item[0])))
+    return {"sources": sources, "alpha": alphas, "unscored": unscored}
 
 
 def _figures(rows: Sequence[Judged], axes: Sequence[str], seed: int) -> dict[str, Any]:
@@ -95,32 +102,12 @@ def _together(ours: Mapping[str, Sequence[Judged]], how: Combine) -> list[Judged
         by_axis = [[j.values[a] if j.values else None for j in of_row] for a in axes]
         values = tuple(combined(scores, how, default=DEFAULT_SCORE) for scores in by_axis)
         whole = tuple(value for value in values if value is not None)
-        if whole:
-            rows.append(Judged(first.source, first.row, first.user, "scored", whole))
-        else:
-            rows.append(Judged(first.source, first.row, first.user, "unscored", None))
+        status: Status = "scored" if whole else "unscored"
+        rows.append(Judged(first.source, first.row, first.user, status, whole or None))
     return rows
 
 
-def _agreement(
-    judged: Mapping[str, Sequence[Judged]], axes: Sequence[str]
-) -> dict[str, dict[str, float | None]]:
-    units = list(zip(*judged.values(), strict=True))
-    alphas = {}
-    for a, axis in enumerate(axes):
-        ratings = [[j.values[a] if j.values else None for j in unit] for unit in units]
-        alphas[axis] = {
-            level: krippendorff_alpha(ratings, level) for level in ("ordinal", "interval")
-        }
-    return alphas
-
-
-def _count(reasons: Iterable[str]) -> dict[str, int]:
-    """Reason -> rows; reasons that differ by the request's key alone are one."""
-    reasons = (_REQUEST_KEY.sub("…", reason) for reason in reasons)
-    return dict(sorted(Counter(reasons).items(), key=lambda item: (-item[1], item[0])))
-
-
+# Pairs: two plans for the same context, asked in both orders; a win counts where both agree.
 Outcome = Literal["win", "tie", "loss", "unscored", "identical", "no_plan", "filtered"]
 OUTCOMES: tuple[Outcome, ...] = (
     "win", "tie", "loss", "unscored", "identical", "no_plan", "filtered",
@@ -178,10 +165,14 @@ def summarize_pairs(
     for name, rows in compared.items():
         counts = Counter(row.outcome for row in rows)
         points = [POINTS.get(row.outcome) for row in rows]
+        told = [row.choices for row in rows if row.outcome in POINTS]
+        preferred = [choice for pair in told for choice in pair if choice != "tie"]
+        outright = sum(pair in (("first", "first"), ("second", "second")) for pair in told)
         judges[name] = {
             **{outcome: counts[outcome] for outcome in OUTCOMES},
             **_rate(points, [row.user for row in rows], seed),
-            **_position(rows),
+            "first_share": preferred.count("first") / len(preferred) if preferred else None,
+            "inconsistent": outright / len(told) if told else None,
         }
     if len(compared) < 2:
         return {"judges": judges, "combined": None}
@@ -201,16 +192,6 @@ def _rate(points: Sequence[float | None], users: Sequence[str], seed: int) -> di
     values_Nx1 = np.array([[point] for point, _ in told])
     [bounds] = bootstrap_interval(values_Nx1, [user for _, user in told], seed=seed).tolist()
     return {"win_rate": float(values_Nx1.mean()), "interval": bounds}
-
-
-def _position(rows: Sequence[Compared]) -> dict[str, float | None]:
-    told = [row.choices for row in rows if row.outcome in POINTS]
-    preferred = [choice for pair in told for choice in pair if choice != "tie"]
-    outright = sum(pair in (("first", "first"), ("second", "second")) for pair in told)
-    return {
-        "first_share": preferred.count("first") / len(preferred) if preferred else None,
-        "inconsistent": outright / len(told) if told else None,
-    }
 
 
 Level = Literal["nominal", "ordinal", "interval"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -31,6 +31,7 @@ from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.streams import map_ordered
 
 JUDGEMENTS, COMPARISONS, RESULT = "judgements.jsonl", "comparisons.jsonl", "judge.json"
+Pair = tuple[PlanToJudge, PlanToJudge]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -64,14 +65,49 @@ def judge_plans(
     refuse_existing(out)
     judged: dict[str, list[Judged]] = {judge.name: [] for judge in judges}
     models: dict[str, Counter[str]] = {judge.name: Counter() for judge in judges}
+
+    def ask_of(judge: Judge) -> Callable[[PlanToJudge], Awaitable[Judgement | None]]:
+        async def ask(plan: PlanToJudge) -> Judgement | None:
+            if not plan.plan or (filtered and not plan.filter_pass):
+                return None
+            return await judge.judge(plan.sample, plan.plan)
+
+        return ask
+
     with atomic_directory(out) as folder:
         with (folder / JUDGEMENTS).open("w", encoding="utf-8") as file:
             for judge in judges:
-                for plan, verdict in _judged_by(judge, plans, filtered):
-                    row = _judged(plan, verdict, axes, filtered)
+                answers = _answers(judge, ask_of(judge), plans)
+                for plan, told in zip(plans, answers, strict=True):
+                    told_or_none = told or Judgement({})
+                    status: Status = "scored"
+                    if told is None:
+                        status = "no_plan" if not plan.plan else "filtered"
+                    elif told.unscored is not None:
+                        status = "unscored"
+                    values = None
+                    if told and status == "scored":
+                        values = tuple(float(told.scores[axis].score) for axis in axes)
+                    why = told_or_none.unscored or ""
+                    user = plan.sample.id
+                    row = Judged(plan.source, plan.row, user, status, values, why)
                     judged[judge.name].append(row)
-                    _write(file, _judgement(plan, judge.name, row, verdict))
-                    _count_model(models[judge.name], verdict.origin if verdict else {})
+                    record = {
+                        "source": plan.source,
+                        "row": plan.row,
+                        "id": user,
+                        "judge": judge.name,
+                        "status": status,
+                        "scores": {
+                            axis: {"reason": score.reason, "score": score.score}
+                            for axis, score in told_or_none.scores.items()
+                        },
+                        "unscored": told_or_none.unscored,
+                        "filter_pass": plan.filter_pass,
+                        "origin": dict(told_or_none.origin),
+                    }
+                    _write(file, record)
+                    models[judge.name].update(_model_of(told_or_none.origin))
         result = {
             "rows": len({plan.row for plan in plans}),
             "users": len({plan.sample.id for plan in plans}),
@@ -106,15 +142,48 @@ def compare_plans(
     pairs = list(zip(first, second, strict=True))
     compared: dict[str, list[Compared]] = {judge.name: [] for judge in judges}
     models: dict[str, Counter[str]] = {judge.name: Counter() for judge in judges}
+
+    def ask_of(judge: Judge) -> Callable[[Pair], Awaitable[tuple[Outcome, Sequence[Preference]]]]:
+        async def ask(pair: Pair) -> tuple[Outcome, Sequence[Preference]]:
+            a, b = pair
+            if not (a.plan and b.plan):
+                return "no_plan", ()
+            if filtered and not (a.filter_pass and b.filter_pass):
+                return "filtered", ()
+            if a.plan == b.plan:
+                return "identical", ()
+            forth = await judge.compare(a.sample, a.plan, b.plan)
+            back = await judge.compare(a.sample, b.plan, a.plan)
+            return outcome_of(forth, back), (forth, back)
+
+        return ask
+
     with atomic_directory(out) as folder:
         with (folder / COMPARISONS).open("w", encoding="utf-8") as file:
             for judge in judges:
-                for (a, b), outcome, told in _compared_by(judge, pairs, filtered):
+                answers = _answers(judge, ask_of(judge), pairs)
+                for (a, b), (outcome, told) in zip(pairs, answers, strict=True):
                     choices = (told[0].choice, told[1].choice) if told else (None, None)
                     compared[judge.name].append(Compared(a.sample.id, outcome, choices))
-                    _write(file, _comparison(a, b, judge.name, outcome, told))
+                    orders = zip(("shown_first", "shown_second"), told, strict=False)
+                    record = {
+                        "row": a.row,
+                        "id": a.sample.id,
+                        "judge": judge.name,
+                        "outcome": outcome,
+                        **{
+                            order: {
+                                "choice": p.choice,
+                                "reason": p.reason,
+                                "origin": dict(p.origin),
+                            }
+                            for order, p in orders
+                        },
+                        "filter_pass": [a.filter_pass, b.filter_pass],
+                    }
+                    _write(file, record)
                     for preference in told:
-                        _count_model(models[judge.name], preference.origin)
+                        models[judge.name].update(_model_of(preference.origin))
         result = {
             "rows": len(pairs),
             "users": len({a.sample.id for a, _ in pairs}),
@@ -140,40 +209,7 @@ def _axes(judges: Sequence[Judge]) -> tuple[str, ...]:
     return judges[0].axes
 
 
-def _judged_by(
-    judge: Judge, plans: Sequence[PlanToJudge], filtered: bool
-) -> Iterator[tuple[PlanToJudge, Judgement | None]]:
-    """Every plan with the judge's verdict, None where the plan is not shown to it."""
-
-    async def ask(plan: PlanToJudge) -> tuple[PlanToJudge, Judgement | None]:
-        if not plan.plan or (filtered and not plan.filter_pass):
-            return plan, None
-        return plan, await judge.judge(plan.sample, plan.plan)
-
-    yield from _asked(judge, ask, plans)
-
-
-def _compared_by(
-    judge: Judge, pairs: Sequence[tuple[PlanToJudge, PlanToJudge]], filtered: bool
-) -> Iterator[tuple[tuple[PlanToJudge, PlanToJudge], Outcome, tuple[Preference, ...]]]:
-    async def ask(
-        pair: tuple[PlanToJudge, PlanToJudge],
-    ) -> tuple[tuple[PlanToJudge, PlanToJudge], Outcome, tuple[Preference, ...]]:
-        a, b = pair
-        if not (a.plan and b.plan):
-            return pair, "no_plan", ()
-        if filtered and not (a.filter_pass and b.filter_pass):
-            return pair, "filtered", ()
-        if a.plan == b.plan:
-            return pair, "identical", ()
-        forth = await judge.compare(a.sample, a.plan, b.plan)
-        back = await judge.compare(a.sample, b.plan, a.plan)
-        return pair, outcome_of(forth, back), (forth, back)
-
-    yield from _asked(judge, ask, pairs)
-
-
-def _asked(judge: Judge, ask: Callable[[T], Awaitable[R]], items: Sequence[T]) -> Iterator[R]:
+def _answers(judge: Judge, ask: Callable[[T], Awaitable[R]], items: Sequence[T]) -> Iterator[R]:
     answers = map_ordered(ask, items, at_once=judge.at_once, close=judge.close)
     with closing(answers), ProgressBar(f"judge {judge.name}", len(items)) as bar:
         for answer in answers:
@@ -181,60 +217,13 @@ def _asked(judge: Judge, ask: Callable[[T], Awaitable[R]], items: Sequence[T]) -
             bar.advance(judge.note())
 
 
-def _judged(
-    plan: PlanToJudge, verdict: Judgement | None, axes: Sequence[str], filtered: bool
-) -> Judged:
-    status: Status
-    if verdict is None:
-        status = "no_plan" if not plan.plan else "filtered"
-        return Judged(plan.source, plan.row, plan.sample.id, status, None)
-    if verdict.unscored is not None:
-        return Judged(plan.source, plan.row, plan.sample.id, "unscored", None, verdict.unscored)
-    values = tuple(float(verdict.scores[axis].score) for axis in axes)
-    return Judged(plan.source, plan.row, plan.sample.id, "scored", values)
-
-
-def _judgement(
-    plan: PlanToJudge, judge: str, judged: Judged, verdict: Judgement | None
-) -> dict[str, Any]:
-    scores = verdict.scores if verdict else {}
-    return {
-        "source": plan.source,
-        "row": plan.row,
-        "id": plan.sample.id,
-        "judge": judge,
-        "status": judged.status,
-        "scores": {axis: {"reason": s.reason, "score": s.score} for axis, s in scores.items()},
-        "unscored": verdict.unscored if verdict else None,
-        "filter_pass": plan.filter_pass,
-        "origin": dict(verdict.origin) if verdict else {},
-    }
-
-
-def _comparison(
-    a: PlanToJudge, b: PlanToJudge, judge: str, outcome: Outcome, told: Sequence[Preference]
-) -> dict[str, Any]:
-    orders = zip(("shown_first", "shown_second"), told, strict=False)
-    return {
-        "row": a.row,
-        "id": a.sample.id,
-        "judge": judge,
-        "outcome": outcome,
-        **{
-            order: {"choice": p.choice, "reason": p.reason, "origin": dict(p.origin)}
-            for order, p in orders
-        },
-        "filter_pass": [a.filter_pass, b.filter_pass],
-    }
-
-
 def _write(file: TextIO, record: dict[str, Any]) -> None:
     file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _count_model(models: Counter[str], origin: Any) -> None:
-    if "model" in origin:
-        models[origin["model"]] += 1
+def _model_of(origin: Mapping[str, Any]) -> list[str]:
+    """The model that the server reported, where one did."""
+    return [origin["model"]] if "model" in origin else []
 
 
 def _filter_pass(plans: Sequence[PlanToJudge]) -> dict[str, float]:

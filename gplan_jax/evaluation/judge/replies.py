@@ -76,29 +76,27 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reply(text: str) -> dict[str, Any]:
+    def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+            raise BadReply(f"the reply gives {', '.join(repeated)} twice")
+        return dict(pairs)
+
+    def no_number(constant: str) -> Any:  # NaN and Infinity, which JSON has not.
+        raise ValueError(constant)
+
     text = text.strip()
     if not text:
         raise BadReply("the reply is empty")
     if fenced := _FENCED.fullmatch(text):
         text = fenced[1]
     try:
-        reply = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_number)
+        reply = json.loads(text, object_pairs_hook=without_repeats, parse_constant=no_number)
     except (ValueError, RecursionError):
         raise BadReply("the reply is not one JSON value and nothing else") from None
     if not isinstance(reply, dict):
         raise BadReply("the reply is not a JSON object")
     return reply
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if repeated := sorted({key for key in keys if keys.count(key) > 1}):
-        raise BadReply(f"the reply gives {', '.join(repeated)} twice")
-    return dict(pairs)
-
-
-def _no_number(text: str) -> Any:
-    raise ValueError(text)
 
 
 def _check_keys(where: str, found: Mapping[str, Any], wanted: Sequence[str]) -> None:

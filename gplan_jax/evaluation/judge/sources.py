@@ -64,8 +64,15 @@ def read_rows(
     if faulty and faulty.skips:
         pairs = read_labelled_samples(path, library, faulty=faulty)
         return list(islice((sample for sample, _ in pairs), limit))
-    rows = islice(read_numbered_samples(path), limit)
-    return [_readable(path, number, sample) for number, sample in rows]
+    rows = []
+    for number, sample in islice(read_numbered_samples(path), limit):
+        try:
+            facts_of(sample)
+        except GplanError as error:
+            problem = str(error).rstrip(".")
+            raise RowError(path, number, None, problem, f"Mend it, or {SKIP_HINT}.") from None
+        rows.append(sample)
+    return rows
 
 
 def plans_of_predictions(
@@ -87,13 +94,24 @@ def plans_of_predictions(
             f"{path} has {more} predictions for {len(rows)} rows of data. Give the data they were "
             "made from, with the --limit and --on-error of gplan evaluate."
         )
-    texts = (_text(path, n, line, rows[n - 1]) for n, line in enumerate(lines, start=1))
-    return list(_candidates(name, rows, texts, library))
+    texts: list[str] = []
+    for number, (line, sample) in enumerate(zip(lines, rows, strict=True), start=1):
+        if not isinstance(line, dict):
+            raise RowError(path, number, None, "is not a JSON object", _MEND)
+        for key in ("id", "text"):
+            if not isinstance(line.get(key), str):
+                raise RowError(path, number, key, "is missing or not a string", _MEND)
+        if line["id"] != sample.id:
+            problem = f"is {line['id']!r}, but row {number} of the data has id {sample.id!r}"
+            mend = "Give the data that the predictions were made from, with the same --on-error."
+            raise RowError(path, number, "id", problem, mend)
+        texts.append(line["text"])
+    return list(_plans(name, rows, texts, library))
 
 
 def plans_of_labels(rows: Sequence[Sample], library: IntentLibrary) -> list[PlanToJudge]:
     """The plans of the rows' own labels, to calibrate a judge; GplanError where a row has none."""
-    plans = list(_candidates(LABELS, rows, (sample.raw_labels for sample in rows), library))
+    plans = list(_plans(LABELS, rows, (sample.raw_labels for sample in rows), library))
     if empty := [plan.row for plan in plans if not plan.plan]:
         raise GplanError(
             f"{len(empty)} rows have no plan in raw_labels (the first is row {empty[0]}); "
@@ -118,37 +136,15 @@ def plans_of_floors(
         )
     fitted = {name: fit(train_rows, library) for name, fit in FLOORS.items()}
     return {
-        name: list(_candidates(name, rows, floor.predict(rows), library))
+        name: list(_plans(name, rows, floor.predict(rows), library))
         for name, floor in fitted.items()
     }
 
 
-def _candidates(
+def _plans(
     source: str, rows: Sequence[Sample], texts: Iterable[str], library: IntentLibrary
 ) -> Iterator[PlanToJudge]:
     for number, (sample, text) in enumerate(zip(rows, texts, strict=True), start=1):
         context = sample.with_label("")
         passes = not check_plan(text, library)
         yield PlanToJudge(source, number, context, parse_plan(text, library), passes)
-
-
-def _readable(path: Path, number: int, sample: Sample) -> Sample:
-    try:
-        facts_of(sample)
-    except GplanError as error:
-        problem = str(error).rstrip(".")
-        raise RowError(path, number, None, problem, f"Mend it, or {SKIP_HINT}.") from None
-    return sample
-
-
-def _text(path: Path, number: int, line: object, sample: Sample) -> str:
-    if not isinstance(line, dict):
-        raise RowError(path, number, None, "is not a JSON object", _MEND)
-    for key in ("id", "text"):
-        if not isinstance(line.get(key), str):
-            raise RowError(path, number, key, "is missing or not a string", _MEND)
-    if line["id"] != sample.id:
-        problem = f"is {line['id']!r}, but row {number} of the data has id {sample.id!r}"
-        mend = "Give the data that the predictions were made from, with the same --on-error."
-        raise RowError(path, number, "id", problem, mend)
-    return str(line["text"])

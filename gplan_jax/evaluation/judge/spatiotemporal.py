@@ -35,7 +35,6 @@ from gplan_jax.synthesis.amap.situation import (
     OrderPlace,
     Phase,
     Region,
-    Situation,
     Surroundings,
 )
 
@@ -77,18 +76,34 @@ REACHABLE = (OrderPlace.SAME_DISTRICT, OrderPlace.SAME_CITY)
 
 def spatiotemporal_findings(case: Case) -> Findings:
     """Judges every intent's parameters against time, place and order, and what is left out."""
+    s = case.situation
     failures = [f"{tool} can't be carried out as written" for tool in case.broken]
     failures += [
         f"{words(intent)}: {why}" for intent in case.plan for why in _misfits(case, intent)
     ]
-    if ignored := _ignored_order(case):
-        failures.append(ignored)
+    # An order within reach is due, or the user stands at it, and no intent heeds it. (Without a
+    # known end, an order that began hours ago may well have been used.)
+    heeding = (REMINDER, ARRIVAL_CARD, REVIEW, LONG_DISTANCE)
+    heeded = any(i[TOOL] in heeding or ORDER_PLACE in i.values() for i in case.plan)
+    if s.phase in DUE and s.place is not None and not heeded:
+        failures.append(f"ignores the order: {s.order_phrase}, {s.place}")
     if failures:
         return Findings(failures=failures)
-    return Findings(positive=[*_anchored(case), *_fitting_offers(case)])
+    positive = []
+    # One sign where a destination, start or card fits the order's place and state.
+    if anchored := next(filter(None, (_anchored(case, intent) for intent in case.plan)), None):
+        positive.append(anchored)
+    # One sign where every offer of places fits this time of day or these surroundings.
+    offers = [intent for intent in case.plan if is_tagged(intent)]
+    fits = [_offer_fit(case, intent) for intent in offers]
+    if offers and all(fits):
+        listed = ", ".join(f"{words(o)} ({fit})" for o, fit in zip(offers, fits, strict=True))
+        positive.append(f"offers fit: {listed}")
+    return Findings(positive=positive)
 
 
 def _misfits(case: Case, intent: Intent) -> Iterator[str]:
+    """Why an intent can't be meant in this situation."""
     s, tool = case.situation, intent[TOOL]
     if is_way(intent, ORDER_PLACE):
         if case.at_order_place:
@@ -109,17 +124,15 @@ def _misfits(case: Case, intent: Intent) -> Iterator[str]:
         yield "the order is over"
     if tool == REVIEW and s.phase in (Phase.LATER, Phase.LATER_TODAY, Phase.SOON):
         yield "the order has not begun"
-    if tool == ARRIVAL_CARD and not _arrives(case):
+    arrives = case.at_order_place or s.surroundings in VENUES or case.goes_to_order
+    if tool == ARRIVAL_CARD and not arrives:
         yield "the user is at no such place and does not get there"
     if tool == LONG_DISTANCE and s.region is Region.HOME_CITY and s.place in (None, *REACHABLE):
         yield "nothing calls the user out of the home city"
-    if is_tagged(intent):
-        yield from _tag_misfits(s, intent)
-
-
-def _tag_misfits(s: Situation, intent: Intent) -> Iterator[str]:
-    tag, start = intent[TAG], intent.get(START, HERE)
-    if start == ORDER_PLACE and s.phase is Phase.OVER:
+    if not is_tagged(intent):
+        return
+    tag = intent[TAG]
+    if intent.get(START, HERE) == ORDER_PLACE and s.phase is Phase.OVER:
         yield "the order is over"
     if tag in CLOSED_AT_NIGHT and s.day_part is NIGHT:
         yield "not at this time of night"
@@ -130,62 +143,30 @@ def _tag_misfits(s: Situation, intent: Intent) -> Iterator[str]:
         yield "the user is in the home city"
 
 
-def _arrives(case: Case) -> bool:
-    s = case.situation
-    return case.at_order_place or s.surroundings in VENUES or case.goes_to_order
-
-
-def _ignored_order(case: Case) -> str | None:
-    """A failure where an order within reach is due, or the user stands at it, unheeded."""
-    s = case.situation
-    # Without a known end, an order that began hours ago may well have been used.
-    heeded = (REMINDER, ARRIVAL_CARD, REVIEW, LONG_DISTANCE)
-    if s.phase not in DUE or s.place is None:
-        return None
-    for intent in case.plan:
-        if intent[TOOL] in heeded or ORDER_PLACE in intent.values():
-            return None
-    return f"ignores the order: {s.order_phrase}, {s.place}"
-
-
-def _anchored(case: Case) -> list[str]:
-    """One positive sign where a destination, start or card fits the order's place and state."""
-    s = case.situation
-    for intent in case.plan:
-        tool, start = intent[TOOL], intent.get(START)
-        if is_way(intent, ORDER_PLACE) and s.place in REACHABLE and s.phase in DUE:
-            if _starts_well(case):
-                return [f"{words(intent)} fits: {s.order_phrase}, {s.place}"]
-        elif tool == ARRIVAL_CARD and case.at_order_place and s.phase in DUE:
-            return [f"{words(intent)} fits: {s.order_phrase}, {s.place}"]
-        elif tool == LONG_DISTANCE and s.place is OrderPlace.OTHER_CITY:
-            return [f"{words(intent)} fits: {s.place}"]
-        elif tool == REVIEW and s.phase in (*DONE, Phase.LAST_DAY):
-            return [f"{words(intent)} fits: {s.order_phrase}"]
-        elif is_way(intent, HOME, WORK) and s.day_part in GOING_TIMES[intent[END]]:
-            return [f"{words(intent)} fits: {s.day_part}"]
-        elif start == ORDER_PLACE and s.place in ELSEWHERE and s.phase in DUE:
-            return [f"{words(intent)} fits: {s.order_phrase}, {s.place}"]
-    return []
-
-
-def _starts_well(case: Case) -> bool:
-    """Whether what is offered starts where the plan's way ends, not where the user leaves."""
-    starts = {intent.get(START, HERE) for intent in case.plan if is_tagged(intent)}
-    return HERE not in starts
-
-
-def _fitting_offers(case: Case) -> list[str]:
-    """One positive sign where every offer of places fits this time of day or these surroundings."""
-    offers = [intent for intent in case.plan if is_tagged(intent)]
-    fits = [_offer_fit(case, intent) for intent in offers]
-    if not offers or not all(fits):
-        return []
-    listed = ", ".join(f"{words(o)} ({fit})" for o, fit in zip(offers, fits, strict=True))
-    return [f"offers fit: {listed}"]
+def _anchored(case: Case, intent: Intent) -> str | None:
+    """Why an intent fits the order's place and state, or the way home or to work the hour."""
+    s, tool = case.situation, intent[TOOL]
+    due = s.phase in DUE
+    fits = ""
+    if is_way(intent, ORDER_PLACE) and s.place in REACHABLE and due:
+        # What is offered must start where the plan's way ends, not where the user leaves.
+        starts = {i.get(START, HERE) for i in case.plan if is_tagged(i)}
+        fits = "" if HERE in starts else f"{s.order_phrase}, {s.place}"
+    elif tool == ARRIVAL_CARD and case.at_order_place and due:
+        fits = f"{s.order_phrase}, {s.place}"
+    elif tool == LONG_DISTANCE and s.place is OrderPlace.OTHER_CITY:
+        fits = f"{s.place}"
+    elif tool == REVIEW and s.phase in (*DONE, Phase.LAST_DAY):
+        fits = s.order_phrase
+    elif is_way(intent, HOME, WORK) and s.day_part in GOING_TIMES[intent[END]]:
+        fits = f"{s.day_part}"
+    elif intent.get(START) == ORDER_PLACE and s.place in ELSEWHERE and due:
+        fits = f"{s.order_phrase}, {s.place}"
+    return f"{words(intent)} fits: {fits}" if fits else None
 
 
 def _offer_fit(case: Case, intent: Intent) -> str | None:
+    """The time, surroundings or order that an offer of places fits; None where none."""
     s, tag, start = case.situation, intent[TAG], intent.get(START, HERE)
     if intent.get(RANGE, NEARBY) not in RANGES.get(tag, (NEARBY, DISTRICT, CITY)):
         return None
