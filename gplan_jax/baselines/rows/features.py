@@ -239,20 +239,44 @@ class FeatureEncoder:
 
     def _context(self, sample: Sample) -> list[Bag]:
         facts = facts_of(sample)
-        current = self._place(sample, facts.place_category, sample.current_poi_name)
-        order = self._place(sample, facts.order_category, sample.trigger_4)
+        bags = []
+        for what, category, place, city in (
+            ("place", facts.place_category, sample.current_poi_name, sample.current_city),
+            ("order", facts.order_category, sample.trigger_4, sample.trigger_2),
+        ):
+            recency, visits = getattr(facts, f"{what}_recency"), getattr(facts, f"{what}_visits")
+            bags.append([
+                *self._place(sample, category, place),
+                Token("city", city),
+                Token(f"{what}_recency", bucket(recency, RECENCIES)),
+                Token(f"{what}_visits", bucket(visits or None, COUNTS)),
+            ])  # fmt: skip
+        here, order = bags
         return [
-            _here(facts),
-            [*current, Token("city", sample.current_city), *_looks("place", facts)],
-            _behaviour(facts),
-            [*order, Token("city", sample.trigger_2), *_looks("order", facts)],
-            _order_times(facts),
+            [
+                Token("hour", str(facts.hour)),
+                Token("day_part", facts.day_part),
+                *_flags(facts, "weekend", "holiday"),
+            ],
+            here,
+            [
+                *_flags(facts, "at_home", "at_work", "near_home", "near_work", "in_home_city"),
+                Token("last_locality", facts.locality),
+                Token("hours_since_event", bucket(facts.hours_since_behavior, AGE_HOURS)),
+                Token("recent_count", str(min(facts.recent_count, 9))),
+            ],
+            order,
+            [
+                Token("since_order", bucket(facts.minutes_since_order, MINUTES_SINCE_ORDER)),
+                Token("to_start", bucket(facts.hours_to_start, HOURS_TO_TIME)),
+                Token("to_end", bucket(facts.hours_to_end, HOURS_TO_TIME)),
+                Token("days_to_start", bucket(facts.days_to_start, DAYS_TO_START)),
+                Token("midnight", _flag(facts.starts_at_midnight)),
+            ],
             [
                 Token("order_type", facts.order_type),
                 Token("distance", facts.order_distance),
-                Token("order_at_home", _flag(facts.order_at_home)),
-                Token("order_at_work", _flag(facts.order_at_work)),
-                Token("order_in_home_city", _flag(facts.order_in_home_city)),
+                *_flags(facts, "order_at_home", "order_at_work", "order_in_home_city"),
                 Token("phase", facts.phase),
             ],
         ]
@@ -283,45 +307,8 @@ def _profile(sample: Sample) -> list[Bag]:
     ]
 
 
-def _here(facts: Facts) -> Bag:
-    return [
-        Token("hour", str(facts.hour)),
-        Token("day_part", facts.day_part),
-        Token("weekend", _flag(facts.weekend)),
-        Token("holiday", _flag(facts.holiday)),
-    ]
-
-
-def _looks(what: str, facts: Facts) -> Bag:
-    recency = getattr(facts, f"{what}_recency")
-    return [
-        Token(f"{what}_recency", bucket(recency, RECENCIES)),
-        Token(f"{what}_visits", bucket(getattr(facts, f"{what}_visits") or None, COUNTS)),
-    ]
-
-
-def _behaviour(facts: Facts) -> Bag:
-    return [
-        Token("at_home", _flag(facts.at_home)),
-        Token("at_work", _flag(facts.at_work)),
-        Token("near_home", _flag(facts.near_home)),
-        Token("near_work", _flag(facts.near_work)),
-        Token("in_home_city", _flag(facts.in_home_city)),
-        Token("last_locality", facts.locality),
-        Token("hours_since_event", bucket(facts.hours_since_behavior, AGE_HOURS)),
-        Token("recent_count", str(min(facts.recent_count, 9))),
-    ]
-
-
-def _order_times(facts: Facts) -> Bag:
-    days = facts.days_to_start
-    return [
-        Token("since_order", bucket(facts.minutes_since_order, MINUTES_SINCE_ORDER)),
-        Token("to_start", bucket(facts.hours_to_start, HOURS_TO_TIME)),
-        Token("to_end", bucket(facts.hours_to_end, HOURS_TO_TIME)),
-        Token("days_to_start", bucket(days, DAYS_TO_START)),
-        Token("midnight", _flag(facts.starts_at_midnight)),
-    ]
+def _flags(facts: Facts, *names: str) -> Bag:
+    return [Token(name, _flag(getattr(facts, name))) for name in names]
 
 
 def _flag(value: bool | None) -> str:

@@ -149,8 +149,9 @@ class _Block(nnx.Module):
         self.norm_inner = nnx.LayerNorm(width, rngs=rngs)
 
     def keys_values(self, x_BxLxD: Array) -> KeysValues:
-        x = self.norm_attention(x_BxLxD) if self.pre_norm else x_BxLxD
-        return self._heads(self.keys(x)), self._heads(self.values(x))
+        x_BxLxD = self.norm_attention(x_BxLxD) if self.pre_norm else x_BxLxD
+        shape = (*x_BxLxD.shape[:2], self.heads, -1)
+        return self.keys(x_BxLxD).reshape(shape), self.values(x_BxLxD).reshape(shape)
 
     def __call__(
         self,
@@ -160,42 +161,31 @@ class _Block(nnx.Module):
         own: Sequence[KeysValues],
         key: Array | None,
     ) -> Array:
-        x = self.norm_attention(x_BxQxD) if self.pre_norm else x_BxQxD
-        mixed = self._attend(self._heads(self.query(x)), seen, mask_BxQxL, own, _part(key, 0))
-        mixed = self.out(mixed.reshape(x.shape))
-        x = x_BxQxD + dropout(mixed, self.dropout, _part(key, 1))
-        x = x if self.pre_norm else self.norm_attention(x)
-        inner = self.inner(self.norm_inner(x) if self.pre_norm else x)
-        inner = dropout(
-            nnx.gelu(inner) if self.gelu else nnx.relu(inner), self.dropout, _part(key, 2)
-        )
-        x = x + dropout(self.outer(inner), self.dropout, _part(key, 3))
-        return x if self.pre_norm else self.norm_inner(x)
-
-    def _attend(
-        self,
-        query_BxQxHxE: Array,
-        seen: KeysValues,
-        mask_BxQxL: Array,
-        own: Sequence[KeysValues],
-        key: Array | None,
-    ) -> Array:
-        query = query_BxQxHxE / query_BxQxHxE.shape[-1] ** 0.5
-        keys, values = seen
-        scores = jnp.einsum("bqhe,blhe->bhql", query, keys)
+        # What is seen of the sequence, and beside it each reading's own appended positions.
+        normed_BxQxD = self.norm_attention(x_BxQxD) if self.pre_norm else x_BxQxD
+        query_BxQxHxE = self.query(normed_BxQxD).reshape(*x_BxQxD.shape[:2], self.heads, -1)
+        query_BxQxHxE = query_BxQxHxE / query_BxQxHxE.shape[-1] ** 0.5
+        keys_BxLxHxE, values_BxLxHxE = seen
+        scores = jnp.einsum("bqhe,blhe->bhql", query_BxQxHxE, keys_BxLxHxE)
         scores = jnp.where(mask_BxQxL[:, None], scores, UNSEEN)
         if own:
-            beside = [jnp.einsum("bqhe,bqhe->bhq", query, k)[..., None] for k, _ in own]
+            beside = [jnp.einsum("bqhe,bqhe->bhq", query_BxQxHxE, k)[..., None] for k, _ in own]
             scores = jnp.concatenate([scores, *beside], axis=-1)
-        weights = dropout(nnx.softmax(scores, axis=-1), self.dropout, key)
-        length = keys.shape[1]
-        mixed = jnp.einsum("bhql,blhe->bqhe", weights[..., :length], values)
-        for step, (_, value) in enumerate(own):
-            mixed += jnp.moveaxis(weights[..., length + step], 1, 2)[..., None] * value
-        return mixed
-
-    def _heads(self, x_BxLxD: Array) -> Array:
-        return x_BxLxD.reshape(*x_BxLxD.shape[:2], self.heads, -1)
+        weights = dropout(nnx.softmax(scores, axis=-1), self.dropout, _part(key, 0))
+        length = keys_BxLxHxE.shape[1]
+        mixed_BxQxHxE = jnp.einsum("bhql,blhe->bqhe", weights[..., :length], values_BxLxHxE)
+        for step, (_, value_BxQxHxE) in enumerate(own):
+            weight_BxQxH = jnp.moveaxis(weights[..., length + step], 1, 2)
+            mixed_BxQxHxE += weight_BxQxH[..., None] * value_BxQxHxE
+        mixed_BxQxD = self.out(mixed_BxQxHxE.reshape(x_BxQxD.shape))
+        x_BxQxD = x_BxQxD + dropout(mixed_BxQxD, self.dropout, _part(key, 1))
+        x_BxQxD = x_BxQxD if self.pre_norm else self.norm_attention(x_BxQxD)
+        # The feed-forward maps.
+        inner_BxQxF = self.inner(self.norm_inner(x_BxQxD) if self.pre_norm else x_BxQxD)
+        inner_BxQxF = nnx.gelu(inner_BxQxF) if self.gelu else nnx.relu(inner_BxQxF)
+        inner_BxQxF = dropout(inner_BxQxF, self.dropout, _part(key, 2))
+        x_BxQxD = x_BxQxD + dropout(self.outer(inner_BxQxF), self.dropout, _part(key, 3))
+        return x_BxQxD if self.pre_norm else self.norm_inner(x_BxQxD)
 
 
 class Reasoner(nnx.Module):
@@ -225,36 +215,28 @@ class Reasoner(nnx.Module):
             noise: standard deviation of Gaussian noise on the steps' inputs; where it is above 0
                 and there is a key, the same positions' noisy second view is returned too.
         """
-        parts: list[Array | None] = [None] * 3
-        if key is not None:
-            parts = list(jax.random.split(key, 3))
-        encoded, memory = self.encoder.encode(x_BxLxD, mask_BxLxL, parts[0])
-        encoded, mask = encoded[:, first:], mask_BxLxL[:, first:]
-        chain = self._reason(encoded, memory, mask, parts[1], 0.0)
-        if not noise or key is None:
-            return chain, None
-        return chain, self._reason(encoded, memory, mask, parts[2], noise)
+        read_key, plain_key, noisy_key = (None,) * 3 if key is None else jax.random.split(key, 3)
+        x_BxLxD, memory = self.encoder.encode(x_BxLxD, mask_BxLxL, read_key)
+        start_BxQxD, mask_BxQxL = x_BxLxD[:, first:], mask_BxLxL[:, first:]
 
-    def _reason(
-        self,
-        x: Array,
-        memory: list[KeysValues],
-        mask: Array,
-        key: Array | None,
-        noise: float,
-    ) -> Array:
-        found = [x]
-        appended: list[list[KeysValues]] = []
-        for number in range(self.step_positions.shape[0]):
-            x = x + self.step_positions[number]
-            step_key = None
-            if key is not None:
-                step_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
-                x = x + noise * jax.random.normal(noise_key, x.shape) if noise else x
-            x, new = self.encoder.extend(x, memory, mask, appended, step_key)
-            found.append(x)
-            appended.append(new)
-        return jnp.stack(found, axis=2)
+        def reason(key: Array | None, noise: float) -> Array:
+            x_BxQxD = start_BxQxD
+            found = [x_BxQxD]
+            appended: list[list[KeysValues]] = []
+            for number in range(self.step_positions.shape[0]):
+                x_BxQxD = x_BxQxD + self.step_positions[number]
+                step_key = None
+                if key is not None:
+                    step_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
+                    if noise:
+                        x_BxQxD = x_BxQxD + noise * jax.random.normal(noise_key, x_BxQxD.shape)
+                x_BxQxD, new = self.encoder.extend(x_BxQxD, memory, mask_BxQxL, appended, step_key)
+                found.append(x_BxQxD)
+                appended.append(new)
+            return jnp.stack(found, axis=2)
+
+        chain_BxQxTxD = reason(plain_key, 0.0)
+        return chain_BxQxTxD, reason(noisy_key, noise) if noise and key is not None else None
 
 
 def _part(key: Array | None, number: int) -> Array | None:
