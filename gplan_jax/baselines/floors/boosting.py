@@ -12,7 +12,7 @@ from gplan_jax.baselines.floors.counting import Floor
 from gplan_jax.baselines.floors.tabular import TableEncoder, in_fixed_order
 from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode
-from gplan_jax.baselines.rows.labelled_rows import LabelledRows, labelled_rows
+from gplan_jax.baselines.rows.labelled_rows import labelled_rows
 from gplan_jax.foundation.extras import load_extra, one_thread
 from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.gsisr.plan_rules import PlanRules, plan_rules
@@ -142,16 +142,28 @@ class GradientBoosting(Floor):
     ) -> GradientBoosting:
         """Fits on the rows' table; GplanError where no row has a usable plan."""
         start = GradientBoostingFirst.fit(samples, library, mode)
-        rows = labelled_rows(in_fixed_order(samples), start.atoms)
-        table, actions = _steps(rows, start.atoms, start.table)
-        categorical = (*start.table.categorical, *so_far_categorical(start.atoms))
-        return cls(
-            start.atoms,
-            start.table,
-            start.first,
-            Choice.fit(table, actions, categorical, start.atoms.count + 1),
-            plan_rules(library, start.atoms.intents),
+        atoms = start.atoms
+        rows = labelled_rows(in_fixed_order(samples), atoms)
+        # Every step but the first of every plan, or an even selection of so many.
+        steps = [
+            (row, plan[:position], (*plan, atoms.END)[position])
+            for row, plan in enumerate(rows.plans)
+            for position in range(1, len(plan) + 1)
+        ]
+        steps = steps[:: -(-len(steps) // MOST_ROWS)]
+        table = start.table.encode(rows.samples)[[row for row, _, _ in steps]]
+        so_far = np.array([intents_so_far(plan, atoms) for _, plan, _ in steps])
+        # scikit-learn takes categories below 255; more atoms are numbers, ordered by tool anyway.
+        few = atoms.count < 254
+        so_far_categorical = (False, few, few, *(False for _ in library.tools))
+        following = Choice.fit(
+            np.hstack([table, so_far]),
+            np.array([action for _, _, action in steps]),
+            (*start.table.categorical, *so_far_categorical),
+            atoms.count + 1,
         )
+        rules = plan_rules(library, atoms.intents)
+        return cls(atoms, start.table, start.first, following, rules)
 
     def predict(self, samples: Sequence[Sample], *, constrained: bool = True) -> list[str]:
         """A plan that passes the filter for each row."""
@@ -192,26 +204,3 @@ def intents_so_far(plan: Sequence[int], atoms: Atoms) -> list[float]:
     tools = {atoms.intents[atom][atoms.library.tool_key] for atom in plan}
     last = [float(plan[-back] + 1) if len(plan) >= back else 0.0 for back in (1, 2)]
     return [float(len(plan)), *last, *(float(tool in tools) for tool in atoms.library.tools)]
-
-
-def so_far_categorical(atoms: Atoms) -> tuple[bool, ...]:
-    """Which of ``intents_so_far`` are codes of categories."""
-    # scikit-learn takes categories below 255; a larger library's atoms are ordered by tool anyway.
-    few = atoms.count < 254
-    return (False, few, few, *(False for _ in atoms.library.tools))
-
-
-def _steps(
-    rows: LabelledRows, atoms: Atoms, encoder: TableEncoder
-) -> tuple[np.ndarray, np.ndarray]:
-    """Table [M, F + ...] and actions [M] of every step but the first of every plan."""
-    steps = [
-        (row, plan[:position], (*plan, atoms.END)[position])
-        for row, plan in enumerate(rows.plans)
-        for position in range(1, len(plan) + 1)
-    ]
-    stride = -(-len(steps) // MOST_ROWS)
-    steps = steps[::stride]
-    table = encoder.encode(rows.samples)[[row for row, _, _ in steps]]
-    so_far = np.array([intents_so_far(plan, atoms) for _, plan, _ in steps])
-    return np.hstack([table, so_far]), np.array([action for _, _, action in steps])
