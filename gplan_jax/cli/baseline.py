@@ -74,10 +74,10 @@ def baseline(
     from gplan_jax.baselines.rows.features import InputMode
     from gplan_jax.cli.sensitivity import named_paths
     from gplan_jax.evaluation.comparison.compare import compare
-    from gplan_jax.evaluation.comparison.contestants import (
+    from gplan_jax.evaluation.comparison.known_arms import (
         arms_table,
         chosen_arms,
-        contestants,
+        known_arms,
         overrides_of,
     )
     from gplan_jax.evaluation.comparison.setup import (
@@ -89,7 +89,7 @@ def baseline(
     from gplan_jax.foundation import GplanError
     from gplan_jax.gsisr import IntentLibrary
 
-    arms = contestants()
+    arms = known_arms()
     if name == LIST:
         Console().print(arms_table(arms))
         return

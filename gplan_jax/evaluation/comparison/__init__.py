@@ -1,1 +1,1 @@
-"""Arms compared on the same rows: folds by id, equal tuning, seeds and one table."""
+"""Arms fitted alike and compared on the same rows: may use baselines, training and significance."""

@@ -54,40 +54,40 @@ def run_jobs(setup: ComparisonSetup, jobs: list[FitJob], workers: int) -> Iterat
     Raises:
         GplanError: a worker ended before it could do anything.
     """
-    pending, staff = list(jobs), [_Worker(setup)]
+    pending, started = list(jobs), [_Worker(setup)]
     failed: set[tuple[str, int]] = set()
     try:
         try:
-            on_cpu = staff[0].hardware.result()[0] == "cpu"
+            on_cpu = started[0].hardware.result()[0] == "cpu"
         except BrokenProcessPool:
-            reason = staff[0].end()
+            reason = started[0].end()
             raise GplanError(
                 f"A worker could not start: {reason}. {LOG} has what it printed."
             ) from None
         while True:
             # Hand out: each idle worker its favourite among the fits that can be done now.
-            running = [worker.job for worker in staff if worker.job]
+            running = [worker.job for worker in started if worker.job]
             wanted = min(workers if on_cpu else 1, len(running) + len(pending))
-            staff += [_Worker(setup) for _ in range(wanted - len(staff))]
-            for worker in staff:
-                running = [worker.job for worker in staff if worker.job]
+            started += [_Worker(setup) for _ in range(wanted - len(started))]
+            for worker in started:
+                running = [worker.job for worker in started if worker.job]
                 if worker.job is None:
                     busy = {job.arm for job in running}
                     if job := next_job(pending, running, worker.last_arm, busy):
                         pending.remove(job)
                         if job.trial is None:
                             choose_trial(setup, job.arm, job.fold)
-                        worker.give(job)
-            if not any(worker.job for worker in staff):
+                        worker.submit(job)
+            if not any(worker.job for worker in started):
                 return
             # Collect.
-            done, _ = wait([w.fit for w in staff if w.job and w.fit], return_when=FIRST_COMPLETED)
-            for worker in [worker for worker in staff if worker.fit in done]:
+            done, _ = wait([w.fit for w in started if w.job and w.fit], return_when=FIRST_COMPLETED)
+            for worker in [worker for worker in started if worker.fit in done]:
                 assert worker.job and worker.fit
                 try:
                     result = worker.fit.result()
                 except BrokenProcessPool:
-                    staff.remove(worker)
+                    started.remove(worker)
                     reason = f"{worker.end()} ({LOG} has what it printed)"
                     result = FitResult(worker.job, reason=reason)
                 worker.job = worker.fit = None
@@ -98,7 +98,7 @@ def run_jobs(setup: ComparisonSetup, jobs: list[FitJob], workers: int) -> Iterat
                     pending = [job for job in pending if job.place != result.job.place]
                 yield result
     finally:
-        for worker in staff:
+        for worker in started:
             worker.process.kill()
             worker.pool.shutdown()
 
@@ -114,7 +114,7 @@ class _Worker:
         self.pool = ProcessPoolExecutor(
             1,
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=_begin,
+            initializer=_initialize,
             initargs=(setup, setup.out / LOG),
         )
         before = {name: os.environ.get(name) for name in _ONE_THREAD}
@@ -135,7 +135,7 @@ class _Worker:
         self.fit: Future[FitResult] | None = None
         self.last_arm: str | None = None
 
-    def give(self, job: FitJob) -> None:
+    def submit(self, job: FitJob) -> None:
         """Has the worker do a job; where its process has died meanwhile, ``fit`` says so."""
         self.job, self.last_arm = job, job.arm
         try:
@@ -157,7 +157,7 @@ class _Worker:
 _setup: ComparisonSetup
 
 
-def _begin(setup: ComparisonSetup, log: Path) -> None:
+def _initialize(setup: ComparisonSetup, log: Path) -> None:
     """Makes a new process a worker: what it prints goes into the log, and it ends with its parent.
 
     Ctrl-C reaches the parent too, which ends its workers.

@@ -1,1 +1,1 @@
-"""The report: one self-contained HTML file made from results directories of `gplan baseline`."""
+"""One self-contained HTML file made of results directories of `gplan baseline`: reads no model."""

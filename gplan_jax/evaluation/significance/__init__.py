@@ -1,1 +1,1 @@
-"""Which differences between arms hold, and what the metrics reward: over ids, from scores alone."""
+"""Which differences between arms hold, and what metrics reward: from scores, without any model."""

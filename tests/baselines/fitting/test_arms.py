@@ -26,8 +26,8 @@ def test_every_network_declares_four_trials_that_its_settings_take(name: str) ->
 
 def test_naming_arms_imports_none() -> None:
     code = (
-        "import sys; from gplan_jax.evaluation.comparison.contestants import contestants; "
-        "print(len(contestants()), 'jax' in sys.modules, 'sklearn' in sys.modules)"
+        "import sys; from gplan_jax.evaluation.comparison.known_arms import known_arms; "
+        "print(len(known_arms()), 'jax' in sys.modules, 'sklearn' in sys.modules)"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     count, *imported = told.stdout.split()

@@ -18,7 +18,7 @@ from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.evaluation.comparison import compare as comparing
 from gplan_jax.evaluation.comparison import results
 from gplan_jax.evaluation.comparison.compare import compare
-from gplan_jax.evaluation.comparison.contestants import contestants
+from gplan_jax.evaluation.comparison.known_arms import known_arms
 from gplan_jax.evaluation.comparison.setup import ComparisonSetup, rows_of_folds
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import write_json, write_jsonl
@@ -26,7 +26,7 @@ from gplan_jax.gsisr import IntentLibrary, Sample
 
 LIBRARY = IntentLibrary.load()
 FLOOR = "majority_first_intent"
-ARMS = Arms({**toy_arms.NETWORKS, FLOOR: contestants()[FLOOR]})
+ARMS = Arms({**toy_arms.NETWORKS, FLOOR: known_arms()[FLOOR]})
 RETUNED = Arms({**ARMS.entries, "toy": dataclasses.replace(toy_arms.TOY, trials=({}, {"rank": 5}))})
 
 

@@ -32,7 +32,7 @@ def test_a_worker_that_dies_while_it_is_idle_is_told_with_its_next_fit(
     worker = worker_pool._Worker(setup)
     worker.process.kill()
     worker.process.join()
-    worker.give(FitJob("toy", 0, trial=0))
+    worker.submit(FitJob("toy", 0, trial=0))
     assert worker.fit is not None and worker.fit.exception(timeout=20) is not None
     assert worker.end() == "its process was killed; is the memory short?"
 
