@@ -91,14 +91,19 @@ def analyse(
         own = looks.get(row["treatment"])
         row["verdict"], row["because"] = _verdict(row, ratios[row["slice"]], test, own)
     return {
-        "log": _describe(log, period),
+        "log": {
+            "file": log.source.name,
+            "rows": len(log),
+            "users": len(np.unique(period.test.user_R)),
+            "first_day": str(date.fromordinal(period.first)),
+            "last_day": str(date.fromordinal(period.last)),
+            "days": period.last - period.first + 1,
+            "days_before": len(np.unique(period.before.day_R)),
+        },
         "experiment": test.model_dump(mode="json"),
         "notes": [*period.notes],
         "warnings": [*period.missing],
-        "sample_ratio": [
-            {"slice": name, **ratio, "passed": not _fails(ratio, test)}
-            for name, ratio in ratios.items()
-        ],
+        "sample_ratio": [{"slice": name, **ratio} for name, ratio in ratios.items()],
         "comparisons": [_plain(row) for row in comparisons],
         "sequential": {name: _plain(dataclasses.asdict(found)) for name, found in looks.items()},
     }
@@ -111,28 +116,13 @@ def write_summary(summary: Mapping[str, Any], out: Path) -> None:
         (folder / "summary.md").write_text(markdown(summary), encoding="utf-8")
 
 
-def _describe(log: ExposureLog, period: Period) -> dict[str, Any]:
-    before = np.unique(period.before.day_R)
-    return {
-        "file": log.source.name,
-        "rows": len(log),
-        "users": len(np.unique(period.test.user_R)),
-        "first_day": str(date.fromordinal(period.first)),
-        "last_day": str(date.fromordinal(period.last)),
-        "days": period.last - period.first + 1,
-        "days_before": len(before),
-    }
-
-
 def _sample_ratio(table: UserTable, period: Period, test: AbTest) -> dict[str, Any]:
     counts = {
         arm: int(np.count_nonzero(table.arm_U == period.test.arms.index(arm))) for arm in test.arms
     }
-    return {"users": counts, "expected": test.arms, "p": sample_ratio_p(counts, test.arms)}
-
-
-def _fails(ratio: Mapping[str, Any], test: AbTest) -> bool:
-    return bool(ratio["p"] < test.srm_alpha)
+    p = sample_ratio_p(counts, test.arms)
+    passed = not p < test.srm_alpha
+    return {"users": counts, "expected": test.arms, "p": p, "passed": passed}
 
 
 def _compare(table: UserTable, period: Period, test: AbTest, treatment: str) -> dict[str, Any]:
@@ -145,7 +135,11 @@ def _compare(table: UserTable, period: Period, test: AbTest, treatment: str) -> 
         arms = control, treated = [table.aggregates(code, metric) for code in codes]
         plain = estimate(control, treated, metric, alpha=test.alpha)
         cuped, saved = None, None
-        if test.cuped and plain.method == "welch" and _has_covariate(arms, metric):
+        before, of = COVARIATES[metric]
+        has_covariate = all(
+            arm.mean(of) > 0 and arm.mean(before) > 0 and arm.var(before) > 0 for arm in arms
+        )
+        if test.cuped and plain.method == "welch" and has_covariate:
             cuped = estimate(control, treated, metric, alpha=test.alpha, cuped=True)
             saved = variance_saved(plain, cuped)
         if metric is test.metric:
@@ -166,14 +160,6 @@ def _compare(table: UserTable, period: Period, test: AbTest, treatment: str) -> 
     return {"metrics": metrics, "p": headline.p if headline else None, "detectable_lift": least}
 
 
-def _has_covariate(arms: list[Any], metric: Metric) -> bool:
-    numerator, denominator = COVARIATES[metric]
-    return all(
-        arm.mean(denominator) > 0 and arm.mean(numerator) > 0 and arm.var(numerator) > 0
-        for arm in arms
-    )
-
-
 def _correct(rows: list[dict[str, Any]], test: AbTest) -> None:
     p_values = {str(i): row["p"] for i, row in enumerate(rows) if row["p"] is not None}
     found = adjusted(p_values, alpha=test.alpha, correction=test.correction)
@@ -185,9 +171,8 @@ def _verdict(
     row: Mapping[str, Any], ratio: Mapping[str, Any], test: AbTest, looks: Sequential | None
 ) -> tuple[str, str]:
     found = headline_of(row, test.metric)
-    if _fails(ratio, test):
-        because = f"users don't fall into arms as planned (p = {ratio['p']:.2g})"
-        return "refused", because
+    if not ratio["passed"]:
+        return "refused", f"users don't fall into arms as planned (p = {ratio['p']:.2g})"
     if found is None:
         return "undecided", "an arm has no user in this slice"
     if looks is not None and row["slice"] is not ALL:
