@@ -103,6 +103,7 @@ _KIND_WORDS: tuple[tuple[PlaceKind, tuple[str, ...]], ...] = (
 )  # fmt: skip
 
 RECENT_HOURS = 2
+TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 REQUEST_TIME, ORDER_TIMES = "currenttime", ("trigger_5", "trigger_6", "trigger_7")
 
 
@@ -254,7 +255,7 @@ def time_of(sample: Sample, column: str) -> datetime | None:
     if not text:
         return None
     try:
-        return datetime.strptime(text, "%Y-%m-%d %H:%M:%S")
+        return datetime.strptime(text, TIME_FORMAT)
     except ValueError:
         problem = f"{column} of sample {sample.id} is {text!r}"
         raise GplanError(f"{problem}; write times as YYYY-MM-DD HH:MM:SS.") from None

@@ -38,8 +38,8 @@ from gplan_jax.synthesis.amap.situation import (
     REFUEL_ORDERS,
     SHOPS,
     VENUES,
-    Attention,
     DayPart,
+    Focus,
     Habitual,
     OrderPlace,
     Phase,
@@ -86,7 +86,7 @@ def _of_way(intent: Intent, s: Situation) -> list[str | None]:
         if intent[TOOL] == RIDE:
             hub = _if_in(s.surroundings, Surroundings.HUB)
             reasons += [hub, away, _if_in(s.day_part, *DARK_TIMES)]
-        return [*reasons, _if_in(s.attention, Attention.ORDER_PLACE)]
+        return [*reasons, _if_in(s.focus, Focus.ORDER_PLACE)]
     home_city = _if_in(s.region, Region.HOME_CITY)
     if end == HOME and s.habitual is not Habitual.HOME:
         late = _if_in(s.day_part, DayPart.DINNER, *DARK_TIMES)
@@ -96,7 +96,7 @@ def _of_way(intent: Intent, s: Situation) -> list[str | None]:
         early = _if_in(s.day_part, DayPart.MORNING)
         return [early, _if_in(s.habitual, Habitual.HOME), home_city]
     if end in (SHORT_TERM, GUESS):
-        hint = _if_in(s.attention, Attention.OTHER_PLACE)
+        hint = _if_in(s.focus, Focus.OTHER_PLACE)
         stop = _if_in(s.surroundings, Surroundings.HUB, Surroundings.ROAD, Surroundings.FUEL)
         at_order = _if_in(s.place, OrderPlace.AT)
         return [hint, _used(s), at_order, stop, _if_in(s.habitual, *Habitual), away]

@@ -35,8 +35,8 @@ from gplan_jax.synthesis.amap.situation import (
     MEAL_TIMES,
     ON_THE_ROAD,
     VISITED,
-    Attention,
     DayPart,
+    Focus,
     Habitual,
     OrderPlace,
     Phase,
@@ -155,7 +155,7 @@ def _ticket(s: Situation) -> Openings:
         return _to_ticket_elsewhere(s)
     if s.phase is Phase.LATER:
         return [([RIDE_THERE, CARD], 30), ([REMIND, CARD], 45), ([CARD], 25)]
-    if s.attention is Attention.OTHER_PLACE and s.surroundings in (None, Surroundings.SHOPPING):
+    if s.focus is Focus.OTHER_PLACE and s.surroundings in (None, Surroundings.SHOPPING):
         return [([CARD], 60), ([RIDE_THERE, REMIND], 20), ([EAT_HERE], 10), ([RIDE_NEXT], 10)]
     return [
         ([RIDE_THERE, REMIND], 42),
@@ -171,9 +171,9 @@ def _ticket(s: Situation) -> Openings:
 def _to_ticket_elsewhere(s: Situation) -> Openings:
     if s.surroundings is Surroundings.HUB:
         return [([FAR, REMIND], 75), ([RIDE_THERE, REMIND], 25)]
-    if s.attention is Attention.OTHER_PLACE:
+    if s.focus is Focus.OTHER_PLACE:
         return [([DRIVE_NEXT], 60), ([RIDE_NEXT], 25), ([CARD], 15)]
-    if s.attention is Attention.ORDER_PLACE:
+    if s.focus is Focus.ORDER_PLACE:
         return [([RIDE_THERE, REMIND], 60), ([FAR, REMIND], 25), ([CARD], 15)]
     return [([RIDE_ON], 50), ([REMIND, FAR], 30), ([DRIVE_ON], 20)]
 
@@ -185,7 +185,7 @@ def _refuel(s: Situation) -> Openings:
         return _after_pump(s)
     if s.surroundings in VISITED:
         return [([CARD], 60), ([REMIND, RIDE_THERE], 20), ([RIDE_THERE, REMIND], 20)]
-    if s.attention is Attention.ORDER_PLACE:
+    if s.focus is Focus.ORDER_PLACE:
         return [([REMIND, DRIVE_THERE], 70), ([RIDE_THERE, REMIND], 15), ([DRIVE_THERE], 15)]
     if s.surroundings is Surroundings.ROAD:
         return [([DRIVE_ON], 60), ([DRIVE_THERE, REMIND], 30), ([one_place("加油站")], 10)]
@@ -197,9 +197,9 @@ def _refuel(s: Situation) -> Openings:
 def _at_pump(s: Situation) -> Openings:
     if s.order == "充电桩" and s.day_part in MEAL_TIMES:
         return [([EAT_HERE], 70), ([DRIVE_ON], 20), ([REMIND], 10)]
-    if s.attention is Attention.OTHER_PLACE:
+    if s.focus is Focus.OTHER_PLACE:
         return [([DRIVE_NEXT], 66), ([RIDE_NEXT], 14), ([CARD], 12), ([REMIND], 8)]
-    if s.attention is Attention.ORDER_PLACE and s.phase not in DONE:
+    if s.focus is Focus.ORDER_PLACE and s.phase not in DONE:
         return [([REMIND], 66), ([DRIVE_ON], 22), ([CARD], 12)]
     return [([DRIVE_ON], 78), ([RIDE_ON], 8), ([CARD], 8), ([RATE, DRIVE_ON], 6)]
 
@@ -211,7 +211,7 @@ def _after_pump(s: Situation) -> Openings:
         return [([DRIVE_ON], 66), ([one_place("加油站")], 22), ([DRIVE_THERE, REMIND], 12)]
     if s.surroundings is Surroundings.HUB:
         return [([RIDE_ON], 75), ([FAR], 25)]
-    if s.attention is Attention.OTHER_PLACE:
+    if s.focus is Focus.OTHER_PLACE:
         if s.place is not OrderPlace.OTHER_CITY:
             return [([RIDE_THERE, REMIND], 64), ([DRIVE_THERE, REMIND], 18), ([RIDE_NEXT], 18)]
         return [([DRIVE_NEXT], 58), ([DRIVE_THERE, REMIND], 18), ([RIDE_NEXT], 18), ([RATE], 6)]
@@ -234,7 +234,7 @@ def _other(s: Situation) -> Openings:
         return [([RIDE_ON], 68), ([DRIVE_ON], 20), ([CARD], 12)]
     if soon and s.surroundings in (*VISITED, Surroundings.DISTRICT):
         return [([CARD], 70), ([REMIND, RIDE_THERE], 16), ([RIDE_THERE, REMIND], 14)]
-    if s.attention is Attention.OTHER_PLACE and s.day_part is DayPart.MORNING:
+    if s.focus is Focus.OTHER_PLACE and s.day_part is DayPart.MORNING:
         return [([DRIVE_THERE, REMIND], 64), ([DRIVE_NEXT], 18), ([REMIND, RIDE_THERE], 18)]
     return [
         ([RIDE_THERE, REMIND], 52),
@@ -250,7 +250,7 @@ def _next_way(s: Situation) -> Openings:
     """Elsewhere when the order is over."""
     if s.surroundings is Surroundings.HUB:
         return [([FAR, TRANSFER], 75), ([RIDE_ON, RATE], 25)]
-    if s.attention is Attention.OTHER_PLACE:
+    if s.focus is Focus.OTHER_PLACE:
         return [([RIDE_NEXT, RATE], 60), ([DRIVE_NEXT], 40)]
     return [([RIDE_ON, RATE], 70), ([RATE, RIDE_ON], 30)]
 

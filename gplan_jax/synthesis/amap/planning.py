@@ -44,9 +44,9 @@ from gplan_jax.synthesis.amap.situation import (
     MEAL_TIMES,
     ON_THE_ROAD,
     REFUEL_ORDERS,
-    Attention,
     DayOff,
     DayPart,
+    Focus,
     OrderPlace,
     Region,
     Situation,
@@ -127,7 +127,7 @@ def _needs(opening: Plan, s: Situation, taste: Taste) -> Plan:
 def _further_step(opening: Plan, s: Situation) -> Plan:
     """A service that a long plan still lacks: the way on, or the order's reminder."""
     if not any(intent[TOOL] in (RIDE, TRAVEL, TRANSIT) for intent in opening):
-        wanted = DRIVE_NEXT if s.attention is Attention.OTHER_PLACE else DRIVE_ON
+        wanted = DRIVE_NEXT if s.focus is Focus.OTHER_PLACE else DRIVE_ON
     else:
         wanted = simple(REMINDER)
     return [wanted] if wanted not in opening and reasons_for(wanted, s) else []

@@ -85,7 +85,7 @@ class Surroundings(StrEnum):
     ROAD = "公路服务区"
 
 
-class Attention(StrEnum):
+class Focus(StrEnum):
     """What the latest behaviours were about."""
 
     ORDER_PLACE = "刚看过订单地"
@@ -155,7 +155,7 @@ class Situation:
     day_part: DayPart
     day_off: DayOff | None
     surroundings: Surroundings | None
-    attention: Attention | None
+    focus: Focus | None
 
     def phrases(self) -> tuple[str, ...]:
         """The phrases that hold, in the order in which a CONTEXT says them."""
@@ -166,7 +166,7 @@ class Situation:
             self.day_off,
             self.day_part,
             None if self.habitual else self.surroundings,
-            self.attention,
+            self.focus,
         )
         return (self.order_phrase, *(str(aspect) for aspect in aspects if aspect is not None))
 
@@ -182,7 +182,7 @@ def situation_of(facts: Facts) -> Situation:
     at_work = Habitual.WORK if facts.at_work else None
     away = None if facts.in_home_city is None else Region.AWAY
     weekend = DayOff.WEEKEND if facts.weekend else None
-    elsewhere = Attention.OTHER_PLACE if facts.other_category else None
+    elsewhere = Focus.OTHER_PLACE if facts.other_category else None
     return Situation(
         order=facts.order_type,
         phase=_phase(facts),
@@ -192,7 +192,7 @@ def situation_of(facts: Facts) -> Situation:
         day_part=DAY_PARTS.get(facts.day_part, evening),
         day_off=DayOff.HOLIDAY if facts.holiday else weekend,
         surroundings=KINDS.get(facts.place_kind),
-        attention=Attention.ORDER_PLACE if facts.order_recency == 0 else elsewhere,
+        focus=Focus.ORDER_PLACE if facts.order_recency == 0 else elsewhere,
     )
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Sample, long_term, short_term
 from gplan_jax.gsisr.facts import request_time
-from gplan_jax.synthesis.world.geography import Poi
+from gplan_jax.synthesis.world.geography import Place
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Catalogue:
         holidays: the dates that more rows call a holiday than not, and those declared.
     """
 
-    places: tuple[Poi, ...]
+    places: tuple[Place, ...]
     holidays: frozenset[date]
 
     @cached_property
-    def by_city(self) -> Mapping[str, tuple[Poi, ...]]:
+    def by_city(self) -> Mapping[str, tuple[Place, ...]]:
         """City -> its places."""
-        cities: dict[str, list[Poi]] = defaultdict(list)
+        cities: dict[str, list[Place]] = defaultdict(list)
         for place in self.places:
             cities[place.city].append(place)
         return {city: tuple(places) for city, places in cities.items()}
@@ -63,8 +63,8 @@ def harvest(samples: Iterable[Sample], holidays: Sequence[date] = ()) -> Catalog
 
     Rows whose ``currenttime`` can't be read are passed over.
     """
-    current: set[Poi] = set()
-    ordered: set[Poi] = set()
+    current: set[Place] = set()
+    ordered: set[Place] = set()
     votes: Counter[date] = Counter()
     for sample in samples:
         try:
@@ -74,7 +74,7 @@ def harvest(samples: Iterable[Sample], holidays: Sequence[date] = ()) -> Catalog
         votes[now.date()] += 1 if sample.holidayflag == "1" else -1
         if sample.current_poi_name and sample.current_city:
             current.add(
-                Poi(
+                Place(
                     sample.current_poi_name,
                     sample.current_city,
                     sample.current_district,
@@ -83,7 +83,7 @@ def harvest(samples: Iterable[Sample], holidays: Sequence[date] = ()) -> Catalog
             )
         category = category_in_histories(sample, now, sample.trigger_4)
         if category and sample.trigger_2:
-            ordered.add(Poi(sample.trigger_4, sample.trigger_2, sample.trigger_3, category))
+            ordered.add(Place(sample.trigger_4, sample.trigger_2, sample.trigger_3, category))
     known = {place.id for place in current}
     places = {*current, *(place for place in ordered if place.id not in known)}
     said = {day for day, vote in votes.items() if vote > 0}
@@ -103,5 +103,5 @@ def category_in_histories(sample: Sample, now: datetime, place: str) -> str:
     return ""
 
 
-def _place_order(place: Poi) -> tuple[str, ...]:
+def _place_order(place: Place) -> tuple[str, ...]:
     return place.id, place.city, place.district, place.category

@@ -19,12 +19,11 @@ from pydantic import Field, model_validator
 from gplan_jax.foundation.config import Config, load_config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Behavior, Sample, short_term
-from gplan_jax.gsisr.facts import ORDER_TIMES, REQUEST_TIME, request_time, time_of
+from gplan_jax.gsisr.facts import ORDER_TIMES, REQUEST_TIME, TIME_FORMAT, request_time, time_of
 from gplan_jax.synthesis.pairs.catalogue import Catalogue, category_in_histories
-from gplan_jax.synthesis.world.geography import Poi
+from gplan_jax.synthesis.world.geography import Place
 
 SHIPPED_SPEC = Path(__file__).with_name("perturbations.yaml")
-TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 FIRST_DAY_OFF = 5  # Saturday, as datetime counts the days of a week.
 FLAGS = ("0", "1")
 
@@ -209,13 +208,13 @@ def perturbed(
             category = _category(anchor, sample.profile_feat_6, catalogue) or part.category
             if not (sample.profile_feat_6 and area and category):
                 return None
-            return _at_place(sample, Poi(sample.profile_feat_6, *area, category))
+            return _at_place(sample, Place(sample.profile_feat_6, *area, category))
         case "at_order_place":
             category = _category(anchor, sample.trigger_4, catalogue)
             category = category or part.categories.get(sample.trigger_1, "")
             if not (sample.trigger_4 and sample.trigger_2 and category):
                 return None
-            place = Poi(sample.trigger_4, sample.trigger_2, sample.trigger_3, category)
+            place = Place(sample.trigger_4, sample.trigger_2, sample.trigger_3, category)
             return _at_place(sample, place)
     raise KeyError(name)
 
@@ -236,7 +235,7 @@ def _at_time(anchor: Anchor, when: datetime, catalogue: Catalogue) -> Sample | N
     return dataclasses.replace(sample, **changed)
 
 
-def _at_place(sample: Sample, place: Poi) -> Sample | None:
+def _at_place(sample: Sample, place: Place) -> Sample | None:
     """The row at another place; None where it is there already."""
     if place.id == sample.current_poi_name:
         return None
@@ -250,7 +249,7 @@ def _at_place(sample: Sample, place: Poi) -> Sample | None:
     )
 
 
-def _somewhere(sample: Sample, places: Sequence[Poi], generator: random.Random) -> Sample | None:
+def _somewhere(sample: Sample, places: Sequence[Place], generator: random.Random) -> Sample | None:
     """The row at one of ``places`` that the row itself does not name."""
     own = (sample.current_poi_name, sample.profile_feat_6, sample.profile_feat_8, sample.trigger_4)
     strange = [place for place in places if place.id not in own]

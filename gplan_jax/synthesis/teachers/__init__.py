@@ -1,1 +1,1 @@
-"""Language models as teachers: their prompt, how their replies are read, and who is asked."""
+"""Who plans and explains: rules and language models, their prompts, replies and examples."""

@@ -14,6 +14,7 @@ from datetime import date, datetime, timedelta
 from typing import Literal
 
 from gplan_jax.gsisr import Sample
+from gplan_jax.gsisr.facts import TIME_FORMAT
 from gplan_jax.synthesis.triggers.log_events import LogEvent, Spot, profile_value, user_id
 from gplan_jax.synthesis.triggers.trigger_spec import (
     OrderCondition,
@@ -34,7 +35,6 @@ from gplan_jax.synthesis.triggers.user_memory import (
 
 # Why a moment that a rule found makes no row.
 Reason = Literal["cool_down", "rows_per_day", "stale_position", "no_order_place"]
-TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 CODED = tuple(f"profile_feat_{i}" for i in (1, 2, 3, 4, 10, 11, 12, 13, 14))
 
 

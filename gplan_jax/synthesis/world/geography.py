@@ -39,7 +39,7 @@ OPENING_HOURS: Mapping[PlaceKind, tuple[int, int]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Poi:
+class Place:
     """One place: its id as it stands in the rows (``p_N``), where it lies and what it is."""
 
     id: str
@@ -63,9 +63,9 @@ class Geography:
     """All places by city and category; ``seed`` also decides where it rains."""
 
     seed: int
-    places: Mapping[tuple[str, str], tuple[Poi, ...]]
+    places: Mapping[tuple[str, str], tuple[Place, ...]]
 
-    def find(self, category: str, *, city: str) -> Sequence[Poi]:
+    def find(self, category: str, *, city: str) -> Sequence[Place]:
         """Places of one category in a city."""
         return self.places[city, category]
 
@@ -106,7 +106,7 @@ def build_geography(seed: int) -> Geography:
         DISTRICTS_OF_A_CITY * PLACES_OF_A_DISTRICT * len(everywhere) + 3 * len(anywhere)
     )
     ids = iter(generator.sample(range(FIRST_PLACE_NUMBER, FIRST_PLACE_NUMBER + 4 * most), most))
-    places: dict[tuple[str, str], tuple[Poi, ...]] = {}
+    places: dict[tuple[str, str], tuple[Place, ...]] = {}
     for city in CITIES:
         districts = generator.sample(DISTRICTS, DISTRICTS_OF_A_CITY)
         for category in (*everywhere, *anywhere):
@@ -116,6 +116,6 @@ def build_geography(seed: int) -> Geography:
                 else generator.sample(districts, generator.randint(2, 3))
             )
             places[city, category] = tuple(
-                Poi(f"p_{next(ids)}", city, district, category) for district in chosen
+                Place(f"p_{next(ids)}", city, district, category) for district in chosen
             )
     return Geography(seed, places)

@@ -17,7 +17,7 @@ from statistics import NormalDist
 
 from gplan_jax.synthesis.amap.situation import REFUEL_ORDERS
 from gplan_jax.synthesis.world.calibration import draw, draw_quantile, has, quantile_at, tables
-from gplan_jax.synthesis.world.geography import CITIES, Geography, Poi
+from gplan_jax.synthesis.world.geography import CITIES, Geography, Place
 from gplan_jax.synthesis.world.people import Person
 
 WEEKDAYS = "一二三四五六日"
@@ -35,7 +35,7 @@ class BehaviorEvent:
     when: datetime
     acts: str
     locality: str
-    place: Poi
+    place: Place
 
     def __str__(self) -> str:
         when = self.when
@@ -50,8 +50,8 @@ class Scene:
 
     person: Person
     order_type: str
-    order_place: Poi
-    place: Poi
+    order_place: Place
+    place: Place
     made: datetime | None
     now: datetime
 
@@ -68,7 +68,7 @@ def recent_events(
     hours = _hours(scene, count, ordering, age, generator)
     roles = _roles(scene, count, ordering, generator)
     events: list[BehaviorEvent] = []
-    older: Poi | None = None
+    older: Place | None = None
     locality = "none"
     style = scene.person.style
     for when, role in zip(reversed(hours), reversed(roles), strict=True):
@@ -144,12 +144,12 @@ def _roles(scene: Scene, count: int, ordering: int | None, generator: random.Ran
 
 def _place(
     role: str,
-    older: Poi | None,
+    older: Place | None,
     locality: str,
     scene: Scene,
     geography: Geography,
     generator: random.Random,
-) -> Poi:
+) -> Place:
     """What an event is about, given what the event before it was about."""
     person = scene.person
     if role in ("order", "ordering"):
@@ -183,7 +183,7 @@ def _draw_known(generator: random.Random, name: str, key: str, otherwise: str) -
 
 
 def long_term_text(
-    person: Person, regular: list[Poi], geography: Geography, generator: random.Random
+    person: Person, regular: list[Place], geography: Geography, generator: random.Random
 ) -> str:
     """The habits of a person as the column holds them, ``regular`` places among them."""
     wanted = int(draw(generator, "habits"))
@@ -201,7 +201,7 @@ def long_term_text(
     ranks = generator.sample(range(distinct), min(len(regular), distinct))
     at = dict(zip(ranks, regular, strict=False))
     own = {role: place for role, place in (("home", person.home), ("work", person.work)) if place}
-    known: set[Poi] = set()
+    known: set[Place] = set()
     usual = ""  # The kind of the latest place that is neither regular nor home or work.
     entries: list[str] = []
     for rank, count in enumerate(counts):

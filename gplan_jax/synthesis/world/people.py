@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gplan_jax.synthesis.amap.situation import REFUEL_ORDERS
 from gplan_jax.synthesis.world.calibration import draw, shares
-from gplan_jax.synthesis.world.geography import CITIES, Geography, Poi
+from gplan_jax.synthesis.world.geography import CITIES, Geography, Place
 
 # Columns of the profile whose codes go together in the public rows.
 CODES_TOGETHER = (("1",), ("2", "3", "4", "11"), ("10", "12"))
@@ -31,8 +31,8 @@ class Person:
     """
 
     id: str
-    home: Poi | None
-    work: Poi | None
+    home: Place | None
+    work: Place | None
     city: str
     drives: bool
     destination: str

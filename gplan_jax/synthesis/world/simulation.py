@@ -16,11 +16,11 @@ from datetime import datetime, timedelta
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample
-from gplan_jax.gsisr.facts import DayPart, day_part_of
+from gplan_jax.gsisr.facts import TIME_FORMAT, DayPart, day_part_of
 from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.amap.situation import REFUEL_ORDERS
 from gplan_jax.synthesis.world.calibration import draw, tables
-from gplan_jax.synthesis.world.geography import CITIES, Geography, Poi, build_geography, is_open
+from gplan_jax.synthesis.world.geography import CITIES, Geography, Place, build_geography, is_open
 from gplan_jax.synthesis.world.histories import BehaviorEvent, Scene, long_term_text, recent_events
 from gplan_jax.synthesis.world.orders import draw_times
 from gplan_jax.synthesis.world.people import CAR_SHARE, Person, make_person
@@ -33,7 +33,6 @@ RETURNING_SHARE = 0.15
 AT_HOME_SHARE = 0.013  # Of rows in the home city.
 AT_HABITUAL_SHARE = 0.3  # Of those, at home or at work.
 WET_KINDS = ("sights",)  # Where rain keeps people from.
-TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 
 
 @dataclass(slots=True)
@@ -163,7 +162,7 @@ def _draw_places(
     now: datetime,
     geography: Geography,
     generator: random.Random,
-) -> tuple[Poi, Poi]:
+) -> tuple[Place, Place]:
     """Where the user is and where the order's place is, as far apart as the tables say."""
     distance = draw(generator, "distances", order_type)
     home_city = person.city and generator.random() < AT_HOME_SHARE

@@ -29,9 +29,9 @@ from gplan_jax.synthesis.amap.intents import (
 from gplan_jax.synthesis.amap.openings import DRIVE_ON, openings
 from gplan_jax.synthesis.amap.planning import plan_for, supported_openings
 from gplan_jax.synthesis.amap.situation import (
-    Attention,
     DayOff,
     DayPart,
+    Focus,
     Habitual,
     OrderPlace,
     Phase,
@@ -54,7 +54,7 @@ def _situation(order: str, phase: Phase, place: OrderPlace, **others: object) ->
         "day_part": DayPart.AFTERNOON,
         "day_off": None,
         "surroundings": Surroundings.HUB,
-        "attention": None,
+        "focus": None,
     }
     return Situation(order, phase, place, **(facts | others))  # type: ignore[arg-type]
 
@@ -69,7 +69,7 @@ def _every_situation() -> list[Situation]:
         DayPart,
         (None, *DayOff),
         (None, *Surroundings),
-        (None, *Attention),
+        (None, *Focus),
     )
     every = itertools.product(*aspects)
     return [Situation(*values) for values in itertools.islice(every, 0, None, 211)]
@@ -138,7 +138,7 @@ def test_an_opening_fits_the_others_rules_by_itself(library: IntentLibrary) -> N
                 Phase.JUST_STARTED,
                 OrderPlace.SAME_CITY,
                 surroundings=None,
-                attention=Attention.ORDER_PLACE,
+                focus=Focus.ORDER_PLACE,
             ),
             [simple(REMINDER), travel(ORDER_PLACE)],
         ),

@@ -21,7 +21,7 @@ ASPECTS = (
     words.DayPart,
     words.DayOff,
     words.Surroundings,
-    words.Attention,
+    words.Focus,
 )
 
 

@@ -6,7 +6,7 @@ from datetime import date, datetime
 
 from gplan_jax.gsisr import Sample
 from gplan_jax.synthesis.pairs.catalogue import category_in_histories, harvest
-from gplan_jax.synthesis.world.geography import CITIES, Poi, build_geography
+from gplan_jax.synthesis.world.geography import CITIES, Place, build_geography
 
 NOW = datetime(2026, 3, 10, 12)
 ROW = Sample.from_context(
@@ -27,8 +27,8 @@ ROW = Sample.from_context(
         "long_term_behavior": "酒店的p_2act_8了3次 , 住宅区的p_3act_8了9次",
     }
 )
-HERE = Poi("p_1", "甲市", "东区", "高铁站")
-ORDERED = Poi("p_2", "乙市", "西区", "舒适型")
+HERE = Place("p_1", "甲市", "东区", "高铁站")
+ORDERED = Place("p_2", "乙市", "西区", "舒适型")
 
 
 def row(**columns: str) -> Sample:

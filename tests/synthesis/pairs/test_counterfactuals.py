@@ -57,7 +57,8 @@ from gplan_jax.synthesis.world.simulation import simulate_rows
 LIBRARY = IntentLibrary.load()
 ROWS = list(simulate_rows(120, seed=4))
 CATALOGUE = harvest(ROWS)
-NAMES = list(load_spec().weights)
+SPEC = load_spec()
+NAMES = list(SPEC.weights)
 GOOD = '[{"工具名称":"tool_6"},{"工具名称":"tool_8"},{"工具名称":"tool_9"}]'
 
 
@@ -80,7 +81,7 @@ class Scripted:
 
 
 def recipe(**changes: Any) -> PairRecipe:
-    basis = PairRecipe(load_spec(), CATALOGUE, RuleTeacher(LIBRARY), LIBRARY, per_anchor=len(NAMES))
+    basis = PairRecipe(SPEC, CATALOGUE, RuleTeacher(LIBRARY), LIBRARY, per_anchor=len(NAMES))
     return dataclasses.replace(basis, **changes)
 
 

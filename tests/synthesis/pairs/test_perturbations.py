@@ -23,7 +23,7 @@ from gplan_jax.synthesis.pairs.perturbations import (
     load_spec,
     perturbed,
 )
-from gplan_jax.synthesis.world.geography import Poi, build_geography
+from gplan_jax.synthesis.world.geography import Place, build_geography
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 SEED = 11
@@ -68,7 +68,7 @@ GUEST = Sample.from_context(
         "trigger_5": "2026-03-10 09:30:00",
     }
 )
-NEAR, FAR = Poi("p_6", "乙市", "北区", "商场"), Poi("p_7", "甲市", "西区", "公园")
+NEAR, FAR = Place("p_6", "乙市", "北区", "商场"), Place("p_7", "甲市", "西区", "公园")
 TOWN = Catalogue((NEAR, FAR), frozenset({date(2026, 3, 11)}))
 
 
@@ -82,8 +82,8 @@ def row(**columns: str) -> Sample:
     return dataclasses.replace(GUEST, **columns)
 
 
-def place_of(sample: Sample) -> Poi:
-    return Poi(
+def place_of(sample: Sample) -> Place:
+    return Place(
         sample.current_poi_name,
         sample.current_city,
         sample.current_district,
@@ -278,7 +278,7 @@ def test_no_other_place_is_no_perturbation() -> None:
 
 
 def test_a_city_of_own_places_alone_leaves_the_other_cities() -> None:
-    third = Poi("p_8", "丙市", "中区", "公园")
+    third = Place("p_8", "丙市", "中区", "公园")
     town = Catalogue((NEAR, FAR, third), frozenset())
     homeward = row(profile_feat_6="p_7")
     found = {change("other_city", homeward, town=town, seed=seed) for seed in range(10)}
@@ -287,7 +287,7 @@ def test_a_city_of_own_places_alone_leaves_the_other_cities() -> None:
 
 def test_home_is_where_the_profile_says_and_what_the_habits_say() -> None:
     home = change("at_home", GUEST)
-    assert home is not None and place_of(home) == Poi("p_1", "甲市", "东区", "住宅区")
+    assert home is not None and place_of(home) == Place("p_1", "甲市", "东区", "住宅区")
     unknown = row(long_term_behavior="")
     home = change("at_home", unknown)
     assert home is not None and home.current_tag == "住宅区"  # From the spec.
@@ -304,7 +304,7 @@ def test_the_orders_place_takes_the_category_that_is_known_best() -> None:
         return found and found.current_tag
 
     named = row(long_term_behavior="民宿的p_9act_8了2次")
-    seen = Catalogue((Poi("p_9", "乙市", "北区", "舒适型"),), frozenset())
+    seen = Catalogue((Place("p_9", "乙市", "北区", "舒适型"),), frozenset())
     assert category(named, seen) == "民宿"
     assert category(GUEST, seen) == "舒适型"
     assert category(GUEST) == "酒店"
