@@ -34,7 +34,7 @@ USER_COLUMNS = (
 )  # fmt: skip
 
 
-class Poi(NamedTuple):
+class ExamplePlace(NamedTuple):
     """A place of the example: id, category, city, district."""
 
     id: str
@@ -141,7 +141,7 @@ class _Life:
         yield self._event(self._at(last, 17), "visit", station)
         yield self._event(self._at(last, 22), "position", self._home)
 
-    def _ticket(self, day: datetime, sight: Poi) -> Iterator[tuple[str, ...]]:
+    def _ticket(self, day: datetime, sight: ExamplePlace) -> Iterator[tuple[str, ...]]:
         made = self._at(day, 8) - timedelta(hours=self._random.uniform(0, 20))
         order = self._order("ticket", sight, made, day, day + timedelta(days=30))
         yield self._event(made - timedelta(minutes=4), "view", sight)
@@ -166,7 +166,7 @@ class _Life:
         if self._random.random() < 0.2:
             yield self._event(when + timedelta(minutes=4), "order_cancelled", target, order)
 
-    def _outing(self, when: datetime, poi: Poi) -> Iterator[tuple[str, ...]]:
+    def _outing(self, when: datetime, poi: ExamplePlace) -> Iterator[tuple[str, ...]]:
         yield self._event(when, "search", poi)
         yield self._event(when + timedelta(minutes=4), "route", poi)
         yield self._event(when + timedelta(minutes=6), "navigate", poi)
@@ -175,14 +175,14 @@ class _Life:
     def _at(self, day: datetime, hour: int) -> datetime:
         return day + timedelta(hours=hour, seconds=self._random.randrange(3600))
 
-    def _poi(self, category: str, city: str | None = None) -> Poi:
+    def _poi(self, category: str, city: str | None = None) -> ExamplePlace:
         city, district = city or self._city, self._random.choice(DISTRICTS)
         number = self._random.randrange(PLACES_OF_A_CATEGORY)
         key = (CITIES.index(city), DISTRICTS.index(district), CATEGORIES.index(category), number)
-        return Poi("B" + "".join(f"{part:02d}" for part in key), category, city, district)
+        return ExamplePlace("B" + "".join(f"{part:02d}" for part in key), category, city, district)
 
     def _order(
-        self, kind: str, poi: Poi, made: datetime, start: datetime, end: datetime | None
+        self, kind: str, poi: ExamplePlace, made: datetime, start: datetime, end: datetime | None
     ) -> tuple[str, ...]:
         """The order columns of its events."""
         self._orders += 1
@@ -190,7 +190,7 @@ class _Life:
         return (f"{self.user}-{self._orders}", kind, *poi, *times)
 
     def _event(
-        self, when: datetime, word: str, poi: Poi, order: tuple[str, ...] = ("",) * 9
+        self, when: datetime, word: str, poi: ExamplePlace, order: tuple[str, ...] = ("",) * 9
     ) -> tuple[str, ...]:
         return (self.user, _text(when), word, *poi, *order)
 
