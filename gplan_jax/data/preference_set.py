@@ -151,7 +151,7 @@ class PreferenceSet:
             lambda: [self._levels(row) for row in track(range(len(self)), "counting tokens")],
         )
         sound_N = table_Nx3[:, 0] >= 0
-        # The file is read again only where a fault has to be told by its line.
+        # The file is read again only where a fault is to be named by its line.
         lines = {} if sound_N.all() else _first_lines(self.source)
         faulty = faulty or FaultyRows()
         faults = [

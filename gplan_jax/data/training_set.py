@@ -62,7 +62,7 @@ class TrainingSet:
 
         Raises:
             GplanError, RowError: as ``read_labelled_samples``; a label lacks the trace that the
-                mode trains on; PICD or Pause meets a tokenizer without latent tokens.
+                mode trains on; the tokenizer lacks the latent tokens of PICD or Pause.
         """
         if mode.has_curriculum:
             encoder.require_latents()

@@ -265,7 +265,7 @@ def named_arrays(state: TrainState) -> dict[str, Any]:
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
     """Turns what TensorStore raises for a full or read-only disk, ValueErrors, into OSErrors."""
-    told = {
+    known = {
         "No space left on device": errno.ENOSPC,
         "Disk quota exceeded": errno.EDQUOT,
         "Read-only file system": errno.EROFS,
@@ -277,7 +277,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         for cause in _causes(error):
-            for text, number in told.items():
+            for text, number in known.items():
                 if text in str(cause):
                     raise OSError(number, text, str(folder)) from None
         raise

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 
 
 class RunStopped(SystemExit):
-    """A run that was told to stop and has written its checkpoint: no failure, so a SystemExit.
+    """A run that a signal stopped and that has written its checkpoint: no failure, so a SystemExit.
 
     Attributes:
         exit_code: 128 + the signal's number, as of a process that the signal ended: 143 for
@@ -90,7 +90,7 @@ class StopSignals:
 
     def stopped(self, step: int, total: int) -> RunStopped:
         """What to raise once the checkpoint of ``step`` is written."""
-        # Of several processes, only the one that was told knows the signal: it is SIGTERM there.
+        # Of several processes, only the one that got the signal knows it: it is SIGTERM there.
         number = self._number or signal.SIGTERM
         name = "Ctrl-C" if number == signal.SIGINT else number.name
         return RunStopped(name, 128 + number, step, total)

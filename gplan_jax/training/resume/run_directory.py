@@ -75,7 +75,7 @@ class ConfigChanges:
 
 
 def compare_configs(before: TrainConfig, now: TrainConfig) -> ConfigChanges:
-    """The differences of two configs. A new file name is free; its content is judged elsewhere."""
+    """The differences of two configs. A new file name is free; its content is compared elsewhere."""
     found: dict[str, list[str]] = {"free": [], "rounding": [], "exact": []}
     for key, old, new in _differences(before.model_dump(), now.model_dump()):
         kind = "exact"
