@@ -75,7 +75,7 @@ class ConfigChanges:
 
 
 def compare_configs(before: TrainConfig, now: TrainConfig) -> ConfigChanges:
-    """The differences of two configs. A new file name is free; its content is compared elsewhere."""
+    """The differences of two configs. New file names are free: their content is compared."""
     found: dict[str, list[str]] = {"free": [], "rounding": [], "exact": []}
     for key, old, new in _differences(before.model_dump(), now.model_dump()):
         kind = "exact"
