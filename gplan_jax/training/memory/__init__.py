@@ -1,1 +1,1 @@
-"""Memory plans: the real step compiled ahead of time, and what a device must hold and do for it."""
+"""Memory plans: a run's step compiled ahead of time. Uses steps and the mesh, runs nothing."""
