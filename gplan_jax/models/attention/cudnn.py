@@ -1,4 +1,4 @@
-"""The cuDNN flash attention of NVIDIA GPUs as a pair of calls for ``attention_merge``.
+"""The cuDNN flash attention of NVIDIA GPUs as a pair of calls for ``merge``.
 
 jax.nn.dot_product_attention can't serve: its gradient ignores the log-sum-exp's cotangent and knows
 only a part's own log-sum-exp, which it moreover rounds to bfloat16. So both calls go to jax's

@@ -26,7 +26,7 @@ def splash_attention(
     *,
     interpret: bool = False,
 ) -> jax.Array:
-    """Computes causal attention over own keys and contexts; see ``attention.causal_attention``.
+    """Computes causal attention over own keys and contexts; see ``causal.causal_attention``.
 
     Queries and keys are padded to whole blocks: own keys at their end, where no real query looks,
     contexts at their front, hidden. A context that rows share is repeated for each: T + C keys a

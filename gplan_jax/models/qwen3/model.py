@@ -302,7 +302,7 @@ def abstract_qwen3(
 
 @dataclasses.dataclass(frozen=True)
 class _Parameters:
-    """Makes parameters that know the logical names of their axes (``models.sharding``)."""
+    """Makes parameters that know the logical names of their axes (``layers.sharding``)."""
 
     config: Qwen3Config
     rngs: nnx.Rngs
