@@ -137,11 +137,7 @@ def latency(
 
 
 def parse_rates(values: list[str]) -> tuple[float, ...]:
-    """Rates from "10" or "5,10,20", repeated; without doubles, in the order given.
-
-    Raises:
-        GplanError: one is no positive number.
-    """
+    """Rates from "10" or "5,10,20", repeated; without doubles, in the order given."""
     parts = [part.strip() for value in values for part in value.split(",")]
     rates: dict[float, None] = {}
     for part in parts:
@@ -156,11 +152,7 @@ def parse_rates(values: list[str]) -> tuple[float, ...]:
 
 
 def parse_modes(values: list[str]) -> dict[str, DecodingMode]:
-    """NAME=MODE, repeated.
-
-    Raises:
-        GplanError: one is not written so, or there is no such mode.
-    """
+    """NAME=MODE, repeated; GplanError where one is not written so, or there is no such mode."""
     modes: dict[str, DecodingMode] = {}
     for value in values:
         name, _, mode = value.partition("=")

@@ -59,10 +59,9 @@ class Experiment(Config):
         return self
 
     def assign(self, user: str) -> str | None:
-        """The arm of ``user``; None for one who takes no part.
-
-        Raises:
-            GplanError: ``user`` is empty; all users without an id would share one arm.
+        """The arm of ``user``; None for one who takes no part. GplanError where the id is empty:
+        all
+        users without one would share an arm.
         """
         if not user:
             raise GplanError(f"Experiment {self.name}: a user without an id can't have an arm.")

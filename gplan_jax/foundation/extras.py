@@ -15,16 +15,7 @@ _PACKAGES = {"sklearn": "scikit-learn", "tea_tasting": "tea-tasting"}
 
 
 def load_extra(module: str, extra: str, purpose: str) -> ModuleType:
-    """Imports a module, "sklearn.cluster" for instance.
-
-    Args:
-        module: its name.
-        extra: the extra of this package that brings it.
-        purpose: what it is for, as in "For <purpose> install ...".
-
-    Raises:
-        GplanError: it is not installed; tells how to install it.
-    """
+    """Imports a module; GplanError names the extra that brings it, "For <purpose> install ..."."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

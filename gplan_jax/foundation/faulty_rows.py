@@ -53,11 +53,8 @@ class FaultyRows:
             self.errors.append(error)
 
     def sound(self, path: str | Path, items: Iterable[T], check: Callable[[T], U]) -> Iterator[U]:
-        """Yields ``check(item)`` of the items of ``path`` that raise no RowError.
-
-        Raises:
-            RowError: of the first faulty item, where those are not left out.
-            GplanError: no item was sound, or there was none.
+        """Yields ``check(item)`` of the items of ``path`` that raise no RowError; GplanError where
+        none does.
         """
         already, yielded = len(self.errors), False
         for item in items:

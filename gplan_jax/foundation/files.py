@@ -38,10 +38,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary directory that is renamed to ``path`` when the block ends well.
-
-    Raises:
-        GplanError: ``path`` exists and is not an empty directory; nothing is ever overwritten.
+    """Yields a temporary directory that is renamed to ``path`` when the block ends well; nothing
+    that
+    exists is ever overwritten (GplanError).
     """
     path = Path(path)
     refuse_existing(path)

@@ -99,11 +99,8 @@ def track(
 
 
 def pace_text(done: int, left: int | None, seconds: float) -> str:
-    """How fast it goes, and how long it still takes (or took): "12.5/s, 0:40 left".
-
-    Args:
-        done: in the last ``seconds``.
-        left: still to be done; None where nobody knows.
+    """How fast ``done`` steps went, and how long the rest still takes (or took): "12.5/s, 0:40
+    left".
     """
     if seconds <= 0 or done <= 0:
         return ""

@@ -70,10 +70,7 @@ _PROVENANCE_KEYS = tuple(field.name for field in dataclasses.fields(Provenance))
 
 @dataclass(frozen=True, slots=True)
 class ContextPair:
-    """One user in two contexts; ``raw_labels`` of each is the teacher's response to it.
-
-    ``key`` is unique in its file.
-    """
+    """One user in two contexts; ``raw_labels`` of each is the teacher's response to it."""
 
     key: str
     anchor: Sample

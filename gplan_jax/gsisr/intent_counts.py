@@ -211,11 +211,7 @@ class IntentCounts:
 
     @classmethod
     def load(cls, path: str | Path) -> IntentCounts:
-        """Reads a file of counts.
-
-        Raises:
-            GplanError: it is missing, no JSON, of other facts, or an entry is malformed.
-        """
+        """Reads a file of counts; GplanError where it is none, or of other facts."""
         path, counts = Path(path), cls()
         try:
             content = _File.model_validate(read_json(path))

@@ -208,9 +208,6 @@ def sample_writer(path: str | Path) -> Iterator[SampleWriter]:
     """Yields what writes one sample, for callers that fill several files from one stream.
 
     The file appears when the block ends well; otherwise an earlier one stays as it was.
-
-    Raises:
-        GplanError: the suffix is not .csv, .jsonl or .parquet.
     """
     path = Path(path)
     check_suffix(path)

@@ -20,14 +20,9 @@ from gplan_jax.foundation.errors import GplanError
 def read_templates(
     name_or_dir: str | Path, *, shipped: Path, files: Sequence[str], kind: str
 ) -> tuple[str, dict[str, str]]:
-    """The name of a folder of templates and the source of each of its ``files``.
-
-    Args:
-        name_or_dir: the name of one of the folders in ``shipped``, or another folder.
-        kind: what error messages call it, for example "prompt template".
-
-    Raises:
-        GplanError: there is no such folder, or a file is missing or not UTF-8.
+    """The name of a folder of templates, shipped or another, and the source of each of its
+    ``files``;
+    ``kind`` is what error messages call it, "prompt template" for example.
     """
     folder = Path(name_or_dir)
     if not folder.is_dir():
@@ -60,15 +55,12 @@ class Templates:
         finalize: Callable[[Any], Any] | None = None,
         filters: Mapping[str, Callable[..., Any]] | None = None,
     ) -> Templates:
-        """Compiles ``sources``.
+        """Compiles ``sources``; GplanError names the file and line of a wrong syntax.
 
         Args:
             name, kind: how error messages call the folder, for example amap_zh, "prompt template".
             finalize: applied to every value that a template writes.
             filters: what templates may call, beside Jinja's own.
-
-        Raises:
-            GplanError: wrong syntax, with the file and line.
         """
         environment = ImmutableSandboxedEnvironment(
             loader=jinja2.DictLoader(dict(sources)),
@@ -87,11 +79,7 @@ class Templates:
             raise GplanError(f"{place}: {error.message}.") from None
 
     def fill(self, file: str, **values: Any) -> str:
-        """The text of one template, its ends stripped.
-
-        Raises:
-            GplanError: the template names what does not exist, or fails in another way.
-        """
+        """The text of one template, its ends stripped; GplanError where it can't be filled in."""
         try:
             return self.compiled[file].render(**values).strip()
         except Exception as error:  # Whatever somebody's template runs into.

@@ -21,10 +21,7 @@ _REQUEST_KEY = re.compile(r"\b[0-9a-f]{12,64}\b")
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One judge's scores of one plan, in the order of the axes; None unless ``status`` is scored.
-
-    ``why`` says why there are none.
-    """
+    """One judge's scores of one plan, in the order of the axes; ``why`` tells why there are none."""
 
     source: str
     row: int
@@ -118,13 +115,8 @@ EVEN = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One judge's comparison of one row.
-
-    Attributes:
-        user: the row's id.
-        outcome: of the first file's plan.
-        choices: what was preferred with the first file's plan shown first, and shown second; None
-            where it wasn't asked or can't be told.
+    """One judge's comparison of one row: the outcome for the first file's plan, and what was chosen
+    with that plan shown first and shown second (None where it wasn't asked or can't be told).
     """
 
     user: str
@@ -133,10 +125,7 @@ class Compared:
 
 
 def outcome_of(shown_first: Preference, shown_second: Preference) -> Outcome:
-    """The outcome for a plan that was shown first and then second.
-
-    A win or a loss needs both orders to say so; all else that is told is a tie.
-    """
+    """The outcome for a plan shown first and then second: a win or a loss needs both orders."""
     match shown_first.choice, shown_second.choice:
         case (None, _) | (_, None):
             return "unscored"
@@ -204,15 +193,8 @@ def krippendorff_alpha(ratings: Sequence[Sequence[float | None]], level: Level) 
     from different judges. With ``n_c = sum_k o_ck`` and ``n = sum_c n_c``:
     ``alpha = 1 - (n - 1) sum_ck o_ck d_ck / sum_ck n_c n_k d_ck``. The difference ``d_ck`` is
     [c != k] (nominal), ``(c - k)^2`` (interval), or ``(sum_{g=c..k} n_g - (n_c + n_k) / 2)^2``
-    (ordinal).
-
-    Args:
-        ratings: one row a unit, one column a judge; None where that judge gave no score.
-        level: how far apart two scores are.
-
-    Returns:
-        1 for full agreement, 0 for chance, negative below it; None where no unit has two scores or
-        all scores are equal, so that there is nothing to tell agreement from.
+    (ordinal). ``ratings`` has a row a unit and a column a judge. 1 is full agreement, 0 chance;
+    None where no unit has two scores or all scores are equal.
     """
     values, coincidences_VxV = _coincidences(ratings)
     totals_V = coincidences_VxV.sum(axis=1)

@@ -26,13 +26,7 @@ LATER = (Phase.LATER, Phase.LATER_TODAY)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A plan in its situation.
-
-    Attributes:
-        plan: the intents that the library admits, in the plan's order.
-        broken: the words for each of the others.
-        situation: the aspects of the context.
-    """
+    """A plan in its situation: the intents that the library admits, and words for the others."""
 
     plan: Plan
     broken: tuple[str, ...]

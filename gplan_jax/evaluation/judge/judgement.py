@@ -76,20 +76,13 @@ class Judge(Protocol):
     def caution(self) -> str: ...
 
     async def judge(self, sample: Sample, plan: Plan) -> Judgement:
-        """Scores a plan that has at least one intent.
-
-        Raises:
-            GplanError: the context can't be read, or the run can't go on. A single answer that
-                is of no use is an unscored verdict instead.
+        """Scores a plan of at least one intent. An answer of no use is an unscored judgement;
+        GplanError where the context can't be read or the run can't go on.
         """
         ...
 
     async def compare(self, sample: Sample, first: Plan, second: Plan) -> Preference:
-        """Which of two different plans suits the context better, asked in this order.
-
-        Raises:
-            GplanError: as ``judge``.
-        """
+        """Which of two different plans suits the context better, asked in this order."""
         ...
 
     def note(self) -> str:
@@ -106,13 +99,7 @@ GENERIC = "no failure, and nothing that would not suit many other contexts as we
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What speaks for and against a plan on one axis, in words.
-
-    Attributes:
-        positive: named evidence for it.
-        failures: named failures.
-        systemic: the failures run through the whole plan.
-    """
+    """What speaks for and against a plan on one axis; ``systemic`` failures run through all of it."""
 
     positive: Sequence[str] = ()
     failures: Sequence[str] = ()

@@ -51,9 +51,7 @@ def judge_plans(
     Args:
         plans: of one source after the other, the same rows of each.
         judges: with different names and the same axes; each is closed when it is done.
-        out: a new directory; it appears at the end.
         combine: how several judges' scores of a row become one.
-        seed: of the bootstrap.
         filtered: leave out plans that don't pass the rule filter, as the paper does.
         run: what the run was made on, kept in judge.json.
 

@@ -265,11 +265,7 @@ CAUTION = (
 
 
 def judge_by_rules(sample: Sample, plan: Plan, library: IntentLibrary) -> dict[str, AxisScore]:
-    """Axis -> score of a plan in the context of ``sample``, whose label is not looked at.
-
-    Raises:
-        GplanError: the context can't be read.
-    """
+    """Axis -> score of a plan in the context of ``sample``, whose label is not looked at."""
     case = case_of(plan, situation_of(facts_of(sample)), library)
     findings = (flow_findings(case), logic_findings(case, library), spatiotemporal_findings(case))
     return {axis: score_of(found) for axis, found in zip(AXES, findings, strict=True)}

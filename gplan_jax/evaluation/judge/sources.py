@@ -57,9 +57,6 @@ def read_rows(
 
     Where faulty rows are left out, they are those that ``gplan evaluate`` leaves out, so that its
     predictions still belong to the rest; rows without labels are faulty then.
-
-    Raises:
-        GplanError, RowError: an unreadable file, or a faulty row that isn't skipped.
     """
     if faulty and faulty.skips:
         pairs = read_labelled_samples(path, library, faulty=faulty)
@@ -80,12 +77,8 @@ def plans_of_predictions(
 ) -> list[PlanToJudge]:
     """The plans of a predictions.jsonl; of its lines only "id" and "text" are looked at.
 
-    Args:
-        cut: ``rows`` are the first of the data, so the file may go on.
-
-    Raises:
-        GplanError: there are more or fewer lines than rows.
-        RowError: a line lacks a text, or its id is not the row's.
+    ``cut`` says that ``rows`` are the first of the data, so the file may go on. GplanError where
+    their numbers differ, RowError where a line lacks a text or has another id than its row.
     """
     lines = list(islice(read_jsonl(path), len(rows) + (not cut)))
     if len(lines) != len(rows):
@@ -123,11 +116,7 @@ def plans_of_labels(rows: Sequence[Sample], library: IntentLibrary) -> list[Plan
 def plans_of_floors(
     rows: Sequence[Sample], train: Path, library: IntentLibrary
 ) -> dict[str, list[PlanToJudge]]:
-    """Floor -> its plans for the rows, fitted on the labelled rows of ``train``.
-
-    Raises:
-        GplanError: no training row has a plan, or one is also a row to judge.
-    """
+    """Floor -> its plans, fitted on the labelled rows of ``train``, of which none may be judged."""
     train_rows = list(read_samples(train))
     if both := {row.with_label("") for row in train_rows} & {row.with_label("") for row in rows}:
         raise GplanError(

@@ -31,10 +31,7 @@ Series = dict[str, tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart: the log's key, its title, and how it is drawn.
-
-    A noisy series gets a running mean; a loss that falls by orders of magnitude a log scale.
-    """
+    """One chart: a noisy series gets a running mean, a loss that falls by magnitudes a log scale."""
 
     key: str
     title: str
@@ -55,11 +52,7 @@ LEARNING_KEYS = tuple(panel.key for panel in PANELS)
 
 
 def load_pyplot() -> Any:
-    """Imports matplotlib.pyplot on a backend that needs no display.
-
-    Raises:
-        GplanError: matplotlib, the optional extra ``plots``, is not installed.
-    """
+    """Imports matplotlib.pyplot (the extra ``plots``) on a backend that needs no display."""
     load_extra("matplotlib", "plots", "drawing").use("Agg")
     from matplotlib import pyplot
 
@@ -67,13 +60,10 @@ def load_pyplot() -> Any:
 
 
 def read_series(log: str | Path, keys: Iterable[str] = LEARNING_KEYS) -> Series:
-    """Reads ``{key: (steps, values)}`` from a training log, ordered by step.
+    """``{key: (steps, values)}`` of a training log, ordered by step; keys without records left out.
 
-    A record is ``{"step": 10, "loss": 2.1, ...}``; keys may be missing anywhere, and records of one
-    step (training, evaluation) add up. A key that no record has is left out.
-
-    Raises:
-        GplanError: the file is missing or broken, or none of its records has a step.
+    Records of one step (training, evaluation) add up. GplanError where the file is missing or
+    broken, or none of its records has a step.
     """
     values_of_step: dict[int, dict[str, float]] = {}
     for record in _read_records(log):
@@ -116,15 +106,7 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def draw_learning_curves(logs: Mapping[str, str | Path], out: str | Path) -> Path:
-    """Draws loss by section, compression stage, learning rate and speed over steps into ``out``.
-
-    Args:
-        logs: run name -> its training log (JSONL); runs lie over one another by name.
-        out: the picture to write; its suffix names the format.
-
-    Raises:
-        GplanError: no run given, a log is missing or broken, or matplotlib is not installed.
-    """
+    """Draws loss by section, stage, learning rate and speed over steps; ``logs`` by run name."""
     if not logs:
         raise GplanError("No training log given; name at least one run.")
     runs = {name: read_series(log) for name, log in logs.items()}
@@ -151,11 +133,7 @@ def finish_figure(figure: Figure, names: Iterable[str], out: Path) -> None:
 
 
 def draw_runs(axes: Axes, panel: Panel, runs: Mapping[str, Series]) -> bool:
-    """One panel's frame, and in it each run's curve; where no run logs the key, a note.
-
-    Returns:
-        Whether there was a curve to draw.
-    """
+    """One panel with each run's curve; False, and a note in it, where no run logs the key."""
     axes.set_title(panel.title, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#E4E7EB", lw=0.8)

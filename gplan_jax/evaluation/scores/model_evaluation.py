@@ -37,7 +37,6 @@ def evaluate_model(
 
     Args:
         model: a model directory.
-        data: labelled rows.
         out_dir: a new directory.
         train_data: labelled rows to fit the floors on.
         limit: evaluate only that many rows, the first ones.
@@ -83,11 +82,7 @@ def labelled_rows(
     faulty: FaultyRows | None = None,
     limit: int | None = None,
 ) -> list[Sample]:
-    """The first ``limit`` rows of a file whose labels are right: a wrong label makes wrong figures.
-
-    Raises:
-        GplanError, RowError: as ``read_labelled_samples``, which explains the arguments.
-    """
+    """The first ``limit`` rows of a file whose labels are right: a wrong label makes wrong figures."""
     pairs = read_labelled_samples(path, library, faulty=faulty)
     return [sample for sample, _ in islice(pairs, limit)]
 
@@ -106,11 +101,7 @@ def environment() -> dict[str, Any]:
 def find_sample(
     path: str | Path, *, row: int | None = None, prompt_id: str | None = None
 ) -> Sample:
-    """The sample in ``row`` (counted from 1), or the first one with ``prompt_id``.
-
-    Raises:
-        GplanError: the file has no such row.
-    """
+    """The sample in ``row`` (counted from 1), or the first with ``prompt_id``; else GplanError."""
     seen = 0
     for seen, sample in enumerate(read_samples(path), start=1):
         if seen == row or (row is None and sample.id == prompt_id):
@@ -120,11 +111,7 @@ def find_sample(
 
 
 def read_context(path: str | Path) -> Sample:
-    """A sample from a JSON object of column -> text; columns that are not given are empty.
-
-    Raises:
-        GplanError: the file is missing, not a JSON object of texts, or names an unknown column.
-    """
+    """A sample from a JSON object of column -> text; columns that are not given are empty."""
     context = read_json(path)
     if not isinstance(context, dict) or not all(isinstance(v, str) for v in context.values()):
         raise GplanError(f"{path} must be a JSON object whose values are texts, column by column.")

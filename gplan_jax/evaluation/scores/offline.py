@@ -49,14 +49,7 @@ NO_FLOORS = (
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one row's scores are computed from: its id and the texts, nothing else.
-
-    Attributes:
-        prompt_id: the row's id; rows of one user share it.
-        text: the model's raw answer.
-        label: the row's raw label.
-        floors: name of the floor -> its plan text for this row.
-    """
+    """What one row's scores are computed from; ``floors`` are the floors' plan texts by name."""
 
     prompt_id: str
     text: str
@@ -66,13 +59,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class RowScores:
-    """The scores of one text against one label.
-
-    Attributes:
-        values: measure -> value in [0, 1]; the keys are MODEL_MEASURES.
-        latent_failure: why the text is not latent-valid, None where it is.
-        violations: (tier, code) of each rule of the filter that the plan breaks.
-    """
+    """A text against a label: MODEL_MEASURES in [0, 1], why it is not latent-valid, rules broken."""
 
     values: dict[str, float]
     latent_failure: str | None
@@ -82,11 +69,7 @@ class RowScores:
 def score_text(
     text: str, label: str, library: IntentLibrary, latents: LatentVocabulary = GSISR_LATENTS
 ) -> RowScores:
-    """Scores one raw answer against one raw label (paper, section 5.1.2) and the rule filter.
-
-    Raises:
-        GplanError: the label holds no plan.
-    """
+    """Scores one raw answer against one raw label (paper, section 5.1.2) and the rule filter."""
     score = score_prediction(text, label, library)
     failure = latent_failure(text, latents, library)
     violations = tuple((v.tier, v.code) for v in check_plan(text, library))
@@ -145,12 +128,7 @@ def evaluate(
 def check_rows(
     samples: Sequence[Sample], train_samples: Sequence[Sample] | None, library: IntentLibrary
 ) -> None:
-    """Checks that rows can be evaluated, before a model spends time on them.
-
-    Raises:
-        GplanError: no rows, a row without a plan in its label, no training rows in a list that
-            was given, or a training row that is also a test row.
-    """
+    """GplanError where rows can't be evaluated, before a model spends time on them."""
     if not samples:
         raise GplanError("There are no rows to evaluate.")
     for number, sample in enumerate(samples, start=1):
@@ -279,11 +257,7 @@ def prediction_record(
 
 
 def read_prediction(path: str | Path, number: int, row: Any, library: IntentLibrary) -> Prediction:
-    """The texts of one line of predictions.jsonl.
-
-    Raises:
-        RowError: a text is missing or the label holds no plan.
-    """
+    """The texts of one line of predictions.jsonl; RowError where one is missing or no plan."""
     mend = 'Each row is a JSON object with the strings "id", "text" and "label".'
     if not isinstance(row, dict):
         raise RowError(path, number, None, "is not a JSON object", mend)

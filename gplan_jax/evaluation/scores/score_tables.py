@@ -35,24 +35,12 @@ EXCERPT = 200
 
 
 def metrics_table(metrics: Mapping[str, Any], *, name: str = "model") -> Table:
-    """The metrics of one evaluation: the model with its 95% intervals, then the floors.
-
-    Args:
-        metrics: what `evaluate` and `score_file` return.
-        name: how the model's row is called.
-    """
+    """The metrics of one evaluation: the model with its 95% intervals, then the floors."""
     return comparison_table({name: metrics})
 
 
 def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Several runs on the same rows, each with its 95% intervals, and below them the floors.
-
-    Args:
-        runs: run name -> its metrics; the floors shown are the first run's.
-
-    Raises:
-        GplanError: the runs were evaluated on different numbers of rows.
-    """
+    """Several runs on the same rows with 95% intervals, and below them the first run's floors."""
     first = next(iter(runs.values()))
     if len({metrics["rows"] for metrics in runs.values()}) > 1:
         counts = ", ".join(f"{name} {metrics['rows']}" for name, metrics in runs.items())
@@ -115,13 +103,9 @@ def plan_view(
     latents: LatentVocabulary = GSISR_LATENTS,
     label: str = "",
 ) -> RenderableType:
-    """One answer as a table of its intents, and below it Latent-Valid and the rule filter.
-
-    Args:
-        text: the model's raw answer.
-        library: gives the tools' meanings and the rules.
-        latents: the latent vocabulary that Latent-Valid checks for.
-        label: the row's raw label; where it has a plan, that is shown below with the scores.
+    """One answer as a table of its intents, below it Latent-Valid and the rule filter; where
+    ``label``
+    holds a plan, that too, with the scores.
     """
     plan = parse_plan(text, library)
     failure = latent_failure(text, latents, library)

@@ -51,14 +51,8 @@ Figures = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class AskedPair:
-    """Two contexts of one user whose plans are compared.
-
-    Attributes:
-        key: the pair's key in its file.
-        anchor_id: the user's id; pairs of one id are not independent.
-        perturbation: what made the second context of the first.
-        plans: whether the teacher's two plans differ or are equal.
-        rows: the predictions for the original and for the changed context, counted from 0.
+    """Two contexts of one user: keys, whether the teacher's plans differ, and their predictions'
+    rows.
     """
 
     key: str
@@ -70,14 +64,7 @@ class AskedPair:
 
 @dataclass(frozen=True)
 class Measured:
-    """One model's answers on a set of pairs, and what each pair and each context adds to a figure.
-
-    Attributes:
-        predictions: answer and label of every context.
-        pairs: which two predictions make a pair.
-        scores: of each prediction.
-        pair_values: of each pair, see ``pair_values``.
-    """
+    """One model's answers on a set of pairs, and what each pair and each context adds to a figure."""
 
     predictions: Sequence[Prediction]
     pairs: Sequence[AskedPair]
@@ -103,16 +90,7 @@ class Measured:
 def ask(
     differ: Iterable[ContextPair], equal: Iterable[ContextPair], generate: Generate
 ) -> tuple[list[Prediction], list[AskedPair]]:
-    """Plans every distinct context of the pairs once.
-
-    Args:
-        differ: pairs with two plans.
-        equal: pairs whose contexts share one plan.
-        generate: contexts -> one raw answer each; it never sees a label.
-
-    Returns:
-        A prediction for each distinct context with its label, and the pairs that point to them.
-    """
+    """Plans every distinct context of the pairs once; ``generate`` never sees a label."""
     row_of: dict[Sample, int] = {}
     pairs = []
     for kind, members in _kinds(differ, equal):
@@ -143,17 +121,7 @@ def score_pairs(
     library: IntentLibrary,
     latents: LatentVocabulary = GSISR_LATENTS,
 ) -> Measured:
-    """Scores what ``ask`` returned.
-
-    Args:
-        predictions: answer and label of every context.
-        pairs: which two of them make a pair.
-        library: the intent library of NES and of the rule filter.
-        latents: the latent vocabulary that Latent-Valid checks for.
-
-    Raises:
-        GplanError: there are no pairs.
-    """
+    """Scores what ``ask`` returned; GplanError where there are no pairs."""
     if not pairs:
         raise GplanError("There are no context pairs to measure.")
     scores = [score_text(p.text, p.label, library, latents) for p in predictions]
@@ -165,17 +133,7 @@ def score_pairs(
 def write_folder(
     measured: Measured, library: IntentLibrary, out_dir: str | Path, run: Mapping[str, Any]
 ) -> None:
-    """Writes predictions.jsonl, pairs.jsonl and metrics.json together into a new directory.
-
-    Args:
-        measured: answers and values of one model.
-        library: reads the plans of predictions.jsonl.
-        out_dir: the directory.
-        run: what the figures were made on, kept under "run" in metrics.json.
-
-    Raises:
-        GplanError: ``out_dir`` already holds something.
-    """
+    """Writes predictions.jsonl, pairs.jsonl and metrics.json together into a new directory."""
     with atomic_directory(out_dir) as folder:
         rows = enumerate(zip(measured.predictions, measured.scores, strict=True), start=1)
         records = (prediction_record(n, p, s, library) for n, (p, s) in rows)
@@ -188,12 +146,7 @@ def write_folder(
 def read_folder(
     folder: str | Path, library: IntentLibrary, latents: LatentVocabulary = GSISR_LATENTS
 ) -> Measured:
-    """Measures again from the texts and pairs of a folder; what was computed there is ignored.
-
-    Raises:
-        GplanError: a file is missing, broken or empty.
-        RowError: a row lacks a key, or a pair points to no prediction.
-    """
+    """Measures again from the texts and pairs of a folder; what was computed there is ignored."""
     path = Path(folder) / PREDICTIONS
     rows = enumerate(read_jsonl(path), start=1)
     predictions = [read_prediction(path, number, row, library) for number, row in rows]
@@ -235,13 +188,8 @@ def difference(base: Measured, other: Measured) -> dict[str, Figures]:
     """``other - base`` pair by pair and context by context, with intervals of its own.
 
     Both models answered the same contexts, so the interval of the mean difference is narrower than
-    two intervals held beside one another: what makes a context hard cancels out.
-
-    Returns:
-        {"figures", "labels"} as in ``summarize``; the means lie in [-1, 1].
-
-    Raises:
-        GplanError: the two were measured on different pairs.
+    two intervals held beside one another: what makes a context hard cancels out. {"figures",
+    "labels"} as in ``summarize``, the means in [-1, 1].
     """
     labels = [[p.label for p in measured.predictions] for measured in (base, other)]
     if base.pairs != other.pairs or labels[0] != labels[1]:

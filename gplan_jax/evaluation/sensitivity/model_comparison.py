@@ -72,9 +72,6 @@ def compare_sensitivity(
         unchanged: context pairs whose teacher plans are equal.
         logs: name of a model -> the log.jsonl of its preference run.
         limit: only the first so many pairs of each file.
-        faulty: what becomes of faulty pairs.
-        batch_size: rows decoded together.
-        max_new_tokens: longest answer, in tokens; None as for ``Planner.load``.
 
     Returns:
         Model name -> its metrics, as ``summarize`` has them, with "run" and, from the second model
@@ -125,11 +122,7 @@ def compare_sensitivity(
 
 
 def folder_hash(folder: str | Path) -> str:
-    """SHA-256 over the names and contents of all files below ``folder``.
-
-    Raises:
-        GplanError: ``folder`` is not a directory, or empty.
-    """
+    """SHA-256 over the names and contents of all files below ``folder``; GplanError where none."""
     folder = Path(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if not files:

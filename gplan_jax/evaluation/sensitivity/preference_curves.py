@@ -31,13 +31,7 @@ SPREAD_FOR_TWO_SCALES = 10.0
 
 @dataclass(frozen=True)
 class PreferencePanel:
-    """A panel and what it is read against.
-
-    Attributes:
-        panel: key, title and smoothing.
-        shift: a reward shift, with a line at 0, where the reference is.
-        share: lies in [0, 1].
-    """
+    """A panel and its scale: a reward shift with a line at 0, a share in [0, 1], or neither."""
 
     panel: Panel
     shift: bool = False
@@ -73,11 +67,7 @@ PANELS = tuple(panel for row in ROWS for panel in row)
 
 
 def read_preference_logs(logs: Mapping[str, str | Path]) -> dict[str, Series]:
-    """The curves of each run.
-
-    Raises:
-        GplanError: no log is given, or one is missing, broken, or not of a preference run.
-    """
+    """The curves of each run; GplanError where a log is not of a preference run."""
     if not logs:
         raise GplanError("No training log given; name at least one run.")
     runs = {name: read_series(log, [p.panel.key for p in PANELS]) for name, log in logs.items()}
@@ -95,17 +85,9 @@ def draw_preference_curves(
 ) -> Path:
     """Draws reward shifts, margin, center, log-probabilities and band shares over the steps.
 
-    Where a run drifts far beyond the band, the shifts stand on a scale that is linear up to twice
-    its upper end and logarithmic beyond, so that a run inside the band can still be read.
-
-    Args:
-        logs: run name -> its training log (JSONL); runs lie over one another by name.
-        out: the picture to write; its suffix names the format.
-        band: gamma_l and gamma_h, shaded in the panel of the margin.
-
-    Raises:
-        GplanError: no log, a log is missing, broken or not of a preference run, the band is
-            upside down, or matplotlib is not installed.
+    Where a run drifts far beyond ``band`` (gamma_l and gamma_h, shaded in the margin's panel), the
+    shifts stand on a scale that is linear up to twice its upper end and logarithmic beyond, so that
+    a run inside the band can still be read.
     """
     if band[0] > band[1]:
         raise GplanError(f"The band of the margin goes from low to high, not {band}.")

@@ -36,12 +36,7 @@ LANDMARKS = {
 def sensitivity_view(
     runs: Mapping[str, Mapping[str, Any]], *, by_perturbation: bool = True
 ) -> RenderableType:
-    """Tables: figures of the pairs, by perturbation, against the labels, and model against model.
-
-    Args:
-        runs: model name -> its metrics, as ``compare_sensitivity`` has them.
-        by_perturbation: False leaves out the second, which is long.
-    """
+    """Tables: figures of the pairs, by perturbation, against the labels, and model against model."""
     parts: list[RenderableType] = [_pair_table(runs)]
     if by_perturbation:
         parts += ["", _perturbation_table(runs)]
