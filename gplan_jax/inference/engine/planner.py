@@ -124,26 +124,32 @@ class Planner:
         """
         if not samples:
             return []
-        if self.beams > 1:
-            return self._searched(samples)
-        config = self._engine_config(slots=min(self.batch_size, len(samples), _MOST_SLOTS))
-        parts = self._parts()
-        prompter = build_prompter(parts.task, self.encoder, config)
+        grammar = None
+        if self.mode != "unconstrained":
+            grammar = grammar_of("this model", self.response, self.library, self.encoder)
+        task = Task(self.template, self.library, self.max_length, self.response)
+        parts = Parts("planner", self.model, self.encoder, task, grammar, self.counts)
+        config = EngineConfig(
+            mode=self.mode,
+            slots=min(self.batch_size, len(samples), _MOST_SLOTS),
+            response_room=self.max_new_tokens,
+            max_new_tokens=self.max_new_tokens,
+            prefix_cache_mib=0,
+        )
+        prompter = build_prompter(task, self.encoder, config)
         prompts = [
             prompter.prompted(PlanRequest(sample, temperature=self.temperature, seed=seed))
             for seed, sample in enumerate(samples, start=self.seed)
         ]
-        longest = max(len(prompt.ids) for prompt in prompts)
-        decoder = build_decoder(parts, config, prompter, longest_prompt=longest, ahead=False)
-        with ProgressBar("planning", len(prompts)) as bar:
-            rows = decode_all(decoder, prompts, on_row=lambda: bar.advance(steps=1))
-        return [self.encoder.decode(row.response) for row in rows]
 
-    def _searched(self, samples: Sequence[Sample]) -> list[str]:
-        parts = self._parts()
-        grammar = parts.grammar
-        assert grammar is not None
-        prompter = build_prompter(parts.task, self.encoder, self._engine_config(slots=1))
+        if self.beams == 1 or grammar is None:
+            longest = max(len(prompt.ids) for prompt in prompts)
+            decoder = build_decoder(parts, config, prompter, longest_prompt=longest, ahead=False)
+            with ProgressBar("planning", len(prompts)) as bar:
+                rows = decode_all(decoder, prompts, on_row=lambda: bar.advance(steps=1))
+            return [self.encoder.decode(row.response) for row in rows]
+
+        # A beam search runs one prompt at a time, all its beginnings as one tree.
         system = prompter.system_ids(samples[0])
         shapes = shapes_of(
             prompt=prompter.max_length - len(system),
@@ -164,26 +170,10 @@ class Planner:
             ahead=False,
         )
         texts = []
-        with ProgressBar("planning", len(samples)) as bar:
-            for sample in samples:
-                ids = prompter.prompted(PlanRequest(sample)).ids[len(system) :]
+        with ProgressBar("planning", len(prompts)) as bar:
+            for prompt in prompts:
+                ids = prompt.ids[len(system) :]
                 best = beam_search(programs, grammar, ids, beams=self.beams)
                 texts.append(self.encoder.decode(best.tokens))
                 bar.advance(steps=1)
         return texts
-
-    def _parts(self) -> Parts:
-        grammar = None
-        if self.mode != "unconstrained":
-            grammar = grammar_of("this model", self.response, self.library, self.encoder)
-        task = Task(self.template, self.library, self.max_length, self.response)
-        return Parts("planner", self.model, self.encoder, task, grammar, self.counts)
-
-    def _engine_config(self, *, slots: int) -> EngineConfig:
-        return EngineConfig(
-            mode=self.mode,
-            slots=slots,
-            response_room=self.max_new_tokens,
-            max_new_tokens=self.max_new_tokens,
-            prefix_cache_mib=0,
-        )

@@ -154,58 +154,40 @@ def build_automaton(
     """
     nodes = _Nodes()
     start, root, final = nodes.new(), nodes.new(), nodes.new()
+
+    # From the start to the root: a plan's first tokens, or the latent prefix, which may close
+    # behind each step from the fewest on.
     if latent is None:
         nodes.join(start, pieces.start, bits.MORE, root)
     else:
-        _add_prefix(nodes, start, root, latent, step_bounds, bits)
+        fewest, most = step_bounds
+        node = nodes.walk(start, latent.head, bits.STEP)
+        for steps, block in enumerate(latent.steps[:most], start=1):
+            node = nodes.walk(node, block, bits.STEP, steps)
+            if steps >= fewest:
+                nodes.join(node, latent.close, bits.CLOSE, root)
     prefix = {*range(len(nodes.edges))} - {root, final}
+
+    # The trie of the intents' bodies.
     for intent, body in enumerate(pieces.bodies):
         node = nodes.walk(root, body, intent)
         if nodes.completes[node] >= 0:
             raise merged(intents[nodes.completes[node]], intents[intent])
         nodes.completes[node] = intent
-    trie = [node for node in range(len(nodes.edges)) if node not in prefix and node != final]
-    for node in trie:
-        if (intent := nodes.completes[node]) >= 0:
-            _add_closing(nodes, node, intent, intents, pieces, root, final, bits)
-    return _numbered(nodes, start, root, final, {*trie})
+    trie = {*range(len(nodes.edges))} - prefix - {final}
 
+    # Behind a complete intent: a joint back to the root, or the end.
+    for node in sorted(trie):
+        if (intent := nodes.completes[node]) < 0:
+            continue
+        ways = ((pieces.joints[intent], bits.MORE, root), (pieces.ends[intent], bits.END, final))
+        for tokens, bit, target in ways:
+            if not tokens or tokens[0] in nodes.edges[node]:
+                _, others = nodes.edges[node].get(tokens[0], (0, 1)) if tokens else (0, 1)
+                raise merged(intents[intent], intents[others.bit_length() - 1])
+            nodes.join(node, tokens, bit, target)
 
-def _add_prefix(
-    nodes: _Nodes,
-    start: int,
-    root: int,
-    latent: LatentPieces,
-    step_bounds: tuple[int, int],
-    bits: PlanBits,
-) -> None:
-    fewest, most = step_bounds
-    node = nodes.walk(start, latent.head, bits.STEP)
-    for steps, block in enumerate(latent.steps[:most], start=1):
-        node = nodes.walk(node, block, bits.STEP, steps)
-        if steps >= fewest:
-            nodes.join(node, latent.close, bits.CLOSE, root)
-
-
-def _add_closing(
-    nodes: _Nodes,
-    node: int,
-    intent: int,
-    intents: Sequence[Intent],
-    pieces: PlanPieces,
-    root: int,
-    final: int,
-    bits: PlanBits,
-) -> None:
-    ways = ((pieces.joints[intent], bits.MORE, root), (pieces.ends[intent], bits.END, final))
-    for tokens, bit, target in ways:
-        if not tokens or tokens[0] in nodes.edges[node]:
-            _, others = nodes.edges[node].get(tokens[0], (0, 1)) if tokens else (0, 1)
-            raise merged(intents[intent], intents[others.bit_length() - 1])
-        nodes.join(node, tokens, bit, target)
-
-
-def _numbered(nodes: _Nodes, start: int, root: int, final: int, trie: set[int]) -> Automaton:
+    # Edges get their numbers. Outside the trie whatever there is is open.
     automaton = Automaton(start, root, final, completes=nodes.completes, steps=nodes.steps)
     for node, by_token in enumerate(nodes.edges):
         edges = tuple(
@@ -217,15 +199,14 @@ def _numbered(nodes: _Nodes, start: int, root: int, final: int, trie: set[int]) 
         for edge in edges if node not in trie else ():
             forced |= edge.bits
         automaton.forced_bits.append(forced)
-    automaton.chains = [_chain(automaton, node) for node in range(len(nodes.edges))]
+
+    # The chain of each node: what can only follow.
+    for node in range(len(nodes.edges)):
+        chain, end, announced = [], node, 0
+        while len(automaton.edges[end]) == 1 and automaton.completes[end] < 0:
+            [edge] = automaton.edges[end]
+            chain.append(edge.token)
+            end = edge.target
+            announced = automaton.steps[end] or announced
+        automaton.chains.append((tuple(chain), end, announced))
     return automaton
-
-
-def _chain(automaton: Automaton, node: int) -> tuple[Tokens, int, int]:
-    tokens, steps = [], 0
-    while len(automaton.edges[node]) == 1 and automaton.completes[node] < 0:
-        [edge] = automaton.edges[node]
-        tokens.append(edge.token)
-        node = edge.target
-        steps = automaton.steps[node] or steps
-    return tuple(tokens), node, steps

@@ -215,12 +215,20 @@ class DraftModel:
             parent, probability, state = len(tokens) - 1, -negative, states[-1]
 
     def _shares(self, state: GrammarState, decision: _Decision, context: _Context) -> list[float]:
-        """The probability of each open edge."""
+        """The probability of each open edge, in their order; they add to 1."""
         count = len(decision.edges)
         if count < 2:
             return [1.0] * count
         if self._is_length(decision.edges):
-            return self._length_shares(state.steps, decision.edges, context)
+            # A prefix of so many steps closes, or takes another one.
+            near = context.near
+            lengths_P = (near.plans_PxL > END).sum(axis=1)
+            here = near.weights_P[lengths_P == state.steps].sum() + PSEUDO_LENGTH
+            longer = near.weights_P[lengths_P > state.steps].sum() + PSEUDO_LENGTH
+            close = float(here / (here + longer))
+            closes = self.grammar.plan_bits.CLOSE
+            # Ties go on: with nothing known, all steps are taken in.
+            return [close - 1e-9 if e.bits >> closes & 1 else 1 - close for e in decision.edges]
         following, below = self._following(context, state.taken), self._below[state.node]
         open_A = following[:-1] * decision.open_A
         masses = np.add.reduceat(open_A[below.intents], below.starts)
@@ -237,25 +245,11 @@ class DraftModel:
         """Whether a decision is one of the plan's length: to close the prefix, or another step."""
         return bool(edges[0].bits >> self.grammar.plan_bits.STEP)
 
-    def _length_shares(self, steps: int, edges: tuple[Edge, ...], context: _Context) -> list[float]:
-        """The probabilities of each edge where a prefix of ``steps`` steps closes or goes on."""
-        near = context.near
-        lengths_P = (near.plans_PxL > END).sum(axis=1)
-        here = near.weights_P[lengths_P == steps].sum() + PSEUDO_LENGTH
-        longer = near.weights_P[lengths_P > steps].sum() + PSEUDO_LENGTH
-        close = float(here / (here + longer))
-        closes = self.grammar.plan_bits.CLOSE
-        # Ties go on: with nothing known, all steps are taken in.
-        return [close - 1e-9 if edge.bits >> closes & 1 else 1 - close for edge in edges]
-
     def _found(self, state: GrammarState, key: ContextKey) -> _Context:
-        """What is known where a response stands; a length that is still open conditions nothing."""
+        """The plans that count in a context, of as many intents as the response announces."""
         edges = self.grammar.edges(state)
-        is_open = len(edges) > 1 and self._is_length(edges)
-        return self._context(key, 0 if is_open else state.steps)
-
-    def _context(self, key: ContextKey, steps: int) -> _Context:
-        """The plans that count in a context, of ``steps`` intents where that is known."""
+        # A length that is still open conditions nothing.
+        steps = 0 if len(edges) > 1 and self._is_length(edges) else state.steps
         counts, contexts = self.counts, self._contexts
         found = contexts.get((key, steps))
         if found is None or counts.version >= found.version + STALE_AFTER:
@@ -278,14 +272,8 @@ class DraftModel:
         return found
 
     def _decision(self, state: GrammarState) -> _Decision:
-        found = self._decisions.get(state)
-        if found is None:
-            if len(self._decisions) >= DECISIONS_KEPT:
-                self._decisions.clear()
-            found = self._decisions[state] = self._look_at(state)
-        return found
-
-    def _look_at(self, state: GrammarState) -> _Decision:
+        if state in self._decisions:
+            return self._decisions[state]
         grammar = self.grammar
         edges = grammar.edges(state)
         places = np.asarray([edge.number for edge in edges], np.intp)
@@ -293,19 +281,22 @@ class DraftModel:
         decision = _Decision(edges, [None] * len(edges), places, open_A)
         deciding = [edge for edge in edges if edge.bits >> grammar.plan_bits.END]
         completed = grammar.automaton.completes[state.node]
-        if completed < 0 or len(deciding) < 2:
-            return decision
-        end, more = sorted(deciding, key=lambda edge: edge.bits)
-        rules = grammar.rules
-        known = state.place or rules.yields >> completed & 1
-        left = (rules.all if known else rules.free) & ~(state.closed | rules.closes[completed])
-        return replace(
-            decision,
-            completed=completed,
-            end=end.number,
-            more=more.number,
-            left_A=self._as_bools(left),
-        )
+        if completed >= 0 and len(deciding) > 1:  # an intent is complete: the plan ends or goes on
+            end, more = sorted(deciding, key=lambda edge: edge.bits)
+            rules = grammar.rules
+            known = state.place or rules.yields >> completed & 1
+            left = (rules.all if known else rules.free) & ~(state.closed | rules.closes[completed])
+            decision = replace(
+                decision,
+                completed=completed,
+                end=end.number,
+                more=more.number,
+                left_A=self._as_bools(left),
+            )
+        if len(self._decisions) >= DECISIONS_KEPT:
+            self._decisions.clear()
+        self._decisions[state] = decision
+        return decision
 
     def _below_each(self, node: int) -> _Below:
         """The intents that speak for each edge of a node: those it leads to, or that it closes."""
