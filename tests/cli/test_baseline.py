@@ -82,7 +82,9 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(
         names = f"killer,{FLOOR}"
         command = [sys.executable, str(TOYS / "toy_arms.py"), "baseline", names, *settings]
         options = ["--data", str(world_file), "--out", str(out), "--workers", "1", *QUICK]
-        return subprocess.run([*command, *options], capture_output=True, timeout=120).returncode
+        done = subprocess.run([*command, *options], capture_output=True, timeout=120, text=True)
+        print(done.stdout, done.stderr)  # Shown where the test fails.
+        return done.returncode
 
     log = tmp_path / "fits.txt"
     settings = ["--set", f"killer.log={log}"]
