@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax.numpy as jnp
 from jax import Array
 
@@ -39,6 +40,8 @@ def section_normalized_loss(
         The scalar loss, and metrics ``loss_reasoning``, ``loss_plan`` (0 for an absent section),
         ``tokens_reasoning``, ``tokens_plan``.
     """
+    chex.assert_rank(logits, 3)
+    chex.assert_shape([labels, sections], logits.shape[:2])
     labels_BxT, sections_BxT = labels[:, 1:], sections[:, 1:]
     supervised_BxT = labels_BxT != IGNORED_LABEL
     nll_BxT = token_nll(logits[:, :-1], jnp.where(supervised_BxT, labels_BxT, 0))
@@ -58,6 +61,7 @@ def section_counts(sections: Array) -> Array:
 
 def section_loss_sums(nll: Array, sections: Array) -> Array:
     """float32 [2]: token losses summed over the reasoning and over the plan section."""
+    chex.assert_equal_shape([nll, sections])
     return jnp.stack([jnp.sum(jnp.where(sections == s, nll, 0.0)) for s in (REASONING, PLAN)])
 
 
@@ -67,6 +71,7 @@ def section_weights(counts_2: Array, *, reasoning_weight: float, plan_weight: fl
     The loss is then ``sum(section_loss_sums * section_weights)``, linear in the sums. So gradient
     accumulation needs the counts of the whole batch once, and its micro-batches simply add up.
     """
+    chex.assert_shape(counts_2, (2,))
     present_2 = counts_2 > 0
     weights_2 = jnp.where(present_2, jnp.asarray([reasoning_weight, plan_weight], jnp.float32), 0.0)
     total = jnp.sum(weights_2)
@@ -84,6 +89,7 @@ def token_weights(counts_2: Array) -> Array:
 
 def section_metrics(sums_2: Array, counts_2: Array) -> Metrics:
     """Mean loss and token count of each section; the mean of an empty section is 0."""
+    chex.assert_shape([sums_2, counts_2], (2,))
     means_2 = sums_2 / jnp.where(counts_2 > 0, counts_2, 1.0)
     return {
         "loss_reasoning": means_2[0],

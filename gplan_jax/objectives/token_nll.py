@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -9,6 +10,7 @@ from jax import Array
 
 def token_nll(logits: Array, targets: Array) -> Array:
     """-log softmax(logits)[target] in float32; logits [..., V], targets [...] -> [...]."""
+    chex.assert_shape(targets, logits.shape[:-1])
     logits = logits.astype(jnp.float32)
     picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - picked
@@ -44,7 +46,9 @@ def partition_and_picked(
     Returns:
         float32 [N] each.
     """
+    chex.assert_rank([hidden_NxD, head_VxD], 2)
     vocabulary, width = head_VxD.shape
+    chex.assert_shape(hidden_NxD, (len(targets_N), width))
     slices = -(-vocabulary // vocab_chunk)
     # Equal slices where the vocabulary allows it (151,936 = 16 * 9,496); else a shorter last one.
     size = -(-vocabulary // slices)

@@ -75,3 +75,13 @@ def test_an_absent_section_leaves_the_average() -> None:
     assert metrics["loss_reasoning"] == 0 and metrics["tokens_reasoning"] == 0
     nothing, _ = section_normalized_loss(logits, jnp.full((2, 5), -100), jnp.zeros((2, 5)))
     assert nothing == 0
+
+
+def test_labels_of_another_shape_are_refused_rather_than_broadcast() -> None:
+    logits, labels = jnp.zeros((2, 5, 7)), jnp.zeros((1, 5), jnp.int32)
+    with pytest.raises(AssertionError, match=r"\(1, 5\)"):
+        section_normalized_loss(logits, labels, labels)
+    with pytest.raises(AssertionError, match=r"\(1, 5\)"):
+        section_loss_sums(jnp.zeros((2, 5)), labels)
+    with pytest.raises(AssertionError, match=r"\(1, 5\)"):
+        token_nll(logits, labels)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,8 +31,7 @@ def test_chunks_change_neither_value_nor_gradient(vocabulary: int, chunk: int) -
         lambda *arrays: [jax.value_and_grad(f, argnums=(0, 1))(*arrays) for f in (whole, chunked)]
     )(hidden, head)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
-    for gradient, reference in zip(gradients, expected_gradients, strict=True):
-        np.testing.assert_allclose(gradient, reference, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(gradients, expected_gradients, rtol=1e-4, atol=1e-5)
 
 
 def test_never_holds_the_whole_matrix_of_logits() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -113,8 +114,12 @@ def causal_attention(
         GplanError: the rows of a context don't divide those of the queries; under a mesh, rows or
             heads that a GPU or TPU kernel can't share out equally.
     """
-    batch = query_BxTxNxH.shape[0]
+    batch, queries, _, head_dim = query_BxTxNxH.shape
+    chex.assert_shape([key_BxTxKxH, value_BxTxKxH], (batch, queries, None, head_dim))
+    chex.assert_shape(lengths_B, (batch,))
     for context in contexts:
+        chex.assert_equal_shape([context.key, context.value])
+        chex.assert_shape(context.lengths, context.key.shape[:1])
         if batch % context.key.shape[0]:
             raise GplanError(
                 f"A context of {context.key.shape[0]} rows can't serve {batch} rows of queries; "

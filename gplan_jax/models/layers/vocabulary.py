@@ -9,6 +9,7 @@ Letters: B rows of a batch, S tokens, R supervised positions, D width, V vocabul
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -21,6 +22,7 @@ from gplan_jax.objectives.token_nll import chunked_token_nll, partition_and_pick
 
 def embed_tokens(table_VxD: jax.Array, ids_BxS: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Returns ``table[ids]`` [B, S, D] in ``dtype``; B is split over the mesh where it divides."""
+    chex.assert_rank([table_VxD, ids_BxS], 2)
     mesh, vocab = _mesh(), partition_spec("vocab")[0]
     if mesh is None:
         return table_VxD[ids_BxS].astype(dtype)
@@ -53,6 +55,7 @@ def vocabulary_nll(
     Each device goes through its own rows of the head, ``vocab_chunk`` of them at a time; the
     log-partition is a log-sum-exp over the devices' own.
     """
+    chex.assert_shape(hidden_BxRxD, (*targets_BxR.shape, head_VxD.shape[1]))
     mesh, vocab = _mesh(), partition_spec("vocab")[0]
     width = hidden_BxRxD.shape[-1]
     if mesh is None:

@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -186,6 +187,7 @@ class Qwen3(nnx.Module):
         if attention_mask_BxS is None:
             lengths_B = jnp.full(rows, length, jnp.int32)
         else:
+            chex.assert_equal_shape([input_ids_BxS, attention_mask_BxS])
             lengths_B = jnp.sum(attention_mask_BxS.astype(jnp.int32), axis=1)
         return self.branch(input_ids_BxS, lengths_B, positions_BxS=positions_BxS)[0]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,10 +139,7 @@ def assert_equal(kernel: str, seed: int, lengths: Any, context_lengths: Any, **s
     expected, expected_gradients = _both_passes("dense")(arrays, lengths, context_lengths, d_output)
     output, gradients = _both_passes(kernel)(arrays, lengths, context_lengths, d_output)
     np.testing.assert_allclose(output, expected, rtol=1e-5, atol=3e-6)
-    for given_, wanted in zip(
-        jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True
-    ):
-        np.testing.assert_allclose(given_, wanted, rtol=1e-4, atol=2e-5)
+    chex.assert_trees_all_close(gradients, expected_gradients, rtol=1e-4, atol=2e-5)
 
 
 @st.composite
@@ -241,8 +239,7 @@ def test_a_context_of_some_rows_is_the_same_one_in_each_of_theirs(
     output, gradients = _both_passes(kernel)((*own, kv), lengths, shown, d_output)
     expected, by_row = _both_passes(kernel)((*own, repeated), lengths, shown_repeated, d_output)
     np.testing.assert_allclose(output, expected, atol=1e-6)
-    for given_, wanted in zip(gradients[:3], by_row[:3], strict=True):
-        np.testing.assert_allclose(given_, wanted, rtol=1e-6, atol=1e-6)
+    chex.assert_trees_all_close(gradients[:3], by_row[:3], rtol=1e-6, atol=1e-6)
     for pair, pair_by_row, n in zip(gradients[3], by_row[3], context_rows, strict=True):
         for given_, wanted in zip(pair, pair_by_row, strict=True):
             summed = wanted.reshape(n, -1, *wanted.shape[1:]).sum(1)

@@ -106,6 +106,12 @@ def test_padding_on_the_right_changes_nothing(checkpoint: Path) -> None:
     np.testing.assert_allclose(padded[1, :5], model(IDS[1:, :5])[0], atol=1e-5)
 
 
+def test_a_mask_of_another_shape_is_refused_rather_than_broadcast(config: Qwen3Config) -> None:
+    model = nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0)))
+    with pytest.raises(AssertionError, match=r"\(1, 9\)"):
+        jax.eval_shape(model, IDS, np.ones((1, 9), np.int32))
+
+
 def test_logits_depend_on_relative_positions_only(checkpoint: Path) -> None:
     model = load_qwen3(checkpoint)
     hidden = jax.jit(lambda positions: model.hidden(IDS, positions_BxS=positions))
