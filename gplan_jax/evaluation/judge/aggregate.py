@@ -21,7 +21,7 @@ _REQUEST_KEY = re.compile(r"\b[0-9a-f]{12,64}\b")
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One judge's scores of one plan, in the order of the axes; ``why`` tells why there are none."""
+    """One judge's scores of one plan, in the order of the axes; ``why`` says why there are none."""
 
     source: str
     row: int

@@ -99,7 +99,7 @@ GENERIC = "no failure, and nothing that would not suit many other contexts as we
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What speaks for and against a plan on one axis; ``systemic`` failures run through all of it."""
+    """What speaks for and against a plan on one axis; ``systemic`` ones run through it all."""
 
     positive: Sequence[str] = ()
     failures: Sequence[str] = ()

@@ -31,7 +31,7 @@ Series = dict[str, tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart: a noisy series gets a running mean, a loss that falls by magnitudes a log scale."""
+    """One chart: a noisy series gets a running mean, a loss over magnitudes a log scale."""
 
     key: str
     title: str

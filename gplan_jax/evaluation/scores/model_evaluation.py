@@ -82,7 +82,7 @@ def labelled_rows(
     faulty: FaultyRows | None = None,
     limit: int | None = None,
 ) -> list[Sample]:
-    """The first ``limit`` rows of a file whose labels are right: a wrong label makes wrong figures."""
+    """The first ``limit`` rows whose labels are right: a wrong label makes wrong figures."""
     pairs = read_labelled_samples(path, library, faulty=faulty)
     return [sample for sample, _ in islice(pairs, limit)]
 

@@ -59,7 +59,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class RowScores:
-    """A text against a label: MODEL_MEASURES in [0, 1], why it is not latent-valid, rules broken."""
+    """A text against a label: MODEL_MEASURES in [0, 1], latent failure, broken rules."""
 
     values: dict[str, float]
     latent_failure: str | None

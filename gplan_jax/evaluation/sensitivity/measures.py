@@ -64,7 +64,7 @@ class AskedPair:
 
 @dataclass(frozen=True)
 class Measured:
-    """One model's answers on a set of pairs, and what each pair and each context adds to a figure."""
+    """One model's answers on a set of pairs, and what each pair and context adds to a figure."""
 
     predictions: Sequence[Prediction]
     pairs: Sequence[AskedPair]

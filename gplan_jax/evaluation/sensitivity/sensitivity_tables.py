@@ -36,7 +36,7 @@ LANDMARKS = {
 def sensitivity_view(
     runs: Mapping[str, Mapping[str, Any]], *, by_perturbation: bool = True
 ) -> RenderableType:
-    """Tables: figures of the pairs, by perturbation, against the labels, and model against model."""
+    """Tables: figures of the pairs, by perturbation, against the labels, and and differences."""
     parts: list[RenderableType] = [_pair_table(runs)]
     if by_perturbation:
         parts += ["", _perturbation_table(runs)]
