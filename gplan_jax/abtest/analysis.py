@@ -32,12 +32,7 @@ ALL = None
 
 
 def settings_for(log: ExposureLog, control: str | None, changes: Mapping[str, Any]) -> AbTest:
-    """The plan of a test without a config: the log's arms in equal shares, all else as default.
-
-    Args:
-        control: the arm that others are compared with; "control" where None.
-        changes: settings that differ from their defaults.
-    """
+    """The plan of a test without a config: the log's arms in equal shares, all else as default."""
     rows = log.impressions_R > 0
     if isinstance(start := changes.get("start"), date):
         rows &= log.day_R >= start.toordinal()
@@ -61,12 +56,7 @@ def analyse(
     The verdict over all rows is on the test's metric, adjusted by the pre-period where the log has
     one; several treatments, and all slices together, are each a family whose p-values are
     corrected. A failed sample-ratio check takes the place of a verdict, the figures stay.
-
-    Returns:
-        The summary, of plain JSON values; docs/abtest.md names its keys.
-
-    Raises:
-        GplanError, RowError: see ``divide`` and ``sequential_analysis``.
+    docs/abtest.md names the keys of the summary.
     """
     import_tea_tasting()
     period = divide(log, test, on_crossover=on_crossover, sum_duplicates=sum_duplicates)

@@ -21,28 +21,19 @@ from gplan_jax.foundation.extras import load_extra
 
 @dataclass(frozen=True)
 class Estimate:
-    """A comparison of one treatment with the control.
+    """A comparison of one treatment with the control."""
 
-    Attributes:
-        control, treatment: the metric in each arm; adjusted ones with CUPED.
-        difference, low, high: treatment - control and its interval.
-        lift, lift_low, lift_high: treatment / control - 1 and its interval (on the log scale).
-        p: two-sided.
-        method: how interval and p-value were found.
-        why_none: why something is None.
-    """
-
-    control: float
+    control: float  # The metric in each arm; adjusted ones with CUPED.
     treatment: float
-    difference: float
+    difference: float  # treatment - control
     low: float | None = None
     high: float | None = None
-    lift: float | None = None
+    lift: float | None = None  # treatment / control - 1; its interval is made on the log scale
     lift_low: float | None = None
     lift_high: float | None = None
-    p: float | None = None
+    p: float | None = None  # two-sided
     method: Literal["welch", "cuped", "newcombe_fisher", "none"] = "none"
-    why_none: str | None = None
+    why_none: str | None = None  # why something is None
 
 
 def import_tea_tasting() -> Any:
@@ -60,12 +51,7 @@ def metric_of(metric: Metric, *, cuped: bool = False, **options: Any) -> Any:
 def estimate(
     control: Any, treatment: Any, metric: Metric, *, alpha: float, cuped: bool = False
 ) -> Estimate:
-    """Compares two arms from their ``Aggregates``.
-
-    Args:
-        control, treatment: of ``UserTable.aggregates``.
-        cuped: adjust by the pre-period, which must not be constant.
-    """
+    """Compares two arms from their ``Aggregates``; CUPED needs a pre-period that varies."""
     arms = control, treatment
     counts = [arm.count() for arm in arms]
     numerator, denominator = RATIOS[metric]

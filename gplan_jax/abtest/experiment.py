@@ -35,31 +35,25 @@ class Metric(StrEnum):
 
 
 class AbTest(Experiment):
-    """An experiment and the plan of its analysis.
+    """An experiment and the plan of its analysis."""
 
-    Attributes:
-        start, end: first and last day of the test, the log's own where not given. Rows before
-            ``start`` are the pre-period: covariates of CUPED, their arm is not looked at.
-        metric: what the verdict is on; the others are shown beside it.
-        alpha: two-sided level of tests; intervals have level 1 - alpha.
-        power: of the minimal detectable effect.
-        cuped: whether the verdict is on the adjusted figures where the log has a pre-period.
-        correction: over the slices: ``holm`` (any error at all, under any dependence) or ``fdr``
-            (share of errors among what holds, Benjamini and Hochberg).
-        srm_alpha: below this p-value the sample-ratio check fails and there is no verdict.
-        planned_days: how many daily looks a sequential test spends its alpha over.
-        spending: how: ``obrien_fleming`` keeps nearly all for the end, ``pocock`` spends early.
-    """
-
+    # First and last day of the test, the log's own where not given. Rows before ``start`` are the
+    # pre-period: covariates of CUPED, their arm is not looked at.
     start: date | None = None
     end: date | None = None
-    metric: Metric = Field(default=Metric.UV_CTR, strict=False)
+    metric: Metric = Field(default=Metric.UV_CTR, strict=False)  # what the verdict is on
+    # Two-sided level of tests; intervals have level 1 - alpha
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
-    power: float = Field(default=0.8, gt=0, lt=1)
+    power: float = Field(default=0.8, gt=0, lt=1)  # of the minimal detectable effect
+    # Whether the verdict is on the adjusted figures where the log has a pre-period.
     cuped: bool = True
+    # Over the slices: ``holm`` (any error at all, under any dependence) or ``fdr`` (share of
+    # errors among what holds, Benjamini and Hochberg).
     correction: Literal["holm", "fdr"] = "holm"
+    # Below this p-value the sample-ratio check fails and there is no verdict.
     srm_alpha: float = Field(default=0.001, gt=0, lt=0.5)
-    planned_days: int | None = Field(default=None, ge=2, le=365)
+    planned_days: int | None = Field(default=None, ge=2, le=365)  # how many daily looks spend alpha
+    # ``obrien_fleming`` keeps nearly all for the end, ``pocock`` spends early.
     spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"
 
     @pydantic.model_validator(mode="after")
@@ -70,11 +64,7 @@ class AbTest(Experiment):
 
 
 def control_among(arms: list[str], wanted: str | None, source: str | Path) -> str:
-    """The control arm of a log without a config.
-
-    Raises:
-        GplanError: the log has fewer than two arms, or none is called ``wanted``.
-    """
+    """The control arm of a log without a config."""
     found = ", ".join(arms)
     if len(arms) < 2:
         raise GplanError(
@@ -92,12 +82,7 @@ def control_among(arms: list[str], wanted: str | None, source: str | Path) -> st
 def assign_file(experiment: Experiment, users: Path, out: Path) -> Counter[str]:
     """Writes user, arm and user_hash of each line of ``users``; the arm of who takes no part is "".
 
-    Returns:
-        The number of users of each arm, ``NO_PART`` for those who take none.
-
-    Raises:
-        GplanError: ``users`` is missing or no UTF-8, or ``out`` exists.
-        RowError: an empty line.
+    Returns the number of users of each arm, ``NO_PART`` for those who take none.
     """
     if out.exists():
         raise GplanError(f"{out} exists and is never overwritten; name another or remove it.")

@@ -22,28 +22,20 @@ NO_ARM = -1
 
 @dataclass(frozen=True)
 class ExposureLog:
-    """The rows of a log by column, R of them; texts are codes into the lists of their names.
-
-    Attributes:
-        users, arms, slices: names by code, in order of appearance; a row without a slice has
-            the code of "".
-        user_R, arm_R, slice_R: codes; an empty arm is ``NO_ARM``.
-        day_R: proleptic ordinals, as ``datetime.date.toordinal``.
-        impressions_R, clicks_R: counts, 0 <= clicks <= impressions.
-        row_R: row numbers in the file, from 1.
-    """
+    """The rows of a log by column, R of them; texts are codes into the lists of their names."""
 
     source: Path
+    # Names by code, in order of appearance; a row without a slice has the code of "".
     users: list[str]
     arms: list[str]
     slices: list[str]
     user_R: np.ndarray
-    day_R: np.ndarray
-    arm_R: np.ndarray
+    day_R: np.ndarray  # ordinals, as ``datetime.date.toordinal``
+    arm_R: np.ndarray  # an empty arm is ``NO_ARM``
     slice_R: np.ndarray
     impressions_R: np.ndarray
-    clicks_R: np.ndarray
-    row_R: np.ndarray
+    clicks_R: np.ndarray  # 0 <= clicks <= impressions
+    row_R: np.ndarray  # row numbers in the file, from 1
 
     def __len__(self) -> int:
         return len(self.row_R)
@@ -58,11 +50,6 @@ def read_log(path: str | Path) -> ExposureLog:
     """Reads a .csv, .jsonl or .parquet log with the columns ``COLUMNS``; others are ignored.
 
     ``slice`` may be left out. Rows are read one by one and kept as numbers, some 50 bytes each.
-
-    Raises:
-        RowError: an empty user, a day that is no date, a count that is no whole number or is
-            negative, or more clicks than impressions.
-        GplanError: the file is missing, of another kind, empty, or lacks a column.
     """
     path = Path(path)
     codes: dict[str, dict[str, int]] = {"user": {}, "arm": {"": NO_ARM}, "slice": {"": 0}}

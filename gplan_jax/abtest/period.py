@@ -15,22 +15,14 @@ from gplan_jax.foundation.errors import GplanError, RowError
 
 @dataclass(frozen=True)
 class Period:
-    """The rows of a test, checked.
+    """The rows of a test, checked."""
 
-    Attributes:
-        test: exposures from the first to the last day, arms as codes into ``arms``.
-        before: exposures of days before the test; their arms mean nothing.
-        first, last: the test's days, as ordinals.
-        missing: what days lack, one text each; empty for a log without gaps.
-        notes: what was left out or summed, for the reader.
-    """
-
-    test: ExposureLog
-    before: ExposureLog
-    first: int
+    test: ExposureLog  # from the first to the last day
+    before: ExposureLog  # exposures of days before the test; their arms mean nothing
+    first: int  # as ordinals
     last: int
-    missing: tuple[str, ...]
-    notes: tuple[str, ...]
+    missing: tuple[str, ...]  # what days lack, one text each
+    notes: tuple[str, ...]  # what was left out or summed
 
 
 def divide(
@@ -44,15 +36,6 @@ def divide(
 
     A row without impressions is no exposure and counts nowhere. A user belongs to the arm of
     their exposures during the test, and to each slice that they were exposed in.
-
-    Args:
-        on_crossover: what becomes of users who were exposed in several arms.
-        sum_duplicates: several rows of one user, day, arm and slice are parts of one.
-
-    Raises:
-        GplanError: no rows in the test's days, an arm without any, users in several arms,
-            or duplicate rows.
-        RowError: a row of the test has no arm, or one that the experiment doesn't have.
     """
     notes = list[str]()
     _check_duplicates(log, notes, summed=sum_duplicates)

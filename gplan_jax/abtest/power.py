@@ -17,18 +17,12 @@ from gplan_jax.foundation.errors import GplanError
 
 @dataclass(frozen=True)
 class Need:
-    """What a test needs.
-
-    Attributes:
-        users: of both arms together.
-        control, treatment: of each arm.
-        days: until so many different users have come; None where nobody said how many do a day.
-        lift, difference: the effect, relative and absolute.
-    """
+    """Users of a test, of both arms together and of each, and the effect that they show."""
 
     users: int
     control: int
     treatment: int
+    # Until so many different users have come; None where nobody said how many do a day
     days: int | None
     lift: float
     difference: float
@@ -48,16 +42,9 @@ def needed(
     """Users at which a two-sided test on UV-CTR finds a relative ``lift`` with ``power``.
 
     About ``n = 2 (z_{1 - alpha/2} + z_power)^2 p (1 - p) / (p lift)^2`` for each of two equal arms
-    (tea-tasting's ``solve_power``); p is the UV-CTR of the whole duration.
-
-    Args:
-        baseline: the control's UV-CTR.
-        ratio: users of the treatment for each of the control.
-        users_per_day: users seen for the first time a day, over both arms.
-        looks, spending: of a sequential test, which needs a few more; None for a fixed one.
-
-    Raises:
-        GplanError: a rate or lift out of its range.
+    (tea-tasting's ``solve_power``); p is the UV-CTR of the whole duration (``baseline``), ``ratio``
+    the users of the treatment for each of the control. ``users_per_day`` counts users seen for the
+    first time; ``looks`` are those of a sequential test, which needs a few more users.
     """
     if not 0 < baseline < 1:
         raise GplanError(f"The baseline rate is {baseline:g}; a UV-CTR lies between 0 and 1.")
@@ -98,14 +85,7 @@ def needed(
 def detectable(
     control: Any, treatment: Any, metric: Metric, *, alpha: float, power: float, cuped: bool
 ) -> float | None:
-    """The least relative lift that a test of this size finds with ``power``.
-
-    Args:
-        control, treatment: ``Aggregates``; the spread is the control's.
-
-    Returns:
-        The lift; None where the control has no spread or no clicks.
-    """
+    """The least relative lift that a test of this size finds; None without spread or clicks."""
     users = control.count() + treatment.count()
     numerator, denominator = RATIOS[metric]
     if control.count() < 3 or treatment.count() < 3:

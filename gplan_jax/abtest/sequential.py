@@ -106,11 +106,9 @@ def bounds(
 ) -> np.ndarray:
     """c_1 ... c_K for |Z|, inf where there is not yet enough alpha to stop at all.
 
-    Args:
-        correlation_KxK: of the looks' z; textbook increments have ``sqrt(I_j / I_k)``, j <= k.
-        shares: [K] the share of the planned days that each look stands at, rising.
-        paths: simulated paths, always the same ones; alpha comes out within about
-            ``sqrt(alpha / paths)``, 0.0004 at 400,000.
+    ``correlation_KxK`` is that of the looks' z: textbook increments have ``sqrt(I_j / I_k)``,
+    j <= k. ``shares`` [K] of the planned days rise. The paths are always the same ones; alpha
+    comes out within about ``sqrt(alpha / paths)``, 0.0004 at 400,000.
     """
     from scipy.stats import norm
 
@@ -167,12 +165,8 @@ def course(numerator_UxK: np.ndarray, denominator_UxK: np.ndarray, treated_U: np
     """Rates of both arms at each look, their variances, and the looks' correlation.
 
     User u moves the rate ``R_k = sum(Y_k) / sum(D_k)`` of their arm by
-    ``(Y_uk - R_k D_uk) / sum(D_k)``; summed products of these over users are the covariances of the
-    looks (the delta method, with users as clusters).
-
-    Args:
-        numerator_UxK, denominator_UxK: each user's totals up to each look.
-        treated_U: whether a user is in the treatment.
+    ``(Y_uk - R_k D_uk) / sum(D_k)``, Y and D being their totals up to look k; summed products of
+    these over users are the covariances of the looks (delta method, users as clusters).
     """
     looks = numerator_UxK.shape[1]
     rates, variances = np.empty((looks, 2)), np.empty((looks, 2))
@@ -197,11 +191,7 @@ def course(numerator_UxK: np.ndarray, denominator_UxK: np.ndarray, treated_U: np
 def sequential_analysis(
     period: Period, test: AbTest, treatment: str, *, alpha: float
 ) -> Sequential:
-    """Daily looks at ``treatment`` against the control on the test's metric.
-
-    Raises:
-        GplanError: no ``planned_days``, more days than planned, or a day without rows of an arm.
-    """
+    """Daily looks at ``treatment`` against the control on the test's metric."""
     days = period.last - period.first + 1
     if test.planned_days is None:
         raise GplanError(

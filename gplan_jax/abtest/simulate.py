@@ -80,10 +80,7 @@ def simulate_users(
 ) -> Simulated:
     """Draws users who differ in how often they come, click and travel.
 
-    Args:
-        treated_U: [U] bool, who is in the treatment.
-        days, before: of the test, and before it.
-        lift: relative, on a treated user's chance to click an impression during the test.
+    ``lift`` is relative, on a treated user's chance to click an impression during the test.
     """
     users, width = len(treated_U), before + days
     active = rng.random((users, width)) < rng.beta(*ACTIVITY, (users, 1))
@@ -147,11 +144,7 @@ def simulate_aa(
 
     Every experiment has users of its own, in arms drawn by a salt of its own. The fixed tests run
     as in an analysis; the bounds of the daily looks come from the looks' mean correlation.
-
-    Returns:
-        ``false_positives``: test -> share with interval; ``peeking`` is the fixed test, looked at
-        daily and stopped at the first p < alpha. ``cuped_variance_saved``: the mean over the
-        experiments; ``uv_ctr``: the mean rate of the control.
+    ``peeking`` is the fixed test, looked at daily and stopped at the first p < alpha.
     """
     import_tea_tasting()
     tests = [*Metric, *([f"{Metric.UV_CTR}_cuped"] if before else []), "sample_ratio"]
@@ -221,10 +214,6 @@ def simulate_power(
 
     Users are alike and come once, the same number each day, so that an arm is a binomial draw a
     day and a million users cost nothing. The fixed test at the end runs as in an analysis.
-
-    Returns:
-        ``need`` and ``found`` of the fixed test; with daily looks also ``need_sequential``,
-        ``found_sequentially`` and ``mean_days``, when the test stops on average.
     """
     import_tea_tasting()
     rng = np.random.default_rng(seed)

@@ -101,11 +101,9 @@ def _by_user_day(rows: ExposureLog) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 
 
 def courses(period: Period, metric: Metric) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Numerator and denominator of each user up to the end of each day, and the arms.
+    """Numerator [U, K] and denominator [U, K] of each user up to the end of each day, and arms [U].
 
-    Returns:
-        numerator [U, K], denominator [U, K] and arm [U] of the users exposed in the test's K
-        days. The ratio of their sums over an arm is the metric as a look on that day finds it.
+    The ratio of their sums over an arm is the metric as a look on that day finds it.
     """
     rows = period.test
     user_D, day_D, clicks_D, impressions_D = _by_user_day(rows)

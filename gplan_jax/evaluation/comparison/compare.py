@@ -74,16 +74,8 @@ def compare(
 ) -> ComparisonOutcome:
     """Fits what is missing in ``setup.out`` and writes the results.
 
-    Args:
-        setup: what is compared.
-        added: arms predicted elsewhere, name -> predictions.jsonl.
-        workers: processes; on an accelerator one, whatever is given.
-        command: how the comparison was called, kept in comparison.json.
-
-    Raises:
-        GplanError: the directory is of another comparison, an arm declares fewer trials than the
-            others, an added file does not fit, an extra is not installed, or the rows have fewer
-            than two ids.
+    ``added`` are arms predicted elsewhere, name -> predictions.jsonl. An accelerator has one
+    worker, whatever is given. ``command`` is kept in comparison.json.
     """
     # What the statistics need, before hours of fitting.
     require_extra(["statsmodels"], "baselines", "tests and intervals between arms")
@@ -316,9 +308,6 @@ def _read_arm(setup: ComparisonSetup, name: str) -> tuple[_Texts, ArmCost, list[
     The curves are those of the chosen trials, one a fold, which show a validation loss; without
     trials they are those of the fits that predict. The size is the largest over the folds
     (vocabularies differ), the seconds the median of a fit.
-
-    Raises:
-        GplanError: a file holds other rows than its fold.
     """
 
     def points(fold: int, seed: int, curve: list[dict[str, Any]]) -> list[CurvePoint]:

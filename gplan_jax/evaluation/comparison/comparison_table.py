@@ -57,10 +57,7 @@ def table_rows(about: ComparisonAbout, summary: ComparisonSummary) -> dict[str, 
 def comparison_table(
     about: ComparisonAbout, summary: ComparisonSummary, width: int = WIDTH
 ) -> Table:
-    """The table for a terminal; one below 120 characters shows the first figures only.
-
-    Other arguments as in ``table_rows``.
-    """
+    """The table for a terminal; one below 120 characters shows the first figures only."""
     columns = len(HEADINGS) if width >= WIDTH else NARROW
     table = Table(
         caption=caption(about, summary),

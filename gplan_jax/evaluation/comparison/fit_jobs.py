@@ -72,11 +72,8 @@ def next_job(
 ) -> FitJob | None:
     """What a worker does next: its own arm goes on, for which all is compiled already.
 
-    Args:
-        pending: jobs that nobody does, in order; seeds wait for the trials of their place.
-        running: jobs under way.
-        last_arm: what the worker did before.
-        busy: the arms of the other workers; they are left to them while there are others.
+    Seeds wait for the trials of their place. Arms of the other, ``busy`` workers are left to them
+    while there are others.
     """
     trying = {job.place for job in (*pending, *running) if job.trial is not None}
     ready = [job for job in pending if job.trial is not None or job.place not in trying]
@@ -88,10 +85,7 @@ def next_job(
 
 
 def choose_trial(setup: ComparisonSetup, arm: str, fold: int) -> None:
-    """Writes a fold's trials with the index of the best, by Acc@1 and then NES, unless it is done.
-
-    Where validation rows choose nothing there is one trial without figures.
-    """
+    """Writes a fold's trials with the index of the best, by Acc@1 and then NES, unless it has."""
     path = trials_path(setup.out, arm, fold)
     if path.exists():
         return
@@ -108,11 +102,7 @@ def choose_trial(setup: ComparisonSetup, arm: str, fold: int) -> None:
 
 
 def run_fit(setup: ComparisonSetup, job: FitJob) -> float | None:
-    """Fits, predicts and writes the job's file.
-
-    Returns:
-        Acc@1 of the constrained plans for the validation rows, of a trial.
-    """
+    """Fits, predicts and writes the job's file; returns a trial's Acc@1 on the validation rows."""
     arm, fold = setup.arms[job.arm], setup.rows.folds[job.fold]
     # A trial leaves the validation rows out, which stop it early and judge it. What predicts learns
     # from them too, with the chosen settings, for as many epochs as were best.

@@ -34,9 +34,6 @@ def chosen_arms(wanted: Iterable[str], known: Arms, mode: InputMode) -> list[str
 
     "all" is all but the planners and, in the history mode, the floors that know nothing but the
     context.
-
-    Raises:
-        GplanError: a name is unknown (near ones are given), or none is asked for.
     """
     names: set[str] = set()
     for name in wanted:
@@ -69,11 +66,7 @@ def arms_table(arms: Mapping[str, Arm]) -> Table:
 
 
 def overrides_of(options: Sequence[str], known: Arms) -> dict[str, list[str]]:
-    """``arm.key=value`` options as arm -> ["key=value", ...].
-
-    Raises:
-        GplanError: an option is not of that form, or names an unknown arm.
-    """
+    """``arm.key=value`` options as arm -> ["key=value", ...]."""
     found: dict[str, list[str]] = {}
     for option in options:
         name, dot, override = option.partition(".")

@@ -122,10 +122,7 @@ def _shown(sample: Sample, mode: InputMode) -> Sample:
 
 
 def _row(sample: Sample, mode: InputMode, library: IntentLibrary) -> Sample:
-    """What is trained on: the row as the mode shows it, its reasoning written by the rules.
-
-    The rules explain what is shown, so that in history mode no reasoning tells of the context.
-    """
+    """What is trained on: the row as the mode shows it, with reasoning by the rules from that."""
     shown = _shown(sample, mode)
     plan = parse_plan(sample.raw_labels, library)
     own, _ = split_response(sample.raw_labels)

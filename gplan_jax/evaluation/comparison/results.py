@@ -52,27 +52,22 @@ class FailedFit(ResultPart):
 
 
 class ComparisonAbout(ResultPart):
-    """comparison.json: what was compared and how.
+    """comparison.json: what was compared and how."""
 
-    Attributes:
-        data, train_data: the rows that are scored; those learnt from where that is another file.
-        arms: those of the table in its order, finished or added; ``floors`` and ``added`` are among
-            them, ``unfinished`` are the others.
-        set, declared: arm -> its overrides; a digest of its defaults and trials, by which a fit of
-            another release is told.
-    """
-
-    data: ComparedFile
-    train_data: ComparedFile | None = None
+    data: ComparedFile  # the rows that are scored
+    train_data: ComparedFile | None = None  # those learnt from where that is another file
     mode: str
     folds: int
     seeds: int
     trials: int
+    # Those of the table in its order, finished or added; ``floors`` and ``added`` are among them,
+    # ``unfinished`` are the others.
     arms: list[str]
     titles: dict[str, str]
     library: str
     library_digest: str = ""
-    set: dict[str, dict[str, Any]] = pydantic.Field(default_factory=dict)
+    set: dict[str, dict[str, Any]] = pydantic.Field(default_factory=dict)  # arm -> its overrides
+    # Arm -> digest of its defaults and trials, by which a fit of another release is told
     declared: dict[str, str] = pydantic.Field(default_factory=dict)
     rows_without_plan: int = 0
     rows_not_learnt: int = 0
@@ -161,23 +156,15 @@ class SeedFit(ResultPart):
 
 @dataclass(frozen=True)
 class ComparisonResults:
-    """A results directory: R rows, and arms in table order.
+    """A results directory: R rows, and arms in table order."""
 
-    Attributes:
-        name: what the run is called on a page.
-        rows: [R] label, facts and predictions of each row.
-        curves: arm -> points of its learning curves; empty for floors and added arms.
-        trials: arm -> its trials, one entry a fold.
-        fits: arm -> one entry a fold and seed.
-    """
-
-    name: str
+    name: str  # what the run is called on a page
     about: ComparisonAbout
     summary: ComparisonSummary
     rows: Sequence[PredictedRow]
-    curves: Mapping[str, Sequence[CurvePoint]]
-    trials: Mapping[str, Sequence[FoldTrials]]
-    fits: Mapping[str, Sequence[SeedFit]]
+    curves: Mapping[str, Sequence[CurvePoint]]  # empty for floors and added arms
+    trials: Mapping[str, Sequence[FoldTrials]]  # arm -> one entry a fold
+    fits: Mapping[str, Sequence[SeedFit]]  # arm -> one entry a fold and seed
 
     @property
     def arms(self) -> list[str]:
@@ -232,12 +219,7 @@ def _parse(kind: type[P], value: Any, source: str | Path) -> P:
 
 
 def read_results(folder: str | Path, name: str = "") -> ComparisonResults:
-    """Reads a results directory whole and checks that its files fit one another.
-
-    Raises:
-        GplanError: a file is missing, unfinished or of another form, or one file has arms or rows
-            that another one lacks; the message names the file and the mend.
-    """
+    """Reads a results directory whole and checks that its files fit one another."""
     folder = Path(folder)
     if not folder.is_dir():
         raise GplanError(f"{folder} is no directory; name the --out of a gplan baseline run.")

@@ -23,11 +23,7 @@ VALIDATION_PARTS = 7  # One of them, 14% of a fold's training rows, validates.
 
 @dataclass(frozen=True)
 class FoldRows:
-    """A fold: indices of the rows to learn from, to choose by, and to predict.
-
-    ``train`` and ``validation`` index the rows learnt from, ``test`` the rows scored; no id is in
-    two of the three.
-    """
+    """Indices of rows learnt from (train, validation) and scored (test); no id is in two."""
 
     train: tuple[int, ...]
     validation: tuple[int, ...]
@@ -36,24 +32,17 @@ class FoldRows:
 
 @dataclass(frozen=True)
 class ComparedRows:
-    """The rows of a comparison.
+    """The rows of a comparison."""
 
-    Attributes:
-        learnt: rows of the training file, ``scored`` those of the file that is predicted; with
-            folds they are the same.
-        without_plan: reasons for the rows that are neither learnt from nor scored.
-        not_learnt: reasons for the rows that are scored as they are but not learnt from, since
-            the library does not admit their plan.
-        data: the scored rows; ``train_data`` those learnt from, where that is another file.
-    """
-
-    learnt: Sequence[Sample]
-    scored: Sequence[Sample]
+    learnt: Sequence[Sample]  # rows of the training file
+    scored: Sequence[Sample]  # rows of the file that is predicted; with folds they are the same
     folds: tuple[FoldRows, ...]
-    without_plan: tuple[str, ...]
+    without_plan: tuple[str, ...]  # reasons for the rows that are neither learnt from nor scored
+    # Reasons for the rows that are scored but not learnt from, since the library does not admit
+    # their plan.
     not_learnt: tuple[str, ...]
-    data: ComparedFile
-    train_data: ComparedFile | None = None
+    data: ComparedFile  # the scored rows
+    train_data: ComparedFile | None = None  # those learnt from, where that is another file
 
     @property
     def order(self) -> list[int]:
@@ -63,32 +52,21 @@ class ComparedRows:
 
 @dataclass(frozen=True)
 class ComparisonSetup:
-    """All that a worker needs to know.
-
-    Attributes:
-        arms: the arms that can take part, by name; ``names`` those that do, in the table's order.
-        overrides: arm -> values over its default settings, beneath those of a trial.
-        mode: what the networks see of a row.
-        trials: each arm has the first so many of its declared ones.
-        seeds: fits of the chosen trial in each fold.
-        out: the results directory.
-    """
+    """All that a worker needs to know."""
 
     rows: ComparedRows
-    arms: Arms
-    names: tuple[str, ...]
+    arms: Arms  # the arms that can take part
+    names: tuple[str, ...]  # those that do, in the table's order
+    # Arm -> values over its default settings, beneath those of a trial.
     overrides: Mapping[str, Mapping[str, Any]]
-    mode: InputMode
+    mode: InputMode  # what the networks see of a row
     library: IntentLibrary
-    trials: int
-    seeds: int
-    out: Path
+    trials: int  # each arm has the first so many of its declared ones
+    seeds: int  # fits of the chosen trial in each fold
+    out: Path  # the results directory
 
     def is_floor(self, name: str) -> bool:
-        """Whether an arm is a floor: nothing to try, and no other seed gives another result.
-
-        Arms predicted elsewhere are none.
-        """
+        """Whether an arm is a floor: nothing to try, and no other seed gives another result."""
         entry = self.arms.entries.get(name)
         return isinstance(entry, Arm) and entry.floor
 
@@ -112,11 +90,7 @@ class ComparisonSetup:
 
 
 def rows_of_folds(path: Path, library: IntentLibrary, folds: int) -> ComparedRows:
-    """One file, each row scored in the fold that holds it out.
-
-    Raises:
-        GplanError: the file can't be read, or has too few ids.
-    """
+    """One file, each row scored in the fold that holds it out."""
     samples = list(read_samples(path))
     planned, without = _with_plan(samples, library, path)
     usable, not_learnt = _usable(samples, library, path)
@@ -129,11 +103,7 @@ def rows_of_folds(path: Path, library: IntentLibrary, folds: int) -> ComparedRow
 
 
 def rows_of_files(train_path: Path, test_path: Path, library: IntentLibrary) -> ComparedRows:
-    """Two files, the rows of the second scored: one fold.
-
-    Raises:
-        GplanError: a file can't be read, an id is in both, or the training rows are of one id.
-    """
+    """Two files without a common id, the rows of the second scored: one fold."""
     train, test = list(read_samples(train_path)), list(read_samples(test_path))
     try:
         check_apart(train, test)
@@ -160,10 +130,6 @@ def read_added(path: Path, rows: ComparedRows, library: IntentLibrary) -> list[s
 
     Its rows have "id", "text" and "label". They are matched by "row", counted from 1 in the data
     file, where they have it, else by their order among the scored rows.
-
-    Raises:
-        GplanError: the file is broken, has other rows, or lacks one.
-        RowError: a row lacks a text, or its id or label is not that of the data's row.
     """
     numbers = rows.order
     found: dict[int, str] = {}
@@ -201,11 +167,7 @@ def read_added(path: Path, rows: ComparedRows, library: IntentLibrary) -> list[s
 def parse_overrides(
     options: Mapping[str, Sequence[str]], arms: Arms, names: Sequence[str], trials: int
 ) -> dict[str, dict[str, Any]]:
-    """Arm -> its overrides, from arm -> ["key=value", ...], each checked against its settings.
-
-    Raises:
-        GplanError: an arm takes no part, a key or value does not fit, or the trials vary the key.
-    """
+    """Arm -> its overrides, from arm -> ["key=value", ...], each checked against its settings."""
     found: dict[str, dict[str, Any]] = {}
     for name, texts in options.items():
         if name not in names:
@@ -229,11 +191,7 @@ def _fold(
     usable: frozenset[int],
     number: int,
 ) -> FoldRows:
-    """A fold whose training rows are split by id once more, into what is fitted and what chooses.
-
-    Raises:
-        GplanError: fewer than two ids to learn from.
-    """
+    """A fold whose training rows are split by id once more: what is fitted, and what chooses."""
     learnt = [i for i in train if i in usable]
     users = len({samples[i].id for i in learnt})
     if users < 2:

@@ -32,16 +32,11 @@ _ONE_THREAD = {
 
 @dataclass(frozen=True)
 class FitResult:
-    """What became of a job: with a ``reason`` it failed, else its file is written.
-
-    Attributes:
-        acc1: of a trial, on the validation rows.
-        hardware: what it ran on, "" where its process is dead.
-    """
+    """What became of a job: with a ``reason`` it failed, else its file is written."""
 
     job: FitJob
-    acc1: float | None = None
-    hardware: str = ""
+    acc1: float | None = None  # of a trial, on the validation rows
+    hardware: str = ""  # "" where its process is dead
     reason: str = ""
 
 
@@ -50,9 +45,6 @@ def run_jobs(setup: ComparisonSetup, jobs: list[FitJob], workers: int) -> Iterat
 
     Where a fold's trial or first seed fails, or its process dies, the rest of that fold is dropped,
     so that a cause shows once; all else goes on.
-
-    Raises:
-        GplanError: a worker ended before it could do anything.
     """
     pending, started = list(jobs), [_Worker(setup)]
     failed: set[tuple[str, int]] = set()
@@ -158,10 +150,7 @@ _setup: ComparisonSetup
 
 
 def _initialize(setup: ComparisonSetup, log: Path) -> None:
-    """Makes a new process a worker: what it prints goes into the log, and it ends with its parent.
-
-    Ctrl-C reaches the parent too, which ends its workers.
-    """
+    """Makes a new process a worker: its output goes into the log, and it ends with its parent."""
     global _setup
     _setup = setup
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -34,10 +34,7 @@ class Judged:
 def summarize_scores(
     judged: Mapping[str, Sequence[Judged]], axes: Sequence[str], *, combine: Combine, seed: int
 ) -> dict[str, Any]:
-    """The figures of every source by every judge, and of the judges together.
-
-    Args:
-        judged: judge -> its judgements, the same plans in the same order for each.
+    """The figures of every source by every judge (the same plans for each), and of all together.
 
     Returns:
         {"sources": {source: {"judges": {judge: figures}, "combined": figures or None}},

@@ -24,28 +24,16 @@ SAMPLING = ("temperature", "top_p", "top_k", "min_p", "n", "seed")
 
 
 class JudgeConfig(Config):
-    """A judge as its YAML file describes it.
+    """A judge as its YAML file describes it."""
 
-    Attributes:
-        server: the server, the model and what may be spent; its temperature is 0.
-        name: how tables call the judge; the model's name where None.
-        rubric: a rubric file; the shipped one where None. A path as seen from where gplan runs.
-        template: a judge template, a shipped name or a folder.
-    """
-
-    server: ChatConfig
-    name: str | None = None
-    rubric: str | None = None
-    template: str = "en"
+    server: ChatConfig  # its temperature is 0
+    name: str | None = None  # how tables call the judge; the model's name where None
+    rubric: str | None = None  # a file, as seen from where gplan runs; the shipped one where None
+    template: str = "en"  # a judge template, a shipped name or a folder
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> JudgeConfig:
-        """Reads a judge file and ``key=value`` overrides.
-
-        Raises:
-            GplanError: the file is no valid config, or asks for draws: a judge is asked at
-                temperature 0 (paper, section 5.3), so that its scores can be had again.
-        """
+        """Reads a judge file and overrides; only at temperature 0 can scores be had again."""
         config = load_config(cls, path, overrides)
         drawn = sorted(set(SAMPLING) & set(config.server.extra))
         if config.server.temperature != 0 or config.server.top_p is not None or drawn:
@@ -66,10 +54,9 @@ CAUTION = "a language model may reward a mere mention of the context"
 
 
 class ChatJudge:
-    """A language model that scores by a rubric.
+    """A language model that scores by a rubric; once closed it can't be asked again.
 
     Paid replies are kept in ``cache`` before they are read, so a run is continued by repeating it.
-    Once closed it can't be asked again.
     """
 
     caution = CAUTION

@@ -23,17 +23,12 @@ class AxisScore:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What one judge says about one plan.
+    """What one judge says about one plan."""
 
-    Attributes:
-        scores: axis -> score, for every axis of the rubric; empty where the plan is unscored.
-        unscored: why there is no score, None where there is one. It is never turned into a 3.
-        origin: where it comes from (request key, the model that the server reports); empty for
-            rules. Nothing in it depends on what went wrong on the way.
-    """
-
-    scores: Mapping[str, AxisScore]
-    unscored: str | None = None
+    scores: Mapping[str, AxisScore]  # by axis; empty where the plan is unscored
+    unscored: str | None = None  # why there is no score, which is never turned into a 3
+    # Where it comes from (request key, the model that the server reports); empty for rules.
+    # Nothing in it depends on what went wrong on the way.
     origin: Mapping[str, Any] = field(default_factory=dict)
 
 

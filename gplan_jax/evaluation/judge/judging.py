@@ -48,16 +48,9 @@ def judge_plans(
 ) -> dict[str, Any]:
     """Has every judge score every plan; writes judgements.jsonl and judge.json, returns the latter.
 
-    Args:
-        plans: of one source after the other, the same rows of each.
-        judges: with different names and the same axes; each is closed when it is done.
-        combine: how several judges' scores of a row become one.
-        filtered: leave out plans that don't pass the rule filter, as the paper does.
-        run: what the run was made on, kept in judge.json.
-
-    Raises:
-        GplanError: judges that can't be compared, an ``out`` that is not new, or whatever stops a
-            judge; what it has paid for stays in its cache.
+    ``plans`` are of one source after the other, the same rows of each; judges have the same axes
+    and are closed when done. ``filtered`` leaves out plans that fail the rule filter, as the paper
+    does. What a judge has paid for stays in its cache whatever stops it.
     """
     axes = _axes(judges)
     refuse_existing(out)
@@ -133,7 +126,6 @@ def compare_plans(
     """Has every judge compare two sources' plans of the same rows, in both orders.
 
     Writes comparisons.jsonl and judge.json and returns the latter. Equal plans are not asked for.
-    Arguments and errors as for ``judge_plans``.
     """
     _axes(judges)
     refuse_existing(out)

@@ -33,9 +33,8 @@ def pair_schema() -> dict[str, Any]:
 def read_scores(text: str, axes: Sequence[str]) -> dict[str, AxisScore]:
     """Axis -> score of a reply, in the order of ``axes``.
 
-    Raises:
-        BadReply: the reply is not one JSON object (a code fence around it is let through) with
-            exactly these axes, each {"reason": text, "score": 1..5} in this order.
+    A reply is one JSON object (a code fence around it is let through) with exactly these axes,
+    each {"reason": text, "score": 1..5} in this order; BadReply for anything else.
     """
     reply = _reply(text)
     _check_keys("the reply", reply, axes)

@@ -44,12 +44,7 @@ class Rubric(Config):
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Rubric:
-        """Reads a rubric file; the shipped one where ``path`` is None.
-
-        Raises:
-            GplanError: the file is missing, a key is unknown, missing or mistyped, an axis key
-                can't name a field of a reply, or the levels are not 1 to 5; all faults at once.
-        """
+        """Reads a rubric file, the shipped one where ``path`` is None; names all faults at once."""
         path = Path(path or RUBRIC)
         rubric = load_config(cls, path)
         faults = [

@@ -29,21 +29,13 @@ _MEND = 'Each row is a JSON object with the strings "id" and "text", as gplan ev
 
 @dataclass(frozen=True, slots=True)
 class PlanToJudge:
-    """One plan for one context.
+    """One plan for one context; the context's ``raw_labels`` is ""."""
 
-    Attributes:
-        source: whose plan it is: the name of a predictions file, "labels", or a floor's.
-        row: of the data, counted from 1.
-        sample: the context; ``raw_labels`` is "".
-        plan: [] where the answer holds none.
-        filter_pass: whether the whole answer passes the rule filter.
-    """
-
-    source: str
-    row: int
+    source: str  # whose plan it is: the name of a predictions file, "labels", or a floor's
+    row: int  # of the data, counted from 1
     sample: Sample
-    plan: Plan
-    filter_pass: bool
+    plan: Plan  # [] where the answer holds none
+    filter_pass: bool  # of the whole answer
 
 
 def read_rows(
@@ -77,8 +69,7 @@ def plans_of_predictions(
 ) -> list[PlanToJudge]:
     """The plans of a predictions.jsonl; of its lines only "id" and "text" are looked at.
 
-    ``cut`` says that ``rows`` are the first of the data, so the file may go on. GplanError where
-    their numbers differ, RowError where a line lacks a text or has another id than its row.
+    ``cut`` says that ``rows`` are the first of the data, so the file may go on.
     """
     lines = list(islice(read_jsonl(path), len(rows) + (not cut)))
     if len(lines) != len(rows):

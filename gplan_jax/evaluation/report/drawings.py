@@ -60,11 +60,7 @@ def short(value: float) -> str:
 def drawing(
     name: str, title: str, description: str, width: float, height: float, *parts: Markup
 ) -> Markup:
-    """A whole drawing with its title and description, which screen readers read.
-
-    Args:
-        name: an id that no other drawing of the page has.
-    """
+    """A whole drawing; ``name`` is an id of its own on the page, screen readers read the title."""
     return element(
         "svg",
         element("title", title, id=f"{name}-title"),
@@ -135,20 +131,14 @@ def padded(values: Sequence[float], start: float, end: float, *, room: float = 0
 
 @dataclass(frozen=True)
 class ForestMark:
-    """A point with its interval.
-
-    Attributes:
-        kind: class of its colour and shape: trained, floor, added, or run0, run1, ... of runs.
-        spread: interval over seeds, None without.
-        hollow: drawn as an outline: nothing is shown.
-    """
+    """A point with its interval."""
 
     mean: float
     low: float
     high: float
-    kind: str
-    spread: tuple[float, float] | None = None
-    hollow: bool = False
+    kind: str  # Class of its colour and shape: trained, floor, added, or run0, run1, ... of runs.
+    spread: tuple[float, float] | None = None  # interval over seeds
+    hollow: bool = False  # an outline: nothing is shown
 
 
 @dataclass(frozen=True)
@@ -172,9 +162,7 @@ def forest(
 ) -> Markup:
     """Draws the lines over one scale, with a dashed line at the reference's value.
 
-    Args:
-        measure: how figures are written.
-        signed: they are differences, written with their sign.
+    ``measure`` is how figures are written; ``signed`` ones are differences.
     """
     # Of two seeds the spread can be many times as wide as anything else: it is cut to the scale.
     values = [value for line in lines for m in line.marks for value in (m.low, m.mean, m.high)]
@@ -236,11 +224,9 @@ def _mark(mark: ForestMark, y: float, scale: Scale, measure: str, signed: bool) 
 
 
 def hour_map(name: str, arms: Sequence[tuple[str, str]], hours: Sequence[Slice]) -> Markup:
-    """Acc@1 in per cent of each arm and hour, and above it how many rows the hour has.
+    """Acc@1 in per cent of each arm (name, title) and hour, and above it the hour's number of rows.
 
-    Args:
-        arms: (arm, title) from top to bottom.
-        hours: one slice an hour; those without cells stay empty, those of few rows are pale.
+    Hours without cells stay empty, those of few rows are pale.
     """
     most = max(slice.count for slice in hours) or 1
     top = BARS + 18
@@ -358,10 +344,7 @@ def fits_of(
 
 
 def mean_curve(fits: Sequence[LossCurve]) -> LossCurve:
-    """Mean loss by epoch, as far as at least half of the fits go.
-
-    Later epochs are only of the fits that still got better, so their mean would mislead.
-    """
+    """Mean loss by epoch while at least half of the fits go on: the others still got better."""
     by_epoch: dict[int, list[float]] = defaultdict(list)
     for fit in fits:
         for epoch, value in fit:
@@ -374,10 +357,7 @@ def mean_curve(fits: Sequence[LossCurve]) -> LossCurve:
 
 
 def learning_curves(name: str, title: str, points: Sequence[CurvePoint]) -> Markup | None:
-    """Training and validation loss by epoch: each fit thin, their mean thick, a dot at each best.
-
-    None where no loss is logged.
-    """
+    """Losses by epoch, training and validation: fits thin, their mean thick, a dot at each best."""
     drawn = {"train": fits_of(points, "loss"), "validation": fits_of(points, "validation_loss")}
     everything = [point for fits in drawn.values() for fit in fits for point in fit]
     if not everything:

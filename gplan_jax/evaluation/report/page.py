@@ -59,15 +59,7 @@ def write_report(
 ) -> Path:
     """Writes the report of one or several runs as one HTML file, whole or not at all.
 
-    Args:
-        runs: each with a name of its own, in the order in which they are shown.
-        path: the file; an earlier report there is replaced.
-        library: the one that the plans were written with.
-        note: is told what is done, STEPS times a run.
-
-    Raises:
-        GplanError: there is no run, a run is of another library or disagrees with its summary, or
-            ``path`` holds something that is no report.
+    An earlier report at ``path`` is replaced. ``note`` is told what is done, STEPS times a run.
     """
     path = Path(path)
     refuse_foreign(path)

@@ -152,10 +152,7 @@ def slice_table(
 
 
 def study_table(results: ComparisonResults, library: IntentLibrary) -> dict[str, Any] | None:
-    """What the metrics reward on a run's rows: answers of known quality by measures.
-
-    None where folds are unknown or all one, so that no list is static.
-    """
+    """What the metrics reward on a run's rows; None without folds, where no list is static."""
     folds = {row.fold for row in results.rows}
     if None in folds or len(folds) < 2:
         return None

@@ -38,31 +38,20 @@ DISTANCES = {
 
 @dataclass(frozen=True)
 class RowScores:
-    """S seeds, R rows.
+    """Scores of S seeds and R rows, by the measures of ``score_arm``."""
 
-    Attributes:
-        constrained, free: arm -> measure (those of `score_arm`) -> float [S, R]; an arm without
-            free plans has no entry in ``free``.
-        firsts: the distinct first intents of the rows' plans.
-        wanted_R: int [R], the number of each row's first intent.
-        predicted: arm -> int [S, R], the number of the first intent predicted; one that no row's
-            plan begins with is numbered ``len(firsts)``, none at all NOTHING.
-    """
-
-    constrained: Mapping[str, Mapping[str, np.ndarray]]
+    constrained: Mapping[str, Mapping[str, np.ndarray]]  # arm -> measure -> float [S, R]
+    # The same of free plans, of the arms that have them
     free: Mapping[str, Mapping[str, np.ndarray]]
-    firsts: Sequence[Mapping[str, str]]
-    wanted_R: np.ndarray
+    firsts: Sequence[Mapping[str, str]]  # the distinct first intents of the rows' plans
+    wanted_R: np.ndarray  # number of each row's first intent in ``firsts``
+    # Arm -> int [S, R], the number of the first intent predicted; one that no row's plan begins
+    # with is numbered ``len(firsts)``, none at all NOTHING.
     predicted: Mapping[str, np.ndarray]
 
 
 def score_results(results: ComparisonResults, library: IntentLibrary) -> RowScores:
-    """Scores all plans.
-
-    Raises:
-        GplanError: a label holds no plan, or the means differ from those of summary.json, which
-            then was made from other predictions.
-    """
+    """Scores all plans; GplanError where the means are not those of summary.json."""
 
     @cache
     def first(text: str) -> tuple[tuple[str, str], ...] | None:
@@ -166,17 +155,11 @@ class SliceMean:
 
 @dataclass(frozen=True)
 class Slice:
-    """Some of the rows.
-
-    Attributes:
-        label: what they have in common.
-        rows: their places in the results.
-        cells: arm -> its figure; empty where there are fewer than FEWEST rows.
-    """
+    """Some of the rows: their places in the results, and what they have in common."""
 
     label: DisplayName
     rows: np.ndarray
-    cells: Mapping[str, SliceMean]
+    cells: Mapping[str, SliceMean]  # by arm; empty where there are fewer than FEWEST rows
 
     @property
     def count(self) -> int:
@@ -227,12 +210,8 @@ def slices_of(
 ) -> list[Slice]:
     """Slices by a key of each row, in the order of ``labels``; each row is in exactly one.
 
-    Intervals are made as those of the whole table, by `proportion_interval` over ids.
-
-    Args:
-        keys: [R] the key of each row.
-        labels: key -> what its slice is called; every key has one.
-        fold_small: slices of fewer than FEWEST rows become one, the last; empty ones are left out.
+    Intervals are made as those of the whole table, by `proportion_interval` over ids. With
+    ``fold_small`` slices of fewer than FEWEST rows become one, the last; empty ones are left out.
     """
     members = {key: np.flatnonzero([k == key for k in keys]) for key in labels}
     found = [(labels[key], rows) for key, rows in members.items()]
@@ -260,27 +239,20 @@ def _cells(rows: np.ndarray, ids: Sequence[str], scores: RowScores) -> dict[str,
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts of first intents over rows and seeds, K of them by name.
+    """Counts of first intents over rows and seeds, K of them by name."""
 
-    Attributes:
-        labels: [K + 1], the most frequent wanted ones, and "others".
-        rows_wanted: [K + 1], how many rows want each.
-        counts: int [K + 1, K + 2], wanted by predicted; the last column counts answers without a
-            plan. Each row adds to its ``rows_wanted`` times the number of seeds.
-        right: int [K + 1], how many are exactly right; of "others" less than its diagonal cell.
-    """
-
-    labels: Sequence[DisplayName]
-    rows_wanted: Sequence[int]
+    labels: Sequence[DisplayName]  # [K + 1], the most frequent wanted ones, and "others"
+    rows_wanted: Sequence[int]  # [K + 1], how many rows want each
+    # Int [K + 1, K + 2], wanted by predicted; the last column counts answers without a plan. Each
+    # row adds to its ``rows_wanted`` times the number of seeds.
     counts: np.ndarray
-    right: np.ndarray
+    right: np.ndarray  # [K + 1], exactly right; of "others" less than its diagonal cell
 
 
 def confusion_of(arm: str, scores: RowScores, library: IntentLibrary) -> Confusion:
     """Counts an arm's constrained first intents against the wanted ones.
 
-    The most frequent ones that the library admits are named, so that no free text gets onto the
-    page; all else is "others".
+    Intents that the library doesn't admit are "others", so that no free text gets onto the page.
     """
     often = Counter(scores.wanted_R.tolist())
     known = library.parameters

@@ -35,23 +35,14 @@ def _load(module: str) -> ModuleType:
 
 @dataclass(frozen=True)
 class Clusters:
-    """Which rows share an id; clusters are numbered in the order of the ids' texts.
-
-    Attributes:
-        of_row_N: the cluster of each row.
-        sizes_G: how many rows each cluster has.
-    """
+    """Which rows share an id: each row's cluster, in the order of the ids' texts, and sizes."""
 
     of_row_N: np.ndarray
     sizes_G: np.ndarray
 
     @classmethod
     def of(cls, ids: Sequence[str]) -> Clusters:
-        """Groups rows by id.
-
-        Raises:
-            GplanError: fewer than two ids, so that nothing can be said about other ids.
-        """
+        """Groups rows by id, of which there must be two: one says nothing about others."""
         _, of_row_N = np.unique(np.asarray(ids, dtype=np.str_), return_inverse=True)
         clusters = cls(of_row_N, np.bincount(of_row_N))
         if clusters.count < 2:
@@ -96,9 +87,6 @@ def wilson_interval(successes: float, count: int, *, alpha: float = 0.05) -> tup
     ``(p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)``, z = 1.96 for 95%
     (Wilson 1927). Unlike the normal approximation it stays inside [0, 1] and is not empty at 0 or
     1. Computed by scipy, which JAX brings with it.
-
-    Raises:
-        ValueError: ``count`` is not positive, or ``successes`` is no whole number in [0, count].
     """
     if count <= 0 or not 0 <= successes <= count or successes != int(successes):
         raise ValueError(f"need whole 0 <= successes <= count and count > 0: {successes}, {count}")
@@ -139,13 +127,8 @@ def bootstrap_interval(
 
     Whole groups are drawn with replacement, since rows of one user are not independent: a
     resample's mean is ``sum_g w_g s_g / sum_g w_g n_g`` with the drawn counts w, the groups' sums s
-    and sizes n (Efron and Tibshirani 1993, chapters 8 and 13).
-
-    Args:
-        values_NxM: one row a data row, one column a measure.
-        groups: [N] the group (id) of each row; one alone gives an interval of no width.
-        resamples: how many resamples to draw.
-        seed: the draw depends on nothing else, so that a report can be computed again.
+    and sizes n (Efron and Tibshirani 1993, chapters 8 and 13). One group alone gives an interval
+    of no width.
     """
     _, group_of = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
     sizes_G = np.bincount(group_of)
@@ -173,9 +156,6 @@ def bca_intervals(
     Whole clusters are drawn: a resample's mean is ``sum_g w_g s_g / sum_g w_g n_g`` with the drawn
     counts w. Bias-corrected and accelerated ends (Efron 1987) by ``scipy.stats.bootstrap``, which
     is given the clusters' numbers as its data, so that every line sees the same draws.
-
-    Raises:
-        GplanError: scipy is not installed.
     """
     stats = _load("scipy.stats")
     sums_CxG = clusters.sums(values_CxN)
@@ -224,9 +204,6 @@ def permutation_pvalues(
     cluster's sum is a coin's: the statistic is ``sum_g +-s_g``. Exact, over all 2^G signs, where
     these are no more than ``resamples``; else drawn at random, with the observed signs counted in
     (Phipson and Smyth 2010), so that p is never 0 (``scipy.stats.permutation_test``).
-
-    Raises:
-        GplanError: scipy is not installed.
     """
     sums_CxG = clusters.sums(differences_CxN)
 
@@ -276,15 +253,8 @@ def detectable_difference(
     The paired t-test's: ``d spread`` with the effect size d at which a two-sided test at ``alpha``
     on ``units`` differences rejects with probability ``power`` (about
     ``(z_{1 - alpha/2} + z_power) / sqrt(units)``); ``statsmodels.stats.power.TTestPower``.
-
-    Args:
-        spread: standard deviation of the paired differences.
-        units: how many independent ones there are (ids, not rows, where ids repeat).
-        alpha: level of the test; alpha / m for the worst of m comparisons under Holm.
-        power: between 0 and 1.
-
-    Raises:
-        GplanError: fewer than two units, or a negative spread.
+    ``spread`` is the standard deviation of the paired differences, units are ids where ids repeat;
+    alpha / m serves the worst of m comparisons under Holm.
     """
     if units < 2 or spread < 0:
         raise GplanError(

@@ -62,8 +62,7 @@ def load_pyplot() -> Any:
 def read_series(log: str | Path, keys: Iterable[str] = LEARNING_KEYS) -> Series:
     """``{key: (steps, values)}`` of a training log, ordered by step; keys without records left out.
 
-    Records of one step (training, evaluation) add up. GplanError where the file is missing or
-    broken, or none of its records has a step.
+    Records of one step (training, evaluation) add up.
     """
     values_of_step: dict[int, dict[str, float]] = {}
     for record in _read_records(log):

@@ -33,19 +33,8 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Plans the rows of ``data`` and evaluates the answers into ``out_dir``; returns the metrics.
 
-    All that can be wrong with the input is found before the model starts.
-
-    Args:
-        model: a model directory.
-        out_dir: a new directory.
-        train_data: labelled rows to fit the floors on.
-        limit: evaluate only that many rows, the first ones.
-        faulty: what becomes of the faulty rows of either file.
-        planner_options: options of ``Planner.load``; they are kept in metrics.json.
-
-    Raises:
-        GplanError, RowError: a file is missing or broken, a label is not right, or the rows can't
-            be evaluated.
+    All that can be wrong with the input is found before the model starts. The floors are fitted on
+    ``train_data``; ``planner_options``, those of ``Planner.load``, are kept in metrics.json.
     """
     refuse_existing(Path(out_dir))
     library = load_task(Path(model), library=planner_options.get("library")).library

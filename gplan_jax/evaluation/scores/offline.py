@@ -95,18 +95,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores ``texts`` and the floors against the samples' labels; writes and returns the metrics.
 
-    Args:
-        samples: the labelled rows that were asked.
-        texts: [len(samples)] the model's raw answers.
-        train_samples: labelled rows to fit the floors on; None leaves the floors out.
-        library: the intent library of the rule filter.
-        out_dir: a new directory; predictions.jsonl and metrics.json appear in it together.
-        latents: the latent vocabulary that Latent-Valid checks for.
-        run: what the run was made on (model, data, device ...), kept under "run" in metrics.json.
-
-    Raises:
-        GplanError: the rows can't be evaluated (see ``check_rows``), there are more or fewer texts
-            than rows, or ``out_dir`` already holds something.
+    Without ``train_samples`` the floors are left out. predictions.jsonl and metrics.json appear in
+    the new ``out_dir`` together; ``run`` (model, data, device ...) is kept in metrics.json.
     """
     check_rows(samples, train_samples, library)
     if len(samples) != len(texts):
@@ -156,10 +146,6 @@ def score_file(
 
     Needs "id", "text" and "label" (strings) in each row and reads "floors" where it stands;
     scores in the file are ignored. So it also scores another program's answers.
-
-    Raises:
-        GplanError: the file is missing, broken or empty, or its rows carry different floors.
-        RowError: a row lacks a key or its label holds no plan.
     """
     rows = enumerate(read_jsonl(path), start=1)
     predictions = [read_prediction(path, number, row, library) for number, row in rows]

@@ -103,10 +103,7 @@ def plan_view(
     latents: LatentVocabulary = GSISR_LATENTS,
     label: str = "",
 ) -> RenderableType:
-    """One answer as a table of its intents, below it Latent-Valid and the rule filter; where
-    ``label``
-    holds a plan, that too, with the scores.
-    """
+    """One answer: its intents, Latent-Valid, the rule filter; a ``label``'s plan and the scores."""
     plan = parse_plan(text, library)
     failure = latent_failure(text, latents, library)
     violations = check_plan(text, library)

@@ -22,13 +22,7 @@ LOGGED = ("acc1", "ndcg3", "nes", "latent_valid", "exact", "filter_pass")
 def train_and_evaluate(
     config: TrainConfig, *, resume: bool = False, allow_changes: bool = False
 ) -> Path:
-    """Trains, evaluating on ``data.test`` as the config says; returns the model directory.
-
-    Raises:
-        GplanError: as ``train``; or evaluation is asked for and no test rows are named, they can't
-            be evaluated, answers leave no room for a prompt, or ``checkpoint.best_metric`` is no
-            figure of an evaluation.
-    """
+    """Trains, evaluating on ``data.test`` as the config says; returns the model directory."""
     if not config.evaluation.every_epochs:
         return train(config, resume=resume, allow_changes=allow_changes)
     if config.checkpoint.keep_best and config.checkpoint.best_metric not in LOGGED:

@@ -62,24 +62,13 @@ def compare_sensitivity(
     """Measures each model on the same pairs; what ``out`` holds already is not planned again.
 
     Writes OUT/NAME/ for each model, then OUT/results.json (all metrics), OUT/results.txt (their
-    tables) and, with ``logs``, OUT/preference_curves.png. All that can be wrong with the input is
-    found before the first model starts.
-
-    Args:
-        models: name -> model directory.
-        pairs: context pairs whose teacher plans differ.
-        out: a new directory, or one from an earlier call.
-        unchanged: context pairs whose teacher plans are equal.
-        logs: name of a model -> the log.jsonl of its preference run.
-        limit: only the first so many pairs of each file.
+    tables) and, with ``logs`` of preference runs, OUT/preference_curves.png. All that can be wrong
+    with the input is found before the first model starts. The teacher's plans differ in ``pairs``
+    and are equal in ``unchanged``.
 
     Returns:
         Model name -> its metrics, as ``summarize`` has them, with "run" and, from the second model
         on, "difference" from the first.
-
-    Raises:
-        GplanError, RowError: a name, directory or file is missing or broken, the models have
-            different intent libraries, or a model's folder was made from something else.
     """
     out, logs = Path(out), logs or {}
     _check_names(models, logs)

@@ -42,76 +42,54 @@ class ResultPart(pydantic.BaseModel):
 
 
 class ArmMean(ResultPart):
-    """One arm's mean of one measure.
-
-    Attributes:
-        low, high: its interval over ids, by the method ``interval``.
-        seeds: how many there are; their spread stands apart (None with one seed).
-        seed_sd: standard deviation of the seeds' means, ``seed_low`` and ``seed_high`` their t
-            interval.
-    """
+    """One arm's mean of one measure; the spread of its seeds stands apart (None with one seed)."""
 
     mean: float
-    low: float
+    low: float  # Interval over ids, by the method ``interval``.
     high: float
     interval: str = ""
     seeds: int = 1
-    seed_sd: float | None = None
+    seed_sd: float | None = None  # Standard deviation of the seeds' means, and their t interval.
     seed_low: float | None = None
     seed_high: float | None = None
 
 
 class ArmDifference(ResultPart):
-    """The difference first - second of two arms in one measure, of the means over seeds.
-
-    Attributes:
-        low, high: its interval over ids (BCa cluster bootstrap), not adjusted.
-        p: two-sided, by ``method`` (``mcnemar_exact`` or ``permutation``).
-        p_holm: p adjusted over all comparisons of the measure.
-        holds: p_holm is below alpha and the interval excludes 0.
-        clusters: how many ids there are.
-        detectable: the smallest difference that a comparison whose paired differences spread like
-            these shows with a power of 0.8 at alpha, before Holm.
-        seeds_agree: share of the pairs (a seed of the first, one of the second) whose difference
-            has the sign of ``difference``; None where both arms have one seed.
-    """
+    """The difference first - second of two arms in one measure, of the means over seeds."""
 
     first: str
     second: str
     measure: str
     difference: float
-    low: float
+    low: float  # Interval over ids (BCa cluster bootstrap), not adjusted.
     high: float
-    p: float
-    p_holm: float
-    holds: bool
+    p: float  # two-sided, by ``method`` (``mcnemar_exact`` or ``permutation``)
+    p_holm: float  # adjusted over all comparisons of the measure
+    holds: bool  # p_holm is below alpha and the interval excludes 0
     method: str
-    clusters: int | None = None
+    clusters: int | None = None  # how many ids there are
+    # The smallest difference that a comparison whose paired differences spread like these shows
+    # with a power of 0.8 at alpha, before Holm.
     detectable: float | None = None
+    # Share of the pairs (a seed of the first, one of the second) whose difference has the sign of
+    # ``difference``; None where both arms have one seed.
     seeds_agree: float | None = None
 
 
 class ArmSummary(ResultPart):
-    """What a table of arms shows.
+    """What a table of arms shows."""
 
-    Attributes:
-        arms: arm -> measure -> mean.
-        comparisons: each arm with the reference and with the arm next in the table.
-        method: how the figures came about, ``caption``: how many rows there are and what they can
-            show, both for the foot of a table.
-        reference: the arm that all are compared with.
-        alpha: 1 - the level of all intervals, and the family-wise error of the verdicts.
-        detectable: measure -> the median over its comparisons of what these rows can show.
-    """
-
-    arms: dict[str, dict[str, ArmMean]]
+    arms: dict[str, dict[str, ArmMean]]  # arm -> measure -> mean
+    # Each arm with the reference and with the arm next in the table
     comparisons: list[ArmDifference]
+    # How the figures came about, then how many rows there are and what they can show.
     method: str = ""
     caption: str = ""
     reference: str | None = None
     rows: int = 0
     ids: int = 0
-    alpha: float = 0.05
+    alpha: float = 0.05  # 1 - the level of all intervals, and the family-wise error of the verdicts
+    # Measure -> the median over its comparisons of what these rows can show
     detectable: dict[str, float] = pydantic.Field(default_factory=dict)
 
 
@@ -120,12 +98,8 @@ def score_arm(
 ) -> dict[str, np.ndarray]:
     """Scores one arm's plan texts, a line a seed, against the rows' labels.
 
-    Returns:
-        Acc@1, NDCG@3 in its three forms, NES, exact match and the rule filter, each [S, N]. A text
-        without a plan scores 0.
-
-    Raises:
-        GplanError: a line of texts is not as long as the labels, or a label holds no plan.
+    Acc@1, NDCG@3 in its three forms, NES, exact match and the rule filter, each [S, N]. A text
+    without a plan scores 0.
     """
     seen: dict[tuple[str, str], list[float]] = {}
     values_SxNxM = np.zeros((len(texts_SxN), len(labels), len(FLOOR_MEASURES)))
@@ -145,10 +119,7 @@ def score_arm(
 def highest(
     arms: Mapping[str, ArmScores], names: Iterable[str], measures: Sequence[str]
 ) -> str | None:
-    """Which of ``names`` has the highest mean of the first measure; None where there is none.
-
-    The next measure decides between equals, and so on; of equals in all, the first name.
-    """
+    """Which of ``names`` has the highest mean of the first measure, of equals of the next."""
     means = {
         name: [round(float(arms[name][m].mean()), DECIMALS) for m in measures] for name in names
     }
@@ -166,21 +137,11 @@ def summarize_arms(
 ) -> ArmSummary:
     """Means, intervals and tests of arms that answered the same rows.
 
-    A row's score under an arm is its mean over the arm's seeds; intervals and tests draw ids. What
-    another training would have given is said apart, by the spread of the seeds' means.
-
-    Args:
-        arms: in the order of the table.
-        ids: [N] the id of each row.
-        reference: the arm that each is compared with; None takes the best floor in the first
-            measure, or the first arm where none is a floor.
-        measures: which scores to summarize.
-        alpha: 1 - the level of intervals, and the family-wise error of each measure's verdicts.
-        seed: of the resampling.
-
-    Raises:
-        GplanError: no arm, an unknown reference, fewer than two ids, an arm without a measure,
-            over other rows, or with a score that is no number, or an extra is not installed.
+    A row's score under an arm is its mean over the arm's seeds; intervals and tests draw ``ids``
+    [N]. What another training would have given is said apart, by the spread of the seeds' means.
+    Without a ``reference`` each arm is compared with the best floor in the first measure, or the
+    first arm where none is a floor. ``alpha`` is 1 - the level of intervals, and the family-wise
+    error of each measure's verdicts.
     """
     if not 0 < alpha < 1:
         raise GplanError(f"alpha is {alpha}; it lies between 0 and 1.")

@@ -43,19 +43,12 @@ TITLES = {
 
 @dataclass(frozen=True)
 class StudyRow:
-    """What the study needs of a row.
+    """What the study needs of a row."""
 
-    Attributes:
-        id: rows of one user share it.
-        plan: the label's plan.
-        order_type: the kind of order that the row is about.
-        fold: rows of other folds are this row's training rows.
-    """
-
-    id: str
-    plan: Plan
+    id: str  # rows of one user share it
+    plan: Plan  # the label's
     order_type: str
-    fold: int
+    fold: int  # rows of other folds are this row's training rows
 
 
 def metric_study(
@@ -69,18 +62,10 @@ def metric_study(
     random row with another id and the same order type (with any order type where there is none),
     and a random plan that keeps the library's rules and has the length of some other fold's plan.
 
-    Args:
-        rows: what is scored.
-        library: intents, rules and their writing.
-        seed: of whatever is drawn.
-
     Returns:
         {"rows", "ids", "measures": names, "answers": [{"name", "title", "scores": {measure: mean},
         "intervals": {measure: [low, high]} (95%, BCa over ids)}], "floor": {measure: {"answer",
         "score"}} (the best static list), "findings": sentences with these figures}.
-
-    Raises:
-        GplanError: no row, rows of one id or one fold only, or scipy is not installed.
     """
     if not rows:
         raise GplanError("There are no rows to study the metrics on.")
