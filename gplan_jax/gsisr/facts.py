@@ -8,6 +8,7 @@ whether the user has just looked at the order's place.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -20,6 +21,7 @@ _SHORT = re.compile(
 )
 _LONG = re.compile(r"(.*)的(p_[^_]+?)((?:act_\d+&?)+)了(\d+)次")
 _ACTION = re.compile(r"act_\d+")
+_WEEKDAYS = "一二三四五六日"
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,17 @@ def long_term(text: str) -> tuple[Habit, ...]:
     """Reads ``long_term_behavior``, most frequent first; entries of another form are left out."""
     matches = (_LONG.fullmatch(entry.strip()) for entry in text.split(","))
     return tuple(Habit(m[1], m[2], tuple(_ACTION.findall(m[3])), int(m[4])) for m in matches if m)
+
+
+def short_term_entry(when: datetime, done: str, locality: str, category: str, place: str) -> str:
+    """One entry of ``short_term_behavior_seq``; ``done`` holds the actions, act_7了&act_3."""
+    day = f"{when.month}月{when.day}日周{_WEEKDAYS[when.weekday()]}{when.hour}点"
+    return f"在{day}{done}位于{locality}{category}的{place}"
+
+
+def long_term_text(habits: Iterable[Habit]) -> str:
+    """Habits as ``long_term_behavior`` writes them."""
+    return " , ".join(f"{h.category}的{h.place}{'&'.join(h.actions)}了{h.count}次" for h in habits)
 
 
 def _behavior(match: re.Match[str], now: datetime) -> Behavior | None:

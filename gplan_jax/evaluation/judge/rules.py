@@ -24,26 +24,7 @@ from gplan_jax.evaluation.judge.judgement import (
 from gplan_jax.evaluation.judge.spatiotemporal import spatiotemporal_findings
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Intent, IntentLibrary, Plan, Sample, facts_of
-from gplan_jax.synthesis.amap.intents import (
-    ARRIVAL_CARD,
-    END,
-    GUESS,
-    HERE,
-    HOME,
-    LONG_DISTANCE,
-    ORDER_PLACE,
-    PREVIOUS,
-    REMINDER,
-    REVIEW,
-    SHORT_TERM,
-    START,
-    TAG,
-    TOOL,
-    TOOL_WORDS,
-    TRANSIT,
-    WEATHER,
-    WORK,
-)
+from gplan_jax.synthesis.amap import intents as it
 from gplan_jax.synthesis.amap.situation import (
     DONE,
     REFUEL_ORDERS,
@@ -56,7 +37,7 @@ from gplan_jax.synthesis.amap.situation import (
 )
 
 # Flow: does the first intent meet the most pressing need, and does the rest extend it?
-ELSEWHERE = (HOME, WORK, SHORT_TERM, GUESS)
+ELSEWHERE = (it.HOME, it.WORK, it.SHORT_TERM, it.GUESS)
 EXTENDING = 2  # Later intents that must have a reason of this very context.
 
 
@@ -74,9 +55,9 @@ class Need:
 
     def met_by(self, intent: Intent) -> bool | None:
         """True where the intent meets the need, None where it may stand, False where it misses."""
-        if intent[TOOL] in self.tools or is_way(intent, *(self.ends or ("",))):
+        if intent[it.TOOL] in self.tools or is_way(intent, *(self.ends or ("",))):
             return True
-        fair = intent[TOOL] in (WEATHER, *self.fair_tools)
+        fair = intent[it.TOOL] in (it.WEATHER, *self.fair_tools)
         return None if self.open or fair or is_way(intent, *(self.fair_ends or ("",))) else False
 
 
@@ -108,7 +89,7 @@ def pressing_need(s: Situation) -> Need:
     """The need that the order's state, its distance and the surroundings make most pressing."""
     if s.phase is None or s.place is None:
         return Need("no order tells what is due", open=True)
-    away = (LONG_DISTANCE,) if s.region is Region.AWAY else ()
+    away = (it.LONG_DISTANCE,) if s.region is Region.AWAY else ()
     if s.place is OrderPlace.AT:
         return _at_order_place(s, away)
     if s.phase in (Phase.OVER, Phase.LONG_STARTED):
@@ -116,31 +97,33 @@ def pressing_need(s: Situation) -> Need:
         unsure = s.phase is Phase.LONG_STARTED
         return Need(
             "the order has been used, go on from here",
-            (REVIEW, *away),
+            (it.REVIEW, *away),
             ELSEWHERE,
-            fair_tools=(REMINDER,) if unsure else (),
-            fair_ends=(ORDER_PLACE,) if unsure else (),
+            fair_tools=(it.REMINDER,) if unsure else (),
+            fair_ends=(it.ORDER_PLACE,) if unsure else (),
         )
     if s.place is OrderPlace.OTHER_CITY:
         return Need(
             "the order is in another city",
-            (REMINDER, LONG_DISTANCE),
-            fair_tools=(TRANSIT,),
-            fair_ends=(ORDER_PLACE,),
+            (it.REMINDER, it.LONG_DISTANCE),
+            fair_tools=(it.TRANSIT,),
+            fair_ends=(it.ORDER_PLACE,),
         )
     if s.phase in LATER:
-        return Need("the order begins later", (REMINDER,), (ORDER_PLACE,), open=True)
+        return Need("the order begins later", (it.REMINDER,), (it.ORDER_PLACE,), open=True)
     assert s.phase in DUE
-    card = (ARRIVAL_CARD,) if s.surroundings in VENUES else ()
-    return Need("the order is due, get to its place", (REMINDER,), (ORDER_PLACE,), fair_tools=card)
+    card = (it.ARRIVAL_CARD,) if s.surroundings in VENUES else ()
+    return Need(
+        "the order is due, get to its place", (it.REMINDER,), (it.ORDER_PLACE,), fair_tools=card
+    )
 
 
 def _at_order_place(s: Situation, away: tuple[str, ...]) -> Need:
     if s.phase in (Phase.OVER, Phase.LONG_STARTED):
-        return Need("the order is over, leave its place", (REVIEW, *away), ELSEWHERE)
-    arrived = (ARRIVAL_CARD, REMINDER)
+        return Need("the order is over, leave its place", (it.REVIEW, *away), ELSEWHERE)
+    arrived = (it.ARRIVAL_CARD, it.REMINDER)
     if s.phase is Phase.LAST_DAY:
-        return Need("the order ends today at this place", (*arrived, REVIEW, *away), ELSEWHERE)
+        return Need("the order ends today at this place", (*arrived, it.REVIEW, *away), ELSEWHERE)
     if s.order in REFUEL_ORDERS:
         # Filling up takes minutes: going on is as pressing as the stop itself.
         return Need("at the station that was ordered", arrived, ELSEWHERE)
@@ -149,7 +132,7 @@ def _at_order_place(s: Situation, away: tuple[str, ...]) -> Need:
 
 def _extends(case: Case, index: int) -> bool:
     """Whether a later intent follows from the context or from the intents before it."""
-    return case.plan[index][TOOL] in (WEATHER, TRANSIT) or bool(case.reasons(index))
+    return case.plan[index][it.TOOL] in (it.WEATHER, it.TRANSIT) or bool(case.reasons(index))
 
 
 # Logic: are the stages of the trip in order, and is what an intent builds upon there before it?
@@ -169,7 +152,7 @@ def logic_findings(case: Case, library: IntentLibrary) -> Findings:
         failures.append(f"stage inversion: {words(case.plan[i])} stands before "
                         f"{words(case.plan[j])}")  # fmt: skip
     unmet = _unresolved(case, library)
-    based = [i for i in case.plan if is_tagged(i) and i.get(START) == ORDER_PLACE]
+    based = [i for i in case.plan if is_tagged(i) and i.get(it.START) == it.ORDER_PLACE]
     if based and not case.at_order_place and not case.goes_to_order:
         unmet.append(f"{words(based[0])} although nothing leads to the order's place")
     if unmet:
@@ -185,20 +168,20 @@ def logic_findings(case: Case, library: IntentLibrary) -> Findings:
 
 def stages_of(intent: Intent, s: Situation) -> tuple[int, int]:
     """The first and last stage that an intent may belong to; it does not look at its position."""
-    if PREVIOUS in (intent.get(START), intent.get(END)) or (
+    if it.PREVIOUS in (intent.get(it.START), intent.get(it.END)) or (
         is_tagged(intent) and not _parks(intent)
     ):
         return ON_SITE, ON_SITE
-    tool = intent[TOOL]
-    if is_way(intent, ORDER_PLACE):
+    tool = intent[it.TOOL]
+    if is_way(intent, it.ORDER_PLACE):
         return ON_THE_WAY, ON_THE_WAY
-    if tool == LONG_DISTANCE and s.place is OrderPlace.OTHER_CITY and s.phase not in DONE:
+    if tool == it.LONG_DISTANCE and s.place is OrderPlace.OTHER_CITY and s.phase not in DONE:
         return ON_THE_WAY, ARRIVAL
-    if tool == REMINDER:
+    if tool == it.REMINDER:
         return ON_THE_WAY, ARRIVAL
-    if tool == ARRIVAL_CARD or _parks(intent):
+    if tool == it.ARRIVAL_CARD or _parks(intent):
         return ARRIVAL, ARRIVAL
-    if tool == REVIEW:
+    if tool == it.REVIEW:
         # The review of an order that is over may come at once; what follows is another service.
         over = s.phase in (*DONE, Phase.LAST_DAY)
         return (ON_THE_WAY if over else AFTERWARDS), AFTERWARDS
@@ -217,18 +200,20 @@ def _required(stages: Sequence[tuple[int, int]]) -> int:
 
 
 def _parks(intent: Intent) -> bool:
-    return intent.get(TAG) == "停车场"
+    return intent.get(it.TAG) == "停车场"
 
 
 def _consumers(case: Case) -> list[int]:
     return [
-        i for i, intent in enumerate(case.plan) if PREVIOUS in (intent.get(START), intent.get(END))
+        i
+        for i, intent in enumerate(case.plan)
+        if it.PREVIOUS in (intent.get(it.START), intent.get(it.END))
     ]
 
 
 def _unresolved(case: Case, library: IntentLibrary) -> list[str]:
     """References to an earlier place that no earlier intent yields."""
-    yields = [library.tools[intent[TOOL]].yields_place for intent in case.plan]
+    yields = [library.tools[intent[it.TOOL]].yields_place for intent in case.plan]
     unmet = [i for i in _consumers(case) if not any(yields[:i])]
     return [f"{words(case.plan[i])} before any place is given" for i in unmet]
 
@@ -243,14 +228,19 @@ def _progression(case: Case, stages: Sequence[tuple[int, int]]) -> list[str]:
 
 def _chain(case: Case) -> list[str]:
     """Evidence that later intents build upon where earlier ones lead."""
-    tools = [intent[TOOL] for intent in case.plan]
-    starts = {intent[START] for intent in case.plan if is_tagged(intent) and START in intent}
+    tools = [intent[it.TOOL] for intent in case.plan]
+    starts = {intent[it.START] for intent in case.plan if is_tagged(intent) and it.START in intent}
     s = case.situation
-    if PREVIOUS in starts:
+    if it.PREVIOUS in starts:
         return ["an intent builds on the place of an earlier one"]
-    if ORDER_PLACE in starts and case.goes_to_order:
+    if it.ORDER_PLACE in starts and case.goes_to_order:
         return ["what is offered starts from the order's place, after the way there"]
-    if case.at_order_place and ARRIVAL_CARD in tools and s.phase not in DONE and HERE in starts:
+    if (
+        case.at_order_place
+        and it.ARRIVAL_CARD in tools
+        and s.phase not in DONE
+        and it.HERE in starts
+    ):
         return ["what is offered follows the arrival at the order's place"]
     return []
 
@@ -278,7 +268,7 @@ class RuleJudge:
 
     def __init__(self, library: IntentLibrary) -> None:
         """Raises GplanError where ``library`` has a tool that the rules know nothing of."""
-        if unknown := [tool for tool in library.tools if tool not in TOOL_WORDS]:
+        if unknown := [tool for tool in library.tools if tool not in it.TOOL_WORDS]:
             raise GplanError(
                 f"The rule judge knows the shipped Amap library; library {library.name} also has "
                 f"{', '.join(unknown)}. Judge its plans with a language model (--judge FILE)."

@@ -7,25 +7,7 @@ from collections.abc import Iterator, Mapping
 from gplan_jax.evaluation.judge.case import DUE, Case, is_tagged, is_way, words
 from gplan_jax.evaluation.judge.judgement import Findings
 from gplan_jax.gsisr import Intent
-from gplan_jax.synthesis.amap.intents import (
-    ARRIVAL_CARD,
-    CITY,
-    DISTRICT,
-    END,
-    HERE,
-    HOME,
-    LONG_DISTANCE,
-    NEARBY,
-    ORDER_PLACE,
-    PREVIOUS,
-    RANGE,
-    REMINDER,
-    REVIEW,
-    START,
-    TAG,
-    TOOL,
-    WORK,
-)
+from gplan_jax.synthesis.amap import intents as it
 from gplan_jax.synthesis.amap.situation import (
     DONE,
     ELSEWHERE,
@@ -64,12 +46,15 @@ PLACES: Mapping[str, tuple[Surroundings, ...]] = {
 ORDERS: Mapping[str, str] = {"加油站": "加油", "充电站": "充电桩"}
 # The ranges that a tag is usually looked for in; any other is no evidence, but no failure either.
 RANGES: Mapping[str, tuple[str, ...]] = {
-    "美食": (NEARBY, DISTRICT),
-    "景点": (NEARBY, DISTRICT, CITY),
-    "休闲娱乐": (NEARBY, DISTRICT),
-    "购物": (NEARBY, DISTRICT),
+    "美食": (it.NEARBY, it.DISTRICT),
+    "景点": (it.NEARBY, it.DISTRICT, it.CITY),
+    "休闲娱乐": (it.NEARBY, it.DISTRICT),
+    "购物": (it.NEARBY, it.DISTRICT),
 }
-GOING_TIMES: Mapping[str, tuple[DayPart, ...]] = {HOME: (DINNER, EVENING, NIGHT), WORK: (MORNING,)}
+GOING_TIMES: Mapping[str, tuple[DayPart, ...]] = {
+    it.HOME: (DINNER, EVENING, NIGHT),
+    it.WORK: (MORNING,),
+}
 CLOSED_AT_NIGHT = ("运动健身", "丽人")
 REACHABLE = (OrderPlace.SAME_DISTRICT, OrderPlace.SAME_CITY)
 
@@ -83,8 +68,8 @@ def spatiotemporal_findings(case: Case) -> Findings:
     ]
     # An order within reach is due, or the user stands at it, and no intent heeds it. (Without a
     # known end, an order that began hours ago may well have been used.)
-    heeding = (REMINDER, ARRIVAL_CARD, REVIEW, LONG_DISTANCE)
-    heeded = any(i[TOOL] in heeding or ORDER_PLACE in i.values() for i in case.plan)
+    heeding = (it.REMINDER, it.ARRIVAL_CARD, it.REVIEW, it.LONG_DISTANCE)
+    heeded = any(i[it.TOOL] in heeding or it.ORDER_PLACE in i.values() for i in case.plan)
     if s.phase in DUE and s.place is not None and not heeded:
         failures.append(f"ignores the order: {s.order_phrase}, {s.place}")
     if failures:
@@ -104,35 +89,35 @@ def spatiotemporal_findings(case: Case) -> Findings:
 
 def _misfits(case: Case, intent: Intent) -> Iterator[str]:
     """Why an intent can't be meant in this situation."""
-    s, tool = case.situation, intent[TOOL]
-    if is_way(intent, ORDER_PLACE):
+    s, tool = case.situation, intent[it.TOOL]
+    if is_way(intent, it.ORDER_PLACE):
         if case.at_order_place:
             yield "the user is there already"
         elif s.phase is Phase.OVER:
             yield "the order is over"
-    if is_way(intent, HOME):
+    if is_way(intent, it.HOME):
         if s.habitual is Habitual.HOME:
             yield "the user is at home already"
         elif s.region is Region.AWAY:
             yield "home is in another city"
-    if is_way(intent, WORK):
+    if is_way(intent, it.WORK):
         if s.habitual is Habitual.WORK:
             yield "the user is at work already"
         elif s.day_off is not None:
             yield "it is a day off"
-    if tool == REMINDER and s.phase is Phase.OVER:
+    if tool == it.REMINDER and s.phase is Phase.OVER:
         yield "the order is over"
-    if tool == REVIEW and s.phase in (Phase.LATER, Phase.LATER_TODAY, Phase.SOON):
+    if tool == it.REVIEW and s.phase in (Phase.LATER, Phase.LATER_TODAY, Phase.SOON):
         yield "the order has not begun"
     arrives = case.at_order_place or s.surroundings in VENUES or case.goes_to_order
-    if tool == ARRIVAL_CARD and not arrives:
+    if tool == it.ARRIVAL_CARD and not arrives:
         yield "the user is at no such place and does not get there"
-    if tool == LONG_DISTANCE and s.region is Region.HOME_CITY and s.place in (None, *REACHABLE):
+    if tool == it.LONG_DISTANCE and s.region is Region.HOME_CITY and s.place in (None, *REACHABLE):
         yield "nothing calls the user out of the home city"
     if not is_tagged(intent):
         return
-    tag = intent[TAG]
-    if intent.get(START, HERE) == ORDER_PLACE and s.phase is Phase.OVER:
+    tag = intent[it.TAG]
+    if intent.get(it.START, it.HERE) == it.ORDER_PLACE and s.phase is Phase.OVER:
         yield "the order is over"
     if tag in CLOSED_AT_NIGHT and s.day_part is NIGHT:
         yield "not at this time of night"
@@ -145,37 +130,37 @@ def _misfits(case: Case, intent: Intent) -> Iterator[str]:
 
 def _anchored(case: Case, intent: Intent) -> str | None:
     """Why an intent fits the order's place and state, or the way home or to work the hour."""
-    s, tool = case.situation, intent[TOOL]
+    s, tool = case.situation, intent[it.TOOL]
     due = s.phase in DUE
     fits = ""
-    if is_way(intent, ORDER_PLACE) and s.place in REACHABLE and due:
+    if is_way(intent, it.ORDER_PLACE) and s.place in REACHABLE and due:
         # What is offered must start where the plan's way ends, not where the user leaves.
-        starts = {i.get(START, HERE) for i in case.plan if is_tagged(i)}
-        fits = "" if HERE in starts else f"{s.order_phrase}, {s.place}"
-    elif tool == ARRIVAL_CARD and case.at_order_place and due:
+        starts = {i.get(it.START, it.HERE) for i in case.plan if is_tagged(i)}
+        fits = "" if it.HERE in starts else f"{s.order_phrase}, {s.place}"
+    elif tool == it.ARRIVAL_CARD and case.at_order_place and due:
         fits = f"{s.order_phrase}, {s.place}"
-    elif tool == LONG_DISTANCE and s.place is OrderPlace.OTHER_CITY:
+    elif tool == it.LONG_DISTANCE and s.place is OrderPlace.OTHER_CITY:
         fits = f"{s.place}"
-    elif tool == REVIEW and s.phase in (*DONE, Phase.LAST_DAY):
+    elif tool == it.REVIEW and s.phase in (*DONE, Phase.LAST_DAY):
         fits = s.order_phrase
-    elif is_way(intent, HOME, WORK) and s.day_part in GOING_TIMES[intent[END]]:
+    elif is_way(intent, it.HOME, it.WORK) and s.day_part in GOING_TIMES[intent[it.END]]:
         fits = f"{s.day_part}"
-    elif intent.get(START) == ORDER_PLACE and s.place in ELSEWHERE and due:
+    elif intent.get(it.START) == it.ORDER_PLACE and s.place in ELSEWHERE and due:
         fits = f"{s.order_phrase}, {s.place}"
     return f"{words(intent)} fits: {fits}" if fits else None
 
 
 def _offer_fit(case: Case, intent: Intent) -> str | None:
     """The time, surroundings or order that an offer of places fits; None where none."""
-    s, tag, start = case.situation, intent[TAG], intent.get(START, HERE)
-    if intent.get(RANGE, NEARBY) not in RANGES.get(tag, (NEARBY, DISTRICT, CITY)):
+    s, tag, start = case.situation, intent[it.TAG], intent.get(it.START, it.HERE)
+    if intent.get(it.RANGE, it.NEARBY) not in RANGES.get(tag, (it.NEARBY, it.DISTRICT, it.CITY)):
         return None
-    if start == HERE and case.goes_to_order and not case.at_order_place:
+    if start == it.HERE and case.goes_to_order and not case.at_order_place:
         return None  # Still around a place that the plan has left.
-    if start == HERE and s.surroundings in PLACES.get(tag, ()):
+    if start == it.HERE and s.surroundings in PLACES.get(tag, ()):
         return str(s.surroundings)
     if s.day_part in TIMES.get(tag, ()):
         return str(s.day_part)
     if ORDERS.get(tag) == s.order and s.order:
         return s.order_phrase
-    return "上一步地点" if start == PREVIOUS else None
+    return "上一步地点" if start == it.PREVIOUS else None

@@ -1,7 +1,6 @@
 """Which facts of a situation support an intent: the reasons a STEP may give.
 
-Every reason is a phrase of the situation, so it holds by construction. An intent without any
-reason here is a habitual suggestion, and the trace says so.
+Every reason is a phrase of the situation, so it is true of the row.
 """
 
 from __future__ import annotations
@@ -9,28 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from gplan_jax.gsisr import Intent, Plan
-from gplan_jax.synthesis.amap.intents import (
-    ARRIVAL_CARD,
-    END,
-    GUESS,
-    HERE,
-    HOME,
-    LONG_DISTANCE,
-    ORDER_PLACE,
-    PREVIOUS,
-    REMINDER,
-    REVIEW,
-    RIDE,
-    SHORT_TERM,
-    START,
-    TAG,
-    TOOL,
-    TRANSIT,
-    TRAVEL,
-    WEATHER,
-    WORK,
-    leads_to,
-)
+from gplan_jax.synthesis.amap import intents as it
 from gplan_jax.synthesis.amap.situation import (
     DARK_TIMES,
     DONE,
@@ -54,48 +32,49 @@ AFTER_ARRIVING = "到订单地之后"
 
 def reasons_for(intent: Intent, situation: Situation) -> tuple[str, ...]:
     """The phrases of ``situation`` that support ``intent``, the strongest first; may be empty."""
-    s, tool = situation, intent[TOOL]
-    if tool in (RIDE, TRAVEL):
+    s, tool = situation, intent[it.TOOL]
+    if tool in (it.RIDE, it.TRAVEL):
         reasons = _of_way(intent, s)
-    elif TAG in intent:
-        reasons = _of_tag(intent[TAG], s)
+    elif it.TAG in intent:
+        reasons = _of_tag(intent[it.TAG], s)
     else:
         reasons = _of_service(tool, s)
-    if intent.get(START, HERE) != HERE:
+    if intent.get(it.START, it.HERE) != it.HERE:
         # What surrounds the user now tells nothing about the place that is asked for.
         reasons = [reason for reason in reasons if reason != s.surroundings]
-    if TAG in intent and intent.get(START) == ORDER_PLACE:
+    if it.TAG in intent and intent.get(it.START) == it.ORDER_PLACE:
         reasons.insert(0, _if_in(s.place, *ELSEWHERE))
     return tuple(dict.fromkeys(reason for reason in reasons if reason))
 
 
 def links_to(intent: Intent, earlier: Plan) -> str | None:
     """How an intent follows from the intents before it, None where it stands by itself."""
-    if PREVIOUS in (intent.get(START), intent.get(END)):
+    if it.PREVIOUS in (intent.get(it.START), intent.get(it.END)):
         return FOLLOWS_STEP
-    if intent[TOOL] == ARRIVAL_CARD and any(leads_to(other, ORDER_PLACE) for other in earlier):
+    if intent[it.TOOL] == it.ARRIVAL_CARD and any(
+        it.leads_to(other, it.ORDER_PLACE) for other in earlier
+    ):
         return AFTER_ARRIVING
     return None
 
 
 def _of_way(intent: Intent, s: Situation) -> list[str | None]:
-    """Why go somewhere: by the destination, and for rides by what makes one leave the car."""
-    end, away = intent[END], _if_in(s.region, Region.AWAY)
-    if end == ORDER_PLACE and s.place is not OrderPlace.AT:
+    end, away = intent[it.END], _if_in(s.region, Region.AWAY)
+    if end == it.ORDER_PLACE and s.place is not OrderPlace.AT:
         reasons = [_if_in(s.place, *ELSEWHERE), _pending(s)]
-        if intent[TOOL] == RIDE:
+        if intent[it.TOOL] == it.RIDE:
             hub = _if_in(s.surroundings, Surroundings.HUB)
             reasons += [hub, away, _if_in(s.day_part, *DARK_TIMES)]
         return [*reasons, _if_in(s.focus, Focus.ORDER_PLACE)]
     home_city = _if_in(s.region, Region.HOME_CITY)
-    if end == HOME and s.habitual is not Habitual.HOME:
+    if end == it.HOME and s.habitual is not Habitual.HOME:
         late = _if_in(s.day_part, DayPart.DINNER, *DARK_TIMES)
         return [late, _if_in(s.habitual, Habitual.WORK), home_city]
     works_today = s.day_off is None and s.region is not Region.AWAY
-    if end == WORK and s.habitual is not Habitual.WORK and works_today:
+    if end == it.WORK and s.habitual is not Habitual.WORK and works_today:
         early = _if_in(s.day_part, DayPart.MORNING)
         return [early, _if_in(s.habitual, Habitual.HOME), home_city]
-    if end in (SHORT_TERM, GUESS):
+    if end in (it.SHORT_TERM, it.GUESS):
         hint = _if_in(s.focus, Focus.OTHER_PLACE)
         stop = _if_in(s.surroundings, Surroundings.HUB, Surroundings.ROAD, Surroundings.FUEL)
         at_order = _if_in(s.place, OrderPlace.AT)
@@ -104,32 +83,29 @@ def _of_way(intent: Intent, s: Situation) -> list[str | None]:
 
 
 def _of_service(tool: str, s: Situation) -> list[str | None]:
-    """Why look at the order, the weather or the transport of today."""
     pending, away = _pending(s), _if_in(s.region, Region.AWAY)
     elsewhere, at_order = _if_in(s.place, *ELSEWHERE), _if_in(s.place, OrderPlace.AT)
     hub = _if_in(s.surroundings, Surroundings.HUB)
-    if tool == LONG_DISTANCE:
+    if tool == it.LONG_DISTANCE:
         ahead = pending and _if_in(s.place, OrderPlace.OTHER_CITY)
         return [ahead, away and _used(s), hub, away]
-    if tool == TRANSIT:
+    if tool == it.TRANSIT:
         return [hub, away]
-    if tool == ARRIVAL_CARD:
+    if tool == it.ARRIVAL_CARD:
         return [at_order, at_order and pending, _if_in(s.surroundings, *VENUES)]
-    if tool == REMINDER:
+    if tool == it.REMINDER:
         # What still counts; refuelling that was paid for long ago, where the user is not there.
         waiting = s.phase is Phase.LONG_STARTED and s.place in ELSEWHERE
         phrase = s.order_phrase if waiting else pending
         return [phrase, phrase and elsewhere]
-    if tool == WEATHER:
+    if tool == it.WEATHER:
         return [away, pending and elsewhere, s.day_off]
-    if tool == REVIEW:
+    if tool == it.REVIEW:
         return [_used(s), at_order]
     return []
 
 
 def _of_tag(tag: str, s: Situation) -> list[str | None]:
-    """Why look for places of a kind: the time of day, the day, and what surrounds the user."""
-
     def around(*kinds: Surroundings) -> str | None:
         return _if_in(s.surroundings, *kinds)
 

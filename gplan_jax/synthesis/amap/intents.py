@@ -13,13 +13,8 @@ HOME, WORK, SHORT_TERM, GUESS = "家", "公司", "用户短期意向", "调用�
 NEARBY, DISTRICT, CITY = "附近", "商圈", "全城"
 
 RIDE, TRAVEL, LONG_DISTANCE, TRANSIT, INTEREST = "tool_1", "tool_2", "tool_3", "tool_4", "tool_5"
-ARRIVAL_CARD, ONE_PLACE, REMINDER, WEATHER, REVIEW = (
-    "tool_6",
-    "tool_7",
-    "tool_8",
-    "tool_9",
-    "tool_10",
-)
+ARRIVAL_CARD, ONE_PLACE, REMINDER, WEATHER = "tool_6", "tool_7", "tool_8", "tool_9"
+REVIEW = "tool_10"
 
 # What each tool does, in the words of a trace; a STEP always holds the words of its tool.
 TOOL_WORDS: Mapping[str, str] = {
@@ -101,9 +96,9 @@ def simple(tool: str) -> Intent:
     return {TOOL: tool}
 
 
-def leads_to(intent: Intent, end: str) -> bool:
-    """Whether the intent brings the user to ``end``."""
-    return intent.get(TOOL) in (RIDE, TRAVEL) and intent.get(END) == end
+def leads_to(intent: Intent, *ends: str) -> bool:
+    """Whether the intent brings the user to one of ``ends``."""
+    return intent.get(TOOL) in (RIDE, TRAVEL) and intent.get(END) in ends
 
 
 def rebases(plan: Plan) -> bool:
@@ -115,11 +110,12 @@ def intent_words(intent: Intent) -> str:
     """The intent in words: its tool and every parameter, for example 出行到公司."""
     tool = intent[TOOL]
     words = TOOL_WORDS.get(tool, tool)
+    start = PLACE_WORDS.get(intent.get(START, ""), intent.get(START, ""))
     if tool in (RIDE, TRAVEL):
-        start = "" if intent[START] == HERE else f"从{_place(intent[START])}"
-        return f"{start}{words}到{_place(intent[END])}"
+        end = PLACE_WORDS.get(intent[END], intent[END])
+        return f"{words}到{end}" if intent[START] == HERE else f"从{start}{words}到{end}"
     if tool == INTEREST:
-        return f"{words}{_place(intent[START])}{intent[RANGE]}{intent[TAG]}"
+        return f"{words}{start}{intent[RANGE]}{intent[TAG]}"
     return words + intent.get(TAG, "")
 
 
@@ -130,7 +126,3 @@ def need_words(intent: Intent) -> str:
     if TAG in intent:
         return TAG_NEEDS.get(intent[TAG], intent[TAG])
     return TOOL_NEEDS.get(intent[TOOL], TOOL_WORDS.get(intent[TOOL], intent[TOOL]))
-
-
-def _place(word: str) -> str:
-    return PLACE_WORDS.get(word, word)

@@ -1,8 +1,8 @@
 """How plans open: what a situation calls for first, with the alternatives that it supports as well.
 
-Each rule lists whole openings, one to three intents, with a weight; the first is what most users
-want. Weights are those of the public rows where these are many enough, rounded. Openings whose
-intents no fact supports are left out by ``planning``.
+Each rule lists openings of one to three intents, the usual one first. The weights are those of the
+public rows, rounded, where there are enough of these. ``planning`` leaves out openings that no fact
+supports.
 """
 
 from __future__ import annotations
@@ -10,25 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from gplan_jax.gsisr import Plan
-from gplan_jax.synthesis.amap.intents import (
-    ARRIVAL_CARD,
-    GUESS,
-    HERE,
-    HOME,
-    LONG_DISTANCE,
-    NEARBY,
-    ORDER_PLACE,
-    REMINDER,
-    REVIEW,
-    SHORT_TERM,
-    TRANSIT,
-    WORK,
-    interest,
-    one_place,
-    ride,
-    simple,
-    travel,
-)
+from gplan_jax.synthesis.amap import intents as it
 from gplan_jax.synthesis.amap.situation import (
     DONE,
     LATE_TIMES,
@@ -47,18 +29,18 @@ from gplan_jax.synthesis.amap.situation import (
 
 Openings = list[tuple[Plan, float]]
 
-CARD, REMIND, RATE = simple(ARRIVAL_CARD), simple(REMINDER), simple(REVIEW)
-FAR, TRANSFER = simple(LONG_DISTANCE), simple(TRANSIT)
-RIDE_THERE, DRIVE_THERE = ride(ORDER_PLACE), travel(ORDER_PLACE)
-RIDE_ON, DRIVE_ON = ride(GUESS), travel(GUESS)
-RIDE_NEXT, DRIVE_NEXT = ride(SHORT_TERM), travel(SHORT_TERM)
-EAT_HERE = interest(HERE, NEARBY, "美食")
+CARD, REMIND, RATE = it.simple(it.ARRIVAL_CARD), it.simple(it.REMINDER), it.simple(it.REVIEW)
+FAR, TRANSFER = it.simple(it.LONG_DISTANCE), it.simple(it.TRANSIT)
+RIDE_THERE, DRIVE_THERE = it.ride(it.ORDER_PLACE), it.travel(it.ORDER_PLACE)
+RIDE_ON, DRIVE_ON = it.ride(it.GUESS), it.travel(it.GUESS)
+RIDE_NEXT, DRIVE_NEXT = it.ride(it.SHORT_TERM), it.travel(it.SHORT_TERM)
+EAT_HERE = it.interest(it.HERE, it.NEARBY, "美食")
 
 
 def openings(s: Situation) -> Openings:
     """What the plan may open with, the usual opening first."""
     if s.region is Region.HOME_CITY and s.place is not OrderPlace.AT and _is_over(s):
-        return _everyday(s)
+        return _everyday(s)  # In the home city, with nothing left of the order.
     return _BY_ORDER.get(s.order, _other)(s)
 
 
@@ -69,11 +51,10 @@ def _is_over(s: Situation) -> bool:
 
 
 def _everyday(s: Situation) -> Openings:
-    """At home with nothing left of the order: to work in the morning, home when it gets late."""
     if s.day_part is DayPart.MORNING and not (s.day_off or s.habitual is Habitual.WORK):
-        return [([travel(WORK)], 75), ([ride(WORK)], 15), ([DRIVE_NEXT], 10)]
+        return [([it.travel(it.WORK)], 75), ([it.ride(it.WORK)], 15), ([DRIVE_NEXT], 10)]
     if s.day_part in LATE_TIMES and s.habitual is not Habitual.HOME:
-        return [([travel(HOME)], 70), ([ride(HOME)], 20), ([DRIVE_NEXT], 10)]
+        return [([it.travel(it.HOME)], 70), ([it.ride(it.HOME)], 20), ([DRIVE_NEXT], 10)]
     return [([DRIVE_NEXT], 60), ([RATE], 20), ([DRIVE_ON], 20)]
 
 
@@ -109,7 +90,7 @@ def _hotel(s: Situation) -> Openings:
 
 def _at_hotel(s: Situation) -> Openings:
     if _is_over(s):
-        way = FAR if s.region is Region.AWAY else travel(HOME)
+        way = FAR if s.region is Region.AWAY else it.travel(it.HOME)
         return [([way, RATE], 75), ([RATE, RIDE_ON], 15), ([CARD], 10)]
     if s.phase in (Phase.LATER, Phase.LATER_TODAY):
         return [([REMIND, CARD], 75), ([CARD], 25)]
@@ -188,7 +169,7 @@ def _refuel(s: Situation) -> Openings:
     if s.focus is Focus.ORDER_PLACE:
         return [([REMIND, DRIVE_THERE], 70), ([RIDE_THERE, REMIND], 15), ([DRIVE_THERE], 15)]
     if s.surroundings is Surroundings.ROAD:
-        return [([DRIVE_ON], 60), ([DRIVE_THERE, REMIND], 30), ([one_place("加油站")], 10)]
+        return [([DRIVE_ON], 60), ([DRIVE_THERE, REMIND], 30), ([it.one_place("加油站")], 10)]
     rides = s.day_part in (*LATE_TIMES, DayPart.AFTERNOON)
     first, second = (RIDE_THERE, DRIVE_THERE) if rides else (DRIVE_THERE, RIDE_THERE)
     return [([first, REMIND], 60), ([first], 12), ([second, REMIND], 20), ([REMIND, CARD], 8)]
@@ -208,7 +189,7 @@ def _after_pump(s: Situation) -> Openings:
     if s.surroundings in VISITED:
         return [([CARD], 72), ([REMIND], 10), ([RIDE_THERE, REMIND], 10), ([EAT_HERE], 8)]
     if s.surroundings is Surroundings.ROAD:
-        return [([DRIVE_ON], 66), ([one_place("加油站")], 22), ([DRIVE_THERE, REMIND], 12)]
+        return [([DRIVE_ON], 66), ([it.one_place("加油站")], 22), ([DRIVE_THERE, REMIND], 12)]
     if s.surroundings is Surroundings.HUB:
         return [([RIDE_ON], 75), ([FAR], 25)]
     if s.focus is Focus.OTHER_PLACE:
@@ -247,7 +228,6 @@ def _other(s: Situation) -> Openings:
 
 
 def _next_way(s: Situation) -> Openings:
-    """Elsewhere when the order is over."""
     if s.surroundings is Surroundings.HUB:
         return [([FAR, TRANSFER], 75), ([RIDE_ON, RATE], 25)]
     if s.focus is Focus.OTHER_PLACE:

@@ -1,43 +1,24 @@
 """How the simulated world plans: from a situation and a taste to an ordered list of intents.
 
 The opening answers the most pressing need (arrive, be reminded, set out, go home), the middle
-serves the place where the user then is, and a look at the weather ends the plan, or comes before
-what is for tomorrow. Where the opening leads to the order's place, the middle starts from there
-instead of the current position. Only intents that a fact of the situation supports are planned;
-among those that the facts support alike the taste decides.
+serves the place where the user is after it, and the weather comes at or near the end. Only intents
+that a fact supports are planned; among those that are supported alike the taste decides.
 """
 
 from __future__ import annotations
 
 from gplan_jax.gsisr import Intent, Plan
+from gplan_jax.synthesis.amap import intents as it
 from gplan_jax.synthesis.amap.evidence import links_to, reasons_for
-from gplan_jax.synthesis.amap.intents import (
-    ARRIVAL_CARD,
-    CITY,
-    DISTRICT,
-    END,
-    GUESS,
-    HERE,
-    LONG_DISTANCE,
-    NEARBY,
-    ORDER_PLACE,
-    PREVIOUS,
-    RANGE,
-    REMINDER,
-    RIDE,
-    SHORT_TERM,
-    START,
-    TAG,
-    TOOL,
-    TRANSIT,
-    TRAVEL,
-    WEATHER,
-    interest,
-    leads_to,
-    one_place,
-    simple,
+from gplan_jax.synthesis.amap.openings import (
+    DRIVE_NEXT,
+    DRIVE_ON,
+    EAT_HERE,
+    FAR,
+    REMIND,
+    Openings,
+    openings,
 )
-from gplan_jax.synthesis.amap.openings import DRIVE_NEXT, DRIVE_ON, Openings, openings
 from gplan_jax.synthesis.amap.situation import (
     DARK_TIMES,
     LATE_TIMES,
@@ -59,21 +40,21 @@ FEW_INTENTS, MOST_INTENTS = 4, 6
 LENGTHS = (((4, 74.0), (5, 25.5), (6, 0.5)), ((4, 53.0), (5, 46.0), (6, 1.0)))
 # Ranges within which a need is looked for: the usual one first.
 RANGES = {
-    "美食": ((NEARBY, 83.0), (DISTRICT, 14.0), (CITY, 3.0)),
-    "景点": ((CITY, 72.0), (DISTRICT, 17.0), (NEARBY, 11.0)),
-    "休闲娱乐": ((DISTRICT, 52.0), (NEARBY, 34.0), (CITY, 14.0)),
-    "购物": ((NEARBY, 42.0), (DISTRICT, 40.0), (CITY, 18.0)),
-    "酒店": ((CITY, 50.0), (NEARBY, 30.0), (DISTRICT, 20.0)),
-    "加油站": ((NEARBY, 70.0), (CITY, 30.0)),
-    "充电站": ((NEARBY, 68.0), (CITY, 32.0)),
-    "丽人": ((NEARBY, 70.0), (DISTRICT, 30.0)),
-    "停车场": ((NEARBY, 70.0), (CITY, 30.0)),
+    "美食": ((it.NEARBY, 83.0), (it.DISTRICT, 14.0), (it.CITY, 3.0)),
+    "景点": ((it.CITY, 72.0), (it.DISTRICT, 17.0), (it.NEARBY, 11.0)),
+    "休闲娱乐": ((it.DISTRICT, 52.0), (it.NEARBY, 34.0), (it.CITY, 14.0)),
+    "购物": ((it.NEARBY, 42.0), (it.DISTRICT, 40.0), (it.CITY, 18.0)),
+    "酒店": ((it.CITY, 50.0), (it.NEARBY, 30.0), (it.DISTRICT, 20.0)),
+    "加油站": ((it.NEARBY, 70.0), (it.CITY, 30.0)),
+    "充电站": ((it.NEARBY, 68.0), (it.CITY, 32.0)),
+    "丽人": ((it.NEARBY, 70.0), (it.DISTRICT, 30.0)),
+    "停车场": ((it.NEARBY, 70.0), (it.CITY, 30.0)),
 }
 HABITUAL_INTENTS = (
-    interest(HERE, NEARBY, "美食"),
-    interest(HERE, DISTRICT, "休闲娱乐"),
-    interest(HERE, DISTRICT, "购物"),
-    interest(HERE, CITY, "景点"),
+    EAT_HERE,
+    it.interest(it.HERE, it.DISTRICT, "休闲娱乐"),
+    it.interest(it.HERE, it.DISTRICT, "购物"),
+    it.interest(it.HERE, it.CITY, "景点"),
 )
 
 
@@ -84,7 +65,7 @@ def plan_for(situation: Situation, taste: Taste) -> Plan:
     needs = _needs(opening, situation, taste)
     if length > FEW_INTENTS and len(needs) > 1 and taste.level("more") < 0.6:
         needs = [needs[0], *_further_step(opening, situation), *needs[1:]]
-    weather = simple(WEATHER)
+    weather = it.simple(it.WEATHER)
     if not reasons_for(weather, situation) or taste.level("no weather") < 0.14:
         return _filled([*opening, *needs[: length - len(opening)]], length)
     needs = needs[: length - len(opening) - 1]
@@ -93,31 +74,27 @@ def plan_for(situation: Situation, taste: Taste) -> Plan:
 
 
 def supported_openings(situation: Situation, taste: Taste | None = None) -> Openings:
-    """The openings that the facts support, weighted by what the history shows of the taste.
-
-    Without a taste the weights are those of users whose history shows nothing.
-    """
+    """The openings that the facts support; a taste for driving raises the weights of drives."""
     found: Openings = []
     for opening, weight in openings(situation):
         if all(
             reasons_for(intent, situation) or links_to(intent, opening[:i])
             for i, intent in enumerate(opening)
         ):
-            goes_by_car = any(intent[TOOL] == TRAVEL for intent in opening)
+            goes_by_car = any(intent[it.TOOL] == it.TRAVEL for intent in opening)
             liked = LIKED if taste and taste.drives and goes_by_car else 1.0
             found.append((opening, weight * liked))
     return found or [([DRIVE_ON], 1.0)]
 
 
 def _needs(opening: Plan, s: Situation, taste: Taste) -> Plan:
-    """What the place where the user is going to be has to offer, the most wanted first."""
+    """The middle of the plan, for the place where the opening leads; the most wanted first."""
     base = _base(opening, s, taste)
-    tags = _tags(opening, s, taste)
     found: Plan = []
-    for number, tag in enumerate(tags):
+    for number, tag in enumerate(_tags(opening, s, taste)):
         start = base
-        if number and base == ORDER_PLACE and taste.level(f"from here {number}") < 0.3:
-            start = HERE  # On the way.
+        if number and base == it.ORDER_PLACE and taste.level(f"from here {number}") < 0.3:
+            start = it.HERE  # On the way.
         intent = _search(tag, start, opening, s, taste)
         if intent not in (*opening, *found) and reasons_for(intent, s):
             found.append(intent)
@@ -126,30 +103,24 @@ def _needs(opening: Plan, s: Situation, taste: Taste) -> Plan:
 
 def _further_step(opening: Plan, s: Situation) -> Plan:
     """A service that a long plan still lacks: the way on, or the order's reminder."""
-    if not any(intent[TOOL] in (RIDE, TRAVEL, TRANSIT) for intent in opening):
+    wanted = REMIND
+    if not any(intent[it.TOOL] in (it.RIDE, it.TRAVEL, it.TRANSIT) for intent in opening):
         wanted = DRIVE_NEXT if s.focus is Focus.OTHER_PLACE else DRIVE_ON
-    else:
-        wanted = simple(REMINDER)
     return [wanted] if wanted not in opening and reasons_for(wanted, s) else []
 
 
 def _base(opening: Plan, s: Situation, taste: Taste) -> str:
     """Where the middle of the plan starts from."""
-    if any(
-        intent[TOOL] in (RIDE, TRAVEL) and intent[END] in (GUESS, SHORT_TERM) for intent in opening
-    ):
-        return PREVIOUS if taste.level("there") < 0.15 else HERE
-    to_order = any(leads_to(intent, ORDER_PLACE) for intent in opening)
-    if not to_order and opening[:2] not in (
-        [simple(REMINDER), simple(LONG_DISTANCE)],
-        [simple(LONG_DISTANCE), simple(REMINDER)],
-    ):
-        return HERE
+    if any(it.leads_to(intent, it.GUESS, it.SHORT_TERM) for intent in opening):
+        return it.PREVIOUS if taste.level("there") < 0.15 else it.HERE
+    to_order = any(it.leads_to(intent, it.ORDER_PLACE) for intent in opening)
+    if not to_order and opening[:2] not in ([REMIND, FAR], [FAR, REMIND]):
+        return it.HERE
     # Who is near and hungry eats before setting out.
     near = s.place is OrderPlace.SAME_DISTRICT
     before = near and s.day_part in (DayPart.LUNCH, DayPart.DINNER, DayPart.NIGHT)
     turned = taste.level("base") < 0.14
-    return HERE if before is not turned else ORDER_PLACE
+    return it.HERE if before is not turned else it.ORDER_PLACE
 
 
 def _tags(opening: Plan, s: Situation, taste: Taste) -> list[str]:
@@ -158,7 +129,7 @@ def _tags(opening: Plan, s: Situation, taste: Taste) -> list[str]:
     second = taste.choose("pastime", list(weights.items()))
     others = {tag: weight for tag, weight in weights.items() if tag != second}
     third = taste.choose("other pastime", list(others.items()))
-    at_sight = s.surroundings is Surroundings.SIGHT and opening[0][TOOL] == ARRIVAL_CARD
+    at_sight = s.surroundings is Surroundings.SIGHT and opening[0][it.TOOL] == it.ARRIVAL_CARD
     sights_first = s.day_off is DayOff.HOLIDAY or (at_sight and s.day_part not in MEAL_TIMES)
     if sights_first and s.day_part not in LATE_TIMES:
         return ["景点", "美食", *(tag for tag in (second, third, "休闲娱乐") if tag != "景点")]
@@ -185,18 +156,18 @@ def _pastimes(s: Situation, taste: Taste) -> dict[str, float]:
 
 
 def _search(tag: str, start: str, opening: Plan, s: Situation, taste: Taste) -> Intent:
-    """The intent that serves a need: at night one place that is open, else a choice of places."""
+    """The intent that serves a need: a choice of places, or one place, as mostly at night."""
     within = taste.choose(f"range {tag}", RANGES[tag])
-    if tag == "美食" and start == HERE:
-        arrived = opening[0][TOOL] == ARRIVAL_CARD
+    if tag == "美食" and start == it.HERE:
+        arrived = opening[0][it.TOOL] == it.ARRIVAL_CARD
         one = 0.85 if s.day_part is DayPart.NIGHT else 0.13 if arrived else 0.05
         if taste.level("one place") < one:
-            return one_place(tag)
-    if tag == "购物" and start == HERE and within == NEARBY and taste.level("one shop") < 0.5:
-        return one_place(tag)
-    if tag in ("加油站", "充电站", "停车场", "酒店") and start == PREVIOUS:
-        start = HERE
-    return interest(start, within, tag)
+            return it.one_place(tag)
+    if tag == "购物" and start == it.HERE and within == it.NEARBY and taste.level("one shop") < 0.5:
+        return it.one_place(tag)
+    if tag in ("加油站", "充电站", "停车场", "酒店") and start == it.PREVIOUS:
+        start = it.HERE
+    return it.interest(start, within, tag)
 
 
 def _filled(plan: Plan, length: int) -> Plan:
@@ -213,8 +184,10 @@ def _with_weather(plan: Plan, opening: int, s: Situation, taste: Taste) -> Plan:
     """The weather last, or before what is for tomorrow once it is late."""
     late = s.day_part in LATE_TIMES
     turned = taste.level("weather") < 0.12
-    last_need = len(plan) - opening >= 2 and plan[-1].get(RANGE) != NEARBY and TAG in plan[-1]
-    follows = plan[-1].get(START) == PREVIOUS
+    last_need = (
+        len(plan) - opening >= 2 and plan[-1].get(it.RANGE) != it.NEARBY and it.TAG in plan[-1]
+    )
+    follows = plan[-1].get(it.START) == it.PREVIOUS
     if last_need and not follows and late is not turned:
-        return [*plan[:-1], simple(WEATHER), plan[-1]]
-    return [*plan, simple(WEATHER)]
+        return [*plan[:-1], it.simple(it.WEATHER), plan[-1]]
+    return [*plan, it.simple(it.WEATHER)]

@@ -21,10 +21,7 @@ REBASED = "围绕订单地安排"
 
 
 class Rules:
-    """Plans with the Amap library and explains its plans by rules over ``facts_of``.
-
-    The same input gives the same answer. Plans are those of the simulated world (``plan_for``).
-    """
+    """Plans with the Amap library and explains its plans by rules over ``facts_of``."""
 
     def __init__(self, library: IntentLibrary) -> None:
         """Raises GplanError where ``library`` has a tool that the rules know nothing of."""
@@ -36,11 +33,7 @@ class Rules:
         self._library = library
 
     def label(self, sample: Sample) -> str:
-        """The rules' plan for the context of ``sample``, after its reasoning: a raw label.
-
-        Raises:
-            GplanError: the context can't be read.
-        """
+        """A raw label: reasoning and plan. GplanError where the context can't be read."""
         situation = situation_of(facts_of(sample))
         plan = plan_for(situation, taste_of(sample))
         return write_trace(_trace(plan, situation)) + canonical_plan(plan, self._library)

@@ -1,7 +1,7 @@
-"""The named facts of a trace: the few aspects of a row that its reasoning may speak of.
+"""The aspects of a row that its reasoning may name.
 
-Each aspect takes one value out of a fixed set, and the value is the phrase that a trace uses for
-it. A trace that only says phrases of its row's situation can't claim what doesn't hold.
+Each takes one of a fixed set of values, and the value is the phrase that a trace uses for it: a
+trace made of such phrases states only what is true of the row.
 """
 
 from __future__ import annotations
@@ -141,13 +141,9 @@ DAY_ENDS = (time(0, 0, 0), time(23, 59, 59))
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """The aspects of one row; None where the columns don't tell.
+    """The aspects of one row; None where the columns don't tell."""
 
-    Attributes:
-        order: the trigger type as the row holds it, for example 酒店.
-    """
-
-    order: str
+    order: str  # The trigger type as the row holds it, for example 酒店.
     phase: Phase | None
     place: OrderPlace | None
     habitual: Habitual | None
@@ -159,15 +155,9 @@ class Situation:
 
     def phrases(self) -> tuple[str, ...]:
         """The phrases that hold, in the order in which a CONTEXT says them."""
-        aspects = (
-            self.place,
-            self.habitual,
-            self.region,
-            self.day_off,
-            self.day_part,
-            None if self.habitual else self.surroundings,
-            self.focus,
-        )
+        around = None if self.habitual else self.surroundings
+        where, when = (self.place, self.habitual, self.region), (self.day_off, self.day_part)
+        aspects = (*where, *when, around, self.focus)
         return (self.order_phrase, *(str(aspect) for aspect in aspects if aspect is not None))
 
     @property

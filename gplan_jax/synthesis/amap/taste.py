@@ -2,8 +2,7 @@
 
 A taste is a hash of the columns that contexts of one user share (profile, history, order), never
 of time and place; so two contexts of one anchor differ in plan only because time or place differs.
-A part of it shows in the history: who is often at sights prefers sights, who is often at filling
-stations drives. The rest can't be known, as with people.
+Only a part of it shows in the history.
 """
 
 from __future__ import annotations
@@ -31,17 +30,11 @@ LIKED = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Taste:
-    """What one user prefers.
+    """What one user prefers."""
 
-    Attributes:
-        digest: 32 bytes that decide between options of equal standing.
-        drives: the history shows a car.
-        likes: the tags that the history shows a liking for.
-    """
-
-    digest: bytes
-    drives: bool
-    likes: frozenset[str]
+    digest: bytes  # 32 bytes that decide between options of equal standing.
+    drives: bool  # The history shows a car.
+    likes: frozenset[str]  # The tags that the history shows a liking for.
 
     def level(self, question: str) -> float:
         """A number in [0, 1), the same for the same user and question."""
@@ -49,7 +42,7 @@ class Taste:
         return int.from_bytes(found, "big") / 2**64
 
     def choose(self, question: str, options: Sequence[tuple[T, float]]) -> T:
-        """One of the options, over all users as often as its weight says."""
+        """One of the options, over all users in proportion to its weight."""
         level = self.level(question) * sum(weight for _, weight in options)
         for option, weight in options:
             level -= weight

@@ -16,15 +16,12 @@ from gplan_jax.synthesis.world.geography import Place
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The places and holidays of a file.
+    """The places and holidays of a file."""
 
-    Attributes:
-        places: every place that a row is at, and every other order's place whose category the
-            row's histories tell, ordered by id.
-        holidays: the dates that more rows call a holiday than not, and those declared.
-    """
-
+    # Every place that a row is at, and every other order's place whose category the row's histories
+    # tell, by id.
     places: tuple[Place, ...]
+    # The dates that more rows call a holiday than not, and those declared.
     holidays: frozenset[date]
 
     @cached_property
@@ -59,39 +56,31 @@ class Catalogue:
 
 
 def harvest(samples: Iterable[Sample], holidays: Sequence[date] = ()) -> Catalogue:
-    """Gathers the catalogue of rows in one pass; it does not depend on their order.
-
-    Rows whose ``currenttime`` can't be read are passed over.
-    """
+    """Gathers the catalogue of rows in one pass; it does not depend on their order."""
     current: set[Place] = set()
     ordered: set[Place] = set()
     votes: Counter[date] = Counter()
     for sample in samples:
         try:
             now = request_time(sample)
-        except GplanError:  # Named where the row itself is worked on.
+        except GplanError:  # Reported where the row itself is worked on.
             continue
         votes[now.date()] += 1 if sample.holidayflag == "1" else -1
         if sample.current_poi_name and sample.current_city:
-            current.add(
-                Place(
-                    sample.current_poi_name,
-                    sample.current_city,
-                    sample.current_district,
-                    sample.current_tag,
-                )
-            )
+            here = sample.current_city, sample.current_district
+            current.add(Place(sample.current_poi_name, *here, sample.current_tag))
         category = category_in_histories(sample, now, sample.trigger_4)
         if category and sample.trigger_2:
             ordered.add(Place(sample.trigger_4, sample.trigger_2, sample.trigger_3, category))
     known = {place.id for place in current}
     places = {*current, *(place for place in ordered if place.id not in known)}
     said = {day for day, vote in votes.items() if vote > 0}
-    return Catalogue(tuple(sorted(places, key=_place_order)), frozenset({*said, *holidays}))
+    ordered_places = sorted(places, key=lambda p: (p.id, p.city, p.district, p.category))
+    return Catalogue(tuple(ordered_places), frozenset({*said, *holidays}))
 
 
 def category_in_histories(sample: Sample, now: datetime, place: str) -> str:
-    """What kind of place a row's latest behaviour calls ``place``, else its habits; "" if none."""
+    """The category of ``place`` in a row's latest behaviour, else in its habits; "" if in none."""
     if place and place in sample.short_term_behavior_seq:
         for behavior in reversed(short_term(sample.short_term_behavior_seq, now)):
             if behavior.place == place:
@@ -101,7 +90,3 @@ def category_in_histories(sample: Sample, now: datetime, place: str) -> str:
             if habit.place == place:
                 return habit.category
     return ""
-
-
-def _place_order(place: Place) -> tuple[str, ...]:
-    return place.id, place.city, place.district, place.category

@@ -63,53 +63,34 @@ TRIED: tuple[PairVerdict, ...] = ("pair", "equal", "failed")
 
 @dataclass(frozen=True)
 class PairRecipe:
-    """All that decides which pairs a row yields, beside the row itself.
-
-    Attributes:
-        per_anchor: most pairs of a row, each by another perturbation.
-        seed: of every draw; a row's draws depend on it, the row and the catalogue alone.
-    """
+    """All that decides which pairs a row yields, beside the row itself."""
 
     spec: PerturbationSpec
     catalogue: Catalogue
     teacher: Teacher
     library: IntentLibrary
-    per_anchor: int = 1
-    seed: int = 0
+    per_anchor: int = 1  # Most pairs of a row, each by another perturbation.
+    seed: int = 0  # A row's draws depend on it, the row and the catalogue alone.
 
 
 @dataclass(frozen=True, slots=True)
 class PairCandidate:
-    """What came of one perturbation of a row, or of the row as it is.
-
-    Attributes:
-        perturbation: its name; "anchor" for the row as it is.
-        verdict: see ``PairVerdict``.
-        pair: there for "pair" and "equal".
-        fault: there for "failed", "unreadable" and "unchangeable".
-    """
+    """What came of one perturbation of a row, or of the row as it is (ANCHOR)."""
 
     perturbation: str
     verdict: PairVerdict
-    pair: ContextPair | None = None
-    fault: RowError | None = None
+    pair: ContextPair | None = None  # Of "pair" and "equal".
+    fault: RowError | None = None  # Of "failed", "unreadable" and "unchangeable".
 
 
 @dataclass(frozen=True)
 class PairReport:
-    """What became of the rows of a file.
+    """What became of the rows of a file."""
 
-    Attributes:
-        anchors: rows read.
-        without_pair: those of them that gave no pair.
-        skipped: faults left out: rows that can't be read, and candidates with a fault.
-        verdicts: perturbation, or "anchor" -> verdict -> number of candidates.
-    """
-
-    anchors: int
-    without_pair: int
-    skipped: int
-    verdicts: Mapping[str, Mapping[PairVerdict, int]]
+    anchors: int  # Rows read.
+    without_pair: int  # Those of them that gave no pair.
+    skipped: int  # Faults left out: rows that can't be read, and candidates with a fault.
+    verdicts: Mapping[str, Mapping[PairVerdict, int]]  # Perturbation or ANCHOR -> verdict -> count.
 
     def total(self, verdict: PairVerdict) -> int:
         """The number of candidates with a verdict."""
@@ -243,22 +224,19 @@ def write_counterfactuals(
 ) -> PairReport:
     """Writes context pairs of the rows of ``source`` to ``out`` (see ``gsisr.context_pairs``).
 
-    The rows are read twice, first for their places and holidays, and never held. Beside ``out``
-    stands NAME.report.json with the counts and the settings. Files appear whole or not at all.
+    The rows are read twice, first for their places and holidays, and never held; their labels are
+    not read. NAME.report.json beside ``out`` has the counts and the settings. Files appear whole or
+    not at all.
 
     Args:
-        source: rows; their own labels are not looked at.
         unchanged: where given, the pairs whose plans are equal go there, in the same form.
         spec: the perturbations; the shipped spec where None.
-        teacher: who plans for both contexts; the rules where None. It is closed at the end.
-        per_anchor: most pairs of a row.
+        teacher: plans for both contexts; the rules where None. It is closed at the end.
         limit: only the first rows are anchors; the places still come from all rows.
-        faulty: what becomes of faulty rows and candidates.
 
     Raises:
         GplanError: an unreadable source, an output that is the source or no .jsonl file, or no
             pair at all.
-        RowError: a fault that is not skipped.
     """
     taken = {Path(source).resolve(): "the source"}
     for path in (Path(path) for path in (out, unchanged) if path):

@@ -29,11 +29,7 @@ FLAGS = ("0", "1")
 
 
 class Perturbation(Config):
-    """One way to change a context.
-
-    Attributes:
-        weight: how often it comes first, relative to the other perturbations of the spec.
-    """
+    """One way to change a context; ``weight`` is how often it comes first, relative to others."""
 
     weight: float = Field(1.0, gt=0, allow_inf_nan=False)
 
@@ -66,34 +62,24 @@ class HomeMove(Perturbation):
 class OrderMove(Perturbation):
     """Moves the user to the order's place.
 
-    Attributes:
-        categories: type of order -> what kind of place its place is where no row tells.
+    ``categories``: type of order -> what kind of place its place is where no row tells.
     """
 
     categories: dict[str, str] = Field(default_factory=dict)
 
 
 class PerturbationSpec(Config):
-    """All perturbations by name; one that is None is not used.
-
-    Attributes:
-        hours_later, hours_earlier: the current time moves.
-        weekday_weekend: the date moves, from a weekday to a weekend or back.
-        holiday_flag: the flag is turned over; the date stays.
-        other_district, other_city: the user is somewhere else.
-        at_home, at_order_place: the user is at a place that the row names.
-        holidays: holidays beside those that the rows of the file say.
-    """
+    """All perturbations by name; one that is None is not used."""
 
     hours_later: HoursShift | None = None
     hours_earlier: HoursShift | None = None
-    weekday_weekend: DayShift | None = None
-    holiday_flag: Perturbation | None = None
+    weekday_weekend: DayShift | None = None  # From a weekday to a weekend or back.
+    holiday_flag: Perturbation | None = None  # The flag is turned over; the date stays.
     other_district: Perturbation | None = None
     other_city: Perturbation | None = None
     at_home: HomeMove | None = None
     at_order_place: OrderMove | None = None
-    holidays: list[date] = Field(default_factory=list)
+    holidays: list[date] = Field(default_factory=list)  # Beside those that the rows say.
 
     @property
     def weights(self) -> dict[str, float]:
@@ -103,12 +89,7 @@ class PerturbationSpec(Config):
 
 
 def load_spec(path: str | Path | None = None) -> PerturbationSpec:
-    """Reads a perturbation spec; the shipped one without ``path``.
-
-    Raises:
-        GplanError: the file is missing or no YAML, a key is unknown (near ones are listed), a
-            value is wrong, or no perturbation is declared.
-    """
+    """Reads a perturbation spec; the shipped one without ``path``. GplanError names the fault."""
     path = path or SHIPPED_SPEC
     spec = load_config(PerturbationSpec, path)
     if not spec.weights:
@@ -119,18 +100,12 @@ def load_spec(path: str | Path | None = None) -> PerturbationSpec:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A row to change.
-
-    Attributes:
-        now: its current time.
-        behaviors: its short-term history, oldest first.
-        earliest: the current time may not be moved before this.
-    """
+    """A row to change."""
 
     sample: Sample
     now: datetime
-    behaviors: tuple[Behavior, ...]
-    earliest: datetime
+    behaviors: tuple[Behavior, ...]  # Its short-term history, oldest first.
+    earliest: datetime  # The current time may not be moved before this.
 
 
 def anchor_of(sample: Sample) -> Anchor:
@@ -138,10 +113,7 @@ def anchor_of(sample: Sample) -> Anchor:
 
     ``earliest`` is the latest of: the moment of the order, the hour of the latest behaviour, and
     the end of that hour or the current time, whichever comes first: the history tells no minutes.
-
-    Raises:
-        GplanError: a time can't be read or has no neighbouring year, a flag is neither 0 nor 1, or
-            ``weekendflag`` contradicts the date.
+    GplanError where a time can't be read, a flag is neither 0 nor 1, or contradicts the date.
     """
     now = request_time(sample)
     made, *_ = (time_of(sample, column) for column in ORDER_TIMES)
@@ -223,10 +195,8 @@ def _at_time(anchor: Anchor, when: datetime, catalogue: Catalogue) -> Sample | N
     """The row at another time; None where that is too early or changes what its history says."""
     sample = anchor.sample
     # Behaviours carry no year: a new date must not move one of them to another year.
-    moved = when < anchor.earliest or (
-        short_term(sample.short_term_behavior_seq, when) != anchor.behaviors
-    )
-    if moved:
+    history = short_term(sample.short_term_behavior_seq, when)
+    if when < anchor.earliest or history != anchor.behaviors:
         return None
     changed = {"currenttime": when.strftime(TIME_FORMAT), "raw_labels": ""}
     if when.date() != anchor.now.date():

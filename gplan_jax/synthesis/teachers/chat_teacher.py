@@ -39,19 +39,12 @@ _TRANSPORT = (
 
 
 class TeacherConfig(Config):
-    """A language model as a teacher.
-
-    Attributes:
-        server: the chat server and the model; see ``ChatConfig``.
-        examples: seeds shown before each context, where there is a seed file.
-        template: a shipped prompt by its name, or a folder like it.
-        repair: show the model a reply that breaks a rule, once, and take its second one.
-    """
+    """A language model as a teacher: the server and the model, and how they are asked."""
 
     server: ChatConfig
-    examples: Annotated[int, Field(ge=0)] = 4
-    template: str = "amap_zh"
-    repair: bool = True
+    examples: Annotated[int, Field(ge=0)] = 4  # Seeds shown before each context.
+    template: str = "amap_zh"  # A shipped prompt by its name, or a folder like it.
+    repair: bool = True  # Show the model a reply that breaks a rule, once, and take its second one.
 
 
 class ChatTeacher:
@@ -64,12 +57,7 @@ class ChatTeacher:
         library: IntentLibrary,
         seeds: SeedPool | None = None,
     ) -> None:
-        """Opens the cache; nothing is sent before the first call.
-
-        Raises:
-            GplanError: there is no such prompt, the cache can't be used, or the variable that
-                should hold the server's key is not set.
-        """
+        """Opens the cache; nothing is sent before the first call."""
         read_api_key(config.server)
         self._config, self._library, self._seeds = config, library, seeds
         self._prompt = TeacherPrompt.load(config.template)
@@ -103,12 +91,8 @@ class ChatTeacher:
     async def answer(self, sample: Sample) -> TeacherAnswer:
         """The model's plan and reasoning for a context; see ``Teacher.answer``.
 
-        Where a reply can't be read, or its plan breaks a rule of the filter, the model is shown
-        both and asked once more. ``origin`` names the model, the requests' keys and their tokens.
-
-        Raises:
-            RequestFailed: the server has no answer to this row.
-            ServerUnavailable, BudgetSpent: it has none to any.
+        ``origin`` names the model, the requests' keys and their tokens. ServerUnavailable and
+        BudgetSpent mean that no row has an answer any more.
         """
         messages = self._messages("answer", sample, None)
         request = ChatRequest(messages, self._schema, schema_name="plan")
@@ -135,13 +119,7 @@ class ChatTeacher:
         return dataclasses.replace(answer, origin=origin)
 
     async def explain(self, sample: Sample, plan: Plan) -> ReasoningTrace:
-        """The model's reasoning for a given plan; see ``Teacher.explain``.
-
-        Raises:
-            NoTrace: neither reply holds a trace of the plan.
-            GplanError: the plan is empty.
-            RequestFailed, ServerUnavailable, BudgetSpent: as for ``answer``.
-        """
+        """The model's reasoning for a given plan; see ``Teacher.explain``."""
         if not plan:
             raise GplanError(f"Row {sample.id} has an empty plan; there is nothing to explain.")
         messages = self._messages("explain", sample, plan)

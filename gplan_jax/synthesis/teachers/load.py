@@ -1,4 +1,4 @@
-"""Who is asked: the rules, or the model that a teacher file names."""
+"""Loads the teacher that a command names: the rules, or the model of a teacher file."""
 
 from __future__ import annotations
 
@@ -28,17 +28,11 @@ def load_teacher(
     library: IntentLibrary,
     seeds: Sequence[Seed] = (),
 ) -> Teacher:
-    """The teacher that ``--teacher`` names.
+    """The teacher that ``--teacher`` names: "rules", or the path of a YAML ``TeacherConfig``.
 
-    Args:
-        spec: "rules", or the path of a teacher file (YAML, see ``TeacherConfig``).
-        overrides: ``key=value`` changes to that file.
-        cache: where a paid teacher keeps its answers.
-        seeds: examples for a model; it warns where there are none. The rules need none.
-
-    Raises:
-        GplanError: there is no such file, a key or value in it is wrong, or the rules are given
-            overrides or a library that they don't know.
+    ``overrides`` are ``key=value`` changes to that file, ``cache`` is where a paid teacher keeps
+    its answers, ``seeds`` are a model's examples. GplanError where the file or a key in it is
+    wrong, or the rules are given overrides or a library that they don't know.
     """
     if spec != RULES:
         config = load_config(TeacherConfig, spec, overrides)

@@ -6,12 +6,10 @@
     repair.j2   the turn that follows a faulty reply
 
 The system prompts see ``library``; context.j2 sees ``sample``, ``facts`` and ``plan`` (JSON text,
-"" in a request for a plan); repair.j2 sees ``faults`` (texts). Examples stand between system prompt
-and context as turns of the conversation, so that all requests of a stratum begin alike.
-
-Whatever a template fills in is data: it stays on its line and holds no ``<`` or ``>``, with which
-tags and the control tokens of chat templates are written. ``{{ value | quoted }}`` writes it as a
-JSON string besides, so that a model can tell where it ends.
+"" in a request for a plan); repair.j2 sees ``faults`` (texts). Examples are turns between system
+prompt and context, so that all requests of a stratum begin alike. What a template fills in stays on
+its line and holds no ``<`` or ``>``, as tags and control tokens do; ``{{ value | quoted }}`` also
+writes it as a JSON string.
 """
 
 from __future__ import annotations
@@ -51,11 +49,7 @@ class TeacherPrompt:
 
     @classmethod
     def load(cls, name_or_dir: str) -> TeacherPrompt:
-        """Reads a shipped prompt by its name, or another one from its folder.
-
-        Raises:
-            GplanError: there is no such prompt, a file is missing, or its syntax is wrong.
-        """
+        """Reads a shipped prompt by its name, or another one from its folder."""
         name, sources = read_templates(name_or_dir, shipped=PROMPTS, files=FILES, kind=KIND)
         templates = Templates.compile(
             name,

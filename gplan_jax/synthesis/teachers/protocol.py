@@ -14,17 +14,12 @@ from gplan_jax.reasoning import ReasoningTrace
 
 @dataclass(frozen=True, slots=True)
 class TeacherAnswer:
-    """What a teacher answered to one context.
+    """What a teacher answered to one context."""
 
-    Attributes:
-        text: a raw label, the reasoning and then the plan; nobody has checked it yet. Where the
-            answer could not be read as one, the answer as it came.
-        origin: where it comes from, in plain JSON values (model, request, tokens, repairs ...);
-            empty for rules.
-        faults: why the answer could not be read as a raw label; empty where it could.
-    """
-
+    # A raw label (reasoning, then plan), not checked yet; an answer that can't be read as one stays
+    # as it came, and ``faults`` says why.
     text: str
+    # Where it comes from, in plain JSON values (model, request, tokens ...); empty for rules.
     origin: Mapping[str, Any] = field(default_factory=dict)
     faults: tuple[Violation, ...] = ()
 
@@ -38,28 +33,22 @@ ROW_TROUBLE = (RequestFailed, NoTrace)
 
 
 class Teacher(Protocol):
-    """Whatever plans and explains: rules, or a language model behind the same calls.
-
-    Attributes:
-        name: how the provenance of what it wrote calls it.
-        at_once: how many calls are worth having under way at a time.
-    """
+    """Whatever plans and explains: rules, or a language model behind the same calls."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str: ...  # Its name in the provenance of what it wrote.
 
     @property
-    def at_once(self) -> int: ...
+    def at_once(self) -> int: ...  # How many calls may run at a time.
 
     async def answer(self, sample: Sample) -> TeacherAnswer:
         """The teacher's own plan for the context of ``sample``, with its reasoning.
 
-        Whether the plan passes the rule filter is for the caller to check; ``raw_labels`` of
-        ``sample`` is not looked at.
+        The caller checks it by the rule filter; ``raw_labels`` of ``sample`` is not read.
 
         Raises:
             RequestFailed: this one row has no answer.
-            GplanError: the context can't be read, or nobody gets an answer any more.
+            GplanError: the context can't be read, or no row gets an answer any more.
         """
         ...
 
@@ -68,7 +57,7 @@ class Teacher(Protocol):
 
         Raises:
             RequestFailed, NoTrace: this one row has no trace.
-            GplanError: ``plan`` is empty, or nobody gets an answer any more.
+            GplanError: ``plan`` is empty, or no row gets an answer any more.
         """
         ...
 

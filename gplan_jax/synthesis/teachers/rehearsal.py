@@ -3,8 +3,8 @@
     python -m gplan_jax.chat.scripted_server \\
         --responder gplan_jax.synthesis.teachers.rehearsal:reply
 
-Replies have the form that the shipped prompt asks for. Plans are drawn at random by a hash of the
-context, not thought out; a share of them breaks a rule, so that repairs and the filter have work.
+Replies have the form that the shipped prompt asks for. Plans are drawn at random, seeded by the
+context; a share of them breaks a rule, so that repairs and the filter are rehearsed too.
 """
 
 from __future__ import annotations

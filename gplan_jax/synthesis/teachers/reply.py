@@ -8,6 +8,7 @@ reply to a request to explain a given plan has no "plan".
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -75,10 +76,10 @@ def _object(properties: dict[str, Any], required: Sequence[str] | None = None) -
 def read_answer(text: str, finish_reason: str, library: IntentLibrary) -> tuple[str, Faults]:
     """The raw label that a reply holds, and no fault; or the reply as it came, and its faults.
 
-    One JSON object in the form above is all that a reply may be, but for the reasoning of a
-    thinking model up to ``</think>`` and one code fence around the object. Whether the plan keeps
-    the library's rules is for ``check_plan``; where a reply has other faults, broken rules are
-    listed after them, so that one repair can mend all.
+    A reply is one JSON object in the form above; only the thoughts of a thinking model, up to
+    ``</think>``, and one code fence around the object are taken off. ``check_plan`` checks the
+    library's rules; where a reply has other faults, broken rules are listed after them, so that one
+    repair can mend all.
 
     Codes, all of the tier "format":
         truncated: the reply ran into its limit of tokens.
@@ -153,7 +154,8 @@ def _only_object(text: str, finish_reason: str) -> dict[str, Any]:
             raise _Unreadable("extra_text", message) from None
         raise _Unreadable("not_json", f"The reply is not valid JSON: {error}") from None
     if rest := body[end:].strip():
-        if _has_object(rest):
+        with contextlib.suppress(ValueError, RecursionError):
+            json.JSONDecoder().raw_decode(rest, rest.index("{"))
             message = "The reply holds a second JSON object; one plan is asked for"
             raise _Unreadable("two_plans", message)
         message = f"After its JSON object the reply goes on with {rest[:_EXCERPT]!r}"
@@ -163,14 +165,6 @@ def _only_object(text: str, finish_reason: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _Unreadable("wrong_shape", "The reply must be a JSON object")
     return value
-
-
-def _has_object(text: str) -> bool:
-    start = text.find("{")
-    try:
-        return start >= 0 and isinstance(json.JSONDecoder().raw_decode(text, start)[0], dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -29,32 +29,20 @@ _MEND = "Mend the row, or make the seed file anew with gplan seeds import."
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """One triplet.
+    """One triplet."""
 
-    Attributes:
-        sample: the context; ``raw_labels`` holds reasoning and plan in canonical writing.
-        plan, trace: the same, read; the trace has one STEP an intent.
-    """
-
-    sample: Sample
+    sample: Sample  # The context; ``raw_labels`` holds reasoning and plan in canonical form.
     plan: Plan
-    trace: ReasoningTrace
+    trace: ReasoningTrace  # One STEP an intent.
 
     @property
     def stratum(self) -> Stratum:
-        """What kind of need this is; see ``stratum_of``."""
+        """See ``stratum_of``."""
         return stratum_of(self.sample)
 
 
 def stratum_of(sample: Sample) -> Stratum:
-    """(trigger, place): the type of the order, and how far its place is from the user.
-
-    Of the facts of the public rows these two tell most about the plan; see ``Facts.order_type``
-    and ``Facts.order_distance`` for their values.
-
-    Raises:
-        GplanError: a time of the sample can't be read.
-    """
+    """(``Facts.order_type``, ``Facts.order_distance``): these two tell most about the plan."""
     facts = facts_of(sample)
     return facts.order_type, facts.order_distance
 
@@ -62,15 +50,11 @@ def stratum_of(sample: Sample) -> Stratum:
 def read_seeds(path: str | Path, library: IntentLibrary) -> list[Seed]:
     """Reads a seed file: rows in the public schema, each with reasoning and a plan that passes.
 
-    Raises:
-        GplanError: the file can't be read or has no rows.
-        RowError: a row's times can't be read, it has no reasoning, or its label breaks the form,
-            the library or a rule of the filter.
+    RowError where a row's times can't be read, it has no reasoning, or its label breaks the form,
+    the library or a rule of the filter.
     """
-    return [
-        read_seed(sample, library, RowPlace(path, row))
-        for row, sample in read_numbered_samples(path)
-    ]
+    rows = read_numbered_samples(path)
+    return [read_seed(sample, library, RowPlace(path, row)) for row, sample in rows]
 
 
 def read_seed(sample: Sample, library: IntentLibrary, where: RowPlace) -> Seed:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise, zip_longest
+from itertools import islice, pairwise, zip_longest
 
 import numpy as np
 
@@ -40,19 +40,10 @@ class SeedPool:
         """Up to ``count`` seeds for a context: its stratum's, then its trigger's, then any.
 
         All samples of a stratum get the same ones in the same order, so that servers can cache the
-        prompt up to the context; only a seed with the sample's own id gives way to the next one.
-        Fewer examples are the first ones of more.
-
-        Raises:
-            GplanError: a time of the sample can't be read.
+        prompt up to the context; a seed with the sample's own id is left out.
         """
-        found: list[Seed] = []
-        for seed in self._in_order(stratum_of(sample)):
-            if len(found) == count:
-                break
-            if seed.sample.id != sample.id:
-                found.append(seed)
-        return tuple(found)
+        ordered = self._in_order(stratum_of(sample))
+        return tuple(islice((seed for seed in ordered if seed.sample.id != sample.id), count))
 
     def _in_order(self, stratum: Stratum) -> Iterator[Seed]:
         trigger, _ = stratum

@@ -14,7 +14,7 @@ from datetime import date, datetime, timedelta
 from typing import Literal
 
 from gplan_jax.gsisr import Sample
-from gplan_jax.gsisr.facts import TIME_FORMAT
+from gplan_jax.gsisr.facts import TIME_FORMAT, long_term_text
 from gplan_jax.synthesis.triggers.log_events import LogEvent, Spot, profile_value, user_id
 from gplan_jax.synthesis.triggers.trigger_spec import (
     OrderCondition,
@@ -29,7 +29,6 @@ from gplan_jax.synthesis.triggers.user_memory import (
     Stays,
     TrackedOrder,
     habitual_spots,
-    long_term_text,
     short_term_text,
 )
 

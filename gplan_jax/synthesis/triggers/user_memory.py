@@ -1,7 +1,4 @@
-"""What is known of one user so far, in bounded memory: orders, home and work, behaviour.
-
-The texts of the behaviour columns are written here too; ``gsisr.facts`` reads them back.
-"""
+"""What is known of one user so far, in bounded memory: orders, home and work, behaviour."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
+from gplan_jax.gsisr.facts import Habit, short_term_entry
 from gplan_jax.synthesis.triggers.log_events import NOWHERE, LogEvent, Spot
 from gplan_jax.synthesis.triggers.trigger_spec import (
     HabitualSpec,
@@ -27,7 +25,6 @@ STATES: dict[OrderChange, OrderState] = {
     "used": "used",
 }
 SATURDAY = 5
-WEEKDAYS = "一二三四五六日"
 LOCAL, BEFORE_JOURNEY, ON_JOURNEY, UNKNOWN = "本地", "异地行前", "异地行中", "未知地点"
 
 
@@ -258,16 +255,16 @@ class LongTermMemory:
         if len(self._places) > 2 * self._spec.most_places:
             self._forget(when)
 
-    def habits(self, now: datetime) -> list[tuple[str, str, list[str], int]]:
-        """(category, place, actions, count), most frequent first; frequent actions first, too."""
+    def habits(self, now: datetime) -> list[Habit]:
+        """The most frequent first; frequent actions first, too."""
         self._forget(now)
         order = self._spec.actions
         found = []
         for place, visits in self._places.items():
             totals = visits.totals()
             actions = sorted(totals, key=lambda code: (-totals[code], order.index(code)))
-            found.append((visits.category, place, actions, totals.total()))
-        found.sort(key=lambda habit: (-habit[3], habit[1]))
+            found.append(Habit(visits.category, place, tuple(actions), totals.total()))
+        found.sort(key=lambda habit: (-habit.count, habit.place))
         return found[: self._spec.items]
 
     def _forget(self, now: datetime) -> None:
@@ -286,19 +283,9 @@ def short_term_text(entries: Iterable[BehaviorEntry], spec: ShortTerm, home_city
     """Entries as ``short_term_behavior_seq``."""
     texts = []
     for entry in entries:
-        when, spot = entry.when, entry.spot
+        spot = entry.spot
         codes = [code for code in spec.actions if code in entry.actions]
         done = "&".join(code if code in spec.unfinished else f"{code}了" for code in codes)
-        texts.append(
-            f"在{when.month}月{when.day}日周{WEEKDAYS[when.weekday()]}{when.hour}点"
-            f"{done}位于{entry.locality(home_city)}{spot.category}的{spot.place}"
-        )
+        locality = entry.locality(home_city)
+        texts.append(short_term_entry(entry.when, done, locality, spot.category, spot.place))
     return ", ".join(texts)
-
-
-def long_term_text(habits: Iterable[tuple[str, str, list[str], int]]) -> str:
-    """Habits as ``long_term_behavior``."""
-    return " , ".join(
-        f"{category}的{place}{'&'.join(actions)}了{count}次"
-        for category, place, actions, count in habits
-    )

@@ -42,34 +42,24 @@ REASONING_WEIGHT = 4.0
 
 
 def draw_code(generator: random.Random) -> str:
-    """A code of ``check_plan``, or BROKEN_REASONING, as often as teachers are thought to err."""
+    """A code of ``check_plan`` or BROKEN_REASONING, in proportion to its weight."""
     weights = {**CODES, BROKEN_REASONING: REASONING_WEIGHT}
     return generator.choices(list(weights), weights=list(weights.values()))[0]
 
 
 def plant_fault(label: str, code: str, library: IntentLibrary, generator: random.Random) -> str:
-    """A valid raw label with one fault; ``check_plan`` finds ``code`` in it and nothing else.
+    """A valid raw label with one fault: ``check_plan`` finds ``code``, one of CODES, and no other.
 
-    BROKEN_REASONING leaves the plan as it is and takes a step out of the reasoning, so that steps
-    and intents don't match. Intents are left out at the end where a plan has no room for the fault.
-
-    Args:
-        label: reasoning, where there is one, and a plan that passes the filter.
-        code: one of CODES, or BROKEN_REASONING.
-        generator: draws which intent, value or place is hit.
-
-    Raises:
-        GplanError: the code is unknown, ``label`` has no plan, or the library rules the fault out
-            (no parameter, no group, no reference to break).
+    BROKEN_REASONING leaves the plan as it is and takes a step out of the reasoning. GplanError
+    where the code is unknown, ``label`` has no plan, or the library rules the fault out.
     """
     thought, text = split_response(label)
     reasoning, tool_key, lengths = thought or "", library.tool_key, library.plan_length
     if code == BROKEN_REASONING:
         steps = re.findall(r"<(STEP_\d+)>", reasoning)
         if not steps:
-            raise GplanError(
-                "there is no reasoning step to leave out; give a label with reasoning."
-            )
+            problem = "there is no reasoning step to leave out; give a label with reasoning."
+            raise GplanError(problem)
         name = generator.choice(steps)
         head, rest = reasoning.split(f"<{name}>", 1)
         return head + rest.split(f"</{name}>", 1)[1] + text

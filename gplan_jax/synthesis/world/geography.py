@@ -40,7 +40,7 @@ OPENING_HOURS: Mapping[PlaceKind, tuple[int, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One place: its id as it stands in the rows (``p_N``), where it lies and what it is."""
+    """One place; ``id`` as in the rows, ``p_N``."""
 
     id: str
     city: str
@@ -54,7 +54,7 @@ class Place:
 
     @property
     def kind(self) -> PlaceKind:
-        """What kind of place it is, from its category's words."""
+        """Its kind, from its category's words."""
         return place_kind(self.category)
 
 

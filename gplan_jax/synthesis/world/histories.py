@@ -1,10 +1,7 @@
 """What users did lately and what they often do, in the text formats of the public history columns.
 
-``short_term_behavior_seq`` has the order's place where the order was made there or looked at, the
-current place where the user has searched for it or navigated to it, home and work now and then; the
-rest is what people who make such orders look at. ``long_term_behavior`` has the habits, with the
-column's quirks: a third of the lists repeats its entries, and home and work are often not among
-them.
+The quirks of ``long_term_behavior`` are kept: a third of the lists repeats its entries, and home
+and work are often not among them.
 """
 
 from __future__ import annotations
@@ -15,12 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import NormalDist
 
+from gplan_jax.gsisr.facts import Habit, long_term_text, short_term_entry
 from gplan_jax.synthesis.amap.situation import REFUEL_ORDERS
 from gplan_jax.synthesis.world.calibration import draw, draw_quantile, has, quantile_at, tables
 from gplan_jax.synthesis.world.geography import CITIES, Geography, Place
 from gplan_jax.synthesis.world.people import Person
 
-WEEKDAYS = "一二三四五六日"
 UNMARKED_ACTS = ("act_3",)  # Written without the 了 that follows every other act.
 AGES = (5, 15, 30, 60, 120, 240, 480, 720)
 MOST_EVENTS = 10
@@ -30,7 +27,7 @@ LOCAL_HABITS = 0.8  # Of habits, those in the home city.
 
 @dataclass(frozen=True, slots=True)
 class BehaviorEvent:
-    """Something the user did: in which hour, with which actions, where, about which place."""
+    """What the user did in one hour about one place."""
 
     when: datetime
     acts: str
@@ -38,10 +35,8 @@ class BehaviorEvent:
     place: Place
 
     def __str__(self) -> str:
-        when = self.when
-        day = f"{when.month}月{when.day}日周{WEEKDAYS[when.weekday()]}{when.hour}点"
-        about = f"{self.locality}{self.place.category}的{self.place.id}"
-        return f"在{day}{self.acts}位于{about}"
+        place = self.place
+        return short_term_entry(self.when, self.acts, self.locality, place.category, place.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +177,7 @@ def _draw_known(generator: random.Random, name: str, key: str, otherwise: str) -
     return draw(generator, name, next(iter(tables()[name])))
 
 
-def long_term_text(
+def long_term_behavior(
     person: Person, regular: list[Place], geography: Geography, generator: random.Random
 ) -> str:
     """The habits of a person as the column holds them, ``regular`` places among them."""
@@ -203,7 +198,7 @@ def long_term_text(
     own = {role: place for role, place in (("home", person.home), ("work", person.work)) if place}
     known: set[Place] = set()
     usual = ""  # The kind of the latest place that is neither regular nor home or work.
-    entries: list[str] = []
+    habits: list[Habit] = []
     for rank, count in enumerate(counts):
         key: str
         role = draw(generator, "habit_role", str(min(rank, 4)))
@@ -227,6 +222,5 @@ def long_term_text(
         known.add(place)
         key = f"{key} {manner}"
         acts = draw(generator, "habit_actions", key) if has("habit_actions", key) else "act_8"
-        entry = f"{place.category}的{place.id}{'&'.join(acts.split())}了{count}次"
-        entries += [entry] * copies
-    return " , ".join(entries[:wanted])
+        habits += [Habit(place.category, place.id, tuple(acts.split()), count)] * copies
+    return long_term_text(habits[:wanted])

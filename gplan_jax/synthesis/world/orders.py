@@ -1,9 +1,8 @@
-"""The trigger orders of the simulated world: what was ordered, where, when, and how it goes on.
+"""The times of the simulated world's orders: when they were made, begin and end.
 
-Orders live through the phases of ``Phase``: hotels and tickets by days, others to the second.
-As in the public rows, orders that set a plan off are made, or begin, on the day itself; refuelling
-carries no end, tickets hold for a month. Where a table asks for what can't be at this hour, it is
-drawn again.
+Hotels and tickets begin and end by days, others to the second. As in the public rows, orders that
+trigger a plan are made, or begin, on the day itself; refuelling has no end, tickets hold for a
+month. What can't be at this hour is drawn again.
 """
 
 from __future__ import annotations

@@ -18,27 +18,17 @@ CAR_SHARE = 0.35  # Of people who own a car, beside those whose orders need one.
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One user on a journey.
-
-    Attributes:
-        home, work: None where the columns don't tell; people still have both among their habits.
-        city: the home city, "" where unknown.
-        drives: whether they own a car; only drivers buy fuel.
-        destination: the city that they are travelling in.
-        attributes: the coded columns of the profile.
-        first_order: the type of the order that they are met with first.
-        style: how they go about things; keys tables of histories.
-    """
+    """One user on a journey."""
 
     id: str
-    home: Place | None
+    home: Place | None  # None where the columns don't tell; so is work.
     work: Place | None
-    city: str
-    drives: bool
-    destination: str
-    first_order: str
-    attributes: dict[str, str]
-    style: str
+    city: str  # The home city, "" where unknown.
+    drives: bool  # Owns a car; only drivers buy fuel.
+    destination: str  # The city that they are travelling in.
+    first_order: str  # The type of the order in their first row.
+    attributes: dict[str, str]  # The coded columns of the profile.
+    style: str  # Keys the tables of histories.
 
 
 def make_person(number: int, geography: Geography, generator: random.Random) -> Person:

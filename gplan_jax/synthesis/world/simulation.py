@@ -1,9 +1,8 @@
 """The simulated GSISR world: rows in the public schema whose plans follow from their context.
 
-A row is drawn in three moves: a traveller with habits; an order and a moment of the journey, with
-what the user did before it; and the rule teacher's answer: the plan that the rules derive from the
-facts of these columns, explained by the same facts. Its shares are fitted to the public
-development rows (calibration.yaml); docs/world.md says what it can show and what not.
+A row is a traveller with habits, an order and a moment of the journey, and the plan that the rules
+derive from these columns. The shares are fitted to the public development rows (calibration.yaml);
+docs/world.md says what the world can show and what not.
 """
 
 from __future__ import annotations
@@ -21,7 +20,12 @@ from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.amap.situation import REFUEL_ORDERS
 from gplan_jax.synthesis.world.calibration import draw, tables
 from gplan_jax.synthesis.world.geography import CITIES, Geography, Place, build_geography, is_open
-from gplan_jax.synthesis.world.histories import BehaviorEvent, Scene, long_term_text, recent_events
+from gplan_jax.synthesis.world.histories import (
+    BehaviorEvent,
+    Scene,
+    long_term_behavior,
+    recent_events,
+)
 from gplan_jax.synthesis.world.orders import draw_times
 from gplan_jax.synthesis.world.people import CAR_SHARE, Person, make_person
 
@@ -37,7 +41,7 @@ WET_KINDS = ("sights",)  # Where rain keeps people from.
 
 @dataclass(slots=True)
 class UserState:
-    """A user, the latest moment that was drawn of them, and what they did in the ones before."""
+    """A user, the moment of their latest row, and their behaviours up to it."""
 
     person: Person
     now: datetime | None = None
@@ -48,14 +52,8 @@ class UserState:
 def simulate_rows(count: int, seed: int, *, first_id: int = FIRST_ID) -> Iterator[Sample]:
     """Yields ``count`` rows with reasoning and plan; the same arguments give the same rows.
 
-    Args:
-        count: rows to yield; a longer run starts with the rows of a shorter one.
-        seed: of the map and of everything that happens on it.
-        first_id: ids count up from here, and runs with ids apart share no user; a user may have
-            several rows in a row.
-
-    Raises:
-        GplanError: ``count`` is negative.
+    A longer run starts with the rows of a shorter one. Ids count up from ``first_id``; a user may
+    have several rows in a row. GplanError where ``count`` is negative.
     """
     rules = Rules(IntentLibrary.load())
     contexts = simulate_contexts(seed, first_id=first_id, count=count)
@@ -65,11 +63,7 @@ def simulate_rows(count: int, seed: int, *, first_id: int = FIRST_ID) -> Iterato
 def simulate_contexts(
     seed: int, *, first_id: int = FIRST_ID, count: int | None = None
 ) -> Iterator[Sample]:
-    """Yields the same rows without labels, endlessly where ``count`` is None.
-
-    Raises:
-        GplanError: ``count`` is negative.
-    """
+    """Yields the same rows without labels, endlessly where ``count`` is None."""
     if count is not None and count < 0:
         raise GplanError(f"count is {count}; a world has no fewer than 0 rows.")
     return itertools.islice(_contexts(seed, first_id), count)
@@ -99,7 +93,7 @@ def draw_context(user: UserState, geography: Geography, generator: random.Random
         regular = [place] if generator.random() < tables()["place_is_habit"] else []
         if order_place != place and generator.random() < tables()["order_is_habit"]:
             regular.append(order_place)
-        user.long_term = long_term_text(person, regular, geography, generator)
+        user.long_term = long_term_behavior(person, regular, geography, generator)
     user.now = now
     user.recent = events[-2:]
     home, work = person.home, person.work
@@ -135,7 +129,7 @@ def draw_context(user: UserState, geography: Geography, generator: random.Random
 
 
 def _next_order(person: Person, generator: random.Random) -> str:
-    """What a user orders next: fuel only with a car, and over all users as often as at first."""
+    """A user's next order: fuel only with a car, over all users as often as in first orders."""
     weights = tables()["order_types"]
     refuel = sum(weights[kind] for kind in REFUEL_ORDERS) / sum(weights.values())
     of_drivers = refuel / (refuel + (1 - refuel) * CAR_SHARE)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.gsisr import long_term, short_term
+from gplan_jax.gsisr import Habit, long_term, short_term
+from gplan_jax.gsisr.facts import long_term_text
 from gplan_jax.synthesis.triggers.log_events import NOWHERE, Spot, place_id, word
 from gplan_jax.synthesis.triggers.trigger_spec import (
     HabitualSpec,
@@ -22,7 +23,6 @@ from gplan_jax.synthesis.triggers.user_memory import (
     ShortTermMemory,
     Stays,
     habitual_spots,
-    long_term_text,
     short_term_text,
 )
 
@@ -78,7 +78,7 @@ def test_long_term_habits_are_read_back(actions: list) -> None:
             counts[spot.place] = counts.get(spot.place, 0) + 1
     habits = memory.habits(NOW)
     read = long_term(long_term_text(habits))
-    assert [(h.category, h.place, list(h.actions), h.count) for h in read] == habits
+    assert list(read) == habits
     expected = sorted(counts.values(), reverse=True)[: LONG.items]
     assert [habit.count for habit in read] == expected
     assert all(habit.count == counts[habit.place] for habit in read)
@@ -131,7 +131,7 @@ def test_old_behaviour_is_forgotten() -> None:
     for days in (91, 90, 89, 0):
         long.add(NOW - timedelta(days=days), "act_8", spot)
     assert short.entries(NOW) == []
-    assert long.habits(NOW)[0][3] == 2
+    assert long.habits(NOW)[0].count == 2
 
 
 def test_what_is_held_is_bounded_by_the_spec() -> None:
@@ -144,7 +144,7 @@ def test_what_is_held_is_bounded_by_the_spec() -> None:
         long.add(when, "act_1", Spot("p_often"))
         assert len(short._entries) <= 3
         assert len(long._places) <= 10
-    assert long.habits(when)[0] == ("", "p_often", ["act_1"], 2000)
+    assert long.habits(when)[0] == Habit("", "p_often", ("act_1",), 2000)
 
 
 def test_a_place_of_many_days_holds_only_those_that_count() -> None:
@@ -152,7 +152,7 @@ def test_a_place_of_many_days_holds_only_those_that_count() -> None:
     for day in range(500):
         long.add(NOW + timedelta(days=day), "act_1", Spot("p_1"))
         assert len(long._places["p_1"].days) <= 3
-    assert long.habits(NOW + timedelta(days=499))[0][3] == 3
+    assert long.habits(NOW + timedelta(days=499))[0].count == 3
 
 
 HOME, OFFICE = Spot("p_h", "住宅区", "甲市", "一区"), Spot("p_o", "公司", "甲市", "二区")

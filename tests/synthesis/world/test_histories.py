@@ -14,7 +14,7 @@ from gplan_jax.synthesis.world.histories import (
     BehaviorEvent,
     Scene,
     age_class,
-    long_term_text,
+    long_term_behavior,
     recent_events,
 )
 from gplan_jax.synthesis.world.people import make_person
@@ -75,7 +75,7 @@ def test_habits_are_read_back_the_most_frequent_first(seed: int) -> None:
     generator = random.Random(seed)
     person = make_person(1, MAP, generator)
     regular = [generator.choice(MAP.find("5A景区", city=person.destination))]
-    text = long_term_text(person, regular, MAP, generator)
+    text = long_term_behavior(person, regular, MAP, generator)
     habits = long_term(text)
     assert len(habits) == len(text.split(" , ")) <= 10
     assert [h.count for h in habits] == sorted((h.count for h in habits), reverse=True)
