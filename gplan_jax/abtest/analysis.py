@@ -18,7 +18,7 @@ from gplan_jax.abtest.estimates import (
     sample_ratio_p,
     variance_saved,
 )
-from gplan_jax.abtest.experiment import AbTest, Metric, control_among
+from gplan_jax.abtest.experiment import AbTest, Metric
 from gplan_jax.abtest.log import ExposureLog
 from gplan_jax.abtest.period import Period, divide
 from gplan_jax.abtest.power import detectable
@@ -26,9 +26,11 @@ from gplan_jax.abtest.sequential import Sequential, sequential_analysis
 from gplan_jax.abtest.summary_tables import headline_of, markdown
 from gplan_jax.abtest.users import COVARIATES, UserTable, user_table
 from gplan_jax.foundation.config import parse_config
+from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_directory, write_json
 
 ALL = None
+DEFAULT_CONTROL = "control"
 
 
 def settings_for(log: ExposureLog, control: str | None, changes: Mapping[str, Any]) -> AbTest:
@@ -37,7 +39,16 @@ def settings_for(log: ExposureLog, control: str | None, changes: Mapping[str, An
     if isinstance(start := changes.get("start"), date):
         rows &= log.day_R >= start.toordinal()
     arms = [log.arms[code] for code in np.unique(log.arm_R[rows]) if code >= 0]
-    first = control_among(arms, control, log.source)
+    found, first = ", ".join(arms), control or DEFAULT_CONTROL
+    if len(arms) < 2:
+        raise GplanError(
+            f"{log.source} has one arm only ({found}); a comparison needs the rows of two."
+        )
+    if first not in arms:
+        raise GplanError(
+            f"{log.source} has no arm {first!r}; its arms are {found}. Name the one that others "
+            "are compared with: --control ARM."
+        )
     arms.sort(key=lambda arm: (arm != first, arm))
     values = {"name": "experiment", "arms": dict.fromkeys(arms, 1 / len(arms)), "control": first}
     return parse_config(AbTest, values | dict(changes), source=str(log.source))
@@ -65,7 +76,13 @@ def analyse(
     tables = {ALL: user_table(period)}
     if len(parts) > 1:
         tables |= {log.slices[code]: user_table(period, int(code)) for code in parts}
-    ratios = {name: _sample_ratio(table, period, test) for name, table in tables.items()}
+    ratios: dict[str | None, dict[str, Any]] = {}
+    for name, table in tables.items():
+        codes = {arm: period.test.arms.index(arm) for arm in test.arms}
+        users = {arm: int(np.count_nonzero(table.arm_U == code)) for arm, code in codes.items()}
+        p = sample_ratio_p(users, test.arms)
+        passed = not p < test.srm_alpha
+        ratios[name] = {"users": users, "expected": test.arms, "p": p, "passed": passed}
     comparisons = [
         {"treatment": treatment, "slice": name} | _compare(table, period, test, treatment)
         for name, table in tables.items()
@@ -104,15 +121,6 @@ def write_summary(summary: Mapping[str, Any], out: Path) -> None:
     with atomic_directory(out) as folder:
         write_json(folder / "summary.json", summary)
         (folder / "summary.md").write_text(markdown(summary), encoding="utf-8")
-
-
-def _sample_ratio(table: UserTable, period: Period, test: AbTest) -> dict[str, Any]:
-    counts = {
-        arm: int(np.count_nonzero(table.arm_U == period.test.arms.index(arm))) for arm in test.arms
-    }
-    p = sample_ratio_p(counts, test.arms)
-    passed = not p < test.srm_alpha
-    return {"users": counts, "expected": test.arms, "p": p, "passed": passed}
 
 
 def _compare(table: UserTable, period: Period, test: AbTest, treatment: str) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.files import atomic_write
 from gplan_jax.foundation.progress import track
 
-DEFAULT_CONTROL = "control"
 NO_PART = "(none)"
 
 
@@ -61,22 +60,6 @@ class AbTest(Experiment):
         if self.start and self.end and self.end < self.start:
             raise ValueError(f"end {self.end} lies before start {self.start}")
         return self
-
-
-def control_among(arms: list[str], wanted: str | None, source: str | Path) -> str:
-    """The control arm of a log without a config."""
-    found = ", ".join(arms)
-    if len(arms) < 2:
-        raise GplanError(
-            f"{source} has one arm only ({found}); a comparison needs the rows of two."
-        )
-    control = wanted or DEFAULT_CONTROL
-    if control not in arms:
-        raise GplanError(
-            f"{source} has no arm {control!r}; its arms are {found}. Name the one that others are "
-            "compared with: --control ARM."
-        )
-    return control
 
 
 def assign_file(experiment: Experiment, users: Path, out: Path) -> Counter[str]:

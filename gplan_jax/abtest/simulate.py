@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -104,20 +103,15 @@ def write_log(path: str | Path, simulated: Simulated) -> int:
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as out:
         writer = csv.writer(out)
         writer.writerow(COLUMNS)
-        for cells in _log_rows(simulated):
-            writer.writerow(cells)
-            rows += 1
+        for day in range(simulated.impressions_UxD.shape[1]):
+            stamp = START + timedelta(days=day - simulated.before)
+            for user in np.flatnonzero(simulated.impressions_UxD[:, day]):
+                arm = ARMS[int(simulated.treated_U[user])] if day >= simulated.before else ""
+                part = "cross-city" if simulated.away_UxD[user, day] else "general"
+                counts = simulated.impressions_UxD[user, day], simulated.clicks_UxD[user, day]
+                writer.writerow((f"u{user}", stamp, arm, part, *map(int, counts)))
+                rows += 1
     return rows
-
-
-def _log_rows(simulated: Simulated) -> Iterator[tuple[Any, ...]]:
-    for day in range(simulated.impressions_UxD.shape[1]):
-        stamp = START + timedelta(days=day - simulated.before)
-        for user in np.flatnonzero(simulated.impressions_UxD[:, day]):
-            arm = ARMS[int(simulated.treated_U[user])] if day >= simulated.before else ""
-            part = "cross-city" if simulated.away_UxD[user, day] else "general"
-            counts = simulated.impressions_UxD[user, day], simulated.clicks_UxD[user, day]
-            yield f"u{user}", stamp, arm, part, *map(int, counts)
 
 
 def share_with_interval(hits: int, trials: int) -> dict[str, Any]:
@@ -177,7 +171,7 @@ def simulate_aa(
         from scipy.stats import norm
 
         z_ExK = np.abs(np.stack(looks))
-        limits = bounds(correlation, _shares(days), alpha=alpha, spending=spending)
+        limits = bounds(correlation, np.arange(1, days + 1) / days, alpha=alpha, spending=spending)
         crossed = int(np.any(z_ExK >= limits, axis=1).sum())
         peeked = int(np.any(z_ExK >= norm.isf(alpha / 2), axis=1).sum())
         false_positives["sequential"] = share_with_interval(crossed, experiments)
@@ -192,10 +186,6 @@ def simulate_aa(
 def _compared(table: UserTable, metric: Metric, alpha: float, *, cuped: bool = False) -> Estimate:
     control, treatment = (table.aggregates(arm, metric) for arm in (0, 1))
     return estimate(control, treatment, metric, alpha=alpha, cuped=cuped)
-
-
-def _shares(days: int) -> np.ndarray:
-    return np.arange(1, days + 1) / days
 
 
 def simulate_power(
@@ -230,7 +220,7 @@ def simulate_power(
     if not sequential:
         return answer
     need = needed(baseline, lift, alpha=alpha, power=power, looks=days, spending=spending)
-    shares = _shares(days)
+    shares = np.arange(1, days + 1) / days
     users_2xK = np.outer((need.control, need.treatment), shares).round().astype(int)
     limits = bounds(independent(shares), shares, alpha=alpha, spending=spending)
     z_ExK = _daily_z(users_2xK, rates, experiments, rng)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from gplan_jax.evaluation.comparison.results import ArmCost, ComparisonAbout, ComparisonSummary
+from gplan_jax.foundation.tables import NOTHING, Cell, TextTable, plain_text
 
-NOTHING = "–"
 ABOVE, BELOW, NO_MARK = "▲", "▼", "\N{NO-BREAK SPACE}"  # Figures stay below one another.
 WIDTH = 120
 HEADINGS = (
@@ -58,44 +55,37 @@ def comparison_table(
     about: ComparisonAbout, summary: ComparisonSummary, width: int = WIDTH
 ) -> Table:
     """The table for a terminal; one below 120 characters shows the first figures only."""
-    columns = len(HEADINGS) if width >= WIDTH else NARROW
-    table = Table(
-        caption=caption(about, summary),
-        caption_justify="left",
-        box=box.HORIZONTALS,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    table.add_column("", no_wrap=True)
-    for heading in HEADINGS[:columns]:
-        table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
-    rows = table_rows(about, summary)
-    for floors in (False, True):
-        for name, cells in rows.items():
-            if (name in about.floors) == floors:
-                title = Text(about.titles[name], style="" if floors else "bold")
-                table.add_row(title, *cells[:columns])
-        table.add_section()
-    return table
+    titles: dict[str, Cell] = {
+        name: Text(about.titles[name], style="" if name in about.floors else "bold")
+        for name in about.arms
+    }
+    return _table(about, summary, titles, len(HEADINGS) if width >= WIDTH else NARROW).rich()
 
 
 def terminal_text(about: ComparisonAbout, summary: ComparisonSummary) -> str:
     """The table as table.txt holds it."""
-    out = io.StringIO()
-    Console(file=out, width=WIDTH, color_system=None).print(comparison_table(about, summary))
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    return plain_text(comparison_table(about, summary), width=WIDTH)
 
 
 def markdown_text(about: ComparisonAbout, summary: ComparisonSummary) -> str:
     """The table as table.md holds it; floors come last and are named as such."""
-    heads = [heading.replace("-\n", "").replace("\n", " ") for heading in HEADINGS]
-    lines = [_line(["", *heads]), _line(["---", *["---:"] * len(heads)])]
-    rows = table_rows(about, summary)
-    for name in sorted(rows, key=lambda name: name in about.floors):
-        title = about.titles[name].replace("|", "/")
-        title = f"{title} (floor)" if name in about.floors else f"**{title}**"
-        lines.append(_line([title, *rows[name]]))
-    return "\n".join([*lines, "", caption(about, summary), ""])
+    titles: dict[str, Cell] = {
+        name: f"{about.titles[name]} (floor)"
+        if name in about.floors
+        else f"**{about.titles[name]}**"
+        for name in about.arms
+    }
+    return _table(about, summary, titles, len(HEADINGS)).markdown()
+
+
+def _table(
+    about: ComparisonAbout, summary: ComparisonSummary, titles: Mapping[str, Cell], columns: int
+) -> TextTable:
+    cells = table_rows(about, summary)
+    lines = {name: [titles[name], *cells[name][:columns]] for name in about.arms}
+    rows: list[Sequence[Cell] | None] = [lines[name] for name in lines if name not in about.floors]
+    rows += [None, *(lines[name] for name in lines if name in about.floors)]
+    return TextTable(["", *HEADINGS[:columns]], rows, caption=caption(about, summary), plain=True)
 
 
 def caption(about: ComparisonAbout, summary: ComparisonSummary) -> str:
@@ -147,7 +137,3 @@ def _percent(share: float) -> str:
 
 def _many(count: int, thing: str) -> str:
     return f"{count:,} {thing}" + ("" if count == 1 else "s")
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.strip() for cell in cells) + " |"

@@ -6,12 +6,12 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.table import Table
-from rich.text import Text
 
 from gplan_jax.baselines.fitting.arms import ARMS, NETWORKS, Arm, Arms, LazyArm
 from gplan_jax.baselines.floors.registry import CONTEXT_FLOORS
 from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.tables import TextTable
 
 ALL = "all"
 _PLANNER_ARMS = "gplan_jax.evaluation.comparison.planner_arms"
@@ -53,16 +53,15 @@ def chosen_arms(wanted: Iterable[str], known: Arms, mode: InputMode) -> list[str
 
 def arms_table(arms: Mapping[str, Arm]) -> Table:
     """Name, title and search space of each arm."""
-    table = Table(
-        caption="Trials are overrides of an arm's settings; the first is its defaults. Each arm "
-        "gets the same number of them.",
-        caption_justify="left",
-    )
-    for heading in ("Arm", "What it is", "Search space"):
-        table.add_column(heading)
+    rows = []
     for name, arm in arms.items():
-        table.add_row(name, Text(arm.title), Text("; ".join(map(_override_text, arm.trials))))
-    return table
+        trials = (", ".join(f"{k}={v}" for k, v in trial.items()) for trial in arm.trials)
+        rows.append((name, arm.title, "; ".join(trial or "defaults" for trial in trials)))
+    caption = (
+        "Trials are overrides of an arm's settings; the first is its defaults. Each arm gets the "
+        "same number of them."
+    )
+    return TextTable(("Arm", "What it is", "Search space"), rows, words=3, caption=caption).rich()
 
 
 def overrides_of(options: Sequence[str], known: Arms) -> dict[str, list[str]]:
@@ -76,7 +75,3 @@ def overrides_of(options: Sequence[str], known: Arms) -> dict[str, list[str]]:
             raise GplanError(f"--set {option}: there is no arm {name!r}; known: {', '.join(known)}")
         found.setdefault(name, []).append(override)
     return found
-
-
-def _override_text(trial: Mapping[str, object]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in trial.items()) or "defaults"

@@ -14,9 +14,9 @@ from gplan_jax.evaluation.report.row_scores import RowScores, Slice, SliceMean
 from gplan_jax.evaluation.report.verdict import MARKS, Standing, against_reference, figure, standing
 from gplan_jax.evaluation.significance.arm_summary import MEASURES, ArmDifference
 from gplan_jax.evaluation.significance.metric_study import StudyRow, metric_study
+from gplan_jax.foundation.tables import NOTHING
 from gplan_jax.gsisr import IntentLibrary, parse_plan
 
-NOTHING = "–"
 STUDY_NAMES = {
     "acc1": "Acc@1", "ndcg3": "NDCG@3", "nes": "NES", "ndcg3_unique": "NDCG@3, repeats once",
     "ndcg3_positional": "NDCG@3 by position", "exact": "exact", "filter_pass": "rules kept",

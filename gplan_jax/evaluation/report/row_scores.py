@@ -220,21 +220,18 @@ def slices_of(
         found = [(label, rows) for label, rows in found if len(rows) >= FEWEST]
         if rest := sorted(int(i) for rows in small for i in rows):
             found.append((DisplayName("all others"), np.array(rest)))
-    ids = [row.id for row in results.rows]
-    return [Slice(label, rows, _cells(rows, ids, scores)) for label, rows in found]
-
-
-def _cells(rows: np.ndarray, ids: Sequence[str], scores: RowScores) -> dict[str, SliceMean]:
-    of_rows = [ids[row] for row in rows]
-    if len(rows) < FEWEST or len(set(of_rows)) < 2:
-        return {}
-    clusters = Clusters.of(of_rows)
-    cells = {}
-    for arm, values in scores.constrained.items():
-        right_SxN = values["acc1"][:, rows]
-        low, high, _ = proportion_interval(right_SxN, clusters)
-        cells[arm] = SliceMean(float(right_SxN.mean()), low, high)
-    return cells
+    slices = []
+    for label, rows in found:
+        ids = [results.rows[int(row)].id for row in rows]
+        cells = {}
+        if len(rows) >= FEWEST and len(set(ids)) > 1:
+            clusters = Clusters.of(ids)
+            for arm, values in scores.constrained.items():
+                right_SxN = values["acc1"][:, rows]
+                low, high, _ = proportion_interval(right_SxN, clusters)
+                cells[arm] = SliceMean(float(right_SxN.mean()), low, high)
+        slices.append(Slice(label, rows, cells))
+    return slices
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
 from typing import Literal
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from gplan_jax.evaluation.comparison.results import ComparisonResults
 from gplan_jax.evaluation.significance.arm_summary import MEASURES, TITLES, ArmDifference
+from gplan_jax.foundation.tables import TextTable
 
 Standing = Literal["better", "worse", "open"]
 MARKS: dict[Standing, tuple[str, str]] = {
@@ -102,18 +103,16 @@ def verdict(results: ComparisonResults) -> list[str]:
 
 def summary_table(results: ComparisonResults) -> RenderableType:
     """The arms of a run with means and marks, and the verdict below them, for the terminal."""
-    table = Table(title=Text(results.name), title_justify="left")
-    table.add_column("arm")
-    for measure in MEASURES:
-        unit = " %" if measure == "acc1" else ""
-        table.add_column(f"{TITLES[measure]}{unit}", justify="right")
     against = {measure: against_reference(results, measure) for measure in MEASURES}
+    rows: list[Sequence[str] | None] = []
     for arms in (results.of_group("trained", "added"), results.of_group("floor")):
         for arm in arms:
-            cells = []
+            cells = [results.title(arm)]
             for measure in MEASURES:
                 mark, _ = MARKS[standing(against[measure].get(arm))]
                 cells.append(f"{figure(measure, results.summary.arms[arm][measure].mean)} {mark:1}")
-            table.add_row(Text(results.title(arm)), *cells)
-        table.add_section()
-    return Group(table, *(Text(sentence) for sentence in verdict(results)))
+            rows.append(cells)
+        rows.append(None)
+    headings = ["arm", *(TITLES[m] + (" %" if m == "acc1" else "") for m in MEASURES)]
+    table = TextTable(headings, rows, title=results.name)
+    return Group(table.rich(), *(Text(sentence) for sentence in verdict(results)))

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from gplan_jax.baselines.floors.counting import Floor
 from gplan_jax.baselines.floors.registry import FLOORS
 from gplan_jax.evaluation.scores.intervals import RESAMPLES, bootstrap_interval, wilson_interval
 from gplan_jax.foundation.errors import GplanError, RowError
@@ -102,7 +101,12 @@ def evaluate(
     if len(samples) != len(texts):
         raise GplanError(f"{len(texts)} answers for {len(samples)} rows; each row needs one.")
     floors = {name: fit(train_samples, library) for name, fit in FLOORS.items() if train_samples}
-    predictions = _predictions(samples, texts, floors)
+    predictions = [
+        Prediction(
+            sample.id, text, sample.raw_labels, {n: f.plan_for(sample) for n, f in floors.items()}
+        )
+        for sample, text in zip(samples, texts, strict=True)
+    ]
     scores = [score_text(p.text, p.label, library, latents) for p in predictions]
     metrics = summarize(predictions, scores, library)
     shared_ids = {s.id for s in train_samples or ()} & {s.id for s in samples}
@@ -208,20 +212,6 @@ def _means(
 
 def _count(reasons: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(reasons).items(), key=lambda item: (-item[1], item[0])))
-
-
-def _predictions(
-    samples: Sequence[Sample], texts: Sequence[str], floors: Mapping[str, Floor]
-) -> list[Prediction]:
-    return [
-        Prediction(
-            prompt_id=sample.id,
-            text=text,
-            label=sample.raw_labels,
-            floors={name: floor.plan_for(sample) for name, floor in floors.items()},
-        )
-        for sample, text in zip(samples, texts, strict=True)
-    ]
 
 
 def prediction_record(

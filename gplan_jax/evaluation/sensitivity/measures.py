@@ -93,7 +93,8 @@ def ask(
     """Plans every distinct context of the pairs once; ``generate`` never sees a label."""
     row_of: dict[Sample, int] = {}
     pairs = []
-    for kind, members in _kinds(differ, equal):
+    kinds: tuple[tuple[Plans, Iterable[ContextPair]], ...] = (("differ", differ), ("equal", equal))
+    for kind, members in kinds:
         for pair in members:
             first, second = (row_of.setdefault(c, len(row_of)) for c in pair.contexts)
             origin = pair.provenance
@@ -107,12 +108,6 @@ def ask(
         for sample, context in zip(row_of, unlabelled, strict=True)
     ]
     return predictions, pairs
-
-
-def _kinds(
-    differ: Iterable[ContextPair], equal: Iterable[ContextPair]
-) -> tuple[tuple[Plans, Iterable[ContextPair]], tuple[Plans, Iterable[ContextPair]]]:
-    return ("differ", differ), ("equal", equal)
 
 
 def score_pairs(
@@ -139,7 +134,19 @@ def write_folder(
         records = (prediction_record(n, p, s, library) for n, (p, s) in rows)
         write_jsonl(folder / PREDICTIONS, records)
         pairs = zip(measured.pairs, measured.pair_values, strict=True)
-        write_jsonl(folder / PAIRS, (_pair_record(pair, values) for pair, values in pairs))
+        lines = (
+            {
+                "pair": pair.key,
+                "anchor_id": pair.anchor_id,
+                "perturbation": pair.perturbation,
+                "plans": pair.plans,
+                "anchor": pair.rows[0] + 1,
+                "counterfactual": pair.rows[1] + 1,
+                "scores": dict(values),
+            }
+            for pair, values in pairs
+        )
+        write_jsonl(folder / PAIRS, lines)
         write_json(folder / METRICS, {**summarize(measured), "run": dict(run)})
 
 
@@ -257,19 +264,6 @@ def _figures(rows: Sequence[Mapping[str, float]], ids: Sequence[str]) -> Figures
         for measure, mean, bound in zip(measures, values_NxM.mean(axis=0), bounds, strict=True):
             figures[measure] = {"mean": float(mean), "interval": bound, "count": len(chosen)}
     return figures
-
-
-def _pair_record(pair: AskedPair, values: Mapping[str, float]) -> dict[str, Any]:
-    anchor, counterfactual = (row + 1 for row in pair.rows)
-    return {
-        "pair": pair.key,
-        "anchor_id": pair.anchor_id,
-        "perturbation": pair.perturbation,
-        "plans": pair.plans,
-        "anchor": anchor,
-        "counterfactual": counterfactual,
-        "scores": dict(values),
-    }
 
 
 def _read_pair(path: Path, number: int, row: Any, predictions: int) -> AskedPair:

@@ -15,7 +15,6 @@ from gplan_jax.evaluation.scores.model_evaluation import environment, file_ident
 from gplan_jax.evaluation.scores.offline import METRICS
 from gplan_jax.evaluation.sensitivity.measures import (
     Measured,
-    Plans,
     ask,
     difference,
     read_folder,
@@ -85,13 +84,20 @@ def compare_sensitivity(
     identities = {name: {"model": folder_hash(at), **asked} for name, at in models.items()}
     standing = {name for name in models if _stands(out / name, identities[name])}
     faulty = faulty or FaultyRows()
-    differ = _read_pairs(pairs, library, "differ", limit, faulty)
-    equal = _read_pairs(unchanged, library, "equal", limit, faulty) if unchanged else []
+    differ = list(islice(read_context_pairs(pairs, library, plans="differ", faulty=faulty), limit))
+    equal: list[ContextPair] = []
+    if unchanged:
+        found = read_context_pairs(unchanged, library, plans="equal", faulty=faulty)
+        equal = list(islice(found, limit))
     faulty.report()
     for name, model in models.items():
         if name in standing:
             continue
-        options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+        options: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+        planner = Planner.load(model, **options)
+        started = time.monotonic()
+        predictions, asked_pairs = ask(differ, equal, planner.generate)
+        latents = planner.encoder.latents
         run = {
             "model": str(model),
             "identity": identities[name],
@@ -99,9 +105,24 @@ def compare_sensitivity(
             "unchanged": unchanged and str(unchanged),
             "pairs_skipped": faulty.total,
             **options,
+            "latents": latents.to_dict(),
+            "seconds_of_decoding": round(time.monotonic() - started, 1),
+            **environment(),
         }
-        _plan_and_write(model, differ, equal, library, out / name, run, options)
-    metrics = _compared({name: _read(out / name, library) for name in models})
+        measured = score_pairs(predictions, asked_pairs, library, latents)
+        write_folder(measured, library, out / name, run)
+
+    # What the folders' texts give, those of earlier calls too.
+    metrics: dict[str, dict[str, Any]] = {}
+    first: tuple[str, Measured] | None = None
+    for name in models:
+        run = read_json(out / name / METRICS)["run"]
+        measured = read_folder(out / name, library, LatentVocabulary.from_dict(run["latents"]))
+        metrics[name] = {**summarize(measured), "run": run}
+        if first is None:
+            first = name, measured
+        else:
+            metrics[name]["difference"] = {"from": first[0], **difference(first[1], measured)}
     write_json(out / RESULTS, metrics)
     with atomic_write(out / TABLES) as temporary:
         temporary.write_text(plain_text(sensitivity_view(metrics)), encoding="utf-8")
@@ -122,46 +143,6 @@ def folder_hash(folder: str | Path) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
-
-
-def _plan_and_write(
-    model: Path,
-    differ: list[ContextPair],
-    equal: list[ContextPair],
-    library: IntentLibrary,
-    folder: Path,
-    run: dict[str, Any],
-    options: Mapping[str, Any],
-) -> None:
-    planner = Planner.load(model, **options)
-    started = time.monotonic()
-    predictions, pairs = ask(differ, equal, planner.generate)
-    latents = planner.encoder.latents
-    run = {
-        **run,
-        "latents": latents.to_dict(),
-        "seconds_of_decoding": round(time.monotonic() - started, 1),
-        **environment(),
-    }
-    write_folder(score_pairs(predictions, pairs, library, latents), library, folder, run)
-
-
-def _read(folder: Path, library: IntentLibrary) -> tuple[Measured, dict[str, Any]]:
-    """What a folder's texts give, and what is kept about the run."""
-    run = read_json(folder / METRICS)["run"]
-    return read_folder(folder, library, LatentVocabulary.from_dict(run["latents"])), run
-
-
-def _compared(models: Mapping[str, tuple[Measured, Any]]) -> dict[str, dict[str, Any]]:
-    """Each model's metrics; from the second on with their difference from the first model's."""
-    first, *rest = models
-    metrics = {name: {**summarize(one), "run": run} for name, (one, run) in models.items()}
-    for name in rest:
-        metrics[name]["difference"] = {
-            "from": first,
-            **difference(models[first][0], models[name][0]),
-        }
-    return metrics
 
 
 def _stands(folder: Path, identity: Mapping[str, Any]) -> bool:
@@ -214,14 +195,3 @@ def _existing(path: str | Path) -> Path:
     if not Path(path).is_file():
         raise GplanError(f"{path} does not exist or is not a file.")
     return Path(path)
-
-
-def _read_pairs(
-    path: str | Path,
-    library: IntentLibrary,
-    plans: Plans,
-    limit: int | None,
-    faulty: FaultyRows,
-) -> list[ContextPair]:
-    pairs = read_context_pairs(path, library, plans=plans, faulty=faulty)
-    return list(islice(pairs, limit))

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 import gplan_jax
+from gplan_jax.foundation.tables import NOTHING, Cell, TextTable
 from gplan_jax.serving.latency.load_generator import UNAVAILABLE, Exchange
 
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -27,7 +27,6 @@ STAGES = ("queue", "prefill", "decode", "total")
 LAG_LIMIT_MS, LAG_SHARE = 5.0, 0.1
 FEWEST_FOR_P99 = 200  # two answers lie above the 99th percentile
 FEWEST_FOR_GROWTH, GROWTH = 40, 2.0
-NOTHING = "–"
 
 WARNINGS = {
     "lag": "One request in a hundred left so late, or later: the load generator was short of "
@@ -139,40 +138,31 @@ def _ratio(part: float | None, whole: float | None) -> float | None:
 
 
 def latency_table(results: Mapping[str, Mapping[str, RunFigures]], *, title: str = "") -> Table:
-    """The paper's table 5 for any models: mean response time and p95 at each rate.
+    """The paper's table 5 for any models, run at the same rates: mean response time and p95.
 
-    Args:
-        results: model -> QPS as text -> what ``summarize`` returns; the same rates for all.
-        title: above the table.
+    ``results`` holds model -> QPS as text -> ``summarize``.
     """
     rates = list(next(iter(results.values())))
-    headings = [f"{rate} QPS\nmean, p95" for rate in rates]
-    table = _table(title, *headings, "passes\na plan", "tokens\na plan", "filter\npass")
+    headings = [*(f"{rate} QPS\nmean, p95" for rate in rates), "passes\na plan", "tokens\na plan"]
+    rows: list[Sequence[Cell]] = []
     for name, runs in results.items():
-        cells = []
+        cells: list[Cell] = [Text(name, style="bold")]
         for rate in rates:
             latency = runs[rate]["latency_ms"] or {}
             cells.append(f"{_duration(latency.get('mean'))}, {_duration(latency.get('p95'))}")
         lowest = runs[rates[0]]
-        usage = lowest["usage"]
-        cells += [_number(usage.get("passes")), _number(usage.get("response_tokens"))]
-        table.add_row(Text(name, style="bold"), *cells, _percent(lowest["passed_share"]))
-    return table
+        cells += [_number(lowest["usage"].get(key)) for key in ("passes", "response_tokens")]
+        rows.append([*cells, _percent(lowest["passed_share"])])
+    return TextTable(["", *headings, "filter\npass"], rows, title=title, plain=True).rich()
 
 
 def waiting_table(summaries: Mapping[str, RunFigures], *, title: str = "") -> Table:
-    """One row a run: how many requests, how they ended, how long they waited.
-
-    Args:
-        summaries: name of the run -> what ``summarize`` returns.
-        title: above the table.
-    """
-    table = _table(
-        title, "sent", "errors", "mean\nms", "p50", "p95", "p99", "good\nQPS", "lag\np99"
-    )
+    """One row a run (name -> ``summarize``): how many requests, how they ended, how they waited."""
+    headings = ("sent", "errors", "mean\nms", "p50", "p95", "p99", "good\nQPS", "lag\np99")
+    rows: list[Sequence[Cell]] = []
     for name, run in summaries.items():
         latency = run["latency_ms"] or {}
-        table.add_row(
+        cells: Sequence[Cell] = (
             Text(name, style="bold"),
             str(run["requests"]),
             _percent(_ratio(sum(run["errors"].values()), run["requests"])),
@@ -180,39 +170,25 @@ def waiting_table(summaries: Mapping[str, RunFigures], *, title: str = "") -> Ta
             _number(run["goodput"]["qps"]),
             _number((run["lag_ms"] or {}).get("p99")),
         )
-    return table
+        rows.append(cells)
+    return TextTable(("", *headings), rows, title=title, plain=True).rich()
 
 
 def server_table(summaries: Mapping[str, RunFigures], *, title: str = "") -> Table:
-    """One row a run: where the server spent the time, and what a plan cost it, all means.
-
-    Args:
-        summaries: name of the run -> what ``summarize`` returns.
-        title: above the table.
-    """
-    table = _table(
-        title, "queue\nms", "prefill\nms", "decode\nms", "passes", "drafts\nright", "prompt\ncached"
-    )
+    """One row a run: where the server spent the time, and what a plan cost it, all means."""
+    headings = ("queue\nms", "prefill\nms", "decode\nms", "passes", "drafts\nright")
+    rows: list[Sequence[Cell]] = []
     for name, run in summaries.items():
         server, usage = run["server_ms"], run["usage"]
-        right = _ratio(usage.get("accepted_tokens"), usage.get("drafted_tokens"))
-        table.add_row(
+        cells: Sequence[Cell] = (
             Text(name, style="bold"),
             *(_number((server[stage] or {}).get("mean")) for stage in STAGES[:3]),
             _number(usage.get("passes")),
-            _percent(right),
+            _percent(_ratio(usage.get("accepted_tokens"), usage.get("drafted_tokens"))),
             _percent(run["cached_share"]),
         )
-    return table
-
-
-def _table(title: str, *headings: str) -> Table:
-    """Narrow enough for 80 columns: the first column names the row, the others are figures."""
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
-    return table
+        rows.append(cells)
+    return TextTable(("", *headings, "prompt\ncached"), rows, title=title, plain=True).rich()
 
 
 def warning_lines(summaries: Mapping[str, RunFigures]) -> list[RenderableType]:
