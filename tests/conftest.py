@@ -28,6 +28,8 @@ COMPILED, COMPILED_BYTES = REPOSITORY / ".pytest_cache" / "compiled", 2**30
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Commands bound the cache's size, which wants a file of access times beside every program.
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", "-1")
 
 # Tests that send Ctrl-C want it heard: a shell has what it starts in the background ignore it, and
 # so would the processes that tests start.
