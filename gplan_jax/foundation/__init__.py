@@ -1,4 +1,4 @@
-"""What every room stands on: errors that name the mend, atomic files, typed configs, progress."""
+"""Used by all rooms: errors that name the mend, atomic files, typed configs, progress."""
 
 from gplan_jax.foundation.errors import GplanError, RowError
 

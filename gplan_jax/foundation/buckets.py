@@ -24,31 +24,23 @@ ROUNDING = 1e-9
 def bucket(salt: str, unit: str) -> float:
     """A uniform number in [0, 1): the first 64 bits of ``sha256("salt:unit")``, divided by 2^64.
 
-    Args:
-        salt: what tells this split from others; without a colon, or two pairs could hash alike.
-        unit: the id of what is split, any text.
+    ``salt`` names the split and has no colon, or two pairs could hash alike.
     """
     digest = hashlib.sha256(f"{salt}:{unit}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 class Experiment(Config):
-    """Who gets which arm.
-
-    Attributes:
-        name: the experiment's name, in answers and log lines.
-        salt: of the hash; the name where none is given. Two experiments with different salts
-            divide users independently of each other; a new salt draws all users anew.
-        arms: arm -> share of all users, in the order of their intervals on [0, 1). What their sum
-            leaves of 1 takes no part. Changing shares moves just the users between an old and a
-            new boundary: growing the last arm into the free rest moves nobody who has an arm.
-        control: the arm that others are compared with.
-    """
+    """Who gets which arm."""
 
     name: Name
+    # Of the hash; the name where none is given. Experiments with different salts divide users
+    # independently; a new salt draws all users anew.
     salt: Name | None = None
+    # Arm -> share of all users, in the order of their intervals on [0, 1); the rest takes no part.
+    # Changing shares moves just the users between an old and a new boundary.
     arms: dict[Arm, Annotated[float, Field(gt=0, le=1)]] = Field(min_length=2)
-    control: str
+    control: str  # The arm that others are compared with.
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -59,11 +51,9 @@ class Experiment(Config):
         return self
 
     def assign(self, user: str) -> str | None:
-        """The arm of ``user``; None for one who takes no part. GplanError where the id is empty:
-        all
-        users without one would share an arm.
-        """
+        """The arm of ``user``, None for one who takes no part; GplanError where the id is empty."""
         if not user:
+            # All of them would share an arm.
             raise GplanError(f"Experiment {self.name}: a user without an id can't have an arm.")
         place, boundary = bucket(self.salt or self.name, user), 0.0
         for arm, share in self.arms.items():
@@ -74,10 +64,9 @@ class Experiment(Config):
         return arm if boundary >= 1 - ROUNDING else None
 
     def pseudonym(self, user: str) -> str:
-        """What a log calls ``user``: 16 hexadecimal digits of ``sha256("salt:user:user")``.
+        """A user's id in logs: 16 hexadecimal digits of ``sha256("salt:user:user")``.
 
-        Whoever has both the ids and the salt can compute it, so it links an exposure to a user's
-        clicks; it is a pseudonym, no anonymity.
+        It can be computed from id and salt, so it links exposures to clicks; it is not anonymous.
         """
         salted = f"{self.salt or self.name}:user:{user}"
         return hashlib.sha256(salted.encode()).hexdigest()[:16]

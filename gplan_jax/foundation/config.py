@@ -30,9 +30,7 @@ C = TypeVar("C", bound=Config)
 def load_config(kind: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
     """Reads ``path`` and ``key=value`` overrides into a config of type ``kind``.
 
-    Raises:
-        GplanError: the file is missing or not YAML, a key is unknown (near ones are listed), or a
-            value has the wrong type; every fault is named in one message.
+    GplanError names every fault in one message, and near keys for an unknown one.
     """
     values = _read_yaml(Path(path))
     for override in overrides:
@@ -103,23 +101,25 @@ def _explain(kind: type[Config], fault: Any) -> str:
         return f"{key}: missing; it has no default"
     if fault["type"] != "extra_forbidden":
         return f"{key}: {fault['msg']} (given: {fault['input']!r})"
-    known = _fields_at(kind, location[:-1])
+    known = fields_at(kind, location[:-1])
     near = difflib.get_close_matches(location[-1], known, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"known keys: {', '.join(known)}"
     return f"{key}: unknown key; {hint}"
 
 
-def _fields_at(kind: type[Config], path: list[str]) -> list[str]:
+def fields_at(kind: type[pydantic.BaseModel], path: Sequence[str]) -> list[str]:
+    """The keys of the section that ``path`` leads to, in alphabetical order."""
     for part in path:
         field = kind.model_fields.get(part)
-        if field is None:  # The name of an entry: its keys are those of the entry's config.
+        if field is None:  # The name or number of an entry: its keys are those of its model.
             continue
-        nested = [a for a in (field.annotation, *get_args(field.annotation)) if _is_config(a)]
-        if not nested:
+        nested = (
+            candidate
+            for candidate in (field.annotation, *get_args(field.annotation))
+            if isinstance(candidate, type) and issubclass(candidate, pydantic.BaseModel)
+        )
+        model = next(nested, None)
+        if model is None:
             return []
-        kind = nested[0]
+        kind = model
     return sorted(kind.model_fields)
-
-
-def _is_config(candidate: Any) -> bool:
-    return isinstance(candidate, type) and issubclass(candidate, Config)

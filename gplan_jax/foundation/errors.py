@@ -12,12 +12,8 @@ class GplanError(Exception):
 class RowError(GplanError):
     """A problem in one data row.
 
-    Args:
-        file: the file that holds the row.
-        row: its number, counting data rows from 1 (a CSV header is not a row).
-        column: the column at fault, or None where the whole row is.
-        problem: what was found and what was expected.
-        mend: what the user can do about it.
+    ``row`` counts data rows from 1 (a CSV header is not a row); ``column`` is None where the whole
+    row is at fault; ``problem`` says what was found and expected, ``mend`` what the user can do.
     """
 
     def __init__(

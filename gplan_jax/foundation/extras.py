@@ -30,9 +30,10 @@ def require_extra(modules: Iterable[str], extra: str, purpose: str) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keeps OpenMP to one thread: trees on a few hundred rows are no work to share, and threads
-    that wait for each other beside a busy neighbour take a hundred times as long. What is limited
-    must be loaded by then, so make the estimator first."""
+    """Keeps OpenMP to one thread; the estimator must be made before, so that OpenMP is loaded.
+
+    On a few hundred rows, threads that wait for each other on a busy machine take 100 times longer.
+    """
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     with threadpool_limits(limits=1):

@@ -1,4 +1,4 @@
-"""What becomes of faulty rows: one policy for every reader and every command."""
+"""Faulty rows: one policy for every reader and every command."""
 
 from __future__ import annotations
 
@@ -53,9 +53,7 @@ class FaultyRows:
             self.errors.append(error)
 
     def sound(self, path: str | Path, items: Iterable[T], check: Callable[[T], U]) -> Iterator[U]:
-        """Yields ``check(item)`` of the items of ``path`` that raise no RowError; GplanError where
-        none does.
-        """
+        """Yields ``check(item)`` where it raises no RowError; GplanError where nothing is left."""
         already, yielded = len(self.errors), False
         for item in items:
             try:

@@ -16,10 +16,7 @@ from gplan_jax.foundation.errors import GplanError
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path`` that takes its name when the block ends well.
-
-    On an exception the temporary file is removed and an earlier ``path`` stays as it was.
-    """
+    """Yields a temporary path beside ``path`` that takes its name when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -38,9 +35,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary directory that is renamed to ``path`` when the block ends well; nothing
-    that
-    exists is ever overwritten (GplanError).
+    """Yields a temporary directory that is renamed to ``path`` when the block ends well.
+
+    Nothing that exists is overwritten (GplanError).
     """
     path = Path(path)
     refuse_existing(path)

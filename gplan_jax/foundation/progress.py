@@ -1,7 +1,4 @@
-"""Progress on stderr: a live bar on a terminal, a plain line now and then elsewhere.
-
-Both show what is done, how many a second, the time left, and a note.
-"""
+"""Progress on stderr: a live bar on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -77,13 +74,11 @@ class ProgressBar:
         if finished or now - self._last_line >= PLAIN_LINE_SECONDS:
             self._last_line = now
             of = f"/{self._total}" if self._total is not None else ""
-            pace = pace_text(self._done - self._start, self._left(), now - self._started)
+            left = None if self._total is None else self._total - self._done
+            pace = pace_text(self._done - self._start, left, now - self._started)
             parts = [f"{self._done}{of}", pace, _read(note)]
             line = f"{self._description}: {', '.join(part for part in parts if part)}"
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    def _left(self) -> int | None:
-        return None if self._total is None else self._total - self._done
 
 
 def track(
@@ -99,9 +94,7 @@ def track(
 
 
 def pace_text(done: int, left: int | None, seconds: float) -> str:
-    """How fast ``done`` steps went, and how long the rest still takes (or took): "12.5/s, 0:40
-    left".
-    """
+    """The rate of ``done`` steps, and the time left or taken: "12.5/s, 0:40 left"."""
     if seconds <= 0 or done <= 0:
         return ""
     rate = done / seconds

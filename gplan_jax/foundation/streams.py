@@ -24,29 +24,35 @@ def map_ordered(
 ) -> Generator[R, None, None]:
     """Yields ``await function(item)`` for each item, in the order of the items.
 
-    The calls run in an event loop of their own, in this thread, while the consumer waits for the
-    next result. ``items`` is read only as far as calls are started: at most ``WINDOW * at_once``
-    items are held, whatever the length of the stream. A consumer that may leave early wraps the
-    stream in ``contextlib.closing``, so that nothing runs on.
-
-    Args:
-        function: called once for every item; its first exception ends the stream, after which the
-            calls under way are cancelled and awaited.
-        at_once: most calls under way at a time.
-        close: awaited in the same loop at the end, however the stream ends.
-
-    Raises:
-        ValueError: ``at_once`` is below 1.
+    At most ``at_once`` calls run at a time, in an event loop of their own in this thread, while the
+    consumer waits for the next result; at most ``WINDOW * at_once`` items are held. The first
+    exception ends the stream; calls under way are then cancelled and awaited. A consumer that may
+    leave early wraps the stream in ``contextlib.closing``. ``close`` is awaited at the end, however
+    the stream ends.
     """
     if at_once < 1:
         raise ValueError(f"at_once is {at_once}; at least one call runs at a time.")
     with asyncio.Runner() as runner:
         results = _results(function, items, at_once)
+
+        async def following() -> tuple[R] | None:
+            """The next result in a tuple, None at the end."""
+            async for result in results:
+                return (result,)
+            return None
+
+        async def finish() -> None:
+            try:
+                await results.aclose()
+            finally:
+                if close is not None:
+                    await close()
+
         try:
-            while result := runner.run(_next(results)):
+            while result := runner.run(following()):
                 yield result[0]
         finally:
-            runner.run(_finish(results, close))
+            runner.run(finish())
 
 
 async def _results(
@@ -72,20 +78,3 @@ async def _results(
         for unfinished in calls:
             unfinished.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
-
-
-async def _next(results: AsyncGenerator[R, None]) -> tuple[R] | None:
-    """The next result in a tuple, None at the end."""
-    async for result in results:
-        return (result,)
-    return None
-
-
-async def _finish(
-    results: AsyncGenerator[R, None], close: Callable[[], Awaitable[None]] | None
-) -> None:
-    try:
-        await results.aclose()
-    finally:
-        if close is not None:
-            await close()

@@ -16,23 +16,14 @@ Cell = str | Text
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table before it is drawn. Cells are text, never markup: they may be a model's words.
+    """A table before it is drawn. Cells are text, never markup: they may be a model's words."""
 
-    Attributes:
-        headings: one a column; a heading of several lines keeps a column of figures narrow.
-        rows: their cells, fewer than there are headings where the last ones are empty; None is a
-            rule across the table.
-        words: how many columns, from the left, hold words; figures are set to the right.
-        title, caption: above and below the table.
-        plain: horizontal rules only, for wide tables.
-    """
-
-    headings: Sequence[str]
-    rows: Sequence[Sequence[Cell] | None]
-    words: int = 1
+    headings: Sequence[str]  # Several lines in one keep a column of figures narrow.
+    rows: Sequence[Sequence[Cell] | None]  # Empty cells at the end may lack; None is a rule.
+    words: int = 1  # Columns, from the left, of words; figures are set to the right.
     title: str = ""
     caption: str = ""
-    plain: bool = False
+    plain: bool = False  # Horizontal rules only, for wide tables.
 
     def rich(self) -> Table:
         """The table for a terminal."""

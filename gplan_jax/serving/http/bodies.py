@@ -1,6 +1,6 @@
 """A request's body: read under a limit, parsed strictly, checked against its schema.
 
-Nothing here depends on what the bytes are: any body ends in a valid model or an ``ApiError``.
+Any bytes end in a valid model or an ``ApiError``.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import difflib
 import json
-from collections.abc import Iterable
 from typing import Any, NoReturn, TypeVar
 
 import pydantic
 from starlette.requests import Request
 
+from gplan_jax.foundation.config import fields_at
 from gplan_jax.serving.http.errors import ApiError
 
 Body = TypeVar("Body", bound=pydantic.BaseModel)
@@ -37,43 +37,30 @@ async def read_json(request: Request, *, max_bytes: int, timeout_s: float) -> tu
             takes longer than ``timeout_s``, 400 where it is no UTF-8 JSON.
         ClientDisconnect: the client has gone.
     """
-    _check_type(request)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "not_json", "Send the body with Content-Type: application/json.")
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise ApiError(415, "encoded_body", "Send the body as it is, without a Content-Encoding.")
+    too_large = ApiError(413, "too_large", f"The body may have at most {max_bytes} bytes.")
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:20]) > max_bytes:
+        raise too_large
+    body = bytearray()
     try:
         async with asyncio.timeout(timeout_s):
-            body = await _read(request, max_bytes)
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise too_large
     except TimeoutError:
         message = f"The body did not arrive within {timeout_s:g} s."
         raise ApiError(408, "slow_body", message) from None
     return parse_json(body), len(body)
 
 
-def _check_type(request: Request) -> None:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ApiError(415, "not_json", "Send the body with Content-Type: application/json.")
-    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise ApiError(415, "encoded_body", "Send the body as it is, without a Content-Encoding.")
-
-
-async def _read(request: Request, max_bytes: int) -> bytes:
-    too_large = ApiError(413, "too_large", f"The body may have at most {max_bytes} bytes.")
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced[:20]) > max_bytes:
-        raise too_large
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise too_large
-    return bytes(body)
-
-
-def parse_json(body: bytes) -> Any:
-    """Parses UTF-8 JSON as the standard has it: no NaN, no key twice in one object.
-
-    Raises:
-        ApiError: 400; the message says what is wrong.
-    """
+def parse_json(body: bytes | bytearray) -> Any:
+    """Parses UTF-8 JSON by the standard, without NaN or a key twice in one object; ApiError 400."""
     try:
         return json.loads(
             body.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_object
@@ -104,12 +91,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def validate(kind: type[Body], value: Any) -> Body:
-    """Checks a JSON value against a schema.
-
-    Raises:
-        ApiError: 422; the message names every key or column at fault (the first few of them), and
-            near names for an unknown one.
-    """
+    """Checks a JSON value against a schema; ApiError 422 names the first few keys at fault."""
     try:
         return kind.model_validate(value)
     except pydantic.ValidationError as error:
@@ -117,12 +99,9 @@ def validate(kind: type[Body], value: Any) -> Body:
         more = len(faults) - MOST_FAULTS
         lines = [_explain(kind, fault["loc"], fault) for fault in faults[:MOST_FAULTS]]
         message = "; ".join(lines) + (f"; and {more} more faults" if more > 0 else "") + "."
-        raise ApiError(422, _code(faults), message, column=_column(faults)) from None
-
-
-def _code(faults: Iterable[Any]) -> str:
-    in_context = any(part in ("context", "contexts") for f in faults for part in f["loc"])
-    return "bad_context" if in_context else "bad_request"
+        in_context = any(part in ("context", "contexts") for f in faults for part in f["loc"])
+        code = "bad_context" if in_context else "bad_request"
+        raise ApiError(422, code, message, column=_column(faults)) from None
 
 
 def _column(faults: list[Any]) -> str | None:
@@ -144,23 +123,10 @@ def _explain(kind: type[pydantic.BaseModel], location: tuple[str | int, ...], fa
         return f"{where} {_PLAINER[fault['type']]}"
     if fault["type"] != "extra_forbidden":
         return f"{where}: {fault['msg']}"
-    known = sorted(_fields_at(kind, location[:-1]))
+    known = fields_at(kind, [str(part) for part in location[:-1]])
     near = difflib.get_close_matches(str(location[-1])[:LONGEST_KEY], known, n=3, cutoff=0.5)
     hint = f"near are {', '.join(near)}" if near else f"known are {', '.join(known)}"
     return f"{where} is unknown; {hint}"
-
-
-def _fields_at(kind: type[pydantic.BaseModel], path: tuple[str | int, ...]) -> list[str]:
-    """Keys of the object that ``path`` leads to; numbers are places in a list."""
-    for part in path:
-        field = kind.model_fields.get(str(part))
-        if field is None:
-            continue
-        candidates = (field.annotation, *getattr(field.annotation, "__args__", ()))
-        kind = next(
-            c for c in candidates if isinstance(c, type) and issubclass(c, pydantic.BaseModel)
-        )
-    return list(kind.model_fields)
 
 
 def _shown(part: str | int) -> str:

@@ -11,14 +11,10 @@ RETRY_AFTER_S = 1.0
 
 
 class ApiError(Exception):
-    """A request that is not answered with a plan.
+    """A request that is not answered with a plan; ``status`` is the HTTP response's.
 
-    Args:
-        status: of the HTTP response.
-        code: a word for programs to go by, and the outcome that metrics count.
-        message: for people; it may name keys and columns, but no server internals.
-        column: the context's column at fault, where one is.
-        retry_after_s: seconds after which another try makes sense.
+    ``code`` is a word for programs and the outcome that metrics count; ``message`` is for people
+    and may name keys and columns, but no server internals.
     """
 
     def __init__(
@@ -56,16 +52,6 @@ class AsciiResponse(JSONResponse):
 
     def render(self, content: object) -> bytes:
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
-
-
-def starting() -> ApiError:
-    """The engine still compiles."""
-    return ApiError(503, "starting", "The model is being loaded.", retry_after_s=RETRY_AFTER_S)
-
-
-def failed() -> ApiError:
-    """The engine has ended by itself."""
-    return ApiError(503, "failed", "The engine has failed; the server must be restarted.")
 
 
 def overloaded(retry_after_s: float = RETRY_AFTER_S) -> ApiError:

@@ -1,4 +1,4 @@
-"""What surrounds every request: whether it is let in, its id, log line, headers, key, faults."""
+"""Around every request: admission, id, log line, headers, API key, unexpected exceptions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gplan_jax.inference.engine.requests import Engine
-from gplan_jax.serving.http.errors import (
-    RETRY_AFTER_S,
-    ApiError,
-    draining,
-    failed,
-    overloaded,
-    starting,
-)
+from gplan_jax.serving.http.errors import RETRY_AFTER_S, ApiError, draining, overloaded
 from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.http.telemetry import ServerMetrics, log
 
@@ -45,44 +38,33 @@ SECURITY_HEADERS = {
 
 @dataclass
 class Gate:
-    """The server's own state beside its engine's.
-
-    Attributes:
-        draining: the server is about to stop.
-        started: the engine has been ready before; where it no longer is, it has failed.
-        inside: plan requests that were let in and are not answered yet. Those whose bodies are
-            still read are in no queue, and under an overload they are the most.
-    """
+    """The server's own state beside its engine's."""
 
     engine: Engine
-    draining: bool = False
-    started: bool = False
+    draining: bool = False  # The server is about to stop.
+    started: bool = False  # The engine has been ready; where it no longer is, it has failed.
+    # Plan requests that were let in and are not answered yet. Those whose bodies are still read are
+    # in no queue, and under an overload they are the most.
     inside: int = 0
 
     def check(self) -> None:
         """Raises ApiError (503) where no plans are made now."""
+        if problem := self._problem():
+            raise problem
+
+    def check_alive(self) -> None:
+        """Raises ApiError (503) where the engine has failed; only a new process helps."""
         problem = self._problem()
-        if problem is not None:
+        if problem and problem.code == "failed":
             raise problem
 
     def check_room(self, deadline_s: float) -> None:
-        """As ``check``, also where the queue is full, or longer than a deadline.
-
-        It costs little, and is asked before any work is done for a request.
-        """
+        """As ``check``, also where the queue is full, or longer than a deadline. It is cheap."""
         self.check()
         state = self.engine.snapshot()
-        room = state.queue_limit + state.slots
-        if (
-            max(self.inside, state.queued + state.active) >= room
-            or state.expected_wait_s > deadline_s
-        ):
+        full = max(self.inside, state.queued + state.active) >= state.queue_limit + state.slots
+        if full or state.expected_wait_s > deadline_s:
             raise overloaded(max(RETRY_AFTER_S, state.expected_wait_s))
-
-    def failed(self) -> bool:
-        """Whether the engine has come to an end by itself; only a new process helps."""
-        problem = self._problem()
-        return problem is not None and problem.code == "failed"
 
     def _problem(self) -> ApiError | None:
         if self.draining:
@@ -90,14 +72,16 @@ class Gate:
         if self.engine.snapshot().ready:
             self.started = True
             return None
-        return failed() if self.started else starting()
+        if self.started:
+            return ApiError(503, "failed", "The engine has failed; the server must be restarted.")
+        return ApiError(503, "starting", "The model is being loaded.", retry_after_s=RETRY_AFTER_S)
 
 
 class RequestShell:
     """Wraps the app: every request gets an id, is logged, counted and, whatever happens, answered.
 
-    ``scope["state"]`` carries ``request_id``, ``started`` (``time.monotonic``) and ``log``, a dict
-    that the endpoints add the fields of their log line to.
+    ``scope["state"]`` has ``request_id``, ``started`` (``time.monotonic``) and ``log``: fields of
+    the log line, to which endpoints add theirs.
     """
 
     def __init__(
@@ -154,8 +138,7 @@ class RequestShell:
             if not hmac.compare_digest(given, b"Bearer " + key.get_secret_value().encode()):
                 return ApiError(401, "unauthorized", "Send the key as Authorization: Bearer KEY.")
         if planning:
-            # Out here a refusal costs a fraction of what it does behind routing and parsing, and
-            # under an overload there are many.
+            # Here a refusal costs a fraction of what it does after routing and parsing.
             try:
                 self._gate.check_room(self._settings.deadline_ms / 1000)
             except ApiError as error:
@@ -180,7 +163,7 @@ class RequestShell:
 
 
 class _Request:
-    """What is known of a request: its id, when it came, its status once sent, its log fields."""
+    """A request's id, arrival, status once sent, and log fields."""
 
     def __init__(self, scope: Scope) -> None:
         given = Headers(scope=scope).get("x-request-id", "")
@@ -191,7 +174,7 @@ class _Request:
 
 
 def _log_fault(error: Exception, request_id: str) -> None:
-    """Names an unexpected exception by its kind and place; its message might quote a user."""
+    """Logs an exception's type and place; its message might quote a user."""
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in frames[-6:]]
     log("fault", request_id=request_id, error=type(error).__name__, at=places)

@@ -1,4 +1,4 @@
-"""The process around the app: its socket, its signals, its way to stop."""
+"""The process around the app: its socket, its signals, its shutdown."""
 
 from __future__ import annotations
 
@@ -24,11 +24,7 @@ KEEP_ALIVE_S = 75
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
-
-    Raises:
-        GplanError: the port is taken, or the address is not this machine's.
-    """
+    """A listening socket; port 0 takes a free one. GplanError where the address can't be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         plain = socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -69,13 +65,8 @@ class DrainingServer(uvicorn.Server):
     """Uvicorn that drains: told to stop, it refuses new plans, finishes accepted ones, and ends.
 
     While it drains the port stays open, so that probes see it (``/readyz`` 503) and late clients
-    get a 503 with Retry-After. A second signal ends it at once. The exit code is the caller's: the
-    signals are not raised again.
-
-    Args:
-        app: as ``create_app`` makes it.
-        engine: the app's engine; it is closed.
-        drain_s: seconds for accepted requests to finish; what is left then gets a 503.
+    get a 503 with Retry-After. After ``drain_s`` seconds, what is left gets a 503 too. A second
+    signal ends it at once. The exit code is the caller's: the signals are not raised again.
     """
 
     def __init__(self, app: FastAPI, engine: Engine, *, drain_s: float) -> None:
@@ -94,7 +85,7 @@ class DrainingServer(uvicorn.Server):
         self.stop()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: begins to drain, and says when it is over."""
+        """Ten times a second: begins to drain, and ends once that is done."""
         if self._told and self._close is None:
             self._gate.draining = True
             state = self._engine.snapshot()

@@ -9,30 +9,17 @@ from gplan_jax.foundation.config import Config
 
 
 class ServerSettings(Config):
-    """Options of the HTTP side; those of decoding are in ``EngineConfig``.
+    """Options of the HTTP side; those of decoding are in ``EngineConfig``."""
 
-    Attributes:
-        model: the name that answers carry.
-        mode: how the engine decodes, shown on the page.
-        deadline_ms: time for an answer where a request names none, from its arrival.
-        max_deadline_ms: the longest deadline that a request may name.
-        max_body_kib: largest request body; more is refused before it is read to its end.
-        body_timeout_s: seconds within which a body must have arrived.
-        drain_s: seconds for what is accepted to finish once the server is told to stop.
-        api_key: where set, `/v1/` answers only those who send it as a bearer token.
-        log_contexts: write the contexts of requests to the log; they are users' data.
-        examples: simulated contexts offered to the page.
-        experiment: where set, answers name the arm of their user, and the log their exposure.
-    """
-
-    model: str = "model"
-    mode: str = "drafted"
-    deadline_ms: int = Field(default=10_000, ge=1)
-    max_deadline_ms: int = Field(default=60_000, ge=1)
+    model: str = "model"  # The name that answers carry.
+    mode: str = "drafted"  # How the engine decodes, shown on the page.
+    deadline_ms: int = Field(default=10_000, ge=1)  # From arrival, where a request names none.
+    max_deadline_ms: int = Field(default=60_000, ge=1)  # The longest that a request may name.
     max_body_kib: int = Field(default=1024, ge=1)
-    body_timeout_s: float = Field(default=10.0, gt=0)
-    drain_s: float = Field(default=30.0, ge=0)
-    api_key: SecretStr | None = None
-    log_contexts: bool = False
-    examples: int = Field(default=6, ge=0, le=50)
+    body_timeout_s: float = Field(default=10.0, gt=0)  # Within which a body must have arrived.
+    drain_s: float = Field(default=30.0, ge=0)  # For accepted requests to finish at the end.
+    api_key: SecretStr | None = None  # Where set, `/v1/` wants it as a bearer token.
+    log_contexts: bool = False  # Write contexts to the log; they are users' data.
+    examples: int = Field(default=6, ge=0, le=50)  # Simulated contexts offered to the page.
+    # Where set, answers name the arm of their user, and the log their exposure.
     experiment: Experiment | None = None

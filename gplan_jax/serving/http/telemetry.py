@@ -1,8 +1,7 @@
-"""What a server tells of itself: log lines, and Prometheus metrics in a registry of its own.
+"""A server's log lines, and its Prometheus metrics in a registry of its own.
 
-The log has one JSON object a line, without what users wrote: times, sizes, statuses and codes.
-Contexts are written only where the settings say so; responses, messages that may quote a request,
-and keys never are.
+The log has one JSON object a line: times, sizes, statuses and codes. Contexts are written only
+where the settings say so; responses, messages that may quote a request, and keys never are.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def log(event: str, **fields: Any) -> None:
 
 
 class ServerMetrics:
-    """Counts of what was asked and answered, and the engine's own state at the time of reading."""
+    """Counts of requests and answers, and the engine's own state at the time of reading."""
 
     def __init__(self, snapshot: Callable[[], EngineSnapshot]) -> None:
         self.registry = CollectorRegistry()

@@ -17,11 +17,11 @@ import gplan_jax
 from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.inference.engine.requests import Engine
 from gplan_jax.reasoning import LatentVocabulary
-from gplan_jax.serving.http.errors import ApiError, failed
+from gplan_jax.serving.http.errors import ApiError
 from gplan_jax.serving.http.middleware import HUNG_UP, SHARED_PAGE_FILES, Gate, RequestShell
 from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.http.telemetry import ServerMetrics
-from gplan_jax.serving.planning.endpoints import HungUp, PlanEndpoints, Planning
+from gplan_jax.serving.planning.endpoints import HungUp, PlanEndpoints
 from gplan_jax.serving.planning.schemas import (
     ERRORS,
     PLAN_ERRORS,
@@ -57,17 +57,12 @@ def create_app(
     *,
     settings: ServerSettings,
 ) -> FastAPI:
-    """The app around an engine; ``app.state.gate`` is what lets requests in.
+    """The app around an engine; ``app.state.gate`` decides which requests are let in.
 
-    Args:
-        engine: what plans; where it is still starting, its snapshot says so.
-        library: the rules that plans are checked by.
-        latents: the latent vocabulary of its responses; None for a model that writes none.
-        settings: limits and names.
+    ``latents`` is the latent vocabulary of its responses, None for a model that writes none.
     """
     metrics, gate = ServerMetrics(engine.snapshot), Gate(engine)
-    planning = Planning(engine, library, latents, metrics, settings.model)
-    endpoints = PlanEndpoints(planning, gate, metrics, settings)
+    endpoints = PlanEndpoints(engine, library, latents, metrics, settings)
     app = FastAPI(
         title="GPlan",
         summary="Plans for the contexts of users.",
@@ -76,17 +71,6 @@ def create_app(
         redoc_url=None,
     )
     app.state.gate, app.state.metrics = gate, metrics
-    _add_planning(app, endpoints)
-    _add_descriptions(app, library, settings)
-    _add_probes(app, gate, metrics)
-    _add_page(app)
-    _add_error_handlers(app, metrics)
-    describe(app, settings, {"/v1/plan": PlanBody, "/v1/plans": PlansBody})
-    app.add_middleware(RequestShell, settings=settings, metrics=metrics, gate=gate)
-    return app
-
-
-def _add_planning(app: FastAPI, endpoints: PlanEndpoints) -> None:
     for path, endpoint, answer in (
         ("/v1/plan", endpoints.plan, PlanResult),
         ("/v1/plans", endpoints.plans, PlansResult),
@@ -94,10 +78,25 @@ def _add_planning(app: FastAPI, endpoints: PlanEndpoints) -> None:
         app.add_api_route(
             path, endpoint, methods=["POST"], response_model=answer, responses=PLAN_ERRORS
         )
+    _add_descriptions(app, library, settings)
+    _add_probes(app, gate, metrics)
+    _add_error_handlers(app, metrics)
+
+    def page_file(path: Path) -> Any:
+        async def serve() -> FileResponse:
+            return FileResponse(path, headers={"Cache-Control": "no-cache"})
+
+        return serve
+
+    for route, file in PAGE_FILES.items():
+        app.add_api_route(route, page_file(file), methods=["GET"], include_in_schema=False)
+    describe(app, settings, {"/v1/plan": PlanBody, "/v1/plans": PlansBody})
+    app.add_middleware(RequestShell, settings=settings, metrics=metrics, gate=gate)
+    return app
 
 
 def _add_descriptions(app: FastAPI, library: IntentLibrary, settings: ServerSettings) -> None:
-    """What the page needs to know: the model, its tools, and contexts to start from."""
+    """For the page: the model, its tools, and contexts to start from."""
     tools = {
         name: ToolAnswer(meaning=tool.meaning, parameters=[*tool.parameters, *tool.optional])
         for name, tool in library.tools.items()
@@ -127,8 +126,7 @@ def _add_probes(app: FastAPI, gate: Gate, metrics: ServerMetrics) -> None:
     @app.get("/healthz", responses={503: PLAN_ERRORS[503]})
     async def healthz() -> StatusAnswer:
         """Whether the process is well: 503 once the engine has failed, and only a restart helps."""
-        if gate.failed():
-            raise failed()
+        gate.check_alive()
         return StatusAnswer(status="ok")
 
     @app.get("/readyz", responses={503: PLAN_ERRORS[503]})
@@ -141,17 +139,6 @@ def _add_probes(app: FastAPI, gate: Gate, metrics: ServerMetrics) -> None:
     async def prometheus() -> Response:
         """Metrics in Prometheus' text format."""
         return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-def _add_page(app: FastAPI) -> None:
-    def page_file(path: Path) -> Any:
-        async def serve() -> FileResponse:
-            return FileResponse(path, headers={"Cache-Control": "no-cache"})
-
-        return serve
-
-    for route, path in PAGE_FILES.items():
-        app.add_api_route(route, page_file(path), methods=["GET"], include_in_schema=False)
 
 
 def _add_error_handlers(app: FastAPI, metrics: ServerMetrics) -> None:

@@ -25,7 +25,6 @@ from gplan_jax.inference.engine.requests import (
 from gplan_jax.reasoning import LatentVocabulary
 from gplan_jax.serving.http.bodies import read_json, validate
 from gplan_jax.serving.http.errors import ApiError, draining, overloaded
-from gplan_jax.serving.http.middleware import Gate
 from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.http.telemetry import ServerMetrics, log
 from gplan_jax.serving.planning.schemas import (
@@ -48,107 +47,12 @@ class HungUp(Exception):
     """The client has gone before its answer was there."""
 
 
-@dataclass(frozen=True)
-class Planning:
-    """What turns a request into an answer's body.
-
-    Attributes:
-        latents: the latent vocabulary of responses; None where the model writes no latent prefix.
-        model: the name that answers carry.
-    """
-
-    engine: Engine
-    library: IntentLibrary
-    latents: LatentVocabulary | None
-    metrics: ServerMetrics
-    model: str
-
-    async def answer(
-        self,
-        request: PlanRequest,
-        *,
-        request_id: str,
-        started: float,
-        hung_up: asyncio.Future[None],
-    ) -> PlanResult:
-        """Plans for one request.
-
-        Args:
-            request_id: the answer's id.
-            started: when the request arrived, by ``time.monotonic``.
-            hung_up: done once the client has gone; the engine's slot is freed then.
-
-        Raises:
-            ApiError: there is no plan; the error says why.
-            HungUp: the client has gone.
-        """
-        try:
-            answer = await self._plan(request, hung_up)
-        except GplanError as error:
-            raise as_api_error(error) from None
-        result = self._result(answer, request_id, started)
-        self.metrics.observe(answer, passed=result.passed, total_ms=result.timings_ms.total)
-        return result
-
-    async def _plan(self, request: PlanRequest, hung_up: asyncio.Future[None]) -> PlanAnswer:
-        if hung_up.done():
-            raise HungUp
-        # Submitting renders and encodes the prompt: milliseconds that others need not wait for.
-        submitted = await asyncio.to_thread(self.engine.submit, request)
-        future: asyncio.Future[PlanAnswer] = asyncio.wrap_future(submitted)
-        timeout = None if request.deadline_s is None else request.deadline_s + DEADLINE_GRACE_S
-        try:
-            either: set[asyncio.Future[Any]] = {future, hung_up}
-            await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if future.done():
-                if future.cancelled():
-                    raise Draining("The engine was closed.")
-                return future.result()
-            if hung_up.done():
-                raise HungUp
-            raise DeadlineExceeded("The answer was not ready in time.")
-        finally:
-            future.cancel()
-
-    def _result(self, answer: PlanAnswer, request_id: str, started: float) -> PlanResult:
-        text = answer.text
-        violations = check_plan(text, self.library)
-        valid = latent_valid(text, self.latents, self.library) if self.latents else None
-        plan = parse_plan(text, self.library)
-        return PlanResult(
-            id=request_id,
-            model=self.model,
-            plan=[{_sound(key): _sound(value) for key, value in i.items()} for i in plan],
-            text=text,
-            latent_valid=valid,
-            passed=not violations,
-            violations=[
-                ViolationAnswer(tier=v.tier, code=v.code, message=_sound(v.message))
-                for v in violations
-            ],
-            timings_ms=Timings(
-                queue=round(answer.queue_ms, 3),
-                prefill=round(answer.prefill_ms, 3),
-                decode=round(answer.decode_ms, 3),
-                total=round(1000 * (time.monotonic() - started), 3),
-            ),
-            usage=Usage(
-                prompt_tokens=answer.prompt_tokens,
-                cached_tokens=answer.cached_tokens,
-                response_tokens=answer.tokens,
-                passes=answer.passes,
-                drafted_tokens=answer.drafted,
-                accepted_tokens=answer.accepted,
-            ),
-        )
-
-
 def _sound(text: str) -> str:
     """Text that UTF-8 can carry: a model may write the escape of half a surrogate pair."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def as_api_error(error: GplanError) -> ApiError:
+def _api_error(error: GplanError) -> ApiError:
     """What a client is told of an engine's refusal."""
     match error:
         case Overloaded():
@@ -166,8 +70,9 @@ def as_api_error(error: GplanError) -> ApiError:
 class PlanEndpoints:
     """`POST /v1/plan` and `POST /v1/plans`."""
 
-    planning: Planning
-    gate: Gate
+    engine: Engine
+    library: IntentLibrary
+    latents: LatentVocabulary | None  # None where the model writes no latent prefix.
     metrics: ServerMetrics
     settings: ServerSettings
 
@@ -181,13 +86,11 @@ class PlanEndpoints:
         return JSONResponse(result.body())
 
     async def plans(self, request: Request) -> Response:
-        """Plans for several contexts; each gets an answer or an error of its own, in order.
-
-        No more of them are handed to the engine at once than it has slots.
-        """
+        """Plans for several contexts; each gets an answer or an error of its own, in order."""
         body = await self._body(request, PlansBody)
         request.state.log["contexts"] = len(body.contexts)
-        room = asyncio.Semaphore(max(1, self.gate.engine.snapshot().slots))
+        # No more of them go to the engine at once than it has slots.
+        room = asyncio.Semaphore(max(1, self.engine.snapshot().slots))
 
         async def one(
             number: int, context: ContextBody, hung_up: asyncio.Future[None]
@@ -241,11 +144,63 @@ class PlanEndpoints:
             temperature=body.temperature,
             seed=body.seed,
         )
-        started = request.state.started
-        result = await self.planning.answer(
-            wanted, request_id=request_id, started=started, hung_up=hung_up
+        try:
+            answer = await self._plan(wanted, hung_up)
+        except GplanError as error:
+            raise _api_error(error) from None
+        text, plan = answer.text, parse_plan(answer.text, self.library)
+        violations = check_plan(text, self.library)
+        valid = latent_valid(text, self.latents, self.library) if self.latents else None
+        total_ms = round(1000 * (time.monotonic() - request.state.started), 3)
+        self.metrics.observe(answer, passed=not violations, total_ms=total_ms)
+        return PlanResult(
+            id=request_id,
+            model=self.settings.model,
+            plan=[{_sound(key): _sound(value) for key, value in i.items()} for i in plan],
+            text=text,
+            latent_valid=valid,
+            passed=not violations,
+            violations=[
+                ViolationAnswer(tier=v.tier, code=v.code, message=_sound(v.message))
+                for v in violations
+            ],
+            timings_ms=Timings(
+                queue=round(answer.queue_ms, 3),
+                prefill=round(answer.prefill_ms, 3),
+                decode=round(answer.decode_ms, 3),
+                total=total_ms,
+            ),
+            usage=Usage(
+                prompt_tokens=answer.prompt_tokens,
+                cached_tokens=answer.cached_tokens,
+                response_tokens=answer.tokens,
+                passes=answer.passes,
+                drafted_tokens=answer.drafted,
+                accepted_tokens=answer.accepted,
+            ),
+            experiment=self._expose(context.id, request_id),
         )
-        return result.model_copy(update={"experiment": self._expose(context.id, request_id)})
+
+    async def _plan(self, request: PlanRequest, hung_up: asyncio.Future[None]) -> PlanAnswer:
+        """The engine's answer; its slot is freed where the client hangs up or the time is over."""
+        if hung_up.done():
+            raise HungUp
+        # Submitting renders and encodes the prompt: milliseconds that others need not wait for.
+        submitted = await asyncio.to_thread(self.engine.submit, request)
+        future: asyncio.Future[PlanAnswer] = asyncio.wrap_future(submitted)
+        timeout = None if request.deadline_s is None else request.deadline_s + DEADLINE_GRACE_S
+        try:
+            either: set[asyncio.Future[Any]] = {future, hung_up}
+            await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if future.done():
+                if future.cancelled():
+                    raise Draining("The engine was closed.")
+                return future.result()
+            if hung_up.done():
+                raise HungUp
+            raise DeadlineExceeded("The answer was not ready in time.")
+        finally:
+            future.cancel()
 
     def _expose(self, user: str, request_id: str) -> ExperimentAnswer | None:
         """The arm of a user who has just been answered, and the log line that says so."""

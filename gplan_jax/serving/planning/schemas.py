@@ -1,7 +1,4 @@
-"""The bodies of requests and answers, and the OpenAPI description of them.
-
-The page of the API and the web page's form come from here.
-"""
+"""The bodies of requests and answers, and the OpenAPI description of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gplan serve`: a model directory behind HTTP, from the first check to the last message."""
+"""`gplan serve`: a model directory behind HTTP."""
 
 from __future__ import annotations
 
@@ -35,16 +35,14 @@ _NOTHING = EngineSnapshot(ready=False, queued=0, active=0, slots=0, queue_limit=
 class LateEngine:
     """Loads an engine in a thread and is that engine from then on; until then it is not ready.
 
-    Args:
-        load: makes the engine; it may take minutes.
-        on_loaded: called with the engine once it stands, in the loading thread.
+    ``on_loaded`` is called with the engine, in the loading thread.
     """
 
     def __init__(self, load: Callable[[], Engine], on_loaded: Callable[[Engine], None]) -> None:
         self._load, self._on_loaded = load, on_loaded
         self._engine: Engine | None = None
         self._lock, self._closed = threading.Lock(), False
-        self._failure: BaseException | None = None
+        self.failure: BaseException | None = None  # What kept the engine from being loaded.
         self._thread: threading.Thread | None = None
 
     def start(self, on_failure: Callable[[], None]) -> None:
@@ -53,11 +51,6 @@ class LateEngine:
             target=self._run, args=(on_failure,), name="gplan-load", daemon=True
         )
         self._thread.start()
-
-    @property
-    def failure(self) -> BaseException | None:
-        """What kept the engine from being loaded, None so far."""
-        return self._failure
 
     @property
     def loading(self) -> bool:
@@ -92,7 +85,7 @@ class LateEngine:
             else:
                 self._on_loaded(engine)
         except BaseException as error:  # the main thread raises it again
-            self._failure = error
+            self.failure = error
             on_failure()
 
 
@@ -109,15 +102,8 @@ def serve(
 ) -> None:
     """Serves a model until SIGTERM or Ctrl-C, and returns once it has drained.
 
-    The port opens at once; ``/readyz`` says 503 until the model is loaded and compiled.
-
-    Args:
-        model_dir: a model directory or a Hugging Face directory.
-        host, port: the address; port 0 takes a free one.
-        template, library, max_length: as for ``Planner.load``.
-
-    Raises:
-        GplanError: the model, an option or the address is wrong.
+    The port opens at once; ``/readyz`` says 503 until the model is loaded and compiled. Port 0
+    takes a free one; ``template``, ``library`` and ``max_length`` are those of ``Planner.load``.
     """
     task = load_task(model_dir, template=template, library=library, max_length=max_length)
     encoder = ChatEncoder.load(model_dir)
@@ -169,18 +155,14 @@ def ready_message(url: str, settings: ServerSettings, state: EngineSnapshot, sec
 
 
 def display_name(model_dir: Path) -> str:
-    """What answers call a model: its directory, after its run's where training named it."""
+    """A model's name in answers: its directory, after its run's where training named it."""
     folder = model_dir.resolve()
     of_run = folder.name in ("model", "best") and folder.parent.name
     return f"{folder.parent.name}/{folder.name}" if of_run else folder.name
 
 
 def read_api_key(variable: str | None) -> str | None:
-    """The API key from an environment variable, None where none is named.
-
-    Raises:
-        GplanError: the variable is unset or empty, or no header can carry its value.
-    """
+    """The API key from an environment variable, None where none is named."""
     if variable is None:
         return None
     key = os.environ.get(variable, "")
