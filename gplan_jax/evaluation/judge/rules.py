@@ -67,7 +67,10 @@ def flow_findings(case: Case) -> Findings:
         return Findings()
     need = pressing_need(case.situation)
     met = need.met_by(case.plan[0])
-    drift = [i for i in range(1, len(case.plan)) if not _extends(case, i)]
+    # A later intent follows from the context or from the intents before it.
+    later = range(1, len(case.plan))
+    always = (it.WEATHER, it.TRANSIT)
+    drift = [i for i in later if case.plan[i][it.TOOL] not in always and not case.reasons(i)]
     failures = []
     if met is False:
         failures.append(f"missed anchor: {need.words}, but the plan opens with "
@@ -78,7 +81,7 @@ def flow_findings(case: Case) -> Findings:
     positive = []
     if met:
         positive.append(f"first intent meets the need: {need.words}")
-        personal = [i for i in range(1, len(case.plan)) if case.reasons(i)]
+        personal = [i for i in later if case.reasons(i)]
         if len(personal) >= EXTENDING and not drift:
             reasons = dict.fromkeys(chain.from_iterable(case.reasons(i)[:1] for i in personal))
             positive.append(f"later intents extend it: {', '.join(reasons)}")
@@ -130,11 +133,6 @@ def _at_order_place(s: Situation, away: tuple[str, ...]) -> Need:
     return Need("at the order's place while the order counts", arrived)
 
 
-def _extends(case: Case, index: int) -> bool:
-    """Whether a later intent follows from the context or from the intents before it."""
-    return case.plan[index][it.TOOL] in (it.WEATHER, it.TRANSIT) or bool(case.reasons(index))
-
-
 # Logic: are the stages of the trip in order, and is what an intent builds upon there before it?
 ON_THE_WAY, ARRIVAL, ON_SITE, AFTERWARDS = range(4)
 ANY_TIME = (ON_THE_WAY, AFTERWARDS)
@@ -151,7 +149,10 @@ def logic_findings(case: Case, library: IntentLibrary) -> Findings:
         i, j = inverted[0]
         failures.append(f"stage inversion: {words(case.plan[i])} stands before "
                         f"{words(case.plan[j])}")  # fmt: skip
-    unmet = _unresolved(case, library)
+    # References to an earlier place that no earlier intent yields.
+    yields = [library.tools[intent[it.TOOL]].yields_place for intent in case.plan]
+    lost = [i for i in _consumers(case) if not any(yields[:i])]
+    unmet = [f"{words(case.plan[i])} before any place is given" for i in lost]
     based = [i for i in case.plan if is_tagged(i) and i.get(it.START) == it.ORDER_PLACE]
     if based and not case.at_order_place and not case.goes_to_order:
         unmet.append(f"{words(based[0])} although nothing leads to the order's place")
@@ -163,7 +164,12 @@ def logic_findings(case: Case, library: IntentLibrary) -> Findings:
         faults = len(inverted) + len(unmet)
         systemic = faults > 1 and 2 * faults > _required(stages) + len(_consumers(case))
         return Findings(failures=["; ".join(failures)], systemic=systemic)
-    return Findings(positive=[*_progression(case, stages), *_chain(case)])
+    positive = []
+    own = [stage for stage in stages if stage != ANY_TIME]
+    if len(own) >= STAGED and _required(own):
+        names = [STAGE_NAMES[stage[0]] for stage in sorted(set(own))]
+        positive.append(f"clean progression: {' -> '.join(dict.fromkeys(names))}")
+    return Findings(positive=[*positive, *_chain(case)])
 
 
 def stages_of(intent: Intent, s: Situation) -> tuple[int, int]:
@@ -209,21 +215,6 @@ def _consumers(case: Case) -> list[int]:
         for i, intent in enumerate(case.plan)
         if it.PREVIOUS in (intent.get(it.START), intent.get(it.END))
     ]
-
-
-def _unresolved(case: Case, library: IntentLibrary) -> list[str]:
-    """References to an earlier place that no earlier intent yields."""
-    yields = [library.tools[intent[it.TOOL]].yields_place for intent in case.plan]
-    unmet = [i for i in _consumers(case) if not any(yields[:i])]
-    return [f"{words(case.plan[i])} before any place is given" for i in unmet]
-
-
-def _progression(case: Case, stages: Sequence[tuple[int, int]]) -> list[str]:
-    own = [stage for stage in stages if stage != ANY_TIME]
-    names = [STAGE_NAMES[stage[0]] for stage in sorted(set(own))]
-    if len(own) < STAGED or not _required(own):
-        return []
-    return [f"clean progression: {' -> '.join(dict.fromkeys(names))}"]
 
 
 def _chain(case: Case) -> list[str]:

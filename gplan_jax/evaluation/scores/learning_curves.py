@@ -64,8 +64,14 @@ def read_series(log: str | Path, keys: Iterable[str] = LEARNING_KEYS) -> Series:
 
     Records of one step (training, evaluation) add up.
     """
+    try:
+        records = read_log(log)
+    except FileNotFoundError:
+        raise GplanError(f"{log} does not exist; a run writes it as RUN/log.jsonl.") from None
+    except json.JSONDecodeError as error:
+        raise GplanError(f"{log} is not a training log, one JSON object a line: {error}.") from None
     values_of_step: dict[int, dict[str, float]] = {}
-    for record in _read_records(log):
+    for record in records:
         if "step" in record:
             values_of_step.setdefault(record["step"], {}).update(record)
     if not values_of_step:
@@ -77,15 +83,6 @@ def read_series(log: str | Path, keys: Iterable[str] = LEARNING_KEYS) -> Series:
             steps, values = np.asarray(points, dtype=np.float64).T
             series[key] = (steps, values)
     return series
-
-
-def _read_records(log: str | Path) -> list[dict[str, Any]]:
-    try:
-        return read_log(log)
-    except FileNotFoundError:
-        raise GplanError(f"{log} does not exist; a run writes it as RUN/log.jsonl.") from None
-    except json.JSONDecodeError as error:
-        raise GplanError(f"{log} is not a training log, one JSON object a line: {error}.") from None
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -113,7 +110,13 @@ def draw_learning_curves(logs: Mapping[str, str | Path], out: str | Path) -> Pat
     with pyplot.rc_context(STYLE):
         figure, grid = pyplot.subplots(2, 3, figsize=(12, 6.4), layout="constrained")
         for panel, axes in zip(PANELS, grid.flat, strict=True):
-            _draw_panel(axes, panel, runs)
+            if not draw_runs(axes, panel, runs) or panel.log_scale:
+                continue
+            # From just under zero: a small change looks small, a line at zero is not cut in half,
+            # and a stage that never moves still has a scale.
+            top = max(axes.get_ylim()[1], 1.0 if panel.stepped else 0.0)
+            axes.set_ylim(bottom=-0.015 * top, top=top)
+            axes.locator_params(axis="y", integer=panel.stepped)
         finish_figure(figure, runs, out)
     return out
 
@@ -160,16 +163,6 @@ def draw_runs(axes: Axes, panel: Panel, runs: Mapping[str, Series]) -> bool:
         note = f"no run logs {panel.key}"
         axes.text(0.5, 0.5, note, transform=axes.transAxes, ha="center", color="#7B8794")
     return present
-
-
-def _draw_panel(axes: Axes, panel: Panel, runs: Mapping[str, Series]) -> None:
-    if not draw_runs(axes, panel, runs) or panel.log_scale:
-        return
-    # From just under zero: a small change looks small, a line at zero is not cut in half, and a
-    # stage that never moves still has a scale.
-    top = max(axes.get_ylim()[1], 1.0 if panel.stepped else 0.0)
-    axes.set_ylim(bottom=-0.015 * top, top=top)
-    axes.locator_params(axis="y", integer=panel.stepped)
 
 
 def _colour(index: int) -> str:

@@ -92,44 +92,27 @@ def draw_preference_curves(
     if band[0] > band[1]:
         raise GplanError(f"The band of the margin goes from low to high, not {band}.")
     runs = read_preference_logs(logs)
+    # All reward shifts share one scale.
+    keys = [panel.panel.key for panel in PANELS if panel.shift]
+    values = np.concatenate([one[key][1] for one in runs.values() for key in keys if key in one])
+    unit = 2 * max(map(abs, band))
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
     pyplot, out = load_pyplot(), Path(out)
     with pyplot.rc_context(STYLE):
         figure, grid = pyplot.subplots(3, 3, figsize=(12, 9.2), layout="constrained")
-        linear_to = _linear_to(runs, band)
         for panel, axes in zip(PANELS, grid.flat, strict=True):
-            _draw(axes, panel, runs, band, linear_to)
+            if not draw_runs(axes, panel.panel, runs):
+                continue
+            if panel.share:
+                axes.set_ylim(-0.02, 1.02)
+            if panel.shift:
+                axes.axhline(0, color=LINE_COLOUR, lw=0.9, zorder=1)
+            if panel.panel.key == MARGIN:
+                axes.axhspan(*band, color=BAND_COLOUR, zorder=0, lw=0)
+            if panel.shift and unit > 0 and largest > SPREAD_FOR_TWO_SCALES * unit:
+                _two_scales(axes, unit)
         finish_figure(figure, runs, out)
     return out
-
-
-def _draw(
-    axes: Axes,
-    panel: PreferencePanel,
-    runs: Mapping[str, Series],
-    band: tuple[float, float],
-    linear_to: float | None,
-) -> None:
-    if not draw_runs(axes, panel.panel, runs):
-        return
-    if panel.share:
-        axes.set_ylim(-0.02, 1.02)
-    if not panel.shift:
-        return
-    axes.axhline(0, color=LINE_COLOUR, lw=0.9, zorder=1)
-    if panel.panel.key == MARGIN:
-        axes.axhspan(*band, color=BAND_COLOUR, zorder=0, lw=0)
-    if linear_to is not None:
-        _two_scales(axes, linear_to)
-
-
-def _linear_to(runs: Mapping[str, Series], band: tuple[float, float]) -> float | None:
-    """Where all reward shifts turn to a logarithmic scale; None where a linear one shows them."""
-    keys = [panel.panel.key for panel in PANELS if panel.shift]
-    curves = [series[key][1] for series in runs.values() for key in keys if key in series]
-    values = np.concatenate(curves)
-    unit = 2 * max(map(abs, band))
-    largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
-    return unit if unit > 0 and largest > SPREAD_FOR_TWO_SCALES * unit else None
 
 
 def _two_scales(axes: Axes, linear_to: float) -> None:
