@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from world_realism import VIEWS, distances, is_working_day, take_apart, tell_apart
 
-from gplan_jax.baselines.floors.registry import FLOORS
+from gplan_jax.baselines.fitting.arms import FLOORS
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import (
     IntentLibrary,

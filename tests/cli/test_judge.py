@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from gplan_jax.baselines.floors.registry import FLOORS
+from gplan_jax.baselines.fitting.arms import FLOORS
 from gplan_jax.cli.judge import judge
 from gplan_jax.cli.main import app
 from gplan_jax.foundation import GplanError

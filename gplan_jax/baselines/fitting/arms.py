@@ -1,6 +1,6 @@
 """The arms of a comparison: what each is called, how it is fitted and what is tried for it.
 
-An arm's module is imported when the arm is asked for, so that naming arms costs nothing.
+A network's module is imported when the arm is asked for, so that naming arms costs nothing.
 """
 
 from __future__ import annotations
@@ -11,12 +11,40 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gplan_jax.baselines.floors.registry import ALL_FLOORS
+from gplan_jax.baselines.floors.boosting import GradientBoosting, GradientBoostingFirst
+from gplan_jax.baselines.floors.counting import (
+    ContextTable,
+    Floor,
+    MajorityFirstIntent,
+    PopularityList,
+    TriggerTable,
+)
+from gplan_jax.baselines.floors.neighbours import NearestNeighbours
 from gplan_jax.foundation.config import Config
 from gplan_jax.gsisr import IntentLibrary, Sample
 
 if TYPE_CHECKING:
     from gplan_jax.baselines.rows.features import InputMode
+
+
+# fit(samples, library, mode=InputMode.FULL); GplanError where no row has a plan to learn from.
+FitFloor = Callable[..., Floor]
+
+# What evaluations of planners show beside them: fitted in no time.
+FLOORS: Mapping[str, FitFloor] = {
+    "majority_first_intent": MajorityFirstIntent.fit,
+    "popularity_list": PopularityList.fit,
+    "trigger_table": TriggerTable.fit,
+}
+ALL_FLOORS: Mapping[str, FitFloor] = {
+    **FLOORS,
+    "context_table": ContextTable.fit,
+    "gradient_boosting_first": GradientBoostingFirst.fit,
+    "gradient_boosting": GradientBoosting.fit,
+    "nearest_neighbours": NearestNeighbours.fit,
+}
+# The two tables know nothing but the context, so the history mode refuses them (GplanError).
+CONTEXT_FLOORS = frozenset({"trigger_table", "context_table"})
 
 
 class Predictor(Protocol):
@@ -37,13 +65,11 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit gives: the predictor and its learning curve.
-
-    ``curve`` holds {"epoch", "loss", "validation_loss" (None without validation rows), ...} an
-    epoch; it is empty where nothing is learnt epoch by epoch.
-    """
+    """What a fit gives."""
 
     predictor: Predictor
+    # {"epoch", "loss", "validation_loss" (None without validation rows), ...} an epoch; empty where
+    # nothing is learnt epoch by epoch.
     curve: list[dict[str, Any]]
 
     @property
@@ -62,28 +88,18 @@ Fit = Callable[
 
 @dataclass(frozen=True)
 class Arm:
-    """One competitor.
+    """One competitor."""
 
-    Attributes:
-        name: short, for options and files.
-        title: for tables.
-        settings: its settings, all with defaults.
-        trials: the declared search space, overrides of the defaults; trials[0] is {}.
-        fit: (train, validation, settings, mode, library, seed) -> Fitted.
-        stops_early: whether the validation rows say after how many epochs (``settings.epochs``) to
-            stop. If not, and with one trial, they choose nothing.
-        constrains: whether constrained and free predictions differ.
-        floor: what the others have to beat: nothing to try, no seed, below the rule of a table.
-    """
-
-    name: str
-    title: str
-    settings: type[Config]
-    trials: tuple[dict[str, Any], ...]
+    name: str  # short, for options and files
+    title: str  # for tables
+    settings: type[Config]  # all with defaults
+    trials: tuple[dict[str, Any], ...]  # what is tried, overrides of the defaults; trials[0] is {}
     fit: Fit
+    # Whether the validation rows say after how many epochs (``settings.epochs``) to stop. If not,
+    # and with one trial, they choose nothing.
     stops_early: bool = True
-    constrains: bool = True
-    floor: bool = False
+    constrains: bool = True  # constrained and free predictions differ
+    floor: bool = False  # what the others have to beat: nothing to try, no seed
 
 
 @dataclass(frozen=True)
@@ -138,7 +154,7 @@ def floor_arm(name: str) -> Arm:
         title=name.replace("_", " ").capitalize(),
         settings=NoSettings,
         trials=({},),
-        fit=functools.partial(_fit_floor, name),
+        fit=functools.partial(_fit_floor, name),  # Pickled on its way to another process.
         stops_early=False,
         constrains=False,
         floor=True,

@@ -34,29 +34,17 @@ _DIRECTION = optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.scale_by_ad
 
 
 class FitSettings(Config):
-    """How a network is fitted; models add their own sizes to it.
+    """How a network is fitted; models add their own sizes to it."""
 
-    Attributes:
-        epochs: at most so many passes over the training rows.
-        stop_after: end after so many of them; a cosine is still spread over all.
-        patience: stop after so many epochs in a row whose validation loss is no new best.
-        batch_size: rows of a step; the last batch of an epoch is filled up with rows of weight 0.
-        learning_rate: after the warm-up.
-        weight_decay: of AdamW, on arrays of two or more dimensions.
-        warmup_steps: steps of linear rise.
-        schedule: after the warm-up the rate stays, or falls to 0 by half a cosine over all epochs.
-        max_steps: never more steps than this, so that many rows stay affordable.
-    """
-
-    epochs: int = Field(30, ge=1)
-    stop_after: int | None = Field(None, ge=1)
-    patience: int = Field(4, ge=1)
+    epochs: int = Field(30, ge=1)  # at most
+    stop_after: int | None = Field(None, ge=1)  # fewer epochs; a cosine is still spread over all
+    patience: int = Field(4, ge=1)  # stop after so many epochs without a new best validation loss
     batch_size: int = Field(64, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    warmup_steps: int = Field(20, ge=0)
-    schedule: Literal["constant", "cosine"] = "constant"
-    max_steps: int = Field(4000, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)  # after the warm-up
+    weight_decay: float = Field(0.01, ge=0)  # of AdamW, on arrays of two or more dimensions
+    warmup_steps: int = Field(20, ge=0)  # of linear rise
+    schedule: Literal["constant", "cosine"] = "constant"  # half a cosine, down to 0
+    max_steps: int = Field(4000, ge=1)  # so that many rows stay affordable
 
 
 def fit_network(
@@ -80,16 +68,9 @@ def fit_network(
             step; ``train`` is a Python bool.
         train: arrays with the same first axis, the training rows.
         validation: the same for the rows that choose the epoch; None keeps the last weights.
-        settings: see FitSettings.
         seed: of the order of the rows and of the keys.
-        note: called with each row of the curve.
-
-    Returns:
-        the fitted model, and its curve: {"epoch" (from 1), "loss", "validation_loss" (None without
-        validation rows), "seconds" (since the start)}, losses as means over the counts.
-
-    Raises:
-        GplanError: no training rows, arrays of different lengths, a loss that is not finite.
+        note: called with each row of the curve: {"epoch" (from 1), "loss", "validation_loss" (None
+            without validation rows), "seconds" (since the start)}, losses as means over the counts.
     """
     rows = _rows_of(train, "training")
     if validation is not None:

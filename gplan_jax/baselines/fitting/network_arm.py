@@ -32,8 +32,7 @@ from gplan_jax.gsisr import IntentLibrary, Sample
 
 @dataclass(frozen=True)
 class FitInput:
-    """What a recipe is made from: the rows with usable plans (``validation`` may be missing), the
-    atoms and rules of their library, what of a row may be seen, and the seed."""
+    """What a recipe is made from; ``train`` and ``validation`` are the rows with usable plans."""
 
     train: LabelledRows
     validation: LabelledRows | None
@@ -49,18 +48,13 @@ class FitInput:
 
 
 class Recipe(Protocol):
-    """What an arm is, once it has seen its training rows.
-
-    Attributes:
-        loss: a module-level function of batches with the arrays of ``inputs`` and ``targets``.
-        decoding_batch: rows that are decoded at a time.
-    """
+    """What an arm is, once it has seen its training rows."""
 
     @property
-    def loss(self) -> Loss: ...
+    def loss(self) -> Loss: ...  # a module-level function of batches of inputs and targets
 
     @property
-    def decoding_batch(self) -> int: ...
+    def decoding_batch(self) -> int: ...  # rows that are decoded at a time
 
     def inputs(self, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
         """What the network reads of N rows, arrays [N, ...]; never their labels."""
@@ -132,13 +126,7 @@ def fit_recipe(
     library: IntentLibrary,
     seed: int,
 ) -> Fitted:
-    """Fits a network on the rows with usable plans; what it knows of values is from ``train``.
-
-    Without validation rows the last epoch's weights are kept.
-
-    Raises:
-        GplanError: no row of a part has a usable plan, or what recipe and ``fit_network`` raise.
-    """
+    """Fits a network on the rows with usable plans; what it knows of values is from ``train``."""
     atoms = Atoms.of(library)
     rows = labelled_rows(train, atoms)
     held_out = labelled_rows(validation, atoms) if validation else None

@@ -35,19 +35,12 @@ SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What comes next, from a table: a classifier over frequent actions, and the rest by frequency.
+    """What comes next, from a table: a classifier over frequent actions, the rest by frequency."""
 
-    Attributes:
-        classes: the actions that the classifier tells apart, ascending.
-        classifier: fitted; None where there is but one class, which needs none.
-        columns: of the table, those that have a value in some training row.
-        shares: float [A + 1], each action's share of the training rows.
-    """
-
-    classes: tuple[int, ...]
-    classifier: Any
-    columns: np.ndarray
-    shares: np.ndarray
+    classes: tuple[int, ...]  # the actions that the classifier tells apart, ascending
+    classifier: Any  # None where there is but one class
+    columns: np.ndarray  # of the table, those that have a value in some training row
+    shares: np.ndarray  # float [A + 1], each action's share of the training rows
 
     @classmethod
     def fit(
@@ -87,12 +80,7 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class GradientBoostingFirst(Floor):
-    """The first intent by gradient boosting, and nothing else.
-
-    Attributes:
-        atoms, table: what the numbers mean.
-        first: chooses the first intent.
-    """
+    """The first intent by gradient boosting, and nothing else."""
 
     atoms: Atoms
     table: TableEncoder
@@ -123,11 +111,6 @@ class GradientBoosting(Floor):
     One classifier gives the first intent from the row's table, a second one what follows, or the
     end, from the table and the intents so far: their number, the last two, and which tools there
     are. Only what the plan rules leave open is chosen, so every plan passes the filter.
-
-    Attributes:
-        atoms, table: what the numbers mean.
-        first, following: the two classifiers.
-        rules: the library's rules over the atoms.
     """
 
     atoms: Atoms

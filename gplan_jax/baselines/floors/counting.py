@@ -93,10 +93,6 @@ class TriggerTable(Floor):
 
     Each cell holds the most frequent plan among those that begin with the cell's most frequent
     first intent; a cell that training never saw answers with the plan of all rows.
-
-    Attributes:
-        cells: (order type, user is at the order's place) -> plan text.
-        otherwise: the plan text for any other row.
     """
 
     cells: Mapping[tuple[str, bool], str]
@@ -127,23 +123,15 @@ class ContextTable(Floor):
     of its rows lead to (``voted_plan``). A cell of fewer than five training rows is not believed:
     the row is looked up by whether the user is at the order's place alone, then without the time,
     then by nothing.
-
-    Attributes:
-        cells: cell -> plan text; () answers for any row.
     """
 
-    cells: Mapping[Cell, str]
+    cells: Mapping[Cell, str]  # () answers for any row
 
     @classmethod
     def fit(
         cls, samples: Iterable[Sample], library: IntentLibrary, mode: InputMode = InputMode.FULL
     ) -> ContextTable:
-        """Fills the table.
-
-        Raises:
-            GplanError: ``mode`` is HISTORY, which shows none of the three facts; no row has a
-                usable plan.
-        """
+        """Fills the table; GplanError for the mode HISTORY, or where no row has a usable plan."""
         _refuse_history("context_table", mode)
         atoms = Atoms.of(library)
         rows = rows_to_copy(samples, atoms)
@@ -151,14 +139,11 @@ class ContextTable(Floor):
         for sample, plan in zip(rows.samples, rows.plans, strict=True):
             for cell in cells_of(sample):
                 votes.setdefault(cell, Counter())[plan] += 1
-        believed = {
-            cell: counts
+        return cls({
+            cell: atoms.text(voted_plan(counts, atoms))
             for cell, counts in votes.items()
             if cell == () or counts.total() >= FEWEST_ROWS
-        }
-        return cls(
-            {cell: atoms.text(voted_plan(counts, atoms)) for cell, counts in believed.items()}
-        )
+        })  # fmt: skip
 
     def plan_for(self, sample: Sample) -> str:
         return next(self.cells[cell] for cell in cells_of(sample) if cell in self.cells)
@@ -190,7 +175,7 @@ def cells_of(sample: Sample) -> tuple[Cell, ...]:
 
 
 def _refuse_history(name: str, mode: InputMode) -> None:
-    """GplanError where a floor that knows nothing but the context is asked to do without."""
+    """GplanError where a floor that uses the context alone is asked to do without it."""
     if mode == InputMode.HISTORY:
         raise GplanError(
             f"{name} looks up facts of the order, which the history mode does not show; leave it "

@@ -29,16 +29,11 @@ class Space:
     two categories, or one and none, are 1 apart. A column counts by what it tells of the first
     intent: the mutual information in nats of its bins with the first intent, less its bias
     (bins - 1)(intents - 1) / 2N by Miller and Madow.
-
-    Attributes:
-        table: the columns.
-        edges: for each column the training quantiles, or the codes of its categories.
-        weights: float [F].
     """
 
     table: TableEncoder
-    edges: tuple[np.ndarray, ...]
-    weights: np.ndarray
+    edges: tuple[np.ndarray, ...]  # a column's training quantiles, or the codes of its categories
+    weights: np.ndarray  # float [F]
 
     @classmethod
     def fit(cls, samples: Sequence[Sample], firsts: np.ndarray, mode: InputMode) -> Space:
@@ -81,30 +76,19 @@ class Space:
 
 @dataclass(frozen=True, eq=False)
 class NearestNeighbours(Floor):
-    """The plan that the k nearest training rows vote for, nearer ones with up to double weight.
-
-    Attributes:
-        atoms, space: what the numbers mean.
-        plans: of the training rows.
-        search: their neighbours' search.
-        k: how many neighbours vote, at most.
-    """
+    """The plan that the k nearest training rows vote for, nearer ones with up to double weight."""
 
     atoms: Atoms
     space: Space
-    plans: tuple[tuple[int, ...], ...]
-    search: Any
+    plans: tuple[tuple[int, ...], ...]  # of the training rows
+    search: Any  # scikit-learn's, over the training rows' points
     k: int
 
     @classmethod
     def fit(
         cls, samples: Sequence[Sample], library: IntentLibrary, mode: InputMode = InputMode.FULL
     ) -> NearestNeighbours:
-        """Chooses k on a fifth of the ids (the smallest of the best), then keeps all rows.
-
-        Raises:
-            GplanError: no row has a usable plan.
-        """
+        """Chooses k on a fifth of the ids (the smallest of the best), then keeps all rows."""
         atoms = Atoms.of(library)
         rows = rows_to_copy(in_fixed_order(samples), atoms)
         train, held_out = split_by_id(rows.samples, VALIDATION_FRACTION)

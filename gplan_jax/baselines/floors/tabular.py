@@ -24,17 +24,11 @@ MOST_CATEGORIES = 40
 
 @dataclass(frozen=True)
 class TableEncoder:
-    """Encodes rows as float64 [N, F].
-
-    Attributes:
-        mode: what the rows show.
-        columns: names of the F columns.
-        codes: category column -> value -> code from 1 on; 0 stands for any other value.
-    """
+    """Encodes rows as float64 [N, F]."""
 
     mode: InputMode
     columns: tuple[str, ...]
-    codes: Mapping[str, Mapping[str, int]]
+    codes: Mapping[str, Mapping[str, int]]  # column -> value -> code from 1 on; 0: any other value
 
     @classmethod
     def fit(cls, samples: Iterable[Sample], mode: InputMode) -> TableEncoder:
@@ -47,7 +41,11 @@ class TableEncoder:
             for name, value in values.items():
                 if isinstance(value, str):
                     counts.setdefault(name, Counter())[value] += 1
-        return cls(mode, columns, {name: _codes(count) for name, count in counts.items()})
+        codes = {}
+        for name, count in counts.items():
+            ranked = sorted(count, key=lambda value: (-count[value], value))[:MOST_CATEGORIES]
+            codes[name] = {value: code for code, value in enumerate(ranked, start=1)}
+        return cls(mode, columns, codes)
 
     @property
     def categorical(self) -> tuple[bool, ...]:
@@ -55,11 +53,7 @@ class TableEncoder:
         return tuple(name in self.codes for name in self.columns)
 
     def encode(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Rows as float64 [N, F]: numbers, codes, 1/0 for yes/no, NaN where a row has no value.
-
-        Raises:
-            GplanError: as ``facts_of`` does.
-        """
+        """Rows as float64 [N, F]: numbers, codes, 1/0 for yes/no, NaN where a row has no value."""
         rows = [row_values(sample, self.mode) for sample in samples]
         table = [[self._number(name, row[name]) for name in self.columns] for row in rows]
         return np.array(table, np.float64).reshape(len(samples), len(self.columns))
@@ -85,10 +79,8 @@ def row_values(sample: Sample, mode: InputMode) -> dict[str, Value]:
 
 def _history(sample: Sample) -> dict[str, Value]:
     now = request_time(sample)
-    events, habits = (
-        short_term(sample.short_term_behavior_seq, now),
-        long_term(sample.long_term_behavior),
-    )
+    events = short_term(sample.short_term_behavior_seq, now)
+    habits = long_term(sample.long_term_behavior)
     codes = sample.to_dict()
     latest = events[-1] if events else None
     event_kinds = Counter(place_kind(event.category) for event in events)
@@ -127,15 +119,6 @@ def _context(facts: Facts) -> dict[str, Value]:
     return {
         **{name: getattr(facts, name) or None for name in texts},
         **{name: getattr(facts, name) for name in numbers},
-        **{name: _number(getattr(facts, name)) for name in flags},
+        **{name: getattr(facts, name) for name in flags},
         "order_kind": place_kind(facts.order_category),
     }
-
-
-def _number(flag: bool | None) -> float | None:
-    return None if flag is None else float(flag)
-
-
-def _codes(counts: Counter[str]) -> dict[str, int]:
-    ranked = sorted(counts, key=lambda value: (-counts[value], value))[:MOST_CATEGORIES]
-    return {value: code for code, value in enumerate(ranked, start=1)}

@@ -32,14 +32,7 @@ WHOLE_WORDS = 64
 
 
 class P5Settings(FitSettings):
-    """P5's sizes (see T5Config), its text, and its beam.
-
-    Attributes:
-        prompt_tokens: a prompt's tokens at most; the first fields go.
-        least_count: words that come less often in the training prompts are unknown.
-        beams: hypotheses of a row.
-        decoding_batch: rows that are decoded at a time.
-    """
+    """P5's sizes (see T5Config), its text, and its beam."""
 
     epochs: int = Field(default=18, ge=1)
     batch_size: int = Field(default=32, ge=1)
@@ -51,8 +44,8 @@ class P5Settings(FitSettings):
     mlp_size: int = 128
     layers: int = 2
     dropout: float = Field(default=0.05, ge=0, lt=1)
-    prompt_tokens: int = Field(default=128, ge=16)
-    least_count: int = Field(default=3, ge=1)
+    prompt_tokens: int = Field(default=128, ge=16)  # at most; the first fields go
+    least_count: int = Field(default=3, ge=1)  # words that training has less often are unknown
     beams: int = Field(default=4, ge=1)
     decoding_batch: int = Field(default=64, ge=1)
 

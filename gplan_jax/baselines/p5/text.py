@@ -15,7 +15,6 @@ from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode, history_only
 from gplan_jax.data.batch_plan import round_up
 from gplan_jax.gsisr import (
-    Behavior,
     Intent,
     IntentLibrary,
     PromptTemplate,
@@ -40,13 +39,8 @@ _HABITS = {InputMode.FULL: 2, InputMode.HISTORY: 4}
 _EVENTS = {InputMode.FULL: 3, InputMode.HISTORY: 8}
 _PROFILE = (1, 2, 3, 4, 10, 11, 12)
 _AGES = (
-    (1, "1小时内"),
-    (3, "3小时内"),
-    (12, "12小时内"),
-    (24, "1天内"),
-    (72, "3天内"),
-    (168, "7天内"),
-)
+    (1, "1小时内"), (3, "3小时内"), (12, "12小时内"), (24, "1天内"), (72, "3天内"), (168, "7天内"),
+)  # fmt: skip
 
 
 def prompt_fields(sample: Sample, mode: InputMode, library: IntentLibrary) -> tuple[str, ...]:
@@ -54,10 +48,7 @@ def prompt_fields(sample: Sample, mode: InputMode, library: IntentLibrary) -> tu
 
     The facts are the lines of the planners' compact prompt, and so is their order; HISTORY leaves
     them out and shows the profile, the first habits and the latest events only. The label is never
-    looked at.
-
-    Raises:
-        GplanError: a time of the row can't be read.
+    looked at. GplanError where a time of the row can't be read.
     """
     if mode is InputMode.HISTORY:
         sample = history_only(sample)
@@ -66,19 +57,15 @@ def prompt_fields(sample: Sample, mode: InputMode, library: IntentLibrary) -> tu
     for habit in long_term(sample.long_term_behavior)[: _HABITS[mode]]:
         fields.append(f"常去 {habit.category} {_relation(habit.place, sample)}")
     events = short_term(sample.short_term_behavior_seq, request_time(sample))
-    fields += [_event(event, sample) for event in events[-_EVENTS[mode] :]]
+    for event in events[-_EVENTS[mode] :]:
+        hours = (request_time(sample) - event.when).total_seconds() / 3600
+        age, actions = bucket(hours, _AGES, "更早", "未知"), "&".join(event.actions)
+        place = _relation(event.place, sample)
+        fields.append(f"{age} {actions} {event.locality} {event.category} {place}")
     if mode is InputMode.FULL:
         template = PromptTemplate.load(TEMPLATE)
         fields += template.render(sample.with_label(""), library).user.splitlines()
     return tuple(field.strip() for field in fields if field.strip())
-
-
-def _event(event: Behavior, sample: Sample) -> str:
-    hours = (request_time(sample) - event.when).total_seconds() / 3600
-    age = bucket(hours, _AGES, "更早", "未知")
-    actions = "&".join(event.actions)
-    place = _relation(event.place, sample)
-    return f"{age} {actions} {event.locality} {event.category} {place}"
 
 
 def _relation(place: str, sample: Sample) -> str:
@@ -99,32 +86,24 @@ class Text:
     A field of a prompt falls into words at blanks and colons, and before a number with its unit:
     "时段:凌晨0点" is 时段, 凌晨, 0点. All tokens of a field, and so of one
     entry of a history, share a whole-word id, as the pieces of an item's name do in P5.
-
-    Attributes:
-        tokenizer: words -> ids.
-        codes: the tokens of each atom: its tool, then each parameter with its value.
-        parts: token of plans -> the key and value of an intent that it writes.
-        size: V, rounded up so that folds whose words differ share one compiled program.
-        length: tokens of the longest prompt, rounded up; longer ones lose their first fields.
-        library: whose intents these are.
     """
 
     tokenizer: tokenizers.Tokenizer
-    codes: tuple[tuple[int, ...], ...]
-    parts: dict[int, tuple[str, str]]
-    size: int
-    length: int
+    codes: tuple[tuple[int, ...], ...]  # of each atom: its tool, then each parameter with its value
+    parts: dict[int, tuple[str, str]]  # token of plans -> the key and value that it writes
+    size: int  # V, rounded up so that folds whose words differ share one compiled program
+    length: int  # of the longest prompt, rounded up; longer ones lose their first fields
     library: IntentLibrary
 
     @classmethod
     def fit(
         cls, prompts: Sequence[Fields], atoms: Atoms, *, most_tokens: int, least_count: int
     ) -> Text:
-        """The words of training prompts that come ``least_count`` times, and all words of plans.
-
-        ``most_tokens`` bounds the prompt's length.
-        """
-        cut = _word_splitter()
+        """The words of training prompts that come ``least_count`` times, and all words of plans."""
+        # Words end at blanks and colons, and before a number with its unit.
+        digits = pre_tokenizers.Split(tokenizers.Regex(r"(?<![=_|\d])\d+\D*$"), "isolated")
+        marks = pre_tokenizers.Split(tokenizers.Regex(r"[\s:：]+"), "removed")
+        cut = pre_tokenizers.Sequence([marks, digits])
         counts = Counter(
             word
             for fields in prompts
@@ -199,12 +178,6 @@ def _pieces(intent: Intent, library: IntentLibrary) -> list[tuple[str, str]]:
 
 def _word(piece: tuple[str, str]) -> str:
     return "=".join(piece)
-
-
-def _word_splitter() -> pre_tokenizers.PreTokenizer:
-    digits = pre_tokenizers.Split(tokenizers.Regex(r"(?<![=_|\d])\d+\D*$"), "isolated")
-    marks = pre_tokenizers.Split(tokenizers.Regex(r"[\s:：]+"), "removed")
-    return pre_tokenizers.Sequence([marks, digits])
 
 
 def _encode(

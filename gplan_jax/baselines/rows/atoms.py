@@ -8,28 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import (
-    Intent,
-    IntentLibrary,
-    Plan,
-    canonical_plan,
-)
+from gplan_jax.gsisr import Intent, IntentLibrary, Plan, canonical_plan
 from gplan_jax.gsisr.plan_rules import admissible_intents
 
 
 @dataclass(frozen=True, eq=False)
 class Atoms:
-    """The A admissible intents of a library, numbered 0..A-1; A itself stands for a plan's end.
-
-    Attributes:
-        library: the library.
-        intents: its admissible intents in canonical writing, in the library's order.
-        numbers: canonical text of a plan of that one intent -> its number.
-    """
+    """The A admissible intents of a library, numbered 0..A-1; A itself stands for a plan's end."""
 
     library: IntentLibrary
-    intents: tuple[Intent, ...]
-    numbers: Mapping[str, int]
+    intents: tuple[Intent, ...]  # in canonical writing, in the library's order
+    numbers: Mapping[str, int]  # canonical text of a plan of that one intent -> its number
 
     @classmethod
     def of(cls, library: IntentLibrary) -> Atoms:
@@ -49,11 +38,7 @@ class Atoms:
         return len(self.intents)
 
     def ids(self, plan: Plan) -> tuple[int, ...]:
-        """The numbers of a plan's intents; ``text`` reverses it.
-
-        Raises:
-            GplanError: the library does not admit one of them.
-        """
+        """The numbers of a plan's intents; GplanError where the library does not admit one."""
         texts = [canonical_plan([intent], self.library) for intent in plan]
         for position, text in enumerate(texts, start=1):
             if text not in self.numbers:
@@ -78,11 +63,7 @@ class Atoms:
 
 
 def padded_plans(plans: Sequence[Sequence[int]], width: int, fill: int) -> np.ndarray:
-    """Plans as int32 [N, width], filled up with ``fill`` (END, for one).
-
-    Raises:
-        GplanError: a plan is longer than ``width``.
-    """
+    """Plans as int32 [N, width], filled up with ``fill``; GplanError where one is longer."""
     table = np.full((len(plans), width), fill, np.int32)
     for row, plan in zip(table, plans, strict=True):
         if len(plan) > width:

@@ -29,7 +29,9 @@ from gplan_jax.gsisr.facts import day_part_of, request_time, short_term
 
 PADDING = 0
 ABSENT, UNKNOWN = "<absent>", "<unknown>"
-PROFILE_POSITIONS, CONTEXT_POSITIONS = 4, 6
+# Positions of each part; of longer histories the most frequent habits and newest events count.
+PROFILE_POSITIONS, HABITS, EVENTS, CONTEXT_POSITIONS = 4, 10, 10, 6
+PLACE_BUCKETS = 256  # Places are hashed into so many values.
 # Bounds between buckets; a value at a bound is in the bucket above it.
 COUNTS = (2, 3, 5, 10, 20, 50, 100)
 AGE_HOURS = (1, 2, 4, 12, 24, 72, 168, 720)
@@ -71,10 +73,7 @@ class Vocabulary:
     """Which number stands for which value; 0 is padding and stands for none.
 
     Every field has <absent>, for rows that have no value, and <unknown>, for values that training
-    saw in fewer than ``min_count`` positions.
-
-    Attributes:
-        numbers: token -> number from 1 on; the same training rows in any order give the same ones.
+    saw in fewer than ``min_count`` positions. The order of the training rows changes nothing.
     """
 
     numbers: Mapping[Token, int]
@@ -122,54 +121,31 @@ class InputMode(StrEnum):
 
 @dataclass(frozen=True)
 class FeatureEncoder:
-    """Encodes rows as int32 [N, P, W].
-
-    Attributes:
-        mode: what the rows show.
-        vocabulary: numbers of the values that the training rows have.
-        habits, events: positions of the two histories; of more entries the most frequent and the
-            newest count.
-        place_buckets: places are hashed into so many values.
-    """
+    """Encodes rows as int32 [N, P, W]."""
 
     mode: InputMode
     vocabulary: Vocabulary
-    habits: int
-    events: int
-    place_buckets: int
 
     @classmethod
     def fit(
-        cls,
-        samples: Iterable[Sample],
-        mode: InputMode,
-        *,
-        habits: int = 10,
-        events: int = 10,
-        place_buckets: int = 256,
-        min_count: int = 2,
+        cls, samples: Iterable[Sample], mode: InputMode, *, min_count: int = 2
     ) -> FeatureEncoder:
         """Takes the vocabulary from training rows; a value in fewer than ``min_count`` positions
         is <unknown>, so that <unknown> is trained."""
         fields = (*PROFILE_FIELDS, *PLACE_FIELDS, *HABIT_FIELDS, *EVENT_FIELDS)
         if mode == InputMode.FULL:
             fields += CONTEXT_FIELDS
-        shape = cls(mode, Vocabulary({}), habits, events, place_buckets)
+        shape = cls(mode, Vocabulary({}))
         tokens = (token for sample in samples for bag in shape.bags(sample) for token in bag)
         return dataclasses.replace(
             shape, vocabulary=Vocabulary.fit(tokens, fields, min_count=min_count)
         )
 
     @property
-    def vocabulary_size(self) -> int:
-        """Numbers there are, 0 (padding) included."""
-        return self.vocabulary.size
-
-    @property
     def positions(self) -> int:
         """P."""
         context = CONTEXT_POSITIONS if self.mode == InputMode.FULL else 0
-        return PROFILE_POSITIONS + self.habits + self.events + context
+        return PROFILE_POSITIONS + HABITS + EVENTS + context
 
     @property
     def width(self) -> int:
@@ -180,10 +156,8 @@ class FeatureEncoder:
         """Rows as int32 [N, P, W], zeros behind a position's numbers.
 
         Unknown values and values that a row lacks have numbers of their own, entries of a history
-        that can't be read are left out, an empty history is one position that says so.
-
-        Raises:
-            GplanError: ``currenttime`` is missing, or a time is not written YYYY-MM-DD HH:MM:SS.
+        that can't be read are left out, an empty history is one position that says so. GplanError
+        where ``currenttime`` is missing, or a time is not written YYYY-MM-DD HH:MM:SS.
         """
         table = np.zeros((len(samples), self.positions, self.width), np.int32)
         number = self.vocabulary.number
@@ -194,16 +168,16 @@ class FeatureEncoder:
 
     def bags(self, sample: Sample) -> list[Bag]:
         """The P bags of tokens of a row, an empty one for each position of padding."""
-        habits = long_term(sample.long_term_behavior)[: self.habits]
-        events = short_term(sample.short_term_behavior_seq, request_time(sample))[-self.events :]
+        habits = long_term(sample.long_term_behavior)[:HABITS]
+        events = short_term(sample.short_term_behavior_seq, request_time(sample))[-EVENTS:]
         habit_bags = [self._habit(sample, habit) for habit in habits]
         event_bags = [self._event(sample, event) for event in events]
         habit_bags = habit_bags or [[Token("habits", "")]]
         event_bags = event_bags or [[Token("events", "")]]
         bags = [
             *_profile(sample),
-            *habit_bags, *([] for _ in range(self.habits - len(habit_bags))),
-            *([] for _ in range(self.events - len(event_bags))), *event_bags,
+            *habit_bags, *([] for _ in range(HABITS - len(habit_bags))),
+            *([] for _ in range(EVENTS - len(event_bags))), *event_bags,
         ]  # fmt: skip
         return bags + self._context(sample) if self.mode == InputMode.FULL else bags
 
@@ -229,7 +203,7 @@ class FeatureEncoder:
         if self.mode == InputMode.FULL:
             named |= {"current": sample.current_poi_name, "order": sample.trigger_4}
         same = [name for name, other in named.items() if place and place == other]
-        hashed = str(zlib.crc32(place.encode()) % self.place_buckets) if place else ""
+        hashed = str(zlib.crc32(place.encode()) % PLACE_BUCKETS) if place else ""
         return [
             Token("category", category),
             Token("kind", place_kind(category) if category else ""),
@@ -285,8 +259,7 @@ class FeatureEncoder:
 def history_only(sample: Sample) -> Sample:
     """The same row with all that HISTORY does not show emptied.
 
-    ``currenttime`` stays, since the events' ages are told from it; whoever writes the row as text
-    writes those ages, not the time.
+    ``currenttime`` stays, since the events' ages are told from it; it is not to be written itself.
     """
     return dataclasses.replace(sample, **dict.fromkeys(CONTEXT_COLUMNS, ""))
 

@@ -15,27 +15,18 @@ from gplan_jax.gsisr import Sample, check_plan, parse_plan
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """Rows to learn from.
-
-    Attributes:
-        samples: the rows.
-        plans: their plans as atoms, each within the library's plan length.
-        left_out: why each other row was left out, in the order of the rows.
-    """
+    """Rows to learn from, with their plans as atoms."""
 
     samples: tuple[Sample, ...]
     plans: tuple[tuple[int, ...], ...]
-    left_out: tuple[str, ...]
+    left_out: tuple[str, ...]  # why each other row was left out, in the order of the rows
 
 
 def labelled_rows(samples: Iterable[Sample], atoms: Atoms) -> LabelledRows:
     """The rows whose label is a plan of admissible intents, of an admissible length.
 
     A plan that breaks a logic rule (a repeated intent, two of one group, a reference to nothing)
-    stays, as it does where planners are trained: a label like that can still be learnt from.
-
-    Raises:
-        GplanError: no row is left.
+    stays, as it does where planners are trained. GplanError where no row is left.
     """
     kept: list[tuple[Sample, tuple[int, ...]]] = []
     left_out: list[str] = []
@@ -63,11 +54,7 @@ def labelled_rows(samples: Iterable[Sample], atoms: Atoms) -> LabelledRows:
 
 
 def rows_to_copy(samples: Iterable[Sample], atoms: Atoms) -> LabelledRows:
-    """The labelled rows whose plan passes the whole rule filter, so that it may be an answer.
-
-    Raises:
-        GplanError: no row is left.
-    """
+    """The labelled rows whose plan passes the whole rule filter; GplanError where none does."""
     rows = labelled_rows(samples, atoms)
     good = [not check_plan(atoms.text(plan), atoms.library) for plan in rows.plans]
     if not any(good):
@@ -96,9 +83,6 @@ def folds_by_id(samples: Sequence[Sample], count: int, seed: int = 0) -> list[Fo
     Ids are dealt out by number of rows, the largest first (among equals by a salted hash of the
     id), each to the fold with the fewest rows so far. So folds differ by no more rows than one id
     has, and the order of the rows does not matter.
-
-    Raises:
-        GplanError: ``count`` is below 2, or there are fewer ids than folds.
     """
     if count < 2:
         raise GplanError(f"{count} folds are asked for; with fewer than 2 nothing is held out.")
@@ -122,11 +106,7 @@ def folds_by_id(samples: Sequence[Sample], count: int, seed: int = 0) -> list[Fo
 
 
 def check_apart(train: Iterable[Sample], test: Iterable[Sample]) -> None:
-    """Refuses two parts that share a user.
-
-    Raises:
-        GplanError: an id has rows in both; it is named, with how many others there are.
-    """
+    """Refuses two parts that share a user, by name."""
     both = sorted({sample.id for sample in train} & {sample.id for sample in test})
     if both:
         more = f" (and {len(both) - 1} more ids)" if len(both) > 1 else ""

@@ -26,18 +26,11 @@ StepScores = Callable[[jax.Array, jax.Array], jax.Array]
 
 @dataclass(frozen=True)
 class PlanMask:
-    """A library's rules over its atoms; a pytree whose bounds are static, since they are shapes.
+    """A library's rules over its atoms; a pytree whose bounds are static, since they are shapes."""
 
-    Attributes:
-        closes: bool [A, A]; the atoms of row a can't follow once atom a is taken.
-        free: bool [A]; the atom does not refer to the previous place.
-        yields: bool [A]; the atom yields a place.
-        minimum, maximum: bounds of the plan length.
-    """
-
-    closes: np.ndarray | jax.Array
-    free: np.ndarray | jax.Array
-    yields: np.ndarray | jax.Array
+    closes: np.ndarray | jax.Array  # bool [A, A]; atoms of row a can't follow once a is taken
+    free: np.ndarray | jax.Array  # bool [A]; the atom does not refer to the previous place
+    yields: np.ndarray | jax.Array  # bool [A]; the atom yields a place
     minimum: int
     maximum: int
 
@@ -48,17 +41,11 @@ jax.tree_util.register_dataclass(
 
 
 class PlanState(NamedTuple):
-    """What of a batch of unfinished plans matters for what may follow.
+    """What of a batch of unfinished plans matters for what may follow."""
 
-    Attributes:
-        closed: bool [B, A]; the atom can't follow any more.
-        place: bool [B]; an earlier intent yields a place.
-        length: int32 [B]; how many intents there are.
-    """
-
-    closed: jax.Array
-    place: jax.Array
-    length: jax.Array
+    closed: jax.Array  # bool [B, A]; the atom can't follow any more
+    place: jax.Array  # bool [B]; an earlier intent yields a place
+    length: jax.Array  # int32 [B]; how many intents there are
 
 
 def plan_mask(atoms: Atoms) -> PlanMask:
@@ -100,17 +87,10 @@ def taken(mask: PlanMask, state: PlanState, actions_B: jax.Array) -> PlanState:
 
 
 def decode(step_scores: StepScores, mask: PlanMask, batch: int, constrained: bool) -> jax.Array:
-    """Greedy plans: at each step the open action of the highest score, until all have ended.
+    """Greedy plans, int32 [B, maximum] filled up with A: each step's open action of highest score.
 
-    Args:
-        step_scores: scores what comes next; see StepScores.
-        mask: the rules.
-        batch: B.
-        constrained: whether the rules hold; where not, only the maximum length ends a plan that
-            does not end by itself, and a plan may be empty.
-
-    Returns:
-        int32 [B, maximum] atoms, filled up with A.
+    Not ``constrained``, only the maximum length ends a plan that does not end by itself, and a
+    plan may be empty.
     """
     end = mask.free.shape[0]
 

@@ -65,7 +65,7 @@ class SequentialRecipe:
         return RowModel(
             self.kind,
             self.settings,
-            vocabulary=round_up(self.encoder.vocabulary_size, VOCABULARY_STEP),
+            vocabulary=round_up(self.encoder.vocabulary.size, VOCABULARY_STEP),
             positions=self.encoder.positions,
             atoms=self.atoms.count,
             longest=self.mask.maximum,

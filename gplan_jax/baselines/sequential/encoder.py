@@ -24,33 +24,24 @@ KeysValues = tuple[Array, Array]
 
 
 class EncoderSettings(Config):
-    """Sizes of an encoder.
-
-    Attributes:
-        hidden, layers, heads, inner: width, number of blocks, heads, and width inside a block.
-        dropout: share of activations set to zero while training.
-        pre_norm: normalise what goes into a layer; otherwise the sum that comes out of it.
-        gelu: GELU between the two feed-forward maps; otherwise ReLU.
-    """
+    """Sizes of an encoder."""
 
     hidden: int = 64
     layers: int = 2
     heads: int = 2
-    inner: int = 128
+    inner: int = 128  # width between the two feed-forward maps
     dropout: float = 0.2
-    pre_norm: bool = True
-    gelu: bool = False
+    pre_norm: bool = True  # normalise what goes into a layer; otherwise the sum that comes out
+    gelu: bool = False  # otherwise ReLU
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:
-    """Sets a share ``rate`` of ``x`` to zero, divides the rest by 1 - rate; with no ``key``, x.
-
-    A value is kept where a hash of its number and the key is large enough (MurmurHash3's finisher,
-    the key's two words around it). JAX's generator takes as long on a CPU as the rest of a small
-    model's step; these few operations melt into those around them.
-    """
+    """Sets a share ``rate`` of ``x`` to zero, divides the rest by 1 - rate; with no ``key``, x."""
     if key is None or rate <= 0:
         return x
+    # A value is kept where a hash of its number and the key is large enough (MurmurHash3's
+    # finisher, the key's two words around it). JAX's generator takes as long on a CPU as the rest
+    # of a small model's step; these few operations are fused with those around them.
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     number = jnp.arange(x.size, dtype=jnp.uint32).reshape(x.shape)
     number = number * jnp.uint32(0x9E3779B1) + first
@@ -89,11 +80,7 @@ class Encoder(nnx.Module):
     def encode(
         self, x_BxLxD: Array, mask_BxLxL: Array, key: Array | None = None
     ) -> tuple[Array, list[KeysValues]]:
-        """Representations (B, L, D), and each layer's keys and values for ``extend``.
-
-        Args:
-            key: randomness of dropout; None leaves it out.
-        """
+        """Representations (B, L, D), and each layer's keys and values for ``extend``."""
         x, memory = dropout(x_BxLxD, self.dropout, _part(key, len(self.blocks))), []
         for number, block in enumerate(self.blocks):
             keys_values = block.keys_values(x)
@@ -113,15 +100,8 @@ class Encoder(nnx.Module):
 
         Reading q has seen what row q of the mask shows and its own appended positions, and none of
         the other readings' ones; so Q prefixes of a sequence are extended without reading it Q
-        times.
-
-        Args:
-            memory: what ``encode`` returned.
-            appended: for each position appended before, what this function returned, with keys and
-                values of (B, Q, H, E).
-
-        Returns:
-            The new positions' representations (B, Q, D) and their keys and values.
+        times. ``memory`` is what ``encode`` returned, ``appended`` what this function returned for
+        each position before: the keys and values (B, Q, H, E) beside representations (B, Q, D).
         """
         x, new = dropout(x_BxQxD, self.dropout, _part(key, len(self.blocks))), []
         for number, block in enumerate(self.blocks):
@@ -208,12 +188,9 @@ class Reasoner(nnx.Module):
     ) -> tuple[Array, Array | None]:
         """Representations (B, Q, T, D) of the positions from ``first`` on, Q = L - first.
 
-        Every position reasons as if the sequence ended with it.
-
-        Args:
-            key: randomness of dropout and noise; None for prediction.
-            noise: standard deviation of Gaussian noise on the steps' inputs; where it is above 0
-                and there is a key, the same positions' noisy second view is returned too.
+        Every position reasons as if the sequence ended with it. With a key and ``noise``, the
+        standard deviation of Gaussian noise on the steps' inputs, a noisy second view of the same
+        positions is returned too.
         """
         read_key, plain_key, noisy_key = (None,) * 3 if key is None else jax.random.split(key, 3)
         x_BxLxD, memory = self.encoder.encode(x_BxLxD, mask_BxLxL, read_key)

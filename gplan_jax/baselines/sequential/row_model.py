@@ -48,25 +48,17 @@ class Kind(StrEnum):
 
 
 class RowSettings(FitSettings):
-    """Sizes and losses of the row models, beside how they are fitted.
-
-    Attributes:
-        hidden, layers, heads, inner, dropout: see EncoderSettings.
-        token_dropout: share of a row's numbers that are left out of their sums while training.
-        loss: "softmax" over all actions, or "bce" with ``negatives`` even draws a prediction.
-        smoothing: share of the target that is spread over all actions (softmax).
-        decoding_batch: rows that are decoded at a time.
-    """
+    """Sizes (see EncoderSettings) and losses of the row models, beside how they are fitted."""
 
     hidden: int = Field(64, ge=1)
     layers: int = Field(2, ge=1)
     heads: int = Field(2, ge=1)
     inner: int = Field(128, ge=1)
     dropout: float = Field(0.2, ge=0, lt=1)
-    token_dropout: float = Field(0.3, ge=0, lt=1)
+    token_dropout: float = Field(0.3, ge=0, lt=1)  # of a row's numbers, in training
     loss: str = Field("softmax", pattern="^(softmax|bce)$")
-    negatives: int = Field(16, ge=1)
-    smoothing: float = Field(0.1, ge=0, lt=1)
+    negatives: int = Field(16, ge=1)  # even draws a prediction (bce)
+    smoothing: float = Field(0.1, ge=0, lt=1)  # of the target, over all actions (softmax)
     decoding_batch: int = Field(64, ge=1)
 
     def encoder(self, kind: Kind) -> EncoderSettings:
@@ -84,33 +76,20 @@ class RowSettings(FitSettings):
 
 
 class Bert4RecSettings(RowSettings):
-    """BERT4Rec's masking.
+    """BERT4Rec's masking."""
 
-    Attributes:
-        masked: share of a complete plan's positions that are hidden.
-        mask_last: share of the instances that end with one mask instead, as in prediction.
-    """
-
-    masked: float = Field(0.3, gt=0, le=1)
-    mask_last: float = Field(0.75, ge=0, le=1)
+    masked: float = Field(0.3, gt=0, le=1)  # of a complete plan's positions
+    mask_last: float = Field(0.75, ge=0, le=1)  # of the instances end with one mask instead
 
 
 class ReaRecSettings(RowSettings):
-    """ReaRec's reasoning.
+    """ReaRec's reasoning."""
 
-    Attributes:
-        steps: reasoning steps after each position; 0 is SASRec.
-        kl_weight: ERL's term that pushes the steps' predictions apart.
-        scale: PRL's ratio of one step's temperature to the next one's.
-        noise, contrast: PRL's noise on the steps' inputs, and the weight of the contrast of the
-            noisy view with the plain one.
-    """
-
-    steps: int = Field(2, ge=0)
-    kl_weight: float = Field(0.05, ge=0)
-    scale: float = Field(5.0, ge=1)
-    noise: float = Field(0.01, ge=0)
-    contrast: float = Field(0.1, ge=0)
+    steps: int = Field(2, ge=0)  # reasoning steps after each position; 0 is SASRec
+    kl_weight: float = Field(0.05, ge=0)  # ERL: of the term that pushes predictions apart
+    scale: float = Field(5.0, ge=1)  # PRL: ratio of one step's temperature to the next one's
+    noise: float = Field(0.01, ge=0)  # PRL: standard deviation on the steps' inputs
+    contrast: float = Field(0.1, ge=0)  # PRL: weight of the noisy view's contrast
 
 
 class RowModel(nnx.Module):
@@ -146,9 +125,7 @@ class RowModel(nnx.Module):
     ) -> tuple[Array, Array | None]:
         """Representations (B, M, T, D) of the plan positions, and PRL's noisy view.
 
-        Args:
-            plan_BxM: rows of the atoms' table; a negative number is padding.
-            key: randomness of training; None for prediction.
+        ``plan_BxM`` are rows of the atoms' table, negative for padding; there is a key in training.
         """
         settings = self.settings
         bag_key, key = (None, None) if key is None else jax.random.split(key)
@@ -208,10 +185,8 @@ def row_loss(
     """Sum of the predictions' losses in a batch, and how many there are.
 
     Without ``train`` it is the plain cross-entropy of every next action along the label, for all
-    models alike, since that is what prediction rests on.
-
-    Args:
-        batch: ``features`` (B, P, W), ``plan`` (B, M) with A behind the end, ``weight`` (B,).
+    models alike, since that is what prediction rests on. The batch has ``features`` (B, P, W),
+    ``plan`` (B, M) with A behind the end, and ``weight`` (B,).
     """
     if model.kind is Kind.BERT4REC:
         return _masked_loss(model, batch, key, train)

@@ -15,10 +15,9 @@ Carry = TypeVar("Carry")
 
 
 class Constraint(Protocol):
-    """Which tokens may follow; a pytree, so that it can be an argument of a compiled function.
+    """Which tokens may follow; it and its state (arrays [rows, ...]) are pytrees.
 
-    Its state is a pytree of arrays [rows, ...]. Some token is open in every state of a sequence
-    that hasn't ended.
+    Some token is open in every state of a sequence that hasn't ended.
     """
 
     def initial(self, rows: int) -> Any:
@@ -87,11 +86,8 @@ def beam_search(
     Args:
         step: (carry, last tokens [B*K]) -> (carry, log-probabilities [B*K, V] of the next one).
         reorder: (carry, parents [B*K]) -> the carry in which beam i goes on from ``parents[i]``.
-        carry: what ``step`` begins with, for B*K beams.
-        constraint: which tokens may follow; ``Free()`` for all.
         rows, beams, steps: B, K, T; a sequence that hasn't ended after T tokens is cut.
-        start: the token that the first step is given.
-        end: the token that ends a sequence.
+        start, end: the token that the first step is given, and the one that ends a sequence.
     """
     offsets = jnp.arange(rows)[:, None] * beams
 

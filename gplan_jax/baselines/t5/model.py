@@ -24,37 +24,21 @@ _MASKED = -1e9  # Finite, so that a row without any key has a mean and no NaN.
 
 
 class T5Config(Config):
-    """The sizes of a T5; the defaults are small enough for one CPU core.
+    """The sizes of a T5; the defaults are small enough for one CPU core."""
 
-    Attributes:
-        vocabulary_size: tokens of the embedding that encoder, decoder and (tied) head share.
-        hidden_size: D, the width of the residual stream.
-        heads, head_dim: N heads of size H; N * H need not be D.
-        mlp_size: F, the width between the two matrices of the feed-forward.
-        encoder_layers, decoder_layers: how many blocks each side has.
-        buckets, max_distance: relative positions share ``buckets`` learnt biases a head; those
-            beyond ``max_distance`` tokens share the last one.
-        gated: gelu(gate(x)) * up(x) as in T5 1.1, instead of relu(up(x)) as in T5.
-        tied: the head is the embedding, after a factor of D^-0.5 (T5), and not a matrix of its own
-            (T5 1.1).
-        dropout: share of values zeroed in training: embeddings, attention weights, between the
-            matrices of the feed-forward, what each layer adds, and the outputs of both sides.
-        epsilon: added to the mean square in the norms.
-    """
-
-    vocabulary_size: int = Field(ge=1)
-    hidden_size: int = Field(default=64, ge=1)
-    heads: int = Field(default=4, ge=1)
-    head_dim: int = Field(default=16, ge=1)
-    mlp_size: int = Field(default=128, ge=1)
+    vocabulary_size: int = Field(ge=1)  # V, shared by both sides
+    hidden_size: int = Field(default=64, ge=1)  # D
+    heads: int = Field(default=4, ge=1)  # N; N * H need not be D
+    head_dim: int = Field(default=16, ge=1)  # H
+    mlp_size: int = Field(default=128, ge=1)  # F
     encoder_layers: int = Field(default=2, ge=1)
     decoder_layers: int = Field(default=2, ge=1)
-    buckets: int = Field(default=32, ge=4, multiple_of=4)
+    buckets: int = Field(default=32, ge=4, multiple_of=4)  # of relative positions, see below
     max_distance: int = Field(default=128, ge=2)
-    gated: bool = False
-    tied: bool = True
+    gated: bool = False  # gelu(gate(x)) * up(x) as in T5 1.1, instead of relu(up(x)) as in T5
+    tied: bool = True  # the head is the embedding times D^-0.5 (T5), not its own matrix (T5 1.1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    epsilon: float = Field(default=1e-6, gt=0)
+    epsilon: float = Field(default=1e-6, gt=0)  # added to the mean square in the norms
 
 
 def relative_buckets(
@@ -171,13 +155,11 @@ def mask_bias(mask: jax.Array) -> jax.Array:
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """x with a share of its values zeroed and the others scaled up; x itself without a key.
-
-    As in the original T5, what is dropped is the same all along the axis before the last one: a
-    feature of all tokens, or a key of all queries.
-    """
+    """x with a share of its values zeroed and the others scaled up; x itself without a key."""
     if key is None or rate == 0:
         return x
+    # As in the original T5 the mask is shared along the axis before the last one: it drops a
+    # feature of all tokens, or a key of all queries.
     kept = jax.random.bernoulli(key, 1 - rate, (*x.shape[:-2], 1, x.shape[-1]))
     return jnp.where(kept, x / (1 - rate), 0)
 
@@ -239,21 +221,14 @@ class DecoderBlock(nnx.Module):
 
 
 class DecoderCache(NamedTuple):
-    """What a decoder remembers between steps; the beams of a row stand side by side.
+    """What a decoder remembers between steps; the beams of a row stand side by side."""
 
-    Attributes:
-        self_key, self_value: [L, B*K, T, N, H], filled up to ``position``.
-        cross_key, cross_value: [L, B, S, N, H] of the encoder's output.
-        mask: [B, S], true at the source's tokens.
-        position: how many tokens have been taken in.
-    """
-
-    self_key: jax.Array
+    self_key: jax.Array  # [L, B*K, T, N, H], filled up to ``position``
     self_value: jax.Array
-    cross_key: jax.Array
+    cross_key: jax.Array  # [L, B, S, N, H] of the encoder's output
     cross_value: jax.Array
-    mask: jax.Array
-    position: jax.Array
+    mask: jax.Array  # [B, S], true at the source's tokens
+    position: jax.Array  # how many tokens have been taken in
 
     def reorder(self, parents_BK: jax.Array) -> DecoderCache:
         """The cache in which beam i goes on from beam ``parents_BK[i]`` of the same row."""
@@ -270,17 +245,12 @@ class T5(nnx.Module):
         shape = (config.vocabulary_size, config.hidden_size)
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), shape))
         scale = config.hidden_size**-0.5
-        self.head = (
-            None if config.tied else nnx.Param(scale * jax.random.normal(rngs.params(), shape))
-        )
+        self.head = None if config.tied else _normal(rngs, shape, scale)
         self.encoder_bias = PositionBias(config, bidirectional=True, rngs=rngs)
         self.decoder_bias = PositionBias(config, bidirectional=False, rngs=rngs)
-        self.encoder = nnx.List(
-            [EncoderBlock(config, rngs=rngs) for _ in range(config.encoder_layers)]
-        )
-        self.decoder = nnx.List(
-            [DecoderBlock(config, rngs=rngs) for _ in range(config.decoder_layers)]
-        )
+        encoder = [EncoderBlock(config, rngs=rngs) for _ in range(config.encoder_layers)]
+        decoder = [DecoderBlock(config, rngs=rngs) for _ in range(config.decoder_layers)]
+        self.encoder, self.decoder = nnx.List(encoder), nnx.List(decoder)
         self.encoder_norm = Norm(config)
         self.decoder_norm = Norm(config)
 
@@ -291,10 +261,7 @@ class T5(nnx.Module):
     def encode(
         self, source: jax.Array, mask_BxS: jax.Array, key: jax.Array | None = None
     ) -> jax.Array:
-        """The encoder's output [B, S, D] for tokens [B, S] or embeddings [B, S, D].
-
-        ``mask_BxS`` is true at tokens; padding is seen by nobody, wherever it stands.
-        """
+        """The encoder's output [B, S, D] for tokens or embeddings; the mask is true at tokens."""
         x = source if source.ndim == 3 else self.embed(source)
         positions = jnp.arange(x.shape[1])
         bias = self.encoder_bias(positions, positions) + mask_bias(mask_BxS)[:, None, None]

@@ -44,19 +44,14 @@ class CodeState(NamedTuple):
 class PlanConstraint(NamedTuple):
     """A ``Constraint`` that lets through the codes of plans that obey the rules, and nothing else.
 
-    Attributes:
-        mask: the rules over atoms.
-        children: int32 [M, V], the node that a token leads to, M where it leads to none.
-        below: float32 [M, A], 1 where the atom's code runs through the node.
-        atom: int32 [M], the atom whose code ends at the node, A where none does.
-        is_end: bool [V], true for the end token.
+    Its trie has M nodes, the root is 0.
     """
 
     mask: PlanMask
-    children: np.ndarray
-    below: np.ndarray
-    atom: np.ndarray
-    is_end: np.ndarray
+    children: np.ndarray  # int32 [M, V], the node that a token leads to, M where it leads to none
+    below: np.ndarray  # float32 [M, A], 1 where the atom's code runs through the node
+    atom: np.ndarray  # int32 [M], the atom whose code ends at the node, A where none does
+    is_end: np.ndarray  # bool [V]
 
     def initial(self, rows: int) -> CodeState:
         """The root, and an empty plan."""
@@ -89,19 +84,10 @@ def plan_constraint(
     end: int,
     room: int = 0,
 ) -> PlanConstraint:
-    """The constraint under which atom a is written as ``codes[a]``.
+    """The constraint under which atom a is written as ``codes[a]``, tokens below ``vocabulary``.
 
-    Args:
-        codes: the tokens of each of the A atoms.
-        mask: the rules over these atoms.
-        vocabulary: V.
-        end: the token that ends a plan.
-        room: empty nodes fill the trie up to so many, so that codes of equal lengths that share
-            other beginnings have arrays of the same shapes, and one compiled program.
-
-    Raises:
-        GplanError: a code is empty, has the end token or one outside the vocabulary, or begins
-            another one (then it would be open where a plan's code ends).
+    Empty nodes fill the trie up to ``room``, so that codes of equal lengths that share other
+    beginnings have arrays of the same shapes, and one compiled program.
     """
     atoms = len(codes)
     if atoms != mask.free.shape[0]:
@@ -188,13 +174,7 @@ def search_plans(
 ) -> jax.Array:
     """The tokens of each row's best plan by beam search: int32 [B, steps], filled up with ``end``.
 
-    Args:
-        graph, weights: the two parts of ``nnx.split`` of a ``PlanT5``.
-        batch: what its ``encode`` reads.
-        constraint: what may follow; ``Free()`` for anything.
-        beams: hypotheses a row.
-        steps: the most tokens of a plan.
-        end: the token that ends a plan.
+    ``graph`` and ``weights`` are the two parts of ``nnx.split`` of a ``PlanT5``.
     """
     model: PlanT5 = nnx.merge(graph, weights)
     encoded_BxSxD, mask_BxS = model.encode(batch)

@@ -34,13 +34,7 @@ from gplan_jax.baselines.t5.plans import (
     search_plans,
 )
 from gplan_jax.baselines.tiger.rqvae import RqVaeSettings
-from gplan_jax.baselines.tiger.semantic_ids import (
-    END,
-    SemanticIds,
-    grammar_ids,
-    plan_text,
-    rq_ids,
-)
+from gplan_jax.baselines.tiger.semantic_ids import END, SemanticIds, grammar_ids, plan_text, rq_ids
 from gplan_jax.data.batch_plan import round_up
 from gplan_jax.gsisr import Sample
 
@@ -53,13 +47,6 @@ class TigerSettings(FitSettings):
 
     The rate falls to 0 over few epochs: at a constant rate some fits stop after 12 epochs with a
     low loss over all tokens but first intents far below those of other fits of the same fold.
-
-    Attributes:
-        hidden_size, heads, mlp_size: of the T5; heads have hidden_size / heads dimensions.
-        encoder_layers, decoder_layers: blocks of each side.
-        dropout: in all layers of the T5; costly on a CPU.
-        feature_dropout: share of a row's numbers that training leaves out.
-        beams: hypotheses of the search.
     """
 
     epochs: int = Field(18, ge=1)
@@ -71,33 +58,24 @@ class TigerSettings(FitSettings):
     mlp_size: int = Field(128, ge=1)
     encoder_layers: int = Field(2, ge=1)
     decoder_layers: int = Field(2, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    feature_dropout: float = Field(0.2, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1)  # in all layers of the T5; costly on a CPU
+    feature_dropout: float = Field(0.2, ge=0, lt=1)  # of a row's numbers, in training
     beams: int = Field(4, ge=1)
 
 
 class TigerRqSettings(TigerSettings):
-    """Of the arm whose codes an RQ-VAE finds; they take longer to learn than the grammar's.
-
-    Attributes:
-        rqvae: of the RQ-VAE.
-        company: dimensions for what an intent stands with in training plans.
-    """
+    """Of the arm whose codes an RQ-VAE finds; they take longer to learn than the grammar's."""
 
     epochs: int = Field(26, ge=1)
     rqvae: RqVaeSettings = RqVaeSettings()
-    company: int = Field(16, ge=0)
+    company: int = Field(16, ge=0)  # dimensions for what an intent stands with in training plans
 
 
 class Tiger(PlanT5):
-    """A T5 over codes, and an embedding of what rows are made of.
+    """A T5 over codes, and an embedding of the numbers that rows are made of, 0 (padding) included.
 
-    Args:
-        features: how many numbers rows are made of, 0 (padding) included.
-        config: of the T5; its vocabulary is that of the codes.
-        feature_dropout: share of a row's numbers that training leaves out; a whole number at a
-            time costs a hundredth of the draws that dropping values in every layer does.
-        rngs: of the weights.
+    Leaving out a whole number at a time (``feature_dropout``) costs a hundredth of the draws that
+    dropping values in every layer does.
     """
 
     def __init__(
@@ -122,26 +100,18 @@ class Tiger(PlanT5):
 
 @dataclass(frozen=True, eq=False)
 class TigerRecipe:
-    """How TIGER reads rows and writes plans; features are those of the training rows.
-
-    Attributes:
-        width: tokens of a target, enough for every plan that is learnt from.
-    """
+    """How TIGER reads rows and writes plans; features are those of the training rows."""
 
     settings: TigerSettings
     encoder: FeatureEncoder
     atoms: Atoms
     ids: SemanticIds
     constraint: PlanConstraint
-    width: int
+    width: int  # tokens of a target, enough for every plan that is learnt from
 
     @classmethod
     def of(cls, given: FitInput, settings: TigerSettings) -> TigerRecipe:
-        """Codes and features from the training rows; those of an RQ-VAE where its settings are.
-
-        Raises:
-            GplanError: an RQ-VAE needs scikit-learn, and it is not installed.
-        """
+        """Codes and features from the training rows; an RQ-VAE's codes with TigerRqSettings."""
         atoms = given.atoms
         if isinstance(settings, TigerRqSettings):
             plans, company = given.train.plans, settings.company
@@ -185,7 +155,7 @@ class TigerRecipe:
             decoder_layers=settings.decoder_layers,
             dropout=settings.dropout,
         )
-        features = round_up(self.encoder.vocabulary_size, _FEATURES)
+        features = round_up(self.encoder.vocabulary.size, _FEATURES)
         return Tiger(features, config, feature_dropout=settings.feature_dropout, rngs=rngs)
 
     def decode(

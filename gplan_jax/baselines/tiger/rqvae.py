@@ -27,36 +27,25 @@ from gplan_jax.foundation.extras import load_extra
 
 
 class RqVaeSettings(Config):
-    """Sizes and training of the RQ-VAE; a library's intents are few, so a step sees all of them.
+    """Sizes and training of the RQ-VAE; a library's intents are few, so a step sees all of them."""
 
-    Attributes:
-        levels, codes: L codebooks of K codes each.
-        hidden: width of the one hidden layer of the encoder, and of the decoder's.
-        latent: width of the encoding.
-        commitment: beta.
-        steps, learning_rate: of Adam.
-        reseed_every: after so many steps each code that no vector chose moves to what one of the
-            vectors brought to its level; in the last quarter of the steps none does.
-    """
-
-    levels: int = Field(3, ge=1)
-    codes: int = Field(8, ge=1)
-    hidden: int = Field(64, ge=1)
-    latent: int = Field(16, ge=1)
-    commitment: float = Field(0.25, ge=0)
-    steps: int = Field(600, ge=0)
+    levels: int = Field(3, ge=1)  # L
+    codes: int = Field(8, ge=1)  # K, of each level
+    hidden: int = Field(64, ge=1)  # width of the one hidden layer of encoder and decoder
+    latent: int = Field(16, ge=1)  # width of the encoding
+    commitment: float = Field(0.25, ge=0)  # beta
+    steps: int = Field(600, ge=0)  # of Adam
     learning_rate: float = Field(3e-3, gt=0)
-    reseed_every: int = Field(20, ge=1)
+    reseed_every: int = Field(20, ge=1)  # steps; none in their last quarter
 
 
 class Quantized(NamedTuple):
-    """Codes of N encodings: their numbers [N, L], their vectors and what each level was given
-    [N, L, D], and what the last one left [N, D]."""
+    """Codes of N encodings."""
 
-    codes: jax.Array
-    vectors: jax.Array
-    residuals: jax.Array
-    rest: jax.Array
+    codes: jax.Array  # their numbers [N, L]
+    vectors: jax.Array  # their vectors [N, L, D]
+    residuals: jax.Array  # what each level was given [N, L, D]
+    rest: jax.Array  # what the last one left [N, D]
 
 
 def quantize(codebooks_LxKxD: jax.Array, encoded_NxD: jax.Array) -> Quantized:
@@ -111,9 +100,10 @@ def rqvae_loss(model: RqVae, x_NxF: jax.Array, commitment: float) -> tuple[jax.A
     found = quantize(model.codebooks[...], encoded)
     decoded = model.decoder(straight_through(encoded, found.vectors.sum(axis=1)))
     # Gradients reach each codebook by its own term alone, not by the residuals of later levels.
-    inputs = encoded[:, None] - _sums_before(jax.lax.stop_gradient(found.vectors))
+    fixed = jax.lax.stop_gradient(found.vectors)
+    inputs = encoded[:, None] - (jnp.cumsum(fixed, axis=1) - fixed)
     codebook = _squared(jax.lax.stop_gradient(inputs) - found.vectors)
-    commit = _squared(inputs - jax.lax.stop_gradient(found.vectors))
+    commit = _squared(inputs - fixed)
     return _squared(x_NxF - decoded) + codebook + commitment * commit, found
 
 
@@ -123,7 +113,6 @@ def kmeans_codebooks(encoded_NxD: np.ndarray, levels: int, codes: int, seed: int
     Where there are fewer than K different residuals, the spare codes repeat residuals.
     """
     k_means = load_extra("sklearn.cluster", "baselines", "the start of TIGER's codebooks").KMeans
-
     draw = np.random.default_rng(seed)
     rest = np.asarray(encoded_NxD, np.float32)
     codebooks = []
@@ -141,11 +130,7 @@ def kmeans_codebooks(encoded_NxD: np.ndarray, levels: int, codes: int, seed: int
 def fit_rqvae(
     x_NxF: np.ndarray, settings: RqVaeSettings, seed: int = 0
 ) -> tuple[RqVae, np.ndarray]:
-    """Trains on N vectors; the model, and the loss of each step.
-
-    Raises:
-        GplanError: there are no vectors, or scikit-learn is not installed.
-    """
+    """Trains on N vectors; the model, and the loss of each step."""
     if not len(x_NxF):
         raise GplanError("There are no vectors to fit an RQ-VAE on.")
     model = RqVae(x_NxF.shape[1], settings, nnx.Rngs(seed))
@@ -191,10 +176,6 @@ def reseeded(codebooks_LxKxD: jax.Array, found: Quantized, key: jax.Array) -> ja
     residuals_LxNxD = found.residuals.swapaxes(0, 1)
     fresh = jnp.take_along_axis(residuals_LxNxD, drawn_LxK[:, :, None], axis=1)
     return jnp.where(chosen_NxLxK.any(axis=0)[:, :, None], codebooks_LxKxD, fresh)
-
-
-def _sums_before(vectors_NxLxD: jax.Array) -> jax.Array:
-    return jnp.cumsum(vectors_NxLxD, axis=1) - vectors_NxLxD
 
 
 def _squared(apart: jax.Array) -> jax.Array:

@@ -31,15 +31,10 @@ Plans = Sequence[Sequence[int]]
 
 @dataclass(frozen=True)
 class SemanticIds:
-    """How atoms and plans are written in tokens.
+    """How atoms and plans are written in tokens."""
 
-    Attributes:
-        codes: the tokens of each atom.
-        vocabulary: how many tokens there are, ``START`` and ``END`` included.
-    """
-
-    codes: tuple[tuple[int, ...], ...]
-    vocabulary: int
+    codes: tuple[tuple[int, ...], ...]  # the tokens of each atom
+    vocabulary: int  # how many tokens there are, ``START`` and ``END`` included
 
     def write(self, plan: Sequence[int]) -> tuple[int, ...]:
         """The tokens of a plan of atoms, ``END`` last; ``read`` reverses it."""
@@ -87,22 +82,9 @@ def grammar_ids(atoms: Atoms) -> SemanticIds:
 
 
 def rq_ids(
-    atoms: Atoms,
-    plans: Sequence[Sequence[int]],
-    settings: RqVaeSettings,
-    *,
-    company: int,
-    seed: int,
+    atoms: Atoms, plans: Plans, settings: RqVaeSettings, *, company: int, seed: int
 ) -> SemanticIds:
-    """Atoms as the L codes of an RQ-VAE over ``intent_vectors`` of training plans, and a last one.
-
-    Args:
-        atoms: the atoms.
-        plans: training plans, for the company that intents keep.
-        settings: of the RQ-VAE.
-        company: dimensions of that part of the vectors.
-        seed: of the RQ-VAE.
-    """
+    """Atoms as an RQ-VAE's L codes over ``intent_vectors`` of training plans, and a last one."""
     vectors = intent_vectors(atoms.intents, atoms.library, plans, company=company)
     model, _ = fit_rqvae(vectors, settings, seed)
     return coded_ids(np.asarray(model(jnp.asarray(vectors)).codes), settings.codes)
@@ -131,11 +113,7 @@ def intent_vectors(
 ) -> np.ndarray:
     """Float32 [A, F + company]: ``described`` beside ``company_vectors``, equal in mean square.
 
-    Args:
-        intents: the A intents.
-        library: theirs.
-        plans: training plans as indices of intents.
-        company: how many dimensions the company of an intent gets.
+    ``plans`` are training plans as indices of intents.
     """
     about = described(intents, library)
     beside = company_vectors(len(intents), plans, company)
@@ -169,9 +147,6 @@ def company_vectors(count: int, plans: Plans, dimensions: int) -> np.ndarray:
     PPMI_ij = max(0, log(n_ij n / (n_i n_j))) with n_ij the plans that hold both i and j (i != j),
     n_i and n its sums (Levy, Goldberg and Dagan 2015, sections 2.1 and 3.1). An intent that no
     plan holds is 0; dimensions beyond the number of intents are 0.
-
-    Raises:
-        GplanError: a plan names an intent that there isn't.
     """
     holds = np.zeros((len(plans), count))
     for row, plan in enumerate(plans):

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.table import Table
 
-from gplan_jax.baselines.fitting.arms import ARMS, NETWORKS, Arm, Arms, LazyArm
-from gplan_jax.baselines.floors.registry import CONTEXT_FLOORS
+from gplan_jax.baselines.fitting.arms import ARMS, CONTEXT_FLOORS, NETWORKS, Arm, Arms, LazyArm
 from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.tables import TextTable

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from gplan_jax.baselines.floors.registry import FLOORS
+from gplan_jax.baselines.fitting.arms import FLOORS
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
 from gplan_jax.foundation.files import read_jsonl

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gplan_jax.baselines.floors.registry import FLOORS
+from gplan_jax.baselines.fitting.arms import FLOORS
 from gplan_jax.evaluation.scores.intervals import RESAMPLES, bootstrap_interval, wilson_interval
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.files import atomic_directory, read_jsonl, write_json, write_jsonl

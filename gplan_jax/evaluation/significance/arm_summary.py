@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from gplan_jax.baselines.floors.registry import ALL_FLOORS
+from gplan_jax.baselines.fitting.arms import ALL_FLOORS
 from gplan_jax.evaluation.scores.intervals import (
     BCA_RESAMPLES,
     DECIMALS,

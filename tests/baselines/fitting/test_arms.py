@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from gplan_jax.baselines.fitting.arms import ARMS, NETWORKS, Fitted, floor_arm
+from gplan_jax.baselines.fitting.arms import ALL_FLOORS, ARMS, NETWORKS, Fitted, floor_arm
 from gplan_jax.baselines.floors.counting import Floor
-from gplan_jax.baselines.floors.registry import ALL_FLOORS
 from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.foundation.config import parse_config
 from gplan_jax.gsisr import IntentLibrary, Sample

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gplan_jax.baselines.fitting.arms import FLOORS
 from gplan_jax.baselines.floors.counting import (
     MajorityFirstIntent,
     PopularityList,
     TriggerTable,
 )
-from gplan_jax.baselines.floors.registry import FLOORS
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import (
     IntentLibrary,

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gplan_jax.baselines.fitting.arms import ALL_FLOORS, CONTEXT_FLOORS, FLOORS
 from gplan_jax.baselines.floors.boosting import Choice, GradientBoosting, open_now
 from gplan_jax.baselines.floors.counting import ContextTable, Floor, voted_plan
 from gplan_jax.baselines.floors.neighbours import NearestNeighbours, _corrected_information
-from gplan_jax.baselines.floors.registry import ALL_FLOORS, CONTEXT_FLOORS, FLOORS
 from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.baselines.rows.plan_mask import initial_state, open_actions, plan_mask, taken

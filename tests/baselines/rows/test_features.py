@@ -180,7 +180,7 @@ def test_longer_histories_keep_the_newest_and_the_most_frequent() -> None:
 def test_a_row_of_nothing_but_a_time_is_encoded_and_one_without_a_time_refused() -> None:
     bare = Sample.from_context({"id": "7", "currenttime": "2026-01-05 08:30:00"})
     for encoder in ENCODERS.values():
-        assert encoder.encode([bare]).max() < encoder.vocabulary_size
+        assert encoder.encode([bare]).max() < encoder.vocabulary.size
         with pytest.raises(GplanError, match="currenttime is empty"):
             encoder.encode([dataclasses.replace(bare, currenttime="")])
         with pytest.raises(GplanError, match="sample 7 is 'noon'"):

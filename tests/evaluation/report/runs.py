@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gplan_jax.baselines.floors.registry import ALL_FLOORS
+from gplan_jax.baselines.fitting.arms import ALL_FLOORS
 from gplan_jax.evaluation.significance.arm_summary import score_arm, summarize_arms
 from gplan_jax.foundation.files import read_jsonl, write_json, write_jsonl
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, facts_of, parse_plan
