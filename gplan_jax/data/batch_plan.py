@@ -25,31 +25,21 @@ EMPTY_ROW = -1
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """What batch ``step`` holds.
+    """What batch ``step`` holds."""
 
-    Attributes:
-        rows: [B] indices of samples, ``EMPTY_ROW`` where the batch is filled up.
-        stage: compression stage of all its rows.
-        epoch: the epoch it belongs to.
-        sequence_length: S, tokens of a row (without a shared prefix), padded.
-        response_length: R, supervised positions of a row, padded likewise.
-    """
-
-    rows: np.ndarray
-    stage: int
+    rows: np.ndarray  # [B] indices of samples, EMPTY_ROW where the batch is filled up
+    stage: int  # of compression, of all its rows
     epoch: int
-    sequence_length: int
-    response_length: int
+    sequence_length: int  # S, tokens of a row (without a shared prefix), padded
+    response_length: int  # R, supervised positions of a row, padded likewise
 
 
 @dataclass(frozen=True)
 class Share:
     """The rows of a batch that one process loads: some of ``of`` equal parts.
 
-    Attributes:
-        parts: their numbers, ascending. They need not lie side by side: the devices of one host of
-            a TPU slice are neighbours in two dimensions.
-        of: parts of a whole batch.
+    ``parts`` ascend and need not lie side by side: the devices of one host of a TPU slice are
+    neighbours in two dimensions.
     """
 
     parts: tuple[int, ...] = (0,)
@@ -62,30 +52,19 @@ class Share:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Batches of a whole run.
+    """Batches of a whole run."""
 
-    Attributes:
-        lengths_NxGx2: tokens of prompt and response of every row at every stage; stages beyond
-            the last column are as long as the last.
-        curriculum: gives the stage; its ``samples_per_epoch`` is N.
-        batch_size: rows of a (global) batch.
-        epochs: passes over the data.
-        seed: of the shuffle.
-        window_batches: batches whose rows are ordered by length together.
-        length_multiple: S is a multiple of this.
-        response_multiple: R is a multiple of this.
-        prefix_length: leading tokens of every prompt that batches hold once for all rows.
-    """
-
+    # Tokens of prompt and response of every row at every stage; stages beyond the last column are
+    # as long as the last.
     lengths_NxGx2: np.ndarray = field(repr=False)
-    curriculum: CompressionCurriculum
-    batch_size: int
+    curriculum: CompressionCurriculum  # gives the stage; its samples_per_epoch is N
+    batch_size: int  # rows of a (global) batch
     epochs: int
     seed: int
-    window_batches: int = 16
-    length_multiple: int = 128
-    response_multiple: int = 64
-    prefix_length: int = 0
+    window_batches: int = 16  # batches whose rows are ordered by length together
+    length_multiple: int = 128  # S is a multiple of this
+    response_multiple: int = 64  # R is a multiple of this
+    prefix_length: int = 0  # leading tokens of every prompt, held once a batch
 
     def __post_init__(self) -> None:
         if len(self.lengths_NxGx2) != self.curriculum.samples_per_epoch:
@@ -155,10 +134,7 @@ def cached_counts(
 ) -> np.ndarray:
     """int32 table of ``count()``, read from ``cache_dir``/``name``.npy where that stands.
 
-    Args:
-        cache_dir: keeps token counts so that a resumed run need not count again; None keeps none.
-        name: holds a hash of everything that the counts depend on.
-        count: the rows of the table.
+    ``name`` holds a hash of everything the counts depend on, so a resumed run need not count again.
     """
     path = cache_dir / f"{name}.npy" if cache_dir else None
     if path and path.is_file():

@@ -22,75 +22,46 @@ Array = Any  # np.ndarray where it is loaded, jax.Array on the devices
 
 @struct.dataclass
 class SharedPrefix:
-    """What the prompts of all rows begin with, held once a batch.
+    """What the prompts of all rows begin with, held once a batch."""
 
-    Attributes:
-        tokens_P: int32, right-padded.
-        length: int32 scalar, how many of them there are.
-    """
-
-    tokens_P: Array
-    length: Array
+    tokens_P: Array  # int32, right-padded
+    length: Array  # int32 scalar
 
 
 @struct.dataclass
 class SampleRows:
-    """Prompts with their responses.
+    """Prompts with their responses."""
 
-    Attributes:
-        tokens_BxS: int32, prompt then response, without the prefix where the batch has one.
-        lengths_B: int32, tokens of each row.
-        targets_BxR: int32, response tokens in order.
-        target_positions_BxR: int32, where in its row the state that predicts each target stands.
-        sections_BxR: int8, 1 reasoning, 2 plan, 0 no target.
-    """
-
-    tokens_BxS: Array
-    lengths_B: Array
-    targets_BxR: Array
+    tokens_BxS: Array  # int32, prompt then response, without the prefix where there is one
+    lengths_B: Array  # int32
+    targets_BxR: Array  # int32, response tokens in order
+    # int32, where in its row the state that predicts each target stands
     target_positions_BxR: Array
-    sections_BxR: Array
+    sections_BxR: Array  # int8, 1 reasoning, 2 plan, 0 no target
 
 
 @struct.dataclass
 class PairTree:
-    """What the four sequences of a pair share, above the sequences themselves.
+    """What the four sequences of a pair share, above the sequences themselves; all int32."""
 
-    Attributes:
-        shared_tokens_NxH: int32, what both prompts of a pair have in common below the prefix.
-        shared_lengths_N: int32.
-        context_tokens_Nx2xC: int32, what follows in each of them, but for its last token, whose
-            state predicts the response.
-        context_lengths_Nx2: int32.
-    """
-
-    shared_tokens_NxH: Array
+    shared_tokens_NxH: Array  # what both prompts of a pair have in common below the prefix
     shared_lengths_N: Array
+    # What follows in each of them, but for its last token, whose state predicts the response.
     context_tokens_Nx2xC: Array
     context_lengths_Nx2: Array
 
 
 @struct.dataclass
 class PairRows:
-    """Context pairs: under each of two contexts the response that fits it and the one that doesn't.
+    """Context pairs: under each of two contexts the response that fits and the one that doesn't."""
 
-    Attributes:
-        tokens_Nx2x2xS: int32, the sequences, or what is left of them below ``tree``.
-        lengths_Nx2x2: int32.
-        targets_Nx2x2xR: int32, response tokens in order.
-        target_positions_Nx2x2xR: int32, where the states that predict them stand.
-        supervised_Nx2x2xR: int8, 1 where there is a target.
-        reference_Nx2x2: float32, log-probabilities of the responses under the reference.
-        tree: what the sequences of a pair share; None in the plain layout.
-    """
-
-    tokens_Nx2x2xS: Array
-    lengths_Nx2x2: Array
-    targets_Nx2x2xR: Array
-    target_positions_Nx2x2xR: Array
-    supervised_Nx2x2xR: Array
-    reference_Nx2x2: Array
-    tree: PairTree | None = None
+    tokens_Nx2x2xS: Array  # int32, the sequences, or what is left of them below ``tree``
+    lengths_Nx2x2: Array  # int32
+    targets_Nx2x2xR: Array  # int32, response tokens in order
+    target_positions_Nx2x2xR: Array  # int32, where the states that predict them stand
+    supervised_Nx2x2xR: Array  # int8, 1 where there is a target
+    reference_Nx2x2: Array  # float32, log-probabilities of the responses under the reference
+    tree: PairTree | None = None  # None in the plain layout
 
 
 @struct.dataclass
@@ -103,19 +74,12 @@ class Batch:
 
 @struct.dataclass
 class LoadedBatch:
-    """A batch on its host, with what the log and the reference need to know of it.
+    """A batch on its host, with what the log and the reference need to know of it."""
 
-    Attributes:
-        batch: the arrays of the rows that this process loads.
-        indices_B: int32, which samples or pairs they are; -1 for an empty row.
-        epoch: scalar.
-        stage: scalar, compression stage of all rows; None for pairs.
-    """
-
-    batch: Batch
-    indices_B: np.ndarray
-    epoch: np.ndarray
-    stage: np.ndarray | None = None
+    batch: Batch  # the rows that this process loads
+    indices_B: np.ndarray  # int32, which samples or pairs they are; -1 for an empty row
+    epoch: np.ndarray  # scalar
+    stage: np.ndarray | None = None  # scalar, of compression, of all rows; None for pairs
 
     def token_count(self) -> int:
         """Tokens of this process's sequences, what is shared counted in each of them."""

@@ -80,12 +80,7 @@ class ChatEncoder:
 
     @classmethod
     def load(cls, model_dir: str | Path) -> ChatEncoder:
-        """Reads ``tokenizer.json``, and the latent vocabulary from ``gplan.json`` where it stands.
-
-        Raises:
-            GplanError: there is no tokenizer, it is broken or lacks a token of the chat layout, or
-                gplan.json is broken.
-        """
+        """Reads ``tokenizer.json``, and the latent vocabulary from ``gplan.json`` where given."""
         folder = Path(model_dir)
         path = folder / "tokenizer.json"
         if not path.is_file():
@@ -132,10 +127,8 @@ class ChatEncoder:
         """Ids of the prompt up to where the response starts, at most ``max_length`` of them.
 
         A prompt that is too long loses tokens on the left of its user part: the system part and
-        the end of the user part, which holds the current context, stay.
-
-        Raises:
-            GplanError: the constant part alone exceeds ``max_length``.
+        the end of the user part, which holds the current context, stay. GplanError where the
+        constant part alone exceeds ``max_length``.
         """
         [ids] = self.prompts_cut_alike([prompt], max_length=max_length)
         return ids
@@ -157,11 +150,7 @@ class ChatEncoder:
         )
 
     def user_room(self, prompt: Prompt, *, max_length: int) -> int:
-        """How many tokens of its user part a prompt of ``max_length`` tokens can hold.
-
-        Raises:
-            GplanError: none, the constant part alone takes them all.
-        """
+        """Tokens of its user part that a prompt of ``max_length`` can hold; GplanError for none."""
         constant = len(self._system_ids(prompt.system)) + len(self._assistant_ids)
         if constant >= max_length:
             raise GplanError(

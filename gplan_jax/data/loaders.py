@@ -77,18 +77,12 @@ class PreferenceLoader:
 
     Where the plan has a prefix the batch is a tree. The widths of what follows what is shared are
     those of the whole data set, so that few shapes are compiled.
-
-    Attributes:
-        training_set: the pairs.
-        plan: which of them make up which batch.
-        levels_Nx3: their tokens by level, from ``PreferenceSet.fitting``.
-        reference_Nx2x2: log-probabilities of chosen and rejected under both contexts.
-        share: what this process loads.
     """
 
     training_set: PreferenceSet
     plan: BatchPlan
-    levels_Nx3: np.ndarray = field(repr=False)
+    levels_Nx3: np.ndarray = field(repr=False)  # tokens by level, from PreferenceSet.fitting
+    # log-probabilities of chosen and rejected under both contexts
     reference_Nx2x2: np.ndarray = field(repr=False)
     share: Share = field(default_factory=Share)
 

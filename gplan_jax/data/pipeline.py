@@ -23,15 +23,9 @@ def batch_iterator(
     workers: int = 0,
     prefetch: int = 4,
 ) -> grain.DatasetIterator:
-    """Iterates over the batches of ``plan``, prefetching ahead.
+    """Iterates over the batches of ``plan`` from step ``start`` (from 0) on, in order.
 
-    Args:
-        loader: makes this process's share of the batch of a step.
-        plan: how many steps there are.
-        start: the step, from 0, whose batch comes first.
-        threads: reader threads; batches come in order whatever the number.
-        workers: reader processes; 0 reads in this one.
-        prefetch: batches made ahead.
+    ``threads`` and ``workers`` (processes; 0 reads in this one) make ``prefetch`` batches ahead.
     """
     dataset = grain.MapDataset.range(plan.total_steps).map(loader)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)

@@ -31,17 +31,14 @@ NO_ROOM, ALIKE, NO_REASONING = -1, -2, -3
 
 @dataclass(frozen=True)
 class TokenizedPair:
-    """Token ids of a pair.
+    """Token ids of a pair."""
 
-    Attributes:
-        prompts: whole prompts of the anchor and of the counterfactual context.
-        responses: the response that fits each of them, the end token included.
-        shared: leading tokens that both prompts have in common, the system part included; the last
-            token of a prompt never counts, since its state predicts the response.
-    """
-
+    # whole ones, of the anchor and of the counterfactual context
     prompts: tuple[np.ndarray, np.ndarray]
+    # the one that fits each of them, the end token included
     responses: tuple[np.ndarray, np.ndarray]
+    # Leading tokens that both prompts have in common, the system part included; the last token of a
+    # prompt never counts, since its state predicts the response.
     shared: int
 
     def response(self, context: int, choice: int) -> np.ndarray:
@@ -51,20 +48,14 @@ class TokenizedPair:
 
 @dataclass(frozen=True)
 class PreferenceSet:
-    """Context pairs with all that turns one into tokens. Pure: nothing is kept between calls.
-
-    Attributes:
-        pairs: the pairs.
-        encoder: text to token ids.
-        task: prompts, library, and the most tokens of a prompt and the longer response together;
-            only prompts are ever cut.
-        source: the file they came from, for messages.
-    """
+    """Context pairs with all that turns one into tokens. Pure: nothing is kept between calls."""
 
     pairs: tuple[ContextPair, ...]
     encoder: ChatEncoder
+    # Prompts, library, and the most tokens of a prompt and the longer response together; only
+    # prompts are ever cut.
     task: Task
-    source: Path
+    source: Path  # the file they came from, for messages
 
     @classmethod
     def read(
@@ -75,11 +66,7 @@ class PreferenceSet:
         task: Task,
         faulty: FaultyRows | None = None,
     ) -> PreferenceSet:
-        """Reads a file of pairs and checks each against the library and the rule filter.
-
-        Raises:
-            GplanError, RowError: as ``read_context_pairs``; the tokenizer lacks latent tokens.
-        """
+        """Reads a file of pairs and checks each against the library and the rule filter."""
         encoder.require_latents()
         pairs = read_context_pairs(path, task.library, vocabulary=encoder.latents, faulty=faulty)
         return cls(tuple(pairs), encoder, task, Path(path))
@@ -108,11 +95,7 @@ class PreferenceSet:
         return self.encoder.system_ids(self.task.prompt(self.pairs[0].anchor))
 
     def tokenize(self, row: int) -> TokenizedPair:
-        """Token ids of a pair.
-
-        Raises:
-            GplanError: the responses leave no room for the prompts' constant part.
-        """
+        """Token ids of a pair; GplanError where the responses leave the prompts no room."""
         contexts, latents = self.pairs[row].contexts, self.encoder.latents
         texts = [context.raw_labels for context in contexts]
         latent = (compress_response(text, block_count(text, latents), latents) for text in texts)
@@ -134,15 +117,9 @@ class PreferenceSet:
         """The pairs that can be trained on, and int32 [N, 3]: their tokens by level of the tree.
 
         The levels are what both prompts share below the system part, the longer of their rests
-        (the last prompt token left out, which the leaf begins with), and the longer response.
-
-        Args:
-            cache_dir: keeps the counts under a hash of everything they depend on.
-            faulty: what becomes of pairs that can't be trained on.
-
-        Raises:
-            GplanError, RowError: a response has no reasoning, is too long, or the template shows
-                nothing of what has changed, so that one prompt would want two plans.
+        (the last prompt token left out, which the leaf begins with), and the longer response. A
+        pair can't be trained on where a response has no reasoning or is too long, or the template
+        shows nothing of what has changed, so that one prompt would want two plans.
         """
         whole = hashlib.sha256("".join(map(self.digest, range(len(self)))).encode()).hexdigest()
         table_Nx3 = cached_counts(

@@ -93,11 +93,7 @@ def load_task(
     library: str | None = None,
     max_length: int | None = None,
 ) -> Task:
-    """The task of a model directory; what is named replaces it, what neither has is Amap's.
-
-    Raises:
-        GplanError: the template, the library, the length or the kind of response is broken.
-    """
+    """The task of a model directory; what is named replaces it, what neither has is Amap's."""
     path = model_dir / TASK_FILE
     stored: Any = read_json(path) if path.is_file() else {"max_length": DEFAULT_MAX_LENGTH}
     length = stored.get("max_length") if isinstance(stored, dict) else None

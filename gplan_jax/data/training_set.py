@@ -31,22 +31,15 @@ class TokenizedSample:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Labelled rows with all that turns one into tokens. Pure: nothing is kept between calls.
-
-    Attributes:
-        samples: the rows.
-        labels: their checked labels; each has a trace in CoT-SFT and PICD.
-        encoder: text to token ids.
-        task: prompts, library, and the most tokens of prompt and response together; only the prompt
-            is ever cut.
-        mode: what responses hold.
-    """
+    """Labelled rows with all that turns one into tokens. Pure: nothing is kept between calls."""
 
     samples: tuple[Sample, ...]
-    labels: tuple[Label, ...]
+    labels: tuple[Label, ...]  # checked; each has a trace in CoT-SFT and PICD
     encoder: ChatEncoder
+    # Prompts, library, and the most tokens of prompt and response together; only the prompt is ever
+    # cut.
     task: Task
-    mode: Mode
+    mode: Mode  # what responses hold
 
     @classmethod
     def read(
@@ -58,12 +51,7 @@ class TrainingSet:
         mode: Mode,
         faulty: FaultyRows | None = None,
     ) -> TrainingSet:
-        """Reads a data file and checks every label against the library and the mode.
-
-        Raises:
-            GplanError, RowError: as ``read_labelled_samples``; a label lacks the trace that the
-                mode trains on; the tokenizer lacks the latent tokens of PICD or Pause.
-        """
+        """Reads a data file and checks every label against the library and the mode."""
         if mode.has_curriculum:
             encoder.require_latents()
         pairs = read_labelled_samples(path, task.library, vocabulary=encoder.latents, faulty=faulty)
@@ -114,11 +102,7 @@ class TrainingSet:
         return self.encoder.system_ids(self.task.prompt(self.samples[0]))
 
     def tokenize(self, row: int, stage: int) -> TokenizedSample:
-        """Token ids of a row at a stage; the prompt is cut so that both fit in ``max_length``.
-
-        Raises:
-            GplanError: the response leaves no room for the prompt's constant part.
-        """
+        """Token ids of a row at a stage; the prompt is cut so that both fit in ``max_length``."""
         response = self.encoder.response(self.response_text(row, stage))
         room = self.task.max_length - len(response.ids)
         prompt_ids = self.encoder.prompt_ids(self.task.prompt(self.samples[row]), max_length=room)
@@ -128,9 +112,6 @@ class TrainingSet:
         """int32 [N, stages, 2]: tokens of prompt and of response for every row and stage.
 
         ``cache_dir`` keeps the table under a hash of everything it depends on.
-
-        Raises:
-            GplanError: a row's response leaves no room for its prompt; the row's id is named.
         """
         digest = hashlib.sha256(f"{self.mode}|{self.task.max_length}|{stages}".encode())
         digest.update(self.encoder.fingerprint.encode())

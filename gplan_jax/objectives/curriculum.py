@@ -15,17 +15,12 @@ class CompressionCurriculum:
 
     The stream is the data set repeated epoch after epoch; the sample at global index i is seen in
     epoch e = i // samples_per_epoch, at stage g = first_stage + e // epochs_per_stage.
-
-    Attributes:
-        samples_per_epoch: number of samples in one pass over the data.
-        first_stage: stage of the first epoch; 0 is explicit reasoning.
-        epochs_per_stage: epochs that every stage lasts. The paper has 1; small data sets want more,
-            so that a stage is long enough to be learnt. None stands still, which is what training
-            on explicit reasoning (CoT-SFT) wants.
     """
 
     samples_per_epoch: int
-    first_stage: int = 0
+    first_stage: int = 0  # stage of the first epoch; 0 is explicit reasoning
+    # The paper has 1; small data sets want more, so that a stage is long enough to be learnt. None
+    # stands still, which training on explicit reasoning (CoT-SFT) wants.
     epochs_per_stage: int | None = 1
 
     def __post_init__(self) -> None:

@@ -37,31 +37,18 @@ Weight = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 
 
 class ScDpoConfig(Config):
-    """Settings of the preference losses; the defaults are the paper's (section 5.1.3).
+    """Settings of the preference losses; the defaults are the paper's (section 5.1.3)."""
 
-    Attributes:
-        beta: DPO temperature; tau of IPO, and 1/eta of sppo_hard.
-        anchor_margin: delta, the least reward shift of the chosen response.
-        anchor_weight: lambda_a.
-        gap_low: gamma_l, lower end of the band of the gap.
-        gap_high: gamma_h, its upper end.
-        gap_low_weight: lambda_gl, the weight below the band.
-        gap_high_weight: lambda_gh, the weight above it.
-        center_target: m, where the mean of the two reward shifts is held.
-        center_weight: lambda_c.
-        dpop_weight: lambda of DPOP; 50 as in Pal et al. 2024.
-    """
-
-    beta: Positive = 0.20
-    anchor_margin: Finite = 0.0
-    anchor_weight: Weight = 5.0
-    gap_low: Finite = 0.10
-    gap_high: Finite = 0.20
-    gap_low_weight: Weight = 10.0
-    gap_high_weight: Weight = 2.0
-    center_target: Finite = 0.0
-    center_weight: Weight = 3.0
-    dpop_weight: Weight = 50.0
+    beta: Positive = 0.20  # DPO temperature; tau of IPO, and 1/eta of sppo_hard
+    anchor_margin: Finite = 0.0  # delta, the least reward shift of the chosen response
+    anchor_weight: Weight = 5.0  # lambda_a
+    gap_low: Finite = 0.10  # gamma_l, lower end of the band of the gap
+    gap_high: Finite = 0.20  # gamma_h, its upper end
+    gap_low_weight: Weight = 10.0  # lambda_gl, the weight below the band
+    gap_high_weight: Weight = 2.0  # lambda_gh, the weight above it
+    center_target: Finite = 0.0  # m, where the mean of the two reward shifts is held
+    center_weight: Weight = 3.0  # lambda_c
+    dpop_weight: Weight = 50.0  # lambda of DPOP; 50 as in Pal et al. 2024
 
     @pydantic.model_validator(mode="after")
     def _band_is_not_empty(self) -> ScDpoConfig:

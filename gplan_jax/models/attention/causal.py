@@ -45,14 +45,7 @@ _MOST_BLOCKS = 16  # each block is compiled on its own
 def resolve_kernel(name: str, *, platform: str, dtype: DTypeLike, head_dim: int) -> Kernel:
     """Returns the kernel that ``name`` means: "auto" is the fastest that can run, else ``name``.
 
-    Args:
-        name: "auto", "xla", "cudnn" or "splash".
-        platform: of the devices: "cpu", "gpu" ("cuda") or "tpu".
-        dtype: of queries, keys and values.
-        head_dim: H.
-
-    Raises:
-        GplanError: the named kernel can't run here; the message says why.
+    ``platform`` is "cpu", "gpu" ("cuda") or "tpu"; GplanError says why a named kernel can't run.
     """
     dtype = jnp.dtype(dtype)
     obstacles: dict[str, str | None] = {"cudnn": None, "splash": None, "xla": None}
@@ -94,21 +87,14 @@ def causal_attention(
     """Computes attention over a row's earlier tokens and everything in its contexts.
 
     out[t] = sum_j p[t, j] v[j], p = softmax(q k^T / sqrt(H)) over the visible keys: a query t sees
-    its own row's keys j <= t and each context's keys c < its length.
+    its own row's keys j <= t and each context's keys c < its length. Queries and keys are rotated,
+    rows right-padded; ``lengths_B`` counts a row's tokens and is 0 for a dummy row.
 
-    Args:
-        query_BxTxNxH: rotated queries of right-padded rows.
-        key_BxTxKxH: rotated keys; each serves N / K query heads.
-        value_BxTxKxH: values.
-        lengths_B: int32, the tokens of each row; 0 for a dummy row.
-        contexts: what all tokens of a row see besides.
-        kernel: see ``resolve_kernel``.
-        own_mask_BxTxT: True where query t of a row sees its key j, in place of j <= t: the tokens
-            of a tree. It is meant for few queries and always takes the XLA kernel.
+    ``own_mask_BxTxT`` is True where query t of a row sees its key j, in place of j <= t: the tokens
+    of a tree. It is meant for few queries and always takes the XLA kernel.
 
-    Returns:
-        [B, T, N, H] in the dtype of the values, with the softmax in float32; zero from a row's
-        length on, so that padding sends no gradient anywhere.
+    The result has the dtype of the values, with the softmax in float32. It is zero from a row's
+    length on, so that padding sends no gradient anywhere.
 
     Raises:
         GplanError: the rows of a context don't divide those of the queries; under a mesh, rows or
@@ -152,12 +138,9 @@ def over_mesh(
     """Runs a kernel that the compiler can't partition on each device's own rows and heads.
 
     Rows are split over the batch axes of the mesh in force and heads over its tensor axis, by the
-    table of ``sharding``; a context of one row goes whole to every row's device, one of more rows
-    is split as the rows are, so that each stays with those that see it. A lone row is computed by
-    all, since its tokens depend on one another.
-
-    Raises:
-        GplanError: rows, heads or a context's rows don't divide by their mesh axes.
+    table of ``sharding``; GplanError where they don't divide by them. A context of one row goes
+    whole to every device, one of more rows is split as the rows are, so that each stays with those
+    that see it. A lone row is computed by all, since its tokens depend on one another.
     """
     mesh = mesh_in_force()
     if mesh is None or mesh.size == 1:

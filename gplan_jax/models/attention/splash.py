@@ -30,17 +30,8 @@ def splash_attention(
 
     Queries and keys are padded to whole blocks: own keys at their end, where no real query looks,
     contexts at their front, hidden. A context that rows share is repeated for each: T + C keys a
-    row, the least that one kernel call can read.
-
-    Args:
-        query_BxTxNxH: rotated queries.
-        key_BxTxKxH: rotated keys.
-        value_BxTxKxH: values.
-        contexts: what all queries of a row see besides.
-        interpret: run the kernel's steps as plain JAX, for tests without a TPU.
-
-    Returns:
-        [B, T, N, H] in the dtype of the values.
+    row, the least that one kernel call can read. ``interpret`` runs the kernel's steps as plain
+    JAX, for tests without a TPU.
     """
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 

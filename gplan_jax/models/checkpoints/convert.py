@@ -46,23 +46,14 @@ _ROWS_AT_ONCE = 8192
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointReport:
-    """What a conversion or export did.
-
-    Attributes:
-        directory: the result.
-        parameters: number of weights (a tied embedding counts once).
-        dtype: dtype of the embedding.
-        tokens_added: tokens that were new to the tokenizer.
-        new_tokens: all asked-for (or recorded) tokens and their ids.
-        rows_before, rows_after: embedding rows.
-    """
+    """What a conversion or export did."""
 
     directory: Path
-    parameters: int
-    dtype: str
-    tokens_added: int
-    new_tokens: dict[str, int]
-    rows_before: int
+    parameters: int  # number of weights; a tied embedding counts once
+    dtype: str  # of the embedding
+    tokens_added: int  # those that were new to the tokenizer
+    new_tokens: dict[str, int]  # all asked-for (or recorded) ones and their ids
+    rows_before: int  # of the embedding
     rows_after: int
 
 
@@ -77,18 +68,11 @@ def convert_checkpoint(
 ) -> CheckpointReport:
     """Turns a Hugging Face Qwen3 checkpoint into a GPlan model directory.
 
-    New tokens take the ids after the tokenizer's. Their rows (of the embedding, and of an untied
-    head) are the mean of the rows of existing tokens plus noise; all other weights keep their
-    bytes and dtype. Where the ids do not fit, the matrices grow to a multiple of 128 rows.
-
-    Args:
-        hf_dir: config.json, safetensors, and tokenizer.json or vocab.json with merges.txt (needed
-            if there are new tokens).
-        out_dir: a new directory; it appears whole or not at all.
-        new_tokens: in the order of their ids.
-        metadata: kept in gplan.json.
-        seed: of the noise.
-        progress: show a bar on stderr.
+    New tokens take the ids after the tokenizer's, in their order. Their rows (of the embedding, and
+    of an untied head) are the mean of the rows of existing tokens plus noise from ``seed``; all
+    other weights keep their bytes and dtype. Where the ids do not fit, the matrices grow to a
+    multiple of 128 rows. ``metadata`` is kept in gplan.json; ``out_dir`` appears whole or not at
+    all.
 
     Raises:
         GplanError: the checkpoint is not whole, does not match its config, or its tokenizer has

@@ -37,20 +37,12 @@ _DTYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """How one parameter of the model corresponds to tensors of a checkpoint.
+    """How one parameter of the model corresponds to tensors of a checkpoint."""
 
-    Attributes:
-        template: tensor name; ``{layer}`` marks a tensor that exists once a layer.
-        path: the parameter, dotted.
-        axes: the fields of ``Qwen3Config`` that are its shape, without its layer axis.
-        inputs: how many leading axes of that shape are inputs of a projection (the tensor is then
-            transposed); 0 where the tensor is taken as it is.
-    """
-
-    template: str
-    path: str
-    axes: tuple[str, ...]
-    inputs: int = 0
+    template: str  # tensor name; {layer} marks one that exists once a layer
+    path: str  # the parameter, dotted
+    axes: tuple[str, ...]  # fields of Qwen3Config: the parameter's shape without layers
+    inputs: int = 0  # leading axes that are a projection's inputs; 0: not transposed
 
     @property
     def stacked(self) -> bool:
@@ -145,12 +137,7 @@ class LazyTensor:
 
 
 def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
-    """Reads the headers of a checkpoint's shards.
-
-    Raises:
-        GplanError: no safetensors, a shard missing or torn, a tensor that the index promises and
-            its shard does not hold, an unsupported dtype; all faults are listed at once.
-    """
+    """Reads the headers of a checkpoint's shards; GplanError lists every fault found."""
     index = directory / _INDEX
     promised: dict[str, str] = {}  # tensor -> shard
     if index.is_file():
@@ -209,9 +196,8 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
 def check_tensors(tensors: Mapping[str, StoredTensor], config: Qwen3Config, *, source: str) -> None:
     """Compares a checkpoint's tensors with what the config asks for.
 
-    Raises:
-        GplanError: listing every missing, extra and misshapen tensor, every parameter whose layers
-            differ in dtype, and a tied checkpoint whose lm_head is not its embedding.
+    GplanError lists every missing, extra and misshapen tensor, every parameter whose layers differ
+    in dtype, and a tied checkpoint whose lm_head is not its embedding.
     """
     wanted = {
         name: rule.tensor_shape(config) for rule in rules(config) for name in rule.names(config)
@@ -291,12 +277,9 @@ def checkpoint_tensors(
 ) -> list[LazyTensor]:
     """The Hugging Face tensors of a model, parameter by parameter.
 
-    Args:
-        read: parameter path -> array; called when a tensor is written, the last array is kept, so
-            memory holds one parameter.
-        dtypes: parameter path -> dtype.
-        config: the shape.
-        ships_lm_head: write a tied model's ``lm_head.weight`` too, as its source checkpoint did.
+    ``read`` gives the array of a parameter path. It is called when a tensor is written and only the
+    last array is kept, so memory holds one parameter. ``ships_lm_head`` writes a tied model's
+    ``lm_head.weight`` too, as its source checkpoint did.
     """
     read = functools.lru_cache(maxsize=1)(read)
 
@@ -322,9 +305,6 @@ def write_sharded(
 
     A checkpoint that fits in one shard is ``model.safetensors`` without an index. Nothing is
     written until the iterator is consumed.
-
-    Raises:
-        OSError: the disk is full, or the directory can't be written.
     """
     shards: list[list[LazyTensor]] = [[]]
     for tensor in tensors:

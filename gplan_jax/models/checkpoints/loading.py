@@ -50,8 +50,8 @@ def load_qwen3(
 
     Args:
         path: the directory.
-        param_dtype: dtype to hold the parameters in; None keeps each one's stored dtype.
-        compute_dtype: dtype of matrix products; None means that of the embedding.
+        param_dtype: of the parameters; None keeps each one's stored dtype.
+        compute_dtype: of matrix products; None means that of the embedding.
         remat: see ``Qwen3``.
         mesh: devices to lay the weights out over (``layers.sharding``); None is the default device.
 

@@ -52,23 +52,14 @@ _COMPANIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class ModelRecord:
-    """What ``gplan.json`` remembers of a model's origin.
+    """What ``gplan.json`` remembers of a model's origin."""
 
-    Attributes:
-        new_tokens: latent tokens and their ids.
-        original_tokens: how many ids the source's tokenizer had; None where it had none.
-        original_vocab_size: how many embedding rows the source had.
-        ships_lm_head: whether a tied source held ``lm_head.weight`` as well.
-        source_dtype: dtype of the source's embedding.
-        metadata: whatever the caller of ``convert_checkpoint`` wants kept.
-    """
-
-    new_tokens: dict[str, int]
-    original_tokens: int | None
-    original_vocab_size: int
-    ships_lm_head: bool
-    source_dtype: str
-    metadata: dict[str, Any]
+    new_tokens: dict[str, int]  # latent tokens and their ids
+    original_tokens: int | None  # ids of the source's tokenizer; None where it had none
+    original_vocab_size: int  # embedding rows of the source
+    ships_lm_head: bool  # whether a tied source held lm_head.weight as well
+    source_dtype: str  # of the source's embedding
+    metadata: dict[str, Any]  # what the caller of convert_checkpoint wants kept
 
     def write(self, directory: Path) -> None:
         write_json(directory / RECORD, {"format": _FORMAT, **dataclasses.asdict(self)})
@@ -106,14 +97,7 @@ def read_config(directory: str | Path) -> Qwen3Config:
 
 
 def copy_companions(source: Path, target: Path, *, vocab_size: int, dtype: np.dtype) -> None:
-    """Copies what lies beside the weights; config.json is rewritten only where it differs.
-
-    Args:
-        source: a model directory or Hugging Face checkpoint.
-        target: the directory being written.
-        vocab_size: embedding rows of the weights in ``target``.
-        dtype: dtype of the weights in ``target``.
-    """
+    """Copies what lies beside the weights; config.json is rewritten only where it differs."""
     for name in _COMPANIONS:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
@@ -147,11 +131,7 @@ def save_parameters(
 
 
 class ParameterStore:
-    """A saved ``params/`` folder, checked against a config and read parameter by parameter.
-
-    Raises:
-        GplanError: no checkpoint there, or parameters missing, extra or misshapen; all are listed.
-    """
+    """A saved ``params/`` folder, checked against a config and read parameter by parameter."""
 
     def __init__(self, folder: Path, config: Qwen3Config) -> None:
         self._folder = folder.resolve()
@@ -198,12 +178,7 @@ class ParameterStore:
 
 @contextmanager
 def storage_errors(folder: Path) -> Iterator[None]:
-    """Turns Orbax's errors into ones a user can act on.
-
-    Raises:
-        OSError: ENOSPC where the disk is full (TensorStore raises a ValueError for it).
-        GplanError: ``folder`` is missing, torn or not a checkpoint.
-    """
+    """Turns Orbax's errors into GplanError, or OSError (ENOSPC) where the disk is full."""
     try:
         yield
     except Exception as error:
@@ -225,15 +200,11 @@ def storage_reason(error: Exception) -> str:
 def save_model_directory(
     model: Qwen3, out_dir: str | Path, *, source_dir: str | Path, shards: Path | None = None
 ) -> None:
-    """Writes a live model as a GPlan model directory.
+    """Writes a live model as a GPlan model directory, in the dtype of its weights.
 
-    Args:
-        model: the weights; they are stored in their own dtype.
-        out_dir: a new directory; it appears whole or not at all.
-        source_dir: where the model came from (model directory or Hugging Face checkpoint):
-            tokenizer, config and record are taken over from it.
-        shards: what ``save_shards`` has written of this model, which is moved; without it the
-            weights are written here, by this process alone.
+    Tokenizer, config and record are taken over from ``source_dir`` (a model directory or Hugging
+    Face checkpoint). ``shards`` is what ``save_shards`` has written of this model, which is moved;
+    without it the weights are written here, by this process alone.
 
     Raises:
         GplanError: ``out_dir`` holds something, or the source is of another shape.

@@ -18,17 +18,10 @@ _PARTS = ("vocab.json", "merges.txt")
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerExtension:
-    """A tokenizer with new tokens.
-
-    Attributes:
-        tokenizer: with the tokens in it.
-        ids: each asked-for token -> its id.
-        size_before: number of ids (largest id + 1) without the new tokens.
-        size_after: the same with them.
-    """
+    """A tokenizer with new tokens; its sizes are the largest id + 1."""
 
     tokenizer: Tokenizer
-    ids: dict[str, int]
+    ids: dict[str, int]  # each asked-for token -> its id
     size_before: int
     size_after: int
 
@@ -58,11 +51,7 @@ def extend_tokenizer(directory: Path, new_tokens: Sequence[str]) -> TokenizerExt
     """Adds ``new_tokens`` to a checkpoint's tokenizer as special tokens with the next ids.
 
     A token the tokenizer already has keeps its id. Returns None where there is no tokenizer and
-    no token to add.
-
-    Raises:
-        GplanError: tokens are empty or repeated, the tokenizer is missing or broken, or its ids
-            have gaps (the library would then give a new token an id that is in use).
+    no token to add. Ids with gaps are refused: the library would give a new token an id in use.
     """
     if len(set(new_tokens)) < len(new_tokens) or "" in new_tokens:
         raise GplanError(f"New tokens must be distinct and not empty: {', '.join(new_tokens)}.")
@@ -97,13 +86,7 @@ def extend_tokenizer(directory: Path, new_tokens: Sequence[str]) -> TokenizerExt
 def check_tokenizer(directory: Path, *, rows: int, needed: bool = False) -> None:
     """Checks that every id of the ``tokenizer.json`` beside some weights has an embedding row.
 
-    Args:
-        directory: a model directory or Hugging Face checkpoint.
-        rows: rows of its embedding.
-        needed: whether a missing tokenizer is a fault.
-
-    Raises:
-        GplanError: the tokenizer has ids beyond the embedding, is broken, or is needed and missing.
+    A missing one is a GplanError where it is ``needed``.
     """
     path = directory / _TOKENIZER
     if path.is_file():

@@ -41,17 +41,11 @@ class LoraParam(nnx.Variable):
 
 
 class LowRank(nnx.Module):
-    """scale * (x A) B beside a projection x W.
-
-    Attributes:
-        down: A, [inputs..., r] (stacked over layers outside of a scan).
-        up: B, [r, outputs...].
-        scale: alpha / r.
-    """
+    """scale * (x A) B beside a projection x W, with scale = alpha / r."""
 
     def __init__(self, *, down: LoraParam, up: LoraParam, scale: float) -> None:
-        self.down = down
-        self.up = up
+        self.down = down  # A, [inputs..., r] (stacked over layers outside of a scan)
+        self.up = up  # B, [r, outputs...]
         self.scale = scale
 
     def __call__(self, equation: str, x: jax.Array) -> jax.Array:

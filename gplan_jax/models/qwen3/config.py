@@ -53,10 +53,8 @@ class Qwen3Config:
     def from_hf(cls, values: dict[str, Any], *, source: str = "config.json") -> Qwen3Config:
         """Reads a Hugging Face config; ``source`` names it in errors.
 
-        Raises:
-            GplanError: it is not a Qwen3 dense config, a key is missing, or it asks for a feature
-                this model does not have (attention bias, sliding window, scaled rotary
-                embeddings); all faults are listed in one message.
+        GplanError lists all faults: not a Qwen3 dense config, a missing key, or a feature this
+        model does not have (attention bias, sliding window, scaled rotary embeddings).
         """
         if not isinstance(values, dict):
             raise GplanError(f"{source} is not a JSON object; download the checkpoint again.")

@@ -35,14 +35,9 @@ def add_lora(
 ) -> None:
     """Puts adapters beside the named projections of every layer of ``model``, in place.
 
-    Args:
-        model: its own weights are frozen from here on: ``nnx.split(model, LoraParam, ...)``.
-        rank: r.
-        alpha: the adapters' part is scaled by alpha / r.
-        targets: names from ``PROJECTIONS``.
-        trained_rows: token ids whose embedding (and head) rows train in full.
-        seed: of A.
-        mesh: where the model lives.
+    The model's own weights are frozen from here on: ``nnx.split(model, LoraParam, ...)``. The
+    adapters' part is scaled by alpha / rank; embedding (and head) rows of the token ids
+    ``trained_rows`` train in full.
 
     Raises:
         GplanError: an unknown target, or a rank beyond what a projection can use.

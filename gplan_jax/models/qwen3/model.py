@@ -130,8 +130,8 @@ class Qwen3(nnx.Module):
     Args:
         config: the shape.
         rngs: source of the random initial weights.
-        param_dtype: dtype the parameters are stored in.
-        compute_dtype: dtype of matrix products; None means ``param_dtype``.
+        param_dtype: of the stored parameters.
+        compute_dtype: of matrix products; None means ``param_dtype``.
         remat: what the backward pass computes again instead of keeping: "none" keeps all, "full"
             keeps only each layer's input, "dots" keeps the products with weights, "offload" keeps
             each layer's input in host memory.
@@ -209,12 +209,8 @@ class Qwen3(nnx.Module):
             ancestors: what each branch continues, from the root on; all of it is seen. One of n
                 rows, where n divides B, is shared by groups of B / n branches side by side.
             positions_BxS: rotary positions; they go on from the ancestors where not given.
-            mask_BxSxS: which tokens of its own row a token sees where that is not the earlier
-                ones: the branches are trees.
-            keep: whether the branches are to be continued in turn.
-
-        Returns:
-            The states after the final norm [B, S, D], and the branches as a context where ``keep``.
+            mask_BxSxS: which tokens of its own row a token sees where the branches are trees.
+            keep: return the branches as a context too, to be continued in turn.
         """
         if positions_BxS is None:
             rows = len(input_ids_BxS)

@@ -48,12 +48,7 @@ class _Connection:
     idle_since: float = 0.0
 
     async def exchange(self, request: h11.Request, body: bytes) -> Reply:
-        """Sends a request and reads its answer to the end.
-
-        Raises:
-            _NoReply: the server closed the connection instead of answering.
-            OSError, h11.RemoteProtocolError: the connection broke, or what came is no HTTP.
-        """
+        """Sends a request, reads its answer; _NoReply where the server hangs up before one begins."""
         parser, status, parts = self.parser, NO_ANSWER, list[bytes]()
         head = parser.send(request) or b""
         content = parser.send(h11.Data(body)) or b""
@@ -84,16 +79,9 @@ class _Connection:
 async def http_sender(
     url: str, *, path: str, timeout_s: float = 60.0, api_key: str | None = None
 ) -> AsyncIterator[Send]:
-    """Yields what posts a JSON body to a server, over as many connections as it takes.
+    """Yields what posts a JSON body to ``path`` of a server, over as many connections as it takes.
 
-    Args:
-        url: of the server, e.g. http://127.0.0.1:8000; proxies of the environment have no part.
-        path: where the bodies go.
-        timeout_s: seconds after which a request counts as unanswered.
-        api_key: sent as a bearer token.
-
-    Raises:
-        GplanError: ``url`` is no http or https address.
+    ``api_key`` is sent as a bearer token. Proxies of the environment have no part.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -61,14 +61,6 @@ def summarize(
         exchanges: all of the run, in the order of their intended times.
         duration_s: length of the schedule that they were drawn from.
         deadline_ms: latency up to which an answer is of use; None: any.
-
-    Returns:
-        requests, offered_qps; answered; errors: "STATUS code" -> how many; latency_ms: spread from
-        the intended times of the answered ones; service_ms: the same from when they were really
-        sent; lag_ms: spread of all; refused_ms: from sending to a 503; goodput: answers within the
-        deadline (within, share of all requests, qps); server_ms: spreads by stage; usage: means a
-        plan; cached_share: of prompt tokens; passed_share: plans that passed the filter; tail_s:
-        from the last intended time to the last end; warnings: see ``find_warnings``.
     """
     answered = [exchange for exchange in exchanges if exchange.answered]
     failed = [exchange for exchange in exchanges if not exchange.answered]
@@ -86,6 +78,7 @@ def summarize(
         "errors": dict(
             Counter(f"{e.status or ''} {e.problem}".strip() for e in failed).most_common()
         ),
+        # Latency counts from the intended time, service from when the request really left.
         "latency_ms": spread([exchange.latency_ms for exchange in answered]),
         "service_ms": spread([exchange.service_ms for exchange in answered]),
         "lag_ms": spread([exchange.lag_ms for exchange in exchanges]),
@@ -100,9 +93,11 @@ def summarize(
             stage: spread([e.timings_ms[stage] for e in answered if stage in e.timings_ms])
             for stage in STAGES
         },
-        "usage": usage,
+        "usage": usage,  # means a plan
+        # of prompt tokens; the next one of plans that passed the rule filter
         "cached_share": _ratio(usage.get("cached_tokens"), usage.get("prompt_tokens")),
         "passed_share": sum(passed) / len(passed) if passed else None,
+        # from the last intended time to the last end
         "tail_s": max(e.ended_s for e in exchanges) - exchanges[-1].intended_s
         if exchanges
         else None,
@@ -111,11 +106,7 @@ def summarize(
 
 
 def find_warnings(summary: RunFigures, answered: Sequence[Exchange]) -> dict[str, str]:
-    """What a reader must know before trusting the figures.
-
-    Returns:
-        Kind of warning, a key of ``WARNINGS`` -> this run's figure; {} where nothing limits it.
-    """
+    """What limits the figures: kind of warning, a key of ``WARNINGS`` -> this run's figure."""
     warnings = {}
     lag, latency = summary["lag_ms"], summary["latency_ms"]
     if lag and lag["p99"] > max(LAG_LIMIT_MS, LAG_SHARE * (latency["p50"] if latency else 0.0)):

@@ -47,23 +47,14 @@ READY_S = 10.0  # a server that is said to run already must be ready at once, or
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """What every model has to stand.
+    """The load that every model is given."""
 
-    Attributes:
-        qps: rates, requests a second; each is a run of its own.
-        duration_s: of each run.
-        deadline_ms: sent with every request, and what goodput is measured by; None: neither.
-        seed: of the arrival times; all models meet the same ones.
-        warmup: requests before the first run, one after the other; they count nowhere.
-        timeout_s: seconds after which a request counts as unanswered.
-    """
-
-    qps: tuple[float, ...] = (10.0,)
-    duration_s: float = 30.0
-    deadline_ms: float | None = None
-    seed: int = 0
-    warmup: int = 20
-    timeout_s: float = 120.0
+    qps: tuple[float, ...] = (10.0,)  # rates, requests a second; each is a run of its own
+    duration_s: float = 30.0  # of each run
+    deadline_ms: float | None = None  # sent with every request; goodput is measured by it
+    seed: int = 0  # of the arrival times, the same for all models
+    warmup: int = 20  # requests before the first run, one by one; not counted
+    timeout_s: float = 120.0  # after which a request counts as unanswered
 
 
 def compare_latency(
@@ -90,10 +81,6 @@ def compare_latency(
     Returns:
         What stands in OUT/latency.json: "ran_on", "load", and "models": name -> its directory,
         mode and "runs": QPS -> ``summarize``.
-
-    Raises:
-        GplanError: a model directory or mode is wrong, ``out`` holds something, or a server did not
-            start or answer; nothing is started before the input is known to be right.
     """
     refuse_existing(out)
     modes = modes or {}
@@ -154,13 +141,9 @@ async def load_server(
     *,
     api_key: str | None = None,
 ) -> dict[str, RunFigures]:
-    """Warms a server up and sends it one run for each rate; writes OUT/qps_RATE.jsonl.
+    """Warms a server up and sends it one run for each rate; QPS as text -> ``summarize``.
 
-    Returns:
-        QPS as text -> ``summarize``.
-
-    Raises:
-        GplanError: a request of the warm-up was not answered.
+    Every exchange goes to OUT/qps_RATE.jsonl. An unanswered request of the warm-up is a GplanError.
     """
     bodies = plan_bodies(samples, deadline_ms=plan.deadline_ms)
     summaries: dict[str, RunFigures] = {}
@@ -215,10 +198,7 @@ def contexts_needed(plan: LoadPlan) -> int:
 
 
 def simulated_contexts(plan: LoadPlan, *, most: int = 5000) -> list[Sample]:
-    """Contexts of a simulated world, enough that none comes twice (up to ``most``).
-
-    The map is the quickstart's, the users are others.
-    """
+    """Contexts of simulated users on the quickstart's map, enough that none comes twice."""
     from gplan_jax.synthesis.world.simulation import simulate_rows
 
     rows = min(most, contexts_needed(plan))
@@ -226,11 +206,7 @@ def simulated_contexts(plan: LoadPlan, *, most: int = 5000) -> list[Sample]:
 
 
 def own_mode(model_dir: Path) -> DecodingMode:
-    """How a model decodes best: by the grammar with drafts, but written reasoning fits no grammar.
-
-    Raises:
-        GplanError: the model directory is missing or its task is broken.
-    """
+    """A model's best decoding: by the grammar with drafts, but written reasoning fits no grammar."""
     if not model_dir.is_dir():
         raise GplanError(f"{model_dir} is not a directory; name a model directory.")
     return "unconstrained" if load_task(model_dir).response == "reasoning" else "drafted"

@@ -28,27 +28,17 @@ LEAD_S = 0.05  # between the start of a run and its first possible request
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request and how it ended; times in seconds from the start of the run.
+    """One request and how it ended; times in seconds from the start of the run."""
 
-    Attributes:
-        intended_s: when it was meant to leave.
-        sent_s: when it left.
-        ended_s: when its answer was complete, or it failed.
-        status: of the answer, 0 where none came.
-        problem: "" for an answered one, else the error's code or name.
-        timings_ms: the server's own timings, by name.
-        usage: the server's counts of tokens and passes, by name.
-        passed: whether the plan passed the rule filter; None where the server didn't say.
-    """
-
-    intended_s: float
-    sent_s: float
-    ended_s: float
-    status: int
-    problem: str = ""
-    timings_ms: dict[str, float] = field(default_factory=dict)
+    intended_s: float  # when it was meant to leave
+    sent_s: float  # when it left
+    ended_s: float  # when its answer was complete, or it failed
+    status: int  # HTTP, 0 where no answer came
+    problem: str = ""  # the error's code or name
+    timings_ms: dict[str, float] = field(default_factory=dict)  # the server's own, by name
+    # the server's counts of tokens and passes, by name
     usage: dict[str, int] = field(default_factory=dict)
-    passed: bool | None = None
+    passed: bool | None = None  # the rule filter; None where the server didn't say
 
     @property
     def answered(self) -> bool:
@@ -72,20 +62,10 @@ class Exchange:
 
 
 def poisson_schedule(qps: float, duration_s: float, seed: int) -> np.ndarray:
-    """Times of a Poisson process: gaps are independent and exponential with mean 1 / ``qps``.
+    """Times of a Poisson process in [0, duration_s), float64 [N] in ascending seconds.
 
-    A longer schedule begins with a shorter one of the same rate and seed.
-
-    Args:
-        qps: mean requests a second.
-        duration_s: all times lie in [0, duration_s).
-        seed: of the draws.
-
-    Returns:
-        float64 [N], ascending seconds.
-
-    Raises:
-        GplanError: rate or duration is not positive.
+    Gaps are independent and exponential with mean 1 / ``qps``. A longer schedule begins with a
+    shorter one of the same rate and seed.
     """
     if not (qps > 0 and duration_s > 0):
         raise GplanError(f"{qps} QPS for {duration_s} s: rate and duration must be positive.")
@@ -117,7 +97,7 @@ async def send_on_schedule(
     connections: int | None = None,
     ended: Callable[[Exchange], None] | None = None,
 ) -> list[Exchange]:
-    """Sends a request at each intended time and waits for the last answer.
+    """Sends a request at each intended time; the exchanges, in the order of ``intended_s``.
 
     Args:
         send: sends one body; never raises for what a server or network does.
@@ -126,9 +106,6 @@ async def send_on_schedule(
         connections: most requests under way at once; one that finds none free is sent late, which
             its latency counts. None: no limit.
         ended: called with each exchange as it ends.
-
-    Returns:
-        The exchanges in the order of ``intended_s``.
     """
     clock = asyncio.get_running_loop().time
     start = clock() + LEAD_S

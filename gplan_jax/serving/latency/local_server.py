@@ -49,15 +49,10 @@ def free_port() -> int:
 def local_server(
     command: Callable[[int], Sequence[str]], log: Path, *, start_timeout_s: float = 900.0
 ) -> Iterator[LocalServer]:
-    """Starts a server on a free port, yields it once it is ready, and stops it in any case.
+    """Starts a server on a free port, yields it once ``/readyz`` says 200, always stops it.
 
-    Args:
-        command: port -> command line.
-        log: file for all that the server prints.
-        start_timeout_s: seconds it may take until ``/readyz`` says 200: loading and compiling.
-
-    Raises:
-        GplanError: it ended or was not ready in time; the message shows the end of its log.
+    ``command`` is port -> command line, ``log`` takes all that the server prints. GplanError shows
+    the end of the log where it ended or was not ready in time.
     """
     port = free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -87,13 +82,7 @@ def local_server(
 def wait_until_ready(url: str, timeout_s: float, *, server: LocalServer | None = None) -> None:
     """Waits until ``/readyz`` answers 200; it is asked once at least.
 
-    Args:
-        timeout_s: most seconds to wait.
-        server: the one at ``url``, where it is ours: its end ends the waiting, and its log is shown
-            where it fails.
-
-    Raises:
-        GplanError: the process ended, or the time is up.
+    ``server`` is the one at ``url``, where it is ours: its end ends the waiting.
     """
     ends = time.monotonic() + timeout_s
     with httpx2.Client(base_url=url, timeout=5.0, trust_env=False) as client:

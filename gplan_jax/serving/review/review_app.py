@@ -240,11 +240,7 @@ def serve_review(
     port: int,
     candidates: Path | None = None,
 ) -> None:
-    """Serves the review page of one reviewer on 127.0.0.1 until Ctrl-C or SIGTERM.
-
-    Raises:
-        GplanError: the port is taken, or a file is wrong; see ``open_review``.
-    """
+    """Serves the review page of one reviewer on 127.0.0.1 until Ctrl-C or SIGTERM."""
     store = open_review(review, reviewer, library, candidates)
     listener = listen(HOST, port)
     url = f"http://{HOST}:{listener.getsockname()[1]}/"

@@ -44,16 +44,11 @@ class NotASeed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SavedDecision:
-    """A decision as it is on the disk.
-
-    Attributes:
-        version: a hash of its line, so that it outlives the server.
-        faults: what is wrong with its draft.
-    """
+    """A decision as it is on the disk."""
 
     decision: Decision
-    version: str
-    faults: tuple[DraftFault, ...]
+    version: str  # a hash of its line, so that it outlives the server
+    faults: tuple[DraftFault, ...]  # what is wrong with its draft
 
 
 class ReviewStore:
@@ -61,11 +56,6 @@ class ReviewStore:
 
     Threads may share it. Where another program has changed the file meanwhile, it is read again
     before anything is written, so neither side's decisions are lost.
-
-    Attributes:
-        path: the reviewer's file.
-        candidates: what is reviewed, by row from 1.
-        id: a hash of the candidates.
     """
 
     def __init__(
@@ -92,15 +82,10 @@ class ReviewStore:
             return list(self._saved)
 
     def change(self, decision: Decision, version: str) -> SavedDecision:
-        """Saves a decision that its reviewer made looking at ``version``.
+        """Saves a decision made looking at ``version``; Outdated where it is another one by now.
 
-        The same change once more, as after a lost answer, is fine.
-
-        Raises:
-            Outdated: the decision is another one by now.
-            NotASeed: it is accepted or edited, and ``verdict_faults`` finds faults.
-            GplanError: another program has made the file unreadable.
-            OSError: it can't be written.
+        The same change once more, as after a lost answer, is fine. NotASeed where it is accepted or
+        edited and ``verdict_faults`` finds faults.
         """
         candidate = self.candidates[decision.row - 1]
         decision = dataclasses.replace(decision, reviewer=self.reviewer)
@@ -151,12 +136,7 @@ class ReviewStore:
 def open_review(
     review: Path, reviewer: str, library: IntentLibrary, candidates: Path | None = None
 ) -> ReviewStore:
-    """The store of a reviewer's own copy: review.csv -> review.anna.csv, begun where it is missing.
-
-    Raises:
-        GplanError: the name can't be part of a file's, ``review`` is another reviewer's copy, or
-            holds decisions that nobody's name stands for; or a file can't be read.
-    """
+    """The store of a reviewer's own copy, review.csv -> review.anna.csv; begun where missing."""
     if not _NAME.fullmatch(reviewer):
         raise GplanError(
             f"{reviewer!r} can't name a reviewer: letters, digits, _ and -, at most 40 of them."
