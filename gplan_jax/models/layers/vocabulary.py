@@ -90,12 +90,9 @@ def vocabulary_nll(
 
 
 class TrainedRows(nnx.Module):
-    """Rows of embedding and head that are trained while the other rows are frozen.
+    """Rows (``ids``, ascending) of embedding and head trained while the others are frozen.
 
-    Attributes:
-        ids: their token ids, ascending.
-        embedding: [rows, D].
-        head: [rows, D]; None where the head is the embedding.
+    ``head`` is None where the head is the embedding.
     """
 
     def __init__(

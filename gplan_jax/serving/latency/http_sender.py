@@ -48,7 +48,7 @@ class _Connection:
     idle_since: float = 0.0
 
     async def exchange(self, request: h11.Request, body: bytes) -> Reply:
-        """Sends a request, reads its answer; _NoReply where the server hangs up before one begins."""
+        """Sends a request, reads its answer; _NoReply where the server hangs up instead."""
         parser, status, parts = self.parser, NO_ANSWER, list[bytes]()
         head = parser.send(request) or b""
         content = parser.send(h11.Data(body)) or b""

@@ -206,7 +206,7 @@ def simulated_contexts(plan: LoadPlan, *, most: int = 5000) -> list[Sample]:
 
 
 def own_mode(model_dir: Path) -> DecodingMode:
-    """A model's best decoding: by the grammar with drafts, but written reasoning fits no grammar."""
+    """The best decoding: by the grammar with drafts, but written reasoning fits no grammar."""
     if not model_dir.is_dir():
         raise GplanError(f"{model_dir} is not a directory; name a model directory.")
     return "unconstrained" if load_task(model_dir).response == "reasoning" else "drafted"

@@ -106,9 +106,9 @@ def test_the_chat_template_has_qwen3s_layout(tmp_path: Path) -> None:
     ("wrong", "named"),
     [
         ({"vocab_size": 200}, "vocab_size 200"),
-        ({"kv_heads": 3}, "kv_heads"),
-        ({"layers": 0}, "layers"),
-        ({"head_dim": 7}, "head_dim"),
+        ({"kv_heads": 3}, "num_key_value_heads 3"),
+        ({"layers": 0}, "num_hidden_layers: 0"),
+        ({"head_dim": 7}, "head_dim 7"),
         ({"dtype": "float8"}, "float8"),
     ],
 )
