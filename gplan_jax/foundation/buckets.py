@@ -31,7 +31,7 @@ def bucket(salt: str, unit: str) -> float:
 
 
 class Experiment(Config):
-    """Who gets which arm."""
+    """The arms of an A/B test and their shares of users."""
 
     name: Name
     # Of the hash; the name where none is given. Experiments with different salts divide users

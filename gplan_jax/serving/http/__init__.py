@@ -1,1 +1,1 @@
-"""What every server here needs of HTTP: bodies, errors, metrics, limits; it knows no task."""
+"""HTTP parts that all servers share: bodies, errors, metrics, limits; independent of the task."""

@@ -105,7 +105,7 @@ def validate(kind: type[Body], value: Any) -> Body:
 
 
 def _column(faults: list[Any]) -> str | None:
-    """The column of the first fault that lies in one, where the schema knows it."""
+    """The first column at fault, None where no fault is in a column of the schema."""
     for fault in faults:
         where = [str(part) for part in fault["loc"]]
         if "context" in where[:1] or "contexts" in where[:1]:
@@ -130,7 +130,7 @@ def _explain(kind: type[pydantic.BaseModel], location: tuple[str | int, ...], fa
 
 
 def _shown(part: str | int) -> str:
-    """A key as an error may show it: short, and printable whatever is in it."""
+    """A key for an error message, cut short and printable."""
     text = str(part)
     text = text if len(text) <= LONGEST_KEY else text[:LONGEST_KEY] + "..."
     return text if text.isprintable() else ascii(text)

@@ -19,7 +19,7 @@ from gplan_jax.serving.http.telemetry import log
 BACKLOG = 1024
 # Once the engine is closed: seconds for responses to be written to slow clients.
 LAST_WRITES_S = 3
-# Longer than proxies keep idle connections, so that it is never us who close one under a request.
+# Longer than proxies keep idle connections, so that the server never closes one during a request.
 KEEP_ALIVE_S = 75
 
 

@@ -1,4 +1,4 @@
-"""What bounds a server: sizes, times, and who may ask."""
+"""Limits of a server: sizes, times, access."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ class PlanEndpoints:
             future.cancel()
 
     def _expose(self, user: str, request_id: str) -> ExperimentAnswer | None:
-        """The arm of a user who has just been answered, and the log line that says so."""
+        """The user's arm, None without one; logs the exposure."""
         experiment = self.settings.experiment
         arm = experiment.assign(user) if experiment and user else None
         if experiment is None or arm is None:

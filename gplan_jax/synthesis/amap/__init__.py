@@ -1,1 +1,1 @@
-"""What a situation calls for: the rules that plan with the Amap library and say why."""
+"""Rules that plan with the Amap library for the facts of a row, and explain each intent."""

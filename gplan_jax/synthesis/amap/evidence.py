@@ -40,7 +40,7 @@ def reasons_for(intent: Intent, situation: Situation) -> tuple[str, ...]:
     else:
         reasons = _of_service(tool, s)
     if intent.get(it.START, it.HERE) != it.HERE:
-        # What surrounds the user now tells nothing about the place that is asked for.
+        # The user's surroundings are no reason for another place.
         reasons = [reason for reason in reasons if reason != s.surroundings]
     if it.TAG in intent and intent.get(it.START) == it.ORDER_PLACE:
         reasons.insert(0, _if_in(s.place, *ELSEWHERE))

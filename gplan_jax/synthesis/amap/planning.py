@@ -116,7 +116,7 @@ def _base(opening: Plan, s: Situation, taste: Taste) -> str:
     to_order = any(it.leads_to(intent, it.ORDER_PLACE) for intent in opening)
     if not to_order and opening[:2] not in ([REMIND, FAR], [FAR, REMIND]):
         return it.HERE
-    # Who is near and hungry eats before setting out.
+    # At meal times a user near the order's place eats before going there.
     near = s.place is OrderPlace.SAME_DISTRICT
     before = near and s.day_part in (DayPart.LUNCH, DayPart.DINNER, DayPart.NIGHT)
     turned = taste.level("base") < 0.14

@@ -1,1 +1,1 @@
-"""Pairs of contexts: rows put into another time or place, planned anew by a teacher."""
+"""Pairs of contexts: rows moved to another time or place, each with a teacher's plan."""

@@ -54,7 +54,7 @@ class DayShift(Perturbation):
 
 
 class HomeMove(Perturbation):
-    """Moves the user home; ``category`` is what home is where no row tells."""
+    """Moves the user home; ``category`` is used where no row has home's category."""
 
     category: str | None = Field(None, min_length=1)
 
@@ -62,7 +62,7 @@ class HomeMove(Perturbation):
 class OrderMove(Perturbation):
     """Moves the user to the order's place.
 
-    ``categories``: type of order -> what kind of place its place is where no row tells.
+    ``categories``: type of order -> category of its place, where no row has it.
     """
 
     categories: dict[str, str] = Field(default_factory=dict)

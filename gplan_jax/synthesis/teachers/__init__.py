@@ -1,1 +1,1 @@
-"""Who plans and explains: rules and language models, their prompts, replies and examples."""
+"""Teachers plan and explain: rules and language models, prompts, replies and examples."""

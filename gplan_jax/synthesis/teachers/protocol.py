@@ -1,4 +1,4 @@
-"""Teachers: who plans for a context, and who writes why each intent of a plan follows from it."""
+"""What a teacher does: plan for a context, and explain why each intent of a plan follows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROW_TROUBLE = (RequestFailed, NoTrace)
 
 
 class Teacher(Protocol):
-    """Whatever plans and explains: rules, or a language model behind the same calls."""
+    """Plans and explains: rules, or a language model behind the same calls."""
 
     @property
     def name(self) -> str: ...  # Its name in the provenance of what it wrote.
@@ -62,5 +62,5 @@ class Teacher(Protocol):
         ...
 
     async def close(self) -> None:
-        """Lets go of what the teacher holds (connections); it isn't asked again."""
+        """Closes connections; no call follows."""
         ...

@@ -105,7 +105,7 @@ def plant_fault(label: str, code: str, library: IntentLibrary, generator: random
             i = generator.choice(places)
             del plan[i][generator.choice(library.tools[plan[i][tool_key]].parameters)]
         case "extra_parameter":
-            # A parameter that the tool does not take: another tool's, or one that nobody knows.
+            # A parameter that the tool does not take: another tool's, or an unknown one.
             i = generator.randrange(len(plan))
             tool = library.tools[plan[i][tool_key]]
             strange = {

@@ -2,7 +2,7 @@
 
 Category words are the ones that the public rows use, so that facts derived from a category mean
 the same here and there. City and district names are invented; places carry only ids, in a range
-apart from the public rows', so that both may stand in one file.
+apart from the public rows', so that both may be in one file.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Geography:
         return self.places[city, category]
 
     def rains(self, city: str, day: date) -> bool:
-        """Whether it rains. No public column tells: rain only moves people indoors."""
+        """Whether it rains. No column holds the weather: rain only moves people indoors."""
         return random.Random(f"rain {self.seed} {city} {day}").random() < RAINY_SHARE
 
 

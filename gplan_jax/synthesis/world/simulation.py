@@ -80,7 +80,7 @@ def _contexts(seed: int, first_id: int) -> Iterator[Sample]:
 
 
 def draw_context(user: UserState, geography: Geography, generator: random.Random) -> Sample:
-    """A row without a label: the next moment of ``user``, who is then moved on to it."""
+    """A row without a label: the next moment of ``user``, whose state is updated to it."""
     person = user.person
     order_type = person.first_order if user.now is None else _next_order(person, generator)
     now = _draw_moment(user.now, order_type, generator)
