@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -38,8 +38,14 @@ READ = (
     "SELECT text, finish_reason, model, prompt_tokens, completion_tokens, attempts, structured, "
     "cost FROM answers WHERE key = ?"
 )
-KEEP = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-WRITE_OFF = "INSERT INTO unusable VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+KEEP = (
+    "INSERT OR IGNORE INTO answers VALUES (:key, :text, :finish_reason, :model, :prompt_tokens, "
+    ":completion_tokens, :cost, :currency, :attempts, :structured, :answered_at)"
+)
+WRITE_OFF = (
+    "INSERT INTO unusable VALUES (:key, :reason, :model, :prompt_tokens, :completion_tokens, "
+    ":cost, :currency, :answered_at)"
+)
 TOTALS = """
 SELECT count(*), total(prompt_tokens), total(completion_tokens), total(cost),
        count(*) - count(prompt_tokens + completion_tokens),
@@ -50,16 +56,13 @@ FROM (SELECT prompt_tokens, completion_tokens, cost, currency FROM answers UNION
 
 
 class Totals(NamedTuple):
-    """What the paid answers in a cache amount to.
-
-    ``without_usage`` counts those whose tokens the server didn't report.
-    """
+    """What the paid answers in a cache amount to."""
 
     answers: int
     prompt_tokens: int
     completion_tokens: int
     cost: float
-    without_usage: int
+    without_usage: int  # answers whose tokens the server didn't report
 
 
 class _Entry(NamedTuple):
@@ -73,15 +76,7 @@ class Cache:
 
     Reads happen in the event loop's thread. Writes happen in a thread of their own, all answers
     that came during the last commit in the next one; each is on the disk (fsync) when ``keep``
-    returns.
-
-    Args:
-        path: the SQLite file; two more stand beside it (-wal, -shm) while it is open.
-        currency: of the costs that are added and summed.
-
-    Raises:
-        GplanError: the file is damaged, locked, not an answer cache or of another version, can't
-            be written, or holds costs in another currency.
+    returns. While it is open, two more files stand beside it (-wal, -shm).
     """
 
     def __init__(self, path: Path, currency: str) -> None:
@@ -161,30 +156,14 @@ class Cache:
             return [self._insert(entry, now) for entry in entries]
 
     def _insert(self, entry: _Entry, now: str) -> ChatReply:
-        reply, reason = entry.reply, entry.unusable
+        reply, reason, execute = entry.reply, entry.unusable, self._write_connection.execute
+        values = asdict(reply) | {"currency": self._currency, "answered_at": now}
         if not reason:
-            added = self._write_connection.execute(
-                KEEP,
-                (
-                    reply.key,
-                    reply.text,
-                    reply.finish_reason,
-                    reply.model,
-                    reply.prompt_tokens,
-                    reply.completion_tokens,
-                    reply.cost,
-                    self._currency,
-                    reply.attempts,
-                    reply.structured,
-                    now,
-                ),
-            )
-            if added.rowcount:
+            if execute(KEEP, values).rowcount:
                 return reply
             reason = "another process had the answer first"
-        spent = (reply.prompt_tokens, reply.completion_tokens, reply.cost, self._currency, now)
-        self._write_connection.execute(WRITE_OFF, (reply.key, reason, reply.model, *spent))
-        row = self._write_connection.execute(READ, (reply.key,)).fetchone()
+        execute(WRITE_OFF, values | {"reason": reason})
+        row = execute(READ, (reply.key,)).fetchone()
         return reply if row is None else replace(reply, text=row[0], finish_reason=row[1])
 
     @contextmanager

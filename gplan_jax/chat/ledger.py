@@ -102,9 +102,7 @@ def worst_size(config: ChatConfig, request: ChatRequest) -> tuple[int, int]:
 class Account:
     """Keeps the books, and lets a request go ahead only where its worst case fits the budget.
 
-    Args:
-        before: what the cache held when it was opened.
-        cache: its path, for messages.
+    ``before`` is what the cache held when it was opened.
     """
 
     def __init__(self, config: ChatConfig, before: Totals, cache: Path) -> None:
@@ -129,11 +127,7 @@ class Account:
         )
 
     def paid(self, reply: ChatReply) -> None:
-        """Books an answer of the server.
-
-        Raises:
-            GplanError: it reports no tokens, and there is a budget to be kept.
-        """
+        """Books an answer of the server; GplanError where it has no usage and there is a budget."""
         without = reply.prompt_tokens is None or reply.completion_tokens is None
         self.count(
             requests=1,
@@ -160,12 +154,8 @@ class Account:
     async def reserved(self, request: ChatRequest) -> AsyncIterator[None]:
         """Holds what ``request`` can cost at worst for the length of the block.
 
-        Where it doesn't fit, it waits for what others hold; whatever they leave unused is free
-        again.
-
-        Raises:
-            BudgetSpent: it doesn't fit though nobody else holds anything.
-            GplanError: the cache holds answers without usage, so that no budget can be kept.
+        Where it doesn't fit, it waits for what others hold and leave unused; BudgetSpent where they
+        hold nothing.
         """
         if self._config.budget is None and self._config.token_budget is None:
             yield

@@ -73,8 +73,7 @@ class Limiter:
     async def slot(self, *, first: bool = False) -> AsyncIterator[int]:
         """Holds a slot for the length of the block; yields the round it was given in.
 
-        Args:
-            first: before all that wait: a repeated request keeps its place in line.
+        ``first`` is before all that wait: a repeated request keeps its place in line.
         """
         await self._acquire(first)
         try:
@@ -152,16 +151,9 @@ def decide(
     """What follows from an attempt that brought no answer.
 
     The wait has full jitter: uniform in [0, min(60 s, backoff_s 2^(n-1))] after the n-th failure,
-    and never below what the server asked for.
-
-    Args:
-        outcome: the attempt's end, anything but ANSWER and FORMAT_REFUSED.
-        faults, throttles: failures of this request so far, this one included; throttles are the
-            429s among them, faults the rest.
-        attempts: most attempts of a request; 429s may come THROTTLES_PER_ATTEMPT times as often.
-        jitter: a random number in [0, 1).
-
-    Source: "Exponential Backoff And Jitter", M. Brooker, AWS Architecture Blog, 2015.
+    and never below what the server asked for (M. Brooker, "Exponential Backoff And Jitter", AWS
+    Architecture Blog, 2015). ``throttles`` are the 429s so far, ``faults`` this request's other
+    failures, this one included; ``jitter`` is a random number in [0, 1).
     """
     if outcome.kind in (Kind.REFUSED, Kind.FILTERED, Kind.FORMAT_REFUSED):
         return Fail(outcome.message)

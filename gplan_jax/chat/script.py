@@ -41,57 +41,38 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Fault(Config):
-    """Something that goes wrong with a share of the requests.
-
-    Attributes:
-        kind: what happens; see ``FaultKind``.
-        share: of the requests, chosen by a hash of their key.
-        times: so many of a request's attempts, then it's over; null for ever. What changes the
-            text of an answer has no times.
-        match: only requests that hold this text in a message.
-        retry_after: of a throttle, as the header says it ("2", or an HTTP date).
-        retry_after_ms: of a throttle, as the header retry-after-ms.
-        status, message: of an error; ``{authorization}`` in it is replaced by that header.
-        seconds: of a slow answer.
-    """
+    """Something that goes wrong with a share of the requests."""
 
     kind: FaultKind
-    share: Share = 1.0
+    share: Share = 1.0  # of the requests, chosen by a hash of their key
+    # So many of a request's attempts; null: all. What changes an answer's text has no times.
     times: Annotated[int, Field(ge=1)] | None = 1
-    match: str = ""
-    retry_after: str | None = None
+    match: str = ""  # only requests that hold this text in a message
+    retry_after: str | None = None  # of a throttle, as the header says it ("2", or an HTTP date)
     retry_after_ms: float | None = None
-    status: Annotated[int, Field(ge=300, le=599)] = 500
-    message: str = "scripted fault"
-    seconds: float = 1.0
+    status: Annotated[int, Field(ge=300, le=599)] = 500  # of an error
+    message: str = "scripted fault"  # of an error; {authorization} is replaced by that header
+    seconds: float = 1.0  # of a slow answer
 
 
 class Script(Config):
-    """How a scripted server answers.
+    """How a scripted server answers."""
 
-    Attributes:
-        model: the name it gives itself.
-        latency_s: from the request's last byte to the answer's first.
-        latency_spread: latencies lie in ``latency_s (1 ± spread)``, by the request's hash.
-        slots: requests worked on at once; the others wait in line, as at vLLM and SGLang.
-        at_once: requests taken in at once; more are refused with 429 and ``retry_after``.
-        formats: the response formats it knows; the others get a 400.
-        usage: answers report their tokens.
-        idempotent: a request that comes again with its Idempotency-Key gets the same answer, and
-            isn't billed again; with another body it is refused (409).
-        faults: all that apply to a request happen to it one after the other.
-        seed: of the hashes.
-    """
-
-    model: str = "scripted"
-    latency_s: Annotated[float, Field(ge=0)] = 0.0
-    latency_spread: Share = 0.0
+    model: str = "scripted"  # the name it gives itself
+    latency_s: Annotated[float, Field(ge=0)] = 0.0  # from a request's end to its answer's start
+    latency_spread: Share = 0.0  # latencies lie in latency_s (1 ± spread), by the request's hash
+    # Requests worked on at once; the others wait in line, as at vLLM and SGLang.
     slots: Annotated[int, Field(ge=1)] | None = None
+    # Requests taken in at once; more are refused with 429 and ``retry_after``.
     at_once: Annotated[int, Field(ge=1)] | None = None
     retry_after: str | None = None
+    # The response formats it knows; the others get a 400.
     formats: Annotated[tuple[Format, ...], Field(strict=False)] = ("json_schema", "json_object")
-    usage: bool = True
+    usage: bool = True  # answers report their tokens
+    # A request that comes again with its Idempotency-Key gets the same answer, and isn't billed
+    # again; with another body it is refused (409).
     idempotent: bool = True
+    # All that apply to a request happen to it one after the other.
     faults: Annotated[tuple[Fault, ...], Field(strict=False)] = ()
     seed: int = 0
 
@@ -142,9 +123,6 @@ def load_responder(name: str) -> Responder:
 
     It takes a request's body and returns the text of the answer. It should be a function of the
     body alone, so that a run repeated has the same answers.
-
-    Raises:
-        GplanError: there is no such module, file or function.
     """
     source, colon, function = name.rpartition(":")
     if not colon:

@@ -93,9 +93,7 @@ class ChatConfig(Config):
 def read_api_key(config: ChatConfig) -> SecretStr | None:
     """The key from the environment; None where the config names no variable.
 
-    Raises:
-        GplanError: the variable is unset or empty, or holds what no header can carry. The message
-            names the variable, never its value.
+    Errors name the variable, never its value.
     """
     name = config.api_key_env
     if name is None:

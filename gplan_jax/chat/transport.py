@@ -30,9 +30,6 @@ class Transport:
     Proxies and certificates come from the environment (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE), but
     for this machine itself, which no proxy could reach. Redirects are not followed: the key goes
     to ``base_url`` only.
-
-    Raises:
-        GplanError: httpx2 is missing, the key's variable is unset, the proxy settings are broken.
     """
 
     def __init__(self, config: ChatConfig) -> None:
@@ -64,9 +61,7 @@ class Transport:
     async def send(self, body: bytes, key: str, *, formatted: bool) -> Outcome:
         """Posts ``body`` once; never raises for what a server or network does.
 
-        Args:
-            key: goes along as Idempotency-Key, so that servers that know it bill it once.
-            formatted: the body asks for a response format.
+        ``key`` goes along as Idempotency-Key, so that servers that know it bill it once.
         """
         httpx2, url, headers = self._httpx2, self._url, {"Idempotency-Key": key}
         # The one used last: its connection is the likeliest to be still open.

@@ -105,11 +105,7 @@ def encode(fields: Mapping[str, Any]) -> bytes:
 
 
 def parse_answer(body: bytes) -> Answer:
-    """Reads the body of a 200.
-
-    Raises:
-        ValueError: it is no JSON (cut short, a proxy's page), or holds no choice.
-    """
+    """Reads the body of a 200; ValueError where it is no JSON, or holds no choice."""
     reply = _load(body)
     try:
         choice = reply["choices"][0]
@@ -181,12 +177,7 @@ def is_about_format(status: int, error: ErrorBody) -> bool:
 def classify(
     status: int, headers: Mapping[str, str], body: bytes, *, formatted: bool, now: float
 ) -> Outcome:
-    """What a complete HTTP response amounts to.
-
-    Args:
-        formatted: the request asked for a response format.
-        now: seconds since 1970.
-    """
+    """What a complete HTTP response amounts to; ``formatted``: it asked for a response format."""
     embedded = embedded_error(body) if status == 200 else None
     if status == 200 and embedded is None:
         try:
@@ -221,10 +212,8 @@ def classify(
 def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
     """How long the server asks to wait: ``retry-after-ms``, or Retry-After in seconds or a date.
 
-    A date counts from the response's own Date where it has one, so that clocks may differ. What is
-    no number of seconds from 0 on is None.
-
-    Source: RFC 9110, section 10.2.3; ``retry-after-ms`` as OpenAI's servers send it.
+    A date counts from the response's own Date where it has one, so that clocks may differ (RFC
+    9110, section 10.2.3; ``retry-after-ms`` as OpenAI's servers send it).
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:

@@ -21,26 +21,17 @@ AXES = ("data", "fsdp", "tensor")
 
 
 class MeshConfig(Config):
-    """How the devices are arranged; one axis may be -1, which takes all devices that remain.
+    """How the devices are arranged; one axis may be -1, which takes all devices that remain."""
 
-    Attributes:
-        data: copies of the weights; each sees other rows of a batch.
-        fsdp: devices that share one copy of weights and optimizer state, and split rows as well.
-        tensor: devices that split the heads, the feed-forward and the vocabulary of one copy.
-    """
-
-    data: int = Field(1, ge=-1)
-    fsdp: int = Field(-1, ge=-1)
-    tensor: int = Field(1, ge=-1)
+    data: int = Field(1, ge=-1)  # copies of the weights; each sees other rows of a batch
+    fsdp: int = Field(-1, ge=-1)  # share one copy of weights and optimizer state, and split rows
+    tensor: int = Field(1, ge=-1)  # split heads, feed-forward and vocabulary of one copy
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Arranges the devices (all there are, on all hosts) as the config says.
 
     ``tensor`` is the innermost axis, so the devices that exchange most are neighbours.
-
-    Raises:
-        GplanError: the axes do not multiply to the number of devices.
     """
     shape = mesh_shape(config, len(jax.devices() if devices is None else devices))
     types = (AxisType.Auto,) * len(AXES)
@@ -51,11 +42,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
-    """Sizes of data, fsdp and tensor for a number of devices, -1 filled in.
-
-    Raises:
-        GplanError: more than one axis is -1, an axis is 0, or the product is not ``devices``.
-    """
+    """Sizes of data, fsdp and tensor for a number of devices, -1 filled in."""
     sizes = [getattr(config, axis) for axis in AXES]
     given = "mesh " + ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
     if 0 in sizes or sizes.count(-1) > 1:

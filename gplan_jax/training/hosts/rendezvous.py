@@ -40,16 +40,13 @@ def assemble(
 
     Args:
         address: host and port of process 0.
-        process: number of this process, 0 <= process < processes.
-        processes: how many there are.
         timeout: seconds that process 0 waits for the others, and the others for process 0.
         bind: where process 0 listens; all its interfaces where it is not given.
         hosts: process -> name of its host, as far as known before it arrives.
 
     Raises:
         StartTimeout: names the processes that did not arrive.
-        GplanError: the port is taken, the processes disagree about their number, or two have the
-            same one.
+        GplanError: the port is taken, or the processes disagree about their numbers.
     """
     known = dict(hosts or {})
 
@@ -101,9 +98,7 @@ async def _receive(
 ) -> dict[str, str]:
     """Process 0: waits for the others, tells all that came the verdict, and returns it.
 
-    Args:
-        hosts: filled in as processes arrive.
-        absence: the message that names the missing ones.
+    ``hosts`` is filled in as processes arrive; ``absence`` writes the message about missing ones.
     """
     hosts[0] = socket.gethostname()
     arrived = {0}

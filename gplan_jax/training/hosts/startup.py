@@ -43,21 +43,13 @@ _FAILURES = "gplan/failed/"
 
 @dataclass(frozen=True)
 class RunProcess:
-    """One process of a run of several: what ``jax.distributed.initialize`` has to know of it.
+    """One process of a run of several: what ``jax.distributed.initialize`` has to know of it."""
 
-    Attributes:
-        address: host and port of process 0.
-        process: number of this process.
-        processes: how many there are.
-        devices: local devices that it uses; None for all.
-        hosts: process -> host, as far as known before they meet.
-    """
-
-    address: tuple[str, int]
+    address: tuple[str, int]  # host and port of process 0
     process: int
     processes: int
-    devices: tuple[int, ...] | None = None
-    hosts: Mapping[int, str] = field(default_factory=dict)
+    devices: tuple[int, ...] | None = None  # local devices that it uses; None for all
+    hosts: Mapping[int, str] = field(default_factory=dict)  # process -> host, as far as known
 
 
 class PeerWatch:
@@ -145,9 +137,6 @@ def initialize(environment: Mapping[str, str] = os.environ) -> RunProcess | None
     """Connects this process to the others; None and nothing done where it is the only one.
 
     To be called before anything touches a device.
-
-    Raises:
-        GplanError, StartTimeout: as ``joined``.
     """
     timeout = _timeout(environment)
     own = find_process(environment)
@@ -175,11 +164,7 @@ def initialize(environment: Mapping[str, str] = os.environ) -> RunProcess | None
 
 
 def find_process(environment: Mapping[str, str] = os.environ) -> RunProcess | None:
-    """What the variables say, completed by the cluster; None for a run of one process.
-
-    Raises:
-        GplanError: a variable is missing beside another, is no number, or is out of range.
-    """
+    """What the variables say, completed by the cluster; None for a run of one process."""
     if environment.get(COUNT) == "1":
         return None
     given = {name: environment[name] for name in (ADDRESS, COUNT, INDEX) if environment.get(name)}
