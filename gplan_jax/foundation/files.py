@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -102,3 +103,17 @@ def read_jsonl(path: str | Path) -> Iterator[Any]:
         raise GplanError(f"{path} does not exist.") from None
     except UnicodeDecodeError as error:
         raise GplanError(f"{path} is not UTF-8 text: {error}.") from None
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits."""
+    if not Path(path).is_file():
+        raise GplanError(f"{path} does not exist or is not a file.")
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 of what JSON can write, in hexadecimal digits; the order of keys is no part of it."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -8,6 +8,8 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import (
     atomic_directory,
     atomic_write,
+    file_digest,
+    json_digest,
     read_json,
     read_jsonl,
     write_json,
@@ -61,3 +63,13 @@ def test_json_round_trips_and_names_what_is_broken(tmp_path: Path) -> None:
         list(read_jsonl(tmp_path / "rows.jsonl"))
     with pytest.raises(GplanError, match="does not exist"):
         read_json(tmp_path / "none.json")
+
+
+def test_digests_are_of_content_alone(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_bytes(b"abc")
+    assert file_digest(file).startswith("ba7816bf") and len(file_digest(str(file))) == 64
+    with pytest.raises(GplanError, match=r"none\.csv does not exist or is not a file"):
+        file_digest(tmp_path / "none.csv")
+    assert json_digest({"a": 1, "b": ["家"]}) == json_digest({"b": ["家"], "a": 1})
+    assert json_digest({"a": 1}) != json_digest({"a": 2})

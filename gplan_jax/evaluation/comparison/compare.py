@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,11 +44,12 @@ from gplan_jax.evaluation.significance.arm_summary import (
 )
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.extras import require_extra
-from gplan_jax.foundation.files import atomic_write, write_json, write_jsonl
+from gplan_jax.foundation.files import atomic_write, json_digest, write_json, write_jsonl
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr import canonical_plan, facts_of, parse_plan
 
 LOCK = ".lock"
+DIGITS = 16  # of a digest that tells two settings or libraries apart
 
 
 @dataclass(frozen=True)
@@ -145,9 +144,8 @@ def _open(setup: ComparisonSetup, command: str) -> ComparisonAbout:
     declared = {}
     for name in setup.names:
         arm = setup.arms[name]
-        declared[name] = _digest(
-            {"defaults": arm.settings().model_dump(mode="json"), "trials": arm.trials}
-        )
+        facts = {"defaults": arm.settings().model_dump(mode="json"), "trials": arm.trials}
+        declared[name] = json_digest(facts)[:DIGITS]
     about = ComparisonAbout(
         data=setup.rows.data,
         train_data=setup.rows.train_data,
@@ -158,7 +156,7 @@ def _open(setup: ComparisonSetup, command: str) -> ComparisonAbout:
         arms=list(setup.names),
         titles={},
         library=setup.library.name,
-        library_digest=_digest(setup.library.model_dump(mode="json")),
+        library_digest=json_digest(setup.library.model_dump(mode="json"))[:DIGITS],
         set={name: dict(setup.overrides.get(name, {})) for name in setup.names},
         declared=declared,
         rows_without_plan=len(setup.rows.without_plan),
@@ -186,12 +184,6 @@ def _open(setup: ComparisonSetup, command: str) -> ComparisonAbout:
         )
     _write_about(setup.out, about)
     return about
-
-
-def _digest(value: Any) -> str:
-    """A short hash of what JSON can write."""
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _check_same(before: ComparisonAbout, now: ComparisonAbout, out: Path) -> None:

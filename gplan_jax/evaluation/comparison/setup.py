@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from gplan_jax.baselines.rows.labelled_rows import check_apart, folds_by_id, lab
 from gplan_jax.evaluation.comparison.results import ComparedFile
 from gplan_jax.foundation.config import parse_config, parse_yaml
 from gplan_jax.foundation.errors import GplanError, RowError
-from gplan_jax.foundation.files import read_jsonl
+from gplan_jax.foundation.files import file_digest, read_jsonl
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, parse_plan, read_samples
 
 VALIDATION_PARTS = 7  # One of them, 14% of a fold's training rows, validates.
@@ -229,5 +228,5 @@ def _described(path: Path, samples: Sequence[Sample]) -> ComparedFile:
         file=str(path),
         rows=len(samples),
         ids=len({sample.id for sample in samples}),
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=file_digest(path),
     )

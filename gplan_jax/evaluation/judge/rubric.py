@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from pydantic import Field
 from gplan_jax.evaluation.judge.judgement import HIGHEST, LOWEST
 from gplan_jax.foundation.config import Config, load_config
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.files import json_digest
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, Plan, Sample, facts_of
 from gplan_jax.gsisr.templates import Templates, read_templates
 
@@ -63,8 +63,7 @@ class Rubric(Config):
     @property
     def digest(self) -> str:
         """SHA-256 of the rubric's content."""
-        text = json.dumps(self.model_dump(mode="json"), ensure_ascii=False, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return json_digest(self.model_dump(mode="json"))
 
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -93,8 +92,7 @@ class JudgePrompt:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the template's files."""
-        text = json.dumps(dict(self.sources), ensure_ascii=False, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return json_digest(dict(self.sources))
 
     def score(
         self, sample: Sample, plan: Plan, rubric: Rubric, library: IntentLibrary

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import time
 from itertools import islice
@@ -16,7 +15,7 @@ from gplan_jax.data.task_files import load_task
 from gplan_jax.evaluation.scores.offline import check_rows, evaluate
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
-from gplan_jax.foundation.files import read_json, refuse_existing
+from gplan_jax.foundation.files import file_digest, read_json, refuse_existing
 from gplan_jax.gsisr import IntentLibrary, Sample, read_labelled_samples, read_samples
 from gplan_jax.inference.engine.planner import Planner
 
@@ -53,8 +52,8 @@ def evaluate_model(
         **planner_options,
         "max_new_tokens": planner.max_new_tokens,
         "library": planner.library.name,
-        "data": file_identity(data),
-        "train_data": None if train_data is None else file_identity(train_data),
+        "data": {"file": str(data), "sha256": file_digest(data)},
+        "train_data": train_data and {"file": str(train_data), "sha256": file_digest(train_data)},
         "limit": limit,
         "rows_skipped": sum(error.file == Path(data) for error in faulty.errors),
         "seconds_of_decoding": round(time.monotonic() - started, 1),
@@ -108,9 +107,3 @@ def read_context(path: str | Path) -> Sample:
         return Sample.from_context(context)
     except GplanError as error:
         raise GplanError(f"{path}: {error}") from None
-
-
-def file_identity(path: str | Path) -> dict[str, str]:
-    """What a result remembers of a file it was made from: its name and the hash of its content."""
-    with Path(path).open("rb") as file:
-        return {"file": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

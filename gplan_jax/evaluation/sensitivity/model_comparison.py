@@ -11,7 +11,7 @@ from typing import Any
 
 from gplan_jax.data.task_files import load_task
 from gplan_jax.evaluation.scores.learning_curves import load_pyplot
-from gplan_jax.evaluation.scores.model_evaluation import environment, file_identity
+from gplan_jax.evaluation.scores.model_evaluation import environment
 from gplan_jax.evaluation.scores.offline import METRICS
 from gplan_jax.evaluation.sensitivity.measures import (
     Measured,
@@ -29,7 +29,13 @@ from gplan_jax.evaluation.sensitivity.preference_curves import (
 from gplan_jax.evaluation.sensitivity.sensitivity_tables import sensitivity_view
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
-from gplan_jax.foundation.files import atomic_write, read_json, refuse_existing, write_json
+from gplan_jax.foundation.files import (
+    atomic_write,
+    file_digest,
+    read_json,
+    refuse_existing,
+    write_json,
+)
 from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import ContextPair, IntentLibrary, read_context_pairs
 from gplan_jax.inference.engine.planner import Planner
@@ -76,8 +82,8 @@ def compare_sensitivity(
         read_preference_logs(logs)
     library = _common_library(models)
     asked: dict[str, Any] = {
-        "pairs": file_identity(_existing(pairs))["sha256"],
-        "unchanged": unchanged and file_identity(_existing(unchanged))["sha256"],
+        "pairs": file_digest(pairs),
+        "unchanged": unchanged and file_digest(unchanged),
         "limit": limit,
         "max_new_tokens": max_new_tokens,
     }
@@ -140,8 +146,7 @@ def folder_hash(folder: str | Path) -> str:
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(file_digest(path)))
     return digest.hexdigest()
 
 
@@ -189,9 +194,3 @@ def _common_library(models: Mapping[str, Path]) -> IntentLibrary:
                 "in one table."
             )
     return libraries[first]
-
-
-def _existing(path: str | Path) -> Path:
-    if not Path(path).is_file():
-        raise GplanError(f"{path} does not exist or is not a file.")
-    return Path(path)

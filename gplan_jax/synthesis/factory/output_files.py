@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.foundation.files import atomic_write
+from gplan_jax.foundation.files import atomic_write, file_digest
 from gplan_jax.gsisr.sample_files import SampleWriter, check_suffix, sample_writer
 
 LineWriter = Callable[[Any], object]
@@ -121,12 +120,5 @@ def _line_writer(path: Path) -> Iterator[LineWriter]:
 
 
 def file_identity(path: Path) -> dict[str, str]:
-    """What a report says about an input file: its name and the SHA-256 of its bytes.
-
-    Raises:
-        GplanError: there is no such file.
-    """
-    if not path.is_file():
-        raise GplanError(f"{path} does not exist or is not a file.")
-    with path.open("rb") as file:
-        return {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    """What a report says about an input file: its name and the SHA-256 of its bytes."""
+    return {"file": path.name, "sha256": file_digest(path)}

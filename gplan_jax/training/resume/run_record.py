@@ -18,6 +18,7 @@ import jax
 
 from gplan_jax.data.task_files import Mode
 from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.files import json_digest
 from gplan_jax.training.resume.array_digests import ArrayDigest, weight_checksums
 from gplan_jax.training.steps.setup import Run
 from gplan_jax.training.steps.train_config import TrainConfig
@@ -48,9 +49,9 @@ def fingerprint_inputs(run: Run) -> dict[str, str]:
     weights = weight_checksums(run.model) if weights_stay else []
     return {
         "rows": data.hexdigest(),
-        "prompt": _digest(prompt),
+        "prompt": json_digest(prompt),
         "tokenizer": rows.encoder.fingerprint,
-        "model": _digest([dataclasses.asdict(run.model.config), weights]),
+        "model": json_digest([dataclasses.asdict(run.model.config), weights]),
     }
 
 
@@ -72,7 +73,7 @@ def make_record(
         "inputs": dict(inputs),
         "arrays": {name: [d.dtype, list(d.shape), d.checksum] for name, d in digests.items()},
     }
-    return record | {"digest": _digest(record)}
+    return record | {"digest": json_digest(record)}
 
 
 def read_record(checkpoint: Path) -> Record:
@@ -82,7 +83,7 @@ def read_record(checkpoint: Path) -> Record:
         FileNotFoundError, ValueError: it is missing or damaged.
     """
     record = json.loads((checkpoint / RECORD_FILE).read_text(encoding="utf-8"))
-    if not isinstance(record, dict) or record.pop("digest", None) != _digest(record):
+    if not isinstance(record, dict) or record.pop("digest", None) != json_digest(record):
         raise ValueError(f"{RECORD_FILE} is damaged")
     return record
 
@@ -134,8 +135,3 @@ def wrong_arrays(record: Record, digests: Mapping[str, ArrayDigest]) -> Sequence
     """Names of the arrays that are not what was saved."""
     saved = record["arrays"]
     return [name for name, digest in digests.items() if saved[name][-1] != digest.checksum]
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
