@@ -53,10 +53,9 @@ FINISHED_MODEL = "model"  # a run's folder for it
 
 @dataclass(frozen=True)
 class AbstractStep:
-    """A run's jitted step and what it is called with; the arrays are shapes with shardings.
-
-    Attributes:
-        frozen: weights that do not train, where LoRA adapters do; else None.
+    """A run's jitted step and what it is called with: arrays are shapes with shardings, ``frozen``
+    the
+    weights that do not train beside LoRA adapters.
     """
 
     model: Qwen3
@@ -71,15 +70,10 @@ class AbstractStep:
 
 
 def model_shape(config: TrainConfig, name: str | None = None) -> Qwen3Config:
-    """The shape of a run's model: its directory's config.json, else a shipped shape by name.
+    """The shape of a run's model: its directory's config.json, else a shipped shape by ``name``.
 
-    Args:
-        config: ``config.model`` is the directory. Where it is what another run finishes, RUN/model,
-            the name is at the end of RUN's.
-        name: a name in ``QWEN3_SHAPES``, read instead of the directory.
-
-    Raises:
-        GplanError: there is neither.
+    Where ``config.model`` is what another run finishes, RUN/model, the name is at the end of RUN's.
+    GplanError where there is neither.
     """
     directory = Path(config.model)
     if name is None and (directory / "config.json").is_file():
@@ -113,11 +107,8 @@ def abstract_step(
 ) -> AbstractStep:
     """The step that ``Run.train_step`` would build on ``mesh``, and the shapes it is called with.
 
-    Args:
-        platform: of the mesh's devices: "tpu", "gpu" or "cpu"; it decides the attention kernel.
-
-    Raises:
-        GplanError: rows, heads or widths do not divide by the mesh, or a kernel can't run there.
+    ``platform`` of the mesh's devices decides the attention kernel. GplanError where rows, heads or
+    widths do not divide by the mesh, or a kernel can't run there.
     """
     check_mesh(
         mesh,
@@ -181,11 +172,7 @@ def kept_activation_bytes(
     They are the residuals of ``jax.vjp`` of the layers, but for weights and the shared prefix,
     which are there anyway; keys and values of the segments of a pair are among them. The remat
     policy decides; a tensor axis is not taken into account, so with one this is an upper bound.
-
-    Args:
-        model: of shapes; its ``remat`` and ``kernel`` are used.
-        batch: padded sizes of the whole batch.
-        row_parts: devices that split the rows of a micro-batch.
+    ``row_parts`` devices split the rows of a micro-batch.
     """
     if model.remat == "offload":
         return 0.0

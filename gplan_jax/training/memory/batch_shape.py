@@ -127,9 +127,8 @@ def of_pairs(config: TrainConfig) -> bool:
 
 @dataclass(frozen=True)
 class Segment:
-    """Token sequences of a step that are alike: so many, each so long, each after so many tokens.
-
-    What they come after is another segment's, and they see all of it.
+    """Token sequences of a step that are alike: so many, each so long, each after so many tokens of
+    another segment, all of which they see.
     """
 
     count: int

@@ -111,12 +111,9 @@ MOST_TRIPS = 100_000
 
 @dataclass(frozen=True)
 class Module:
-    """A compiled program for one device.
-
-    Attributes:
-        computations: by name.
-        entry: name of the computation that runs first.
-        partitions: devices the program is split over.
+    """A compiled program for one device: its computations by name, the one that runs first, and
+    over
+    how many devices it is split.
     """
 
     computations: dict[str, Computation]
@@ -221,11 +218,7 @@ class Module:
 
 
 def parse_module(text: str) -> Module:
-    """Reads the text that XLA prints for an optimised module.
-
-    Raises:
-        ValueError: the text holds no entry computation.
-    """
+    """Reads the text that XLA prints for an optimised module; ValueError where it has no entry."""
     computations: dict[str, Computation] = {}
     entry = ""
     lines: dict[str, Instruction] | None = None

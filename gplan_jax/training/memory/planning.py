@@ -41,11 +41,7 @@ from gplan_jax.training.steps.train_config import TrainConfig
 def plan_memory(
     config: TrainConfig, shape: Qwen3Config, topology: Topology, lengths: RowLengths
 ) -> MemoryPlan:
-    """Plans one configuration: compiled where a compiler for the chip is here, else estimated.
-
-    Raises:
-        GplanError: libtpu is missing, or the run does not divide by the mesh.
-    """
+    """Plans one configuration: compiled where a compiler for the chip is here, else estimated."""
     chip = topology.chip
     is_here = local_chip() is chip and len(jax.devices()) == topology.devices
     if chip is not None and chip.platform == "gpu" and not is_here:

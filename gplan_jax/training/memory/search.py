@@ -26,12 +26,9 @@ PlanOf = Callable[[TrainConfig], MemoryPlan]
 
 @dataclass(frozen=True)
 class Search:
-    """How the search went.
-
-    Attributes:
-        found: the plan of the nearest setting that fits; None where none of those tried does.
-        tried: every plan made, in order.
-        complete: False where the search stopped at its cap.
+    """The plan of the nearest setting that fits, if any, all plans tried, and False for
+    ``complete``
+    where the search stopped at its cap.
     """
 
     found: MemoryPlan | None
@@ -48,14 +45,8 @@ def search_fitting(
     most: int = MOST_PLANS,
     report: Callable[[str], None] = lambda line: None,
 ) -> Search:
-    """Looks for the nearest setting that fits.
-
-    Args:
-        config: the setting that does not fit.
-        shape: of the model: its heads bound the tensor axis.
-        devices: of the topology.
-        plan_of: plans a setting; called ``most`` times at most.
-        report: gets a line before every plan.
+    """Looks for the nearest setting that fits, with at most ``most`` plans; ``report`` gets a line
+    before each.
     """
     tried: list[MemoryPlan] = []
 
@@ -85,10 +76,7 @@ def search_fitting(
 def stages(
     config: TrainConfig, shape: Qwen3Config, devices: int
 ) -> Iterator[tuple[TrainConfig, ...]]:
-    """Settings other than ``config`` in the declared order, those of a stage by micro-batches.
-
-    A stage is one remat policy and mesh, with every number of micro-batches that divides.
-    """
+    """Settings other than ``config``, a stage for each remat policy and mesh, by micro-batches."""
     own = mesh_shape(config.mesh, devices)
     data, _, tensor = own
     heads = shape.num_key_value_heads

@@ -91,11 +91,7 @@ class Topology:
 
 
 def parse_topology(name: str) -> Topology:
-    """Reads "v5e:4x4", "h100:8" or "local".
-
-    Raises:
-        GplanError: no such chip, or no such shape; the message lists names that answer.
-    """
+    """Reads "v5e:4x4", "h100:8" or "local"; GplanError lists the names that answer."""
     if name == LOCAL:
         return Topology(name, local_chip(), len(jax.devices()))
     kind, _, shape = name.partition(":")
@@ -119,11 +115,7 @@ def local_chip() -> Chip | None:
 
 
 def topology_mesh(topology: Topology, config: MeshConfig) -> Mesh:
-    """The mesh a run on these devices would make, without the devices.
-
-    Raises:
-        GplanError: libtpu is not installed, it knows no such slice, or the mesh does not divide it.
-    """
+    """The mesh that a run on these devices would make, without the devices."""
     shape = mesh_shape(config, topology.devices)
     if not topology.needs_libtpu:
         return make_mesh(config)

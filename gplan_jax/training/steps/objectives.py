@@ -144,13 +144,7 @@ def target_nll(
     """float32 [B, R]: -log p of every target, whether it counts or not.
 
     Only states of positions that predict a response token are multiplied with the vocabulary, a
-    slice of it at a time: [B, S, V] never exists.
-
-    Args:
-        model: the language model.
-        rows: positions count from each row's own first token.
-        contexts: what the rows continue.
-        vocab_chunk: see ``chunked_token_nll``.
+    slice of it at a time: [B, S, V] never exists. Positions count from each row's first token.
     """
     hidden_BxSxD, _ = model.branch(rows.tokens_BxS, rows.lengths_B, contexts)
     positions_BxRx1 = rows.target_positions_BxR[..., None]
@@ -164,13 +158,8 @@ def pair_log_probs(
 ) -> Array:
     """float32 [N, 2, 2]: log p(response | prompt), summed over the response's tokens.
 
-    ``sum_t log softmax(logits_t)[y_t]`` over latent prefix, plan and end token, as TRL has it.
-
-    Args:
-        model: policy or reference.
-        rows: the pairs.
-        contexts: what all prompts begin with.
-        vocab_chunk: see ``chunked_token_nll``.
+    ``sum_t log softmax(logits_t)[y_t]`` over latent prefix, plan and end token, as TRL has it;
+    ``contexts`` is what all prompts begin with.
     """
     ancestors = list(contexts)
     if rows.tree is not None:

@@ -22,11 +22,7 @@ def make_schedule(
     total_steps: int,
     curriculum: CompressionCurriculum,
 ) -> optax.Schedule:
-    """The learning rate of a run.
-
-    Raises:
-        GplanError: CALR is asked for, but the curriculum never passes its target.
-    """
+    """The learning rate of a run; GplanError where CALR's curriculum never passes its target."""
     if config.schedule != "calr":
         single_phase = warmup_constant if config.schedule == "constant" else warmup_cosine
         return single_phase(

@@ -104,10 +104,8 @@ class Run:
 
 
 def prepare(config: TrainConfig, directory: Path) -> Run:
-    """Reads rows and model, counts tokens and fixes batches, schedule and optimizer.
-
-    Raises:
-        GplanError: bad input; nothing but counted tokens has been written then.
+    """Reads rows and model, counts tokens and fixes batches, schedule and optimizer. Bad input is a
+    GplanError before anything but counted tokens has been written.
     """
     # Devices and rows come first: what is wrong with them costs no minutes of reading weights.
     mesh = make_mesh(config.mesh)
@@ -175,10 +173,7 @@ def _warn_of_another_prompt(config: TrainConfig, template: PromptTemplate) -> No
 
 
 def weights_dtype(config: TrainConfig) -> jnp.dtype:
-    """Dtype that the model's weights are held in.
-
-    Frozen ones are never updated: they need no master copy beyond what is multiplied.
-    """
+    """Dtype of the weights; frozen ones need no master copy beyond what is multiplied."""
     precision = config.precision
     return jnp.dtype(precision.compute if config.lora.rank else precision.params)
 
