@@ -33,17 +33,7 @@ class Beginning(NamedTuple):
 def beam_search(
     programs: Programs, grammar: PlanGrammar, prompt: Sequence[int], *, beams: int
 ) -> Beginning:
-    """The most probable response that a beam of ``beams`` beginnings finds.
-
-    Args:
-        programs: of one row, with room for the tree; they compile what they meet.
-        grammar: of the response.
-        prompt: its tokens behind the system prompt.
-        beams: W; 1 is greedy decoding.
-
-    Raises:
-        GplanError: ``beams`` is not positive.
-    """
+    """The most probable response that a beam of ``beams`` beginnings finds; 1 is greedy decoding."""
     if beams < 1:
         raise GplanError(f"beams is {beams}; a search keeps at least one beginning.")
     programs.prefill(0, prompt, 0, [], programs.no_edges(programs.shapes.queries))

@@ -99,11 +99,8 @@ class ContinuousDecoder:
 
     def admit(self, prompted: Prompted) -> tuple[SequenceState, int]:
         """Prefills a prompt into a free slot; returns its row and the tokens found in the cache.
-
-        The row may be finished already; it keeps its slot until ``release``.
-
-        Raises:
-            GplanError: no slot is free, or the prompt is longer than the programs are made for.
+        The row
+        may be finished already; it keeps its slot until ``release``.
         """
         if not self._free:
             raise GplanError("No slot is free; release a row first.")
@@ -243,13 +240,7 @@ class ContinuousDecoder:
 def decode_all(
     decoder: ContinuousDecoder, prompts: Sequence[Prompted], *, on_row: Callable[[], None]
 ) -> list[SequenceState]:
-    """Decodes prompts, as many at a time as there are slots; the rows in order of the prompts.
-
-    Args:
-        decoder: with no rows of anybody else.
-        prompts: what to decode.
-        on_row: hears of each row that is finished.
-    """
+    """Decodes prompts, as many at a time as there are slots; the rows in order of the prompts."""
     done: list[SequenceState | None] = [None] * len(prompts)
     numbers: dict[int, int] = {}
     waiting = iter(enumerate(prompts))

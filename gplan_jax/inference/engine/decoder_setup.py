@@ -59,11 +59,7 @@ def load_parts(
     library: str | None = None,
     max_length: int | None = None,
 ) -> Parts:
-    """Loads a model directory; what is named replaces what training stored there.
-
-    Raises:
-        GplanError: the directory is broken, or the grammar can't be made; see ``grammar_of``.
-    """
+    """Loads a model directory; what is named replaces what training stored there."""
     task = load_task(model_dir, template=template, library=library, max_length=max_length)
     encoder = ChatEncoder.load(model_dir)
     grammar = None
@@ -78,11 +74,7 @@ def load_parts(
 
 
 def load_counts(model_dir: Path) -> IntentCounts:
-    """The counts of a model's training plans; empty ones where the directory has none.
-
-    Raises:
-        GplanError: the file is broken.
-    """
+    """The counts of a model's training plans; empty ones where the directory has none."""
     path = model_dir / COUNTS_FILE
     return IntentCounts.load(path) if path.is_file() else IntentCounts()
 
@@ -90,15 +82,7 @@ def load_counts(model_dir: Path) -> IntentCounts:
 def grammar_of(
     name: str, response: Response | None, library: IntentLibrary, encoder: ChatEncoder
 ) -> PlanGrammar:
-    """The grammar of a model's responses.
-
-    Args:
-        name: of the model, for error messages.
-        response: what they hold.
-
-    Raises:
-        GplanError: no grammar describes them, or they or the library can't be compiled.
-    """
+    """The grammar of a model's responses; GplanError where none describes or compiles them."""
     if response is None:
         raise GplanError(
             f"{name} does not say what its responses hold (older models don't); name it with "
@@ -132,11 +116,7 @@ class Prompter:
     find_shared: bool = True
 
     def prompted(self, request: PlanRequest) -> Prompted:
-        """The prompt of a request.
-
-        Raises:
-            GplanError: a time can't be read, or the template can't be filled in.
-        """
+        """The prompt of a request; GplanError where a time or the template is at fault."""
         ids = self._ids(request.sample)
         return Prompted(
             ids,
@@ -147,11 +127,7 @@ class Prompter:
         )
 
     def system_ids(self, sample: Sample) -> list[int]:
-        """What the prompts of all samples begin with; it does not hang on the sample's values.
-
-        Raises:
-            GplanError: it leaves no room for a user part.
-        """
+        """What the prompts of all samples begin with; it does not depend on the sample's values."""
         prompt = self.template.render(sample, self.library)
         self.encoder.user_room(prompt, max_length=self.max_length)
         return [int(token) for token in self.encoder.system_ids(prompt)]
@@ -199,15 +175,8 @@ def build_decoder(
     longest_prompt: int | None = None,
     ahead: bool = True,
 ) -> ContinuousDecoder:
-    """A decoder for a model's prompts and responses.
-
-    Args:
-        prompter: what makes the prompts.
-        longest_prompt: tokens of the longest one, where it is known.
-        ahead: whether to compile all programs now, rather than each when it is first needed.
-
-    Raises:
-        GplanError: prompts and responses have more positions than the model.
+    """A decoder for a model's prompts and responses, its programs compiled now where ``ahead``;
+    GplanError where they have more positions than the model.
     """
     encoder, grammar = parts.encoder, parts.grammar
     drafted = config.mode == "drafted"

@@ -144,13 +144,9 @@ def build_automaton(
     step_bounds: tuple[int, int],
     bits: PlanBits,
 ) -> Automaton:
-    """The automaton of all plans of ``intents``, behind a latent prefix where there is one.
-
-    Args:
-        step_bounds: fewest and most steps of the prefix.
-
-    Raises:
-        GplanError: the tokens of two intents can't be told apart in time; the message names them.
+    """The automaton of all plans of ``intents``, behind a latent prefix of so many steps where
+    there is
+    one; GplanError names two intents whose tokens can't be told apart in time.
     """
     nodes = _Nodes()
     start, root, final = nodes.new(), nodes.new(), nodes.new()

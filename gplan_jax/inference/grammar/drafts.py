@@ -130,14 +130,9 @@ class DraftModel:
     def tree(
         self, state: GrammarState, chain: tuple[int, ...], context: ContextKey, budget: int
     ) -> DraftTree:
-        """The tree of at most ``budget`` nodes with the most probable tokens behind a chain.
-
-        Args:
-            state: the grammar after the chain.
-            chain: tokens that are known but that no pass has seen; where they alone are more
-                than the budget, they are cut and nothing is drafted.
-            context: ``context_key`` of the request.
-            budget: nodes, the chain's included.
+        """The tree of at most ``budget`` nodes with the most probable tokens behind a chain, which
+        is known
+        but that no pass has seen; a longer chain is cut and nothing drafted. ``state`` is after it.
         """
         certain = min(len(chain), budget)
         tokens, parents = list(chain[:certain]), list(range(-1, certain - 1))
@@ -147,16 +142,11 @@ class DraftModel:
         return DraftTree(tuple(tokens), tuple(parents), tuple(states), certain)
 
     def start(self, context: ContextKey, budget: int, most: int) -> Start:
-        """The likeliest beginning of a response, for the prefill to verify.
+        """The likeliest beginning of a response, at most ``budget`` tokens and ``most`` decisions.
 
         It goes on from decision to decision by the likelier way, while the product of their
         probabilities is at least LEAST_LIKELY. Where nothing is known of plan lengths it takes in
         every step there may be.
-
-        Args:
-            context: ``context_key`` of the request.
-            budget: most tokens.
-            most: most decisions.
         """
         tokens: list[int] = []
         decisions: list[tuple[int, GrammarState]] = []

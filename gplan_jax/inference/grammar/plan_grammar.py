@@ -193,11 +193,7 @@ class PlanGrammar:
         return tuple([edge for edge in edges if edge.bits & bits])
 
     def advance(self, state: GrammarState, token: int) -> GrammarState:
-        """The state after one more token.
-
-        Raises:
-            GplanError: the grammar does not allow it here; the message says what it allows.
-        """
+        """The state after one more token; GplanError says what the grammar allows instead."""
         edge = self.automaton.by_token[state.node].get(token)
         if edge is None or not edge.bits & self.open_bits(state):
             allowed = ", ".join(str(edge.token) for edge in self.edges(state)) or "none"
@@ -238,12 +234,7 @@ class PlanGrammar:
         return state.node == self.automaton.final
 
     def tokens_of(self, plan: Sequence[Intent]) -> Tokens:
-        """A whole response in this form, without the end token; the rules are not checked.
-
-        Raises:
-            GplanError: the plan is empty, an intent is not in the library, or there are more of
-                them than latent steps.
-        """
+        """A whole response in this form, without the end token; the rules are not checked."""
         indices = [self.index(intent) for intent in plan]
         if not indices:
             raise GplanError("A plan has at least one intent.")
@@ -258,10 +249,8 @@ class PlanGrammar:
         return (*self.latent.head, *steps, *self.latent.close, *self.pieces.plan(indices))
 
     def index(self, intent: Intent) -> int:
-        """An intent's place in ``intents``, whatever the order of its keys.
-
-        Raises:
-            GplanError: the library does not admit it.
+        """An intent's place in ``intents``, whatever the order of its keys; GplanError where it has
+        none.
         """
         found = self._indices.get(frozenset(intent.items()))
         if found is None:

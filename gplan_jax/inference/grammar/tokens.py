@@ -64,12 +64,7 @@ class LatentPieces:
 def plan_pieces(
     intents: Sequence[Intent], library: IntentLibrary, encoder: ChatEncoder
 ) -> PlanPieces:
-    """Cuts the tokens of plans into pieces and checks that every pair of intents keeps to them.
-
-    Raises:
-        GplanError: the tokenizer loses characters of an intent, or writes an intent in different
-            tokens beside another one; the message names them.
-    """
+    """Cuts the tokens of plans into pieces and checks that every pair of intents keeps to them."""
     everything = range(len(intents))
     other = [0 if i else len(intents) - 1 for i in everything]
     alone = [_ids([intents[i]], library, encoder) for i in everything]
@@ -96,12 +91,7 @@ def plan_pieces(
 def latent_pieces(
     intents: Sequence[Intent], pieces: PlanPieces, library: IntentLibrary, encoder: ChatEncoder
 ) -> LatentPieces:
-    """The tokens of the latent prefixes, checked in front of every intent.
-
-    Raises:
-        GplanError: the tokenizer lacks a latent token, or writes an intent in different tokens
-            behind the prefix.
-    """
+    """The tokens of the latent prefixes, checked in front of every intent."""
     encoder.require_latents()
     latents = encoder.latents
     steps = tuple(_block(f"STEP_{i + 1}", latents, encoder) for i in range(latents.max_steps))

@@ -44,13 +44,10 @@ _REASON_LENGTH = 300
 
 @dataclass
 class KeepNewestAndBest:
-    """Keeps the ``newest`` checkpoints and the ``best`` by score.
+    """Keeps the ``newest`` checkpoints and the ``best`` by score (higher is better).
 
     An evaluation ends after its checkpoint was handed to the writer (a kill in between must not
     cost the steps), so scores come later than saves; Orbax's own BestN wants them at the save.
-
-    Attributes:
-        scores: step -> score, higher is better; filled as evaluations end.
     """
 
     newest: int
@@ -74,17 +71,10 @@ class RunCheckpoints:
     """The checkpoints under one directory, written in the background.
 
     Orbax writes to a temporary name and renames: a checkpoint is whole or absent, unless the disk
-    or somebody damages it later. A write that fails in the background is raised by the next call,
-    at the latest on leaving the context.
-
-    Args:
-        directory: made where it is missing; what a killed writer left there is removed.
-        keep: newest checkpoints that are kept.
-        keep_best: best ones by ``scores`` that are kept besides.
-        scores: step -> score; the caller adds to it.
-
-    Raises:
-        OSError: the directory can't be written.
+    or somebody damages it later. A write that fails in the background is raised (OSError) by the
+    next call, at the latest on leaving the context. The ``keep`` newest are kept, and the
+    ``keep_best`` best by ``scores``, to which the caller adds. What a killed writer left is
+    removed.
     """
 
     def __init__(
@@ -128,11 +118,7 @@ class RunCheckpoints:
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
     def save(self, state: TrainState, record: Record) -> None:
-        """Copies the state, then writes it and its record while training goes on.
-
-        Raises:
-            OSError: the disk is full or can't be written; earlier checkpoints stay.
-        """
+        """Copies the state, then writes it and its record while training goes on."""
         with disk_errors(self._directory):
             self._checkpointer.save_checkpointables_async(
                 record["step"],
@@ -174,10 +160,8 @@ class RunCheckpoints:
         return None
 
     def restore_params(self, like: Params, step: int) -> Params:
-        """The weights of one checkpoint in the layout of ``like``.
-
-        Raises:
-            GplanError: it can't be read.
+        """The weights of one checkpoint in the layout of ``like``; GplanError where it can't be
+        read.
         """
         names = [f"params.{number}" for number in range(len(jax.tree.leaves(like)))]
         try:

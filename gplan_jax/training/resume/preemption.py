@@ -22,9 +22,8 @@ from jax.experimental import multihost_utils
 class RunStopped(SystemExit):
     """A run that a signal stopped and that has written its checkpoint: no failure, so a SystemExit.
 
-    Attributes:
-        exit_code: 128 + the signal's number, as of a process that the signal ended: 143 for
-            SIGTERM, 130 for Ctrl-C. Schedulers requeue on it.
+    ``exit_code`` is 128 + the signal's number: 143 for SIGTERM, 130 for Ctrl-C; schedulers requeue
+    on it.
     """
 
     def __init__(self, name: str, exit_code: int, step: int, total: int) -> None:
