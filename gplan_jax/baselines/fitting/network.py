@@ -54,10 +54,11 @@ def fit_network(
     validation: Mapping[str, np.ndarray] | None,
     settings: FitSettings,
     seed: int,
-    *,
-    note: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[M, Curve]:
-    """Fits ``model`` and returns it with the weights of its best epoch.
+    """Fits ``model``; it with the weights of its best epoch, and the curve, a row an epoch.
+
+    A row holds "epoch" (from 1), "loss", "validation_loss" (None without validation rows) and
+    "seconds" (since the start); losses are means over the counts.
 
     Args:
         model: a network with fresh weights; it is left as it is.
@@ -69,14 +70,12 @@ def fit_network(
         train: arrays with the same first axis, the training rows.
         validation: the same for the rows that choose the epoch; None keeps the last weights.
         seed: of the order of the rows and of the keys.
-        note: called with each row of the curve: {"epoch" (from 1), "loss", "validation_loss" (None
-            without validation rows), "seconds" (since the start)}, losses as means over the counts.
     """
     rows = _rows_of(train, "training")
     if validation is not None:
         _rows_of(validation, "validation")
     graph, params, rest = _split(model)
-    programs = _programs(graph, loss)
+    fit_step, validate = _programs(graph, loss)
     state = _FitState(params, rest, _DIRECTION.init(params))
     key = jax.random.key(seed)
     an_epoch = math.ceil(rows / settings.batch_size)
@@ -98,13 +97,13 @@ def fit_network(
         totals = jnp.zeros(2)
         for _ in range(min(an_epoch, last - step)):
             pace = learning_rate(settings, step, steps), settings.weight_decay
-            state, totals = programs.step(state, totals, next(batches), key, step, pace)
+            state, totals = fit_step(state, totals, next(batches), key, step, pace)
             step += 1
         judged = mean = _mean(totals)
         if validation is not None:
             totals = jnp.zeros(2)
             for batch, _ in batches_of(validation, settings.batch_size):
-                totals = programs.validate(state, totals, batch, key)
+                totals = validate(state, totals, batch, key)
             judged = _mean(totals)
         if not (math.isfinite(mean) and math.isfinite(judged)):
             raise GplanError(
@@ -117,8 +116,6 @@ def fit_network(
             "validation_loss": None if validation is None else judged,
             "seconds": time.perf_counter() - started,
         })  # fmt: skip
-        if note:
-            note(curve[-1])
         if validation is None or judged < best[0]:
             best, worse = (judged, state.params, state.rest), 0
         else:
@@ -163,13 +160,8 @@ class _FitState(NamedTuple):
     moments: optax.OptState
 
 
-class _Programs(NamedTuple):
-    step: Callable[..., tuple[_FitState, jax.Array]]
-    validate: Callable[..., jax.Array]
-
-
 @functools.cache
-def _programs(graph: Any, loss: Loss) -> _Programs:
+def _programs(graph: Any, loss: Loss) -> tuple[Callable[..., Any], Callable[..., jax.Array]]:
     """The compiled step and validation of a model structure under a loss."""
 
     @jax.jit
@@ -202,7 +194,7 @@ def _programs(graph: Any, loss: Loss) -> _Programs:
         model = nnx.merge(graph, state.params, state.rest, copy=True)
         return totals + jnp.stack(loss(model, batch, key, False))
 
-    return _Programs(step, validate)
+    return step, validate
 
 
 def _split(model: nnx.Module) -> tuple[Any, nnx.State, nnx.State]:

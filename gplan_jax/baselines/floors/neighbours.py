@@ -43,13 +43,15 @@ class Space:
         edges: list[np.ndarray] = []
         weights = []
         for column, is_code in zip(table.T, encoder.categorical, strict=True):
-            present = column[~np.isnan(column)]
+            present_at = ~np.isnan(column)
+            present = column[present_at]
             if is_code or not len(present):
                 edges.append(np.unique(present))
             else:
                 cuts = np.quantile(present, np.linspace(0, 1, QUANTILES + 1)[1:-1])
                 edges.append(np.unique(cuts))
-            weights.append(_corrected_information(_bins(column, edges[-1]), firsts))
+            bins = np.where(present_at, np.searchsorted(edges[-1], column, side="right"), -1)
+            weights.append(_corrected_information(bins, firsts))
         return cls(encoder, tuple(edges), np.array(weights))
 
     def points(self, samples: Sequence[Sample]) -> np.ndarray:
@@ -135,10 +137,6 @@ class NearestNeighbours(Floor):
                 votes[plan] = votes.get(plan, 0.0) + float(weight)
             plans.append(voted_plan(votes, self.atoms))
         return plans
-
-
-def _bins(column: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    return np.where(np.isnan(column), -1, np.searchsorted(edges, column, side="right"))
 
 
 def _corrected_information(bins: np.ndarray, firsts: np.ndarray) -> float:

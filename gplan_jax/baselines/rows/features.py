@@ -174,8 +174,15 @@ class FeatureEncoder:
         event_bags = [self._event(sample, event) for event in events]
         habit_bags = habit_bags or [[Token("habits", "")]]
         event_bags = event_bags or [[Token("events", "")]]
+        codes = sample.to_dict()
         bags = [
-            *_profile(sample),
+            [Token(f"profile_{i}", codes[f"profile_feat_{i}"]) for i in (1, 2, 3, 4)],
+            [
+                *(Token(f"profile_{i}", codes[f"profile_feat_{i}"]) for i in (10, 11, 12)),
+                Token("city", sample.profile_feat_5),
+            ],
+            [Token("interest", c) for c in sample.profile_feat_13.split("|")[:8]],
+            [Token("habit_code", c.split(":")[0]) for c in sample.profile_feat_14.split("|")[:8]],
             *habit_bags, *([] for _ in range(HABITS - len(habit_bags))),
             *([] for _ in range(EVENTS - len(event_bags))), *event_bags,
         ]  # fmt: skip
@@ -267,17 +274,6 @@ def history_only(sample: Sample) -> Sample:
 def bucket(value: float | None, bounds: Sequence[float]) -> str:
     """The bucket of a value: "0" below the first bound, ...; "" where there is no value."""
     return "" if value is None else str(bisect_right(bounds, value))
-
-
-def _profile(sample: Sample) -> list[Bag]:
-    codes = sample.to_dict()
-    return [
-        [Token(f"profile_{i}", codes[f"profile_feat_{i}"]) for i in (1, 2, 3, 4)],
-        [Token(f"profile_{i}", codes[f"profile_feat_{i}"]) for i in (10, 11, 12)]
-        + [Token("city", sample.profile_feat_5)],
-        [Token("interest", code) for code in sample.profile_feat_13.split("|")[:8]],
-        [Token("habit_code", code.split(":")[0]) for code in sample.profile_feat_14.split("|")[:8]],
-    ]
 
 
 def _flags(facts: Facts, *names: str) -> Bag:

@@ -52,12 +52,10 @@ def weights(model: Any) -> np.ndarray:
 
 
 def test_it_learns_a_line_and_tells_how() -> None:
-    seen: list[dict[str, Any]] = []
-    model, curve = fit_network(Toy(0), squared_error, rows(30), rows(9, 1), SETTINGS, 0,
-                               note=seen.append)  # fmt: skip
+    model, curve = fit_network(Toy(0), squared_error, rows(30), rows(9, 1), SETTINGS, 0)
     np.testing.assert_allclose(model.line.kernel[:, 0], [1.0, -2.0, 0.5], atol=0.02)
     assert [row["epoch"] for row in curve] == list(range(1, 41))
-    assert curve[-1]["loss"] < 1e-3 < curve[0]["loss"] and seen == curve
+    assert curve[-1]["loss"] < 1e-3 < curve[0]["loss"]
     # The best epoch may be an earlier one; each saw all 30 rows once, fillers counted for nothing.
     assert model.seen[...] % 30 == 0 and count_parameters(model) == 4
 
