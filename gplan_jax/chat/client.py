@@ -47,14 +47,9 @@ class _Session:
 class ChatClient:
     """An OpenAI-compatible server behind a cache, with retries, a pace and a budget.
 
-    A paid answer is committed to ``cache`` before anybody sees it, so a run that was stopped at any
-    moment is continued by repeating it. Used in one event loop at a time.
-
-    Args:
-        cache: an SQLite file, made where it is missing.
-
-    Raises:
-        GplanError: the cache can't be used (see ``Cache``).
+    A paid answer is committed to ``cache``, an SQLite file made where it is missing, before anybody
+    sees it, so a run that was stopped at any moment is continued by repeating it. Used in one event
+    loop at a time. GplanError where the cache can't be used (see ``Cache``).
     """
 
     def __init__(self, config: ChatConfig, cache: Path) -> None:
@@ -231,10 +226,9 @@ class ChatClient:
     async def _probe(self, session: _Session, since: int) -> Kind:
         """ANSWER where anything has got through after the first ``since`` answers, or does now.
 
-        When a request gives up, nobody can tell whether the request is at fault or the server. So
-        the simplest request there is is sent, with the same model and parameters: up to PROBES
-        times, for a server that fails now and then is still there. It is booked, but never kept as
-        an answer.
+        When a request gives up, the fault may be the request's or the server's. So the simplest
+        request is sent, with the same model and parameters: up to PROBES times, since a server that
+        fails now and then is still there. It is booked, but never kept as an answer.
         """
         async with session.probing:
             for tried in range(PROBES):
@@ -279,11 +273,8 @@ async def _drain(session: _Session) -> None:
         return
     _, waiting = await asyncio.wait(flights, timeout=1.0)
     if waiting:
-        log.warning(
-            "Waiting up to %.0f s for %d answers that are paid for; Ctrl-C leaves them.",
-            DRAIN_S,
-            len(waiting),
-        )
+        left = "Waiting up to %.0f s for %d answers that are paid for; Ctrl-C leaves them."
+        log.warning(left, DRAIN_S, len(waiting))
         await asyncio.wait(waiting, timeout=DRAIN_S)
     for flight in flights:
         flight.cancel()

@@ -49,19 +49,6 @@ class P5Settings(FitSettings):
     beams: int = Field(default=4, ge=1)
     decoding_batch: int = Field(default=64, ge=1)
 
-    def network(self, vocabulary_size: int) -> T5Config:
-        """The shape of the T5."""
-        return T5Config(
-            vocabulary_size=vocabulary_size,
-            hidden_size=self.hidden_size,
-            heads=self.heads,
-            head_dim=self.head_dim,
-            mlp_size=self.mlp_size,
-            encoder_layers=self.layers,
-            decoder_layers=self.layers,
-            dropout=self.dropout,
-        )
-
 
 class P5Network(PlanT5):
     """A T5, and a table [WHOLE_WORDS, D] whose row w is added to the source tokens of word w."""
@@ -121,7 +108,18 @@ class P5Recipe:
         return {"target": self.vocabulary.targets(plans)}
 
     def network(self, rngs: nnx.Rngs) -> P5Network:
-        return P5Network(self.settings.network(self.vocabulary.size), rngs=rngs)
+        settings = self.settings
+        config = T5Config(
+            vocabulary_size=self.vocabulary.size,
+            hidden_size=settings.hidden_size,
+            heads=settings.heads,
+            head_dim=settings.head_dim,
+            mlp_size=settings.mlp_size,
+            encoder_layers=settings.layers,
+            decoder_layers=settings.layers,
+            dropout=settings.dropout,
+        )
+        return P5Network(config, rngs=rngs)
 
     def decode(
         self, graph: nnx.GraphDef, weights: nnx.State, batch: Batch, constrained: bool
