@@ -33,7 +33,7 @@ class Beginning(NamedTuple):
 def beam_search(
     programs: Programs, grammar: PlanGrammar, prompt: Sequence[int], *, beams: int
 ) -> Beginning:
-    """The most probable response that a beam of ``beams`` beginnings finds; 1 is greedy decoding."""
+    """The most probable response that a beam of ``beams`` beginnings finds; 1: greedy decoding."""
     if beams < 1:
         raise GplanError(f"beams is {beams}; a search keeps at least one beginning.")
     programs.prefill(0, prompt, 0, [], programs.no_edges(programs.shapes.queries))

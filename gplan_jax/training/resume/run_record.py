@@ -77,7 +77,7 @@ def make_record(
 
 
 def read_record(checkpoint: Path) -> Record:
-    """The record of a checkpoint; FileNotFoundError or ValueError where it is missing or damaged."""
+    """A checkpoint's record; FileNotFoundError or ValueError where it is missing or damaged."""
     record = json.loads((checkpoint / RECORD_FILE).read_text(encoding="utf-8"))
     if not isinstance(record, dict) or record.pop("digest", None) != json_digest(record):
         raise ValueError(f"{RECORD_FILE} is damaged")
