@@ -36,8 +36,8 @@ DEVICES, BIND, TIMEOUT = (
 DEFAULT_TIMEOUT = 300.0
 WATCH_SECONDS, GRACE_SECONDS = 1.0, 5.0
 FAILED_EXIT = 1
-GONE = jax.errors.JaxRuntimeError
-"""What the store raises where the coordinator has ended: there is nobody to tell or to ask."""
+# What the key-value store raises where the coordinator has ended.
+COORDINATOR_ENDED = jax.errors.JaxRuntimeError
 _FAILURES = "gplan/failed/"
 
 
@@ -75,7 +75,7 @@ class PeerWatch:
     def announce(self, message: str) -> None:
         """Tells the others why this process fails."""
         said = {"host": socket.gethostname(), "message": message}
-        with suppress(GONE):
+        with suppress(COORDINATOR_ENDED):
             self._store.key_value_set(f"{_FAILURES}{self._process}", json.dumps(said))
 
     def _look(self) -> None:
@@ -83,7 +83,7 @@ class PeerWatch:
         while not failures:
             if self._over.wait(WATCH_SECONDS):
                 return
-            with suppress(GONE):
+            with suppress(COORDINATOR_ENDED):
                 failures = self._store.key_value_dir_get(_FAILURES)
         # Often all fail alike, by bad input: then each ends by itself, with its own message.
         if self._over.wait(GRACE_SECONDS):
@@ -98,7 +98,7 @@ class PeerWatch:
         )
         # The main thread may wait in a collective that nothing interrupts. JAX's shutdown is a
         # barrier: without us the one that failed would wait there, and be aborted.
-        with suppress(GONE):
+        with suppress(COORDINATOR_ENDED):
             jax.distributed.shutdown()
         os._exit(FAILED_EXIT)
 

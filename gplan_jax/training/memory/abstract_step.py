@@ -1,7 +1,4 @@
-"""A run's step with shapes in place of values: no weights, no rows, no devices needed.
-
-And what its forward pass keeps for the backward pass, traced from the model.
-"""
+"""A run's step with shapes for values, and what its forward pass keeps for the backward pass."""
 
 from __future__ import annotations
 
@@ -53,16 +50,13 @@ FINISHED_MODEL = "model"  # a run's folder for it
 
 @dataclass(frozen=True)
 class AbstractStep:
-    """A run's jitted step and what it is called with: arrays are shapes with shardings, ``frozen``
-    the
-    weights that do not train beside LoRA adapters.
-    """
+    """A run's jitted step and what it is called with; the arrays are shapes with shardings."""
 
     model: Qwen3
     step: Any
     state: TrainState
     batch: Any
-    frozen: Any
+    frozen: Any  # weights that do not train, where LoRA adapters do; else None
 
     def lower(self) -> Any:
         """The step traced for the devices of its shardings."""
@@ -70,10 +64,10 @@ class AbstractStep:
 
 
 def model_shape(config: TrainConfig, name: str | None = None) -> Qwen3Config:
-    """The shape of a run's model: its directory's config.json, else a shipped shape by ``name``.
+    """The shape of a run's model: a shipped one by ``name``, else its directory's config.json.
 
-    Where ``config.model`` is what another run finishes, RUN/model, the name is at the end of RUN's.
-    GplanError where there is neither.
+    Without that file the directory's own name says the shape; where it is what another run
+    finishes, RUN/model, the name is at the end of RUN's.
     """
     directory = Path(config.model)
     if name is None and (directory / "config.json").is_file():
@@ -98,24 +92,14 @@ def _letters(name: str) -> str:
 
 
 def abstract_step(
-    config: TrainConfig,
-    shape: Qwen3Config,
-    mesh: Mesh,
-    batch: BatchShape,
-    *,
-    platform: str,
+    config: TrainConfig, shape: Qwen3Config, mesh: Mesh, batch: BatchShape, *, platform: str
 ) -> AbstractStep:
     """The step that ``Run.train_step`` would build on ``mesh``, and the shapes it is called with.
 
-    ``platform`` of the mesh's devices decides the attention kernel. GplanError where rows, heads or
-    widths do not divide by the mesh, or a kernel can't run there.
+    ``platform`` is that of the mesh's devices (tpu, gpu, cpu); it decides the attention kernel.
     """
-    check_mesh(
-        mesh,
-        shape,
-        batch_size=config.batch_size,
-        accumulation_steps=config.accumulation_steps,
-    )
+    parts = config.accumulation_steps
+    check_mesh(mesh, shape, batch_size=config.batch_size, accumulation_steps=parts)
     model = abstract_model(config, shape)
     model.kernel = kernel_of(config, model, platform=platform)
     # Only the learning rate depends on the number of steps, and it costs nothing.
@@ -133,7 +117,7 @@ def abstract_step(
         graphdef,
         optimizer,
         make_objective(config),
-        accumulation_steps=config.accumulation_steps,
+        accumulation_steps=parts,
         state_shardings=shardings,
     )
     return AbstractStep(

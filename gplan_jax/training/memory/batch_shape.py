@@ -30,19 +30,12 @@ SPELT_RESPONSE, LATENT_RESPONSE, CONTEXT = 311, 142, 165
 
 @dataclass(frozen=True)
 class RowLengths:
-    """Tokens of the longest row that a batch is to hold.
+    """Tokens of the longest row that a batch is to hold."""
 
-    Attributes:
-        sequence: prompt and response together.
-        prefix: the system prompt, which all rows share.
-        response: the supervised part.
-        context: in a pair (SC-DPO), from where its two prompts part to the prompt's end.
-    """
-
-    sequence: int
-    prefix: int
-    response: int
-    context: int = 0
+    sequence: int  # prompt and response together
+    prefix: int  # the system prompt, which all rows share
+    response: int  # the supervised part
+    context: int = 0  # of a pair (SC-DPO): from where its two prompts part to the prompt's end
 
     def __post_init__(self) -> None:
         parts = [("prefix", self.prefix), ("response", self.response)]
@@ -72,9 +65,6 @@ class RowLengths:
 
         Those are counted with Qwen3's tokenizer and the template amap_zh, in SC-DPO over 3,641
         pairs made of the public rows. There a response is short, its reasoning all latent.
-
-        Raises:
-            GplanError: the lengths do not fit together, or rows of the mode have no contexts.
         """
         pairs = of_pairs(config)
         if response is None:
@@ -98,24 +88,15 @@ class RowLengths:
 
 @dataclass(frozen=True)
 class BatchShape:
-    """Padded sizes of a batch, as ``BatchLoader`` or ``PreferenceLoader`` makes it.
+    """Padded sizes of a batch, as ``BatchLoader`` or ``PreferenceLoader`` makes it."""
 
-    Attributes:
-        rows: of an optimizer step.
-        tokens: S, of a sequence without what it shares with others.
-        responses: R, supervised positions of a sequence.
-        prefix: P, 0 in the plain layout.
-        sequences: of a row; more than 1 in a pair alone.
-        shared: H, what both prompts of a pair have in common below the prefix; 0 in the plain
-            layout, and where rows are no pairs.
-        context: C, what follows in each of them, but for its last token; 0 likewise.
-    """
-
-    rows: int
-    tokens: int
-    responses: int
-    prefix: int
-    sequences: int = 1
+    rows: int  # of an optimizer step
+    tokens: int  # S, of a sequence without what it shares with others
+    responses: int  # R, supervised positions of a sequence
+    prefix: int  # P, 0 in the plain layout
+    sequences: int = 1  # of a row; more than 1 in a pair alone
+    # 0 in the plain layout and where rows are no pairs: H, what both prompts of a pair have in
+    # common below the prefix; C, what follows in each of them, but for its last token.
     shared: int = 0
     context: int = 0
 
@@ -127,13 +108,11 @@ def of_pairs(config: TrainConfig) -> bool:
 
 @dataclass(frozen=True)
 class Segment:
-    """Token sequences of a step that are alike: so many, each so long, each after so many tokens of
-    another segment, all of which they see.
-    """
+    """Token sequences of a step that are alike."""
 
     count: int
     tokens: int
-    after: int
+    after: int  # tokens of other segments before them, all of which they see
 
 
 def segments(config: TrainConfig, lengths: RowLengths) -> tuple[Segment, ...]:

@@ -54,15 +54,7 @@ _NO_TRAFFIC = [
 
 @dataclass(frozen=True)
 class Collective:
-    """All executions of one kind of collective in a step, seen from one device.
-
-    Attributes:
-        kind: e.g. "all-gather".
-        count: how often a step runs it.
-        bytes_sent: what the device sends in a step, in a ring of g devices: (g - 1) times its own
-            part for an all-gather of its part; (g - 1) / g of the operand for a reduce-scatter or
-            an all-to-all; twice that for an all-reduce; the operand for a permute.
-    """
+    """All executions of one kind of collective in a step, seen from one device."""
 
     kind: str
     count: int
@@ -71,25 +63,14 @@ class Collective:
 
 @dataclass(frozen=True)
 class HloCosts:
-    """Costs of one step on one device.
+    """Costs of one step on one device."""
 
-    Attributes:
-        matmul_flops: 2 x multiplications of all matrix products and convolutions, recomputation
-            included.
-        kernel_flops: of hand-written kernels: what they state of themselves, and splash attention
-            from its block grid.
-        silent_kernels: executions of kernels that state nothing; they count nothing.
-        hbm_bytes: bytes that instructions read from and write to main memory.
-        collectives: by kind, the most bytes first.
-        unknown_loops: loops whose trips could not be read; they are counted once.
-    """
-
-    matmul_flops: float
-    kernel_flops: float
-    silent_kernels: int
-    hbm_bytes: float
-    collectives: tuple[Collective, ...]
-    unknown_loops: tuple[str, ...]
+    matmul_flops: float  # 2 x multiplications, recomputation included
+    kernel_flops: float  # of hand-written kernels: as stated; splash attention by its block grid
+    silent_kernels: int  # executions of kernels that state nothing; they count nothing
+    hbm_bytes: float  # read from and written to main memory
+    collectives: tuple[Collective, ...]  # by kind, the most bytes first
+    unknown_loops: tuple[str, ...]  # loops whose trips could not be read; they are counted once
 
     @property
     def flops(self) -> float:
@@ -221,6 +202,7 @@ def _convolution_flops(computation: Computation, line: Instruction) -> float:
 
 
 def _bytes_sent(kind: str, line: Instruction, operand: float, partitions: int) -> float:
+    """What a device sends in a ring of g devices, each holding ``operand`` bytes."""
     group = group_size(line.attributes, partitions)
     match kind:
         case "all-gather":

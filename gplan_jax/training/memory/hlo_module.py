@@ -111,14 +111,11 @@ MOST_TRIPS = 100_000
 
 @dataclass(frozen=True)
 class Module:
-    """A compiled program for one device: its computations by name, the one that runs first, and
-    over
-    how many devices it is split.
-    """
+    """A compiled program for one device."""
 
     computations: dict[str, Computation]
-    entry: str
-    partitions: int
+    entry: str  # the computation that runs first
+    partitions: int  # devices the program is split over
 
     def executions(self) -> tuple[dict[str, int], tuple[str, ...]]:
         """How often one run executes each computation, and loops whose trips are not known.
@@ -218,7 +215,7 @@ class Module:
 
 
 def parse_module(text: str) -> Module:
-    """Reads the text that XLA prints for an optimised module; ValueError where it has no entry."""
+    """Reads the text that XLA prints for an optimised module."""
     computations: dict[str, Computation] = {}
     entry = ""
     lines: dict[str, Instruction] | None = None

@@ -14,29 +14,18 @@ from gplan_jax.training.steps.train_config import TrainConfig
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device at the step's peak.
+    """Bytes on one device at the step's peak."""
 
-    Attributes:
-        weights: the parameters between steps, this device's part.
-        optimizer: both moments of every parameter, likewise.
-        batch: the step's input.
-        gradients: the float32 sums of the micro-batches, where there are several; with one
-            micro-batch gradients come and go among the temporaries and this is 0.
-        activations: what one micro-batch keeps for its backward pass, traced from the model.
-        temporaries: all else that is live at the peak: gathered weights, a layer's own values,
-            logits of a slice, gradients on their way.
-        code: the compiled program.
-        host: bytes the program keeps in host memory instead (remat "offload").
-    """
-
-    weights: float
-    optimizer: float
+    weights: float  # this device's part of the parameters between steps
+    optimizer: float  # and of both their moments
     batch: float
+    # The float32 sums of several micro-batches; 0 with one, whose gradients are temporaries.
     gradients: float
-    activations: float
+    activations: float  # what one micro-batch keeps for its backward pass, traced from the model
+    # All else that is live: gathered weights, a layer's own values, a slice's logits, gradients.
     temporaries: float
-    code: float = 0.0
-    host: float = 0.0
+    code: float = 0.0  # the compiled program
+    host: float = 0.0  # kept in host memory instead (remat "offload")
 
     @property
     def peak(self) -> float:
@@ -46,20 +35,14 @@ class Memory:
 
 @dataclass(frozen=True)
 class Roofline:
-    """The least seconds a step could take on a device by each of its limits.
+    """The least seconds a step could take on a device by each of its limits."""
 
-    Attributes:
-        compute: executed FLOPs at the chip's peak.
-        memory: main-memory traffic at its bandwidth.
-        network: bytes sent to other chips at the bandwidth of all its links, which a slice without
-            wrap-around, or a ring over one axis, does not reach.
-        useful: useful FLOPs at the chip's peak.
-    """
-
-    compute: float
-    memory: float
+    compute: float  # executed FLOPs at the chip's peak
+    memory: float  # main-memory traffic at its bandwidth
+    # Bytes sent to other chips at the bandwidth of all links, which a slice without wrap-around,
+    # or a ring over one axis, does not reach.
     network: float
-    useful: float
+    useful: float  # useful FLOPs at the chip's peak
 
     @property
     def seconds(self) -> float:
@@ -82,32 +65,21 @@ class Roofline:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What one configuration needs on one topology, for each device.
-
-    Attributes:
-        source: "compiled" for the compiler's own figures, "estimate" for an analytic one.
-        mesh: sizes of data, fsdp and tensor.
-        memory: None where the compiler refused the step for want of memory.
-        needed: bytes a device must grant; known also where the compiler refused.
-        capacity: bytes a device grants; 0 where unknown (a CPU).
-        useful_flops: of the whole step, all devices together.
-        xla_flops: what XLA's ``cost_analysis`` says of one device; it counts loop bodies once.
-        costs: from the compiled module; None for an estimate or a refused step.
-    """
+    """What one configuration needs on one topology, for each device."""
 
     topology: Topology
     config: TrainConfig
     shape: Qwen3Config
-    mesh: tuple[int, int, int]
+    mesh: tuple[int, int, int]  # sizes of data, fsdp and tensor
     batch: BatchShape
     kernel: str
     source: Literal["compiled", "estimate"]
-    memory: Memory | None
-    needed: float
-    capacity: float
-    useful_flops: float
-    xla_flops: float | None = None
-    costs: HloCosts | None = None
+    memory: Memory | None  # None where the compiler refused the step for want of memory
+    needed: float  # bytes a device must grant; known also where the compiler refused
+    capacity: float  # bytes a device grants; 0 where unknown (a CPU)
+    useful_flops: float  # of the whole step, all devices together
+    xla_flops: float | None = None  # ``cost_analysis`` of one device; counts loop bodies once
+    costs: HloCosts | None = None  # None for an estimate or a refused step
     lower_seconds: float = 0.0
     compile_seconds: float = 0.0
 

@@ -130,9 +130,6 @@ def estimate(
     of one micro-batch, and one vocabulary slice's logits with their gradient. What a compiler
     fuses away is not taken off and fragmentation is not added. In a tree of pairs there is a
     gradient from each level: compiled steps hold them all and add them up at the end.
-
-    Raises:
-        GplanError: rows, heads or widths do not divide by the mesh.
     """
     if topology.chip is None:
         raise ValueError("an estimate needs a chip")

@@ -26,14 +26,11 @@ PlanOf = Callable[[TrainConfig], MemoryPlan]
 
 @dataclass(frozen=True)
 class Search:
-    """The plan of the nearest setting that fits, if any, all plans tried, and False for
-    ``complete``
-    where the search stopped at its cap.
-    """
+    """How the search went."""
 
-    found: MemoryPlan | None
-    tried: tuple[MemoryPlan, ...]
-    complete: bool
+    found: MemoryPlan | None  # of the nearest setting that fits; None where none tried does
+    tried: tuple[MemoryPlan, ...]  # in order
+    complete: bool  # False where the search stopped at its cap
 
 
 def search_fitting(
@@ -45,9 +42,7 @@ def search_fitting(
     most: int = MOST_PLANS,
     report: Callable[[str], None] = lambda line: None,
 ) -> Search:
-    """Looks for the nearest setting that fits, with at most ``most`` plans; ``report`` gets a line
-    before each.
-    """
+    """Looks for the nearest setting to ``config`` that fits, making ``most`` plans at most."""
     tried: list[MemoryPlan] = []
 
     def fits(candidate: TrainConfig) -> MemoryPlan | None:

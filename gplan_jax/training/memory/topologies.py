@@ -30,26 +30,17 @@ TEN9 = 10**9
 
 @dataclass(frozen=True)
 class Chip:
-    """What one chip can do.
+    """What one chip can do."""
 
-    Attributes:
-        name: as in a topology's name.
-        platform: "tpu" or "gpu".
-        peak_flops: dense bf16 products a second.
-        memory: bytes of HBM that a program may use.
-        bandwidth: bytes of HBM a second.
-        link: bytes a second that leave the chip over all its links to other chips of the slice or
-            machine (as many arrive at the same time); 0 where it has none.
-        axes: of a slice: 2 or 3; 0 for a GPU.
-    """
-
-    name: str
+    name: str  # as in a topology's name
     platform: Literal["tpu", "gpu"]
-    peak_flops: float
-    memory: float
-    bandwidth: float
+    peak_flops: float  # dense bf16 products a second
+    memory: float  # bytes of HBM that a program may use
+    bandwidth: float  # bytes of HBM a second
+    # Bytes a second that leave the chip over all its links to other chips of the slice or machine
+    # (as many arrive at the same time); 0 where it has none.
     link: float
-    axes: int = 0
+    axes: int = 0  # of a slice: 2 or 3; 0 for a GPU
 
 
 CHIPS = {
@@ -91,7 +82,7 @@ class Topology:
 
 
 def parse_topology(name: str) -> Topology:
-    """Reads "v5e:4x4", "h100:8" or "local"; GplanError lists the names that answer."""
+    """Reads "v5e:4x4", "h100:8" or "local"."""
     if name == LOCAL:
         return Topology(name, local_chip(), len(jax.devices()))
     kind, _, shape = name.partition(":")
@@ -115,7 +106,7 @@ def local_chip() -> Chip | None:
 
 
 def topology_mesh(topology: Topology, config: MeshConfig) -> Mesh:
-    """The mesh that a run on these devices would make, without the devices."""
+    """The mesh a run on these devices would make, without the devices."""
     shape = mesh_shape(config, topology.devices)
     if not topology.needs_libtpu:
         return make_mesh(config)
