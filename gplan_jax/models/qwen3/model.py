@@ -249,14 +249,18 @@ class Qwen3(nnx.Module):
             hidden, kept = nnx.merge(block, parameters)(hidden, cos_sin, mix_of(kv))
             return _split_rows(hidden), kept
 
+        embedded_BxSxD = embed_tokens(self.embedding[...], input_ids_BxS, self.compute_dtype)
+        if self.trained_rows is not None:
+            embedded_BxSxD = self.trained_rows.embed(input_ids_BxS, embedded_BxSxD)
         block, stacked = nnx.split(self.layers)
         cos_sin = rotation(positions_BxS, self.config.head_dim, self.config.rope_theta)
         hidden, kept = jax.lax.scan(
             _rematerialised(one_layer, self.remat),
-            _split_rows(self._embed(input_ids_BxS)),
+            _split_rows(embedded_BxSxD),
             (stacked, kv_by_layer),
         )
-        return self._finish(hidden), LayeredContext(kept[0], kept[1], lengths_B) if keep else None
+        hidden = rms_norm(hidden, self.final_norm[...], self.config.rms_norm_eps)
+        return hidden, LayeredContext(kept[0], kept[1], lengths_B) if keep else None
 
     def head_VxD(self) -> jax.Array:
         """Returns the output matrix [V, D]: the embedding itself where they are tied."""
@@ -267,15 +271,6 @@ class Qwen3(nnx.Module):
         """Returns float32 logits [..., V] of states [..., D]."""
         head = self.head_VxD().astype(hidden.dtype)
         return jnp.einsum("...D,VD->...V", hidden, head, preferred_element_type=jnp.float32)
-
-    def _embed(self, input_ids_BxT: jax.Array) -> jax.Array:
-        embedded = embed_tokens(self.embedding[...], input_ids_BxT, self.compute_dtype)
-        if self.trained_rows is None:
-            return embedded
-        return self.trained_rows.embed(input_ids_BxT, embedded)
-
-    def _finish(self, hidden_BxTxD: jax.Array) -> jax.Array:
-        return rms_norm(hidden_BxTxD, self.final_norm[...], self.config.rms_norm_eps)
 
 
 def abstract_qwen3(
