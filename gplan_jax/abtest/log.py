@@ -57,7 +57,8 @@ def read_log(path: str | Path) -> ExposureLog:
     found: list[tuple[int, ...]] = []
     chunks: list[np.ndarray] = []
     for row, values in track(_rows(path), "Reading the log"):
-        texts = {name: _text(values.get(name)) for name in codes}
+        given = {name: values.get(name) for name in codes}
+        texts = {name: "" if v is None else str(v).strip() for name, v in given.items()}
         if not texts["user"]:
             raise RowError(path, row, "user", "it is empty", "Give every row its user.")
         day = values["day"]
@@ -152,10 +153,6 @@ def _check_columns(path: Path, given: Any) -> None:
             f"{path} lacks the column {', '.join(missing)}; a log has {', '.join(COLUMNS)} "
             "(slice may be left out)."
         )
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
 
 
 def _ordinal(path: Path, row: int, value: Any) -> int:

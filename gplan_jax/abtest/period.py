@@ -55,7 +55,15 @@ def divide(
             f"{date.fromordinal(int(log.day_R.min()))} to {date.fromordinal(int(log.day_R.max()))}"
         )
         raise GplanError(f"{log.source} has no row of the test's days; its own are {days}.")
-    _check_arms(rows, test)
+    stray_R = ~np.isin(rows.arm_R, [i for i, arm in enumerate(rows.arms) if arm in test.arms])
+    if stray_R.any():
+        index = int(np.argmax(stray_R))
+        code = int(rows.arm_R[index])
+        stray = (
+            "it is empty" if code == NO_ARM else f"{rows.arms[code]!r} is none of the experiment"
+        )
+        mend = f"The experiment's arms are {', '.join(test.arms)}."
+        raise RowError(rows.source, int(rows.row_R[index]), "arm", stray, mend)
     rows = _without_crossovers(rows, notes, drop=on_crossover == "drop")
     for arm in test.arms:
         if arm not in rows.arms or not np.any(rows.arm_R == rows.arms.index(arm)):
@@ -83,18 +91,6 @@ def _check_duplicates(log: ExposureLog, notes: list[str], *, summed: bool) -> No
         f"{log.row_R[other]} repeats row {log.row_R[one]} (user {log.users[log.user_R[one]]!r}). "
         "Remove them, or pass --sum-duplicates where they are parts of one."
     )
-
-
-def _check_arms(rows: ExposureLog, test: AbTest) -> None:
-    known = [code for code, arm in enumerate(rows.arms) if arm in test.arms]
-    stray_R = ~np.isin(rows.arm_R, known)
-    if not stray_R.any():
-        return
-    index = int(np.argmax(stray_R))
-    code = int(rows.arm_R[index])
-    problem = "it is empty" if code == NO_ARM else f"{rows.arms[code]!r} is none of the experiment"
-    mend = f"The experiment's arms are {', '.join(test.arms)}."
-    raise RowError(rows.source, int(rows.row_R[index]), "arm", problem, mend)
 
 
 def _without_crossovers(rows: ExposureLog, notes: list[str], *, drop: bool) -> ExposureLog:

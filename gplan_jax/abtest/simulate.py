@@ -223,7 +223,13 @@ def simulate_power(
     shares = np.arange(1, days + 1) / days
     users_2xK = np.outer((need.control, need.treatment), shares).round().astype(int)
     limits = bounds(independent(shares), shares, alpha=alpha, spending=spending)
-    z_ExK = _daily_z(users_2xK, rates, experiments, rng)
+    # z of each look at two arms of so many users by then.
+    daily_2xK = np.diff(users_2xK, axis=1, prepend=0)
+    clicked_Ex2xK = rng.binomial(daily_2xK, rates[:, None], (experiments, *daily_2xK.shape))
+    rate_Ex2xK = clicked_Ex2xK.cumsum(axis=2) / users_2xK
+    error_ExK = np.sqrt((rate_Ex2xK * (1 - rate_Ex2xK) / users_2xK).sum(axis=1))
+    gap_ExK = rate_Ex2xK[:, 1] - rate_Ex2xK[:, 0]
+    z_ExK = np.divide(gap_ExK, error_ExK, out=np.zeros_like(gap_ExK), where=error_ExK > 0)
     crossed_ExK = np.abs(z_ExK) >= limits
     first = np.where(crossed_ExK.any(axis=1), crossed_ExK.argmax(axis=1), days - 1)
     right = crossed_ExK.any(axis=1) & (z_ExK[np.arange(experiments), first] * lift > 0)
@@ -232,18 +238,6 @@ def simulate_power(
         "found_sequentially": share_with_interval(int(right.sum()), experiments),
         "mean_days": float(first.mean()) + 1,
     }
-
-
-def _daily_z(
-    users_2xK: np.ndarray, rates: np.ndarray, experiments: int, rng: np.random.Generator
-) -> np.ndarray:
-    """z of each look at two arms of so many users by then, who click at ``rates`` [2]."""
-    daily_2xK = np.diff(users_2xK, axis=1, prepend=0)
-    clicked = rng.binomial(daily_2xK, rates[:, None], (experiments, *daily_2xK.shape))
-    rate = clicked.cumsum(axis=2) / users_2xK
-    error = np.sqrt((rate * (1 - rate) / users_2xK).sum(axis=1))
-    difference = rate[:, 1] - rate[:, 0]
-    return np.divide(difference, error, out=np.zeros_like(difference), where=error > 0)
 
 
 def _binomial_moments(clicked: int, users: int) -> Any:
