@@ -28,12 +28,8 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.training.hosts.rendezvous import StartTimeout, assemble
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-DEVICES, BIND, TIMEOUT = (
-    "JAX_LOCAL_DEVICE_IDS",
-    "JAX_COORDINATOR_BIND_ADDRESS",
-    "GPLAN_START_TIMEOUT",
-)
-DEFAULT_TIMEOUT = 300.0
+DEVICES, BIND = "JAX_LOCAL_DEVICE_IDS", "JAX_COORDINATOR_BIND_ADDRESS"
+TIMEOUT, DEFAULT_TIMEOUT = "GPLAN_START_TIMEOUT", 300.0
 WATCH_SECONDS, GRACE_SECONDS = 1.0, 5.0
 FAILED_EXIT = 1
 # What the key-value store raises where the coordinator has ended.

@@ -30,7 +30,7 @@ COLLECTIVES = (
     "collective-permute",
     "collective-broadcast",
 )
-# Instructions that only name, group or await data; copies are counted where they start.
+# Instructions that only name or group data; as those that await it ("-done") they move none.
 _NO_TRAFFIC = [
     "parameter",
     "constant",
@@ -40,9 +40,7 @@ _NO_TRAFFIC = [
     "while",
     "call",
     "conditional",
-    "async-done",
     "async-update",
-    "copy-done",
     "after-all",
     "partition-id",
     "replica-id",

@@ -15,26 +15,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_ITEM_BYTES = {
-    "pred": 1,
-    "s4": 0.5,
-    "u4": 0.5,
-    "s8": 1,
-    "u8": 1,
-    "f8e4m3fn": 1,
-    "f8e5m2": 1,
-    "s16": 2,
-    "u16": 2,
-    "bf16": 2,
-    "f16": 2,
-    "s32": 4,
-    "u32": 4,
-    "f32": 4,
-    "s64": 8,
-    "u64": 8,
-    "f64": 8,
-    "c64": 8,
+_TYPES_BY_BYTES = {
+    0.5: ("s4", "u4"),
+    1: ("pred", "s8", "u8", "f8e4m3fn", "f8e5m2"),
+    2: ("s16", "u16", "bf16", "f16"),
+    4: ("s32", "u32", "f32"),
+    8: ("s64", "u64", "f64", "c64"),
 }
+_ITEM_BYTES = {name: size for size, names in _TYPES_BY_BYTES.items() for name in names}
 _COMPARE: dict[str, Callable[[int, int], bool]] = {
     name: getattr(operator, name.lower()) for name in ("LT", "LE", "GT", "GE", "EQ", "NE")
 }

@@ -55,16 +55,13 @@ CHIPS = {
         Chip("h200", "gpu", 989e12, 141 * TEN9, 4800e9, 450e9),
     )
 }
-# Some that the compiler knows; any multiple of a host's 2 x 2 chips answers.
-EXAMPLES = {
-    "v4": ("2x2x1", "2x2x2", "2x2x4", "4x4x4"),
-    "v5e": ("1x1", "2x2", "2x4", "4x4", "8x8", "16x16"),
-    "v5p": ("2x2x1", "2x2x2", "2x2x4", "4x4x4"),
-    "v6e": ("1x1", "2x2", "2x4", "4x4", "8x8", "16x16"),
-    "a100": ("1", "8"),
-    "h100": ("1", "8"),
-    "h200": ("1", "8"),
+# Some that the compiler knows, by a slice's axes; any multiple of a host's 2 x 2 chips answers.
+SHAPES = {
+    3: ("2x2x1", "2x2x2", "2x2x4", "4x4x4"),
+    2: ("1x1", "2x2", "2x4", "4x4", "8x8", "16x16"),
+    0: ("1", "8"),
 }
+EXAMPLES = {name: SHAPES[chip.axes] for name, chip in CHIPS.items()}
 LOCAL = "local"
 
 
