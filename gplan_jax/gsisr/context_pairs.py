@@ -47,22 +47,15 @@ _MEND = f"Write the pairs anew with gplan counterfactuals, or {SKIP_HINT}."
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a pair comes from.
+    """Where a pair comes from."""
 
-    Attributes:
-        anchor, anchor_row: the id of the anchor row and its number in its file, from 1.
-        perturbation: what made the second context, by its name in the perturbation spec.
-        changed: the columns in which the contexts differ.
-        teacher: who answered both contexts.
-        filter: the verdict of the rule filter on both answers, always "passed".
-    """
-
+    # the id of the anchor row and its number in its file, from 1
     anchor: str
     anchor_row: int
-    perturbation: str
-    changed: tuple[str, ...]
-    teacher: str
-    filter: str
+    perturbation: str  # what made the second context, by its name in the perturbation spec
+    changed: tuple[str, ...]  # the columns in which the contexts differ
+    teacher: str  # who answered both contexts
+    filter: str  # the verdict of the rule filter on both answers, always "passed"
 
 
 _PROVENANCE_KEYS = tuple(field.name for field in dataclasses.fields(Provenance))

@@ -74,19 +74,12 @@ def context_key(sample: Sample) -> ContextKey:
 
 @dataclass(frozen=True)
 class NearPlans:
-    """The plans that count in one context. P plans, L the most intents of one.
+    """The plans that count in one context. P plans, L the most intents of one."""
 
-    Attributes:
-        plans_PxL: int32 [P, L + 1], numbers of intents, then END, then -1.
-        sets_PxL: uint64 [P, L + 1], a hash of the set of the intents before each position.
-        weights_P: what each plan counts, all rows with it together.
-        base: float64 [number of intents + 1], probabilities of the first level.
-    """
-
-    plans_PxL: np.ndarray
-    sets_PxL: np.ndarray
-    weights_P: np.ndarray
-    base: np.ndarray
+    plans_PxL: np.ndarray  # int32 [P, L + 1], numbers of intents, then END, then -1
+    sets_PxL: np.ndarray  # uint64 [P, L + 1], a hash of the set of the intents before each position
+    weights_P: np.ndarray  # what each plan counts, all rows with it together
+    base: np.ndarray  # float64 [number of intents + 1], probabilities of the first level
 
 
 class _Row(Config):

@@ -42,21 +42,15 @@ def admissible_intents(library: IntentLibrary) -> tuple[Intent, ...]:
 
 @dataclass(frozen=True)
 class PlanRules:
-    """What ``check_plan`` asks of a plan whose intents are admissible.
+    """What ``check_plan`` asks of a plan whose intents are admissible."""
 
-    Attributes:
-        minimum, maximum: bounds of the plan length.
-        all: every intent.
-        free: those that do not refer to the previous place.
-        yields: those that yield a place.
-        closes: for each intent those that can't follow it: itself, and all of its groups' tools.
-    """
-
+    # bounds of the plan length
     minimum: int
     maximum: int
-    all: int
-    free: int
-    yields: int
+    all: int  # every intent
+    free: int  # those that do not refer to the previous place
+    yields: int  # those that yield a place
+    # for each intent those that can't follow it: itself, and all of its groups' tools
     closes: tuple[int, ...]
 
 

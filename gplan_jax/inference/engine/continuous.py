@@ -36,18 +36,12 @@ class Drafter(Protocol):
 
 @dataclass(frozen=True)
 class Prompted:
-    """A prompt as tokens.
+    """A prompt as tokens."""
 
-    Attributes:
-        ids: all of them; they begin with the system prompt's.
-        shared: how many of them the user's next request is likely to have too.
-        context: what the drafts know of the request.
-        temperature, seed: see ``PlanRequest``.
-    """
-
-    ids: Sequence[int]
-    shared: int = 0
-    context: tuple[str, ...] = ()
+    ids: Sequence[int]  # all of them; they begin with the system prompt's
+    shared: int = 0  # how many of them the user's next request is likely to have too
+    context: tuple[str, ...] = ()  # what the drafts know of the request
+    # see ``PlanRequest``
     temperature: float = 0.0
     seed: int = 0
 

@@ -35,20 +35,14 @@ _ANY_CONTEXT = Sample(**dict.fromkeys(COLUMNS, "") | {"currenttime": "2000-01-01
 
 @dataclass(frozen=True)
 class Parts:
-    """A model with what it reads and writes.
+    """A model with what it reads and writes."""
 
-    Attributes:
-        name: for messages and answers.
-        grammar: of its responses; None where they are not constrained.
-        counts: of the plans it was trained on; empty where they are not known.
-    """
-
-    name: str
+    name: str  # for messages and answers
     model: Qwen3
     encoder: ChatEncoder
     task: Task
-    grammar: PlanGrammar | None
-    counts: IntentCounts
+    grammar: PlanGrammar | None  # of its responses; None where they are not constrained
+    counts: IntentCounts  # of the plans it was trained on; empty where they are not known
 
 
 def load_parts(
@@ -101,18 +95,14 @@ def grammar_of(
 
 @dataclass(frozen=True)
 class Prompter:
-    """All that turns a request into a prompt.
-
-    Attributes:
-        max_length: tokens a prompt may have; a longer one loses the left of its user part.
-        find_shared: whether to find out what the user's next prompt shares with this one, which
-            costs a second rendering.
-    """
+    """All that turns a request into a prompt."""
 
     encoder: ChatEncoder
     template: PromptTemplate
     library: IntentLibrary
-    max_length: int
+    max_length: int  # tokens a prompt may have; a longer one loses the left of its user part
+    # whether to find out what the user's next prompt shares with this one, which costs a second
+    # rendering
     find_shared: bool = True
 
     def prompted(self, request: PlanRequest) -> Prompted:

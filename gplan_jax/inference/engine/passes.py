@@ -50,26 +50,20 @@ class KVCache:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """What does not change while an engine runs.
+    """What does not change while an engine runs."""
 
-    Attributes:
-        graphdef: structure of the model. Being static, it and the shapes are all that a compiled
-            program depends on: other weights of the same shape run in the same program.
-        vocabulary: tokens that the tokenizer has; rows of the embedding beyond are padding.
-        params: the model's parameters.
-        system: keys and values of the system prompt, one row.
-        head_RxD: rows of the output matrix for the tokens that a grammar can ever allow; None where
-            the whole vocabulary is wanted.
-        edge_row_NxE: each edge's token as a row of ``head_RxD``.
-        edge_bits_NxExW: each edge's bits, all 0 where a node has no such edge.
-    """
-
+    # structure of the model. Being static, it and the shapes are all that a compiled program
+    # depends on: other weights of the same shape run in the same program.
     graphdef: Any = dataclasses.field(metadata={"static": True})
+    # tokens that the tokenizer has; rows of the embedding beyond are padding
     vocabulary: int = dataclasses.field(metadata={"static": True})
-    params: Any
-    system: LayeredContext
+    params: Any  # the model's parameters
+    system: LayeredContext  # keys and values of the system prompt, one row
+    # rows of the output matrix for the tokens that a grammar can ever allow; None where the whole
+    # vocabulary is wanted
     head_RxD: jax.Array | None = None
-    edge_row_NxE: jax.Array | None = None
+    edge_row_NxE: jax.Array | None = None  # each edge's token as a row of ``head_RxD``
+    # each edge's bits, all 0 where a node has no such edge
     edge_bits_NxExW: jax.Array | None = None
 
     @classmethod
@@ -123,22 +117,14 @@ class AllowedEdges:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PromptRest:
-    """What a slot does not hold of its prompt, and what is known of the response.
+    """What a slot does not hold of its prompt, and what is known of the response."""
 
-    Attributes:
-        ids_S: the tokens, right-padded.
-        length: how many there are.
-        slot: whose they are.
-        start: tokens that the slot holds already.
-        query_Q: the tokens whose logits are wanted.
-        continues: whether the slot holds a user prefix, which the tokens go on from.
-    """
-
-    ids_S: Array
-    length: Array
-    slot: Array
-    start: Array
-    query_Q: Array
+    ids_S: Array  # the tokens, right-padded
+    length: Array  # how many there are
+    slot: Array  # whose they are
+    start: Array  # tokens that the slot holds already
+    query_Q: Array  # the tokens whose logits are wanted
+    # whether the slot holds a user prefix, which the tokens go on from
     continues: bool = dataclasses.field(metadata={"static": True})
 
 
@@ -168,23 +154,15 @@ def prefill(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Trees:
-    """The trees of one pass, a row each, and where they go.
+    """The trees of one pass, a row each, and where they go."""
 
-    Attributes:
-        ids_bxT: tokens; parents come before their children.
-        depths_bxT: tokens between the node and what the row holds.
-        mask_bxTxT: True where a node sees another: itself and its ancestors.
-        lengths_b: tokens that the slot holds, after the commit.
-        base_b: where the window of the commit begins.
-        moves_bxM: the place in the window from which each of its places is filled: the nodes of the
-            row's last tree that turned out right close up, the others are overwritten later.
-    """
-
-    ids_bxT: Array
-    depths_bxT: Array
-    mask_bxTxT: Array
-    lengths_b: Array
-    base_b: Array
+    ids_bxT: Array  # tokens; parents come before their children
+    depths_bxT: Array  # tokens between the node and what the row holds
+    mask_bxTxT: Array  # True where a node sees another: itself and its ancestors
+    lengths_b: Array  # tokens that the slot holds, after the commit
+    base_b: Array  # where the window of the commit begins
+    # the place in the window from which each of its places is filled: the nodes of the row's last
+    # tree that turned out right close up, the others are overwritten later
     moves_bxM: Array
 
 

@@ -34,34 +34,26 @@ _MOST_SLOTS = 256
 
 @dataclass(frozen=True)
 class Planner:
-    """A model with all that turns a row into a prompt and its answer back into text.
-
-    Attributes:
-        max_length: tokens of prompt and answer together; a longer prompt loses the left of its
-            user part.
-        max_new_tokens: tokens an answer may have.
-        batch_size: rows decoded together; no more than 256 are.
-        mode: "unconstrained" is plain greedy decoding; the other modes follow the plan grammar, and
-            "drafted" takes fewer passes to the same tokens.
-        response: what responses hold, which the grammar has to know; None where it is not known.
-        counts: of training plans, for the drafts.
-        temperature, seed: see ``PlanRequest``; row i is drawn with seed + i.
-        beams: beginnings that a beam search keeps; 1 searches none.
-    """
+    """A model with all that turns a row into a prompt and its answer back into text."""
 
     model: Qwen3
     encoder: ChatEncoder
     template: PromptTemplate
     library: IntentLibrary
+    # tokens of prompt and answer together; a longer prompt loses the left of its user part
     max_length: int = 2048
-    max_new_tokens: int = MAX_NEW_TOKENS
-    batch_size: int = 16
+    max_new_tokens: int = MAX_NEW_TOKENS  # tokens an answer may have
+    batch_size: int = 16  # rows decoded together; no more than 256 are
+    # "unconstrained" is plain greedy decoding; the other modes follow the plan grammar, and
+    # "drafted" takes fewer passes to the same tokens
     mode: DecodingMode = "unconstrained"
+    # what responses hold, which the grammar has to know; None where it is not known
     response: Response | None = None
-    counts: IntentCounts = field(default_factory=IntentCounts)
+    counts: IntentCounts = field(default_factory=IntentCounts)  # of training plans, for the drafts
+    # see ``PlanRequest``; row i is drawn with seed + i
     temperature: float = 0.0
     seed: int = 0
-    beams: int = 1
+    beams: int = 1  # beginnings that a beam search keeps; 1 searches none
 
     def __post_init__(self) -> None:
         if self.mode == "unconstrained" and (self.temperature > 0 or self.beams > 1):

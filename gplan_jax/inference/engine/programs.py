@@ -40,21 +40,14 @@ _FEWEST_NODES = 16
 
 @dataclass(frozen=True)
 class Shapes:
-    """The shapes that an engine's programs are made for.
+    """The shapes that an engine's programs are made for."""
 
-    Attributes:
-        buckets: tokens of a prefill, ascending.
-        nodes: rows of a pass (a power of two, or all slots) -> nodes of each row's tree.
-        queries: places of a prefill whose logits are wanted.
-        places: tokens that a slot of the cache holds.
-        tail: tokens of the response that a prefill may carry.
-    """
-
-    buckets: tuple[int, ...]
+    buckets: tuple[int, ...]  # tokens of a prefill, ascending
+    # rows of a pass (a power of two, or all slots) -> nodes of each row's tree
     nodes: dict[int, int]
-    queries: int
-    places: int
-    tail: int = 0
+    queries: int  # places of a prefill whose logits are wanted
+    places: int  # tokens that a slot of the cache holds
+    tail: int = 0  # tokens of the response that a prefill may carry
 
     @property
     def window(self) -> int:

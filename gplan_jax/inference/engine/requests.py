@@ -17,34 +17,29 @@ DecodingMode = Literal["unconstrained", "constrained", "drafted"]
 
 
 class EngineConfig(Config):
-    """Options of an engine.
+    """Options of an engine."""
 
-    Attributes:
-        mode: "unconstrained" is plain greedy decoding over the whole vocabulary; "constrained"
-            follows the plan grammar; "drafted" gives the same tokens in fewer passes.
-        slots: requests decoded together.
-        queue: requests that may wait for a slot; more are refused.
-        response: what a response holds where the grammar has to know: "plan" alone, or "latent"
-            tokens and the plan; None takes what training stored beside the model.
-        response_room: tokens of the model's ``max_length`` that prompts are cut to leave free; a
-            response may go on beyond.
-        max_new_tokens: longest response of the unconstrained mode, in tokens.
-        draft_tokens: tokens of one pass, shared by the rows that decode together.
-        prefix_cache_mib: memory for the keys and values of users' profiles and histories.
-        weights: "stored" keeps them as they are on disk; "int8" rounds each matrix to 8 bits with
-            one scale for each output channel.
-        compute_dtype: dtype of matrix products and of the cache.
-    """
-
+    # "unconstrained" is plain greedy decoding over the whole vocabulary; "constrained" follows
+    # the plan grammar; "drafted" gives the same tokens in fewer passes
     mode: DecodingMode = "drafted"
-    slots: int = Field(default=8, ge=1, le=256)
-    queue: int = Field(default=64, ge=0)
+    slots: int = Field(default=8, ge=1, le=256)  # requests decoded together
+    queue: int = Field(default=64, ge=0)  # requests that may wait for a slot; more are refused
+    # what a response holds where the grammar has to know: "plan" alone, or "latent" tokens and
+    # the plan; None takes what training stored beside the model
     response: Literal["plan", "latent"] | None = None
+    # tokens of the model's ``max_length`` that prompts are cut to leave free; a response may go
+    # on beyond
     response_room: int = Field(default=160, ge=1)
+    # longest response of the unconstrained mode, in tokens
     max_new_tokens: int = Field(default=512, ge=1)
+    # tokens of one pass, shared by the rows that decode together
     draft_tokens: int = Field(default=64, ge=1, le=1024)
+    # memory for the keys and values of users' profiles and histories
     prefix_cache_mib: int = Field(default=256, ge=0)
+    # "stored" keeps them as they are on disk; "int8" rounds each matrix to 8 bits with one scale
+    # for each output channel
     weights: Literal["stored", "int8"] = "stored"
+    # dtype of matrix products and of the cache
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -66,45 +61,28 @@ class DeadlineExceeded(GplanError):
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """One context to plan for.
+    """One context to plan for."""
 
-    Attributes:
-        sample: the context; its ``raw_labels`` are not looked at.
-        deadline_s: seconds from submission after which the answer is of no use.
-        temperature: 0 is greedy; above, tokens are drawn from softmax(logits / temperature) over
-            what the grammar allows.
-        seed: of those draws; one seed gives one plan.
-    """
-
-    sample: Sample
-    deadline_s: float | None = None
+    sample: Sample  # the context; its ``raw_labels`` are not looked at
+    deadline_s: float | None = None  # seconds from submission after which the answer is of no use
+    # 0 is greedy; above, tokens are drawn from softmax(logits / temperature) over what the
+    # grammar allows
     temperature: float = 0.0
-    seed: int = 0
+    seed: int = 0  # of those draws; one seed gives one plan
 
 
 @dataclass(frozen=True)
 class PlanAnswer:
-    """A response and what it cost.
+    """A response and what it cost."""
 
-    Attributes:
-        text: the model's whole response, its reasoning included.
-        tokens: tokens of the response, the end token left out.
-        prompt_tokens: tokens of the prompt.
-        cached_tokens: of those, how many came from the prefix cache.
-        passes: sequential passes over the weights, the prefill included.
-        drafted: tokens that were offered to a pass without being known.
-        accepted: how many of them turned out right.
-        queue_ms, prefill_ms, decode_ms: from submission to a slot, to the end of the prefill, and
-            from there to the last token.
-    """
-
-    text: str
-    tokens: int
-    prompt_tokens: int
-    cached_tokens: int
-    passes: int
-    drafted: int
-    accepted: int
+    text: str  # the model's whole response, its reasoning included
+    tokens: int  # tokens of the response, the end token left out
+    prompt_tokens: int  # tokens of the prompt
+    cached_tokens: int  # of those, how many came from the prefix cache
+    passes: int  # sequential passes over the weights, the prefill included
+    drafted: int  # tokens that were offered to a pass without being known
+    accepted: int  # how many of them turned out right
+    # from submission to a slot, to the end of the prefill, and from there to the last token
     queue_ms: float
     prefill_ms: float
     decode_ms: float
@@ -112,37 +90,29 @@ class PlanAnswer:
 
 @dataclass(frozen=True)
 class EngineSnapshot:
-    """An engine's state and its counts since it started.
+    """An engine's state and its counts since it started."""
 
-    Attributes:
-        ready: whether all programs are compiled.
-        queued, active: requests that wait, and that hold a slot.
-        slots, queue_limit: how many of each there may be.
-        answered, cancelled, expired, refused: requests by how they ended.
-        passes: passes over the weights, prefills included.
-        rows_of_passes: rows that were decoded together -> how many passes had so many.
-        prefix_hits, prefix_misses: requests that found a cached user prefix, and that did not.
-        prefix_bytes: what the cached user prefixes take up now.
-        compilations: programs compiled; it must not grow after the start.
-        expected_wait_s: how long a request that came now would probably wait for a slot.
-    """
-
-    ready: bool
+    ready: bool  # whether all programs are compiled
+    # requests that wait, and that hold a slot
     queued: int
     active: int
+    # how many of each there may be
     slots: int
     queue_limit: int
+    # requests by how they ended
     answered: int = 0
     cancelled: int = 0
     expired: int = 0
     refused: int = 0
-    passes: int = 0
+    passes: int = 0  # passes over the weights, prefills included
+    # rows that were decoded together -> how many passes had so many
     rows_of_passes: Mapping[int, int] = field(default_factory=dict)
+    # requests that found a cached user prefix, and that did not
     prefix_hits: int = 0
     prefix_misses: int = 0
-    prefix_bytes: int = 0
-    compilations: int = 0
-    expected_wait_s: float = 0.0
+    prefix_bytes: int = 0  # what the cached user prefixes take up now
+    compilations: int = 0  # programs compiled; it must not grow after the start
+    expected_wait_s: float = 0.0  # how long a request that came now would probably wait for a slot
 
 
 class Engine(Protocol):

@@ -22,33 +22,22 @@ from gplan_jax.inference.grammar.plan_grammar import Edge, GrammarState, PlanGra
 
 @dataclass
 class SequenceState:
-    """A response in the making.
+    """A response in the making."""
 
-    Attributes:
-        slot: its slot of the cache.
-        held: tokens that the slot holds, the system prompt's not counted.
-        base: ``held`` before the last pass, where its tree was written.
-        path: the nodes of the last tree that are held, not yet closed up in the cache.
-        state: the grammar after all of ``response``; None in plain decoding.
-        chain: the last tokens of ``response``, which no pass has seen.
-        response: the tokens so far.
-        context: what the drafts know of the request.
-        temperature, seed: see ``PlanRequest``.
-        finished: whether the response is whole.
-        passes, drafted, accepted: see ``PlanAnswer``.
-    """
-
-    slot: int
-    held: int
-    state: GrammarState | None
-    context: tuple[str, ...] = ()
+    slot: int  # its slot of the cache
+    held: int  # tokens that the slot holds, the system prompt's not counted
+    state: GrammarState | None  # the grammar after all of ``response``; None in plain decoding
+    context: tuple[str, ...] = ()  # what the drafts know of the request
+    # see ``PlanRequest``
     temperature: float = 0.0
     seed: int = 0
-    base: int = 0
+    base: int = 0  # ``held`` before the last pass, where its tree was written
+    # the nodes of the last tree that are held, not yet closed up in the cache
     path: tuple[int, ...] = ()
-    chain: tuple[int, ...] = ()
-    response: list[int] = field(default_factory=list)
-    finished: bool = False
+    chain: tuple[int, ...] = ()  # the last tokens of ``response``, which no pass has seen
+    response: list[int] = field(default_factory=list)  # the tokens so far
+    finished: bool = False  # whether the response is whole
+    # see ``PlanAnswer``
     passes: int = 0
     drafted: int = 0
     accepted: int = 0

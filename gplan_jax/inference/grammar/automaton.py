@@ -20,19 +20,12 @@ from gplan_jax.inference.grammar.tokens import LatentPieces, PlanPieces, Tokens,
 
 
 class Edge(NamedTuple):
-    """A token that may follow at a node.
+    """A token that may follow at a node."""
 
-    Attributes:
-        number: its place in the device table, 0 .. E - 1; ascending with the token.
-        token: vocabulary id.
-        target: the node behind it.
-        bits: bitset of what opens it: the intents that it leads to, or a decision.
-    """
-
-    number: int
-    token: int
-    target: int
-    bits: int
+    number: int  # its place in the device table, 0 .. E - 1; ascending with the token.
+    token: int  # vocabulary id
+    target: int  # the node behind it
+    bits: int  # bitset of what opens it: the intents that it leads to, or a decision
 
 
 class PlanBits(NamedTuple):
@@ -45,42 +38,34 @@ class PlanBits(NamedTuple):
 
 
 class GrammarTable(NamedTuple):
-    """The automaton as arrays: N nodes, at most E edges each, W words of 32 bits.
+    """The automaton as arrays: N nodes, at most E edges each, W words of 32 bits."""
 
-    Attributes:
-        edge_row: int32 [N, E]; index of the edge's token in the grammar's ``token_ids``, 0 where
-            there is no edge.
-        edge_bits: uint32 [N, E, W]; the edge's bits, bit i in word i // 32, all 0 where there is
-            no edge.
-    """
-
+    # int32 [N, E]; index of the edge's token in the grammar's ``token_ids``, 0 where there is no
+    # edge
     edge_row: np.ndarray
+    # uint32 [N, E, W]; the edge's bits, bit i in word i // 32, all 0 where there is no edge
     edge_bits: np.ndarray
 
 
 @dataclass
 class Automaton:
-    """Nodes by number, in the order in which they were made.
+    """Nodes by number, in the order in which they were made."""
 
-    Attributes:
-        edges: each node's edges, ascending by token.
-        by_token: the same by token.
-        completes: the intent whose body ends at a node, -1 where none does.
-        steps: the plan length that a node of the latent prefix announces, 0 elsewhere.
-        forced_bits: what is open at nodes whose edges are open always, 0 at nodes of the trie.
-        chains: tokens that can only follow at a node, the node behind them and the plan length
-            they announce (0 for none); up to a node with several edges or that completes an intent.
-        start, root, final: nodes where a response begins, an intent's body begins, a plan ends.
-    """
-
+    # nodes where a response begins, an intent's body begins, a plan ends
     start: int
     root: int
     final: int
+    # each node's edges, ascending by token
     edges: list[tuple[Edge, ...]] = field(default_factory=list)
-    by_token: list[dict[int, Edge]] = field(default_factory=list)
+    by_token: list[dict[int, Edge]] = field(default_factory=list)  # the same by token
+    # the intent whose body ends at a node, -1 where none does
     completes: list[int] = field(default_factory=list)
+    # the plan length that a node of the latent prefix announces, 0 elsewhere
     steps: list[int] = field(default_factory=list)
+    # what is open at nodes whose edges are open always, 0 at nodes of the trie
     forced_bits: list[int] = field(default_factory=list)
+    # tokens that can only follow at a node, the node behind them and the plan length they
+    # announce (0 for none); up to a node with several edges or that completes an intent
     chains: list[tuple[Tokens, int, int]] = field(default_factory=list)
 
     def table(self, token_ids: np.ndarray, words: int) -> GrammarTable:

@@ -35,32 +35,23 @@ PSEUDO_LENGTH = 0.1
 
 
 class DraftTree(NamedTuple):
-    """Tokens to verify in one pass.
+    """Tokens to verify in one pass."""
 
-    Attributes:
-        tokens: one of each node; parents come before their children.
-        parents: the node that a node follows on, -1 for what follows on the tokens held already.
-        states: the grammar after each node's token; for the nodes of the chain, where nothing is
-            decided, the state after the whole chain.
-        chain: the first ``chain`` nodes are certain, a path.
-    """
-
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...]  # one of each node; parents come before their children
+    # the node that a node follows on, -1 for what follows on the tokens held already
     parents: tuple[int, ...]
+    # the grammar after each node's token; for the nodes of the chain, where nothing is decided,
+    # the state after the whole chain
     states: tuple[GrammarState, ...]
-    chain: int
+    chain: int  # the first ``chain`` nodes are certain, a path
 
 
 class Start(NamedTuple):
-    """What is appended to a prompt: the tokens that its response certainly or probably begins with.
+    """What is appended to a prompt: tokens that its response certainly or probably begins with."""
 
-    Attributes:
-        tokens: a response that goes another way keeps those before it does.
-        decisions: grammar states at which something is to be decided on the way, and the tokens in
-            front of each. Where the last token leaves a choice, that is the last of them.
-    """
-
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...]  # a response that goes another way keeps those before it does
+    # grammar states at which something is to be decided on the way, and the tokens in front of
+    # each. Where the last token leaves a choice, that is the last of them.
     decisions: tuple[tuple[int, GrammarState], ...]
 
 
@@ -80,27 +71,19 @@ class _Below(NamedTuple):
 
 @dataclass(frozen=True)
 class _Decision:
-    """What may follow a state.
+    """What may follow a state."""
 
-    Attributes:
-        edges: the open ones.
-        branches: that of each edge, worked out where it was drafted.
-        places: int [number of open edges], their places among all edges of the node.
-        open_A: bool [A], the intents that are still available.
-        completed: the intent that is complete if the plan ends or goes on here; -1 where neither
-            is open, or only one of them.
-        end, more: the places of these edges.
-        left_A: bool [A], intents that may still follow ``completed``.
-    """
-
-    edges: tuple[Edge, ...]
-    branches: list[Branch | None]
-    places: np.ndarray
-    open_A: np.ndarray
+    edges: tuple[Edge, ...]  # the open ones
+    branches: list[Branch | None]  # that of each edge, worked out where it was drafted
+    places: np.ndarray  # int [number of open edges], their places among all edges of the node
+    open_A: np.ndarray  # bool [A], the intents that are still available
+    # the intent that is complete if the plan ends or goes on here; -1 where neither is open, or
+    # only one of them
     completed: int = -1
+    # the places of these edges
     end: int = 0
     more: int = 0
-    left_A: np.ndarray | None = None
+    left_A: np.ndarray | None = None  # bool [A], intents that may still follow ``completed``
 
 
 @dataclass

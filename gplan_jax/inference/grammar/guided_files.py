@@ -28,21 +28,13 @@ Syntax = Literal["ebnf", "lark"]
 
 @dataclass(frozen=True)
 class _Notation:
-    """How a grammar file is written; a literal is JSON text in both.
+    """How a grammar file is written; a literal is JSON text in both."""
 
-    Attributes:
-        header: first lines.
-        root: name of the rule that a response follows.
-        define: between a rule's name and its body.
-        token: a vocabulary entry by its id.
-        text: a rule for any JSON text but the empty one.
-    """
-
-    header: str
-    root: str
-    define: str
-    token: Callable[[int], str]
-    text: str
+    header: str  # first lines
+    root: str  # name of the rule that a response follows
+    define: str  # between a rule's name and its body
+    token: Callable[[int], str]  # a vocabulary entry by its id
+    text: str  # a rule for any JSON text but the empty one
 
 
 _NOTATIONS: dict[Syntax, _Notation] = {

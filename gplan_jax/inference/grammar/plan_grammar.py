@@ -51,76 +51,52 @@ ResponseForm = Literal["plan", "latent"]
 
 
 class GrammarState(NamedTuple):
-    """Where a response stands.
+    """Where a response stands."""
 
-    Attributes:
-        node: of the automaton.
-        closed: bit i set: intent i may not occur any more (taken itself, or its group is used).
-        place: whether an earlier intent yields a place.
-        taken: the intents that are complete, in order. An intent is taken with the first token
-            that closes it.
-        steps: plan length that the latent prefix announces so far, 0 in plan form.
-    """
-
-    node: int
-    closed: int
-    place: bool
+    node: int  # of the automaton
+    closed: int  # bit i set: intent i may not occur any more (taken itself, or its group is used)
+    place: bool  # whether an earlier intent yields a place
+    # the intents that are complete, in order. An intent is taken with the first token that closes
+    # it.
     taken: tuple[int, ...]
-    steps: int
+    steps: int  # plan length that the latent prefix announces so far, 0 in plan form
 
 
 @dataclass(frozen=True)
 class PrefixDecision:
-    """A plan length that a latent prefix may announce: closed there, or gone on to the next step.
+    """A plan length that a latent prefix may announce: closed there, or one more step."""
 
-    Attributes:
-        steps: the plan length if it is closed.
-        index: of the token after which that is decided.
-        state: after that token.
-    """
-
-    steps: int
-    index: int
-    state: GrammarState
+    steps: int  # the plan length if it is closed
+    index: int  # of the token after which that is decided
+    state: GrammarState  # after that token
 
 
 class ResponsePrefix(NamedTuple):
-    """What is known of every response before it is written.
+    """What is known of every response before it is written."""
 
-    Attributes:
-        tokens: in plan form what every plan begins with; in latent form ``<THOUGHT>``, the context
-            blocks and the most steps that a plan may have (where all plans have one length, also
-            what every plan begins with).
-        decisions: in latent form one for every plan length but the longest, ascending.
-        state: after all of ``tokens``.
-    """
-
+    # in plan form what every plan begins with; in latent form ``<THOUGHT>``, the context blocks
+    # and the most steps that a plan may have (where all plans have one length, also what every
+    # plan begins with)
     tokens: Tokens
+    # in latent form one for every plan length but the longest, ascending
     decisions: tuple[PrefixDecision, ...]
-    state: GrammarState
+    state: GrammarState  # after all of ``tokens``
 
 
 @dataclass(frozen=True, eq=False)
 class PlanGrammar:
-    """A compiled grammar; ``compile`` makes it.
+    """A compiled grammar; ``compile`` makes it."""
 
-    Attributes:
-        library: whose plans it admits.
-        form: "plan" where a response is the plan alone, "latent" where latent tokens come first.
-        intents: all A admissible intents in canonical writing; an intent's index is its bit.
-        plan_bits: numbers of the four bits of decisions, behind those of the intents.
-        token_ids: int32 [R] ascending; all that it can ever allow, each a token of the tokenizer.
-        table: the automaton for the device.
-        start: the state of an empty response.
-    """
-
-    library: IntentLibrary
+    library: IntentLibrary  # whose plans it admits
+    # "plan" where a response is the plan alone, "latent" where latent tokens come first
     form: ResponseForm
+    # all A admissible intents in canonical writing; an intent's index is its bit
     intents: tuple[Intent, ...]
-    plan_bits: PlanBits
+    plan_bits: PlanBits  # numbers of the four bits of decisions, behind those of the intents
+    # int32 [R] ascending; all that it can ever allow, each a token of the tokenizer
     token_ids: np.ndarray
-    table: GrammarTable
-    start: GrammarState
+    table: GrammarTable  # the automaton for the device
+    start: GrammarState  # the state of an empty response
     pieces: PlanPieces
     latent: LatentPieces | None
     automaton: Automaton

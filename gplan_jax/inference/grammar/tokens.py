@@ -24,19 +24,12 @@ Tokens = tuple[int, ...]
 
 @dataclass(frozen=True)
 class PlanPieces:
-    """The tokens of all plans, by intent: start, body, then joint, body, ..., and an end.
+    """The tokens of all plans, by intent: start, body, then joint, body, ..., and an end."""
 
-    Attributes:
-        start: what every plan begins with, as far as all intents agree.
-        bodies: what is left of each intent up to where going on and ending part.
-        joints: from there to the body of the next intent, whichever that is.
-        ends: from there to the end of the plan.
-    """
-
-    start: Tokens
-    bodies: tuple[Tokens, ...]
-    joints: tuple[Tokens, ...]
-    ends: tuple[Tokens, ...]
+    start: Tokens  # what every plan begins with, as far as all intents agree
+    bodies: tuple[Tokens, ...]  # what is left of each intent up to where going on and ending part
+    joints: tuple[Tokens, ...]  # from there to the body of the next intent, whichever that is
+    ends: tuple[Tokens, ...]  # from there to the end of the plan
 
     def plan(self, intents: Sequence[int]) -> Tokens:
         """The tokens after the start of a plan of these intents."""
@@ -48,17 +41,11 @@ class PlanPieces:
 
 @dataclass(frozen=True)
 class LatentPieces:
-    """The tokens in front of a plan in latent form: head, blocks of steps, close.
+    """The tokens in front of a plan in latent form: head, blocks of steps, close."""
 
-    Attributes:
-        head: ``<THOUGHT>`` and the context blocks.
-        steps: the blocks T_1, T_2, ... as many as the vocabulary has.
-        close: ``</THOUGHT>`` and the plan's start, up to the body of the first intent.
-    """
-
-    head: Tokens
-    steps: tuple[Tokens, ...]
-    close: Tokens
+    head: Tokens  # ``<THOUGHT>`` and the context blocks
+    steps: tuple[Tokens, ...]  # the blocks T_1, T_2, ... as many as the vocabulary has.
+    close: Tokens  # ``</THOUGHT>`` and the plan's start, up to the body of the first intent
 
 
 def plan_pieces(

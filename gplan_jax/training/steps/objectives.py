@@ -69,15 +69,11 @@ class SectionScales:
 
 @dataclass(frozen=True)
 class SectionObjective:
-    """Mean token losses of reasoning and plan, by weight; its sums are float32 [2].
+    """Mean token losses of reasoning and plan, by weight; its sums are float32 [2]."""
 
-    Attributes:
-        config: section weights and vocabulary slice.
-        average: "sections" for the section-normalized loss (PICD, equation 5), "tokens" for the
-            mean over all response tokens (Direct-SFT, CoT-SFT).
-    """
-
-    config: LossConfig
+    config: LossConfig  # section weights and vocabulary slice
+    # "sections" for the section-normalized loss (PICD, equation 5), "tokens" for the mean over
+    # all response tokens (Direct-SFT, CoT-SFT)
     average: Literal["sections", "tokens"]
 
     def scales(self, rows: SampleRows) -> SectionScales:

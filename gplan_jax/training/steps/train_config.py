@@ -18,66 +18,51 @@ DType = Literal["float32", "bfloat16"]
 
 
 class DataConfig(Config):
-    """Rows, prompt and batching.
+    """Rows, prompt and batching."""
 
-    Attributes:
-        train: CSV, JSONL or Parquet file of labelled rows; for SC-DPO the .jsonl file of context
-            pairs that ``gplan counterfactuals`` writes.
-        test: rows kept back for evaluation during training.
-        library: YAML file of the intent library; the shipped Amap library where it is not given.
-        template: name of a shipped prompt template, or a directory with system.j2 and user.j2.
-        on_error: "raise" stops at a faulty row, "skip" leaves it out and lists it.
-        max_length: tokens of prompt and response together; the prompt is cut, never the response.
-        length_multiple: sequences are padded to a multiple of this; fewer shapes, fewer compiles.
-        response_multiple: likewise for the supervised positions; in SC-DPO also for what two
-            prompts of a pair do not share.
-        window_batches: batches whose rows are ordered by length together.
-        layout: "prefix_tree" computes the system prompt, which all rows share, once a step, and
-            in SC-DPO what the four sequences of a pair share once a pair; "plain" computes whole
-            sequences. Loss and gradient are the same.
-        threads: reader threads.
-        workers: reader processes; 0 reads in the training process.
-    """
-
+    # CSV, JSONL or Parquet file of labelled rows; for SC-DPO the .jsonl file of context pairs
+    # that ``gplan counterfactuals`` writes
     train: str
-    test: str | None = None
+    test: str | None = None  # rows kept back for evaluation during training
+    # YAML file of the intent library; the shipped Amap library where it is not given
     library: str | None = None
+    # name of a shipped prompt template, or a directory with system.j2 and user.j2
     template: str = "amap_zh"
+    # "raise" stops at a faulty row, "skip" leaves it out and lists it
     on_error: Literal["raise", "skip"] = "raise"
+    # tokens of prompt and response together; the prompt is cut, never the response
     max_length: int = Field(2048, gt=0)
+    # sequences are padded to a multiple of this; fewer shapes, fewer compiles
     length_multiple: int = Field(128, gt=0)
+    # likewise for the supervised positions; in SC-DPO also for what two prompts of a pair do not
+    # share
     response_multiple: int = Field(64, gt=0)
-    window_batches: int = Field(16, gt=0)
+    window_batches: int = Field(16, gt=0)  # batches whose rows are ordered by length together
+    # "prefix_tree" computes the system prompt, which all rows share, once a step, and in SC-DPO
+    # what the four sequences of a pair share once a pair; "plain" computes whole sequences. Loss
+    # and gradient are the same.
     layout: Literal["prefix_tree", "plain"] = "prefix_tree"
-    threads: int = Field(2, gt=0)
-    workers: int = Field(0, ge=0)
+    threads: int = Field(2, gt=0)  # reader threads
+    workers: int = Field(0, ge=0)  # reader processes; 0 reads in the training process
 
 
 class OptimizerConfig(Config):
-    """AdamW and its learning rate.
+    """AdamW and its learning rate."""
 
-    Attributes:
-        schedule: "calr" (two phases, paper equation 4), "cosine" or "constant".
-        learning_rate: structure rate of CALR, peak rate of the others.
-        polish_lr: rate at which CALR's second phase begins.
-        target_blocks: B* of CALR.
-        polish_decay_epochs: epochs of CALR's cosine; 0 means all that remain.
-        warmup_ratio: share of all steps with a linear rise.
-        weight_decay: decoupled decay of the matrices; norm weights never decay.
-        clip_norm: largest global norm of the gradient.
-    """
-
+    # "calr" (two phases, paper equation 4), "cosine" or "constant"
     schedule: Literal["calr", "cosine", "constant"] = "calr"
-    learning_rate: float = Field(5e-6, gt=0)
-    polish_lr: float = Field(1e-6, gt=0)
-    target_blocks: int = Field(9, ge=0)
+    learning_rate: float = Field(5e-6, gt=0)  # structure rate of CALR, peak rate of the others
+    polish_lr: float = Field(1e-6, gt=0)  # rate at which CALR's second phase begins
+    target_blocks: int = Field(9, ge=0)  # B* of CALR
+    # epochs of CALR's cosine; 0 means all that remain
     polish_decay_epochs: float = Field(0.0, ge=0)
-    warmup_ratio: float = Field(0.0, ge=0, le=1)
+    warmup_ratio: float = Field(0.0, ge=0, le=1)  # share of all steps with a linear rise
+    # decoupled decay of the matrices; norm weights never decay
     weight_decay: float = Field(0.0, ge=0)
     b1: float = Field(0.9, ge=0, lt=1)
     b2: float = Field(0.999, ge=0, lt=1)
     eps: float = Field(1e-8, gt=0)
-    clip_norm: float = Field(1.0, gt=0)
+    clip_norm: float = Field(1.0, gt=0)  # largest global norm of the gradient
 
 
 class LossConfig(Config):
@@ -89,16 +74,13 @@ class LossConfig(Config):
 
 
 class PreferenceConfig(ScDpoConfig):
-    """SC-DPO's coefficients (paper, section 5.1.3), the loss, and where the reference is kept.
+    """SC-DPO's coefficients (paper, section 5.1.3), the loss, and where the reference is kept."""
 
-    Attributes:
-        loss: "scdpo", or another of its family for comparison: "dpo", "ipo", "dpop", "cal_dpo",
-            "sppo_hard".
-        reference_cache: directory of the reference's log-probabilities, which runs from the same
-            weights may share; the run's own cache where it is not given.
-    """
-
+    # "scdpo", or another of its family for comparison: "dpo", "ipo", "dpop", "cal_dpo",
+    # "sppo_hard"
     loss: PreferenceLoss = "scdpo"
+    # directory of the reference's log-probabilities, which runs from the same weights may share;
+    # the run's own cache where it is not given
     reference_cache: str | None = None
 
 
@@ -107,64 +89,47 @@ class LoraConfig(Config):
 
     The frozen weights are held in ``precision.compute``; adapters and their optimizer are float32.
     Adapters want a far higher learning rate than whole weights: 1e-4 is a usual start.
-
-    Attributes:
-        rank: of the adapters; 0 trains all weights.
-        alpha: their part is scaled by alpha / rank.
-        targets: projections that have one.
     """
 
-    rank: int = Field(0, ge=0)
-    alpha: float = Field(32.0, gt=0)
+    rank: int = Field(0, ge=0)  # of the adapters; 0 trains all weights
+    alpha: float = Field(32.0, gt=0)  # their part is scaled by alpha / rank
+    # projections that have one
     targets: list[Literal["query", "key", "value", "output", "gate", "up", "down"]] = Field(
         ["query", "key", "value", "output", "gate", "up", "down"], min_length=1
     )
 
 
 class PrecisionConfig(Config):
-    """Storage of the weights, dtype of the products, and what is computed again backwards.
+    """Storage of the weights, dtype of the products, and what is computed again backwards."""
 
-    Attributes:
-        params: dtype of the weights between steps. float32 master weights are the default: at the
-            paper's rates an update is smaller than half a bfloat16 step and would be rounded away.
-        compute: dtype of the matrix products.
-        remat: what the backward pass computes again: "none" keeps everything, "full" keeps only
-            each layer's input, "dots" the products with weights, "offload" moves each layer's
-            input to host memory.
-        attention: kernel of the attention; "auto" is cuDNN flash on GPU, splash on TPU, else XLA.
-    """
-
+    # dtype of the weights between steps. float32 master weights are the default: at the paper's
+    # rates an update is smaller than half a bfloat16 step and would be rounded away.
     params: DType = "float32"
-    compute: DType = "bfloat16"
+    compute: DType = "bfloat16"  # dtype of the matrix products
+    # what the backward pass computes again: "none" keeps everything, "full" keeps only each
+    # layer's input, "dots" the products with weights, "offload" moves each layer's input to host
+    # memory
     remat: Literal["none", "full", "dots", "offload"] = "full"
+    # kernel of the attention; "auto" is cuDNN flash on GPU, splash on TPU, else XLA
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
 
 
 class CheckpointConfig(Config):
-    """When checkpoints are written and which are kept.
+    """When checkpoints are written and which are kept."""
 
-    Attributes:
-        every_steps: a checkpoint every so many steps, besides the one at the end of every epoch; 0
-            writes only those.
-        keep: newest checkpoints that are kept.
-        keep_best: checkpoints with the best ``best_metric`` that are kept besides; 0 keeps none.
-        best_metric: an evaluation's figure; higher is better.
-    """
-
+    # a checkpoint every so many steps, besides the one at the end of every epoch; 0 writes only
+    # those
     every_steps: int = Field(0, ge=0)
-    keep: int = Field(2, gt=0)
+    keep: int = Field(2, gt=0)  # newest checkpoints that are kept
+    # checkpoints with the best ``best_metric`` that are kept besides; 0 keeps none
     keep_best: int = Field(0, ge=0)
-    best_metric: str = "acc1"
+    best_metric: str = "acc1"  # an evaluation's figure; higher is better
 
 
 class LoggingConfig(Config):
-    """Besides log.jsonl and TensorBoard, which are always written.
+    """Besides log.jsonl and TensorBoard, which are always written."""
 
-    Attributes:
-        wandb_project: project at Weights & Biases; None logs nothing there.
-    """
-
-    wandb_project: str | None = None
+    wandb_project: str | None = None  # project at Weights & Biases; None logs nothing there
 
 
 class EvaluationConfig(Config):
@@ -177,27 +142,21 @@ class EvaluationConfig(Config):
 
 
 class TrainConfig(Config):
-    """One run.
+    """One run."""
 
-    Attributes:
-        mode: "direct_sft" trains plans alone, "cot_sft" reasoning in words and plan, "picd"
-            reasoning that turns latent block by block, one an epoch; "pause" latent tokens from the
-            start and no reasoning, to compare PICD with; "scdpo" prefers, of two
-            plans in latent form, the one that fits the context.
-        model: directory made by ``gplan convert``, or a Hugging Face directory.
-        output: directory of the run; made anew, or continued with --resume.
-        batch_size: rows an optimizer step, over all hosts; in SC-DPO a row is a context pair:
-            two contexts, each with both plans, so four sequences and two preferences.
-        accumulation_steps: micro-batches that a batch is split into.
-        epochs_per_stage: epochs until one block more turns latent (picd); small data wants several.
-    """
-
+    # "direct_sft" trains plans alone, "cot_sft" reasoning in words and plan, "picd" reasoning
+    # that turns latent block by block, one an epoch; "pause" latent tokens from the start and no
+    # reasoning, to compare PICD with; "scdpo" prefers, of two plans in latent form, the one that
+    # fits the context
     mode: Literal["direct_sft", "cot_sft", "picd", "pause", "scdpo"]
-    model: str
-    output: str
+    model: str  # directory made by ``gplan convert``, or a Hugging Face directory
+    output: str  # directory of the run; made anew, or continued with --resume
     epochs: int = Field(13, gt=0)
+    # rows an optimizer step, over all hosts; in SC-DPO a row is a context pair: two contexts,
+    # each with both plans, so four sequences and two preferences
     batch_size: int = Field(32, gt=0)
-    accumulation_steps: int = Field(1, gt=0)
+    accumulation_steps: int = Field(1, gt=0)  # micro-batches that a batch is split into
+    # epochs until one block more turns latent (picd); small data wants several
     epochs_per_stage: int = Field(1, gt=0)
     seed: int = 0
     data: DataConfig
