@@ -20,34 +20,25 @@ TEMPLATE_TOKENS, TOKENS_PER_MESSAGE = 64, 16
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The books at one moment; this run's figures unless said otherwise.
+    """The books at one moment; this run's figures unless said otherwise."""
 
-    Attributes:
-        requests: answers that the server gave (and bills).
-        from_cache: answers that were in the cache, or joined a request under way.
-        retries: attempts beyond a request's first.
-        failed: requests that have no answer.
-        unanswered: attempts that were sent and ended without a reply (time-outs, cut connections);
-            a server may bill them nevertheless, and no figure here holds them.
-        without_usage: paid answers, earlier runs included, whose tokens the server didn't report.
-        prompt_tokens, completion_tokens: as reported.
-        cost: of this run; None without prices.
-        tokens_before, spent_before: what the cache held when it was opened: earlier runs.
-        currency, budget, token_budget: the config's.
-    """
-
+    # the config's
     currency: str
     budget: float | None
     token_budget: int | None
+    # what the cache held when it was opened: earlier runs
     tokens_before: int
     spent_before: float
-    without_usage: int
-    cost: float | None
-    requests: int = 0
-    from_cache: int = 0
-    retries: int = 0
-    failed: int = 0
+    without_usage: int  # paid answers, earlier runs included, whose tokens the server didn't report
+    cost: float | None  # of this run; None without prices
+    requests: int = 0  # answers that the server gave (and bills)
+    from_cache: int = 0  # answers that were in the cache, or joined a request under way
+    retries: int = 0  # attempts beyond a request's first
+    failed: int = 0  # requests that have no answer
+    # attempts that were sent and ended without a reply (time-outs, cut connections); a server may
+    # bill them nevertheless, and no figure here holds them
     unanswered: int = 0
+    # as reported
     prompt_tokens: int = 0
     completion_tokens: int = 0
 

@@ -21,48 +21,31 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One question to the model.
+    """One question to the model."""
 
-    Attributes:
-        messages: the conversation so far; the reply is its next turn.
-        schema: the JSON schema the reply should have; servers that can are held to it, others
-            not: the prompt should say it too, and the caller checks what it gets.
-        schema_name: letters, digits, _ and - (OpenAI's servers want a name).
-        draw: which of several answers to the same request; it shifts the config's seed.
-    """
-
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...]  # the conversation so far; the reply is its next turn
+    # the JSON schema the reply should have; servers that can are held to it, others not: the
+    # prompt should say it too, and the caller checks what it gets
     schema: Mapping[str, Any] | None = None
-    schema_name: str = "answer"
-    draw: int = 0
+    schema_name: str = "answer"  # letters, digits, _ and - (OpenAI's servers want a name)
+    draw: int = 0  # which of several answers to the same request; it shifts the config's seed
 
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """An answer that is in the cache.
+    """An answer that is in the cache."""
 
-    Attributes:
-        text: the message's content; "" where the model wrote none (all of it was reasoning).
-        finish_reason: "stop", or "length" where ``max_tokens`` cut it short.
-        key: the request's key, hexadecimal; it stands in the provenance of a row.
-        model: the model as the server calls it.
-        prompt_tokens, completion_tokens: as the server reports them; None where it doesn't.
-        cached: the answer was in the cache, nothing was sent.
-        attempts: how often the request was sent until this answer came.
-        structured: what held the reply to the schema: json_schema, json_object or none.
-        cost: in the config's currency; None without prices or without reported tokens.
-    """
-
-    text: str
-    finish_reason: str
-    key: str
-    model: str
+    text: str  # the message's content; "" where the model wrote none (all of it was reasoning)
+    finish_reason: str  # "stop", or "length" where ``max_tokens`` cut it short
+    key: str  # the request's key, hexadecimal; it stands in the provenance of a row
+    model: str  # the model as the server calls it
+    # as the server reports them; None where it doesn't
     prompt_tokens: int | None
     completion_tokens: int | None
-    cached: bool
-    attempts: int
-    structured: str
-    cost: float | None
+    cached: bool  # the answer was in the cache, nothing was sent
+    attempts: int  # how often the request was sent until this answer came
+    structured: str  # what held the reply to the schema: json_schema, json_object or none
+    cost: float | None  # in the config's currency; None without prices or without reported tokens
 
 
 class RequestFailed(GplanError):

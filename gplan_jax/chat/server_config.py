@@ -18,46 +18,38 @@ OWN_FIELDS = frozenset({"model", "messages", "stream", "n", "response_format"})
 
 
 class ChatConfig(Config):
-    """An OpenAI-compatible server, the model and its parameters, and what may be spent.
-
-    Attributes:
-        base_url: up to and with the version, ``http://host:8000/v1``.
-        api_key_env: the NAME of the environment variable that holds the key.
-        key_over_http: send the key over plain http to a host that isn't this machine.
-        concurrency: most requests at once; where the server answers 429 or 503, fewer.
-        timeout_s: longest wait for one whole answer.
-        attempts: how often one request is sent at most, the first time included; refusals with
-            429 are counted apart and forgiven five times as often.
-        backoff_s: longest wait before the second attempt; it doubles with each, up to a minute.
-        seed: sent where set, plus the request's draw.
-        structured: how a schema is enforced; "auto" tries json_schema, json_object, none.
-        extra: further fields of the body (``chat_template_kwargs`` ...). A null takes a field
-            out: ``{max_tokens: null, max_completion_tokens: 4096}``.
-        prompt_price, completion_price: per million tokens, in ``currency``.
-        budget: most to be spent on what is in the cache file, earlier runs included.
-        token_budget: the same in tokens, prompt and completion together.
-    """
+    """An OpenAI-compatible server, the model and its parameters, and what may be spent."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    base_url: str
+    base_url: str  # up to and with the version, ``http://host:8000/v1``
     model: str
-    api_key_env: str | None = None
-    key_over_http: bool = False
+    api_key_env: str | None = None  # the NAME of the environment variable that holds the key
+    key_over_http: bool = False  # send the key over plain http to a host that isn't this machine
+    # most requests at once; where the server answers 429 or 503, fewer
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 32
-    timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    timeout_s: Annotated[float, Field(gt=0)] = 120.0  # longest wait for one whole answer
+    # how often one request is sent at most, the first time included; refusals with 429 are
+    # counted apart and forgiven five times as often
     attempts: Annotated[int, Field(ge=1)] = 6
+    # longest wait before the second attempt; it doubles with each, up to a minute
     backoff_s: Annotated[float, Field(gt=0)] = 0.5
     temperature: Annotated[float, Field(ge=0)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] = 2048
-    seed: int | None = None
+    seed: int | None = None  # sent where set, plus the request's draw
+    # how a schema is enforced; "auto" tries json_schema, json_object, none
     structured: Structured = "auto"
+    # further fields of the body (``chat_template_kwargs`` ...). A null takes a field out:
+    # ``{max_tokens: null, max_completion_tokens: 4096}``.
     extra: dict[str, Any] = Field(default_factory=dict)
+    # per million tokens, in ``currency``
     prompt_price: Annotated[float, Field(ge=0)] | None = None
     completion_price: Annotated[float, Field(ge=0)] | None = None
     currency: str = "USD"
+    # most to be spent on what is in the cache file, earlier runs included
     budget: Annotated[float, Field(ge=0)] | None = None
+    # the same in tokens, prompt and completion together
     token_budget: Annotated[int, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
