@@ -93,8 +93,7 @@ class ContinuousDecoder:
 
     def admit(self, prompted: Prompted) -> tuple[SequenceState, int]:
         """Prefills a prompt into a free slot; returns its row and the tokens found in the cache.
-        The row
-        may be finished already; it keeps its slot until ``release``.
+        The row may be finished already; it keeps its slot until ``release``.
         """
         if not self._free:
             raise GplanError("No slot is free; release a row first.")

@@ -130,8 +130,7 @@ def build_automaton(
     bits: PlanBits,
 ) -> Automaton:
     """The automaton of all plans of ``intents``, behind a latent prefix of so many steps where
-    there is
-    one; GplanError names two intents whose tokens can't be told apart in time.
+    there is one; GplanError names two intents whose tokens can't be told apart in time.
     """
     nodes = _Nodes()
     start, root, final = nodes.new(), nodes.new(), nodes.new()

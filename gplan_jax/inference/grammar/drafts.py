@@ -114,8 +114,8 @@ class DraftModel:
         self, state: GrammarState, chain: tuple[int, ...], context: ContextKey, budget: int
     ) -> DraftTree:
         """The tree of at most ``budget`` nodes with the most probable tokens behind a chain, which
-        is known
-        but that no pass has seen; a longer chain is cut and nothing drafted. ``state`` is after it.
+        is known but that no pass has seen; a longer chain is cut and nothing drafted. ``state`` is
+        after it.
         """
         certain = min(len(chain), budget)
         tokens, parents = list(chain[:certain]), list(range(-1, certain - 1))

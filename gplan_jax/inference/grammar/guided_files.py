@@ -63,8 +63,7 @@ def plan_grammar(library: IntentLibrary, syntax: Syntax) -> str:
 
 def latent_grammar(library: IntentLibrary, encoder: ChatEncoder, syntax: Syntax) -> str:
     """The grammar of a latent prefix and a plan with as many intents as the prefix has steps.
-    Latent
-    tokens stand in it by id: as text they could also be written in other tokens.
+    Latent tokens stand in it by id: as text they could also be written in other tokens.
     """
     encoder.require_latents()
     latents, token = encoder.latents, _NOTATIONS[syntax].token
