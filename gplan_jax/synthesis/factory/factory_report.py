@@ -50,25 +50,18 @@ class Spending:
 
 @dataclass
 class FactoryReport:
-    """Counts of a run.
-
-    Attributes:
-        parts: kept rows by file.
-        users: the ids in each.
-        removed: rows by tier and code of the first rule that they break.
-        skipped: rows that could not be read.
-        repaired: kept rows whose plan is a second answer.
-        mix: of the kept plans.
-        spent: on all answers, of kept and of removed rows.
-    """
+    """Counts of a run."""
 
     library: IntentLibrary
-    parts: Counter[Part] = field(default_factory=Counter)
+    parts: Counter[Part] = field(default_factory=Counter)  # Kept rows by file.
+    # The ids in each.
     users: dict[Part, set[str]] = field(default_factory=lambda: {"train": set(), "test": set()})
+    # Rows by tier and code of the first rule that they break.
     removed: Counter[tuple[RemovalTier, str]] = field(default_factory=Counter)
-    skipped: int = 0
-    repaired: int = 0
-    mix: PlanMix = field(default_factory=PlanMix)
+    skipped: int = 0  # Rows that could not be read.
+    repaired: int = 0  # Kept rows whose plan is a second answer.
+    mix: PlanMix = field(default_factory=PlanMix)  # Of the kept plans.
+    # On all answers, of kept and of removed rows.
     spent: Spending = field(default_factory=Spending)
 
     def keep(self, sample: Sample, label: Label, part: Part, origin: Mapping[str, Any]) -> None:

@@ -20,18 +20,13 @@ from gplan_jax.synthesis.factory.removals import FILTER_TIERS, Removal, RemovalT
 
 @dataclass
 class PassRates:
-    """How many rows break a rule, by tier and by code; a row may break several.
-
-    Attributes:
-        rows: all rows.
-        failed: rows with at least one broken rule.
-        tiers: rows that break a rule of the tier.
-        codes: rows that break the rule, by tier and code.
-    """
+    """How many rows break a rule, by tier and by code; a row may break several."""
 
     rows: int = 0
-    failed: int = 0
+    failed: int = 0  # Rows with at least one broken rule.
+    # Rows that break a rule of the tier.
     tiers: Counter[RemovalTier] = field(default_factory=Counter)
+    # Rows that break the rule, by tier and code.
     codes: Counter[tuple[RemovalTier, str]] = field(default_factory=Counter)
 
     def add(self, faults: tuple[Violation, ...]) -> None:
@@ -77,9 +72,6 @@ def filter_file(
     Beside it stand NAME.removed.jsonl, each other row and why, and NAME.report.json. The files
     appear together or not at all. Nothing is asked and duplicates are left in: this is the filter
     of a finished plan, the same that an evaluation applies to a model's answers.
-
-    Raises:
-        GplanError, RowError: an unreadable source, or an output that may not be written over.
     """
     files = OutputFiles(out)
     files.check({"the data": source}, test=True)

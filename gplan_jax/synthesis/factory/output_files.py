@@ -48,11 +48,7 @@ class OutputFiles:
         return self._beside("cache.sqlite")
 
     def check(self, inputs: dict[str, Path | None], *, test: bool) -> None:
-        """Refuses to write over an input, over a file that no run made, or beside a stale one.
-
-        Raises:
-            GplanError: which file it is, and the mend.
-        """
+        """Refuses to write over an input, over a file that no run made, or beside a stale one."""
         check_suffix(self.train)
         mine = {path.resolve() for path in (self.train, self.test, self.removed, self.origin)}
         for name, path in inputs.items():

@@ -32,18 +32,12 @@ _TIMES = {REQUEST_TIME, *ORDER_TIMES}
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """Why a row was removed.
+    """Why a row was removed."""
 
-    Attributes:
-        tier, code: of the first rule it breaks, tiers in their order.
-        messages: of all rules it breaks.
-        raw: the answer as it came; "" where there was none.
-    """
-
-    tier: RemovalTier
+    tier: RemovalTier  # tier, code: of the first rule it breaks, tiers in their order.
     code: str
-    messages: tuple[str, ...]
-    raw: str
+    messages: tuple[str, ...]  # Of all rules it breaks.
+    raw: str  # The answer as it came; "" where there was none.
 
     @classmethod
     def of_faults(cls, raw: str, faults: Sequence[Violation]) -> Removal:

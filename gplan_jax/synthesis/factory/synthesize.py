@@ -49,33 +49,21 @@ NumberedContext = tuple[int, Sample]
 
 @dataclass(frozen=True)
 class SynthesisSettings:
-    """What a run is asked for.
+    """What a run is asked for."""
 
-    Attributes:
-        out: the file of training rows; the others stand beside it, see ``OutputFiles``.
-        rows: rows to keep, of the simulated world.
-        data: contexts to plan for instead; all of them are asked for.
-        limit: only the first rows of ``data``.
-        seed: of the world and of the split.
-        test_fraction: share of the users whose rows are kept back as test rows.
-        seeds: seed file: examples for a language model, and what the report compares with.
-        teacher: "rules" or a teacher file; the rules of the world answer its contexts with faults.
-        overrides: ``key=value`` changes to the teacher file.
-        cache: a paid teacher's answers; beside ``out`` where None.
-        compare: rows that the report compares with instead of the seeds.
-    """
-
-    out: Path
-    rows: int | None = None
-    data: Path | None = None
-    limit: int | None = None
-    seed: int = 0
-    test_fraction: float = 0.0
+    out: Path  # The file of training rows; the others stand beside it, see ``OutputFiles``.
+    rows: int | None = None  # Rows to keep, of the simulated world.
+    data: Path | None = None  # Contexts to plan for instead; all of them are asked for.
+    limit: int | None = None  # Only the first rows of ``data``.
+    seed: int = 0  # Of the world and of the split.
+    test_fraction: float = 0.0  # Share of the users whose rows are kept back as test rows.
+    # Seed file: examples for a language model, and what the report compares with.
     seeds: Path | None = None
+    # "rules" or a teacher file; the rules of the world answer its contexts with faults.
     teacher: str = RULES
-    overrides: Sequence[str] = ()
-    cache: Path | None = None
-    compare: Path | None = None
+    overrides: Sequence[str] = ()  # ``key=value`` changes to the teacher file.
+    cache: Path | None = None  # A paid teacher's answers; beside ``out`` where None.
+    compare: Path | None = None  # Rows that the report compares with instead of the seeds.
 
 
 @dataclass(frozen=True)

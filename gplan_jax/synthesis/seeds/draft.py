@@ -27,15 +27,11 @@ ARROW = " → "
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A plan and its reasoning, right or not yet.
+    """A plan and its reasoning, right or not yet."""
 
-    Attributes:
-        plan: the intents, keys in the library's order.
-        reasoning: block name -> text, those without a text left out; it may have more or fewer
-            steps than the plan has intents.
-    """
-
-    plan: Plan
+    plan: Plan  # The intents, keys in the library's order.
+    # Block name -> text, those without a text left out; it may have more or fewer steps than the
+    # plan has intents.
     reasoning: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -47,11 +43,7 @@ class Draft:
 
     @classmethod
     def of_label(cls, label: str, library: IntentLibrary) -> Draft:
-        """Reads a raw label tolerantly: the plan that was meant, and reasoning where it is whole.
-
-        Raises:
-            GplanError: there is no plan in it.
-        """
+        """Reads a raw label tolerantly: the plan that was meant, and reasoning where it is whole."""
         plan = parse_plan(label, library)
         if not plan:
             raise GplanError("it holds no plan")
@@ -71,19 +63,12 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class DraftFault:
-    """Why a draft is no seed yet.
+    """Why a draft is no seed yet."""
 
-    Attributes:
-        column: "plan", or the block of the reasoning.
-        step: the intent or STEP it is about, from 1; None where it is about the whole.
-        tier: the filter's tier, or "reasoning".
-        code, message: as a ``Violation`` has them.
-    """
-
-    column: str
-    step: int | None
-    tier: str
-    code: str
+    column: str  # "plan", or the block of the reasoning.
+    step: int | None  # The intent or STEP it is about, from 1; None where it is about the whole.
+    tier: str  # The filter's tier, or "reasoning".
+    code: str  # code, message: as a ``Violation`` has them.
     message: str
 
 

@@ -41,15 +41,11 @@ from gplan_jax.synthesis.teachers.seed import LABEL, Stratum, stratum_of
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """What was drawn.
+    """What was drawn."""
 
-    Attributes:
-        rows: (number in the file, from 1, row, stratum), in the order of the review.
-        strata: stratum -> (users drawn, users there).
-    """
-
+    # (number in the file, from 1, row, stratum), in the order of the review.
     rows: Sequence[tuple[int, Sample, Stratum]]
-    strata: Mapping[Stratum, tuple[int, int]]
+    strata: Mapping[Stratum, tuple[int, int]]  # Stratum -> (users drawn, users there).
 
 
 def draw_rows(
@@ -65,9 +61,6 @@ def draw_rows(
     every stratum gives one user in turn until there are enough; so each stretch of the review
     covers all strata, and an expert who stops half-way has still seen all of them. The file is
     read twice and never held.
-
-    Raises:
-        GplanError, RowError: as ``read_samples`` does, and where a row's times can't be read.
     """
     faulty = faulty or FaultyRows()
     users: dict[str, tuple[bytes, int, Stratum]] = {}
@@ -98,23 +91,14 @@ def draw_rows(
 
 @dataclass(frozen=True, slots=True)
 class CandidatesReport:
-    """What ``write_review_files`` wrote.
-
-    Attributes:
-        candidates: their number.
-        strata: stratum -> (candidates, users there).
-        origins: who proposed -> candidates.
-        faulty: candidates whose proposal breaks a rule or lacks reasoning; experts mend them.
-        skipped: rows left out.
-        candidates_path: the file beside the review file.
-    """
+    """What ``write_review_files`` wrote."""
 
     candidates: int
-    strata: Mapping[Stratum, tuple[int, int]]
-    origins: Mapping[str, int]
-    faulty: int
+    strata: Mapping[Stratum, tuple[int, int]]  # Stratum -> (candidates, users there).
+    origins: Mapping[str, int]  # Who proposed -> candidates.
+    faulty: int  # Candidates whose proposal breaks a rule or lacks reasoning; experts mend them.
     skipped: int
-    candidates_path: Path
+    candidates_path: Path  # The file beside the review file.
 
 
 def write_review_files(
@@ -131,11 +115,6 @@ def write_review_files(
 
     A row with a plan keeps it, and its reasoning; a plan without reasoning is explained by
     ``teacher``, a row without a plan is planned for by it. ``teacher`` is closed at the end.
-
-    Raises:
-        GplanError: ``out`` is there already (it may hold decisions), is no .csv file, or has the
-            name of a reviewer's copy.
-        GplanError, RowError: the data can't be read, or the teacher gives no plan for a row.
     """
     candidates_path = check_out(out)
     faulty = faulty or FaultyRows()
@@ -208,11 +187,7 @@ class _NoPlan(GplanError):
 
 
 def check_out(out: Path) -> Path:
-    """Where the candidates of review file ``out`` go.
-
-    Raises:
-        GplanError: the name isn't NAME.csv, or a file is there that may hold an expert's work.
-    """
+    """Where the candidates of review file ``out`` go."""
     if out.suffix != ".csv" or "." in out.stem:
         raise GplanError(f"{out} must be named NAME.csv, without another dot (review.csv).")
     candidates_path = out.with_name(out.stem + SUFFIX)

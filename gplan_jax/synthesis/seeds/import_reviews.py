@@ -28,35 +28,25 @@ MOST_LISTED = 20
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """A candidate that reviewers made different things of.
-
-    Attributes:
-        about: "verdict" where one rejected it, "plan" where the plans differ, else "reasoning".
-        decisions: name of the review file -> decision, in the order given.
-    """
+    """A candidate that reviewers made different things of."""
 
     row: int
+    # "verdict" where one rejected it, "plan" where the plans differ, else "reasoning".
     about: Literal["verdict", "plan", "reasoning"]
-    decisions: Mapping[str, Decision]
+    decisions: Mapping[str, Decision]  # Name of the review file -> decision, in the order given.
 
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What became of the candidates.
-
-    Attributes:
-        candidates: their number.
-        verdicts: verdict that counted -> candidates; "disagreed" for those rejected by the rule.
-        undecided: candidates that nobody has decided.
-        disagreements: where the reviewers differ, whatever the rule made of it.
-        strata: stratum -> (seeds, candidates).
-    """
+    """What became of the candidates."""
 
     candidates: int
+    # Verdict that counted -> candidates; "disagreed" for those rejected by the rule.
     verdicts: Mapping[str, int]
-    undecided: int
+    undecided: int  # Candidates that nobody has decided.
+    # Where the reviewers differ, whatever the rule made of it.
     disagreements: Sequence[Disagreement]
-    strata: Mapping[Stratum, tuple[int, int]]
+    strata: Mapping[Stratum, tuple[int, int]]  # Stratum -> (seeds, candidates).
 
     @property
     def seeds(self) -> int:

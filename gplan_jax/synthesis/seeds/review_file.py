@@ -43,19 +43,13 @@ _PUT_BACK = "Put the cell back as it was; columns may have been sorted apart."
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What one reviewer made of one candidate.
-
-    Attributes:
-        row: the candidate's.
-        draft: plan and reasoning as the reviewer left them.
-        verdict: "" while undecided; "accept" leaves the proposal as it was, "edit" changes it.
-        comment, reviewer: free text.
-    """
+    """What one reviewer made of one candidate."""
 
     row: int
-    draft: Draft
+    draft: Draft  # Plan and reasoning as the reviewer left them.
+    # "" while undecided; "accept" leaves the proposal as it was, "edit" changes it.
     verdict: ReviewVerdict = ""
-    comment: str = ""
+    comment: str = ""  # comment, reviewer: free text.
     reviewer: str = ""
 
 
@@ -202,10 +196,6 @@ def read_review(
 
     Lines may be in another order and some may be missing; those are not in the result. Row numbers
     in errors are those of the column ``row``.
-
-    Raises:
-        GplanError: the file is missing, not UTF-8 or has other columns; or all that is wrong with
-            its lines, each with row and column.
     """
     by_row = {candidate.row: candidate for candidate in candidates}
     decisions: dict[int, Decision] = {}

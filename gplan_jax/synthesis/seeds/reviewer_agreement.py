@@ -32,21 +32,14 @@ DECIDED: tuple[str, ...] = tuple(verdict for verdict in VERDICTS if verdict)
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Agreement on one question.
-
-    Attributes:
-        name: the question.
-        count: rows it was asked of.
-        agreed: share of equal answers, p_o; None without rows.
-        kappa: Cohen's kappa; None where it is undefined.
-        interval: 95% percentile bootstrap interval of kappa over the rows; None with it, or where
-            hardly any resample defines it.
-    """
+    """Agreement on one question."""
 
     name: str
-    count: int
-    agreed: float | None
-    kappa: float | None
+    count: int  # Rows it was asked of.
+    agreed: float | None  # Share of equal answers, p_o; None without rows.
+    kappa: float | None  # Cohen's kappa; None where it is undefined.
+    # 95% percentile bootstrap interval of kappa over the rows; None with it, or where hardly any
+    # resample defines it.
     interval: tuple[float, float] | None
 
 
@@ -64,21 +57,15 @@ class ReviewDifference:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """The agreement of two reviews.
+    """The agreement of two reviews."""
 
-    Attributes:
-        both, only_first, only_second: rows decided by both, and by one of them alone.
-        measures: on the verdict; on keeping it; on the first intent and the whole plan of rows
-            that both kept.
-        confusion: [first's verdict][second's verdict] -> rows.
-        differences: rows on which they differ in verdict, plan or reasoning.
-    """
-
-    both: int
+    both: int  # both, only_first, only_second: rows decided by both, and by one of them alone.
     only_first: int
     only_second: int
+    # On the verdict; on keeping it; on the first intent and the whole plan of rows that both kept.
     measures: tuple[Measure, ...]
-    confusion: Mapping[str, Mapping[str, int]]
+    confusion: Mapping[str, Mapping[str, int]]  # [first's verdict][second's verdict] -> rows.
+    # Rows on which they differ in verdict, plan or reasoning.
     differences: tuple[ReviewDifference, ...]
 
     def to_dict(self) -> dict[str, Any]:

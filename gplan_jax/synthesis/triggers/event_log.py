@@ -42,29 +42,21 @@ FaultKind = Literal["row", "user", "time", "event", "order"]
 
 @dataclass
 class EventLog:
-    """The events of an open log and the profiles of its users' file, both sorted by user.
-
-    Attributes:
-        read, duplicates, ignored: events read so far, and those of them passed over because they
-            repeat the one before, or because their word is not declared (``log.other_events``).
-    """
+    """The events of an open log and the profiles of its users' file, both sorted by user."""
 
     files: Sequence[LogFile]
     spec: TriggerSpec
     faulty: FaultyRows
     connection: Any
     users: LogFile | None
+    # read, duplicates, ignored: events read so far, and those of them passed over because they
+    # repeat the one before, or because their word is not declared (``log.other_events``).
     read: int = 0
     duplicates: int = 0
     ignored: int = 0
 
     def batches(self) -> Iterator[list[LogEvent]]:
-        """Yields the events sorted by user and time, some thousands at a time.
-
-        Raises:
-            GplanError: a file can't be read, or DuckDB needs more memory.
-            RowError: a row is faulty, and faulty rows are not skipped.
-        """
+        """Yields the events sorted by user and time, some thousands at a time."""
         lenient, other_events = self.faulty.skips, self.spec.log.other_events
         previous: list[Any] = []
         for rows in fetch(self.connection, log_query(self.files, self.spec.log, lenient=lenient)):
@@ -95,11 +87,7 @@ class EventLog:
             self._count_rejects()
 
     def profiles(self) -> Iterator[tuple[str, Mapping[str, str]]]:
-        """Yields the users of the users' file, by id, with what it tells about them.
-
-        Raises:
-            GplanError: the file can't be read, or a user stands in it twice.
-        """
+        """Yields the users of the users' file, by id, with what it tells about them."""
         if self.users is None:
             return
         query = users_query(self.users, self.spec.users, self.spec.log.delimiter)
@@ -170,10 +158,6 @@ def open_log(
         temporary: an existing directory for what DuckDB spills.
         users: a file with a row a user.
         memory_limit: of DuckDB, as it writes it: 500MB, 2GB.
-
-    Raises:
-        GplanError: duckdb is not installed; a pattern finds no file; a column is missing (all are
-            named, with near ones and how to map them); the limit is no amount of memory.
     """
     paths = log_files(logs)
     connection = connect(temporary, memory_limit, spec.log.time.zone)

@@ -47,9 +47,6 @@ def write_example_log(directory: str | Path, users: int, seed: int = 0) -> int:
     """Writes events, users and the shipped rules into a new directory; returns the events' number.
 
     The same arguments give the same bytes; a user's events don't depend on the number of users.
-
-    Raises:
-        GplanError: ``directory`` holds something already, or ``users`` is below 1.
     """
     if users < 1:
         raise GplanError(f"users is {users}; an example needs at least 1.")

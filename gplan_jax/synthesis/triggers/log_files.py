@@ -46,11 +46,7 @@ class LogFile(NamedTuple):
 
 
 def log_files(logs: Iterable[str | Path]) -> list[Path]:
-    """The files that paths and glob patterns name, each once, in the order of their names.
-
-    Raises:
-        GplanError: one names no file, or a file of an unknown kind.
-    """
+    """The files that paths and glob patterns name, each once, in the order of their names."""
     found: set[Path] = set()
     for log in logs:
         here = [str(log)] if Path(log).is_file() else sorted(glob.glob(str(log), recursive=True))
@@ -65,11 +61,7 @@ def log_files(logs: Iterable[str | Path]) -> list[Path]:
 
 
 def connect(temporary: Path, memory_limit: str, zone: str) -> Any:
-    """A connection that spills to ``temporary`` and writes times of ``zone``.
-
-    Raises:
-        GplanError: duckdb is not installed, or ``memory_limit`` is no amount of memory.
-    """
+    """A connection that spills to ``temporary`` and writes times of ``zone``."""
     duckdb = load_extra("duckdb", "synthesis", "sorting logs")
     config = {"temp_directory": str(temporary), "memory_limit": memory_limit}
     try:
@@ -83,11 +75,7 @@ def connect(temporary: Path, memory_limit: str, zone: str) -> Any:
 
 
 def fetch(connection: Any, query: str) -> Iterator[list[tuple[Any, ...]]]:
-    """Yields the rows of a query in batches; they are never all in memory.
-
-    Raises:
-        GplanError: a file can't be read, or DuckDB ran out of memory.
-    """
+    """Yields the rows of a query in batches; they are never all in memory."""
     duckdb = load_extra("duckdb", "synthesis", "sorting logs")
     try:
         result = connection.execute(query)
@@ -116,10 +104,6 @@ def open_file(
     Args:
         number: the file's number in the log.
         wanted: key of the spec (``log.columns.user``) -> the column that it maps.
-
-    Raises:
-        GplanError: the file can't be read, or lacks wanted columns; all of them are named, with
-            near ones and how to map them.
     """
     if path.suffix == ".csv":
         types = dict.fromkeys(_csv_header(path, delimiter), "VARCHAR")

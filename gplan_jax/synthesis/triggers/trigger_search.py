@@ -39,16 +39,12 @@ CODED = tuple(f"profile_feat_{i}" for i in (1, 2, 3, 4, 10, 11, 12, 13, 14))
 
 @dataclass
 class MomentCounts:
-    """What became of the moments that rules found.
+    """What became of the moments that rules found."""
 
-    Attributes:
-        rows: rule -> rows.
-        left_out: rule -> reason -> moments that made no row.
-        years: the years of the rows, to tell which of them have no declared holidays.
-    """
-
-    rows: Counter[str] = field(default_factory=Counter)
+    rows: Counter[str] = field(default_factory=Counter)  # Rule -> rows.
+    # Rule -> reason -> moments that made no row.
     left_out: dict[str, Counter[Reason]] = field(default_factory=lambda: defaultdict(Counter))
+    # The years of the rows, to tell which of them have no declared holidays.
     years: set[int] = field(default_factory=set)
 
 
@@ -60,7 +56,6 @@ def find_contexts(
     Args:
         events: of one user, in order of time; their words are declared in the spec.
         profile: what the users' file tells, by the names of ``ProfileColumns``.
-        counts: takes up what became of every moment.
     """
     search = UserSearch(spec, profile, counts)
     for event in events:

@@ -35,29 +35,20 @@ HEADINGS: Mapping[Reason, str] = {
 
 @dataclass(frozen=True)
 class TriggerReport:
-    """What became of a log.
-
-    Attributes:
-        files: files read.
-        events, users: events read, and users with a readable one.
-        duplicates, ignored: events that repeat another, and such of undeclared words.
-        faulty: kind of fault -> rows left out.
-        rows: rule -> rows written.
-        left_out: rule -> reason -> moments found that made no row.
-        undeclared_years: years of rows for which the spec declares no holiday.
-        stopped: the search ended at the asked number of rows, before the end of the log.
-    """
+    """What became of a log."""
 
     files: int
-    events: int
+    events: int  # events, users: events read, and users with a readable one.
     users: int
+    # duplicates, ignored: events that repeat another, and such of undeclared words.
     duplicates: int
     ignored: int
-    faulty: Mapping[str, int]
-    rows: Mapping[str, int]
+    faulty: Mapping[str, int]  # Kind of fault -> rows left out.
+    rows: Mapping[str, int]  # Rule -> rows written.
+    # Rule -> reason -> moments found that made no row.
     left_out: Mapping[str, Mapping[Reason, int]]
-    undeclared_years: tuple[int, ...]
-    stopped: bool
+    undeclared_years: tuple[int, ...]  # Years of rows for which the spec declares no holiday.
+    stopped: bool  # The search ended at the asked number of rows, before the end of the log.
 
     @property
     def total(self) -> int:
