@@ -64,16 +64,7 @@ def explain_file(
 
     A trace that a row already has is replaced. ``out`` appears whole or not at all. The source is
     read once before the teacher is asked anything, so that a faulty row ends the run before it has
-    cost something.
-
-    Args:
-        source, out: .csv, .jsonl or .parquet files.
-        teacher: who explains; the rules where None. It is closed at the end.
-        faulty: what becomes of rows that are faulty or have no trace.
-
-    Raises:
-        GplanError, RowError: an unreadable source, a row that isn't skipped, no row with a trace,
-            or a teacher that answers nobody any more.
+    cost something. ``teacher``, the rules where None, is closed at the end.
     """
     if Path(source).resolve() == Path(out).resolve():
         raise GplanError(f"{out} is also the source; name another output.")

@@ -85,11 +85,7 @@ class OutputWriters:
 
 @contextmanager
 def open_outputs(files: OutputFiles, *, test: bool, origin: bool) -> Iterator[OutputWriters]:
-    """Yields the writers; the files appear together when the block ends well, or none of them.
-
-    Args:
-        test, origin: whether there is a file of test rows, and one of where rows come from.
-    """
+    """Yields the writers; the files appear together when the block ends well, or none of them."""
     with ExitStack() as stack:
         # The first one opened is the last to appear: the rows come when all else is there.
         train = stack.enter_context(sample_writer(files.train))

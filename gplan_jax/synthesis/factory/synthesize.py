@@ -83,13 +83,6 @@ def synthesize(
 
     A file of contexts is read once before the teacher is asked anything, so that a faulty row ends
     the run before it has cost something.
-
-    Args:
-        faulty: what becomes of faulty rows of ``settings.data``.
-
-    Raises:
-        GplanError, RowError: the settings contradict each other, a file can't be read or may not
-            be written over, or the run can't go on.
     """
     if (settings.rows is None) == (settings.data is None):
         raise GplanError("Name either --rows N, rows of the simulated world, or --data FILE.")
@@ -247,12 +240,7 @@ def check_answer(
     library: IntentLibrary,
     duplicates: Duplicates,
 ) -> Label | Removal:
-    """The label of a row that is kept, or why it is not.
-
-    Args:
-        answer: the teacher's, or why there is none; a later run asks again then.
-        duplicates: the rows kept so far; this one is added where it is kept.
-    """
+    """The label of a row that is kept, or why it is not; ``answer`` may say why there is none."""
     if isinstance(answer, str):
         return Removal("answer", "no_answer", (answer,), "")
     if answer.faults:
@@ -271,14 +259,7 @@ def check_answer(
 def file_contexts(
     path: str | Path, faulty: FaultyRows, *, limit: int | None = None
 ) -> Iterator[NumberedContext]:
-    """Streams the contexts of a file, without their labels; their times are checked.
-
-    Args:
-        limit: only the first so many rows of the file are looked at.
-
-    Raises:
-        GplanError, RowError: the file can't be read, has no row, or a row is faulty.
-    """
+    """Streams a file's first ``limit`` contexts, without their labels; their times are checked."""
 
     def checked(context: NumberedContext) -> NumberedContext:
         row, sample = context

@@ -43,7 +43,7 @@ class Draft:
 
     @classmethod
     def of_label(cls, label: str, library: IntentLibrary) -> Draft:
-        """Reads a raw label tolerantly: the plan that was meant, and reasoning where it is whole."""
+        """Reads a raw label tolerantly: the plan that was meant, and reasoning if it is whole."""
         plan = parse_plan(label, library)
         if not plan:
             raise GplanError("it holds no plan")

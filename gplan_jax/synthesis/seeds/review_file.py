@@ -128,11 +128,7 @@ def review_line(candidate: SeedCandidate, decision: Decision, library: IntentLib
 
 
 def write_lines(path: Path, lines: Iterable[str], library: IntentLibrary) -> None:
-    """Writes a review file with a byte order mark, whole or not at all, down to the disk.
-
-    Args:
-        lines: one for each candidate in their order, see ``review_line``; the header is added.
-    """
+    """Writes a review file with a byte order mark, whole or not at all, down to the disk."""
     text = "".join([_csv_line(columns_of(library)), *lines])
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         file.write(text.encode("utf-8-sig"))

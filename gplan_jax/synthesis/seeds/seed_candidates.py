@@ -30,25 +30,15 @@ _KEYS = ("row", "source_row", "origin", "trigger", "place", "facts", "plan", "re
 
 @dataclass(frozen=True, slots=True)
 class SeedCandidate:
-    """A row to review.
+    """A row to review."""
 
-    Attributes:
-        row: its number in the review, from 1.
-        source_row: its number in the file it was drawn from.
-        sample: the context; ``raw_labels`` is "".
-        stratum: (trigger, place).
-        facts: the context in words.
-        proposal: plan and reasoning before any expert has seen them.
-        origin: "the row" for a label that the row had, else the name of the teacher.
-    """
-
-    row: int
-    source_row: int
-    sample: Sample
-    stratum: Stratum
-    facts: Environment
-    proposal: Draft
-    origin: str
+    row: int  # Its number in the review, from 1.
+    source_row: int  # Its number in the file it was drawn from.
+    sample: Sample  # The context; ``raw_labels`` is "".
+    stratum: Stratum  # (trigger, place).
+    facts: Environment  # The context in words.
+    proposal: Draft  # Plan and reasoning before any expert has seen them.
+    origin: str  # "the row" for a label that the row had, else the name of the teacher.
 
 
 def environment(sample: Sample) -> Environment:
@@ -56,9 +46,6 @@ def environment(sample: Sample) -> Environment:
 
     They are in Chinese, as the rows and the reasoning are. A value of the row takes one line and is
     cut where it is long: nothing here can pass for another fact.
-
-    Raises:
-        GplanError: a time of the sample can't be read.
     """
 
     def cut(value: str) -> str:
@@ -125,11 +112,7 @@ def write_candidates(path: Path, candidates: Iterable[SeedCandidate]) -> None:
 
 
 def read_candidates(path: Path, library: IntentLibrary) -> list[SeedCandidate]:
-    """Reads what ``write_candidates`` wrote.
-
-    Raises:
-        GplanError: the file is missing or damaged; the line is named.
-    """
+    """Reads what ``write_candidates`` wrote."""
     found = []
     for line, value in enumerate(read_jsonl(path), start=1):
         try:
@@ -158,11 +141,7 @@ def read_candidates(path: Path, library: IntentLibrary) -> list[SeedCandidate]:
 
 
 def candidates_of(review: Path) -> Path:
-    """The candidates' file of a review file or of a reviewer's copy: review.anna.csv -> review.
-
-    Raises:
-        GplanError: there is none beside it.
-    """
+    """The candidates' file of a review file or of a reviewer's copy: review.anna.csv -> review."""
     names = [review.stem, *([review.stem.rpartition(".")[0]] if "." in review.stem else [])]
     paths = [review.with_name(name + SUFFIX) for name in names]
     for path in paths:
@@ -177,14 +156,7 @@ def candidates_of(review: Path) -> Path:
 def load_candidates(
     reviews: list[Path], candidates: Path | None, library: IntentLibrary
 ) -> tuple[Path, list[SeedCandidate]]:
-    """The candidates of one or more review files, and where they are.
-
-    Args:
-        candidates: their file; where None, the one beside each review.
-
-    Raises:
-        GplanError: there is none, or the reviews are of different candidates.
-    """
+    """The candidates of one or more review files, and where they are."""
     paths = {(candidates or candidates_of(review)).resolve() for review in reviews}
     if len(paths) > 1:
         listed = ", ".join(sorted(map(str, paths)))

@@ -99,12 +99,7 @@ def _gist(error: Exception) -> str:
 def open_file(
     connection: Any, path: Path, number: int, wanted: Mapping[str, str], delimiter: str
 ) -> LogFile:
-    """A file with its columns.
-
-    Args:
-        number: the file's number in the log.
-        wanted: key of the spec (``log.columns.user``) -> the column that it maps.
-    """
+    """A file with its columns; ``wanted`` maps keys of the spec (``log.columns.user``) to them."""
     if path.suffix == ".csv":
         types = dict.fromkeys(_csv_header(path, delimiter), "VARCHAR")
     elif path.suffix == ".jsonl":

@@ -312,9 +312,6 @@ class TriggerSpec(Config):
 def load_triggers(path: str | Path | None = None, overrides: Sequence[str] = ()) -> TriggerSpec:
     """Reads a trigger spec; the shipped one without ``path``.
 
-    Args:
-        overrides: ``key=value`` texts, for example ``log.columns.user=uid``.
-
     Raises:
         GplanError: the file is missing or no YAML; a key, or a word that a rule or event refers
             to, is unknown (near ones are listed); or a value is wrong.

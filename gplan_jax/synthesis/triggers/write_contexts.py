@@ -120,10 +120,6 @@ def write_contexts(
         logs, users, memory_limit: see ``open_log``.
         faulty: what becomes of faulty rows; their counts by kind are in the report.
         limit: stop after so many rows.
-
-    Raises:
-        GplanError, RowError: see ``open_log`` and ``EventLog.batches``; or ``out`` is one of the
-            inputs or of an unknown kind.
     """
     out, faulty = Path(out), faulty or FaultyRows()
     check_suffix(out)
