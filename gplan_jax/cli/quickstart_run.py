@@ -51,14 +51,8 @@ COMPARISON_NOTE = (
 def quickstart(out: Path, *, rows: int, seed: int, console: Console) -> None:
     """Runs all stages under ``out``; a run that was stopped continues where it was.
 
-    Args:
-        out: directory of all results.
-        rows: simulated rows, a sixth of them kept back by id.
-        seed: of the world, the weights and the shuffles.
-        console: where headings and tables go.
-
-    Raises:
-        GplanError: ``out`` holds something else.
+    A sixth of the simulated rows is kept back by id; ``seed`` is that of the world, the weights and
+    the shuffles. Where ``out`` holds something else, it is a GplanError.
     """
     data, checkpoint = out / "data", out / "checkpoint"
     train_file, test_file = data / "train.csv", data / "test.csv"
