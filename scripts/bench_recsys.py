@@ -41,7 +41,7 @@ from recsys_items import (
 )
 
 from gplan_jax.baselines.sequential.encoder import EncoderSettings
-from gplan_jax.baselines.sequential.row_model import Kind
+from gplan_jax.baselines.sequential.row_model import SequentialKind
 from gplan_jax.foundation.files import atomic_write
 
 
@@ -91,7 +91,10 @@ def fitted_figures(
         gelu=options.model == "bert4rec",
     )
     model_settings = ItemModelSettings(
-        kind=Kind(options.model), encoder=encoder, loss=options.loss, negatives=options.negatives
+        kind=SequentialKind(options.model),
+        encoder=encoder,
+        loss=options.loss,
+        negatives=options.negatives,
     )
     settings = ItemFitSettings(
         epochs=options.epochs,
@@ -140,7 +143,9 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True, help="file of lines 'user item'")
-    parser.add_argument("--model", choices=[*map(str, Kind), "popularity"], default="sasrec")
+    parser.add_argument(
+        "--model", choices=[*map(str, SequentialKind), "popularity"], default="sasrec"
+    )
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=1e9, help="bound on training (processor)")
     parser.add_argument("--hidden", type=int, default=50)

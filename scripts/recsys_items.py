@@ -36,7 +36,7 @@ from gplan_jax.baselines.sequential.losses import (
     steps_apart,
     views_apart,
 )
-from gplan_jax.baselines.sequential.row_model import Kind
+from gplan_jax.baselines.sequential.row_model import SequentialKind
 from gplan_jax.foundation.config import Config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_write
@@ -199,7 +199,7 @@ class ItemModelSettings(Config):
             view, and the weight of the contrast.
     """
 
-    kind: Kind
+    kind: SequentialKind
     encoder: EncoderSettings = EncoderSettings(hidden=50, heads=1, inner=50)
     longest: int = 50
     loss: str = "sampled"
@@ -221,7 +221,7 @@ class ItemModel(nnx.Module):
         # Row 0 is padding, row items + 1 is BERT4Rec's mask.
         self.table = nnx.Param(start(rngs.params(), (items + 2, width)))
         self.positions = nnx.Param(start(rngs.params(), (settings.longest, width)))
-        reasons = settings.kind in (Kind.REAREC_ERL, Kind.REAREC_PRL)
+        reasons = settings.kind in (SequentialKind.REAREC_ERL, SequentialKind.REAREC_PRL)
         self.reasoner = Reasoner(settings.encoder, settings.steps if reasons else 0, rngs)
 
     def __call__(
@@ -231,13 +231,15 @@ class ItemModel(nnx.Module):
         kind, segments = self.settings.kind, batch["segments"]
         x = self.table[batch["items"]] * self.table.shape[-1] ** 0.5
         x = x + self.positions[batch["positions"]]
-        mask = see_all(segments) if kind is Kind.BERT4REC else see_earlier(segments)
-        noise = self.settings.noise if kind is Kind.REAREC_PRL else 0.0
+        mask = see_all(segments) if kind is SequentialKind.BERT4REC else see_earlier(segments)
+        noise = self.settings.noise if kind is SequentialKind.REAREC_PRL else 0.0
         return self.reasoner(x, mask, key, noise=noise)
 
     def recommends(self, x_NxTxD: Array) -> Array:
         """What the items are compared with, (N, D): ERL's mean of the steps, else the last step."""
-        return x_NxTxD.mean(1) if self.settings.kind is Kind.REAREC_ERL else x_NxTxD[:, -1]
+        return (
+            x_NxTxD.mean(1) if self.settings.kind is SequentialKind.REAREC_ERL else x_NxTxD[:, -1]
+        )
 
 
 def item_loss(model: ItemModel, batch: dict[str, Array], key: Array) -> tuple[Array, Array]:
@@ -258,7 +260,7 @@ def item_loss(model: ItemModel, batch: dict[str, Array], key: Array) -> tuple[Ar
         scores = candidate_scores(
             x.reshape(count * steps, -1), table, jnp.repeat(targets, steps), batch["negatives"]
         ).reshape(count, steps, -1)
-        if settings.kind is Kind.REAREC_ERL:
+        if settings.kind is SequentialKind.REAREC_ERL:
             losses -= settings.kl_weight * steps_apart(scores)
         else:
             first = jnp.zeros_like(targets)
@@ -396,7 +398,7 @@ def training_batches(
     rng: np.random.Generator,
 ) -> Iterator[dict[str, np.ndarray]]:
     """One epoch of batches in a new order, every sequence once; all have the same shapes."""
-    masks = model_settings.kind is Kind.BERT4REC
+    masks = model_settings.kind is SequentialKind.BERT4REC
     sequences = [data.training(user) for user in range(len(data.histories))]
     sequences = [sequence for sequence in sequences if len(sequence) >= 2]
     order = rng.permutation(len(sequences))
@@ -452,7 +454,7 @@ def represent_histories(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs of (places in ``histories``, representations (n, D)) of what would come next."""
     graph, weights = nnx.split(model)
-    if model.settings.kind is Kind.BERT4REC:
+    if model.settings.kind is SequentialKind.BERT4REC:
         mask = np.array([model.items + 1], np.int32)
         histories = [np.concatenate([history, mask]) for history in histories]
     packed = pack(histories, ROW_LENGTH, model.settings.longest)

@@ -16,7 +16,7 @@ from gplan_jax.foundation.errors import GplanError
 
 
 @dataclass(frozen=True)
-class Need:
+class UsersNeeded:
     """Users of a test, of both arms together and of each, and the effect that they show."""
 
     users: int
@@ -38,7 +38,7 @@ def needed(
     users_per_day: float | None = None,
     looks: int | None = None,
     spending: Spending = "obrien_fleming",
-) -> Need:
+) -> UsersNeeded:
     """Users at which a two-sided test on UV-CTR finds a relative ``lift`` with ``power``.
 
     About ``n = 2 (z_{1 - alpha/2} + z_power)^2 p (1 - p) / (p lift)^2`` for each of two equal arms
@@ -72,7 +72,7 @@ def needed(
     control = math.ceil(factor * found[0].n_obs / (1 + ratio))
     treatment = math.ceil(control * ratio)
     users = control + treatment
-    return Need(
+    return UsersNeeded(
         users=users,
         control=control,
         treatment=treatment,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gplan_jax.baselines.sequential.encoder import UNSEEN, EncoderSettings
-from gplan_jax.baselines.sequential.row_model import Kind
+from gplan_jax.baselines.sequential.row_model import SequentialKind
 from gplan_jax.foundation import GplanError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
@@ -120,7 +120,7 @@ def test_candidates_are_the_target_and_the_shared_negatives_but_itself() -> None
     np.testing.assert_array_equal(found[1], np.array([7.0, UNSEEN, 9.0], np.float32))
 
 
-def settings(kind: Kind, loss: str = "sampled") -> ItemModelSettings:
+def settings(kind: SequentialKind, loss: str = "sampled") -> ItemModelSettings:
     return ItemModelSettings(kind=kind, encoder=ENCODER, longest=12, negatives=20, loss=loss)
 
 
@@ -135,7 +135,9 @@ def cycles(users: int = 60, items: int = 150) -> ItemData:
 def test_every_pair_of_neighbours_is_learnt_from_once() -> None:
     data = cycles()
     found: list[tuple[int, int]] = []
-    for batch in training_batches(data, settings(Kind.SASREC), FIT, np.random.default_rng(1)):
+    for batch in training_batches(
+        data, settings(SequentialKind.SASREC), FIT, np.random.default_rng(1)
+    ):
         real = batch["weights"] > 0
         inputs = batch["items"].reshape(-1)[batch["where"][real]]
         found += zip(inputs.tolist(), batch["targets"][real].tolist(), strict=True)
@@ -150,7 +152,9 @@ def test_masks_hide_their_targets(mask_last: float) -> None:
     fit = FIT.model_copy(update={"mask_last": mask_last, "masked": 0.3})
     whole = {tuple(data.training(u).tolist()) for u in range(60)}
     masked = 0
-    for batch in training_batches(data, settings(Kind.BERT4REC), fit, np.random.default_rng(1)):
+    for batch in training_batches(
+        data, settings(SequentialKind.BERT4REC), fit, np.random.default_rng(1)
+    ):
         items, segments = batch["items"].copy(), batch["segments"]
         real = batch["weights"] > 0
         hidden = items == data.items + 1
@@ -167,8 +171,10 @@ def test_masks_hide_their_targets(mask_last: float) -> None:
     assert masked == sum(len(data.training(u)) >= 2 for u in range(60))
 
 
-@pytest.mark.parametrize("kind", [Kind.SASREC, Kind.BERT4REC, Kind.REAREC_ERL])
-def test_ranks_are_those_of_one_history_at_a_time(kind: Kind) -> None:
+@pytest.mark.parametrize(
+    "kind", [SequentialKind.SASREC, SequentialKind.BERT4REC, SequentialKind.REAREC_ERL]
+)
+def test_ranks_are_those_of_one_history_at_a_time(kind: SequentialKind) -> None:
     data = cycles(12)
     model = make_item_model(settings(kind), data.items, seed=0)
     users = data.held_out()
@@ -190,7 +196,7 @@ def test_a_fit_learns_what_follows_and_keeps_its_best_weights(tmp_path: Path) ->
     data = cycles(400, 120)
     fit = ItemFitSettings(rows=4, epochs=20, learning_rate=0.01, validate_every=5)
     out = tmp_path / "best.npz"
-    model, curve = fit_items(data, settings(Kind.SASREC), fit, seed=0, out=out)
+    model, curve = fit_items(data, settings(SequentialKind.SASREC), fit, seed=0, out=out)
     assert len(curve) == 20 and curve[-1]["ndcg10"] > 0.8
     assert curve[-1]["loss"] < curve[0]["loss"] / 2
     stored = np.load(out)
@@ -198,9 +204,11 @@ def test_a_fit_learns_what_follows_and_keeps_its_best_weights(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [Kind.BERT4REC, Kind.REAREC_ERL, Kind.REAREC_PRL])
+@pytest.mark.parametrize(
+    "kind", [SequentialKind.BERT4REC, SequentialKind.REAREC_ERL, SequentialKind.REAREC_PRL]
+)
 @pytest.mark.parametrize("loss", ["sampled", "bce", "softmax"])
-def test_every_model_and_loss_learns(kind: Kind, loss: str) -> None:
+def test_every_model_and_loss_learns(kind: SequentialKind, loss: str) -> None:
     data = cycles(400, 120)
     fit = ItemFitSettings(rows=4, epochs=60, learning_rate=0.01, validate_every=20)
     _, curve = fit_items(data, settings(kind, loss), fit, seed=0)
@@ -209,5 +217,5 @@ def test_every_model_and_loss_learns(kind: Kind, loss: str) -> None:
 
 def test_the_time_bound_ends_a_fit() -> None:
     fit = FIT.model_copy(update={"epochs": 50, "minutes": 0.0})
-    _, curve = fit_items(cycles(), settings(Kind.SASREC), fit, seed=0)
+    _, curve = fit_items(cycles(), settings(SequentialKind.SASREC), fit, seed=0)
     assert len(curve) == 1 and "ndcg10" in curve[0]

@@ -17,10 +17,10 @@ from gplan_jax.baselines.rows.features import FeatureEncoder
 from gplan_jax.baselines.rows.plan_mask import PlanMask
 from gplan_jax.baselines.sequential.row_model import (
     Bert4RecSettings,
-    Kind,
     ReaRecSettings,
     RowModel,
     RowSettings,
+    SequentialKind,
     decode_plans,
     row_loss,
 )
@@ -35,14 +35,14 @@ VOCABULARY_STEP = 512
 class SequentialRecipe:
     """How a row model reads rows and writes plans, greedily; a free plan may be empty."""
 
-    kind: Kind
+    kind: SequentialKind
     settings: RowSettings
     encoder: FeatureEncoder
     atoms: Atoms
     mask: PlanMask
 
     @classmethod
-    def of(cls, kind: Kind, given: FitInput, settings: RowSettings) -> SequentialRecipe:
+    def of(cls, kind: SequentialKind, given: FitInput, settings: RowSettings) -> SequentialRecipe:
         """The vocabulary is that of the training rows."""
         encoder = FeatureEncoder.fit(given.train.samples, given.mode)
         return cls(kind, settings, encoder, given.atoms, given.mask)
@@ -86,26 +86,26 @@ SASREC = network_arm(
     "SASRec",
     RowSettings,
     ({}, {"dropout": 0.0}, {"weight_decay": 0.3}, {"loss": "bce"}),
-    functools.partial(SequentialRecipe.of, Kind.SASREC),
+    functools.partial(SequentialRecipe.of, SequentialKind.SASREC),
 )
 BERT4REC = network_arm(
     "bert4rec",
     "BERT4Rec",
     Bert4RecSettings,
     ({}, {"dropout": 0.0}, {"weight_decay": 0.3}, {"mask_last": 0.5}),
-    functools.partial(SequentialRecipe.of, Kind.BERT4REC),
+    functools.partial(SequentialRecipe.of, SequentialKind.BERT4REC),
 )
 REAREC_ERL = network_arm(
     "rearec_erl",
     "ReaRec (ERL)",
     ReaRecSettings,
     ({}, {"dropout": 0.0}, {"weight_decay": 0.3}, {"steps": 1}),
-    functools.partial(SequentialRecipe.of, Kind.REAREC_ERL),
+    functools.partial(SequentialRecipe.of, SequentialKind.REAREC_ERL),
 )
 REAREC_PRL = network_arm(
     "rearec_prl",
     "ReaRec (PRL)",
     ReaRecSettings,
     ({}, {"dropout": 0.0}, {"weight_decay": 0.3}, {"steps": 1}),
-    functools.partial(SequentialRecipe.of, Kind.REAREC_PRL),
+    functools.partial(SequentialRecipe.of, SequentialKind.REAREC_PRL),
 )

@@ -38,7 +38,7 @@ from gplan_jax.baselines.sequential.losses import (
 )
 
 
-class Kind(StrEnum):
+class SequentialKind(StrEnum):
     """Which model."""
 
     SASREC = "sasrec"
@@ -61,9 +61,9 @@ class RowSettings(FitSettings):
     smoothing: float = Field(0.1, ge=0, lt=1)  # of the target, over all actions (softmax)
     decoding_batch: int = Field(64, ge=1)
 
-    def encoder(self, kind: Kind) -> EncoderSettings:
+    def encoder(self, kind: SequentialKind) -> EncoderSettings:
         """The transformer's shape; BERT4Rec's is BERT's, post-norm with GELU."""
-        bert = kind is Kind.BERT4REC
+        bert = kind is SequentialKind.BERT4REC
         return EncoderSettings(
             hidden=self.hidden,
             layers=self.layers,
@@ -100,7 +100,7 @@ class RowModel(nnx.Module):
 
     def __init__(
         self,
-        kind: Kind,
+        kind: SequentialKind,
         settings: RowSettings,
         *,
         vocabulary: int,
@@ -139,16 +139,16 @@ class RowModel(nnx.Module):
         x_BxLxD = x_BxLxD + jnp.asarray(self.positions)
         # Everything that isn't padding is one segment.
         shown_BxL = jnp.concatenate([given_BxPxW.any(-1), plan_BxM >= 0], axis=1)
-        see = see_all if self.kind is Kind.BERT4REC else see_earlier
+        see = see_all if self.kind is SequentialKind.BERT4REC else see_earlier
         noise = 0.0
-        if self.kind is Kind.REAREC_PRL and isinstance(settings, ReaRecSettings):
+        if self.kind is SequentialKind.REAREC_PRL and isinstance(settings, ReaRecSettings):
             noise = settings.noise
         mask_BxLxL = see(shown_BxL.astype(jnp.int32))
         return self.reasoner(x_BxLxD, mask_BxLxL, key, first=self.context_positions, noise=noise)
 
     def recommends(self, x: Array) -> Array:
         """(..., T, D) -> (..., D): ERL's mean of the steps, else the last one."""
-        return x.mean(-2) if self.kind is Kind.REAREC_ERL else x[..., -1, :]
+        return x.mean(-2) if self.kind is SequentialKind.REAREC_ERL else x[..., -1, :]
 
     def scores(self, x: Array) -> Array:
         """(..., D) -> (..., A + 1): every action's score."""
@@ -161,7 +161,7 @@ class RowModel(nnx.Module):
         mask. All later positions are padding (causal models would not see them anyhow).
         """
         place_M = jnp.arange(self.longest)
-        if self.kind is Kind.BERT4REC:
+        if self.kind is SequentialKind.BERT4REC:
             shown_BxM = jnp.where(place_M == step, self.atoms + 2, ids_BxM)
         else:
             shown_BxM = started(ids_BxM, self.atoms)
@@ -188,7 +188,7 @@ def row_loss(
     models alike, since that is what prediction rests on. The batch has ``features`` (B, P, W),
     ``plan`` (B, M) with A behind the end, and ``weight`` (B,).
     """
-    if model.kind is Kind.BERT4REC:
+    if model.kind is SequentialKind.BERT4REC:
         return _masked_loss(model, batch, key, train)
     plan_BxM, settings = batch["plan"], model.settings
     draw_key, key = jax.random.split(key)
@@ -203,7 +203,7 @@ def row_loss(
     if train and x_NxTxD.shape[1] > 1:
         assert isinstance(settings, ReaRecSettings)
         steps_NxTxC = model.scores(x_NxTxD)
-        if model.kind is Kind.REAREC_ERL:
+        if model.kind is SequentialKind.REAREC_ERL:
             losses_N -= settings.kl_weight * steps_apart(steps_NxTxC)
         else:
             losses_N += progressive_loss(steps_NxTxC, targets_N, scale=settings.scale)

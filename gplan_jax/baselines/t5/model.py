@@ -98,7 +98,7 @@ class Norm(nnx.Module):
         return rms_norm(x, self.scale[...], self.epsilon)
 
 
-class Attention(nnx.Module):
+class T5Attention(nnx.Module):
     """Multi-head attention whose scores are not scaled: the initial weights are, instead."""
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
@@ -173,7 +173,7 @@ class EncoderBlock(nnx.Module):
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
         self.attention_norm = Norm(config)
-        self.attention = Attention(config, rngs=rngs)
+        self.attention = T5Attention(config, rngs=rngs)
         self.mlp_norm = Norm(config)
         self.mlp = FeedForward(config, rngs=rngs)
         self.dropout = config.dropout
@@ -191,9 +191,9 @@ class DecoderBlock(nnx.Module):
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
         self.attention_norm = Norm(config)
-        self.attention = Attention(config, rngs=rngs)
+        self.attention = T5Attention(config, rngs=rngs)
         self.cross_norm = Norm(config)
-        self.cross = Attention(config, rngs=rngs)
+        self.cross = T5Attention(config, rngs=rngs)
         self.mlp_norm = Norm(config)
         self.mlp = FeedForward(config, rngs=rngs)
         self.dropout = config.dropout

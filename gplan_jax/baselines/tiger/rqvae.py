@@ -66,7 +66,7 @@ def straight_through(encoded: jax.Array, quantized: jax.Array) -> jax.Array:
     return encoded + jax.lax.stop_gradient(quantized - encoded)
 
 
-class Mlp(nnx.Module):
+class CodeMlp(nnx.Module):
     """Linear layers with ReLU between them."""
 
     def __init__(self, widths: Sequence[int], rngs: nnx.Rngs) -> None:
@@ -84,8 +84,8 @@ class RqVae(nnx.Module):
 
     def __init__(self, inputs: int, settings: RqVaeSettings, rngs: nnx.Rngs) -> None:
         widths = (inputs, settings.hidden, settings.latent)
-        self.encoder = Mlp(widths, rngs)
-        self.decoder = Mlp(widths[::-1], rngs)
+        self.encoder = CodeMlp(widths, rngs)
+        self.decoder = CodeMlp(widths[::-1], rngs)
         shape = (settings.levels, settings.codes, settings.latent)
         self.codebooks = nnx.Param(jnp.zeros(shape))
 

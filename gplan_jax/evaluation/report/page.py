@@ -31,7 +31,7 @@ from gplan_jax.evaluation.report.page_tables import (
     study_table,
     tuning_lines,
 )
-from gplan_jax.evaluation.report.row_scores import RowScores, confusion_of, score_results
+from gplan_jax.evaluation.report.row_scores import ArmRowScores, confusion_of, score_results
 from gplan_jax.evaluation.report.verdict import against_reference, figure, verdict
 from gplan_jax.evaluation.significance.arm_summary import MEASURES, TITLES
 from gplan_jax.foundation.errors import GplanError
@@ -135,7 +135,7 @@ class Drawing:
 
 
 def _run(
-    key: str, results: ComparisonResults, scores: RowScores, library: IntentLibrary
+    key: str, results: ComparisonResults, scores: ArmRowScores, library: IntentLibrary
 ) -> dict[str, Any]:
     """What the templates say of one run; ``key`` keeps the ids of its parts apart."""
     reference = results.summary.reference

@@ -10,7 +10,7 @@ from statistics import mean, median
 from typing import Any
 
 from gplan_jax.evaluation.comparison.results import ComparisonResults
-from gplan_jax.evaluation.report.row_scores import RowScores, Slice, SliceMean
+from gplan_jax.evaluation.report.row_scores import ArmRowScores, Slice, SliceMean
 from gplan_jax.evaluation.report.verdict import MARKS, Standing, against_reference, figure, standing
 from gplan_jax.evaluation.significance.arm_summary import MEASURES, ArmDifference
 from gplan_jax.evaluation.significance.metric_study import StudyRow, metric_study
@@ -34,7 +34,7 @@ class TableCell:
     best: bool = False
 
 
-def result_lines(results: ComparisonResults, scores: RowScores) -> list[dict[str, Any]]:
+def result_lines(results: ComparisonResults, scores: ArmRowScores) -> list[dict[str, Any]]:
     """The main table: arms as given, floors last."""
     against = {measure: against_reference(results, measure) for measure in MEASURES}
     means = results.summary.arms

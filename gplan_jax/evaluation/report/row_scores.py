@@ -37,7 +37,7 @@ DISTANCES = {
 
 
 @dataclass(frozen=True)
-class RowScores:
+class ArmRowScores:
     """Scores of S seeds and R rows, by the measures of ``score_arm``."""
 
     constrained: Mapping[str, Mapping[str, np.ndarray]]  # arm -> measure -> float [S, R]
@@ -50,7 +50,7 @@ class RowScores:
     predicted: Mapping[str, np.ndarray]
 
 
-def score_results(results: ComparisonResults, library: IntentLibrary) -> RowScores:
+def score_results(results: ComparisonResults, library: IntentLibrary) -> ArmRowScores:
     """Scores all plans; GplanError where the means are not those of summary.json."""
 
     @cache
@@ -93,7 +93,7 @@ def score_results(results: ComparisonResults, library: IntentLibrary) -> RowScor
                     f"state. Remove {SUMMARY} and {MEND}."
                 )
     names = [dict(intent) for intent in firsts]
-    return RowScores(constrained, free, names, np.array(wanted), predicted)
+    return ArmRowScores(constrained, free, names, np.array(wanted), predicted)
 
 
 @dataclass(frozen=True)
@@ -172,28 +172,28 @@ class Slice:
         return self.count < FEW
 
 
-def by_order_type(results: ComparisonResults, scores: RowScores) -> list[Slice]:
+def by_order_type(results: ComparisonResults, scores: ArmRowScores) -> list[Slice]:
     """One slice an order type, the most frequent first."""
     keys = [row.facts.order_type for row in results.rows]
     often = sorted(set(keys), key=lambda key: (-keys.count(key), key))
     return slices_of(keys, {key: order_type_label(key) for key in often}, results, scores)
 
 
-def by_day_part(results: ComparisonResults, scores: RowScores) -> list[Slice]:
+def by_day_part(results: ComparisonResults, scores: ArmRowScores) -> list[Slice]:
     """One slice a part of the day."""
     keys = [day_part_of(row.facts.hour) for row in results.rows]
     labels = {part: DisplayName(f"{hours} h", part) for part, hours in DAY_PARTS.items()}
     return slices_of(keys, labels, results, scores)
 
 
-def by_hour(results: ComparisonResults, scores: RowScores) -> list[Slice]:
+def by_hour(results: ComparisonResults, scores: ArmRowScores) -> list[Slice]:
     """One slice an hour from 0 to 23, also where it has no rows."""
     keys = [str(row.facts.hour) for row in results.rows]
     labels = {str(hour): DisplayName(str(hour)) for hour in range(24)}
     return slices_of(keys, labels, results, scores, fold_small=False)
 
 
-def by_distance(results: ComparisonResults, scores: RowScores) -> list[Slice]:
+def by_distance(results: ComparisonResults, scores: ArmRowScores) -> list[Slice]:
     """One slice for each way the order's place may lie."""
     keys = [row.facts.order_distance for row in results.rows]
     known = {**DISTANCES, **{key: key for key in sorted(set(keys)) if key not in DISTANCES}}
@@ -204,7 +204,7 @@ def slices_of(
     keys: Sequence[str],
     labels: Mapping[str, DisplayName],
     results: ComparisonResults,
-    scores: RowScores,
+    scores: ArmRowScores,
     *,
     fold_small: bool = True,
 ) -> list[Slice]:
@@ -246,7 +246,7 @@ class Confusion:
     right: np.ndarray  # [K + 1], exactly right; of "others" less than its diagonal cell
 
 
-def confusion_of(arm: str, scores: RowScores, library: IntentLibrary) -> Confusion:
+def confusion_of(arm: str, scores: ArmRowScores, library: IntentLibrary) -> Confusion:
     """Counts an arm's constrained first intents against the wanted ones.
 
     Intents that the library doesn't admit are "others", so that no free text gets onto the page.

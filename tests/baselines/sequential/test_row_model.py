@@ -14,10 +14,10 @@ from flax import nnx
 from gplan_jax.baselines.rows.plan_mask import PlanMask
 from gplan_jax.baselines.sequential.row_model import (
     Bert4RecSettings,
-    Kind,
     ReaRecSettings,
     RowModel,
     RowSettings,
+    SequentialKind,
     asked_positions,
     decode_plans,
     masked_plans,
@@ -35,12 +35,12 @@ read, loss_of = nnx.jit(RowModel.__call__), nnx.jit(row_loss, static_argnums=3)
 
 
 @functools.cache
-def model(kind: Kind, steps: int = 2, loss: str = "softmax") -> RowModel:
+def model(kind: SequentialKind, steps: int = 2, loss: str = "softmax") -> RowModel:
     given: dict[str, Any] = {**SIZES, "loss": loss}
     settings: RowSettings
-    if kind is Kind.SASREC:
+    if kind is SequentialKind.SASREC:
         settings = RowSettings(**given)
-    elif kind is Kind.BERT4REC:
+    elif kind is SequentialKind.BERT4REC:
         settings = Bert4RecSettings(**given)
     else:
         settings = ReaRecSettings(**given, steps=steps)
@@ -55,8 +55,10 @@ def test_asked_and_started() -> None:
     assert started(PLANS, ATOMS).tolist() == [[7, 2, 0, -1], [7, 1, 2, 3], [7, 5, -1, -1]]
 
 
-@pytest.mark.parametrize("kind", [Kind.SASREC, Kind.REAREC_ERL, Kind.REAREC_PRL])
-def test_step_by_step_equals_teacher_forcing(kind: Kind) -> None:
+@pytest.mark.parametrize(
+    "kind", [SequentialKind.SASREC, SequentialKind.REAREC_ERL, SequentialKind.REAREC_PRL]
+)
+def test_step_by_step_equals_teacher_forcing(kind: SequentialKind) -> None:
     network = model(kind)
     forced, _ = read(network, FEATURES, started(PLANS, ATOMS))
     asked = asked_positions(PLANS, ATOMS)
@@ -70,7 +72,7 @@ def test_step_by_step_equals_teacher_forcing(kind: Kind) -> None:
 
 
 def test_rearec_without_steps_is_sasrec() -> None:
-    plain, none = model(Kind.SASREC), model(Kind.REAREC_ERL, 0)
+    plain, none = model(SequentialKind.SASREC), model(SequentialKind.REAREC_ERL, 0)
     shown = started(PLANS, ATOMS)
     first, second = read(plain, FEATURES, shown)[0], read(none, FEATURES, shown)[0]
     np.testing.assert_array_equal(plain.recommends(first), none.recommends(second))
@@ -80,7 +82,7 @@ def test_rearec_without_steps_is_sasrec() -> None:
 
 
 def test_what_bert4rec_is_shown_when_it_predicts() -> None:
-    shown = model(Kind.BERT4REC).shown_plan(PLANS, jnp.array(2))
+    shown = model(SequentialKind.BERT4REC).shown_plan(PLANS, jnp.array(2))
     assert shown.tolist() == [[2, 0, MASK, -1], [1, 2, MASK, -1], [5, 6, MASK, -1]]
 
 
@@ -89,7 +91,7 @@ def test_mask_last_instances_are_what_prediction_meets() -> None:
     shown, hidden = masked_plans(plans, ATOMS, jax.random.key(0), 0.3, 1.0)
     assert (np.asarray(hidden).sum(1) == 1).all()
     cuts = np.asarray(hidden).argmax(1)
-    expected = np.stack([model(Kind.BERT4REC).shown_plan(plan[None], jnp.array(cut))[0]
+    expected = np.stack([model(SequentialKind.BERT4REC).shown_plan(plan[None], jnp.array(cut))[0]
                          for plan, cut in zip(plans[:9], cuts[:9], strict=True)])  # fmt: skip
     np.testing.assert_array_equal(shown[:9], expected)
     assert {tuple(c) for c in zip(range(3), cuts[:3], strict=True)}
@@ -108,8 +110,8 @@ def test_other_instances_show_the_whole_plan_but_what_they_hide() -> None:
     np.testing.assert_array_equal(np.asarray(shown)[seen], np.asarray(plans)[seen])
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_validation_is_the_cross_entropy_of_every_next_action(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", list(SequentialKind))
+def test_validation_is_the_cross_entropy_of_every_next_action(kind: SequentialKind) -> None:
     network = model(kind)
     batch = {"features": FEATURES, "plan": PLANS, "weight": jnp.array([1.0, 1.0, 0.0])}
     total, count = loss_of(network, batch, jax.random.key(0), False)
@@ -124,8 +126,8 @@ def test_validation_is_the_cross_entropy_of_every_next_action(kind: Kind) -> Non
     assert float(total) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_training_losses_are_finite_and_weightless_rows_count_nothing(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", list(SequentialKind))
+def test_training_losses_are_finite_and_weightless_rows_count_nothing(kind: SequentialKind) -> None:
     network = model(kind, loss="bce")
     batch = {"features": FEATURES, "plan": PLANS, "weight": jnp.array([1.0, 1.0, 0.0])}
     total, count = loss_of(network, batch, jax.random.key(0), True)
@@ -136,8 +138,8 @@ def test_training_losses_are_finite_and_weightless_rows_count_nothing(kind: Kind
     )
 
 
-@pytest.mark.parametrize("kind", [Kind.SASREC, Kind.BERT4REC])
-def test_padded_context_positions_change_nothing(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [SequentialKind.SASREC, SequentialKind.BERT4REC])
+def test_padded_context_positions_change_nothing(kind: SequentialKind) -> None:
     network = model(kind)
     padded = FEATURES.at[:, 1].set(0)
     shown = network.shown_plan(PLANS, jnp.array(1))
@@ -152,7 +154,7 @@ def test_padded_context_positions_change_nothing(kind: Kind) -> None:
 
 
 def test_decoded_plans_are_greedy_and_obey_the_rules() -> None:
-    network = model(Kind.SASREC)
+    network = model(SequentialKind.SASREC)
     features = np.asarray(FEATURES)
     for constrained in (True, False):
         found = decode_plans(*nnx.split(network), features, RULES, constrained=constrained)

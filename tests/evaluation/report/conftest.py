@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gplan_jax.evaluation.comparison.results import ComparisonResults, read_results
-from gplan_jax.evaluation.report.row_scores import RowScores, score_results
+from gplan_jax.evaluation.report.row_scores import ArmRowScores, score_results
 from gplan_jax.gsisr import IntentLibrary
 
 
@@ -22,5 +22,5 @@ def results(kept_run: Path) -> ComparisonResults:
 
 
 @pytest.fixture(scope="session")
-def scores(results: ComparisonResults, library: IntentLibrary) -> RowScores:
+def scores(results: ComparisonResults, library: IntentLibrary) -> ArmRowScores:
     return score_results(results, library)

@@ -11,8 +11,8 @@ import pytest
 from gplan_jax.evaluation.comparison.results import ComparisonResults, read_results
 from gplan_jax.evaluation.report import row_scores
 from gplan_jax.evaluation.report.row_scores import (
+    ArmRowScores,
     DisplayName,
-    RowScores,
     confusion_of,
     intent_label,
     order_type_label,
@@ -25,7 +25,7 @@ from gplan_jax.gsisr import IntentLibrary, parse_plan, score_prediction
 
 
 def test_means_are_those_of_the_summary_and_of_the_metric(
-    results: ComparisonResults, scores: RowScores, library: IntentLibrary
+    results: ComparisonResults, scores: ArmRowScores, library: IntentLibrary
 ) -> None:
     for arm in results.arms:
         for measure in MEASURES:
@@ -60,13 +60,13 @@ def test_a_label_without_a_plan_is_refused(run_folder: Path, library: IntentLibr
     "make",
     [row_scores.by_order_type, row_scores.by_day_part, row_scores.by_hour, row_scores.by_distance],
 )
-def test_slices_sum_to_the_total(make, results: ComparisonResults, scores: RowScores) -> None:  # type: ignore[no-untyped-def]
+def test_slices_sum_to_the_total(make, results: ComparisonResults, scores: ArmRowScores) -> None:  # type: ignore[no-untyped-def]
     found = make(results, scores)
     assert sorted(i for one in found for i in one.rows.tolist()) == list(range(40))
 
 
 def test_means_of_slices_make_up_the_mean_of_all(
-    results: ComparisonResults, scores: RowScores
+    results: ComparisonResults, scores: ArmRowScores
 ) -> None:
     keys = [["even", "odd"][i % 2] for i in range(40)]
     labels = {"even": DisplayName("even"), "odd": DisplayName("odd")}
@@ -79,7 +79,7 @@ def test_means_of_slices_make_up_the_mean_of_all(
 
 
 def test_small_slices_are_folded_and_have_no_figures_alone(
-    results: ComparisonResults, scores: RowScores
+    results: ComparisonResults, scores: ArmRowScores
 ) -> None:
     keys = ["many"] * 34 + ["few"] * 4 + ["one", "two"]
     labels = {key: DisplayName(key) for key in ("few", "one", "two", "many")}
@@ -89,7 +89,7 @@ def test_small_slices_are_folded_and_have_no_figures_alone(
 
 
 def test_confusions_sum_to_rows_times_seeds(
-    results: ComparisonResults, scores: RowScores, library: IntentLibrary
+    results: ComparisonResults, scores: ArmRowScores, library: IntentLibrary
 ) -> None:
     for arm in results.arms:
         confusion = confusion_of(arm, scores, library)
@@ -102,7 +102,7 @@ def test_confusions_sum_to_rows_times_seeds(
 
 
 def test_confusions_by_hand(
-    results: ComparisonResults, scores: RowScores, library: IntentLibrary
+    results: ComparisonResults, scores: ArmRowScores, library: IntentLibrary
 ) -> None:
     confusion = confusion_of("trigger_table", scores, library)
     pairs = Counter(
