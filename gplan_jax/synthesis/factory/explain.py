@@ -62,15 +62,14 @@ def explain_file(
 ) -> ExplainReport:
     """Streams the rows of ``source`` to ``out``, each label with a trace before its plan.
 
-    A trace that a row already has is replaced. ``out`` appears whole or not at all. The source is
-    read once before the teacher is asked anything, so that a faulty row ends the run before it has
-    cost something. ``teacher``, the rules where None, is closed at the end.
+    ``teacher``, the rules where None, replaces a trace that a row has; it is closed at the end.
     """
     if Path(source).resolve() == Path(out).resolve():
         raise GplanError(f"{out} is also the source; name another output.")
     teacher = teacher or RuleTeacher(library)
     faulty = faulty or FaultyRows()
     already, characters = faulty.total, 0
+    # A faulty row ends the run here, before the teacher has cost something.
     total = sum(1 for _ in _labelled(source, library, FaultyRows(faulty.on_error)))
 
     async def explained(row: tuple[int, Sample, Label]) -> tuple[Sample, int] | RowError:

@@ -69,9 +69,8 @@ def filter_file(
 ) -> tuple[FactoryReport, PassRates]:
     """Copies the rows of ``source`` that pass the whole filter to ``out``, as they are.
 
-    Beside it stand NAME.removed.jsonl, each other row and why, and NAME.report.json. The files
-    appear together or not at all. Nothing is asked and duplicates are left in: this is the filter
-    of a finished plan, the same that an evaluation applies to a model's answers.
+    Removed rows and the report appear with it. Duplicates are left in: this is the filter that an
+    evaluation applies to a model's answers.
     """
     files = OutputFiles(out)
     files.check({"the data": source}, test=True)

@@ -65,10 +65,7 @@ class PlanMix:
         return {**other.to_dict(library), "distance": distances}
 
     def suggested_target_blocks(self) -> int | None:
-        """B* of CALR: the 90th percentile of B = 2 + |Y|, the blocks of a row; None without rows.
-
-        The least b such that nine rows of ten have at most b blocks (``optimizer.target_blocks``).
-        """
+        """B* of CALR (``optimizer.target_blocks``): 90th percentile of B = 2 + |Y|."""
         seen = 0
         for length in sorted(self.lengths):
             seen += self.lengths[length]
@@ -85,10 +82,7 @@ def shares(counts: Mapping[str, int], order: Iterable[str] = ()) -> dict[str, fl
 
 
 def distance(mine: Mapping[Any, int], others: Mapping[Any, int]) -> float | None:
-    """Total variation distance of two mixes, half the sum of |share - share|: 0 same, 1 apart.
-
-    None where one of them is empty.
-    """
+    """Total variation distance, half the sum of |share - share|; None where a mix is empty."""
     here, there = sum(mine.values()), sum(others.values())
     if not here or not there:
         return None

@@ -52,11 +52,7 @@ class Removal:
 
 
 def check_label(sample: Sample, library: IntentLibrary) -> Label | tuple[Violation, ...]:
-    """The label in ``raw_labels`` of ``sample`` where it passes the whole filter, else its faults.
-
-    Beside the rules of ``check_plan``, the reasoning in front of a plan must be well formed, with
-    one step for each intent (format: broken_reasoning). Rows without reasoning pass.
-    """
+    """The label of ``sample`` where it and its reasoning (if any) pass, else its faults."""
     if faults := check_plan(sample.raw_labels, library):
         return tuple(faults)
     try:
@@ -69,13 +65,8 @@ def check_label(sample: Sample, library: IntentLibrary) -> Label | tuple[Violati
 class Duplicates:
     """Rows seen so far, as 8-byte digests: about 150 bytes of memory a row that is kept.
 
-    Two rows are exact duplicates where their context and plan are the same, and near ones where
-    their normal forms are: all columns but ``id`` (a user may come under another one), with the
-    times cut to the hour and runs of white space made one space, and the plan. The reasoning
-    doesn't count: two explanations of one plan in one context are not two rows to learn from.
-
-    With n rows two different ones are taken for duplicates with a probability of n^2 / 2^65; at
-    ten million rows, one in 370,000.
+    The reasoning doesn't count: two explanations of one plan are not two rows to learn from. With
+    n rows two different ones are taken for duplicates with a probability of n^2 / 2^65.
     """
 
     def __init__(self) -> None:
@@ -84,12 +75,10 @@ class Duplicates:
     def find(
         self, row: int, sample: Sample, plan: Plan
     ) -> tuple[Literal["exact", "near"], int] | None:
-        """How ``sample`` with ``plan`` repeats a row and that row's number; None where it is new.
-
-        A new one is remembered under ``row``.
-        """
+        """How ``sample`` with ``plan`` repeats which row; None where it is new."""
         columns = {column: getattr(sample, column) for column in CONTEXT_COLUMNS}
         exact = _digest(columns.values(), plan)
+        # Near ones agree in all but the id, with times cut to the hour and single blanks.
         del columns["id"]
         near = _digest(
             (

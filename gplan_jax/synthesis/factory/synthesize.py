@@ -1,8 +1,7 @@
 """The factory: contexts -> teacher -> filter -> duplicates -> split by user -> files.
 
-Nothing is remembered but counts and digests, so a run takes the same memory at any length. It is a
-function of its settings, and a paid teacher keeps its answers, so a run that was stopped is
-continued by running it again.
+Memory holds only counts and digests. A stopped run is continued by running it again: a paid
+teacher keeps its answers.
 """
 
 from __future__ import annotations
@@ -79,11 +78,7 @@ class SynthesisResult:
 def synthesize(
     settings: SynthesisSettings, library: IntentLibrary, *, faulty: FaultyRows | None = None
 ) -> SynthesisResult:
-    """A run from its settings: reads, asks, filters and writes; see ``run_factory``.
-
-    A file of contexts is read once before the teacher is asked anything, so that a faulty row ends
-    the run before it has cost something.
-    """
+    """A run from its settings: reads, asks, filters and writes; see ``run_factory``."""
     if (settings.rows is None) == (settings.data is None):
         raise GplanError("Name either --rows N, rows of the simulated world, or --data FILE.")
     if settings.rows is not None and settings.limit is not None:
@@ -111,6 +106,7 @@ def synthesize(
         contexts, total = numbered(simulated), settings.rows
     else:
         trial = FaultyRows(faulty.on_error)
+        # A faulty row ends the run here, before the teacher has cost something.
         total = sum(1 for _ in file_contexts(settings.data, trial, limit=settings.limit))
         contexts = file_contexts(settings.data, faulty, limit=settings.limit)
 
@@ -166,24 +162,11 @@ def run_factory(
     note: Note = "",
     faulty: FaultyRows | None = None,
 ) -> FactoryReport:
-    """Asks the teacher about each context and writes ``files``, all at the end.
+    """Asks the teacher about each context and writes ``files``, all at the end or none.
 
-    Every context is either kept or removed; its row number stands in one file exactly. The teacher
-    is closed at the end.
-
-    Args:
-        test_fraction: share of the users whose rows go to the file of test rows.
-        seed: of that choice.
-        wanted: stop once so many rows are kept; all contexts are asked for where None.
-        compare: the plans that the report sets the kept ones beside.
-        settings: what else the report should say about the run, in plain JSON values.
-        total: how many contexts there are, for the progress bar.
-        note: what the bar shows beside the rate.
-        faulty: where the faults of rows that can't be read turn up while ``contexts`` is read.
-
-    Raises:
-        GplanError: whatever ends a run: a faulty context, a server that can't be reached, a spent
-            budget, a teacher none of whose answers passes. No file appears then.
+    Every context is kept or removed; its row number stands in one file exactly. The run stops at
+    ``wanted`` kept rows. ``faulty`` gets the faults met while ``contexts`` is read; ``total`` and
+    ``note`` are for the progress bar. The teacher is closed at the end.
     """
     report = FactoryReport(library)
     duplicates = Duplicates()
@@ -285,9 +268,8 @@ def numbered(samples: Iterable[Sample]) -> Iterator[NumberedContext]:
 class UntilEnough(Iterator[T]):
     """The items of a stream, but never more under way than are still wanted.
 
-    It pauses, as if at its end, while as many items are out as are missing, and goes on once one of
-    them turned out useless. So a teacher that is paid by the answer isn't asked for a row too many.
-    (No generator can do this: it would have ended for good.)
+    It pauses, as if at its end, and goes on once an item turned out useless, so a paid teacher
+    isn't asked for a row too many. (A generator would have ended for good.)
     """
 
     def __init__(self, items: Iterable[T], missing: Callable[[], float]) -> None:

@@ -104,10 +104,7 @@ def faults_of(draft: Draft, library: IntentLibrary) -> list[DraftFault]:
 
 
 def plan_words(plan: Plan, library: IntentLibrary) -> str:
-    """A plan in words, for example 打车到订单地 → 订单提醒.
-
-    What is broken or of another library is told as far as it goes.
-    """
+    """A plan in words, for example 打车到订单地 → 订单提醒; a broken one as far as it goes."""
     texts = []
     for intent in plan:
         name = intent.get(library.tool_key, "?")

@@ -57,10 +57,8 @@ def draw_rows(
 ) -> Draw:
     """Draws up to ``count`` rows of ``path``, as many from each stratum as there are.
 
-    One row of each user is drawn by a hash of the seed, so that it depends on no other user. Then
-    every stratum gives one user in turn until there are enough; so each stretch of the review
-    covers all strata, and an expert who stops half-way has still seen all of them. The file is
-    read twice and never held.
+    Strata take turns, so an expert who stops half-way has seen all of them. One row of each user is
+    drawn by a hash of the seed, so that it depends on no other user.
     """
     faulty = faulty or FaultyRows()
     users: dict[str, tuple[bytes, int, Stratum]] = {}
@@ -113,8 +111,7 @@ def write_review_files(
 ) -> CandidatesReport:
     """Draws rows and writes their review file, and the candidates' file beside it.
 
-    A row with a plan keeps it, and its reasoning; a plan without reasoning is explained by
-    ``teacher``, a row without a plan is planned for by it. ``teacher`` is closed at the end.
+    ``teacher`` plans or explains where a row has no plan or reasoning; it is closed at the end.
     """
     candidates_path = check_out(out)
     faulty = faulty or FaultyRows()

@@ -68,19 +68,11 @@ def import_reviews(
     undecided: Literal["error", "skip"] = "error",
     on_disagreement: Literal["error", "first", "reject"] = "error",
 ) -> ImportReport:
-    """Writes the seed file of one or more reviews of the same candidates, and its report beside it.
+    """Writes the seed file of reviews of the same candidates, and its report beside it.
 
     Contexts come from the candidates' file, so no review can have changed them. Reviewers agree on
-    a candidate where all who decided it reject it, or leave the same plan with the same reasoning.
-
-    Args:
-        undecided: "skip" leaves out what nobody has decided, "error" lists it.
-        on_disagreement: "error" lists the candidates, "first" takes the decision of the review
-            named first, "reject" leaves the candidate out.
-
-    Raises:
-        GplanError: a file can't be read; all faults of a file, each with row and column;
-            undecided candidates or disagreements that no rule settles; or no seed is left.
+    a candidate where all who decided it reject it, or leave the same plan with the same reasoning;
+    else "first" takes the review named first, "reject" leaves it out, "error" lists all such.
     """
     files = list(reviews)
     _check_out(out, files)

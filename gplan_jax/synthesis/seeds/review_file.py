@@ -1,12 +1,9 @@
 """The review file: a CSV that an expert edits in a spreadsheet program or on the review page.
 
-One line a candidate. What is to be judged stands in words and as JSON; the context itself is in the
-candidates' file. Cells that no one edits are compared with that file when the review is read, so
-that columns sorted apart, lines of another review or cells that a program rewrote come to light.
-
-A cell that begins with one of ``= + - @`` (also in full width), a tab or a line break could be run
-as a formula or a command (OWASP, "CSV Injection"). Such a cell gets an apostrophe in front, and so
-does one that begins with an apostrophe, so that reading takes away exactly what writing has added.
+Cells that no one edits are compared with the candidates' file on reading, so that columns sorted
+apart or rewritten cells come to light. A cell that could run as a formula (it begins with one of
+``= + - @``, a tab or a line break; OWASP, "CSV Injection") gets an apostrophe in front, and so does
+one that begins with an apostrophe, so that reading takes away exactly what writing has added.
 """
 
 from __future__ import annotations
@@ -63,10 +60,9 @@ def differing_parts(decisions: Iterable[Decision]) -> list[Literal["plan", "reas
 def verdict_faults(
     path: Path | str, candidate: SeedCandidate, decision: Decision, library: IntentLibrary
 ) -> list[RowError]:
-    """Everything that keeps a decision from becoming a seed; [] for one that is no seed anyway.
+    """Why a decision can't become a seed; [] for one that is no seed anyway.
 
-    "accept" keeps the proposal to the letter, "edit" changes it; what either leaves passes the
-    filter, has one STEP an intent and no tag in any text. Review page and import check by this.
+    "accept" keeps the proposal to the letter, "edit" changes it. Page and import check by this.
     """
     if decision.verdict not in KEPT:
         return []
@@ -188,10 +184,9 @@ def read_reviews(
 def read_review(
     path: Path, candidates: Sequence[SeedCandidate], library: IntentLibrary
 ) -> list[Decision]:
-    """Reads a review file, however a spreadsheet program has saved it: commas, semicolons or tabs.
+    """Reads a review file as any spreadsheet program saves it: commas, semicolons or tabs.
 
-    Lines may be in another order and some may be missing; those are not in the result. Row numbers
-    in errors are those of the column ``row``.
+    Lines may be missing or moved; rows in errors are those of the column ``row``.
     """
     by_row = {candidate.row: candidate for candidate in candidates}
     decisions: dict[int, Decision] = {}

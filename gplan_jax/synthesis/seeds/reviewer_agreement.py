@@ -1,11 +1,9 @@
-"""How far two reviewers of the same candidates agree: Cohen's kappa, and where they differ.
+"""How far two reviewers agree: Cohen's kappa (Cohen 1960), and where they differ.
 
     kappa = (p_o - p_e) / (1 - p_e),    p_o = share of equal answers,
                                         p_e = sum over categories c of p_first(c) p_second(c)
 
-(Cohen 1960). 1 is full agreement, 0 what two reviewers who answer at random with their own
-frequencies reach. Where both gave one and the same answer throughout, p_e = 1 and kappa says
-nothing: it is None.
+None where p_e = 1: both gave one and the same answer throughout.
 """
 
 from __future__ import annotations
@@ -132,9 +130,7 @@ def measure(
 ) -> Measure:
     """Raw agreement, kappa and its bootstrap interval of two lists of answers to one question.
 
-    Rows are drawn with replacement, RESAMPLES times; as each user is in the review at most once,
-    they are independent. Resamples whose kappa is undefined are left out; the interval is None
-    where that leaves fewer than half.
+    Resamples whose kappa is undefined are left out; None where fewer than half remain.
     """
     if not first:
         return Measure(name, 0, None, None, None)

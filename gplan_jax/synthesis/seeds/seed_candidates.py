@@ -1,8 +1,6 @@
 """Candidates: rows with a proposed plan and reasoning, to be reviewed; and their file.
 
-The file lies beside the review file, as review.candidates.jsonl. It holds what no expert edits:
-the context and the proposal, by row. No spreadsheet program ever opens it, so neither times nor
-ids nor long histories can be damaged there.
+review.candidates.jsonl holds what no expert edits, so no spreadsheet can damage times or ids.
 """
 
 from __future__ import annotations
@@ -42,10 +40,9 @@ class SeedCandidate:
 
 
 def environment(sample: Sample) -> Environment:
-    """The facts of a row in words, which an expert reads before judging a plan: titles and texts.
+    """The facts of a row in Chinese words for an expert: titles and texts.
 
-    They are in Chinese, as the rows and the reasoning are. A value of the row takes one line and is
-    cut where it is long: nothing here can pass for another fact.
+    A value takes one line and is cut where it is long: nothing here can pass for another fact.
     """
 
     def cut(value: str) -> str:

@@ -1,8 +1,4 @@
-"""Reading a log: its files, sorted by user and time with DuckDB, as a stream of events.
-
-DuckDB sorts within its memory limit and spills to a directory of its own, so that a log may be
-larger than memory; what comes out is read in batches.
-"""
+"""A log as a stream of events: sorted by user and time in DuckDB, which spills to disk."""
 
 from __future__ import annotations
 
@@ -153,11 +149,8 @@ def open_log(
 ) -> Iterator[EventLog]:
     """Opens the files of a log and checks that they have the columns that the spec maps.
 
-    Args:
-        logs: files or glob patterns; .csv, .jsonl and .parquet may be mixed.
-        temporary: an existing directory for what DuckDB spills.
-        users: a file with a row a user.
-        memory_limit: of DuckDB, as it writes it: 500MB, 2GB.
+    ``logs`` are files or glob patterns, ``users`` a file with a row a user, ``temporary`` a
+    directory for what DuckDB spills, ``memory_limit`` as DuckDB writes it: 500MB, 2GB.
     """
     paths = log_files(logs)
     connection = connect(temporary, memory_limit, spec.log.time.zone)

@@ -1,8 +1,7 @@
 """Events of a log and their places: free text made safe for columns read back by punctuation.
 
-The behaviour columns separate entries by commas and find a place's id after the last 的, so an id
-or a name with such characters would break its neighbours. Ids are escaped so that different ones
-stay different; words (categories, cities) are only read by people and models, and get look-alikes.
+The behaviour columns separate entries by commas and find a place's id after the last 的. So ids are
+escaped and stay different; words, which only people and models read, get look-alikes.
 """
 
 from __future__ import annotations
@@ -24,10 +23,7 @@ _FULL_WIDTH = {chr(code): chr(code + 0xFEE0) for code in range(0x21, 0x7F)}
 
 
 class LogEvent(NamedTuple):
-    """One row of the log: text as it stands there ("" where empty), times in the spec's zone.
-
-    ``profile`` holds the values of ``PROFILE_FIELDS``, or nothing where the log maps none.
-    """
+    """One row of the log: text ("" where empty), times in the spec's zone, profile if mapped."""
 
     user: str
     when: datetime
@@ -73,11 +69,10 @@ NOWHERE = Spot()
 
 @lru_cache(_CACHE)
 def place_id(text: str) -> str:
-    """A place's id as the rows write it, ``p_...``; "" stays "".
+    """A place's id as the rows write it, ``p_...``; "" stays "", different ids stay different.
 
-    Letters and digits of any script (but 的), ``-`` and ``.`` stay; every other character becomes
-    the %XX of its UTF-8 bytes; one longer than 64 characters is cut and ends in a digest. An id
-    that begins with ``p_`` keeps it once. So different ids stay different.
+    All but letters, digits, ``-`` and ``.`` (and 的) becomes the %XX of its UTF-8 bytes; an id
+    longer than 64 characters is cut and ends in a digest.
     """
     if not text:
         return ""
@@ -92,10 +87,9 @@ def user_id(text: str) -> str:
 
 @lru_cache(_CACHE)
 def word(text: str) -> str:
-    """A category, city or district: one line without characters that structure text.
+    """A category, city or district: one line, cut after 64 characters.
 
-    White space becomes one blank, control characters go, and ASCII punctuation but
-    ``- . / ( ) & ; : + _ |`` becomes its full-width form (``,`` ，). Cut after 64 characters.
+    ASCII punctuation but ``- . / ( ) & ; : + _ |`` becomes its full-width form (``,`` ，).
     """
     return _harmless(text, _WORD_KEPT)[:LONGEST_WORD].strip()
 

@@ -1,7 +1,4 @@
-"""The files of a log in DuckDB: which there are, their columns, and one sorted query over them.
-
-DuckDB is imported only where a log is read; its errors become ours.
-"""
+"""The files of a log in DuckDB: their columns, and one sorted query over all of them."""
 
 from __future__ import annotations
 
@@ -154,11 +151,10 @@ def _json_keys(connection: Any, path: Path, wanted: set[str]) -> list[str]:
 
 
 def log_query(files: Sequence[LogFile], spec: LogSpec, *, lenient: bool) -> str:
-    """All events of the log, sorted by user, time and then everything else.
+    """All events of the log, sorted by user, time and then everything else, not by file or row.
 
-    Columns: user, time, ``TEXT_FIELDS``, the three order times, ``PROFILE_FIELDS`` where any of
-    them is mapped, what is wrong with the row (NULL: nothing), file number, row number in it.
-    The order depends on the events alone, not on files or rows.
+    Columns: user, time, ``TEXT_FIELDS``, the three order times, ``PROFILE_FIELDS`` where any is
+    mapped, what is wrong with the row (NULL: nothing), file number, row number in it.
     """
     columns: dict[str, str | None] = spec.columns.model_dump()
     profile = PROFILE_FIELDS if any(columns[field] for field in PROFILE_FIELDS) else ()

@@ -1,7 +1,6 @@
 """The pure core: the events of one user, in order of time, to rows of the public schema.
 
-A row is made from the events up to the one that triggers it, so nothing that comes later can
-change it. What is held of a user is bounded by the spec, whatever the number of events.
+No later event can change a row; what is held of a user is bounded by the spec.
 """
 
 from __future__ import annotations
@@ -51,12 +50,7 @@ class MomentCounts:
 def find_contexts(
     events: Iterable[LogEvent], profile: Mapping[str, str], spec: TriggerSpec, counts: MomentCounts
 ) -> Iterator[Sample]:
-    """Yields the rows of one user.
-
-    Args:
-        events: of one user, in order of time; their words are declared in the spec.
-        profile: what the users' file tells, by the names of ``ProfileColumns``.
-    """
+    """Yields the rows of one user, from events in order of time with declared words."""
     search = UserSearch(spec, profile, counts)
     for event in events:
         row = search.observe(event)
@@ -149,12 +143,7 @@ class UserSearch:
         city_before: str,
         located: bool,
     ) -> bool:
-        """Whether the conditions on city and past events hold; what is unknown does not.
-
-        Args:
-            city_before: the city of the located event before; "" where there was none.
-            located: the event itself says where the user is.
-        """
+        """Whether the conditions on city and past events hold; what is unknown does not."""
         if rule.city is not None:
             city, home = position.city if position else "", self._home.city
             if rule.city.home is not None and (
@@ -247,11 +236,7 @@ class UserSearch:
 def matching_order(
     condition: OrderCondition, orders: Sequence[TrackedOrder], now: datetime, city: str
 ) -> TrackedOrder | None:
-    """The order that meets a condition; of several the one whose start is nearest, else by key.
-
-    Args:
-        city: where the user is; "" where that is unknown or stale.
-    """
+    """The order that meets a condition; of several the one whose start is nearest, else by key."""
 
     def holds(order: TrackedOrder) -> bool:
         if order.type not in condition.types or order.state not in condition.states:

@@ -1,7 +1,4 @@
-"""The trigger spec: how a log is read, what its words mean and which moments make a row.
-
-docs/triggers.md describes every key.
-"""
+"""The trigger spec: how a log is read and which moments make a row (docs/triggers.md)."""
 
 from __future__ import annotations
 
@@ -310,12 +307,7 @@ class TriggerSpec(Config):
 
 
 def load_triggers(path: str | Path | None = None, overrides: Sequence[str] = ()) -> TriggerSpec:
-    """Reads a trigger spec; the shipped one without ``path``.
-
-    Raises:
-        GplanError: the file is missing or no YAML; a key, or a word that a rule or event refers
-            to, is unknown (near ones are listed); or a value is wrong.
-    """
+    """Reads a trigger spec, the shipped one without ``path``; faults are a GplanError."""
     path = path or SHIPPED_SPEC
     spec = load_config(TriggerSpec, path, overrides)
     if problems := list(_unknown_words(spec)):

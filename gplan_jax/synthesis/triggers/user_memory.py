@@ -140,10 +140,7 @@ class Stays:
 
 
 def habitual_spots(profile: Mapping[str, str], stays: Stays | None) -> tuple[Spot, Spot]:
-    """Home and work: what the profile tells, and the stays where it doesn't.
-
-    A home found from stays is dropped where it is not in the city that the profile tells.
-    """
+    """Home and work: the profile's, else from stays, a home only in the profile's city."""
 
     def told(name: str) -> Spot:
         parts = (f"{name}_{part}" for part in ("place", "category", "city", "district"))
@@ -161,11 +158,7 @@ def habitual_spots(profile: Mapping[str, str], stays: Stays | None) -> tuple[Spo
 
 @dataclass(slots=True)
 class BehaviorEntry:
-    """What a user did in one hour about one place.
-
-    ``user_city`` is where the user was then ("" unknown); ``ordered`` says that an order was
-    among it.
-    """
+    """What a user did in one hour about one place; ``user_city`` is where the user was then."""
 
     when: datetime
     spot: Spot
@@ -174,10 +167,7 @@ class BehaviorEntry:
     ordered: bool
 
     def locality(self, home_city: str) -> str:
-        """How the place lies to the user's home, and whether the user was in its city.
-
-        As in the public rows, an order away from home is at an unknown place.
-        """
+        """How the place lies to the home; an order away from it: unknown, as in public rows."""
         city = self.spot.city
         if not city or not home_city:
             return UNKNOWN

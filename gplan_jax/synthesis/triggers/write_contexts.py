@@ -112,14 +112,8 @@ def write_contexts(
 ) -> TriggerReport:
     """Searches a log for triggers and writes a row for each, without a label.
 
-    Rows come by user id, those of a user in order of time. They depend on the events alone: not
-    on their order, nor on which files hold them. ``out`` appears whole or not at all, the counts
-    beside it as NAME.report.json; what DuckDB spills lies beside it meanwhile.
-
-    Args:
-        logs, users, memory_limit: see ``open_log``.
-        faulty: what becomes of faulty rows; their counts by kind are in the report.
-        limit: stop after so many rows.
+    Rows come by user id, then time, and depend on the events alone, not on their order or files.
+    ``out`` and its report appear whole or not at all; see ``open_log`` for the log's parameters.
     """
     out, faulty = Path(out), faulty or FaultyRows()
     check_suffix(out)
