@@ -106,11 +106,7 @@ PairWriter = Callable[[ContextPair], None]
 
 @contextmanager
 def context_pair_writer(path: str | Path) -> Iterator[PairWriter]:
-    """Yields what writes a pair, both its directions, to a file that appears whole or not at all.
-
-    Raises:
-        GplanError: the name doesn't end in .jsonl, or a pair's contexts break ``check_shared``.
-    """
+    """Yields what writes both directions of a pair to a file that appears whole or not at all."""
     path = Path(path)
     _check_suffix(path)
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -146,16 +142,11 @@ def read_context_pairs(
     A pair has both its directions on neighbouring lines, shared columns that are identical, the
     columns in ``provenance.changed`` that are not, readable times, responses that parse against
     ``library`` and break no rule of ``check_plan``, and in each direction the other's ``chosen``
-    as its ``rejected``.
-
-    Args:
-        plans: "differ" admits pairs with two plans, "equal" those whose contexts share one.
-        faulty: what becomes of faulty pairs; their ``row`` is the line's number in the file, from
-            1. The first one ends the reading where None.
+    as its ``rejected``. ``plans``: "equal" admits pairs whose contexts share a plan instead.
 
     Raises:
         GplanError: the file is missing or not .jsonl (at once), or no pair is left.
-        RowError: a pair is faulty and not left out.
+        RowError: a pair is faulty and not left out; its row is the line's number, from 1.
     """
     path = Path(path)
     _check_suffix(path)

@@ -26,15 +26,11 @@ _WEEKDAYS = "一二三四五六日"
 
 @dataclass(frozen=True)
 class Behavior:
-    """One short-term entry: an hour, the actions in it, and the place they were about.
-
-    ``locality`` is the column's own word: 本地 at home, 异地行前 before a journey, 异地行中 on one,
-    未知地点 unknown.
-    """
+    """One short-term entry: an hour, the actions in it, and the place they were about."""
 
     when: datetime
     actions: tuple[str, ...]
-    locality: str
+    locality: str  # 本地 at home, 异地行前 before a journey, 异地行中 on one, 未知地点 unknown
     category: str
     place: str
 
@@ -124,72 +120,44 @@ REQUEST_TIME, ORDER_TIMES = "currenttime", ("trigger_5", "trigger_6", "trigger_7
 class Facts:
     """Everything derivable from a row's columns that a planner or a rule needs.
 
-    Order (the event that triggered the plan):
-        order_type: its type as written, 酒店, 加油, ...; "" without an order.
-        order_distance: where its place lies: at the current place ("here"), in the same district,
-            in the same city, elsewhere; "unknown" where a column is empty.
-        order_in_home_city, order_at_home, order_at_work: whether its place is in the home city, is
-            the first or second habitual place; None where unknown.
-        minutes_since_order: since it was made; None where unknown.
-        hours_to_start, hours_to_end: from now to its start and end, negative once past.
-        days_to_start: the same in calendar days: 0 today, 1 tomorrow.
-        starts_at_midnight: its start is a mere date.
-        phase: before its start, during it, started without a known end, ended, unknown.
-        order_category: what kind of place its place is, where the history tells; else "".
-        order_recency: how many behaviours ago its place was last looked at, 0 the latest; None
-            where never.
-        order_visits: how often the long-term history names its place.
-
-    Current place and time:
-        now: the current time.
-        hour, day_part, weekend, holiday: parts of it; night ends at 6, morning at 11, noon at 14,
-            afternoon at 18.
-        place_category, place_kind: what kind of place it is, as written and in a dozen kinds.
-        at_home, at_work: it is the first or second habitual place; None where unknown.
-        near_home, near_work: it is in that place's district; None where unknown.
-        in_home_city: it is in the home city; None where unknown.
-        place_recency, place_visits: as for the order's place.
-
-    Behaviour:
-        hours_since_behavior: full hours since the latest one; None without any.
-        locality: the latest one's 本地, 异地行前, 异地行中 or 未知地点; "" without any.
-        recent_count: behaviours of the last two hours.
-        other_category: category of the latest recent place that is neither the current place nor
-            the order's, a sign of where the user is going; "" without one.
+    Numbers and yes or no are None where a column that they take is empty.
     """
 
-    order_type: str
-    order_distance: Distance
-    order_in_home_city: bool | None
-    order_at_home: bool | None
-    order_at_work: bool | None
-    minutes_since_order: float | None
-    hours_to_start: float | None
-    hours_to_end: float | None
-    days_to_start: int | None
-    starts_at_midnight: bool
-    phase: Phase
-    order_category: str
-    order_recency: int | None
-    order_visits: int
+    # The order, the event that triggered the plan.
+    order_type: str  # as written, 酒店, 加油, ...; "" without an order
+    order_distance: Distance  # of its place: the current place ("here"), district, city
+    order_in_home_city: bool | None  # whether its place is there
+    order_at_home: bool | None  # whether it is the first habitual place
+    order_at_work: bool | None  # whether it is the second one
+    minutes_since_order: float | None  # since it was made
+    hours_to_start: float | None  # negative once past
+    hours_to_end: float | None  # negative once past
+    days_to_start: int | None  # in calendar days: 0 today, 1 tomorrow
+    starts_at_midnight: bool  # its start is a mere date
+    phase: Phase  # "started": without a known end
+    order_category: str  # of its place, where the history tells; else ""
+    order_recency: int | None  # behaviours since its place was looked at, 0 the latest; None never
+    order_visits: int  # how often the long-term history names its place
+    # The current place and time.
     now: datetime
     hour: int
-    day_part: DayPart
+    day_part: DayPart  # night ends at 6, morning at 11, noon at 14, afternoon at 18
     weekend: bool
     holiday: bool
-    place_category: str
-    place_kind: PlaceKind
-    at_home: bool | None
-    at_work: bool | None
-    near_home: bool | None
-    near_work: bool | None
+    place_category: str  # what kind of place the user is at, as written
+    place_kind: PlaceKind  # the same in a dozen kinds
+    at_home: bool | None  # the first habitual place
+    at_work: bool | None  # the second habitual place
+    near_home: bool | None  # in its district
+    near_work: bool | None  # in its district
     in_home_city: bool | None
-    place_recency: int | None
-    place_visits: int
-    hours_since_behavior: int | None
-    locality: str
-    recent_count: int
-    other_category: str
+    place_recency: int | None  # as for the order's place
+    place_visits: int  # as for the order's place
+    # Behaviour.
+    hours_since_behavior: int | None  # full hours since the latest one; None without any
+    locality: str  # the latest behaviour's, see ``Behavior``; "" without any
+    recent_count: int  # behaviours of the last two hours
+    other_category: str  # of the latest recent place, neither here nor the order's; or ""
 
 
 def facts_of(sample: Sample) -> Facts:

@@ -100,10 +100,7 @@ class _File(Config):
 
 
 class IntentCounts:
-    """Counts of plans by context. Numbers stand for intents: END = 0, intents from 1 on.
-
-    One thread at a time may use it.
-    """
+    """Counts of plans by context, for one thread. END = 0, intents from 1 on."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
@@ -136,15 +133,14 @@ class IntentCounts:
     def add(self, key: ContextKey, plan: Sequence[str]) -> None:
         """Counts a plan, given by the texts of its intents.
 
-        Once MOST_ENTRIES pairs of a context and a plan are known, new ones are passed over, so a
-        server that adds what it answers doesn't grow.
+        New pairs are passed over after MOST_ENTRIES, so a server adding its answers doesn't grow.
         """
         self._add(key, tuple(self.number(intent) for intent in plan), 1)
 
     def near(self, key: ContextKey, *, length: int = 0) -> NearPlans:
-        """The plans that count in a context; plans of another ``length`` less, where one is given.
+        """The plans that count in a context, the MOST_PLANS weightiest; the nearest counts 1.
 
-        The nearest context counts 1. Only the MOST_PLANS weightiest are kept.
+        Plans of another ``length`` count less, where one is given.
         """
         entries, plans = len(self._entries), len(self._plans)
         codes = self._codes_of(key)
@@ -170,8 +166,7 @@ class IntentCounts:
     def probabilities(self, near: NearPlans, previous: Sequence[int]) -> np.ndarray:
         """float64 [number of intents + 1]: which intent follows ``previous``, [END] if none does.
 
-        All are above 0 and add to 1; intents that may not occur again are for the caller to leave
-        out.
+        All are above 0 and add to 1; the caller leaves out intents that may not occur again.
         """
         found, size, position = near.base, len(self._numbers) + 1, len(previous)
         if len(found) < size:  # Intents that were numbered after ``near`` was made.

@@ -12,11 +12,7 @@ from gplan_jax.gsisr.plans import Intent
 
 
 def admissible_intents(library: IntentLibrary) -> tuple[Intent, ...]:
-    """Every intent that the library admits, in canonical writing, in the library's order.
-
-    Raises:
-        GplanError: a tool takes free text, or admits nothing at all for any tool.
-    """
+    """Every intent that the library admits, canonical; GplanError where a tool takes free text."""
     intents: list[Intent] = []
     for name, tool in library.tools.items():
         choices: list[list[str | None]] = []
@@ -59,12 +55,8 @@ def plan_rules(
 ) -> PlanRules:
     """The rules of a library; ``most_steps`` bounds plans whose length is announced beforehand.
 
-    Whatever a plan holds already, it can always be brought to the minimum; an announced length
-    must be within reach whatever is taken, so the maximum is lowered to what always is.
-
-    Raises:
-        GplanError: some plan could reach a point where nothing may follow although it is shorter
-            than the minimum, or latent tokens end before the minimum.
+    Whatever a plan holds, it can be brought to the minimum, else it is a GplanError; an announced
+    length must be within reach whatever is taken, so the maximum is lowered to what always is.
     """
     of_tool: dict[str, int] = dict.fromkeys(library.tools, 0)
     free = yields = 0

@@ -43,11 +43,7 @@ def read_samples(path: str | Path, *, faulty: FaultyRows | None = None) -> Itera
 def read_numbered_samples(
     path: str | Path, *, faulty: FaultyRows | None = None, limit: int | None = None
 ) -> Iterator[tuple[int, Sample]]:
-    """As ``read_samples``, each sample after its row number in the file, counted from 1.
-
-    Args:
-        limit: only the first so many rows of the file are looked at, faulty ones among them.
-    """
+    """As ``read_samples``, with row numbers from 1; only the first ``limit`` rows are read."""
     path = Path(path)
     check_suffix(path)
     if not path.is_file():
@@ -191,9 +187,6 @@ def write_samples(path: str | Path, samples: Iterable[Sample]) -> int:
     """Writes samples in the kind of file that the suffix names and returns their number.
 
     ``samples`` is consumed as a stream; an earlier file stays as it was when that fails.
-
-    Raises:
-        GplanError: the suffix is not .csv, .jsonl or .parquet.
     """
     count = 0
     with sample_writer(path) as write:
@@ -205,10 +198,7 @@ def write_samples(path: str | Path, samples: Iterable[Sample]) -> int:
 
 @contextmanager
 def sample_writer(path: str | Path) -> Iterator[SampleWriter]:
-    """Yields what writes one sample, for callers that fill several files from one stream.
-
-    The file appears when the block ends well; otherwise an earlier one stays as it was.
-    """
+    """Yields what writes one sample; the file changes only when the block ends well."""
     path = Path(path)
     check_suffix(path)
     kinds = {".csv": _csv_writer, ".jsonl": _jsonl_writer, ".parquet": _parquet_writer}

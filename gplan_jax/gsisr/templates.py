@@ -57,10 +57,7 @@ class Templates:
     ) -> Templates:
         """Compiles ``sources``; GplanError names the file and line of a wrong syntax.
 
-        Args:
-            name, kind: how error messages call the folder, for example amap_zh, "prompt template".
-            finalize: applied to every value that a template writes.
-            filters: what templates may call, beside Jinja's own.
+        ``finalize`` is applied to every value; templates may call ``filters`` beside Jinja's own.
         """
         environment = ImmutableSandboxedEnvironment(
             loader=jinja2.DictLoader(dict(sources)),
