@@ -9,7 +9,6 @@ import typer
 
 if TYPE_CHECKING:
     from gplan_jax.evaluation.comparison.compare import ComparisonOutcome
-    from gplan_jax.evaluation.comparison.setup import ComparedRows
 
 LIST = "list"
 
@@ -101,20 +100,15 @@ def baseline(
     predicted = named_paths("--add", add or [], called=lambda path: path.stem, form="NAME=FILE")
     intents = IntentLibrary.load(library)
     rows = rows_of_files(data, test, intents) if test else rows_of_folds(data, intents, folds)
-    _tell_left_out(rows)
-    setup = ComparisonSetup(rows, arms, tuple(names), overrides, seen, intents, trials, seeds, out)
-    outcome = compare(setup, added=predicted, workers=workers, command=" ".join(sys.argv[1:]))
-    _report(outcome, out)
-
-
-def _tell_left_out(rows: ComparedRows) -> None:
-    """Says on stderr which rows do not take part, or only in part."""
     for reasons, what in (
         (rows.without_plan, "Left out, as there is no plan to learn or score"),
         (rows.not_learnt, "Scored but not learnt from, as the library does not admit the plan"),
     ):
         if reasons:
             typer.echo(f"{what}: {len(reasons)} rows, the first: {reasons[0]}.", err=True)
+    setup = ComparisonSetup(rows, arms, tuple(names), overrides, seen, intents, trials, seeds, out)
+    outcome = compare(setup, added=predicted, workers=workers, command=" ".join(sys.argv[1:]))
+    _report(outcome, out)
 
 
 def _report(outcome: ComparisonOutcome, out: Path) -> None:

@@ -73,11 +73,17 @@ def judge(
 
     from gplan_jax.evaluation.judge import judge_tables, judging
     from gplan_jax.evaluation.judge.sources import plans_of_predictions, read_rows
+    from gplan_jax.foundation import GplanError
     from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.foundation.files import refuse_existing
     from gplan_jax.gsisr import IntentLibrary
 
-    _check_sources(predictions or [], labels, train_data, against)
+    if not (predictions or labels or train_data):
+        raise GplanError("Nothing to judge: give --predictions FILE, --labels or --train-data.")
+    if against is not None and (len(predictions or []) != 1 or labels or train_data):
+        raise GplanError(
+            "--against compares two files: one --predictions, and no --labels or --train-data."
+        )
     refuse_existing(out)
     cache = cache or out.with_name(f"{out.name}.cache.sqlite")
     intents = IntentLibrary.load(library)
@@ -122,19 +128,6 @@ def judge(
     typer.echo(f"  means, intervals, settings   {out / judging.RESULT}")
     if paid:
         typer.echo(f"  paid replies, for a rerun    {cache}")
-
-
-def _check_sources(
-    predictions: list[str], labels: bool, train_data: Path | None, against: str | None
-) -> None:
-    from gplan_jax.foundation import GplanError
-
-    if not (predictions or labels or train_data):
-        raise GplanError("Nothing to judge: give --predictions FILE, --labels or --train-data.")
-    if against is not None and (len(predictions) != 1 or labels or train_data):
-        raise GplanError(
-            "--against compares two files: one --predictions, and no --labels or --train-data."
-        )
 
 
 def _judges(
