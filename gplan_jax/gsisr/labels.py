@@ -74,20 +74,16 @@ def read_labelled_samples(
 
     def labelled(numbered: tuple[int, Sample]) -> tuple[Sample, Label]:
         row, sample = numbered
-        _check_times(sample, path, row)
+        try:
+            request_time(sample)
+            for column in ORDER_TIMES:
+                time_of(sample, column)
+        except GplanError as error:
+            problem = str(error).rstrip(".")
+            raise RowError(path, row, None, problem, f"Mend it, or {SKIP_HINT}.") from None
         return sample, parse_label(sample, library, RowPlace(path, row), vocabulary)
 
     return faulty.sound(path, read_numbered_samples(path, faulty=faulty), labelled)
-
-
-def _check_times(sample: Sample, path: str | Path, row: int) -> None:
-    try:
-        request_time(sample)
-        for column in ORDER_TIMES:
-            time_of(sample, column)
-    except GplanError as error:
-        problem = str(error).rstrip(".")
-        raise RowError(path, row, None, problem, f"Mend it, or {SKIP_HINT}.") from None
 
 
 def _parse(raw_label: str, library: IntentLibrary, vocabulary: LatentVocabulary) -> Label:
