@@ -142,11 +142,16 @@ def read_context_pairs(
     A pair has both its directions on neighbouring lines, shared columns that are identical, the
     columns in ``provenance.changed`` that are not, readable times, responses that parse against
     ``library`` and break no rule of ``check_plan``, and in each direction the other's ``chosen``
-    as its ``rejected``. ``plans``: "equal" admits pairs whose contexts share a plan instead.
+    as its ``rejected``.
+
+    Args:
+        plans: "differ" admits pairs with two plans, "equal" those whose contexts share one.
+        faulty: what becomes of faulty pairs; their ``row`` is the line's number in the file, from
+            1. The first one ends the reading where None.
 
     Raises:
         GplanError: the file is missing or not .jsonl (at once), or no pair is left.
-        RowError: a pair is faulty and not left out; its row is the line's number, from 1.
+        RowError: a pair is faulty and not left out.
     """
     path = Path(path)
     _check_suffix(path)

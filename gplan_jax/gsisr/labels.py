@@ -53,7 +53,11 @@ def parse_label(
     """Reads and checks ``raw_labels`` of a sample that comes from ``where``.
 
     The logic rules are left to ``check_plan``: a label that breaks one can still be learnt from.
-    Raises RowError with all faults of the plan at once.
+
+    Raises:
+        RowError: the label is empty, its JSON broken, an intent outside the library, its reasoning
+            malformed, or the number of steps not the number of intents; all faults of the plan at
+            once.
     """
     try:
         return _parse(sample.raw_labels, library, vocabulary)
@@ -69,7 +73,11 @@ def read_labelled_samples(
     vocabulary: LatentVocabulary = GSISR_LATENTS,
     faulty: FaultyRows | None = None,
 ) -> Iterator[tuple[Sample, Label]]:
-    """Yields samples with their checked labels; faulty rows, times and labels are handled alike."""
+    """Yields samples with their checked labels; faulty rows, times and labels are handled alike.
+
+    Raises:
+        GplanError, RowError: as ``read_samples`` and ``parse_label`` do.
+    """
     faulty = faulty or FaultyRows()
 
     def labelled(numbered: tuple[int, Sample]) -> tuple[Sample, Label]:

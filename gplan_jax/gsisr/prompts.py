@@ -43,7 +43,11 @@ class PromptTemplate:
 
     @classmethod
     def load(cls, name_or_dir: str | Path = "amap_zh") -> PromptTemplate:
-        """Reads a shipped template by its name, or another one from its folder."""
+        """Reads a shipped template by its name, or another one from its folder.
+
+        Raises:
+            GplanError: there is no such template, a file is missing, or its syntax is wrong.
+        """
         name, sources = read_templates(name_or_dir, shipped=PROMPTS, files=_FILES, kind=_KIND)
         template = cls(name, *sources.values())
         _compile(template)  # A wrong template is better refused now than at the first row.
@@ -56,7 +60,13 @@ class PromptTemplate:
                 temporary.write_text(source, encoding="utf-8")
 
     def render(self, sample: Sample, library: IntentLibrary) -> Prompt:
-        """Fills the template in for one sample; GplanError on unknown names or unreadable times."""
+        """Fills the template in for one sample.
+
+        Raises:
+            GplanError: the template names something that does not exist, or the sample has a time
+            that
+                can't be read.
+        """
         templates, facts = _compile(self), facts_of(sample)
         return Prompt(
             system=templates.fill("system.j2", library=library),

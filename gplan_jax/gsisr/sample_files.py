@@ -43,7 +43,11 @@ def read_samples(path: str | Path, *, faulty: FaultyRows | None = None) -> Itera
 def read_numbered_samples(
     path: str | Path, *, faulty: FaultyRows | None = None, limit: int | None = None
 ) -> Iterator[tuple[int, Sample]]:
-    """As ``read_samples``, with row numbers from 1; only the first ``limit`` rows are read."""
+    """As ``read_samples``, each sample after its row number in the file, counted from 1.
+
+    Args:
+        limit: only the first so many rows of the file are looked at, faulty ones among them.
+    """
     path = Path(path)
     check_suffix(path)
     if not path.is_file():
@@ -187,6 +191,9 @@ def write_samples(path: str | Path, samples: Iterable[Sample]) -> int:
     """Writes samples in the kind of file that the suffix names and returns their number.
 
     ``samples`` is consumed as a stream; an earlier file stays as it was when that fails.
+
+    Raises:
+        GplanError: the suffix is not .csv, .jsonl or .parquet.
     """
     count = 0
     with sample_writer(path) as write:
