@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr.library import IntentLibrary, Tool
+from gplan_jax.gsisr.plans import strict_json
 from gplan_jax.reasoning import split_response
 
 Tier = Literal["format", "schema", "logic"]
@@ -23,10 +24,6 @@ class Violation:
     message: str
 
 
-class _RepeatedKey(ValueError):
-    """A JSON object that gives one key twice, so that readers would disagree on its value."""
-
-
 def check_plan(text: str, library: IntentLibrary) -> list[Violation]:
     """Every rule that a response breaks; an empty list means that the plan may be carried out.
 
@@ -37,9 +34,9 @@ def check_plan(text: str, library: IntentLibrary) -> list[Violation]:
         logic: unresolved_reference, exclusive_group, repeated_intent
     """
     try:
-        plan = json.loads(split_response(text)[1], object_pairs_hook=_object)
-    except (GplanError, ValueError, RecursionError) as error:
-        return [Violation("format", "not_json", f"The plan is not valid JSON: {error}")]
+        plan = strict_json(split_response(text)[1])
+    except GplanError as error:
+        return [Violation("format", "not_json", f"The plan can't be read: {error}")]
     if not isinstance(plan, list):
         return [Violation("format", "not_a_list", "The plan must be a JSON array of objects")]
     intents = [(i, intent) for i, intent in enumerate(plan, start=1) if isinstance(intent, dict)]
@@ -47,13 +44,6 @@ def check_plan(text: str, library: IntentLibrary) -> list[Violation]:
     for position, intent in intents:
         violations += _schema(position, intent, library)
     return violations + list(_logic(intents, library))
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if repeated := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
-        raise _RepeatedKey(f"an object gives {', '.join(repeated)} twice")
-    return dict(pairs)
 
 
 def _format(plan: list[Any], library: IntentLibrary) -> Iterator[Violation]:

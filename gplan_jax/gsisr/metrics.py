@@ -1,6 +1,6 @@
 """What a response is worth: the public evaluator's metrics, stricter ones, and Latent-Valid.
 
-Latent-Valid (paper section 5.1.3) asks whether a response begins with a well-formed latent prefix.
+Latent-Valid (paper section 5.1.3) asks whether a response is a well-formed latent prefix and plan.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr.library import IntentLibrary
-from gplan_jax.gsisr.plans import Intent, Plan, parse_plan
+from gplan_jax.gsisr.plans import Intent, Plan, parse_plan, strict_json
 from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary
 from gplan_jax.reasoning.traces import THOUGHT_CLOSE, THOUGHT_OPEN
 
@@ -148,9 +148,11 @@ def latent_failure(
 ) -> str | None:
     """Why ``text`` is not Latent-Valid, as ``code: detail``; None where it is.
 
-    A valid text has a single ``<THOUGHT>`` block whose latent tokens follow C, S, T_1 .. T_|Y|
-    (order), none of them twice or out of place (repeat, order), no raw tag such as ``<STEP_1>`` and
-    no other text among them (residue), and as many steps as its plan has intents (steps).
+    A valid text is a single ``<THOUGHT>`` block (block), one JSON array of intents, read strictly
+    (plan), and nothing else (residue). The block's latent tokens follow C, S, T_1 .. T_|Y| (order),
+    none of them twice or out of place (repeat, order), without a raw tag such as ``<STEP_1>`` or
+    other text among them (residue); they have as many steps as the plan has intents (steps).
+    An end token ``<|im_end|>`` is no text.
     """
     if text.count(THOUGHT_OPEN) != 1 or text.count(THOUGHT_CLOSE) != 1:
         blocks = f"{text.count(THOUGHT_OPEN)} opened and {text.count(THOUGHT_CLOSE)} closed"
@@ -163,12 +165,22 @@ def latent_failure(
         return f"residue: raw tag {tag.group()}"
     if stray := _TOKEN.search(before + after):
         return f"order: {stray.group()} outside the {THOUGHT_OPEN} block"
+    if residue := before.strip():
+        return f"residue: {residue[:40]!r} before the {THOUGHT_OPEN} block"
     if residue := _TOKEN.sub("", inner).strip():
         return f"residue: {residue[:40]!r} among the latent tokens"
     tokens = _TOKEN.findall(inner)
-    return _order_failure(tokens, vocabulary) or _step_failure(
-        tokens, len(parse_plan(after, library)), vocabulary
-    )
+    if failure := _order_failure(tokens, vocabulary):
+        return failure
+    # Other metrics read what a plan was meant to be; the steps of this one count what it is.
+    try:
+        plan = strict_json(after.strip().removesuffix("<|im_end|>"))
+    except GplanError as error:
+        return f"plan: {error}"
+    tool_key = (library or IntentLibrary.load()).tool_key
+    if not isinstance(plan, list) or not all(isinstance(i, dict) and tool_key in i for i in plan):
+        return f"plan: not one JSON array of objects with {tool_key}"
+    return _step_failure(tokens, len(plan), vocabulary)
 
 
 def _order_failure(tokens: list[str], vocabulary: LatentVocabulary) -> str | None:

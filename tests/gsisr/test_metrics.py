@@ -17,6 +17,7 @@ from gplan_jax.gsisr import (
     latent_valid,
     ndcg,
     normalized_edit_similarity,
+    parse_plan,
     score_prediction,
 )
 from gplan_jax.gsisr.metrics import ndcg_positional, ndcg_unique
@@ -184,6 +185,15 @@ def test_valid_for_every_length(steps: int) -> None:
     assert latent_valid(response(inner, plan))
 
 
+def test_golden_responses_are_valid_once_fully_latent(shared: Path) -> None:
+    lines = (shared / "golden/compression.jsonl").read_text(encoding="utf-8").splitlines()
+    for row in map(json.loads, lines):
+        blocks = 2 + len(parse_plan(row["raw_label"]))
+        if row["raw_label"].startswith("<THOUGHT>"):
+            for stage in row["stages"]:
+                assert latent_valid(stage["text"]) == (stage["compressed_blocks"] >= blocks)
+
+
 FAULTS = {
     "no block": (PLAN, "block"),
     "empty text": ("", "block"),
@@ -206,7 +216,19 @@ FAULTS = {
     "all in words": (response("<CONTEXT>a</CONTEXT>"), "residue"),
     "a step too many": (response(PREFIX + STEP_3), "steps"),
     "a step too few": (response(CONTEXT + STRATEGY + STEP_1), "steps"),
-    "no plan": (response(PREFIX, ""), "steps"),
+    "no plan": (response(PREFIX, ""), "plan"),
+    "array not closed": (response(PREFIX, PLAN[:-1]), "plan"),
+    "trailing comma": (response(PREFIX, PLAN[:-1] + ",]"), "plan"),
+    "two plans": (response(PREFIX, PLAN + PLAN), "plan"),
+    "a fence": (response(PREFIX, f"```json\n{PLAN}\n```"), "plan"),
+    "words before the plan": (response(PREFIX, "计划：" + PLAN), "plan"),
+    "words after the plan": (response(PREFIX, PLAN + "完"), "plan"),
+    "words before the block": ("好的" + GOOD, "residue"),
+    "key twice": (response(PREFIX, PLAN.replace("}", ',"工具名称":"tool_8"}')), "plan"),
+    "not a number": (response(PREFIX, PLAN.replace("}", ',"tag":NaN}')), "plan"),
+    "nested too deeply": (response(PREFIX, "[" * 100_000), "plan"),
+    "a wrapper": (response(PREFIX, f'{{"plan":{PLAN}}}'), "plan"),
+    "an intent that is none": (response(PREFIX, PLAN[:-1] + ",1]"), "plan"),
     "nothing latent": (response("", "[]"), "steps"),
 }
 

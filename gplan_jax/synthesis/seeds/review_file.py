@@ -11,17 +11,17 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.files import atomic_write
 from gplan_jax.gsisr import IntentLibrary, Plan, canonical_plan
+from gplan_jax.gsisr.plans import strict_json
 from gplan_jax.synthesis.seeds.draft import PLAN, Draft, block_names, faults_of, plan_words
 from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate, environment_text
 
@@ -307,15 +307,7 @@ def _header(path: Path, cells: list[str], library: IntentLibrary) -> list[str]:
 
 
 def _parse_plan(cell: str) -> Plan:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) < len(pairs):
-            raise ValueError("an object gives a key twice")
-        return dict(pairs)
-
-    try:
-        value = json.loads(cell, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise GplanError(f"not valid JSON: {error}") from None
+    value = strict_json(cell)
     if not (isinstance(value, list) and all(isinstance(intent, dict) for intent in value)):
         raise GplanError("the plan must be a JSON array of objects")
     for number, intent in enumerate(value, start=1):
