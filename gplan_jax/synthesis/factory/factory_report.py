@@ -60,6 +60,8 @@ class FactoryReport:
     removed: Counter[tuple[RemovalTier, str]] = field(default_factory=Counter)
     skipped: int = 0  # Rows that could not be read.
     repaired: int = 0  # Kept rows whose plan is a second answer.
+    faulty_first: int = 0  # Rows whose first answer breaks a rule of the filter.
+    structured: Counter[str] = field(default_factory=Counter)  # First answers by what held them.
     mix: PlanMix = field(default_factory=PlanMix)  # Of the kept plans.
     # On all answers, of kept and of removed rows.
     spent: Spending = field(default_factory=Spending)
@@ -70,10 +72,12 @@ class FactoryReport:
         self.users[part].add(sample.id)
         self.mix.add(label.plan, self.library)
         self.repaired += bool(origin.get("repaired"))
+        self.faulty_first += bool(origin.get("repaired"))
 
-    def remove(self, removal: Removal) -> None:
+    def remove(self, removal: Removal, origin: Mapping[str, Any]) -> None:
         """Counts a row that is removed."""
         self.removed[removal.tier, removal.code] += 1
+        self.faulty_first += removal.tier in FILTER_TIERS or bool(origin.get("repaired"))
 
     @property
     def kept(self) -> int:
@@ -91,8 +95,16 @@ class FactoryReport:
     @property
     def filtered(self) -> float:
         """The share of the answers that the three tiers of the filter removed."""
-        removed = sum(self.tier(name) for name in FILTER_TIERS)
-        return _share(removed, self.kept + removed + self.tier("duplicate"))
+        return _share(sum(self.tier(name) for name in FILTER_TIERS), self._answered)
+
+    @property
+    def filtered_first(self) -> float:
+        """The share of the first answers, before repair, that the filter would have removed."""
+        return _share(self.faulty_first, self._answered)
+
+    @property
+    def _answered(self) -> int:
+        return self.kept + self.removed.total() - self.tier("answer")
 
     def to_dict(self, other: PlanMix | None = None) -> dict[str, Any]:
         """Everything for JSON, without settings; the kept plans beside ``other`` where given."""
@@ -113,6 +125,7 @@ class FactoryReport:
             "removed": {
                 "share": _share(removed, asked),
                 "share_by_filter": self.filtered,
+                "share_by_filter_of_first_answers": self.filtered_first,
                 "by_tier": {
                     name: {
                         "rows": self.tier(name),
@@ -127,6 +140,7 @@ class FactoryReport:
                 "suggested_target_blocks": self.mix.suggested_target_blocks(),
             },
             **({"compared": self.mix.compare(other, self.library)} if other else {}),
+            "first_answers_held_by": dict(sorted(self.structured.items())),
             "spent": self.spent.to_dict(),
         }
 

@@ -93,7 +93,7 @@ def filter_file(
             else:
                 removal = Removal.of_faults(sample.raw_labels, found)
                 writers.removed(removal.to_dict(row, sample))
-                report.remove(removal)
+                report.remove(removal, {})
         report.skipped = faulty.total - already
         values = {"filter": rates.to_dict(), **report.to_dict()}
         writers.report({**values, "settings": settings})

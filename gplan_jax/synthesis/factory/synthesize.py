@@ -188,6 +188,7 @@ def run_factory(
             origin = answer.origin if isinstance(answer, TeacherAnswer) else {}
             if "requests" in origin:
                 report.spent.add(origin)
+                report.structured[origin["structured"]] += 1
             found = check_answer(row, sample, answer, library, duplicates)
             if isinstance(found, Label):
                 removed_in_a_row = 0
@@ -201,7 +202,7 @@ def run_factory(
             else:
                 removed_in_a_row = 0 if found.tier == "duplicate" else removed_in_a_row + 1
                 writers.removed(found.to_dict(row, sample))
-                report.remove(found)
+                report.remove(found, origin)
                 if removed_in_a_row == MOST_REMOVED_IN_A_ROW:
                     shown = f" It answered: {found.raw[:400]!r}" if found.raw else ""
                     raise GplanError(
@@ -298,10 +299,13 @@ def end_message(result: SynthesisResult) -> str:
         lines.append(f"  test rows            {test}, in {files.test}")
     lines += [
         f"  removed, and why     {report.removed.total():,}, in {files.removed}",
-        f"  by the filter        {report.filtered:.1%} of the answers (the paper's teacher: 28.9%)",
+        f"  by the filter        {report.filtered:.1%} of the answers",
+        f"  of first answers     {report.filtered_first:.1%} (the paper's: {FAULTY_SHARE:.1%})",
         f"  duplicates           {report.tier('duplicate'):,}",
         f"  repaired             {report.repaired:,} of the rows kept",
     ]
+    if bound := report.structured["json_schema"]:
+        lines.append(f"  held to a schema     {bound:,} first answers, so fewer of them are faulty")
     if unanswered := report.tier("answer"):
         again = "running the command again asks for them again"
         lines.append(f"  without an answer    {unanswered:,}; {again}")

@@ -114,6 +114,7 @@ class ChatTeacher:
             "prompt_tokens": total([reply.prompt_tokens for reply in replies]),
             "completion_tokens": total([reply.completion_tokens for reply in replies]),
             "cost": total([reply.cost for reply in replies]),
+            "structured": replies[0].structured,
             "repaired": len(replies) > 1,
         }
         return dataclasses.replace(answer, origin=origin)

@@ -93,6 +93,9 @@ def test_broken_replies_are_removed_by_their_own_code_or_mended(
     mended = _run(tmp_path / "mended", data, rehearse({"faults": faults}))
     _accounted_for(tmp_path / "mended")
     assert mended["kept"]["repaired"] > 0
+    # The first answers are those of the run without repair.
+    share = mended["removed"]["share_by_filter_of_first_answers"]
+    assert share == report["removed"]["share_by_filter"] > mended["removed"]["share_by_filter"]
     assert mended["rows"]["kept"] > report["rows"]["kept"]
     origins = list(read_jsonl(tmp_path / "mended" / "rows.origin.jsonl"))
     requests = Counter(len(origin["requests"]) for origin in origins)

@@ -37,7 +37,10 @@ from gplan_jax.synthesis.world.simulation import simulate_rows
 LIBRARY = IntentLibrary.load()
 RULES = Rules(LIBRARY)
 ROWS = list(simulate_rows(40, seed=4))
-ORIGIN = {"model": "m", "prompt_tokens": 10, "completion_tokens": 5, "cost": 0.5, "repaired": False}
+ORIGIN = {
+    "model": "m", "prompt_tokens": 10, "completion_tokens": 5, "cost": 0.5,
+    "structured": "json_schema", "repaired": False,
+}  # fmt: skip
 
 
 class Scripted:
@@ -182,6 +185,9 @@ def test_the_report_counts_what_was_kept_removed_and_spent(tmp_path: Path) -> No
     report = read_json(files.report)
     assert report["removed"]["share"] == 0.625  # 5 of 8
     assert report["removed"]["share_by_filter"] == 0.4286  # 3 of the 7 that had an answer
+    # and the mended one
+    assert report["removed"]["share_by_filter_of_first_answers"] == 0.5714
+    assert report["first_answers_held_by"] == {"json_schema": 7}
     assert {k: v["rows"] for k, v in report["removed"]["by_tier"].items()} == {
         "answer": 1, "format": 1, "schema": 1, "logic": 1, "duplicate": 1,
     }  # fmt: skip

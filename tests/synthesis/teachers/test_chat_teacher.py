@@ -78,7 +78,8 @@ def test_a_good_reply_is_one_request_and_its_canonical_label(
     assert (answer.text, answer.faults) == (RULES.label(ROWS[0]), ())
     assert answer.origin == {
         "model": "big-0725", "requests": [request_key(CONFIG.server, request)],
-        "prompt_tokens": 100, "completion_tokens": 10, "cost": 0.25, "repaired": False,
+        "prompt_tokens": 100, "completion_tokens": 10, "cost": 0.25,
+        "structured": "json_schema", "repaired": False,
     }  # fmt: skip
     assert request.schema == answer_schema(LIBRARY) and len(request.messages) == 2
 
