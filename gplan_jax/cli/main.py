@@ -13,6 +13,7 @@ from gplan_jax.cli import bench, convert, evaluation, memory, sensitivity, serve
 from gplan_jax.cli import judge as judge_command
 from gplan_jax.cli import quickstart as quickstart_command
 from gplan_jax.cli import report as report_command
+from gplan_jax.cli import tasks as tasks_command
 from gplan_jax.cli import triggers as triggers_command
 from gplan_jax.cli.abtest import abtest
 from gplan_jax.cli.seeds import seeds
@@ -35,6 +36,7 @@ for command in (
     synthesis.synthesize,
     synthesis.explain,
     synthesis.counterfactuals,
+    tasks_command.tasks,
     train.train,
     memory.plan_memory,
     evaluation.evaluate,

@@ -1,0 +1,1 @@
+"""Public reasoning tasks, generated from their published descriptions and checked row by row."""
