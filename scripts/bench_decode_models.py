@@ -165,7 +165,7 @@ def train_config(
     recipe: Recipe, mode: str, checkpoint: Path, rows: Path, output: Path
 ) -> TrainConfig:
     """The quickstart's rates: far above the paper's, for a small model with random weights."""
-    schedule = {"schedule": "calr", "polish_lr": 1.5e-3, "target_blocks": 7}
+    polishes = mode == "picd" and recipe.epochs > 8  # CALR's second phase begins then
     values = {
         "mode": mode,
         "model": str(checkpoint),
@@ -180,8 +180,10 @@ def train_config(
             "response_multiple": 64,
         },
         "optimizer": {
-            **(schedule if mode == "picd" else {"schedule": "cosine"}),
+            "schedule": "calr" if polishes else "cosine",
+            "target_blocks": 7,
             "learning_rate": 2e-3,
+            "polish_lr": 1.5e-3,
             "warmup_ratio": 0.05,
             "weight_decay": 0.05,
             "b2": 0.98,

@@ -36,7 +36,7 @@ def check_plan(text: str, library: IntentLibrary) -> list[Violation]:
     try:
         plan = strict_json(split_response(text)[1])
     except GplanError as error:
-        return [Violation("format", "not_json", f"The plan can't be read: {error}")]
+        return [Violation("format", "not_json", str(error))]
     if not isinstance(plan, list):
         return [Violation("format", "not_a_list", "The plan must be a JSON array of objects")]
     intents = [(i, intent) for i, intent in enumerate(plan, start=1) if isinstance(intent, dict)]

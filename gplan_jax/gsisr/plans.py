@@ -33,7 +33,7 @@ def parse_plan(text: str, library: IntentLibrary | None = None) -> Plan:
 
 
 def strict_json(text: str) -> Any:
-    """The JSON value that ``text`` is, by the standard: one value and nothing around it.
+    """The JSON value that a plan's text is, by the standard: one value and nothing around it.
 
     Raises:
         GplanError: it isn't that; also where an object gives a key twice, on whose value readers
@@ -52,7 +52,7 @@ def strict_json(text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=unique, parse_constant=no_number)
     except (ValueError, RecursionError) as error:
-        raise GplanError(f"not valid JSON: {error}") from None
+        raise GplanError(f"The plan is not valid JSON: {error}") from None
 
 
 def canonical_plan(plan: Sequence[Mapping[str, Any]], library: IntentLibrary | None = None) -> str:

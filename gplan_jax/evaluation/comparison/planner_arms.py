@@ -52,7 +52,7 @@ class PlannerSettings(Config):
     head_dim: int = 64
     epochs: int = 24
     epochs_per_stage: int = 2
-    target_blocks: int = 8
+    target_blocks: int = 8  # the longest public rows; docs/baselines.md was measured with it
     batch_size: int = 16
     learning_rate: float = 1e-3
     polish_lr: float = 5e-4

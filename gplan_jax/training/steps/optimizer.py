@@ -22,7 +22,12 @@ def make_schedule(
     total_steps: int,
     curriculum: CompressionCurriculum,
 ) -> optax.Schedule:
-    """The learning rate of a run; GplanError where CALR's curriculum never passes its target."""
+    """The learning rate of a run.
+
+    Raises:
+        GplanError: CALR has no curriculum that moves, or none that passes its target before the
+            run ends. Such a run would be a constant one under CALR's name.
+    """
     if config.schedule != "calr":
         single_phase = warmup_constant if config.schedule == "constant" else warmup_cosine
         return single_phase(
@@ -32,6 +37,15 @@ def make_schedule(
         raise GplanError(
             "optimizer.schedule=calr follows a moving curriculum, which mode=picd and mode=pause "
             "have; choose optimizer.schedule=cosine or constant."
+        )
+    polish_epoch = curriculum.first_epoch_beyond(config.target_blocks)
+    if polish_epoch * steps_per_epoch >= total_steps:
+        raise GplanError(
+            "optimizer.schedule=calr would never polish: its second phase begins after "
+            f"{polish_epoch} epochs (optimizer.target_blocks={config.target_blocks}) and the run "
+            f"has {total_steps // steps_per_epoch}. Train longer, lower target_blocks (the 90th "
+            "percentile of 2 + plan length), or write optimizer.schedule=constant, which has the "
+            "same rates over so short a run."
         )
     return calr_schedule(
         steps_per_epoch=steps_per_epoch,

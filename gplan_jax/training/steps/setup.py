@@ -140,6 +140,12 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
         lengths_NxGx2 = rows.lengths(min(last_stage, blocks) + 1, cache_dir=cache)
         loader = SampleLoader(rows, batch_plan_of(config, rows, lengths_NxGx2), batch_share(mesh))
     faulty.report()
+    schedule = make_schedule(
+        config.optimizer,
+        steps_per_epoch=loader.plan.steps_per_epoch,
+        total_steps=loader.plan.total_steps,
+        curriculum=loader.plan.curriculum,
+    )
 
     model = load_qwen3(
         config.model,
@@ -150,12 +156,6 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
     )
     model.kernel = kernel_of(config, model, platform=mesh.devices.flat[0].platform)
     add_adapters(model, config, latent_ids=encoder.latent_ids, mesh=mesh)
-    schedule = make_schedule(
-        config.optimizer,
-        steps_per_epoch=loader.plan.steps_per_epoch,
-        total_steps=loader.plan.total_steps,
-        curriculum=loader.plan.curriculum,
-    )
     optimizer = make_optimizer(config.optimizer, schedule)
     return Run(config, directory, mesh, model, loader, schedule, optimizer)
 

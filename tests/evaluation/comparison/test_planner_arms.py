@@ -68,7 +68,9 @@ def test_all_ways_begin_alike_and_declare_equal_search_spaces() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("arm", [DIRECT_SFT, PAUSE, PICD], ids=lambda arm: arm.name)
 def test_a_planner_learns_and_its_constrained_plans_pass_the_filter(arm, rows) -> None:  # type: ignore[no-untyped-def]
-    settings = PlannerSettings(epochs=9, layers=1, hidden_size=64, head_dim=32, learning_rate=5e-3)
+    settings = PlannerSettings(
+        epochs=9, target_blocks=3, layers=1, hidden_size=64, head_dim=32, learning_rate=5e-3
+    )
     fitted = arm.fit(rows[:40], rows[40:50], settings, InputMode.FULL, LIBRARY, 0)
     unseen = [row.with_label("") for row in rows[50:]]
     assert fitted.predictor.parameters > 0

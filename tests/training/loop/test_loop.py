@@ -144,7 +144,7 @@ def test_evaluation_is_called_and_logged(make_config: MakeConfig, tmp_path: Path
 def test_a_loss_that_is_not_finite_stops_the_run(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(
         tmp_path / "run",
-        optimizer={"learning_rate": 1e30, "polish_lr": 1e-4, "clip_norm": 1e30},
+        optimizer={"schedule": "constant", "learning_rate": 1e30, "clip_norm": 1e30},
     )
     run = tmp_path / "run"
     with pytest.raises(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -50,6 +51,22 @@ def test_calr_needs_a_moving_curriculum() -> None:
             total_steps=9,
             curriculum=CompressionCurriculum(5, epochs_per_stage=None),
         )
+
+
+@pytest.mark.parametrize(("epochs_per_stage", "begins_after"), [(1, 3), (2, 6)])
+def test_calr_that_would_never_polish_is_refused(epochs_per_stage: int, begins_after: int) -> None:
+    def schedule(epochs: int) -> optax.Schedule:
+        return make_schedule(
+            OptimizerConfig(schedule="calr", target_blocks=2),
+            steps_per_epoch=3,
+            total_steps=3 * epochs,
+            curriculum=CompressionCurriculum(5, epochs_per_stage=epochs_per_stage),
+        )
+
+    schedule(begins_after + 1)
+    for epochs in range(1, begins_after + 1):
+        with pytest.raises(GplanError, match=f"after {begins_after} epochs .* run has {epochs}\\."):
+            schedule(epochs)
 
 
 def test_calr_of_a_run_switches_after_its_target() -> None:
