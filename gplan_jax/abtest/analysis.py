@@ -20,7 +20,7 @@ from gplan_jax.abtest.estimates import (
 )
 from gplan_jax.abtest.experiment import AbTest, Metric
 from gplan_jax.abtest.log import ExposureLog
-from gplan_jax.abtest.period import Period, divide
+from gplan_jax.abtest.period import divide
 from gplan_jax.abtest.power import detectable
 from gplan_jax.abtest.sequential import Sequential, sequential_analysis
 from gplan_jax.abtest.summary_tables import headline_of, markdown
@@ -29,7 +29,6 @@ from gplan_jax.foundation.config import parse_config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_directory, write_json
 
-ALL = None
 DEFAULT_CONTROL = "control"
 
 
@@ -62,41 +61,33 @@ def analyse(
     on_crossover: Literal["raise", "drop"] = "raise",
     sum_duplicates: bool = False,
 ) -> dict[str, Any]:
-    """Compares every treatment with the control, over all rows and in each slice.
+    """Compares every treatment with the control.
 
-    The verdict over all rows is on the test's metric, adjusted by the pre-period where the log has
-    one; several treatments, and all slices together, are each a family whose p-values are
-    corrected. A failed sample-ratio check takes the place of a verdict, the figures stay.
-    docs/abtest.md names the keys of the summary.
+    The verdict is on the test's metric, adjusted by the pre-period where the log has one; several
+    treatments are a family whose p-values are corrected. A failed sample-ratio check takes the
+    place of a verdict, the figures stay. docs/abtest.md names the keys of the summary.
     """
     import_tea_tasting()
     period = divide(log, test, on_crossover=on_crossover, sum_duplicates=sum_duplicates)
     treatments = [arm for arm in test.arms if arm != test.control]
-    parts = [code for code in np.unique(period.test.slice_R) if log.slices[code]]
-    tables = {ALL: user_table(period)}
-    if len(parts) > 1:
-        tables |= {log.slices[code]: user_table(period, int(code)) for code in parts}
-    ratios: dict[str | None, dict[str, Any]] = {}
-    for name, table in tables.items():
-        codes = {arm: period.test.arms.index(arm) for arm in test.arms}
-        users = {arm: int(np.count_nonzero(table.arm_U == code)) for arm, code in codes.items()}
-        p = sample_ratio_p(users, test.arms)
-        passed = not p < test.srm_alpha
-        ratios[name] = {"users": users, "expected": test.arms, "p": p, "passed": passed}
+    table = user_table(period)
+    codes = {arm: period.test.arms.index(arm) for arm in test.arms}
+    users = {arm: int(np.count_nonzero(table.arm_U == code)) for arm, code in codes.items()}
+    p = sample_ratio_p(users, test.arms)
+    ratio = {"users": users, "expected": test.arms, "p": p, "passed": not p < test.srm_alpha}
     comparisons = [
-        {"treatment": treatment, "slice": name} | _compare(table, period, test, treatment)
-        for name, table in tables.items()
+        {"treatment": treatment} | _compare(table, codes[test.control], codes[treatment], test)
         for treatment in treatments
     ]
-    _correct([row for row in comparisons if row["slice"] is ALL], test)
-    _correct([row for row in comparisons if row["slice"] is not ALL], test)
+    p_values = {row["treatment"]: row["p"] for row in comparisons if row["p"] is not None}
+    found = adjusted(p_values, alpha=test.alpha, correction=test.correction)
     looks = {
         treatment: sequential_analysis(period, test, treatment, alpha=test.alpha / len(treatments))
         for treatment in (treatments if sequential else [])
     }
     for row in comparisons:
-        own = looks.get(row["treatment"])
-        row["verdict"], row["because"] = _verdict(row, ratios[row["slice"]], test, own)
+        row["p_adjusted"] = found.get(row["treatment"])
+        row["verdict"], row["because"] = _verdict(row, ratio, test, looks.get(row["treatment"]))
     return {
         "log": {
             "file": log.source.name,
@@ -110,7 +101,7 @@ def analyse(
         "experiment": test.model_dump(mode="json"),
         "notes": [*period.notes],
         "warnings": [*period.missing],
-        "sample_ratio": [{"slice": name, **ratio} for name, ratio in ratios.items()],
+        "sample_ratio": ratio,
         "comparisons": [_plain(row) for row in comparisons],
         "sequential": {name: _plain(dataclasses.asdict(found)) for name, found in looks.items()},
     }
@@ -123,27 +114,24 @@ def write_summary(summary: Mapping[str, Any], out: Path) -> None:
         (folder / "summary.md").write_text(markdown(summary), encoding="utf-8")
 
 
-def _compare(table: UserTable, period: Period, test: AbTest, treatment: str) -> dict[str, Any]:
-    codes = [period.test.arms.index(arm) for arm in (test.control, treatment)]
-    if any(not np.any(table.arm_U == code) for code in codes):
-        return {"metrics": {}, "p": None, "detectable_lift": None}
+def _compare(table: UserTable, control: int, treatment: int, test: AbTest) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     headline, least = None, None
     for metric in Metric:
-        arms = control, treated = [table.aggregates(code, metric) for code in codes]
-        plain = estimate(control, treated, metric, alpha=test.alpha)
+        arms = first, treated = [table.aggregates(arm, metric) for arm in (control, treatment)]
+        plain = estimate(first, treated, metric, alpha=test.alpha)
         cuped, saved = None, None
         before, of = COVARIATES[metric]
         has_covariate = all(
             arm.mean(of) > 0 and arm.mean(before) > 0 and arm.var(before) > 0 for arm in arms
         )
         if test.cuped and plain.method == "welch" and has_covariate:
-            cuped = estimate(control, treated, metric, alpha=test.alpha, cuped=True)
+            cuped = estimate(first, treated, metric, alpha=test.alpha, cuped=True)
             saved = variance_saved(plain, cuped)
         if metric is test.metric:
             headline = cuped or plain
             least = detectable(
-                control,
+                first,
                 treated,
                 metric,
                 alpha=test.alpha,
@@ -158,23 +146,11 @@ def _compare(table: UserTable, period: Period, test: AbTest, treatment: str) -> 
     return {"metrics": metrics, "p": headline.p if headline else None, "detectable_lift": least}
 
 
-def _correct(rows: list[dict[str, Any]], test: AbTest) -> None:
-    p_values = {str(i): row["p"] for i, row in enumerate(rows) if row["p"] is not None}
-    found = adjusted(p_values, alpha=test.alpha, correction=test.correction)
-    for i, row in enumerate(rows):
-        row["p_adjusted"] = found.get(str(i))
-
-
 def _verdict(
     row: Mapping[str, Any], ratio: Mapping[str, Any], test: AbTest, looks: Sequential | None
 ) -> tuple[str, str]:
-    found = headline_of(row, test.metric)
     if not ratio["passed"]:
         return "refused", f"users don't fall into arms as planned (p = {ratio['p']:.2g})"
-    if found is None:
-        return "undecided", "an arm has no user in this slice"
-    if looks is not None and row["slice"] is not ALL:
-        return "undecided", "daily looks judge all slices together; this one's figures describe"
     if looks is not None:
         last = looks.looks[-1]
         if looks.decision == "stop":
@@ -185,7 +161,7 @@ def _verdict(
             left = looks.planned_days - len(looks.looks)
             return "go_on", f"no bound crossed by {last.day}; {left} planned days are left"
         return "no_difference_shown", f"no bound crossed in {looks.planned_days} planned days"
-    p = row["p_adjusted"]
+    p, found = row["p_adjusted"], headline_of(row, test.metric)
     if p is None:
         return "undecided", found["why_none"]
     if p >= test.alpha:

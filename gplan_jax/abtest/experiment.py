@@ -46,8 +46,8 @@ class AbTest(Experiment):
     power: float = Field(default=0.8, gt=0, lt=1)  # of the minimal detectable effect
     # Whether the verdict is on the adjusted figures where the log has a pre-period.
     cuped: bool = True
-    # Over the slices: ``holm`` (any error at all, under any dependence) or ``fdr`` (share of
-    # errors among what holds, Benjamini and Hochberg).
+    # Over several treatments: ``holm`` (any error at all, under any dependence) or ``fdr`` (share
+    # of errors among what holds, Benjamini and Hochberg).
     correction: Literal["holm", "fdr"] = "holm"
     # Below this p-value the sample-ratio check fails and there is no verdict.
     srm_alpha: float = Field(default=0.001, gt=0, lt=0.5)

@@ -1,4 +1,4 @@
-"""Reading an exposure and click log: one row a user, day, arm and slice, with its counts."""
+"""Reading an exposure and click log: one row a user, day and arm, with its counts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.files import read_jsonl
 from gplan_jax.foundation.progress import track
 
-REQUIRED = ("user", "day", "arm", "impressions", "clicks")
-COLUMNS = (*REQUIRED[:3], "slice", *REQUIRED[3:])
+COLUMNS = ("user", "day", "arm", "impressions", "clicks")
 NO_ARM = -1
 
 
@@ -25,14 +24,11 @@ class ExposureLog:
     """The rows of a log by column, R of them; texts are codes into the lists of their names."""
 
     source: Path
-    # Names by code, in order of appearance; a row without a slice has the code of "".
-    users: list[str]
+    users: list[str]  # names by code, in order of appearance
     arms: list[str]
-    slices: list[str]
     user_R: np.ndarray
     day_R: np.ndarray  # ordinals, as ``datetime.date.toordinal``
     arm_R: np.ndarray  # an empty arm is ``NO_ARM``
-    slice_R: np.ndarray
     impressions_R: np.ndarray
     clicks_R: np.ndarray  # 0 <= clicks <= impressions
     row_R: np.ndarray  # row numbers in the file, from 1
@@ -43,16 +39,16 @@ class ExposureLog:
     def where(self, keep_R: np.ndarray) -> ExposureLog:
         """The rows that ``keep_R`` [R] names; the codes stay what they are."""
         arrays = {name: value[keep_R] for name, value in vars(self).items() if name.endswith("_R")}
-        return ExposureLog(self.source, self.users, self.arms, self.slices, **arrays)
+        return ExposureLog(self.source, self.users, self.arms, **arrays)
 
 
 def read_log(path: str | Path) -> ExposureLog:
     """Reads a .csv, .jsonl or .parquet log with the columns ``COLUMNS``; others are ignored.
 
-    ``slice`` may be left out. Rows are read one by one and kept as numbers, some 50 bytes each.
+    Rows are read one by one and kept as numbers, some 50 bytes each.
     """
     path = Path(path)
-    codes: dict[str, dict[str, int]] = {"user": {}, "arm": {"": NO_ARM}, "slice": {"": 0}}
+    codes: dict[str, dict[str, int]] = {"user": {}, "arm": {"": NO_ARM}}
     days: dict[Any, int] = {}
     found: list[tuple[int, ...]] = []
     chunks: list[np.ndarray] = []
@@ -74,17 +70,16 @@ def read_log(path: str | Path) -> ExposureLog:
         if arm not in codes["arm"]:
             codes["arm"][arm] = len(codes["arm"]) - 1
         user = codes["user"].setdefault(texts["user"], len(codes["user"]))
-        part = codes["slice"].setdefault(texts["slice"], len(codes["slice"]))
-        found.append((user, days[day], codes["arm"][arm], part, impressions, clicks, row))
+        found.append((user, days[day], codes["arm"][arm], impressions, clicks, row))
         if len(found) == 65_536:
             chunks.append(np.array(found, np.int64))
             found.clear()
-    chunks.append(np.array(found, np.int64).reshape(-1, 7))
+    chunks.append(np.array(found, np.int64).reshape(-1, 6))
     table = np.concatenate(chunks)
     if not len(table):
-        raise GplanError(f"{path} has no rows; an exposure log has one a user, day, arm and slice.")
-    names = (list(codes["user"]), [arm for arm in codes["arm"] if arm], list(codes["slice"]))
-    return ExposureLog(path, *names, *np.ascontiguousarray(table.T))
+        raise GplanError(f"{path} has no rows; an exposure log has one a user, day and arm.")
+    arms = [arm for arm in codes["arm"] if arm]
+    return ExposureLog(path, list(codes["user"]), arms, *np.ascontiguousarray(table.T))
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -137,21 +132,18 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         file = parquet.ParquetFile(path)
     except (OSError, ValueError) as error:
         raise GplanError(f"{path} is not a Parquet file: {error}.") from None
-    names = file.schema_arrow.names
-    _check_columns(path, names)
+    _check_columns(path, file.schema_arrow.names)
     row = 0
-    for batch in file.iter_batches(columns=[name for name in COLUMNS if name in names]):
+    for batch in file.iter_batches(columns=list(COLUMNS)):
         for values in batch.to_pylist():
             row += 1
             yield row, values
 
 
 def _check_columns(path: Path, given: Any) -> None:
-    missing = [name for name in REQUIRED if name not in given]
-    if missing:
+    if missing := [name for name in COLUMNS if name not in given]:
         raise GplanError(
-            f"{path} lacks the column {', '.join(missing)}; a log has {', '.join(COLUMNS)} "
-            "(slice may be left out)."
+            f"{path} lacks the column {', '.join(missing)}; a log has {', '.join(COLUMNS)}."
         )
 
 

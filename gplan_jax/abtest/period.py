@@ -35,7 +35,7 @@ def divide(
     """Cuts ``log`` into test and pre-period, and checks both.
 
     A row without impressions is no exposure and counts nowhere. A user belongs to the arm of
-    their exposures during the test, and to each slice that they were exposed in.
+    their exposures during the test.
     """
     notes = list[str]()
     _check_duplicates(log, notes, summed=sum_duplicates)
@@ -73,7 +73,7 @@ def divide(
 
 
 def _check_duplicates(log: ExposureLog, notes: list[str], *, summed: bool) -> None:
-    keys = (log.slice_R, log.arm_R, log.day_R, log.user_R)
+    keys = (log.arm_R, log.day_R, log.user_R)
     order = np.lexsort(keys)
     same = np.ones(len(log) - 1, bool)
     for key in keys:
@@ -82,12 +82,12 @@ def _check_duplicates(log: ExposureLog, notes: list[str], *, summed: bool) -> No
     if not count:
         return
     if summed:
-        notes.append(f"rows summed with another of the same user, day, arm and slice: {count:,}")
+        notes.append(f"rows summed with another of the same user, day and arm: {count:,}")
         return
     place = int(np.argmax(same))
     one, other = sorted((order[place], order[place + 1]))
     raise GplanError(
-        f"{log.source}: rows that repeat the user, day, arm and slice of another: {count}; row "
+        f"{log.source}: rows that repeat the user, day and arm of another: {count}; row "
         f"{log.row_R[other]} repeats row {log.row_R[one]} (user {log.users[log.user_R[one]]!r}). "
         "Remove them, or pass --sum-duplicates where they are parts of one."
     )

@@ -28,8 +28,8 @@ from gplan_jax.foundation.progress import track
 
 ARMS = ("control", "gplan")
 START = date(2026, 11, 2)
-# Of each user: chance to come on a day, to click what is shown, to be out of town on a day.
-ACTIVITY, CLICKING, TRAVEL = (1.5, 2.5), (0.6, 8.0), (0.4, 3.0)
+# Of each user: chance to come on a day, to click what is shown.
+ACTIVITY, CLICKING = (1.5, 2.5), (0.6, 8.0)
 MORE_IMPRESSIONS = 2.0
 
 
@@ -43,7 +43,6 @@ class Simulated:
     treated_U: np.ndarray
     impressions_UxD: np.ndarray
     clicks_UxD: np.ndarray
-    away_UxD: np.ndarray
     before: int
 
     def table(self) -> UserTable:
@@ -77,7 +76,7 @@ def _totals(impressions_UxD: np.ndarray, clicks_UxD: np.ndarray) -> dict[str, np
 def simulate_users(
     treated_U: np.ndarray, days: int, before: int, lift: float, rng: np.random.Generator
 ) -> Simulated:
-    """Draws users who differ in how often they come, click and travel.
+    """Draws users who differ in how often they come and click.
 
     ``lift`` is relative, on a treated user's chance to click an impression during the test.
     """
@@ -87,8 +86,7 @@ def simulate_users(
     chance = np.broadcast_to(rng.beta(*CLICKING, (users, 1)), (users, width)).copy()
     chance[treated_U, before:] *= 1 + lift
     clicks = rng.binomial(impressions, np.clip(chance, 0, 1))
-    away = rng.random((users, width)) < rng.beta(*TRAVEL, (users, 1))
-    return Simulated(treated_U, impressions, clicks, away, before)
+    return Simulated(treated_U, impressions, clicks, before)
 
 
 def draw_arms(salt: str, users: int) -> np.ndarray:
@@ -107,9 +105,8 @@ def write_log(path: str | Path, simulated: Simulated) -> int:
             stamp = START + timedelta(days=day - simulated.before)
             for user in np.flatnonzero(simulated.impressions_UxD[:, day]):
                 arm = ARMS[int(simulated.treated_U[user])] if day >= simulated.before else ""
-                part = "cross-city" if simulated.away_UxD[user, day] else "general"
                 counts = simulated.impressions_UxD[user, day], simulated.clicks_UxD[user, day]
-                writer.writerow((f"u{user}", stamp, arm, part, *map(int, counts)))
+                writer.writerow((f"u{user}", stamp, arm, *map(int, counts)))
                 rows += 1
     return rows
 

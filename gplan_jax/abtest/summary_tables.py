@@ -22,35 +22,32 @@ def summary_tables(summary: Mapping[str, Any]) -> list[TextTable]:
 
 
 def verdict_table(summary: Mapping[str, Any]) -> TextTable:
-    """One row a treatment and slice: the metric of the verdict, its lift, and what follows."""
+    """One row a treatment: the metric of the verdict, its lift, and what follows."""
     metric = summary["experiment"]["metric"]
     level = 100 * (1 - summary["experiment"]["alpha"])
     rows = []
     for row in summary["comparisons"]:
         found = headline_of(row, metric)
-        rates = [percent(found[arm]) if found else NOTHING for arm in ("control", "treatment")]
-        lift = _interval(found, "lift") if found else NOTHING
+        rates = [percent(found[arm]) for arm in ("control", "treatment")]
+        lift = _interval(found, "lift")
         verdict = row["verdict"].replace("_", " ")
         least = percent(row["detectable_lift"], sign=True)
         p = number(row["p_adjusted"])
-        cells = (row["treatment"], row["slice"] or "all", *rates, lift, p, least, verdict)
-        rows.append(cells)
-    headings = ("arm", "slice", "control", "treatment", f"lift [{level:g}%]", "p corrected")
+        rows.append((row["treatment"], *rates, lift, p, least, verdict))
+    headings = ("arm", "control", "treatment", f"lift [{level:g}%]", "p corrected")
     return text_table(f"{NAMES[metric]}: verdicts", (*headings, "detectable", "verdict"), rows)
 
 
-def headline_of(row: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
-    """The estimate that a comparison's verdict is on; None where an arm is missing."""
-    both = row["metrics"].get(metric)
-    return both and (both["cuped"] or both["plain"])
+def headline_of(row: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
+    """The estimate that a comparison's verdict is on."""
+    both = row["metrics"][metric]
+    return both["cuped"] or both["plain"]
 
 
 def metric_table(summary: Mapping[str, Any]) -> TextTable:
-    """All metrics over all slices, plain and adjusted by the pre-period."""
+    """All metrics, plain and adjusted by the pre-period."""
     rows = []
     for row in summary["comparisons"]:
-        if row["slice"] is not None:
-            continue
         for metric, both in row["metrics"].items():
             for kind in ("plain", "cuped"):
                 found = both[kind]
@@ -62,17 +59,17 @@ def metric_table(summary: Mapping[str, Any]) -> TextTable:
                 lift = _interval(found, "lift")
                 rows.append((row["treatment"], name, points, lift, number(found["p"]), saved))
     headings = ("arm", "metric", "difference, points", "lift", "p", "variance saved")
-    return text_table("All metrics, all slices together", headings, rows)
+    return text_table("All metrics", headings, rows)
 
 
 def ratio_table(summary: Mapping[str, Any]) -> TextTable:
     """Users of each arm beside their share of the plan."""
-    rows = []
-    for ratio in summary["sample_ratio"]:
-        users = ", ".join(f"{arm} {count:,}" for arm, count in ratio["users"].items())
-        passed = "passed" if ratio["passed"] else "FAILED"
-        rows.append((ratio["slice"] or "all", users, number(ratio["p"]), passed))
-    return text_table("Sample ratio", ("slice", "users", "p", "check"), rows)
+    ratio = summary["sample_ratio"]
+    users = ", ".join(f"{arm} {count:,}" for arm, count in ratio["users"].items())
+    passed = "passed" if ratio["passed"] else "FAILED"
+    return text_table(
+        "Sample ratio", ("users", "p", "check"), [(users, number(ratio["p"]), passed)]
+    )
 
 
 def look_table(treatment: str, found: Mapping[str, Any]) -> TextTable:
@@ -118,8 +115,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
         f"{log['users']:,} users, {days}, {log['days_before']} days before.",
         "",
         *(
-            f"- {row['treatment']}, {row['slice'] or 'all'}: "
-            f"**{row['verdict'].replace('_', ' ')}** ({row['because']})."
+            f"- {row['treatment']}: **{row['verdict'].replace('_', ' ')}** ({row['because']})."
             for row in summary["comparisons"]
         ),
         *(f"- Warning: {text}." for text in summary["warnings"]),

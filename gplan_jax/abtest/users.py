@@ -63,13 +63,12 @@ class UserTable:
         )
 
 
-def user_table(period: Period, part: int | None = None) -> UserTable:
-    """The totals of all users with an exposure in the test, or in slice ``part`` of it.
+def user_table(period: Period) -> UserTable:
+    """The totals of all users with an exposure in the test.
 
-    Two rows of one user and day, in two slices, are one day. The pre-period counts with all its
-    slices; a user without one has zeros there, which is no bias: it was so before the draw.
+    A user without a pre-period has zeros there, which is no bias: it was so before the draw.
     """
-    rows = period.test if part is None else period.test.where(period.test.slice_R == part)
+    rows = period.test
     kept = np.unique(rows.user_R)
     arm_of = np.zeros(len(rows.users), np.int64)
     arm_of[rows.user_R] = rows.arm_R

@@ -44,10 +44,10 @@ def analyse(
         Literal["raise", "drop"], typer.Option(help="Users in several arms: stop, or drop them.")
     ] = "raise",
     sum_duplicates: Annotated[
-        bool, typer.Option("--sum-duplicates", help="Sum rows of one user, day, arm and slice.")
+        bool, typer.Option("--sum-duplicates", help="Sum rows of one user, day and arm.")
     ] = False,
 ) -> None:
-    """Compare arms: UV-CTR and CTR, lift with interval, sample ratio, CUPED, slices, power.
+    """Compare arms: UV-CTR and CTR, lift with interval, sample ratio, CUPED, power.
 
     Example: gplan abtest simulate --log-out log.csv --lift 0.2 && gplan abtest analyse --log
     log.csv --start 2026-11-02 --out runs/abtest
@@ -90,8 +90,7 @@ def analyse(
     for text in summary["notes"]:
         typer.echo(f"Note: {text}.")
     for row in summary["comparisons"]:
-        name = f"{row['treatment']}, {row['slice'] or 'all'}"
-        typer.echo(f"{name}: {row['verdict'].replace('_', ' ')} ({row['because']})")
+        typer.echo(f"{row['treatment']}: {row['verdict'].replace('_', ' ')} ({row['because']})")
     typer.echo(f"The analysis is in {out}: summary.json, summary.md.")
 
 

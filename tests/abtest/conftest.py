@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-HEADER = "user,day,arm,slice,impressions,clicks\n"
+HEADER = "user,day,arm,page,impressions,clicks\n"  # a log may have columns of its own
 WriteLog = Callable[..., Path]
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from gplan_jax.abtest.log import NO_ARM, ExposureLog, read_log
+from gplan_jax.abtest.log import COLUMNS, NO_ARM, ExposureLog, read_log
 from gplan_jax.foundation import GplanError, RowError
 
 ROWS = [
-    {"user": "u1", "day": "2026-11-02", "arm": "a", "slice": "x", "impressions": 3, "clicks": 1},
-    {"user": "用户", "day": "2026-11-03", "arm": "", "slice": "", "impressions": 2, "clicks": 0},
-    {"user": "u1", "day": "2026-11-03", "arm": "b", "slice": "y", "impressions": 0, "clicks": 0},
+    {"user": "u1", "day": "2026-11-02", "arm": "a", "page": "x", "impressions": 3, "clicks": 1},
+    {"user": "用户", "day": "2026-11-03", "arm": "", "page": "", "impressions": 2, "clicks": 0},
+    {"user": "u1", "day": "2026-11-03", "arm": "b", "page": "y", "impressions": 0, "clicks": 0},
 ]
 
 
@@ -25,7 +25,6 @@ def content(log: ExposureLog) -> list[tuple[object, ...]]:
             log.users[log.user_R[i]],
             date.fromordinal(int(log.day_R[i])).isoformat(),
             "" if log.arm_R[i] == NO_ARM else log.arms[log.arm_R[i]],
-            log.slices[log.slice_R[i]],
             int(log.impressions_R[i]),
             int(log.clicks_R[i]),
         )
@@ -44,7 +43,7 @@ def test_csv_jsonl_and_parquet_say_the_same(tmp_path: Path, write_log: Callable[
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(dated), paths[2])
     for path in paths:
         log = read_log(path)
-        assert content(log) == [tuple(row.values()) for row in ROWS], path
+        assert content(log) == [tuple(row[name] for name in COLUMNS) for row in ROWS], path
         assert log.row_R.tolist() == [1, 2, 3]
 
 
@@ -52,11 +51,6 @@ def test_more_rows_than_a_chunk(write_log: Callable[..., Path]) -> None:
     count = 65_536 + 3
     log = read_log(write_log(*(f"u{i % 7},2026-11-02,a,s{i},1,0" for i in range(count))))
     assert len(log) == count and log.row_R[-1] == count and len(log.users) == 7
-
-
-def test_a_log_without_slices_and_with_other_columns(write_log: Callable[..., Path]) -> None:
-    path = write_log("x,u1,2026-11-02,a,2,1", header="note,user,day,arm,impressions,clicks\n")
-    assert content(read_log(path)) == [("u1", "2026-11-02", "a", "", 2, 1)]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +90,9 @@ def test_a_count_in_json_is_a_whole_number(value: str, tmp_path: Path) -> None:
 def test_files_that_are_no_logs(tmp_path: Path, write_log: Callable[..., Path]) -> None:
     with pytest.raises(GplanError, match="does not exist"):
         read_log(tmp_path / "none.csv")
-    with pytest.raises(GplanError, match="is empty; its first line names user, day, arm, slice"):
+    with pytest.raises(
+        GplanError, match="is empty; its first line names user, day, arm, impressions"
+    ):
         read_log(write_log(header=""))
     with pytest.raises(GplanError, match="has no rows"):
         read_log(write_log())

@@ -68,21 +68,7 @@ def test_duplicates_are_named_or_summed(write_log: Callable[..., Path]) -> None:
     table = user_table(period)
     assert table.totals["impressions"].tolist() == [2, 5, 1]
     assert table.totals["exposed_days"].tolist() == [1, 1, 1]
-    assert "rows summed with another of the same user, day, arm and slice: 1" in period.notes
-
-
-def test_two_slices_on_one_day_are_one_day_and_each_slice_counts_its_own(
-    write_log: Callable[..., Path],
-) -> None:
-    more = ("u1,2026-11-02,a,y,3,1", "u1,2026-11-03,a,y,1,0", "u2,2026-11-03,b,y,1,1")
-    period = cut(write_log(*BASE, *more))
-    totals = user_table(period).totals
-    assert totals["exposed_days"].tolist() == [2, 2]
-    assert totals["clicked_days"].tolist() == [1, 1]
-    assert totals["clicks"].tolist() == [2, 1]
-    of_y = user_table(period, period.test.slices.index("y")).totals
-    assert of_y["exposed_days"].tolist() == [2, 1]
-    assert of_y["clicks"].tolist() == [1, 1]
+    assert "rows summed with another of the same user, day and arm: 1" in period.notes
 
 
 def test_missing_days_are_named(write_log: Callable[..., Path]) -> None:

@@ -42,7 +42,7 @@ def test_from_a_simulated_log_to_a_summary(tmp_path: Path) -> None:
     options = ("--users", 1500, "--days", 5, "--before", 3, "--lift", 0.5, "--log-out", log)
     assert f"gplan abtest analyse --log {log} --start 2026-11-02" in abtest("simulate", *options)
     shown = abtest("analyse", "--log", log, "--config", config, "--sequential", "--out", out)
-    assert "gplan, all: better (the bound was crossed on" in shown
+    assert "gplan: better (the bound was crossed on" in shown
     assert f"The analysis is in {out}: summary.json, summary.md." in shown
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert summary["experiment"]["name"] == "homepage"
