@@ -23,9 +23,9 @@ NO_PART = "(none)"
 class Metric(StrEnum):
     """What arms are compared by; users are the clusters of each.
 
-    UV_CTR is the paper's: users with a click / users exposed, over the whole test. UV_CTR_DAY
-    counts each day of a user: user-days with a click / user-days exposed. CTR is clicks /
-    impressions.
+    UV_CTR is users with a click / users exposed, over the whole test: our reading of the paper's,
+    which doesn't say over what time. UV_CTR_DAY counts each day of a user: user-days with a click /
+    user-days exposed. CTR is clicks / impressions.
     """
 
     UV_CTR = "uv_ctr"

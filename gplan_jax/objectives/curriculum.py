@@ -19,7 +19,7 @@ class CompressionCurriculum:
 
     samples_per_epoch: int
     first_stage: int = 0  # stage of the first epoch; 0 is explicit reasoning
-    # The paper has 1; small data sets want more, so that a stage is long enough to be learnt. None
+    # 1 fits the paper's 13 epochs and B* = 9; small data sets want more, to learn a stage. None
     # stands still, which training on explicit reasoning (CoT-SFT) wants.
     epochs_per_stage: int | None = 1
 

@@ -1,7 +1,7 @@
-"""The config of a training run: what configs/*.yaml may say, with the paper's values as defaults.
+"""The config of a training run: what configs/*.yaml may say.
 
-Sources of the defaults: paper, section 5.1.3 (13 epochs, B* = 9, structure rate 5e-6, polish rate
-1e-6) and equation 5 (equal section weights).
+Defaults of the paper: section 5.1.3 (13 epochs, B* = 9, structure rate 5e-6, polish rate 1e-6),
+equation 5 (equal section weights). The others are ours; docs/training.md says why.
 """
 
 from __future__ import annotations
