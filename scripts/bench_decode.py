@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from bench_decode_models import MAX_LENGTH, MODES, Recipe, exported, long_contexts, make_models
+from bench_decode_models import MODES, Recipe, exported, long_contexts, make_models
 from bench_flops import SHAPES
 from bench_process import JsonProcess
 
@@ -129,7 +129,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             for name, way in ways_of(models[form], samples, options).items()
         }
         answers = take_turns(ways, samples, options.rounds)
-    prompts = [prompt_of(sample, encoder, task.template, task.library) for sample in samples]
+    prompts = [task.prompt_ids(sample, encoder).tolist() for sample in samples]
     figures = {form: figures_of(form, answers, task.library) for form in options.forms}
     report = {
         "benchmark": "decode_one_plan",
@@ -176,14 +176,6 @@ def contexts(
     )
 
 
-def prompt_of(
-    sample: Sample, encoder: ChatEncoder, template: PromptTemplate, library: IntentLibrary
-) -> list[int]:
-    """The prompt of a context, cut as the engine cuts it."""
-    room = MAX_LENGTH - EngineConfig().response_room
-    return encoder.prompt_ids(template.render(sample, library), max_length=room).tolist()
-
-
 def ways_of(model: Path, samples: Sequence[Sample], options: argparse.Namespace) -> dict[str, Any]:
     """Name -> a context that holds a way for as long as it is open."""
     ways = {
@@ -226,7 +218,7 @@ def transformers(
 ) -> Iterator[Way]:
     """transformers' ``generate``, greedy, in a process of its own."""
     encoder, task = ChatEncoder.load(model_dir), load_task(model_dir)
-    prompts = [prompt_of(s, encoder, task.template, task.library) for s in samples]
+    prompts = [task.prompt_ids(sample, encoder).tolist() for sample in samples]
     checkpoint = exported(model_dir)
     prompts_file = checkpoint.with_name("prompts.json")
     write_json(prompts_file, prompts)

@@ -46,7 +46,7 @@ from gplan_jax.synthesis.factory.explain import explain_file
 from gplan_jax.synthesis.world.simulation import simulate_rows
 from gplan_jax.training.hosts.mesh import make_mesh, put_batch
 from gplan_jax.training.steps.optimizer import make_optimizer
-from gplan_jax.training.steps.setup import Run, curriculum_of
+from gplan_jax.training.steps.setup import Run, curriculum_of, with_prompt_length
 from gplan_jax.training.steps.step import TrainState, TrainStep
 from gplan_jax.training.steps.train_config import DataConfig, PrecisionConfig, TrainConfig
 
@@ -194,8 +194,11 @@ def make_layouts(
     curriculum = curriculum_of(config, len(training_set))
     blocks = max(training_set.blocks(row) for row in range(len(training_set)))
     data = config.data
+    lengths_NxGx2 = training_set.lengths(blocks + 1)
+    training_set = with_prompt_length(config, training_set, lengths_NxGx2[..., 1].max(axis=1))
+    lengths_NxGx2[..., 0] = lengths_NxGx2[..., 0].clip(max=training_set.task.prompt_length)
     plan = BatchPlan(
-        training_set.lengths(blocks + 1),
+        lengths_NxGx2,
         curriculum,
         batch_size=config.batch_size,
         epochs=config.epochs,
@@ -255,7 +258,7 @@ def make_layout(name: str, run: Run) -> Layout:
     """A run in the layout of that name."""
     micro_rows = run.config.batch_size // run.config.accumulation_steps
     if name == "padded":
-        run = with_plan(run, length_multiple=run.training_set.task.max_length)
+        run = with_plan(run, length_multiple=run.config.data.max_length)
         step = make_padded_step(
             nnx.graphdef(run.model),
             run.optimizer,

@@ -106,11 +106,14 @@ def read_pairs(
     )
     library, pairs = IntentLibrary.load(), folder / "pairs.jsonl"
     write_counterfactuals(source, pairs, library, faulty=FaultyRows("skip"))
-    return PreferenceSet.read(
+    whole = PreferenceSet.read(
         pairs,
         encoder=encoder,
         task=Task(PromptTemplate.load(template), library, max_length),
-    ).fitting(faulty=FaultyRows("skip"))
+    )
+    room = max_length - int(whole.response_lengths().max())
+    cut = replace(whole, task=replace(whole.task, prompt_length=room))
+    return cut.fitting(faulty=FaultyRows("skip"))
 
 
 def make_preference_layouts(

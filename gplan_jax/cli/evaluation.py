@@ -14,13 +14,13 @@ Library = Annotated[
 Template = Annotated[
     str | None, typer.Option(help="Prompt template, a name or folder; else the model's own.")
 ]
-MaxLength = Annotated[
+PromptLength = Annotated[
     int | None,
-    typer.Option(min=1, help="Longest prompt and answer together, in tokens; else as in training."),
+    typer.Option(min=1, help="Tokens that prompts are cut to; else as in training."),
 ]
 MaxNewTokens = Annotated[
     int | None,
-    typer.Option(min=1, help="Longest answer, in tokens; else 512, or half of --max-length."),
+    typer.Option(min=1, help="Longest free answer, in tokens; else 512."),
 ]
 Mode = Annotated[
     Literal["unconstrained", "constrained", "drafted"],
@@ -53,7 +53,7 @@ def evaluate(
     library: Library = None,
     template: Template = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded together.")] = 16,
-    max_length: MaxLength = None,
+    prompt_length: PromptLength = None,
     max_new_tokens: MaxNewTokens = None,
     mode: Mode = "unconstrained",
     response: Response = None,
@@ -84,7 +84,7 @@ def evaluate(
         template=template,
         library=str(library) if library else None,
         batch_size=batch_size,
-        max_length=max_length,
+        prompt_length=prompt_length,
         max_new_tokens=max_new_tokens,
         mode=mode,
         response=response,
@@ -127,7 +127,7 @@ def plan(
     ] = None,
     library: Library = None,
     template: Template = None,
-    max_length: MaxLength = None,
+    prompt_length: PromptLength = None,
     max_new_tokens: MaxNewTokens = None,
     mode: Mode = "unconstrained",
     response: Response = None,
@@ -158,7 +158,7 @@ def plan(
         model,
         template=template,
         library=str(library) if library else None,
-        max_length=max_length,
+        prompt_length=prompt_length,
         max_new_tokens=max_new_tokens,
         batch_size=1,
         mode=mode,

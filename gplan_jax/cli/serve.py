@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gplan_jax.cli.evaluation import Library, MaxLength, Model, Template
+from gplan_jax.cli.evaluation import Library, Model, PromptLength, Template
 
 EXTRA = ("fastapi", "prometheus_client", "uvicorn")
 
@@ -56,7 +56,7 @@ def serve(
     ] = None,
     library: Library = None,
     template: Template = None,
-    max_length: MaxLength = None,
+    prompt_length: PromptLength = None,
 ) -> None:
     """Serve plans over HTTP, with a page to try them, until Ctrl-C or SIGTERM.
 
@@ -106,5 +106,5 @@ def serve(
         port=port,
         library=str(library) if library else None,
         template=template,
-        max_length=max_length,
+        prompt_length=prompt_length,
     )

@@ -154,10 +154,10 @@ class ChatEncoder:
         constant = len(self._system_ids(prompt.system)) + len(self._assistant_ids)
         if constant >= max_length:
             raise GplanError(
-                f"The prompt's constant part has {constant} tokens, but beside the answer only "
-                f"{max(max_length, 0)} are left for the whole prompt; allow for more tokens "
-                "(data.max_length of a config, --max-length of a command), for shorter answers "
-                "(max_new_tokens), or choose a shorter prompt template."
+                f"The prompt's constant part has {constant} tokens, but a whole prompt may have "
+                f"only {max(max_length, 0)}; allow for more (data.max_length or "
+                "data.prompt_length of a config, --prompt-length of a command), or choose a "
+                "shorter prompt template."
             )
         return max_length - constant
 

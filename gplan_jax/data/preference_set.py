@@ -20,13 +20,13 @@ import numpy as np
 from gplan_jax.data.batch_plan import cached_counts
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.task_files import Task
-from gplan_jax.foundation import GplanError, RowError
+from gplan_jax.foundation import RowError
 from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, empty_data_set
 from gplan_jax.foundation.progress import track
 from gplan_jax.gsisr import ContextPair, Plan, Sample, parse_plan, read_context_pairs
 from gplan_jax.reasoning import block_count, compress_response
 
-NO_ROOM, ALIKE, NO_REASONING = -1, -2, -3
+ALIKE, NO_REASONING = -1, -2
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ class PreferenceSet:
 
     pairs: tuple[ContextPair, ...]
     encoder: ChatEncoder
-    # Prompts, library, and the most tokens of a prompt and the longer response together; only
-    # prompts are ever cut.
-    task: Task
+    task: Task  # prompts, what they are cut to, and library; a response is never cut
     source: Path  # the file they came from, for messages
 
     @classmethod
@@ -95,18 +93,28 @@ class PreferenceSet:
         return self.encoder.system_ids(self.task.prompt(self.pairs[0].anchor))
 
     def tokenize(self, row: int) -> TokenizedPair:
-        """Token ids of a pair; GplanError where the responses leave the prompts no room."""
-        contexts, latents = self.pairs[row].contexts, self.encoder.latents
-        texts = [context.raw_labels for context in contexts]
-        latent = (compress_response(text, block_count(text, latents), latents) for text in texts)
-        first, second = (self.encoder.response(text).ids for text in latent)
-        prompts = [self.task.prompt(context) for context in contexts]
-        room = self.task.max_length - max(len(first), len(second))
-        one, other = self.encoder.prompts_cut_alike(prompts, max_length=room)
+        """Token ids of a pair; both prompts lose as many tokens as the longer one has to."""
+        prompts = [self.task.prompt(context) for context in self.pairs[row].contexts]
+        one, other = self.encoder.prompts_cut_alike(prompts, max_length=self.task.prompt_length)
+        first, second = self._responses(row)
         longest = min(len(one), len(other)) - 1
         differ = np.flatnonzero(one[:longest] != other[:longest])
         shared = int(differ[0]) if len(differ) else longest
         return TokenizedPair((one, other), (first, second), shared)
+
+    def response_lengths(self, *, cache_dir: Path | None = None) -> np.ndarray:
+        """int32 [N]: tokens of the longer response of every pair, kept as ``fitting`` keeps its."""
+        digest = hashlib.sha256(self.encoder.fingerprint.encode())
+        for pair in self.pairs:
+            digest.update("".join(f"{c.raw_labels}\0" for c in pair.contexts).encode())
+        return cached_counts(
+            cache_dir,
+            f"pair-responses-{digest.hexdigest()[:16]}",
+            lambda: [
+                max(map(len, self._responses(row)))
+                for row in track(range(len(self)), "counting responses")
+            ],
+        )
 
     def fitting(
         self,
@@ -118,8 +126,8 @@ class PreferenceSet:
 
         The levels are what both prompts share below the system part, the longer of their rests
         (the last prompt token left out, which the leaf begins with), and the longer response. A
-        pair can't be trained on where a response has no reasoning or is too long, or the template
-        shows nothing of what has changed, so that one prompt would want two plans.
+        pair can't be trained on where a response has no reasoning, or the template shows nothing
+        of what has changed, so that one prompt would want two plans.
         """
         whole = hashlib.sha256("".join(map(self.digest, range(len(self)))).encode()).hexdigest()
         table_Nx3 = cached_counts(
@@ -149,21 +157,26 @@ class PreferenceSet:
 
     def digest(self, row: int) -> str:
         """A hash of all that the token ids of a pair depend on: texts, tokenizer, length."""
-        digest = hashlib.sha256(f"{self.task.max_length}|{self.encoder.fingerprint}".encode())
+        room = f"prompts of {self.task.prompt_length}"
+        digest = hashlib.sha256(f"{room}|{self.encoder.fingerprint}".encode())
         for context in self.pairs[row].contexts:
             prompt = self.task.prompt(context)
             digest.update(f"{prompt.system}\0{prompt.user}\0{context.raw_labels}\0".encode())
         return digest.hexdigest()
+
+    def _responses(self, row: int) -> list[np.ndarray]:
+        """Token ids of both plans of a pair behind their latent reasoning."""
+        latents = self.encoder.latents
+        texts = [context.raw_labels for context in self.pairs[row].contexts]
+        latent = (compress_response(text, block_count(text, latents), latents) for text in texts)
+        return [self.encoder.response(text).ids for text in latent]
 
     def _levels(self, row: int) -> Sequence[int]:
         """Tokens of a pair by level; the first number is a code where it can't be trained on."""
         latents = self.encoder.latents
         if not all(block_count(c.raw_labels, latents) for c in self.pairs[row].contexts):
             return NO_REASONING, 0, 0
-        try:
-            tokens = self.tokenize(row)
-        except GplanError:
-            return NO_ROOM, 0, 0
+        tokens = self.tokenize(row)
         if np.array_equal(*tokens.prompts):
             return ALIKE, 0, 0
         shared = max(tokens.shared - len(self.prefix_ids), 0)
@@ -172,11 +185,6 @@ class PreferenceSet:
 
     def _fault(self, pair: ContextPair, code: int, first_lines: Mapping[str, int]) -> RowError:
         problem, mend = {
-            NO_ROOM: (
-                f"the longer response of pair {pair.key} leaves no room for its prompt in "
-                f"{self.task.max_length} tokens",
-                "Allow for more tokens with data.max_length",
-            ),
             ALIKE: (
                 f"the contexts of pair {pair.key} differ in "
                 f"{', '.join(pair.provenance.changed)}, but their prompts are the same",

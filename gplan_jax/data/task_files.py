@@ -2,7 +2,7 @@
 
 MODEL/prompt/system.j2 and user.j2   the prompt template
 MODEL/library.yaml                   the intent library
-MODEL/task.json                      tokens of prompt and answer together, what responses hold
+MODEL/task.json                      tokens that a prompt may have, what responses hold
 MODEL/intent_counts.json             counts of the training plans, for drafts; not needed otherwise
 """
 
@@ -13,8 +13,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import yaml
 
+from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import atomic_write, read_json, write_json
 from gplan_jax.gsisr import IntentLibrary, Prompt, PromptTemplate, Sample
@@ -22,7 +24,9 @@ from gplan_jax.gsisr.intent_counts import IntentCounts
 
 PROMPT_FOLDER, LIBRARY_FILE, TASK_FILE = "prompt", "library.yaml", "task.json"
 COUNTS_FILE = "intent_counts.json"
-DEFAULT_MAX_LENGTH = 2048
+# Models of before 2026-12 keep the tokens of prompt and answer together (2,048 where nothing is
+# kept); their prompts may have what `gplan serve` left them, and at least half.
+OLD_MAX_LENGTH, OLD_RESPONSE_ROOM = 2048, 160
 
 Response = Literal["plan", "latent", "reasoning"]
 """What comes before the plan in a response: nothing, latent tokens, or reasoning in words."""
@@ -59,19 +63,24 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True)
 class Task:
-    """Prompt template, intent library, the tokens of prompt and answer together, and the responses.
+    """What a model reads and writes, the same in training, evaluation and serving.
 
     ``response`` is None where the model directory does not tell.
     """
 
     template: PromptTemplate
     library: IntentLibrary
-    max_length: int = DEFAULT_MAX_LENGTH
+    # tokens of any prompt; a longer one loses the left of its user part
+    prompt_length: int = OLD_MAX_LENGTH - OLD_RESPONSE_ROOM
     response: Response | None = None
 
     def prompt(self, sample: Sample) -> Prompt:
         """The prompt of a context."""
         return self.template.render(sample, self.library)
+
+    def prompt_ids(self, sample: Sample, encoder: ChatEncoder) -> np.ndarray:
+        """int32 [P]: tokens of a context's prompt, at most ``prompt_length`` of them."""
+        return encoder.prompt_ids(self.prompt(sample), max_length=self.prompt_length)
 
 
 def save_task(model_dir: Path, task: Task, counts: IntentCounts | None = None) -> None:
@@ -80,7 +89,7 @@ def save_task(model_dir: Path, task: Task, counts: IntentCounts | None = None) -
     with atomic_write(model_dir / LIBRARY_FILE) as temporary:
         text = yaml.safe_dump(task.library.model_dump(), sort_keys=False, allow_unicode=True)
         temporary.write_text(text, encoding="utf-8")
-    known = {"max_length": task.max_length, "response": task.response}
+    known = {"prompt_length": task.prompt_length, "response": task.response}
     write_json(model_dir / TASK_FILE, {k: v for k, v in known.items() if v is not None})
     if counts is not None:
         counts.save(model_dir / COUNTS_FILE)
@@ -91,14 +100,19 @@ def load_task(
     *,
     template: str | None = None,
     library: str | None = None,
-    max_length: int | None = None,
+    prompt_length: int | None = None,
+    response: Response | None = None,
 ) -> Task:
     """The task of a model directory; what is named replaces it, what neither has is Amap's."""
     path = model_dir / TASK_FILE
-    stored: Any = read_json(path) if path.is_file() else {"max_length": DEFAULT_MAX_LENGTH}
-    length = stored.get("max_length") if isinstance(stored, dict) else None
+    stored: Any = read_json(path) if path.is_file() else {"max_length": OLD_MAX_LENGTH}
+    length = None
+    if isinstance(stored, dict):
+        length = stored.get("prompt_length", stored.get("max_length"))
     if not isinstance(length, int) or length < 1:
-        raise GplanError(f"{path} must be a JSON object with max_length, a positive integer.")
+        raise GplanError(f"{path} must be a JSON object with prompt_length, a positive integer.")
+    if "prompt_length" not in stored:
+        length = max(length - OLD_RESPONSE_ROOM, -(-length // 2))
     if stored.get("response") not in (None, *get_args(Response)):
         raise GplanError(
             f"{path}: response is {stored['response']!r}; it is {', '.join(get_args(Response))}, "
@@ -111,6 +125,6 @@ def load_task(
     return Task(
         PromptTemplate.load(template or "amap_zh"),
         IntentLibrary.load(library),
-        max_length or length,
-        stored.get("response"),
+        prompt_length or length,
+        response or stored.get("response"),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
@@ -36,9 +37,7 @@ class TrainingSet:
     samples: tuple[Sample, ...]
     labels: tuple[Label, ...]  # checked; each has a trace in CoT-SFT and PICD
     encoder: ChatEncoder
-    # Prompts, library, and the most tokens of prompt and response together; only the prompt is ever
-    # cut.
-    task: Task
+    task: Task  # prompts, what they are cut to, and library; a response is never cut
     mode: Mode  # what responses hold
 
     @classmethod
@@ -102,45 +101,38 @@ class TrainingSet:
         return self.encoder.system_ids(self.task.prompt(self.samples[0]))
 
     def tokenize(self, row: int, stage: int) -> TokenizedSample:
-        """Token ids of a row at a stage; the prompt is cut so that both fit in ``max_length``."""
+        """Token ids of a row at a stage; the prompt is the same at all of them."""
         response = self.encoder.response(self.response_text(row, stage))
-        room = self.task.max_length - len(response.ids)
-        prompt_ids = self.encoder.prompt_ids(self.task.prompt(self.samples[row]), max_length=room)
+        prompt_ids = self.task.prompt_ids(self.samples[row], self.encoder)
         return TokenizedSample(prompt_ids, response.ids, response.sections)
 
     def lengths(self, stages: int, *, cache_dir: Path | None = None) -> np.ndarray:
         """int32 [N, stages, 2]: tokens of prompt and of response for every row and stage.
 
-        ``cache_dir`` keeps the table under a hash of everything it depends on.
+        ``cache_dir`` keeps the table, its prompts whole, under a hash of all it depends on.
         """
-        digest = hashlib.sha256(f"{self.mode}|{self.task.max_length}|{stages}".encode())
+        digest = hashlib.sha256(f"{self.mode}|whole|{stages}".encode())
         digest.update(self.encoder.fingerprint.encode())
         for sample, label in zip(self.samples, self.labels, strict=True):
             prompt = self.task.prompt(sample)
             digest.update(f"{prompt.system}\0{prompt.user}\0{label.text}\0".encode())
-        return cached_counts(
+        table_NxGx2 = cached_counts(
             cache_dir,
             f"lengths-{digest.hexdigest()[:16]}",
             lambda: [
                 self._row_lengths(row, stages) for row in track(range(len(self)), "counting tokens")
             ],
         )
+        table_NxGx2[..., 0] = table_NxGx2[..., 0].clip(max=self.task.prompt_length)
+        return table_NxGx2
 
     def _row_lengths(self, row: int, stages: int) -> Sequence[tuple[int, int]]:
-        limit, prompt = self.task.max_length, self.task.prompt(self.samples[row])
+        prompt = self.task.prompt(self.samples[row])
+        whole = len(self.encoder.prompt_ids(prompt, max_length=sys.maxsize))
         last = self.blocks(row) if self.mode is Mode.PICD else 0
-        responses = [
-            len(self.encoder.response(self.response_text(row, stage)).ids)
+        lengths = [
+            (whole, len(self.encoder.response(self.response_text(row, stage)).ids))
             for stage in range(min(stages, last + 1))
         ]
-        try:
-            self.encoder.user_room(prompt, max_length=limit - max(responses))
-        except GplanError as error:
-            raise GplanError(
-                f"The answer of the row with id {self.row_id(row)} has {max(responses)} "
-                f"tokens of at most {limit} for prompt and answer. {error}"
-            ) from None
-        whole = len(self.encoder.prompt_ids(prompt, max_length=limit))
-        lengths = [(min(whole, limit - response), response) for response in responses]
         # Once a response is fully latent nothing changes any more.
         return lengths + lengths[-1:] * (stages - len(lengths))

@@ -177,7 +177,7 @@ def test_a_tokenizer_of_another_model_is_refused_everywhere(
         ("gplan.json", "{}"),
         ("config.json", "[1]"),
         ("tokenizer.json", "{"),
-        ("task.json", '{"max_length": "many"}'),
+        ("task.json", '{"prompt_length": "many"}'),
         ("library.yaml", "tools: ["),
     ],
 )
@@ -196,10 +196,10 @@ def test_a_constant_part_that_is_too_long_names_the_options(
 ) -> None:
     code, error = gplan(
         *("plan", "--model", tiny_model_dir, "--data", world_file, "--row", 1),
-        *("--template", "compact_zh", "--max-length", 520, "--max-new-tokens", 512),
+        *("--template", "compact_zh", "--prompt-length", 8),
     )
     assert code == 2
-    assert "only 8 are left" in error and "--max-length" in error and "max_new_tokens" in error
+    assert "only 8;" in error and "--prompt-length" in error
 
 
 def test_files_where_directories_are_needed_and_the_reverse(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ class TellingPlanner:
         latents = GSISR_LATENTS
 
     library = IntentLibrary.load()
+    task = SimpleNamespace(prompt_length=1888)
     max_new_tokens = 512
 
     def generate(self, samples: Sequence[Sample]) -> list[str]:

@@ -59,7 +59,7 @@ def test_truncation_cuts_the_left_of_the_user_part(encoder: ChatEncoder) -> None
     assert text.startswith("<|im_start|>system\n规则<|im_end|>")
     assert text.endswith("现在的位置<|im_end|>\n<|im_start|>assistant\n")
     constant = len(encoder.prompt_ids(Prompt(system="规则", user=""), max_length=200))
-    with pytest.raises(GplanError, match=f"{constant} tokens, but beside the answer only 5"):
+    with pytest.raises(GplanError, match=f"{constant} tokens, but a whole prompt may have only 5;"):
         encoder.prompt_ids(prompt, max_length=5)
 
 

@@ -23,7 +23,7 @@ def training_set(world_file: Path, tiny_model_dir: Path) -> TrainingSet:
     return TrainingSet.read(
         world_file,
         encoder=ChatEncoder.load(tiny_model_dir),
-        task=Task(PromptTemplate.load("compact_zh"), IntentLibrary.load(), max_length=700),
+        task=Task(PromptTemplate.load("compact_zh"), IntentLibrary.load(), prompt_length=500),
         mode=Mode.PICD,
     )
 

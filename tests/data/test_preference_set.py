@@ -28,7 +28,7 @@ from gplan_jax.gsisr import (
 )
 from gplan_jax.objectives.curriculum import CompressionCurriculum
 
-MAX_LENGTH = 1500
+PROMPT_LENGTH = 1300
 
 
 def with_task(pairs: PreferenceSet, **changes: Any) -> PreferenceSet:
@@ -36,18 +36,18 @@ def with_task(pairs: PreferenceSet, **changes: Any) -> PreferenceSet:
 
 
 def read(
-    path: Path, model_dir: Path, template: str = "compact_zh", max_length: int = MAX_LENGTH
+    path: Path, model_dir: Path, template: str = "compact_zh", prompt_length: int = PROMPT_LENGTH
 ) -> PreferenceSet:
     return PreferenceSet.read(
         path,
         encoder=ChatEncoder.load(model_dir),
-        task=Task(PromptTemplate.load(template), IntentLibrary.load(), max_length),
+        task=Task(PromptTemplate.load(template), IntentLibrary.load(), prompt_length),
     )
 
 
 @pytest.fixture(scope="module")
 def pairs(pairs_file: Path, tiny_model_dir: Path) -> PreferenceSet:
-    return read(pairs_file, tiny_model_dir, template="amap_zh", max_length=6000)
+    return read(pairs_file, tiny_model_dir, template="amap_zh", prompt_length=6000)
 
 
 def make_loader(
@@ -164,11 +164,11 @@ def test_hosts_share_a_batch_out_with_one_set_of_widths(pairs: PreferenceSet) ->
 
 
 def test_long_prompts_are_cut_alike(pairs_file: Path, tiny_model_dir: Path) -> None:
-    whole = read(pairs_file, tiny_model_dir, template="amap_zh", max_length=6000)
+    whole = read(pairs_file, tiny_model_dir, template="amap_zh", prompt_length=6000)
     longest = max(
         len(prompt) for row in range(len(whole)) for prompt in whole.tokenize(row).prompts
     )
-    short = with_task(whole, max_length=longest - 50)
+    short = with_task(whole, prompt_length=longest - 50)
     cut = 0
     for row in range(len(whole)):
         before, after = whole.tokenize(row), short.tokenize(row)
@@ -181,8 +181,9 @@ def test_long_prompts_are_cut_alike(pairs_file: Path, tiny_model_dir: Path) -> N
         for b, a in zip(before.prompts, after.prompts, strict=True):
             assert a[:head].tolist() == b[:head].tolist()
             assert a[head:].tolist() == b[head + lost_tokens :].tolist()
-        room = short.task.max_length - max(map(len, after.responses))
-        assert max(map(len, after.prompts)) <= room
+        ids = [short.task.prompt_ids(c, short.encoder) for c in whole.pairs[row].contexts]
+        longer = int(len(before.prompts[1]) > len(before.prompts[0]))
+        assert after.prompts[longer].tolist() == ids[longer].tolist()  # as everywhere else
     assert cut > 0
 
 
@@ -199,24 +200,17 @@ def test_counts_are_kept_and_depend_on_the_texts(
     _, again = pairs.fitting(cache_dir=tmp_path)
     np.testing.assert_array_equal(counted, again)
     with pytest.raises(AssertionError, match="counted again"):
-        with_task(pairs, max_length=MAX_LENGTH - 1).fitting(cache_dir=tmp_path)
+        with_task(pairs, prompt_length=PROMPT_LENGTH - 1).fitting(cache_dir=tmp_path)
 
 
-def test_a_response_too_long_is_named_or_left_out(pairs_file: Path, tiny_model_dir: Path) -> None:
+def test_the_longest_responses_are_counted_and_kept(
+    pairs_file: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
     pairs = read(pairs_file, tiny_model_dir)
     _, levels = pairs.fitting()
-    constant = len(pairs.prefix_ids) + 5
-    # Of the longest and the shortest responses only: with hardly any room two prompts are the same.
-    ends = [int(np.argmax(levels[:, 2])), int(np.argmin(levels[:, 2]))]
-    pairs = dataclasses.replace(pairs, pairs=tuple(pairs.pairs[i] for i in ends))
-    tight = with_task(pairs, max_length=int(levels[:, 2].max()) + constant)
-    with pytest.raises(RowError, match=r"leaves no room .*data\.max_length"):
-        tight.fitting()
-    faulty = FaultyRows("skip")
-    kept, _ = tight.fitting(faulty=faulty)
-    assert 0 < len(kept) < len(pairs) and len(kept) + len(faulty.errors) == len(pairs)
-    with pytest.raises(GplanError, match="empty data set"):
-        with_task(pairs, max_length=constant).fitting(faulty=FaultyRows("skip"))
+    counted = pairs.response_lengths(cache_dir=tmp_path)
+    np.testing.assert_array_equal(counted, levels[:, 2])
+    np.testing.assert_array_equal(pairs.response_lengths(cache_dir=tmp_path), counted)
 
 
 def test_a_template_that_hides_the_change_is_refused(
@@ -244,24 +238,20 @@ def test_a_response_without_reasoning_is_refused(
 def test_a_fault_stands_at_its_own_line_though_pairs_before_it_are_left_out(
     pairs_file: Path, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    whole = read(pairs_file, tiny_model_dir)
-    _, levels = whole.fitting()
-    longest = int(levels[:, 2].argmax())
-    assert longest > 0
-    lines = pairs_file.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole, library = read(pairs_file, tiny_model_dir), IntentLibrary.load()
+    pairs, at = list(read_context_pairs(pairs_file, library)), 3
+    plan = pairs[at].anchor.raw_labels.partition("</THOUGHT>")[2]
+    pairs[at] = dataclasses.replace(pairs[at], anchor=pairs[at].anchor.with_label(plan))
     damaged = tmp_path / "damaged.jsonl"
+    write_context_pairs(damaged, pairs)
+    lines = damaged.read_text(encoding="utf-8").splitlines(keepends=True)
     damaged.write_text("".join(["{\n", *lines[1:]]), encoding="utf-8")
-    faulty, limit = FaultyRows("skip"), len(whole.prefix_ids) + 5 + int(levels[:, 2].max())
-    rest = PreferenceSet.read(
-        damaged,
-        encoder=whole.encoder,
-        task=dataclasses.replace(whole.task, max_length=limit),
-        faulty=faulty,
-    )
+    faulty = FaultyRows("skip")
+    rest = PreferenceSet.read(damaged, encoder=whole.encoder, task=whole.task, faulty=faulty)
     assert len(rest) < len(whole)
     rest.fitting(faulty=faulty)
-    place = {error.row for error in faulty.errors if whole.pairs[longest].key in error.problem}
-    assert place == {2 * longest + 1}
+    place = {error.row for error in faulty.errors if pairs[at].key in error.problem}
+    assert place == {2 * at + 1}
 
 
 def test_a_checkpoint_without_latent_tokens_is_refused(pairs_file: Path, tiny_hf_dir: Path) -> None:

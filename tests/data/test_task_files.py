@@ -30,9 +30,9 @@ def task(response: Response | None = None) -> Task:
 def test_a_task_reads_back(response: Response | None, tmp_path: Path) -> None:
     save_task(tmp_path, task(response))
     again = load_task(tmp_path)
-    assert (again.max_length, again.response) == (777, response)
+    assert (again.prompt_length, again.response) == (777, response)
     assert again.template.user == task().template.user and again.library == task().library
-    assert load_task(tmp_path, max_length=55).max_length == 55
+    assert load_task(tmp_path, prompt_length=55).prompt_length == 55
     assert not (tmp_path / COUNTS_FILE).exists()
 
 
@@ -47,18 +47,23 @@ def test_counts_stand_beside_the_task(tmp_path: Path) -> None:
     assert len(IntentCounts.load(tmp_path / COUNTS_FILE)) == 1
 
 
-def test_an_older_directory_does_not_tell(tmp_path: Path) -> None:
-    assert load_task(tmp_path).response is None
-    (tmp_path / TASK_FILE).write_text('{"max_length": 9}')
-    assert (load_task(tmp_path).max_length, load_task(tmp_path).response) == (9, None)
+@pytest.mark.parametrize(("kept", "room"), [(None, 1888), (512, 352), (301, 151), (1, 1)])
+def test_an_older_directory_keeps_tokens_of_prompt_and_answer_together(
+    kept: int | None, room: int, tmp_path: Path
+) -> None:
+    if kept:
+        (tmp_path / TASK_FILE).write_text(json.dumps({"max_length": kept}))
+    assert (load_task(tmp_path).prompt_length, load_task(tmp_path).response) == (room, None)
+    assert load_task(tmp_path, response="plan").response == "plan"
 
 
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ([], "max_length"),
-        ({"max_length": 0}, "max_length"),
-        ({"max_length": "9"}, "max_length"),
+        ([], "prompt_length"),
+        ({}, "prompt_length"),
+        ({"prompt_length": 0}, "prompt_length"),
+        ({"max_length": "9"}, "prompt_length"),
         ({"max_length": 9, "response": "prose"}, "response is 'prose'"),
         ({"max_length": 9, "response": ["plan"]}, "response is"),
     ],

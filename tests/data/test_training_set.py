@@ -18,13 +18,13 @@ def read(
     model_dir: Path,
     mode: Mode,
     *,
-    max_length: int = 700,
+    prompt_length: int = 500,
     faulty: FaultyRows | None = None,
 ) -> TrainingSet:
     return TrainingSet.read(
         path,
         encoder=ChatEncoder.load(model_dir),
-        task=Task(PromptTemplate.load("compact_zh"), IntentLibrary.load(), max_length),
+        task=Task(PromptTemplate.load("compact_zh"), IntentLibrary.load(), prompt_length),
         mode=mode,
         faulty=faulty,
     )
@@ -59,25 +59,32 @@ def test_pause_answers_as_picd_does_in_the_end_and_never_shows_reasoning(
 def test_length_table_counts_what_tokenize_gives(
     world_file: Path, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    roomy = read(world_file, tiny_model_dir, Mode.PICD).lengths(9).sum(axis=2)
-    limit = int(roomy.max()) - 10  # cuts the longest prompts
-    assert (roomy > limit).any()
-    rows = read(world_file, tiny_model_dir, Mode.PICD, max_length=limit)
+    roomy = read(world_file, tiny_model_dir, Mode.PICD).lengths(9)
+    room = int(roomy[..., 0].max()) - 3  # cuts the longest prompts
+    assert (roomy[..., 0] <= room).any()
+    rows = read(world_file, tiny_model_dir, Mode.PICD, prompt_length=room)
     table = rows.lengths(9, cache_dir=tmp_path)
     for row in range(0, len(rows), 5):
         for stage in range(9):
             sample = rows.tokenize(row, stage)
             assert table[row, stage].tolist() == [len(sample.prompt_ids), len(sample.response_ids)]
-            assert table[row, stage].sum() == min(limit, roomy[row, stage])
+            assert table[row, stage].tolist() == [
+                min(room, roomy[row, stage, 0]),
+                roomy[row, stage, 1],
+            ]
     assert len(list(tmp_path.iterdir())) == 1
     np.testing.assert_array_equal(rows.lengths(9, cache_dir=tmp_path), table)
-    read(world_file, tiny_model_dir, Mode.PICD, max_length=limit + 1).lengths(9, cache_dir=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2  # other settings, another table
+    # Prompts are counted whole: another room needs no other table, another mode does.
+    again = read(world_file, tiny_model_dir, Mode.PICD).lengths(9, cache_dir=tmp_path)
+    np.testing.assert_array_equal(again, roomy)
+    assert len(list(tmp_path.iterdir())) == 1
+    read(world_file, tiny_model_dir, Mode.PAUSE).lengths(9, cache_dir=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_response_is_never_cut(world_file: Path, tiny_model_dir: Path) -> None:
-    rows = read(world_file, tiny_model_dir, Mode.COT_SFT, max_length=60)
-    with pytest.raises(GplanError, match=r"data\.max_length"):
+def test_a_room_without_any_for_the_user_is_refused(world_file: Path, tiny_model_dir: Path) -> None:
+    rows = read(world_file, tiny_model_dir, Mode.COT_SFT, prompt_length=12)
+    with pytest.raises(GplanError, match=r"only 12.*data\.prompt_length"):
         rows.tokenize(0, 0)
 
 

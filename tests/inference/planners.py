@@ -27,8 +27,7 @@ from gplan_jax.models import Qwen3, read_config
 
 LIBRARY = IntentLibrary.load()
 TEMPLATE = PromptTemplate.load("compact_zh")
-TASK = Task(TEMPLATE, LIBRARY, max_length=288)
-MAX_PROMPT = 128
+TASK = Task(TEMPLATE, LIBRARY, prompt_length=128)
 # One bucket, and passes of two rows: as few programs as can be.
 SHAPES = Shapes(buckets=(192,), nodes={2: 24}, queries=7, places=560, tail=48)
 
@@ -46,7 +45,7 @@ def random_model(model_dir: Path, seed: int) -> Qwen3:
 
 
 def prompter(encoder: ChatEncoder) -> Prompter:
-    return Prompter(encoder, TEMPLATE, LIBRARY, MAX_PROMPT)
+    return Prompter(encoder, TASK)
 
 
 def prompts(encoder: ChatEncoder, rows: Sequence[Sample]) -> list[Prompted]:

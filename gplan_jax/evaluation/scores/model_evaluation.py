@@ -50,6 +50,7 @@ def evaluate_model(
     run = {
         "model": str(model),
         **planner_options,
+        "prompt_length": planner.task.prompt_length,
         "max_new_tokens": planner.max_new_tokens,
         "library": planner.library.name,
         "data": {"file": str(data), "sha256": file_digest(data)},

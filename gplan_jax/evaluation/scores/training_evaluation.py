@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.data.task_files import Mode
+from gplan_jax.data.task_files import Mode, Task
 from gplan_jax.evaluation.scores.model_evaluation import labelled_rows
 from gplan_jax.evaluation.scores.offline import check_rows, evaluate
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
-from gplan_jax.gsisr import IntentLibrary, PromptTemplate
+from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.models import Qwen3
 from gplan_jax.training.loop.loop import train
@@ -35,8 +35,7 @@ def train_and_evaluate(
             "evaluation.every_epochs is set, but data.test names no rows: give data.test=FILE, "
             "or set evaluation.every_epochs=0."
         )
-    library = IntentLibrary.load(config.data.library)
-    template, encoder = PromptTemplate.load(config.data.template), ChatEncoder.load(config.model)
+    library, encoder = IntentLibrary.load(config.data.library), ChatEncoder.load(config.model)
     faulty = FaultyRows(config.data.on_error)
     samples = labelled_rows(config.data.test, library, faulty=faulty, limit=config.evaluation.limit)
     faulty.report()
@@ -49,16 +48,12 @@ def train_and_evaluate(
     )
     # What would stop the evaluation is better found before an epoch than after it.
     check_rows(samples, train_samples, library)
-    room = config.data.max_length - config.evaluation.max_new_tokens
-    encoder.user_room(template.render(samples[0], library), max_length=room)
 
-    def score(model: Qwen3, folder: Path) -> dict[str, float]:
+    def score(model: Qwen3, task: Task, folder: Path) -> dict[str, float]:
         planner = Planner(
             model,
             encoder,
-            template,
-            library,
-            max_length=config.data.max_length,
+            task,
             max_new_tokens=config.evaluation.max_new_tokens,
             batch_size=config.evaluation.batch_size,
         )

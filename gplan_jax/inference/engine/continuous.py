@@ -102,7 +102,7 @@ class ContinuousDecoder:
         if not 1 <= len(ids) <= longest:
             raise GplanError(
                 f"A prompt of {len(ids)} tokens after its system part was given; this engine takes "
-                f"1 to {longest}. Shorten it, or load the model with a greater max_length."
+                f"1 to {longest}. Shorten it, or load the model with a greater prompt_length."
             )
         slot = self._free.pop()
         try:

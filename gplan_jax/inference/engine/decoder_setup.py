@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.task_files import COUNTS_FILE, Response, Task, load_task
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import COLUMNS, IntentLibrary, PromptTemplate, Sample
+from gplan_jax.gsisr import COLUMNS, IntentLibrary, Sample
 from gplan_jax.gsisr.context_pairs import SPATIOTEMPORAL_COLUMNS
 from gplan_jax.gsisr.facts import ORDER_TIMES, REQUEST_TIME
 from gplan_jax.gsisr.intent_counts import IntentCounts, context_key
@@ -51,15 +51,20 @@ def load_parts(
     *,
     template: str | None = None,
     library: str | None = None,
-    max_length: int | None = None,
+    prompt_length: int | None = None,
 ) -> Parts:
     """Loads a model directory; what is named replaces what training stored there."""
-    task = load_task(model_dir, template=template, library=library, max_length=max_length)
+    task = load_task(
+        model_dir,
+        template=template,
+        library=library,
+        prompt_length=prompt_length,
+        response=config.response,
+    )
     encoder = ChatEncoder.load(model_dir)
     grammar = None
     if config.mode != "unconstrained":
-        response = config.response or task.response
-        grammar = grammar_of(model_dir.name, response, task.library, encoder)
+        grammar = grammar_of(model_dir.name, task.response, task.library, encoder)
     model = load_qwen3(model_dir, param_dtype=config.compute_dtype)
     model.compute_dtype = jnp.dtype(config.compute_dtype)
     if config.weights == "int8":
@@ -98,9 +103,7 @@ class Prompter:
     """All that turns a request into a prompt."""
 
     encoder: ChatEncoder
-    template: PromptTemplate
-    library: IntentLibrary
-    max_length: int  # tokens a prompt may have; a longer one loses the left of its user part
+    task: Task
     # whether to find out what the user's next prompt shares with this one, which costs a second
     # rendering
     find_shared: bool = True
@@ -118,13 +121,12 @@ class Prompter:
 
     def system_ids(self, sample: Sample) -> list[int]:
         """What the prompts of all samples begin with; it does not depend on the sample's values."""
-        prompt = self.template.render(sample, self.library)
-        self.encoder.user_room(prompt, max_length=self.max_length)
+        prompt = self.task.prompt(sample)
+        self.encoder.user_room(prompt, max_length=self.task.prompt_length)
         return [int(token) for token in self.encoder.system_ids(prompt)]
 
     def _ids(self, sample: Sample) -> list[int]:
-        prompt = self.template.render(sample, self.library)
-        return [int(token) for token in self.encoder.prompt_ids(prompt, max_length=self.max_length)]
+        return [int(token) for token in self.task.prompt_ids(sample, self.encoder)]
 
     def _shared(self, sample: Sample, ids: list[int]) -> int:
         """Tokens in front of the first one that another time, place or trigger would change."""
@@ -152,9 +154,7 @@ def elsewhere(sample: Sample) -> Sample:
 
 def build_prompter(task: Task, encoder: ChatEncoder, config: EngineConfig) -> Prompter:
     """What makes the prompts of a task."""
-    room = task.max_length - config.response_room
-    find_shared = config.prefix_cache_mib > 0
-    return Prompter(encoder, task.template, task.library, room, find_shared=find_shared)
+    return Prompter(encoder, task, find_shared=config.prefix_cache_mib > 0)
 
 
 def build_decoder(
@@ -172,7 +172,7 @@ def build_decoder(
     drafted = config.mode == "drafted"
     cache_bytes = config.prefix_cache_mib << 20
     system = prompter.system_ids(_ANY_CONTEXT)
-    longest = prompter.max_length
+    longest = prompter.task.prompt_length
     if longest_prompt is not None:  # Rounded, so that files of about that length share programs.
         longest = min(longest, -(-longest_prompt // PAGE) * PAGE)
     shapes = shapes_of(

@@ -64,8 +64,7 @@ class PlanEngine:
         self, name: str, decoder: ContinuousDecoder, prompter: Prompter, *, queue: int, slots: int
     ) -> None:
         self.name = name
-        self.encoder, self.template = prompter.encoder, prompter.template
-        self.library = prompter.library
+        self.encoder, self.library = prompter.encoder, prompter.task.library
         self._decoder, self._prompter = decoder, prompter
         self._queue_limit, self._slots = queue, slots
         self._queue: deque[_Request] = deque()
@@ -87,12 +86,12 @@ class PlanEngine:
         *,
         template: str | None = None,
         library: str | None = None,
-        max_length: int | None = None,
+        prompt_length: int | None = None,
     ) -> PlanEngine:
         """Loads a model directory, compiles all programs and starts.
 
-        Prompt template, intent library, ``max_length`` and the form of responses are those that
-        training stored in the directory, unless others are given.
+        Prompt template, intent library, the length of prompts and the form of responses are those
+        that training stored in the directory, unless others are given.
 
         Raises:
             GplanError: the directory is broken, the form of its responses is not known or can't be
@@ -100,7 +99,11 @@ class PlanEngine:
         """
         config = config or EngineConfig()
         parts = load_parts(
-            Path(model_dir), config, template=template, library=library, max_length=max_length
+            Path(model_dir),
+            config,
+            template=template,
+            library=library,
+            prompt_length=prompt_length,
         )
         prompter = build_prompter(parts.task, parts.encoder, config)
         decoder = build_decoder(parts, config, prompter)

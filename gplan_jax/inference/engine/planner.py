@@ -12,7 +12,7 @@ from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.task_files import Response, Task, load_task
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.progress import ProgressBar
-from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample
+from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.gsisr.intent_counts import IntentCounts
 from gplan_jax.inference.engine.beam import beam_search
 from gplan_jax.inference.engine.continuous import decode_all
@@ -38,17 +38,12 @@ class Planner:
 
     model: Qwen3
     encoder: ChatEncoder
-    template: PromptTemplate
-    library: IntentLibrary
-    # tokens of prompt and answer together; a longer prompt loses the left of its user part
-    max_length: int = 2048
+    task: Task
     max_new_tokens: int = MAX_NEW_TOKENS  # tokens an answer may have
     batch_size: int = 16  # rows decoded together; no more than 256 are
     # "unconstrained" is plain greedy decoding; the other modes follow the plan grammar, and
     # "drafted" takes fewer passes to the same tokens
     mode: DecodingMode = "unconstrained"
-    # what responses hold, which the grammar has to know; None where it is not known
-    response: Response | None = None
     counts: IntentCounts = field(default_factory=IntentCounts)  # of training plans, for the drafts
     # see ``PlanRequest``; row i is drawn with seed + i
     temperature: float = 0.0
@@ -71,7 +66,7 @@ class Planner:
         template: str | None = None,
         library: str | None = None,
         compute_dtype: str = "float32",
-        max_length: int | None = None,
+        prompt_length: int | None = None,
         max_new_tokens: int | None = None,
         batch_size: int = 16,
         mode: DecodingMode = "unconstrained",
@@ -82,31 +77,39 @@ class Planner:
     ) -> Planner:
         """Loads a model directory or a Hugging Face directory.
 
-        Prompt template, intent library and ``max_length`` are those that training stored in the
-        directory, unless others are given; a directory without them gets the shipped Amap ones.
-        Answers may have 512 tokens, or half of ``max_length`` where that is less.
+        Prompt template, intent library, the length of prompts and the form of responses are those
+        that training stored in the directory, unless others are given; a directory without them
+        gets the shipped Amap ones.
 
         Raises:
             GplanError: the directory, the template or the library is missing or broken.
         """
         folder = Path(model_dir)
-        task = load_task(folder, template=template, library=library, max_length=max_length)
+        task = load_task(
+            folder,
+            template=template,
+            library=library,
+            prompt_length=prompt_length,
+            response=response,
+        )
         model = load_qwen3(folder, compute_dtype=jnp.dtype(compute_dtype))
         return cls(
             model,
             ChatEncoder.load(folder),
-            task.template,
-            task.library,
-            max_length=task.max_length,
-            max_new_tokens=max_new_tokens or min(MAX_NEW_TOKENS, task.max_length // 2),
+            task,
+            max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
             batch_size=batch_size,
             mode=mode,
-            response=response or task.response,
             counts=load_counts(folder),
             temperature=temperature,
             seed=seed,
             beams=beams,
         )
+
+    @property
+    def library(self) -> IntentLibrary:
+        """The intent library of its plans."""
+        return self.task.library
 
     def generate(self, samples: Sequence[Sample]) -> list[str]:
         """Answers of the model, one text a sample, in order; a progress bar counts them.
@@ -118,17 +121,15 @@ class Planner:
             return []
         grammar = None
         if self.mode != "unconstrained":
-            grammar = grammar_of("this model", self.response, self.library, self.encoder)
-        task = Task(self.template, self.library, self.max_length, self.response)
-        parts = Parts("planner", self.model, self.encoder, task, grammar, self.counts)
+            grammar = grammar_of("this model", self.task.response, self.library, self.encoder)
+        parts = Parts("planner", self.model, self.encoder, self.task, grammar, self.counts)
         config = EngineConfig(
             mode=self.mode,
             slots=min(self.batch_size, len(samples), _MOST_SLOTS),
-            response_room=self.max_new_tokens,
             max_new_tokens=self.max_new_tokens,
             prefix_cache_mib=0,
         )
-        prompter = build_prompter(task, self.encoder, config)
+        prompter = build_prompter(self.task, self.encoder, config)
         prompts = [
             prompter.prompted(PlanRequest(sample, temperature=self.temperature, seed=seed))
             for seed, sample in enumerate(samples, start=self.seed)
@@ -144,7 +145,7 @@ class Planner:
         # A beam search runs one prompt at a time, all its beginnings as one tree.
         system = prompter.system_ids(samples[0])
         shapes = shapes_of(
-            prompt=prompter.max_length - len(system),
+            prompt=self.task.prompt_length - len(system),
             tail=0,
             response=2 * self.beams * longest_response(grammar),  # trees go up to a power of two
             slots=1,

@@ -130,7 +130,8 @@ class Programs:
         if len(system_ids) + shapes.places > limit:
             raise GplanError(
                 f"A system prompt of {len(system_ids)} tokens and up to {shapes.places} behind it "
-                f"are more than the model's {limit} positions; shorten max_length."
+                f"are more than the model's {limit} positions; shorten prompts "
+                "(--prompt-length) or answers (--max-new-tokens)."
             )
         self.shapes = shapes
         self._served = Served.of(model, np.asarray(system_ids, np.int32), vocabulary, grammar)

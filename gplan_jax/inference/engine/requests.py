@@ -27,10 +27,7 @@ class EngineConfig(Config):
     # what a response holds where the grammar has to know: "plan" alone, or "latent" tokens and
     # the plan; None takes what training stored beside the model
     response: Literal["plan", "latent"] | None = None
-    # tokens of the model's ``max_length`` that prompts are cut to leave free; a response may go
-    # on beyond
-    response_room: int = Field(default=160, ge=1)
-    # longest response of the unconstrained mode, in tokens
+    # longest response of the unconstrained mode, in tokens; it takes nothing from the prompt
     max_new_tokens: int = Field(default=512, ge=1)
     # tokens of one pass, shared by the rows that decode together
     draft_tokens: int = Field(default=64, ge=1, le=1024)

@@ -98,14 +98,14 @@ def serve(
     port: int,
     template: str | None = None,
     library: str | None = None,
-    max_length: int | None = None,
+    prompt_length: int | None = None,
 ) -> None:
     """Serves a model until SIGTERM or Ctrl-C, and returns once it has drained.
 
     The port opens at once; ``/readyz`` says 503 until the model is loaded and compiled. Port 0
-    takes a free one; ``template``, ``library`` and ``max_length`` are those of ``Planner.load``.
+    takes a free one; ``template``, ``library`` and ``prompt_length`` are those of ``Planner.load``.
     """
-    task = load_task(model_dir, template=template, library=library, max_length=max_length)
+    task = load_task(model_dir, template=template, library=library, prompt_length=prompt_length)
     encoder = ChatEncoder.load(model_dir)
     latents = encoder.latents if (engine_config.response or task.response) == "latent" else None
     listener = listen(host, port)
@@ -117,7 +117,11 @@ def serve(
 
     def load() -> Engine:
         return PlanEngine.load(
-            model_dir, engine_config, template=template, library=library, max_length=max_length
+            model_dir,
+            engine_config,
+            template=template,
+            library=library,
+            prompt_length=prompt_length,
         )
 
     def loaded(engine: Engine) -> None:

@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 
 from gplan_jax.data.batches import LoadedBatch
-from gplan_jax.data.task_files import save_task
+from gplan_jax.data.task_files import Task, save_task
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import atomic_directory
 from gplan_jax.foundation.progress import ProgressBar
@@ -41,7 +41,7 @@ from gplan_jax.training.steps.setup import Run, prepare
 from gplan_jax.training.steps.step import Params, TrainState
 from gplan_jax.training.steps.train_config import TrainConfig
 
-Evaluate = Callable[[Qwen3, Path], dict[str, float]]
+Evaluate = Callable[[Qwen3, Task, Path], dict[str, float]]
 """Scores a model, writes what it finds under the given new directory, returns the means."""
 
 
@@ -142,7 +142,7 @@ def train(
                 # Its checkpoint comes first, so that a kill in an evaluation costs no step.
                 with signals.interruptible(taken, plan.total_steps):
                     nnx.update(run.model, state.params)
-                    found = evaluate(run.model, folder)
+                    found = evaluate(run.model, run.training_set.task, folder)
                 log.write({"kind": "evaluation", "step": taken, "epoch": epoch, **found})
                 if config.checkpoint.keep_best:
                     metric = config.checkpoint.best_metric

@@ -29,12 +29,15 @@ ARCHITECTURE = {"model": "model", "tokenizer": "tokenizer"}
 CONTENT = {
     "rows": "training rows (data.train, or what data.on_error leaves out of them)",
     "prompt": "prompt template or intent library",
+    "cut": "what prompts are cut to (data.prompt_length, or by the longest response)",
 }
+UNCUT = json_digest(None)
 Record = dict[str, Any]
 
 
 def fingerprint_inputs(run: Run) -> dict[str, str]:
-    """Hashes of what a run reads: rows with labels, prompt and library, tokenizer, model shape.
+    """Hashes of what a run reads: rows with labels, prompt and library, tokenizer, model shape,
+    and what its prompts are cut to, if any is.
 
     Content and not paths: files may move. The weights that a run starts from count where adapters
     are trained on top of them or where they are the reference of preferences; otherwise a resumed
@@ -50,6 +53,7 @@ def fingerprint_inputs(run: Run) -> dict[str, str]:
     return {
         "rows": data.hexdigest(),
         "prompt": json_digest(prompt),
+        "cut": json_digest(task.prompt_length) if run.full_prompts else UNCUT,
         "tokenizer": rows.encoder.fingerprint,
         "model": json_digest([dataclasses.asdict(run.model.config), weights]),
     }
@@ -123,8 +127,10 @@ def check_belongs(
 
 
 def changed_content(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Which of rows and prompt have other content than before, in words."""
-    return [words for key, words in CONTENT.items() if before.get(key, now[key]) != now[key]]
+    """Which of rows, prompt and its cut have other content than before, in words."""
+    # Runs of before 2026-12 cut each prompt by its own response: the same only where none is cut.
+    known = {"cut": UNCUT, **before} if before else now
+    return [words for key, words in CONTENT.items() if known[key] != now[key]]
 
 
 def wrong_arrays(record: Record, digests: Mapping[str, ArrayDigest]) -> Sequence[str]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grain
 import jax
@@ -25,8 +25,9 @@ from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.loaders import PreferenceLoader, SampleLoader
 from gplan_jax.data.pipeline import batch_iterator
 from gplan_jax.data.preference_set import PreferenceSet
-from gplan_jax.data.task_files import PROMPT_FOLDER, Mode, Task, load_task
+from gplan_jax.data.task_files import PROMPT_FOLDER, TASK_FILE, Mode, Task, load_task
 from gplan_jax.data.training_set import TrainingSet
+from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.models import Qwen3, load_qwen3
@@ -42,6 +43,7 @@ from gplan_jax.training.steps.optimizer import make_optimizer, make_schedule
 from gplan_jax.training.steps.step import Params, TrainState, TrainStep, make_train_step
 from gplan_jax.training.steps.train_config import TrainConfig
 
+Rows = TypeVar("Rows", TrainingSet, PreferenceSet)
 CACHE_NAME = "cache"  # counted tokens and reference values, below the run directory
 
 
@@ -66,6 +68,12 @@ class Run:
     def plan(self) -> BatchPlan:
         """Which of them make up which batch."""
         return self.loader.plan
+
+    @property
+    def full_prompts(self) -> int:
+        """Rows whose prompts have as many tokens as they may; all that are cut are among them."""
+        prompts_N = self.plan.lengths_NxGx2[:, 0, 0]
+        return int((prompts_N >= self.training_set.task.prompt_length).sum())
 
     def initial_state(self) -> TrainState:
         """The state before the first step, on the devices of the mesh."""
@@ -120,13 +128,14 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
     task = Task(
         PromptTemplate.load(config.data.template),
         IntentLibrary.load(config.data.library),
-        config.data.max_length,
+        config.data.prompt_length or config.data.max_length,
         mode.response,
     )
     loader: SampleLoader | PreferenceLoader
     if mode is Mode.SCDPO:
         _warn_of_another_prompt(config, task.template)
         pairs = PreferenceSet.read(config.data.train, encoder=encoder, task=task, faulty=faulty)
+        pairs = with_prompt_length(config, pairs, pairs.response_lengths(cache_dir=cache))
         pairs, levels_Nx3 = pairs.fitting(cache_dir=cache, faulty=faulty)
         unknown_Nx2x2 = np.full((len(pairs), 2, 2), np.nan, np.float32)  # ``reference`` fills it in
         plan = batch_plan_of(config, pairs, pairs.whole_lengths(levels_Nx3))
@@ -138,6 +147,8 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
         blocks = max(rows.blocks(row) for row in range(len(rows)))
         last_stage = curriculum_of(config, len(rows)).stage_of_epoch(config.epochs - 1)
         lengths_NxGx2 = rows.lengths(min(last_stage, blocks) + 1, cache_dir=cache)
+        rows = with_prompt_length(config, rows, lengths_NxGx2[..., 1].max(axis=1))
+        lengths_NxGx2[..., 0] = lengths_NxGx2[..., 0].clip(max=rows.task.prompt_length)
         loader = SampleLoader(rows, batch_plan_of(config, rows, lengths_NxGx2), batch_share(mesh))
     faulty.report()
     schedule = make_schedule(
@@ -157,7 +168,37 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
     model.kernel = kernel_of(config, model, platform=mesh.devices.flat[0].platform)
     add_adapters(model, config, latent_ids=encoder.latent_ids, mesh=mesh)
     optimizer = make_optimizer(config.optimizer, schedule)
-    return Run(config, directory, mesh, model, loader, schedule, optimizer)
+    run = Run(config, directory, mesh, model, loader, schedule, optimizer)
+    log_once(
+        f"prompts are cut to {run.training_set.task.prompt_length} tokens; {run.full_prompts} of "
+        f"{len(run.training_set)} rows have that many and may have lost some of their history"
+    )
+    return run
+
+
+def with_prompt_length(config: TrainConfig, rows: Rows, responses_N: np.ndarray) -> Rows:
+    """The rows with the one length that prompts are cut to, which the model directory will keep.
+
+    ``responses_N`` are the tokens of each row's longest response. GplanError, naming that of the
+    longest, where prompt and response don't fit in ``data.max_length``.
+    """
+    limit, longest = config.data.max_length, int(responses_N.max())
+    room = config.data.prompt_length
+    if room is None:
+        room = limit - longest
+        if Mode(config.mode) is Mode.SCDPO and (Path(config.model) / TASK_FILE).is_file():
+            room = min(room, load_task(Path(config.model)).prompt_length)
+    sample, _ = next(iter(rows.plans()))
+    try:
+        rows.encoder.user_room(rows.task.prompt(sample), max_length=min(room, limit - longest))
+        if room + longest > limit:
+            raise GplanError(f"Beside it a prompt of data.prompt_length={room} does not fit.")
+    except GplanError as error:
+        raise GplanError(
+            f"The answer of the row with id {rows.row_id(int(responses_N.argmax()))} has {longest} "
+            f"tokens of at most {limit} (data.max_length) for prompt and answer. {error}"
+        ) from None
+    return replace(rows, task=replace(rows.task, prompt_length=room))
 
 
 def _warn_of_another_prompt(config: TrainConfig, template: PromptTemplate) -> None:

@@ -30,8 +30,12 @@ class DataConfig(Config):
     template: str = "amap_zh"
     # "raise" stops at a faulty row, "skip" leaves it out and lists it
     on_error: Literal["raise", "skip"] = "raise"
-    # tokens of prompt and response together; the prompt is cut, never the response
+    # tokens of prompt and response together
     max_length: int = Field(2048, gt=0)
+    # tokens that every prompt is cut to, in training and wherever the model plans; a response is
+    # never cut. Where not given: max_length less the longest response, and in SC-DPO at most what
+    # its policy was trained with
+    prompt_length: int | None = Field(None, gt=0)
     # sequences are padded to a multiple of this; fewer shapes, fewer compiles
     length_multiple: int = Field(128, gt=0)
     # likewise for the supervised positions; in SC-DPO also for what two prompts of a pair do not

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ class TellingPlanner:
         latents = GSISR_LATENTS
 
     library = IntentLibrary.load()
+    task = SimpleNamespace(prompt_length=1888)
     max_new_tokens = 512
     asked = 0
 

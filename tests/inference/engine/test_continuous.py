@@ -71,7 +71,7 @@ def test_plans_differ_from_context_to_context(constrained: list[list[int]]) -> N
 def test_constrained_decoding_is_the_slow_greedy_loop(
     case: Case, constrained: list[list[int]]
 ) -> None:
-    forward = planners.forward_of(case.model, planners.MAX_PROMPT + 300)
+    forward = planners.forward_of(case.model, planners.TASK.prompt_length + 300)
     for prompt, response in list(zip(case.prompts, constrained, strict=True))[:3]:
         assert planners.slow_greedy(case.grammar, forward, prompt.ids) == response
 
@@ -170,7 +170,7 @@ def test_free_decoding_is_plain_greedy_decoding(
     encoder = ChatEncoder.load(tiny_model_dir)
     model = planners.random_model(tiny_model_dir, 5)
     prompts = planners.prompts(encoder, world_rows[:4])
-    forward = planners.forward_of(model, planners.MAX_PROMPT + 40)
+    forward = planners.forward_of(model, planners.TASK.prompt_length + 40)
     rows = planners.decode(planners.decoder(model, encoder, world_rows[0], None), prompts)
     for prompt, row in zip(prompts, rows, strict=True):
         logits = forward([*prompt.ids, *row.response])[len(prompt.ids) - 1 :]
@@ -182,7 +182,7 @@ def test_free_decoding_is_plain_greedy_decoding(
 
 def test_refusals(case: Case) -> None:
     decoder = case.decoder()
-    with pytest.raises(GplanError, match=r"takes 1 to \d+.*max_length"):
+    with pytest.raises(GplanError, match=r"takes 1 to \d+.*prompt_length"):
         decoder.admit(Prompted([*case.prompts[0].ids, *[5] * 200]))
     assert decoder.free_slots == 2
     for _ in range(2):
@@ -206,7 +206,7 @@ def test_a_thousand_contexts(tiny_model_dir: Path, form: ResponseForm, seed: int
     counts = IntentCounts()
     drafters = (None, DraftModel(case.grammar, counts), planners.RandomDrafts(case.grammar, seed))
     results = [planners.decode(case.decoder(drafter), case.prompts) for drafter in drafters]
-    forward = planners.forward_of(case.model, planners.MAX_PROMPT + 300)
+    forward = planners.forward_of(case.model, planners.TASK.prompt_length + 300)
     ties, tokens = 0, 0
     for prompt, plain, *others in zip(case.prompts, *results, strict=True):
         assert all(row.response == plain.response for row in others)

@@ -1,8 +1,10 @@
-"""What a user's next prompt shares with this one."""
+"""One prompt for a context, whoever asks, and what a user's next one shares with it."""
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gplan_jax.data.encoding import ChatEncoder
+from gplan_jax.data.task_files import Mode, Task, save_task
+from gplan_jax.data.training_set import TrainingSet
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, PromptTemplate, Sample
 from gplan_jax.gsisr.context_pairs import SPATIOTEMPORAL_COLUMNS
-from gplan_jax.inference.engine.decoder_setup import Prompter, elsewhere
-from gplan_jax.inference.engine.requests import PlanRequest
+from gplan_jax.inference.engine import engine, planner
+from gplan_jax.inference.engine.decoder_setup import Parts, Prompter, elsewhere
+from gplan_jax.inference.engine.requests import EngineConfig, PlanRequest
 
 CONTEXT = (*SPATIOTEMPORAL_COLUMNS, *(f"trigger_{number}" for number in range(1, 8)))
 
@@ -22,7 +27,7 @@ CONTEXT = (*SPATIOTEMPORAL_COLUMNS, *(f"trigger_{number}" for number in range(1,
 @pytest.fixture(scope="module")
 def prompter(tiny_model_dir: Path) -> Prompter:
     encoder = ChatEncoder.load(tiny_model_dir)
-    return Prompter(encoder, PromptTemplate.load("amap_zh"), IntentLibrary.load(), 4000)
+    return Prompter(encoder, Task(PromptTemplate.load("amap_zh"), IntentLibrary.load(), 4000))
 
 
 def test_elsewhere_changes_every_column_of_the_context_and_no_other(
@@ -62,7 +67,8 @@ def test_a_prompt_that_is_cut_may_share_nothing_beyond_the_system_prompt(
 ) -> None:
     row = dataclasses.replace(world_rows[0], short_term_behavior_seq="去" * 3000)
     system = len(prompter.system_ids(row))
-    short = dataclasses.replace(prompter, max_length=system + 400)
+    task = dataclasses.replace(prompter.task, prompt_length=system + 400)
+    short = dataclasses.replace(prompter, task=task)
     prompted = short.prompted(PlanRequest(row))
     assert len(prompted.ids) == system + 400
     assert list(prompted.ids[:system]) == prompter.system_ids(row)
@@ -72,10 +78,81 @@ def test_a_template_that_reads_a_column_as_a_number_shares_nothing(
     prompter: Prompter, world_rows: list[Sample]
 ) -> None:
     template = PromptTemplate("picky", "system", "{{ 1 / (sample.current_tag | length - 2) }}")
-    picky = dataclasses.replace(prompter, template=template)
+    task = dataclasses.replace(prompter.task, template=template)
+    picky = dataclasses.replace(prompter, task=task)
     row = dataclasses.replace(world_rows[0], current_tag="a")  # "#a" would divide by zero
     prompted = picky.prompted(PlanRequest(row, temperature=0.7, seed=5))
     assert prompted.shared == 0
     assert (prompted.temperature, prompted.seed) == (0.7, 5)
     with pytest.raises(GplanError, match="can't be filled in"):
         picky.prompted(PlanRequest(dataclasses.replace(row, current_tag="#a")))
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """What turns a context into a prompt in training, and wherever a model plans."""
+
+    rows: TrainingSet
+    prompters: dict[str, Prompter]
+
+
+@pytest.fixture(scope="module")
+def prompts(
+    tiny_model_dir: Path, world_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Prompts:
+    folder = tmp_path_factory.mktemp("room") / "model"
+    shutil.copytree(tiny_model_dir, folder)
+    encoder = ChatEncoder.load(folder)
+    task = Task(PromptTemplate.load("amap_zh"), IntentLibrary.load(), 10**6, "latent")
+    rows = TrainingSet.read(world_file, encoder=encoder, task=task, mode=Mode.PICD)
+    room = int(rows.lengths(1)[..., 0].max()) + 20  # Of the rows themselves, none is cut.
+    rows = dataclasses.replace(rows, task=dataclasses.replace(task, prompt_length=room))
+    save_task(folder, rows.task)
+
+    class Found(Exception):
+        pass
+
+    def prompter(plan: Callable[[], object]) -> Prompter:
+        """The one that a decoder is built with; there planning ends."""
+
+        def build_decoder(parts: Parts, config: EngineConfig, given: Prompter, **_: object) -> None:
+            raise Found(given)
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Found) as found:
+            patch.setattr(planner, "build_decoder", build_decoder)
+            patch.setattr(engine, "build_decoder", build_decoder)
+            plan()
+        return found.value.args[0]
+
+    sample, serving = rows.samples[:1], EngineConfig(max_new_tokens=7)
+    loaded = planner.Planner.load(folder, max_new_tokens=300)
+    in_training = planner.Planner(loaded.model, encoder, rows.task, max_new_tokens=900)
+    ways = {
+        "evaluation in training": lambda: in_training.generate(sample),
+        "evaluate and plan": lambda: loaded.generate(sample),
+        "by the grammar": lambda: planner.Planner.load(folder, mode="drafted").generate(sample),
+        "serve": lambda: engine.PlanEngine.load(folder, serving),
+    }
+    return Prompts(rows, {name: prompter(way) for name, way in ways.items()})
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_training_evaluation_and_serving_give_the_decoder_the_same_ids(
+    prompts: Prompts, data: st.DataObject
+) -> None:
+    row = data.draw(st.integers(0, len(prompts.rows) - 1))
+    history = "去" * data.draw(st.integers(0, 60)) + data.draw(st.text(max_size=60))
+    sample = prompts.rows.samples[row]
+    sample = dataclasses.replace(
+        sample, short_term_behavior_seq=sample.short_term_behavior_seq + history
+    )
+    asked = dataclasses.replace(prompts.rows, samples=(sample,), labels=prompts.rows.labels[:1])
+    ids = asked.tokenize(0, stage=data.draw(st.integers(0, 9))).prompt_ids.tolist()
+    for prompter in prompts.prompters.values():
+        assert list(prompter.prompted(PlanRequest(sample)).ids) == ids
+    # A longer prompt loses the left of its user part, as much as it is too long.
+    task, encoder = prompts.rows.task, prompts.rows.encoder
+    whole = encoder.prompt_ids(task.prompt(sample), max_length=10**6).tolist()
+    head = len(prompts.rows.prefix_ids)
+    assert ids == whole[:head] + whole[head + max(0, len(whole) - task.prompt_length) :]

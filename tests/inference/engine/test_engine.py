@@ -282,7 +282,7 @@ def test_load_and_answer(tiny_model_dir: Path, world_rows: list[Sample], mode: s
         max_new_tokens=20,
         prefix_cache_mib=1,
     )
-    engine = PlanEngine.load(tiny_model_dir, config, template="compact_zh", max_length=320)
+    engine = PlanEngine.load(tiny_model_dir, config, template="compact_zh", prompt_length=160)
     answers = [
         future.result(120)
         for future in [engine.submit(PlanRequest(row)) for row in world_rows[:10]]

@@ -65,7 +65,7 @@ def exported(trained: Path) -> Path:
 @pytest.fixture(scope="module")
 def prompts(trained: Path, world_rows: list[Sample]) -> list[Prompt]:
     planner = Planner.load(trained)
-    return [planner.template.render(sample, planner.library) for sample in world_rows[:ROWS]]
+    return [planner.task.prompt(sample) for sample in world_rows[:ROWS]]
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +106,10 @@ def test_generate_gives_the_tokens_of_our_greedy_decoder(
     config = EngineConfig(
         mode="unconstrained",
         slots=ROWS,
-        response_room=NEW_TOKENS,
         max_new_tokens=NEW_TOKENS,
         prefix_cache_mib=0,
     )
-    parts = load_parts(trained, config, max_length=512 + NEW_TOKENS)
+    parts = load_parts(trained, config, prompt_length=512)
     prompter = build_prompter(parts.task, parts.encoder, config)
     decoder = build_decoder(parts, config, prompter, ahead=False)
     rows = decode_all(decoder, [Prompted(ids) for ids in prompt_ids], on_row=lambda: None)

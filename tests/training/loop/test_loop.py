@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gplan_jax.data.task_files import COUNTS_FILE, load_task
+from gplan_jax.data.task_files import COUNTS_FILE, Task, load_task
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json
 from gplan_jax.gsisr import read_samples
@@ -125,16 +125,18 @@ def test_evaluation_is_called_and_logged(make_config: MakeConfig, tmp_path: Path
         optimizer={"schedule": "constant", "learning_rate": 1e-3},
         evaluation={"every_epochs": 2},
     )
-    seen = []
+    seen, rooms = [], set()
 
-    def evaluate(model: Qwen3, folder: Path) -> dict[str, float]:
+    def evaluate(model: Qwen3, task: Task, folder: Path) -> dict[str, float]:
         assert np.isfinite(np.asarray(model.embedding[...])).all()
         folder.mkdir(parents=True)
         seen.append(folder.name)
+        rooms.add(task.prompt_length)
         return {"acc1": 0.25}
 
     train(config, evaluate=evaluate)
     assert seen == ["epoch-002", "epoch-003"]
+    assert rooms == {load_task(tmp_path / "run" / "model").prompt_length}
     records = read_log(tmp_path / "run" / "log.jsonl")
     scores = [r for r in records if r["kind"] == "evaluation"]
     assert [(r["epoch"], r["acc1"]) for r in scores] == [(2, 0.25), (3, 0.25)]

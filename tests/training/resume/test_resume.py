@@ -16,6 +16,7 @@ import pytest
 import yaml
 from flax import nnx
 
+from gplan_jax.data import Task
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, write_json
 from gplan_jax.gsisr import read_samples, write_samples
@@ -175,7 +176,7 @@ def test_the_best_is_kept_and_an_evaluation_that_was_cut_off_is_made_up(
     )
     scores, called = {"epoch-001": 0.2, "epoch-002": 0.9, "epoch-003": 0.4}, []
 
-    def evaluate(model: Qwen3, folder: Path) -> dict[str, float]:
+    def evaluate(model: Qwen3, task: Task, folder: Path) -> dict[str, float]:
         called.append(folder.name)
         if called.count("epoch-002") == 1 and folder.name == "epoch-002":
             signal.raise_signal(signal.SIGTERM)
@@ -201,7 +202,7 @@ def test_keep_best_wants_a_figure_that_exists(run: Path, make_config: MakeConfig
     with pytest.raises(GplanError, match="keep_best goes by evaluations, and there are none"):
         train(make_config(run, checkpoint=keep), resume=True)
 
-    def evaluate(model: Qwen3, folder: Path) -> dict[str, float]:
+    def evaluate(model: Qwen3, task: Task, folder: Path) -> dict[str, float]:
         return {"acc1": 0.0, "nes": 0.0}
 
     config = make_config(run, checkpoint=keep, evaluation={"every_epochs": 1})

@@ -46,7 +46,7 @@ def make_batch(pairs_file: Path, tiny_model_dir: Path) -> MakeBatch:
     pairs, levels = PreferenceSet.read(
         pairs_file,
         encoder=ChatEncoder.load(tiny_model_dir),
-        task=Task(PromptTemplate.load("compact_zh"), IntentLibrary.load(), max_length=1500),
+        task=Task(PromptTemplate.load("compact_zh"), IntentLibrary.load(), prompt_length=1300),
     ).fitting()
     reference = np.random.default_rng(0).uniform(-5, 5, (len(pairs), 2, 2)) - 300
 
