@@ -14,6 +14,8 @@ from gplan_jax.foundation.errors import GplanError, RowError
 OnError = Literal["raise", "skip"]
 SKIP_HINT = "skip faulty rows with --on-error skip (data.on_error=skip of a config)"
 
+WARNED_IDS = 5  # that a warning names
+
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -33,6 +35,7 @@ class FaultyRows:
         self.errors: list[RowError] = []
         self.counts: Counter[str] = Counter()
         self._keep = keep
+        self._warned: dict[str, tuple[int, list[str]]] = {}
 
     @property
     def skips(self) -> bool:
@@ -52,6 +55,11 @@ class FaultyRows:
         if self._keep is None or len(self.errors) < self._keep:
             self.errors.append(error)
 
+    def warn(self, what: str, row_id: str) -> None:
+        """Counts a row that is kept but worth a look; the report has "N rows ``what``; ids ..."."""
+        count, ids = self._warned.get(what, (0, []))
+        self._warned[what] = count + 1, [*ids, row_id][:WARNED_IDS]
+
     def sound(self, path: str | Path, items: Iterable[T], check: Callable[[T], U]) -> Iterator[U]:
         """Yields ``check(item)`` where it raises no RowError; GplanError where nothing is left."""
         already, yielded = len(self.errors), False
@@ -67,10 +75,15 @@ class FaultyRows:
             raise empty_data_set(path, self.errors[already:])
 
     def report(self, most: int = 20) -> None:
-        """Counts what was left out on stderr, and lists the first ``most``."""
+        """Counts what was left out on stderr, and lists the first ``most``; warnings before."""
+        console = Console(stderr=True)
+        for what, (count, ids) in self._warned.items():
+            console.print(
+                f"warning: {count} rows {what}; ids {', '.join(ids)}{' ...' * (count > len(ids))}",
+                highlight=False, markup=False, soft_wrap=True,
+            )  # fmt: skip
         if not self.total:
             return
-        console = Console(stderr=True)
         console.print(f"Skipped {self.total} faulty rows:", highlight=False)
         for error in self.errors[:most]:
             console.print(f"  {error}", highlight=False, markup=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
 from gplan_jax.gsisr.facts import ORDER_TIMES, request_time, time_of
-from gplan_jax.gsisr.filter import check_plan
+from gplan_jax.gsisr.filter import Violation, check_plan
 from gplan_jax.gsisr.library import IntentLibrary
 from gplan_jax.gsisr.plans import Plan, canonical_plan, parse_plan
 from gplan_jax.gsisr.sample_files import read_numbered_samples
@@ -42,6 +42,7 @@ class Label:
     trace: ReasoningTrace | None
     plan: Plan
     text: str
+    broken: tuple[Violation, ...] = ()  # logic rules that the plan breaks
 
 
 def parse_label(
@@ -52,7 +53,7 @@ def parse_label(
 ) -> Label:
     """Reads and checks ``raw_labels`` of a sample that comes from ``where``.
 
-    The logic rules are left to ``check_plan``: a label that breaks one can still be learnt from.
+    A label that breaks a logic rule of ``check_plan`` can still be learnt from; ``broken`` tells.
 
     Raises:
         RowError: the label is empty, its JSON broken, an intent outside the library, its reasoning
@@ -75,6 +76,8 @@ def read_labelled_samples(
 ) -> Iterator[tuple[Sample, Label]]:
     """Yields samples with their checked labels; faulty rows, times and labels are handled alike.
 
+    Rows that break a logic rule are yielded, and told of by the report of ``faulty``.
+
     Raises:
         GplanError, RowError: as ``read_samples`` and ``parse_label`` do.
     """
@@ -89,7 +92,10 @@ def read_labelled_samples(
         except GplanError as error:
             problem = str(error).rstrip(".")
             raise RowError(path, row, None, problem, f"Mend it, or {SKIP_HINT}.") from None
-        return sample, parse_label(sample, library, RowPlace(path, row), vocabulary)
+        label = parse_label(sample, library, RowPlace(path, row), vocabulary)
+        if label.broken:
+            faulty.warn(f"break a logic rule of the filter in {path}", sample.id)
+        return sample, label
 
     return faulty.sound(path, read_numbered_samples(path, faulty=faulty), labelled)
 
@@ -98,15 +104,15 @@ def _parse(raw_label: str, library: IntentLibrary, vocabulary: LatentVocabulary)
     if not raw_label.strip():
         raise GplanError("the label is empty; expected a plan")
     thought, _ = split_response(raw_label)
-    faults = [v for v in check_plan(raw_label, library) if v.tier != "logic"]
-    if faults:
-        raise GplanError("; ".join(fault.message for fault in faults))
+    broken = tuple(check_plan(raw_label, library))
+    if faults := [fault.message for fault in broken if fault.tier != "logic"]:
+        raise GplanError("; ".join(faults))
     plan = parse_plan(raw_label, library)
     if thought is None:
-        return Label(None, plan, canonical_plan(plan, library))
+        return Label(None, plan, canonical_plan(plan, library), broken)
     trace = parse_trace(thought, vocabulary)
     if trace.step_count != len(plan):
         raise GplanError(
             f"the reasoning has {trace.step_count} steps but the plan has {len(plan)} intents"
         )
-    return Label(trace, plan, write_trace(trace) + canonical_plan(plan, library))
+    return Label(trace, plan, write_trace(trace) + canonical_plan(plan, library), broken)

@@ -44,9 +44,29 @@ def test_a_plan_with_reasoning(amap: IntentLibrary) -> None:
     assert label.text == THOUGHT + PLAN
 
 
-def test_a_broken_rule_of_logic_is_left_to_the_filter(amap: IntentLibrary) -> None:
-    repeated = '[{"工具名称":"tool_9"},{"工具名称":"tool_9"},{"工具名称":"tool_9"}]'
-    assert len(parse_label(labelled(repeated), amap, WHERE).plan) == 3
+REPEATED = '[{"工具名称":"tool_9"},{"工具名称":"tool_9"},{"工具名称":"tool_9"}]'
+
+
+def test_a_broken_rule_of_logic_is_kept_with_the_label(amap: IntentLibrary) -> None:
+    label = parse_label(labelled(REPEATED), amap, WHERE)
+    assert len(label.plan) == 3
+    assert [(fault.tier, fault.code) for fault in label.broken] == [
+        ("logic", "repeated_intent")
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    ("many", "told"), [(1, "1"), (5, "1, 1, 1, 1, 1"), (6, "1, 1, 1, 1, 1 ...")]
+)
+def test_rows_that_break_a_rule_of_logic_are_counted_in_a_warning(
+    many: int, told: str, tmp_path: Path, amap: IntentLibrary, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, faulty = tmp_path / "rows.csv", FaultyRows()
+    write_samples(path, [labelled(PLAN), *[labelled(REPEATED)] * many])
+    assert len(list(read_labelled_samples(path, amap, faulty=faulty))) == many + 1
+    faulty.report()
+    wanted = f"warning: {many} rows break a logic rule of the filter in {path}; ids {told}\n"
+    assert capsys.readouterr().err == wanted
 
 
 FAULTS = {
@@ -84,6 +104,7 @@ def test_a_faulty_label_names_row_and_column(fault: str, amap: IntentLibrary) ->
 def test_all_public_labels_are_read(shared: Path, amap: IntentLibrary) -> None:
     rows = list(read_labelled_samples(shared / "gsisr/gsisr_dev.csv", amap))
     assert len(rows) == 703
+    assert [i for i, (_, label) in enumerate(rows, start=1) if label.broken] == [262, 590, 597]
     assert all(label.text == sample.raw_labels for sample, label in rows)
 
 
