@@ -76,7 +76,7 @@ class Task:
 
     def prompt(self, sample: Sample) -> Prompt:
         """The prompt of a context."""
-        return self.template.render(sample, self.library)
+        return self.template.render(sample, self.library, self.response)
 
     def prompt_ids(self, sample: Sample, encoder: ChatEncoder) -> np.ndarray:
         """int32 [P]: tokens of a context's prompt, at most ``prompt_length`` of them."""

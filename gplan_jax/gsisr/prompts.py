@@ -1,8 +1,9 @@
 """Prompts from template files: a folder with ``system.j2`` and ``user.j2`` in Jinja syntax.
 
-A template sees ``sample`` (the columns), ``facts`` (see ``Facts``) and ``library``. What it writes
-is plain text: a value is never read as template code, takes up one line at most, and the encoder
-turns none of it into a control token.
+A template sees ``sample`` (the columns), ``facts`` (see ``Facts``), ``library`` and ``response``:
+what responses hold, "plan" alone, "latent" tokens or "reasoning" before it, or None where it is not
+known. What it writes is plain text: a value is never read as template code, takes up one line at
+most, and the encoder turns none of it into a control token.
 """
 
 from __future__ import annotations
@@ -59,18 +60,19 @@ class PromptTemplate:
             with atomic_write(Path(folder) / name) as temporary:
                 temporary.write_text(source, encoding="utf-8")
 
-    def render(self, sample: Sample, library: IntentLibrary) -> Prompt:
-        """Fills the template in for one sample.
+    def render(self, sample: Sample, library: IntentLibrary, response: str | None = None) -> Prompt:
+        """Fills the template in for one sample; ``response`` is what responses hold.
 
         Raises:
             GplanError: the template names something that does not exist, or the sample has a time
-            that
-                can't be read.
+                that can't be read.
         """
         templates, facts = _compile(self), facts_of(sample)
         return Prompt(
-            system=templates.fill("system.j2", library=library),
-            user=templates.fill("user.j2", sample=sample, facts=facts, library=library),
+            system=templates.fill("system.j2", library=library, response=response),
+            user=templates.fill(
+                "user.j2", sample=sample, facts=facts, library=library, response=response
+            ),
         )
 
 

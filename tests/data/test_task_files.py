@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import get_args
@@ -18,8 +19,10 @@ from gplan_jax.data.task_files import (
     save_task,
 )
 from gplan_jax.foundation import GplanError
-from gplan_jax.gsisr import IntentLibrary, PromptTemplate
+from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample
 from gplan_jax.gsisr.intent_counts import IntentCounts
+
+OLD_TEMPLATE = PromptTemplate("compact_zh", "先思考，再规划意图。\n", "{{ sample.id }}")
 
 
 def task(response: Response | None = None) -> Task:
@@ -34,6 +37,18 @@ def test_a_task_reads_back(response: Response | None, tmp_path: Path) -> None:
     assert again.template.user == task().template.user and again.library == task().library
     assert load_task(tmp_path, prompt_length=55).prompt_length == 55
     assert not (tmp_path / COUNTS_FILE).exists()
+
+
+def test_prompts_are_those_of_the_response_and_of_the_template_kept(
+    world_rows: list[Sample], tmp_path: Path
+) -> None:
+    [row, *_], told = world_rows, "先思考，再规划意图。"
+    for response, system in (("plan", "规划意图。"), ("latent", told), (None, told)):
+        save_task(tmp_path, task(response))
+        assert load_task(tmp_path).prompt(row).system == system
+    # A Direct-SFT model of before templates knew keeps the prompt it was trained with.
+    save_task(tmp_path, dataclasses.replace(task("plan"), template=OLD_TEMPLATE))
+    assert load_task(tmp_path).prompt(row).system == told
 
 
 def test_every_mode_says_what_its_responses_hold() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,27 @@ def test_the_full_prompt_holds_every_column_that_says_something(sample: Sample) 
     for value in [*times.values(), *marked.values()]:
         assert value in user or value == "1"
     assert "周六，周末，节假日" in user
+
+
+@pytest.mark.parametrize(
+    ("name", "thinking"),
+    # SHA-256 of the system part as it was before templates knew of other responses.
+    [
+        ("amap_zh", "8852fa6226f489528aa33137eed7c58dec28a7fdaccb556c33923a6d71a5ec55"),
+        ("compact_zh", "911c0c933e1a3879eda5d022fa681447bbba7f3001dd3353945237e53e70dcc3"),
+    ],
+)
+def test_only_a_model_that_answers_with_the_plan_alone_is_not_told_to_think(
+    name: str, thinking: str, sample: Sample
+) -> None:
+    template = PromptTemplate.load(name)
+    for response in (None, "latent", "reasoning"):
+        prompt = template.render(sample, AMAP, response)
+        assert "思考" in prompt.system
+        assert hashlib.sha256(prompt.system.encode()).hexdigest() == thinking
+    plan = template.render(sample, AMAP, "plan")
+    assert "思考" not in plan.system and "THOUGHT" not in plan.system
+    assert "规划" in plan.system and plan.user == prompt.user
 
 
 def test_what_matters_most_comes_last(sample: Sample) -> None:

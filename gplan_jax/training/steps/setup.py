@@ -133,8 +133,8 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
     )
     loader: SampleLoader | PreferenceLoader
     if mode is Mode.SCDPO:
-        _warn_of_another_prompt(config, task.template)
         pairs = PreferenceSet.read(config.data.train, encoder=encoder, task=task, faulty=faulty)
+        _warn_of_another_prompt(config, pairs)
         pairs = with_prompt_length(config, pairs, pairs.response_lengths(cache_dir=cache))
         pairs, levels_Nx3 = pairs.fitting(cache_dir=cache, faulty=faulty)
         unknown_Nx2x2 = np.full((len(pairs), 2, 2), np.nan, np.float32)  # ``reference`` fills it in
@@ -201,12 +201,12 @@ def with_prompt_length(config: TrainConfig, rows: Rows, responses_N: np.ndarray)
     return replace(rows, task=replace(rows.task, prompt_length=room))
 
 
-def _warn_of_another_prompt(config: TrainConfig, template: PromptTemplate) -> None:
+def _warn_of_another_prompt(config: TrainConfig, pairs: PreferenceSet) -> None:
     """A policy is only worth refining on prompts that it knows."""
     if not (Path(config.model) / PROMPT_FOLDER).is_dir():
         return
-    known = load_task(Path(config.model)).template
-    if (known.system, known.user) != (template.system, template.user):
+    known = load_task(Path(config.model))
+    if any(known.prompt(c) != pairs.task.prompt(c) for c in pairs.pairs[0].contexts):
         log_once(
             f"warning: {config.model} was trained with another prompt than data.template="
             f"{config.data.template}; its own is data.template={config.model}/{PROMPT_FOLDER}"
