@@ -52,8 +52,8 @@ def latency(
     mode: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=drafted, constrained or unconstrained; else drafted, and unconstrained for "
-            "a model that writes its reasoning."
+            help="NAME=drafted, constrained or unconstrained: only that. Else drafted and, as "
+            "NAME-free, unconstrained; a model that writes its reasoning only unconstrained."
         ),
     ] = None,
     serve: Annotated[

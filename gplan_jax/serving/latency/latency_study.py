@@ -41,6 +41,7 @@ from gplan_jax.serving.latency.load_generator import (
 from gplan_jax.serving.latency.local_server import local_server, serve_command, wait_until_ready
 
 RESULTS, TABLES, LOG = "latency.json", "latency.txt", "server.log"
+FREE = "-free"  # after the name of a model that is also measured unconstrained
 FIRST_SIMULATED_ID = 9_000_001
 READY_S = 10.0  # a server that is said to run already must be ready at once, or nearly
 
@@ -69,12 +70,15 @@ def compare_latency(
 ) -> dict[str, Any]:
     """Serves each model, sends it the plan's load, stops it; writes figures and tables to ``out``.
 
+    The paper decodes all arms alike, greedily. So a model that the grammar or drafts speed up is
+    also measured unconstrained, as ``NAME-free``: only such rows give ratios like the paper's.
+
     Args:
         models: name -> model directory.
         samples: contexts, taken in order by every run; their labels are left out.
         out: new directory.
         plan: the load.
-        modes: name -> decoding mode where it is not the model's own, see ``own_mode``.
+        modes: name -> the one decoding mode to measure; ``own_mode`` and unconstrained otherwise.
         serve_options: further options for `gplan serve`, the same for all models.
         start_timeout_s: seconds a server may take to be ready.
 
@@ -85,16 +89,21 @@ def compare_latency(
     refuse_existing(out)
     modes = modes or {}
     for name in models:
-        if not name or name in (".", "..", RESULTS, TABLES) or {"/", "\\"} & set(name):
+        taken = (".", "..", RESULTS, TABLES, *(f"{other}{FREE}" for other in models))
+        if not name or name in taken or {"/", "\\"} & set(name):
             raise GplanError(f"{name!r} can't name a model's folder; use NAME=DIR.")
     if unknown := [name for name in modes if name not in models]:
         raise GplanError(f"--mode names {', '.join(unknown)}; the models are {', '.join(models)}.")
-    chosen = {name: modes.get(name) or own_mode(folder) for name, folder in models.items()}
-    results: dict[str, Any] = {"ran_on": machine(), "load": asdict(plan), "models": {}}
+    arms: dict[str, tuple[Path, DecodingMode]] = {}
     for name, folder in models.items():
+        arms[name] = folder, modes.get(name) or own_mode(folder)
+        if name not in modes and arms[name][1] != "unconstrained":
+            arms[name + FREE] = folder, "unconstrained"
+    results: dict[str, Any] = {"ran_on": machine(), "load": asdict(plan), "models": {}}
+    for name, (folder, mode) in arms.items():
         # The server gives up on no request before its client does.
         patience = ["--deadline-ms", str(round(plan.timeout_s * 1000))]
-        options = ["--mode", chosen[name], *patience, *serve_options]
+        options = ["--mode", mode, *patience, *serve_options]
 
         def command(
             port: int, folder: Path = folder, options: Sequence[str] = options
@@ -108,7 +117,7 @@ def compare_latency(
             runs = asyncio.run(load_server(server.url, name, samples, plan, out / name))
         results["models"][name] = {
             "model": str(folder),
-            "mode": chosen[name],
+            "mode": mode,
             "serve_options": list(serve_options),
             "runs": runs,
         }

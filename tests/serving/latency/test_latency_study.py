@@ -64,9 +64,16 @@ def test_every_model_meets_every_rate_with_the_same_arrivals(
     results = compare_latency(
         models, world_rows, out, PLAN, modes={"picd": "constrained"}, serve_options=["--slots", "2"]
     )
-    modes = ("drafted", "unconstrained", "constrained")
-    for (folder, options), (name, model), mode in zip(commands, models.items(), modes, strict=True):
-        assert folder == model
+    # A model with a grammar of its own is also decoded freely, unless its mode is named.
+    arms = {
+        "direct": ("direct", "drafted"),
+        "direct-free": ("direct", "unconstrained"),
+        "cot": ("cot", "unconstrained"),
+        "picd": ("picd", "constrained"),
+    }
+    assert list(results["models"]) == list(arms)
+    for (folder, options), (name, (model, mode)) in zip(commands, arms.items(), strict=True):
+        assert folder == models[model]
         assert options == ["--mode", mode, "--deadline-ms", "30000", "--slots", "2"]
         assert results["models"][name]["mode"] == mode
         for qps, summary in results["models"][name]["runs"].items():
@@ -110,6 +117,7 @@ def test_nothing_starts_where_the_input_is_wrong(
     good = model_dir(tmp_path / "good")
     wrong = [
         ({"a/b": good}, {}, "can't name a model's folder"),
+        ({"a": good, "a-free": good}, {}, "'a-free' can't name a model's folder"),
         ({"a": good}, {"b": "drafted"}, "--mode names b; the models are a"),
         ({"a": good, "b": tmp_path / "absent"}, {}, "absent is not a directory"),
     ]
