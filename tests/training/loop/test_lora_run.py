@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,7 @@ from gplan_jax.training.steps.train_config import TrainConfig
 
 
 def test_adapters_train_and_are_merged_at_the_end(
-    world_file: Path, tiny_model_dir: Path, tmp_path: Path
+    training_data: dict[str, Any], tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     config = TrainConfig.model_validate(
         {
@@ -24,15 +25,9 @@ def test_adapters_train_and_are_merged_at_the_end(
             "model": str(tiny_model_dir),
             "output": str(tmp_path / "run"),
             "epochs": 2,
-            "batch_size": 8,
+            "batch_size": 4,
             "accumulation_steps": 2,
-            "data": {
-                "train": str(world_file),
-                "template": "compact_zh",
-                "max_length": 512,
-                "length_multiple": 512,
-                "response_multiple": 384,
-            },
+            "data": training_data,
             "optimizer": {"learning_rate": 1e-2, "polish_lr": 1e-2, "target_blocks": 0},
             "precision": {"compute": "float32", "remat": "none"},
             "lora": {"rank": 4, "alpha": 8.0, "targets": ["query", "down"]},

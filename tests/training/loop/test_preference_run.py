@@ -24,7 +24,7 @@ MakePairConfig = Callable[..., TrainConfig]
 
 @pytest.fixture(scope="session")
 def make_pair_config(pairs_file: Path, tiny_model_dir: Path) -> MakePairConfig:
-    """Makes the config of a small run: pairs in batches of 8, 2 epochs."""
+    """Makes the config of a small run: pairs in batches of 4, 2 epochs."""
 
     def make(output: Path, **changes: Any) -> TrainConfig:
         values: dict[str, Any] = {
@@ -32,7 +32,7 @@ def make_pair_config(pairs_file: Path, tiny_model_dir: Path) -> MakePairConfig:
             "model": str(tiny_model_dir),
             "output": str(output),
             "epochs": 2,
-            "batch_size": 8,
+            "batch_size": 4,
             "data": {
                 "train": str(pairs_file),
                 "template": "compact_zh",
@@ -230,11 +230,11 @@ def test_missing_pairs_are_computed_in_batches_of_any_order(
 
 
 def test_pairs_are_not_rows_and_rows_are_not_pairs(
-    make_pair_config: MakePairConfig, world_file: Path, pairs_file: Path, tmp_path: Path
+    make_pair_config: MakePairConfig, training_rows: Path, pairs_file: Path, tmp_path: Path
 ) -> None:
     data = make_pair_config(tmp_path).data.model_dump()
     with pytest.raises(GplanError, match=r"\.jsonl"):
-        train(make_pair_config(tmp_path / "rows", data=data | {"train": str(world_file)}))
+        train(make_pair_config(tmp_path / "rows", data=data | {"train": str(training_rows)}))
     with pytest.raises(GplanError, match=r"columns|context"):
         train(make_pair_config(tmp_path / "pairs", mode="picd"))
 

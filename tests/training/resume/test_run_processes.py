@@ -18,23 +18,17 @@ import pytest
 from gplan_jax.foundation.files import read_json, write_json
 from gplan_jax.training.loop.metrics_log import read_log
 
-STEPS = 15  # 40 rows in batches of 8, 3 epochs
+STEPS = 15  # 20 rows in batches of 4, 3 epochs
 
 
-def config_file(path: Path, run: Path, data: Path, model: Path, **changes: Any) -> Path:
+def config_file(path: Path, run: Path, data: dict[str, Any], model: Path, **changes: Any) -> Path:
     values: dict[str, Any] = {
         "mode": "picd",
         "model": str(model),
         "output": str(run),
         "epochs": 3,
-        "batch_size": 8,
-        "data": {
-            "train": str(data),
-            "template": "compact_zh",
-            "max_length": 512,
-            "length_multiple": 512,
-            "response_multiple": 384,
-        },
+        "batch_size": 4,
+        "data": data,
         "optimizer": {"learning_rate": 1e-3, "polish_lr": 1e-4, "target_blocks": 1},
         "precision": {"compute": "float32", "remat": "none"},
     }
@@ -89,23 +83,23 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(
-    tmp_path_factory: pytest.TempPathFactory, world_file: Path, tiny_model_dir: Path, cache: Path
+    tmp_path_factory: pytest.TempPathFactory, training_data: dict[str, Any], tiny_model_dir: Path, cache: Path
 ) -> Path:
     """A finished run of one process with one device."""
     folder = tmp_path_factory.mktemp("alone")
-    config = config_file(folder / "a.yaml", folder / "run", world_file, tiny_model_dir)
+    config = config_file(folder / "a.yaml", folder / "run", training_data, tiny_model_dir)
     assert finish(start(["train", str(config)], cache))[0] == 0
     return folder / "run"
 
 
 @pytest.fixture(scope="module")
 def stopped(
-    tmp_path_factory: pytest.TempPathFactory, world_file: Path, tiny_model_dir: Path, cache: Path
+    tmp_path_factory: pytest.TempPathFactory, training_data: dict[str, Any], tiny_model_dir: Path, cache: Path
 ) -> tuple[Path, int]:
     """A run of two processes that a scheduler stopped, and the step where."""
     folder = tmp_path_factory.mktemp("stopped")
     run, log = folder / "run", folder / "run" / "log.jsonl"
-    config = config_file(folder / "b.yaml", run, world_file, tiny_model_dir)
+    config = config_file(folder / "b.yaml", run, training_data, tiny_model_dir)
     processes = start_two(config, cache, "checkpoint.every_steps=1")
     deadline = time.monotonic() + 300
     while not (log.is_file() and log.read_text().count("\n") >= 3):
@@ -132,7 +126,7 @@ def test_two_processes_fall_back_together(
     damage: str,
     stopped: tuple[Path, int],
     alone: Path,
-    world_file: Path,
+    training_data: dict[str, Any],
     tiny_model_dir: Path,
     cache: Path,
     tmp_path: Path,
@@ -144,7 +138,7 @@ def test_two_processes_fall_back_together(
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
-    config = config_file(tmp_path / "d.yaml", run, world_file, tiny_model_dir)
+    config = config_file(tmp_path / "d.yaml", run, training_data, tiny_model_dir)
     ended = [finish(p) for p in start_two(config, cache, "--resume")]
     said = " ".join(ended[0][1].split())
     assert [code for code, _ in ended] == [0, 0], ended
