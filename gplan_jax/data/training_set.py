@@ -90,8 +90,9 @@ class TrainingSet:
         label = self.labels[row]
         if self.mode in (Mode.DIRECT_SFT, Mode.PAUSE):
             plan = canonical_plan(label.plan, self.task.library)
-            pause = latent_prefix(self.encoder.latents, len(label.plan))
-            return pause + plan if self.mode is Mode.PAUSE else plan
+            if self.mode is Mode.DIRECT_SFT:
+                return plan
+            return latent_prefix(self.encoder.latents, len(label.plan)) + plan
         blocks = min(stage, self.blocks(row)) if self.mode is Mode.PICD else 0
         return compress_response(label.text, blocks, self.encoder.latents)
 
@@ -130,9 +131,10 @@ class TrainingSet:
         prompt = self.task.prompt(self.samples[row])
         whole = len(self.encoder.prompt_ids(prompt, max_length=sys.maxsize))
         last = self.blocks(row) if self.mode is Mode.PICD else 0
-        lengths = [
-            (whole, len(self.encoder.response(self.response_text(row, stage)).ids))
-            for stage in range(min(stages, last + 1))
-        ]
+        try:
+            texts = [self.response_text(row, stage) for stage in range(min(stages, last + 1))]
+        except GplanError as error:  # its plan is longer than the latent vocabulary, say
+            raise GplanError(f"The row with id {self.row_id(row)}: {error}") from None
+        lengths = [(whole, len(self.encoder.response(text).ids)) for text in texts]
         # Once a response is fully latent nothing changes any more.
         return lengths + lengths[-1:] * (stages - len(lengths))

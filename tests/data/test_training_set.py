@@ -9,7 +9,13 @@ import pytest
 from gplan_jax.data import ChatEncoder, Mode, Task, TrainingSet
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
-from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, write_samples
+from gplan_jax.gsisr import (
+    IntentLibrary,
+    PromptTemplate,
+    Sample,
+    canonical_plan,
+    write_samples,
+)
 from gplan_jax.reasoning import split_response
 
 
@@ -19,12 +25,15 @@ def read(
     mode: Mode,
     *,
     prompt_length: int = 500,
+    library: IntentLibrary | None = None,
     faulty: FaultyRows | None = None,
 ) -> TrainingSet:
     return TrainingSet.read(
         path,
         encoder=ChatEncoder.load(model_dir),
-        task=Task(PromptTemplate.load("compact_zh"), IntentLibrary.load(), prompt_length),
+        task=Task(
+            PromptTemplate.load("compact_zh"), library or IntentLibrary.load(), prompt_length
+        ),
         mode=mode,
         faulty=faulty,
     )
@@ -98,6 +107,23 @@ def test_rows_without_reasoning_train_plans_only(
     for mode in (Mode.COT_SFT, Mode.PICD):
         with pytest.raises(GplanError, match=r"40 of 40 rows.*gplan explain"):
             read(path, tiny_model_dir, mode)
+
+
+def test_a_plan_beyond_the_latent_steps_trains_without_them_and_is_named_with_them(
+    world_rows: list[Sample], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    library = IntentLibrary.load()
+    bounds = library.plan_length.model_copy(update={"maximum": 12})
+    longer = library.model_copy(update={"plan_length": bounds})
+    tags = list(library.parameters["tag"].values or ())[:10]
+    plan = canonical_plan([{"工具名称": "tool_7", "tag": tag} for tag in tags])
+    write_samples(tmp_path / "rows.csv", [world_rows[0], world_rows[1].with_label(plan)])
+    rows = read(tmp_path / "rows.csv", tiny_model_dir, Mode.DIRECT_SFT, library=longer)
+    assert rows.response_text(1, 0) == plan and rows.lengths(1).shape == (2, 1, 2)
+    rows = read(tmp_path / "rows.csv", tiny_model_dir, Mode.PAUSE, library=longer)
+    said = f"row with id {world_rows[1].id}: No latent tokens for block STEP_10"
+    with pytest.raises(GplanError, match=said):
+        rows.lengths(1)
 
 
 def test_faulty_rows_are_named_or_skipped(

@@ -83,7 +83,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(
-    tmp_path_factory: pytest.TempPathFactory, training_data: dict[str, Any], tiny_model_dir: Path, cache: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    training_data: dict[str, Any],
+    tiny_model_dir: Path,
+    cache: Path,
 ) -> Path:
     """A finished run of one process with one device."""
     folder = tmp_path_factory.mktemp("alone")
@@ -94,7 +97,10 @@ def alone(
 
 @pytest.fixture(scope="module")
 def stopped(
-    tmp_path_factory: pytest.TempPathFactory, training_data: dict[str, Any], tiny_model_dir: Path, cache: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    training_data: dict[str, Any],
+    tiny_model_dir: Path,
+    cache: Path,
 ) -> tuple[Path, int]:
     """A run of two processes that a scheduler stopped, and the step where."""
     folder = tmp_path_factory.mktemp("stopped")
