@@ -26,7 +26,8 @@ class PlanScore:
 
     ``acc1``, ``ndcg3`` and ``nes`` are the public evaluator's; ``ndcg3_unique`` gives no credit
     for repeats, ``ndcg3_positional`` only for the right place, ``exact`` is 1 for the label's
-    plan itself.
+    plan itself. ``acc1_tool`` and ``ndcg3_tool`` compare tools and no parameters: so the paper
+    scores its baselines, which emit none (section 5.1.1).
     """
 
     acc1: float
@@ -35,6 +36,8 @@ class PlanScore:
     ndcg3_unique: float
     ndcg3_positional: float
     exact: float
+    acc1_tool: float
+    ndcg3_tool: float
 
 
 def score_prediction(
@@ -49,6 +52,10 @@ def score_prediction(
     predicted, wanted = parse_plan(prediction, library), parse_plan(label, library)
     if not wanted:
         raise GplanError(f"The label holds no plan to score against: {label[:60]!r}.")
+    tools, wanted_tools = (
+        [{library.tool_key: intent.get(library.tool_key, "")} for intent in plan]
+        for plan in (predicted, wanted)
+    )
     return PlanScore(
         acc1=float(predicted[:1] == wanted[:1]),
         ndcg3=ndcg(predicted, wanted, 3, library),
@@ -56,6 +63,8 @@ def score_prediction(
         ndcg3_unique=ndcg_unique(predicted, wanted, 3, library),
         ndcg3_positional=ndcg_positional(predicted, wanted, 3, library),
         exact=float(predicted == wanted),
+        acc1_tool=float(tools[:1] == wanted_tools[:1]),
+        ndcg3_tool=ndcg(tools, wanted_tools, 3, library),
     )
 
 

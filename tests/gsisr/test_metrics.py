@@ -18,6 +18,7 @@ from gplan_jax.gsisr import (
     ndcg,
     normalized_edit_similarity,
     parse_plan,
+    read_samples,
     score_prediction,
 )
 from gplan_jax.gsisr.metrics import ndcg_positional, ndcg_unique
@@ -60,6 +61,24 @@ def test_scores_keep_their_order(first: Plan, second: Plan) -> None:
     assert 0 <= score.nes <= 1
     assert score.exact == (first == second) == (score.nes == 1)
     assert score.exact <= score.acc1 == (first[0] == second[0])
+
+
+@given(plans, plans)
+def test_by_tools_alone_is_a_plan_without_parameters(first: Plan, second: Plan) -> None:
+    score = score_prediction(canonical_plan(first), canonical_plan(second))
+    one, other = ([intent["工具名称"] for intent in plan] for plan in (first, second))
+    assert score.acc1 <= score.acc1_tool == (one[0] == other[0])
+    gains = [1 / math.log2(rank + 2) for rank, name in enumerate(one[:3]) if name in other]
+    ideal = sum(1 / math.log2(rank + 2) for rank in range(min(3, len(other))))
+    assert score.ndcg3 <= score.ndcg3_tool == pytest.approx(min(1, sum(gains) / ideal), abs=1e-12)
+
+
+def test_the_most_frequent_first_tool_of_the_public_rows(shared: Path) -> None:
+    labels = [row.raw_labels for row in read_samples(shared / "gsisr/gsisr_dev.csv")]
+    guess = canonical_plan([tool(1, 起始位置="家")])
+    hits = [score_prediction(guess, label) for label in labels]
+    assert (sum(hit.acc1_tool for hit in hits), len(hits)) == (302, 703)
+    assert sum(hit.acc1 for hit in hits) == 0
 
 
 @given(plans, plans)

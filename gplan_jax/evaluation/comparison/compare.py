@@ -262,8 +262,10 @@ def _write_results(
         if texts[name].free != texts[name].constrained:
             free = score_arm(texts[name].free, labels, setup.library)
         beside[name] = {
-            "exact": float(scores[name]["exact"].mean()),
-            "filter_pass": float(scores[name]["filter_pass"].mean()),
+            **{
+                measure: float(scores[name][measure].mean())
+                for measure in ("acc1_tool", "ndcg3_tool", "exact", "filter_pass")
+            },
             "free_acc1": float(free["acc1"].mean()),
             "free_filter_pass": float(free["filter_pass"].mean()),
         }

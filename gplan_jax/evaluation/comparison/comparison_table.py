@@ -82,9 +82,14 @@ def _table(
     about: ComparisonAbout, summary: ComparisonSummary, titles: Mapping[str, Cell], columns: int
 ) -> TextTable:
     cells = table_rows(about, summary)
-    lines = {name: [titles[name], *cells[name][:columns]] for name in about.arms}
-    rows: list[Sequence[Cell] | None] = [lines[name] for name in lines if name not in about.floors]
-    rows += [None, *(lines[name] for name in lines if name in about.floors)]
+    rows: list[Sequence[Cell] | None] = []
+    for floors in (False, True):
+        rows += [None] if floors else []
+        for name in (name for name in about.arms if (name in about.floors) == floors):
+            beside, tools = summary.beside[name], [NOTHING] * columns
+            tools[0] = _percent(beside["acc1_tool"]) + NO_MARK
+            tools[3] = f"{beside['ndcg3_tool']:.3f}" + NO_MARK
+            rows += [[titles[name], *cells[name][:columns]], ["  tools alone", *tools]]
     return TextTable(["", *HEADINGS[:columns]], rows, caption=caption(about, summary), plain=True)
 
 
@@ -98,7 +103,8 @@ def caption(about: ComparisonAbout, summary: ComparisonSummary) -> str:
         split = f"learnt from {about.train_data.file if about.train_data else data.file}"
     seen = "the whole row" if about.mode == "full" else "profile and histories, no context"
     parts = [
-        f"{data.file}: {data.rows:,} rows of {data.ids:,} ids, {split}; arms see {seen}.",
+        f"{data.file}: {data.rows:,} rows of {data.ids:,} ids, {split}; arms see {seen}. Tools "
+        "alone: no parameter counts, as the paper scores its baselines.",
     ]
     if len(about.arms) > len(about.floors) + len(about.added):
         parts.append(

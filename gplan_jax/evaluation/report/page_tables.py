@@ -20,6 +20,7 @@ from gplan_jax.gsisr import IntentLibrary, parse_plan
 STUDY_NAMES = {
     "acc1": "Acc@1", "ndcg3": "NDCG@3", "nes": "NES", "ndcg3_unique": "NDCG@3, repeats once",
     "ndcg3_positional": "NDCG@3 by position", "exact": "exact", "filter_pass": "rules kept",
+    "acc1_tool": "Acc@1, tools", "ndcg3_tool": "NDCG@3, tools",
 }  # fmt: skip
 
 
@@ -69,6 +70,10 @@ def result_lines(results: ComparisonResults, scores: ArmRowScores) -> list[dict[
                 "group": results.group(arm),
                 "reference": arm == results.summary.reference,
                 "measures": cells,
+                "tools": [
+                    figure(m, float(scores.constrained[arm][m].mean()))
+                    for m in ("acc1_tool", "ndcg3_tool")
+                ],
                 "exact": f"{100 * float(scores.constrained[arm]['exact'].mean()):.1f}",
                 "free": free,
                 "parameters": f"{median(sizes):,.0f}" if sizes else NOTHING,

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from gplan_jax.evaluation.comparison.results import ComparisonResults
 from gplan_jax.evaluation.significance.arm_summary import MEASURES, TITLES, ArmDifference
-from gplan_jax.foundation.tables import TextTable
+from gplan_jax.foundation.tables import NOTHING, TextTable
 
 Standing = Literal["better", "worse", "open"]
 MARKS: dict[Standing, tuple[str, str]] = {
@@ -23,7 +23,7 @@ MARKS: dict[Standing, tuple[str, str]] = {
 
 def figure(measure: str, value: float, *, signed: bool = False) -> str:
     """A value as the page writes it: Acc@1 in per cent with one decimal, others with three."""
-    text = f"{100 * value:.1f}" if measure == "acc1" else f"{value:.3f}"
+    text = f"{100 * value:.1f}" if measure.startswith("acc1") else f"{value:.3f}"
     if float(text) == 0:
         text = text.lstrip("-")
     elif signed and value > 0:
@@ -111,8 +111,12 @@ def summary_table(results: ComparisonResults) -> RenderableType:
             for measure in MEASURES:
                 mark, _ = MARKS[standing(against[measure].get(arm))]
                 cells.append(f"{figure(measure, results.summary.arms[arm][measure].mean)} {mark:1}")
+            beside = results.summary.beside.get(arm, {})
+            for tools in ("acc1_tool", "ndcg3_tool"):
+                cells.append(figure(tools, beside[tools]) if tools in beside else NOTHING)
             rows.append(cells)
         rows.append(None)
     headings = ["arm", *(TITLES[m] + (" %" if m == "acc1" else "") for m in MEASURES)]
+    headings += ["Tools:\nAcc@1 %", "Tools:\nNDCG@3"]
     table = TextTable(headings, rows, title=results.name)
     return Group(table.rich(), *(Text(sentence) for sentence in verdict(results)))

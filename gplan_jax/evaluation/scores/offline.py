@@ -31,14 +31,16 @@ from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary
 PREDICTIONS, METRICS = "predictions.jsonl", "metrics.json"
 TIERS = ("format", "schema", "logic")
 UNREADABLE = ("not_json", "not_a_list")
-PLAN_MEASURES = ("acc1", "ndcg3", "nes", "ndcg3_unique", "ndcg3_positional", "exact")
+PLAN_MEASURES = (
+    "acc1", "ndcg3", "nes", "ndcg3_unique", "ndcg3_positional", "exact", "acc1_tool", "ndcg3_tool",
+)  # fmt: skip
 FILTER_MEASURES = ("filter_pass", *(f"filter_pass_{tier}" for tier in TIERS))
 # A floor writes no latent prefix, so its validity would be a zero that says nothing.
 FLOOR_MEASURES = (*PLAN_MEASURES, *FILTER_MEASURES)
 MODEL_MEASURES = (*PLAN_MEASURES, "latent_valid", *FILTER_MEASURES)
 INTERVAL_METHOD = (
-    "95%: Wilson for acc1; for the others a percentile bootstrap that draws whole ids, "
-    f"{RESAMPLES} resamples, seed 0"
+    "95%: Wilson for acc1 and acc1_tool; for the others a percentile bootstrap that draws whole "
+    f"ids, {RESAMPLES} resamples, seed 0"
 )
 NO_FLOORS = (
     "no training rows were given, and floors fitted on the rows they are scored on would be no "
@@ -205,8 +207,9 @@ def _means(
     values_NxM = np.array([[score.values[m] for m in measures] for score in scores])
     means = dict(zip(measures, values_NxM.mean(axis=0).tolist(), strict=True))
     intervals = dict(zip(measures, bootstrap_interval(values_NxM, ids).tolist(), strict=True))
-    hits = sum(score.values["acc1"] for score in scores)
-    intervals["acc1"] = list(wilson_interval(hits, len(scores)))
+    for share in ("acc1", "acc1_tool"):
+        hits = sum(score.values[share] for score in scores)
+        intervals[share] = list(wilson_interval(hits, len(scores)))
     return means, intervals
 
 

@@ -30,6 +30,7 @@ HEADINGS = {
     "exact": "Exact\n%",
     "filter_pass": "Filter\npass %",
 }
+BY_TOOLS = {"acc1": "acc1_tool", "ndcg3": "ndcg3_tool"}  # what stands below them
 PUBLIC_STATIC_NDCG3 = 0.746
 EXCERPT = 200
 
@@ -51,6 +52,7 @@ def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     rows.append(None)
     for name, means in first["floors"].items():
         rows.append([name.replace("_", " "), *cells(means, HEADINGS)])
+        rows += tool_rows(means, HEADINGS)
     return TextTable(["", *HEADINGS.values()], rows, caption=_caption(first)).rich()
 
 
@@ -60,12 +62,18 @@ def run_rows(
     bounds: Mapping[str, Sequence[float]],
     headings: Mapping[str, str],
 ) -> list[list[Cell]]:
-    """A run's three rows of a table: its means, and the two ends of their 95% intervals."""
+    """A run's rows of a table: its means, both ends of their 95% intervals, figures by tools."""
     rows: list[list[Cell]] = [[Text(name, style="bold"), *cells(means, headings)]]
     for side, label in enumerate(("  95% from", "  95% to")):
         ends = cells({measure: bound[side] for measure, bound in bounds.items()}, headings)
         rows.append([Text(cell, style="dim") for cell in (label, *ends)])
-    return rows
+    return rows + tool_rows(means, headings)
+
+
+def tool_rows(means: Mapping[str, float], headings: Mapping[str, str]) -> list[list[Cell]]:
+    """The row of the figures that tools alone give, where there are any."""
+    found = {m: means[tool] for m, tool in BY_TOOLS.items() if m in headings and tool in means}
+    return [["  tools alone", *cells(found, headings)]] if found else []
 
 
 def cells(values: Mapping[str, float], headings: Mapping[str, str]) -> list[str]:
@@ -81,7 +89,7 @@ def _figure(heading: str, value: float) -> str:
 
 
 def _caption(metrics: Mapping[str, Any]) -> str:
-    size = f"{metrics['rows']} rows of {metrics['ids']} ids."
+    size = f"{metrics['rows']} rows of {metrics['ids']} ids. Tools alone: no parameter counts."
     if not metrics["floors"]:
         return (
             f"{size} No floors: {metrics['floors_left_out']}. Mind that a static list of four "

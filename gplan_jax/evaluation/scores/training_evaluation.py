@@ -16,7 +16,10 @@ from gplan_jax.models import Qwen3
 from gplan_jax.training.loop.loop import train
 from gplan_jax.training.steps.train_config import TrainConfig
 
-LOGGED = ("acc1", "ndcg3", "nes", "latent_valid", "exact", "filter_pass")
+LOGGED = (
+    *("acc1", "ndcg3", "nes", "acc1_tool", "ndcg3_tool"),
+    *("latent_valid", "exact", "filter_pass"),
+)
 
 
 def train_and_evaluate(

@@ -30,6 +30,8 @@ MEASURES = (
     "ndcg3_positional",
     "exact",
     "filter_pass",
+    "acc1_tool",
+    "ndcg3_tool",
 )
 TITLES = {
     "label": "the label itself",

@@ -56,7 +56,10 @@ SUMMARY = ComparisonSummary.model_validate({
         "floor": means(0.5, None),
     },
     "beside": {
-        name: {"exact": 0.1, "filter_pass": 1.0, "free_acc1": 0.58, "free_filter_pass": 0.9}
+        name: {
+            "acc1_tool": 0.65, "ndcg3_tool": 0.712, "exact": 0.1, "filter_pass": 1.0,
+            "free_acc1": 0.58, "free_filter_pass": 0.9,
+        }
         for name in ABOUT.arms
     },
     "comparisons": [
@@ -106,5 +109,6 @@ def test_the_caption_tells_how_it_came_about() -> None:
         "95% intervals over the rows.",
         "| **Net** | 60.0▲ | 57.0–63.0 | 1.2 |",
         "| Floor (floor) | 50.0 |",
+        "tools alone | 65.0 | – | – | 0.712 | – |",
     ):
         assert part in text, part

@@ -23,6 +23,7 @@ def metrics(*, rows: int = 140, floors: bool = True) -> dict[str, Any]:
     model = {
         "acc1": 0.612, "ndcg3": 0.7591, "nes": 0.6214,
         "latent_valid": 0.995, "exact": 0.125, "filter_pass": 0.985,
+        "acc1_tool": 0.701, "ndcg3_tool": 0.8123,
     }  # fmt: skip
     static = {"acc1": 0.0, "ndcg3": 0.7461, "nes": 0.257, "exact": 0.0, "filter_pass": 1.0}
     intervals = {name: [value - 0.05, value + 0.04] for name, value in model.items()}
@@ -46,6 +47,7 @@ def test_the_model_stands_above_the_floors_with_its_intervals() -> None:
     assert cells_of(text, "picd") == ["61.2", "0.759", "0.621", "99.5", "12.5", "98.5"]
     assert cells_of(text, "95% from") == ["56.2", "0.709", "0.571", "94.5", "7.5", "93.5"]
     assert cells_of(text, "95% to")[:3] == ["65.2", "0.799", "0.661"]
+    assert cells_of(text, "tools alone") == ["70.1", "0.812", *"––––"]
     assert cells_of(text, "popularity list") == ["0.0", "0.746", "0.257", "–", "0.0", "100.0"]
     assert text.index("picd") < text.index("popularity list")
 
