@@ -14,16 +14,3 @@ from gplan_jax.models.checkpoints.model_directory import (
 )
 from gplan_jax.models.qwen3.config import Qwen3Config
 from gplan_jax.models.qwen3.model import Qwen3
-
-__all__ = [
-    "CheckpointReport",
-    "ModelRecord",
-    "Qwen3",
-    "Qwen3Config",
-    "convert_checkpoint",
-    "export_checkpoint",
-    "load_qwen3",
-    "read_config",
-    "save_model_directory",
-    "save_qwen3",
-]

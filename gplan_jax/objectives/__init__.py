@@ -21,26 +21,3 @@ from gplan_jax.objectives.section_loss import (
     section_normalized_loss,
 )
 from gplan_jax.objectives.token_nll import chunked_token_nll, token_nll
-
-__all__ = [
-    "PLAN",
-    "REASONING",
-    "CompressionCurriculum",
-    "PreferenceLoss",
-    "ScDpoConfig",
-    "cal_dpo_loss",
-    "calr_schedule",
-    "chunked_token_nll",
-    "dpo_loss",
-    "dpop_loss",
-    "ipo_loss",
-    "loss_at_reference",
-    "preference_terms",
-    "scdpo_loss",
-    "section_loss_sums",
-    "section_normalized_loss",
-    "sppo_hard_loss",
-    "token_nll",
-    "warmup_constant",
-    "warmup_cosine",
-]

@@ -15,18 +15,3 @@ from gplan_jax.reasoning.traces import (
     split_response,
     write_trace,
 )
-
-__all__ = [
-    "GSISR_LATENTS",
-    "PLAN_SECTION",
-    "REASONING_SECTION",
-    "LatentVocabulary",
-    "ReasoningTrace",
-    "block_count",
-    "compress_response",
-    "latent_prefix",
-    "parse_trace",
-    "response_sections",
-    "split_response",
-    "write_trace",
-]

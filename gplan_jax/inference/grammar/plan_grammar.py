@@ -36,17 +36,6 @@ from gplan_jax.inference.grammar.tokens import (
     plan_pieces,
 )
 
-__all__ = [
-    "Edge",
-    "GrammarState",
-    "GrammarTable",
-    "PlanBits",
-    "PlanGrammar",
-    "PrefixDecision",
-    "ResponseForm",
-    "ResponsePrefix",
-]
-
 ResponseForm = Literal["plan", "latent"]
 
 

@@ -19,17 +19,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.models.attention.merge import ATTENTION_RESIDUALS, Context, merged_attention
+from gplan_jax.models.attention.merge import Context, merged_attention
 from gplan_jax.models.layers.sharding import axis_size, mesh_in_force, partition_spec
-
-__all__ = [
-    "ATTENTION_RESIDUALS",
-    "Context",
-    "Kernel",
-    "causal_attention",
-    "over_mesh",
-    "resolve_kernel",
-]
 
 Kernel = Literal["xla", "cudnn", "splash"]
 KernelCall = Callable[[jax.Array, jax.Array, jax.Array, tuple[Context, ...]], jax.Array]

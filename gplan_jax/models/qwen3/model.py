@@ -20,12 +20,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from gplan_jax.models.attention.causal import (
-    ATTENTION_RESIDUALS,
-    Context,
-    Kernel,
-    causal_attention,
-)
+from gplan_jax.models.attention.causal import Kernel, causal_attention
+from gplan_jax.models.attention.merge import ATTENTION_RESIDUALS, Context
 from gplan_jax.models.layers.norms import rms_norm, rotate, rotation
 from gplan_jax.models.layers.projection import LowRank, project
 from gplan_jax.models.layers.sharding import LOGICAL_AXES, constrain
