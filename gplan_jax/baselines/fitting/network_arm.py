@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -47,39 +47,21 @@ class FitInput:
         return [self.train, self.validation] if self.validation else [self.train]
 
 
-class Recipe(Protocol):
+@dataclass(frozen=True)
+class Recipe:
     """What an arm is, once it has seen its training rows."""
 
-    @property
-    def loss(self) -> Loss: ...  # a module-level function of batches of inputs and targets
-
-    @property
-    def decoding_batch(self) -> int: ...  # rows that are decoded at a time
-
-    def inputs(self, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
-        """What the network reads of N rows, arrays [N, ...]; never their labels."""
-        ...
-
-    def targets(self, plans: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
-        """What it is to write for them, from plans of atoms, arrays [N, ...]."""
-        ...
-
-    def network(self, rngs: nnx.Rngs) -> nnx.Module:
-        """The network with fresh weights."""
-        ...
-
-    def decode(
-        self, graph: nnx.GraphDef, weights: nnx.State, batch: Batch, constrained: bool
-    ) -> jax.Array:
-        """What the network (the two parts of ``nnx.split``) writes: int32 [B, T].
-
-        Constrained plans obey every rule of the library; free ones may break some.
-        """
-        ...
-
-    def text(self, tokens_T: Sequence[int]) -> str:
-        """The plan text of what was written for a row."""
-        ...
+    loss: Loss  # a module-level function of batches of inputs and targets
+    decoding_batch: int  # rows that are decoded at a time
+    # What the network reads of N rows, arrays [N, ...]; never their labels.
+    inputs: Callable[[Sequence[Sample]], dict[str, np.ndarray]]
+    # What it is to write for them, from plans of atoms, arrays [N, ...].
+    targets: Callable[[Sequence[Sequence[int]]], dict[str, np.ndarray]]
+    network: Callable[[nnx.Rngs], nnx.Module]  # with fresh weights
+    # What the network (the two parts of ``nnx.split``) writes for a batch, int32 [B, T]; plans obey
+    # every rule of the library where the last argument says so.
+    decode: Callable[[nnx.GraphDef, nnx.State, Batch, bool], jax.Array]
+    text: Callable[[Sequence[int]], str]  # the plan text of what was written for a row
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import jax
@@ -12,20 +11,11 @@ import numpy as np
 from flax import nnx
 from pydantic import Field
 
-from gplan_jax.baselines.fitting.network import Batch, FitSettings, Loss
-from gplan_jax.baselines.fitting.network_arm import FitInput, network_arm
+from gplan_jax.baselines.fitting.network import Batch, FitSettings
+from gplan_jax.baselines.fitting.network_arm import FitInput, Recipe, network_arm
 from gplan_jax.baselines.p5.text import END, PAD, Text, prompt_fields
-from gplan_jax.baselines.rows.features import InputMode
-from gplan_jax.baselines.t5.beam import Free
 from gplan_jax.baselines.t5.model import T5, T5Config
-from gplan_jax.baselines.t5.plans import (
-    PlanConstraint,
-    PlanT5,
-    longest_plan,
-    plan_constraint,
-    plan_loss,
-    search_plans,
-)
+from gplan_jax.baselines.t5.plans import PlanT5, plan_constraint, plan_decoder, plan_loss
 from gplan_jax.gsisr import Sample
 
 WHOLE_WORDS = 64
@@ -66,73 +56,44 @@ class P5Network(PlanT5):
         return self.t5.encode(self.t5.embed(tokens_BxS) + words_BxSxD, mask_BxS, key), mask_BxS
 
 
-@dataclass(frozen=True, eq=False)
-class P5Recipe:
-    """How P5 reads rows and writes plans; its vocabulary is that of the training rows."""
+def p5_recipe(given: FitInput, settings: P5Settings) -> Recipe:
+    """How P5 reads rows and writes plans; its words and codes are those of the training rows."""
+    library = given.atoms.library
 
-    settings: P5Settings
-    mode: InputMode
-    vocabulary: Text
-    constraint: PlanConstraint
+    def fields(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
+        return [prompt_fields(sample, given.mode, library) for sample in samples]
 
-    @classmethod
-    def of(cls, given: FitInput, settings: P5Settings) -> P5Recipe:
-        """Words and codes from the training rows."""
-        library = given.atoms.library
-        vocabulary = Text.fit(
-            [prompt_fields(sample, given.mode, library) for sample in given.train.samples],
-            given.atoms,
-            most_tokens=settings.prompt_tokens,
-            least_count=settings.least_count,
-        )
-        constraint = plan_constraint(
-            vocabulary.codes, given.mask, vocabulary=vocabulary.size, end=END
-        )
-        return cls(settings, given.mode, vocabulary, constraint)
+    vocabulary = Text.fit(
+        fields(given.train.samples),
+        given.atoms,
+        most_tokens=settings.prompt_tokens,
+        least_count=settings.least_count,
+    )
+    config = T5Config(
+        vocabulary_size=vocabulary.size,
+        hidden_size=settings.hidden_size,
+        heads=settings.heads,
+        head_dim=settings.head_dim,
+        mlp_size=settings.mlp_size,
+        encoder_layers=settings.layers,
+        decoder_layers=settings.layers,
+        dropout=settings.dropout,
+    )
+    constraint = plan_constraint(vocabulary.codes, given.mask, vocabulary=vocabulary.size, end=END)
 
-    @property
-    def loss(self) -> Loss:
-        return plan_loss
-
-    @property
-    def decoding_batch(self) -> int:
-        return self.settings.decoding_batch
-
-    def inputs(self, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
-        library = self.vocabulary.library
-        prompts = [prompt_fields(sample, self.mode, library) for sample in samples]
-        tokens, words = self.vocabulary.encode(prompts)
+    def inputs(samples: Sequence[Sample]) -> dict[str, np.ndarray]:
+        tokens, words = vocabulary.encode(fields(samples))
         return {"tokens": tokens, "words": words}
 
-    def targets(self, plans: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
-        return {"target": self.vocabulary.targets(plans)}
-
-    def network(self, rngs: nnx.Rngs) -> P5Network:
-        settings = self.settings
-        config = T5Config(
-            vocabulary_size=self.vocabulary.size,
-            hidden_size=settings.hidden_size,
-            heads=settings.heads,
-            head_dim=settings.head_dim,
-            mlp_size=settings.mlp_size,
-            encoder_layers=settings.layers,
-            decoder_layers=settings.layers,
-            dropout=settings.dropout,
-        )
-        return P5Network(config, rngs=rngs)
-
-    def decode(
-        self, graph: nnx.GraphDef, weights: nnx.State, batch: Batch, constrained: bool
-    ) -> jax.Array:
-        steps = longest_plan(self.vocabulary.codes, self.constraint.mask)
-        rule = self.constraint if constrained else Free()
-        return search_plans(
-            graph, weights, batch, rule, beams=self.settings.beams, steps=steps, end=END
-        )
-
-    def text(self, tokens_T: Sequence[int]) -> str:
-        """Free plans are read tolerantly and may break rules."""
-        return self.vocabulary.plan_text(tokens_T)
+    return Recipe(
+        loss=plan_loss,
+        decoding_batch=settings.decoding_batch,
+        inputs=inputs,
+        targets=lambda plans: {"target": vocabulary.targets(plans)},
+        network=lambda rngs: P5Network(config, rngs=rngs),
+        decode=plan_decoder(vocabulary.codes, constraint, beams=settings.beams, end=END),
+        text=vocabulary.plan_text,
+    )
 
 
 P5 = network_arm(
@@ -140,5 +101,5 @@ P5 = network_arm(
     "P5",
     P5Settings,
     ({}, {"learning_rate": 1.5e-3}, {"dropout": 0.0}, {"weight_decay": 0.1}),
-    P5Recipe.of,
+    p5_recipe,
 )

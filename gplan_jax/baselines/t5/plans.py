@@ -10,7 +10,7 @@ trie; node 0 is its root.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -27,7 +27,7 @@ from gplan_jax.baselines.rows.plan_mask import (
     open_actions,
     taken,
 )
-from gplan_jax.baselines.t5.beam import Constraint, beam_search
+from gplan_jax.baselines.t5.beam import Constraint, Free, beam_search
 from gplan_jax.baselines.t5.model import T5, DecoderCache, shift_right
 from gplan_jax.foundation.errors import GplanError
 
@@ -159,6 +159,21 @@ def plan_loss(
     counts_BxT = (target_BxT != START) * batch["weight"][:, None]
     losses_BxT = optax.softmax_cross_entropy_with_integer_labels(logits_BxTxV, target_BxT)
     return jnp.sum(losses_BxT * counts_BxT), jnp.sum(counts_BxT)
+
+
+def plan_decoder(
+    codes: Sequence[Sequence[int]], constraint: PlanConstraint, *, beams: int, end: int
+) -> Callable[[nnx.GraphDef, nnx.State, Batch, bool], jax.Array]:
+    """The ``decode`` of a ``Recipe`` whose atoms are written as ``codes``; see ``search_plans``."""
+
+    def decode(
+        graph: nnx.GraphDef, weights: nnx.State, batch: Batch, constrained: bool
+    ) -> jax.Array:
+        rule = constraint if constrained else Free()
+        steps = longest_plan(codes, constraint.mask)
+        return search_plans(graph, weights, batch, rule, beams=beams, steps=steps, end=end)
+
+    return decode
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "beams", "steps", "end"))

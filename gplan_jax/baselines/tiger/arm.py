@@ -8,35 +8,22 @@ Letters: B rows, P positions, W numbers a position, T tokens, D model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from pydantic import Field
 
-from gplan_jax.baselines.fitting.network import Batch, FitSettings, Loss
-from gplan_jax.baselines.fitting.network_arm import FitInput, network_arm
-from gplan_jax.baselines.rows.atoms import Atoms, padded_plans
+from gplan_jax.baselines.fitting.network import Batch, FitSettings
+from gplan_jax.baselines.fitting.network_arm import FitInput, Recipe, network_arm
+from gplan_jax.baselines.rows.atoms import padded_plans
 from gplan_jax.baselines.rows.features import FeatureEncoder
-from gplan_jax.baselines.t5.beam import Free
 from gplan_jax.baselines.t5.model import T5, T5Config, dropout
-from gplan_jax.baselines.t5.plans import (
-    START,
-    PlanConstraint,
-    PlanT5,
-    longest_plan,
-    plan_constraint,
-    plan_loss,
-    search_plans,
-)
+from gplan_jax.baselines.t5.plans import START, PlanT5, plan_constraint, plan_decoder, plan_loss
 from gplan_jax.baselines.tiger.rqvae import RqVaeSettings
-from gplan_jax.baselines.tiger.semantic_ids import END, SemanticIds, grammar_ids, plan_text, rq_ids
+from gplan_jax.baselines.tiger.semantic_ids import END, grammar_ids, plan_text, rq_ids
 from gplan_jax.data.batch_plan import round_up
-from gplan_jax.gsisr import Sample
 
 # Sizes that depend on the training rows are rounded up, so that folds share a compiled program.
 _FEATURES, _TOKENS = 512, 8
@@ -98,78 +85,52 @@ class Tiger(PlanT5):
         return self.t5.encode(x_BxPxD, mask_BxP, keys[1]), mask_BxP
 
 
-@dataclass(frozen=True, eq=False)
-class TigerRecipe:
-    """How TIGER reads rows and writes plans; features are those of the training rows."""
+def tiger_recipe(given: FitInput, settings: TigerSettings) -> Recipe:
+    """How TIGER reads rows and writes plans; features and codes are from the training rows.
 
-    settings: TigerSettings
-    encoder: FeatureEncoder
-    atoms: Atoms
-    ids: SemanticIds
-    constraint: PlanConstraint
-    width: int  # tokens of a target, enough for every plan that is learnt from
-
-    @classmethod
-    def of(cls, given: FitInput, settings: TigerSettings) -> TigerRecipe:
-        """Codes and features from the training rows; an RQ-VAE's codes with TigerRqSettings."""
-        atoms = given.atoms
-        if isinstance(settings, TigerRqSettings):
-            plans, company = given.train.plans, settings.company
-            ids = rq_ids(atoms, plans, settings.rqvae, company=company, seed=given.seed)
-        else:
-            ids = grammar_ids(atoms)
-        longest = max(len(ids.write(plan)) for part in given.parts for plan in part.plans)
-        constraint = plan_constraint(
-            ids.codes,
-            given.mask,
-            vocabulary=ids.vocabulary,
-            end=END,
-            room=1 + sum(len(code) for code in ids.codes),
-        )
-        encoder = FeatureEncoder.fit(given.train.samples, given.mode)
-        return cls(settings, encoder, atoms, ids, constraint, round_up(longest, _TOKENS))
-
-    @property
-    def loss(self) -> Loss:
-        return plan_loss
-
-    @property
-    def decoding_batch(self) -> int:
-        return self.settings.batch_size
-
-    def inputs(self, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
-        return {"features": self.encoder.encode(samples)}
-
-    def targets(self, plans: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
-        return {"target": padded_plans([self.ids.write(p) for p in plans], self.width, START)}
-
-    def network(self, rngs: nnx.Rngs) -> Tiger:
-        settings = self.settings
-        config = T5Config(
-            vocabulary_size=self.ids.vocabulary,
-            hidden_size=settings.hidden_size,
-            heads=settings.heads,
-            head_dim=max(1, settings.hidden_size // settings.heads),
-            mlp_size=settings.mlp_size,
-            encoder_layers=settings.encoder_layers,
-            decoder_layers=settings.decoder_layers,
-            dropout=settings.dropout,
-        )
-        features = round_up(self.encoder.vocabulary.size, _FEATURES)
-        return Tiger(features, config, feature_dropout=settings.feature_dropout, rngs=rngs)
-
-    def decode(
-        self, graph: nnx.GraphDef, weights: nnx.State, batch: Batch, constrained: bool
-    ) -> jax.Array:
-        steps = longest_plan(self.ids.codes, self.constraint.mask)
-        rule = self.constraint if constrained else Free()
-        return search_plans(
-            graph, weights, batch, rule, beams=self.settings.beams, steps=steps, end=END
-        )
-
-    def text(self, tokens_T: Sequence[int]) -> str:
-        """Free plans show each run of tokens that is no code as an intent of an unknown tool."""
-        return plan_text(self.ids.read(tokens_T), self.atoms)
+    The codes are the grammar's, or an RQ-VAE's with TigerRqSettings. Free plans show each run of
+    tokens that is no code as an intent of an unknown tool.
+    """
+    atoms = given.atoms
+    if isinstance(settings, TigerRqSettings):
+        plans, company = given.train.plans, settings.company
+        ids = rq_ids(atoms, plans, settings.rqvae, company=company, seed=given.seed)
+    else:
+        ids = grammar_ids(atoms)
+    constraint = plan_constraint(
+        ids.codes,
+        given.mask,
+        vocabulary=ids.vocabulary,
+        end=END,
+        room=1 + sum(len(code) for code in ids.codes),
+    )
+    # Wide enough for every plan that is learnt from.
+    longest = max(len(ids.write(plan)) for part in given.parts for plan in part.plans)
+    width = round_up(longest, _TOKENS)
+    encoder = FeatureEncoder.fit(given.train.samples, given.mode)
+    features = round_up(encoder.vocabulary.size, _FEATURES)
+    config = T5Config(
+        vocabulary_size=ids.vocabulary,
+        hidden_size=settings.hidden_size,
+        heads=settings.heads,
+        head_dim=max(1, settings.hidden_size // settings.heads),
+        mlp_size=settings.mlp_size,
+        encoder_layers=settings.encoder_layers,
+        decoder_layers=settings.decoder_layers,
+        dropout=settings.dropout,
+    )
+    left_out = settings.feature_dropout
+    return Recipe(
+        loss=plan_loss,
+        decoding_batch=settings.batch_size,
+        inputs=lambda rows: {"features": encoder.encode(rows)},
+        targets=lambda plans: {
+            "target": padded_plans([ids.write(plan) for plan in plans], width, START)
+        },
+        network=lambda rngs: Tiger(features, config, feature_dropout=left_out, rngs=rngs),
+        decode=plan_decoder(ids.codes, constraint, beams=settings.beams, end=END),
+        text=lambda tokens: plan_text(ids.read(tokens), atoms),
+    )
 
 
 TIGER = network_arm(
@@ -182,8 +143,6 @@ TIGER = network_arm(
         {"feature_dropout": 0.4},
         {"encoder_layers": 1, "decoder_layers": 1},
     ),
-    TigerRecipe.of,
+    tiger_recipe,
 )
-TIGER_RQ = network_arm(
-    "tiger_rq", "TIGER (RQ codes)", TigerRqSettings, TIGER.trials, TigerRecipe.of
-)
+TIGER_RQ = network_arm("tiger_rq", "TIGER (RQ codes)", TigerRqSettings, TIGER.trials, tiger_recipe)

@@ -7,13 +7,12 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gplan_jax.baselines.fitting.network_arm import NetworkPredictor
-from gplan_jax.baselines.p5.arm import P5, P5Recipe, P5Settings
-from gplan_jax.baselines.p5.text import END, Text, prompt_fields
+from gplan_jax.baselines.fitting.network_arm import FitInput, NetworkPredictor, Recipe
+from gplan_jax.baselines.p5.arm import P5, P5Settings, p5_recipe
 from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode
+from gplan_jax.baselines.rows.labelled_rows import labelled_rows
 from gplan_jax.baselines.rows.plan_mask import plan_mask
-from gplan_jax.baselines.t5.plans import plan_constraint
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample, check_plan, parse_plan
 
@@ -26,32 +25,30 @@ SMALL = P5Settings(
 
 
 @pytest.fixture(scope="module")
-def text(rows: list[Sample]) -> Text:
-    prompts = [prompt_fields(row, InputMode.FULL, LIBRARY) for row in rows]
-    return Text.fit(prompts, ATOMS, most_tokens=128, least_count=1)
+def recipe(rows: list[Sample]) -> Recipe:
+    train = labelled_rows(rows, ATOMS)
+    return p5_recipe(FitInput(train, None, ATOMS, plan_mask(ATOMS), InputMode.FULL, 0), SMALL)
 
 
-def _random(text: Text, seed: int) -> NetworkPredictor:
-    constraint = plan_constraint(text.codes, plan_mask(ATOMS), vocabulary=text.size, end=END)
-    recipe = P5Recipe(SMALL, InputMode.FULL, text, constraint)
+def _random(recipe: Recipe, seed: int) -> NetworkPredictor:
     return NetworkPredictor(recipe.network(nnx.Rngs(seed)), recipe)
 
 
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 2**31))
 def test_constrained_plans_obey_all_rules_whatever_the_weights(
-    seed: int, text: Text, rows: list[Sample]
+    seed: int, recipe: Recipe, rows: list[Sample]
 ) -> None:
-    for plan in _random(text, seed).predict(rows[:8], constrained=True):
+    for plan in _random(recipe, seed).predict(rows[:8], constrained=True):
         assert ATOMS.ids(parse_plan(plan))
         assert not check_plan(plan, LIBRARY)
 
 
-def test_free_plans_are_read_from_whatever_is_written(text: Text, rows: list[Sample]) -> None:
+def test_free_plans_are_read_from_whatever_is_written(recipe: Recipe, rows: list[Sample]) -> None:
     plans = [
         plan
         for seed in range(4)
-        for plan in _random(text, seed).predict(rows[:8], constrained=False)
+        for plan in _random(recipe, seed).predict(rows[:8], constrained=False)
     ]
     assert any(check_plan(plan, LIBRARY) for plan in plans)
 

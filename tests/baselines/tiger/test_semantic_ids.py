@@ -100,6 +100,7 @@ def test_equal_codes_are_told_apart_by_the_last_token():
 def test_rq_codes_repeat_themselves_for_a_seed():
     assert rq(1) == rq(1)
     assert rq(1) != rq(2)
+    assert len({len(code) for code in rq(1).codes}) == 1
 
 
 def test_runs_that_are_no_code_are_unknown_intents_and_hide_nothing_after_them():
