@@ -39,7 +39,7 @@ from bench_flops import SHAPES
 from bench_process import JsonProcess
 
 from gplan_jax.data import ChatEncoder
-from gplan_jax.data.task_files import load_task
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import write_json
 from gplan_jax.foundation.progress import ProgressBar
@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     jax.config.update("jax_compilation_cache_dir", str(options.out.resolve() / "compiled"))
     models, seconds = make_models(options.out, recipe, options.forms)
     some = models[options.forms[0]]
-    encoder, task = ChatEncoder.load(some), load_task(some)
+    encoder, task = ChatEncoder.load(some), GsisrTask.load(some)
     samples = contexts(options, encoder, task.template, task.library)
     with ExitStack() as stack:
         ways = {
@@ -217,7 +217,7 @@ def transformers(
     model_dir: Path, samples: Sequence[Sample], python: str, max_new_tokens: int
 ) -> Iterator[Way]:
     """transformers' ``generate``, greedy, in a process of its own."""
-    encoder, task = ChatEncoder.load(model_dir), load_task(model_dir)
+    encoder, task = ChatEncoder.load(model_dir), GsisrTask.load(model_dir)
     prompts = [task.prompt_ids(sample, encoder).tolist() for sample in samples]
     checkpoint = exported(model_dir)
     prompts_file = checkpoint.with_name("prompts.json")

@@ -22,10 +22,11 @@ from bench_flops import Work, needed_work, padded_work, plain_work
 from flax import nnx
 from jax import Array
 
-from gplan_jax.data import BatchPlan, ChatEncoder, Mode, Task, TrainingSet
+from gplan_jax.data import BatchPlan, ChatEncoder, Mode, TrainingSet
 from gplan_jax.data.batch_plan import EMPTY_ROW
 from gplan_jax.data.batches import Batch, PairRows, SampleRows
 from gplan_jax.data.loaders import PreferenceLoader, SampleLoader
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, training_texts, write_samples
@@ -157,7 +158,7 @@ def read_rows(
     return TrainingSet.read(
         source,
         encoder=encoder,
-        task=Task(PromptTemplate.load(template), library, max_length),
+        task=GsisrTask(PromptTemplate.load(template), library, prompt_length=max_length),
         mode=mode,
         faulty=FaultyRows("skip"),
     )

@@ -27,7 +27,7 @@ from gplan_jax.data.batch_plan import round_up
 from gplan_jax.data.batches import Batch, PairRows
 from gplan_jax.data.loaders import PreferenceLoader
 from gplan_jax.data.preference_set import PreferenceSet
-from gplan_jax.data.task_files import Task
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.models import Qwen3Config
@@ -109,7 +109,7 @@ def read_pairs(
     whole = PreferenceSet.read(
         pairs,
         encoder=encoder,
-        task=Task(PromptTemplate.load(template), library, max_length),
+        task=GsisrTask(PromptTemplate.load(template), library, prompt_length=max_length),
     )
     room = max_length - int(whole.response_lengths().max())
     cut = replace(whole, task=replace(whole.task, prompt_length=room))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +121,45 @@ def tiny_model_dir(tiny_hf_dir: Path) -> Path:
         metadata={"latents": GSISR_LATENTS.to_dict()},
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of text: running parities of two or three bits, a block a bit."""
+    path = tmp_path_factory.mktemp("text") / "parity.jsonl"
+    with path.open("w") as file:
+        for number in range(12):
+            bits = [int(bit) for bit in f"{number % 8:03b}"][number // 8 :]
+            sums = [sum(bits[:end]) % 2 for end in range(1, len(bits) + 1)]
+            blocks = [{"name": f"BIT_{i}", "text": str(one)} for i, one in enumerate(sums, 1)]
+            answer = "odd" if sums[-1] else "even"
+            prompt = " ".join(map(str, bits))
+            row = {"id": f"r{number}", "prompt": prompt, "blocks": blocks, "answer": answer}
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def text_model_dir(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Path:
+    """A tiny random model directory whose latent vocabulary, two tokens a block, is of that file.
+
+    It is made with the commands that a user would type.
+    """
+    from typer.testing import CliRunner
+
+    from gplan_jax.cli.main import app
+
+    folder = tmp_path_factory.mktemp("text-model")
+    script = REPOSITORY / "scripts" / "make_tiny_checkpoint.py"
+    small = ["--vocab=300", "--hidden=32", "--layers=1", "--heads=1", "--head-dim=32"]
+    subprocess.run(
+        [sys.executable, script, text_file, "--task=text", f"--out={folder / 'hf'}", *small],
+        check=True,
+    )
+    to, latents = f"--out={folder / 'model'}", f"--latents={text_file}"
+    arguments = ["convert", str(folder / "hf"), to, latents, "--latents-per-block=2"]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    return folder / "model"
 
 
 @pytest.fixture(scope="session")

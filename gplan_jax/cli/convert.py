@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,36 +11,43 @@ if TYPE_CHECKING:
     from gplan_jax.models import CheckpointReport
 
 
-class Latents(enum.StrEnum):
-    """Which latent tokens a converted checkpoint takes in."""
-
-    gsisr = "gsisr"
-    none = "none"
-
-
 def convert(
     hf_dir: Annotated[
         Path, typer.Argument(help="Qwen3 checkpoint: config.json, *.safetensors, tokenizer.json.")
     ],
     out: Annotated[Path, typer.Option(help="New directory for the model.")],
     latents: Annotated[
-        Latents, typer.Option(help="Latent tokens to add: the 33 of GSISR, or none.")
-    ] = Latents.gsisr,
+        str,
+        typer.Option(
+            help="Latent tokens to add: gsisr, none, or those of the blocks that FILE names, rows "
+            "of text (.jsonl) or a list of names (.yaml)."
+        ),
+    ] = "gsisr",
+    latents_per_block: Annotated[
+        int, typer.Option(min=1, max=26, help="Latent tokens a block, K in the paper.")
+    ] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the new tokens' embedding noise.")] = 0,
 ) -> None:
     """Turn a Hugging Face Qwen3 checkpoint into a GPlan model directory.
 
     Example: gplan convert Qwen3-1.7B --out models/qwen3-1.7b
-    """
-    from gplan_jax.models import convert_checkpoint
-    from gplan_jax.reasoning import GSISR_LATENTS
 
-    with_latents = latents is Latents.gsisr
+    Example: gplan convert Qwen3-1.7B --out models/mine --latents rows.jsonl
+    """
+    from gplan_jax.data.tasks.text_task import text_latents
+    from gplan_jax.models import convert_checkpoint
+    from gplan_jax.reasoning import LatentVocabulary
+
+    vocabulary = None
+    if latents == "gsisr":
+        vocabulary = LatentVocabulary(width=latents_per_block)
+    elif latents != "none":
+        vocabulary = text_latents(latents, width=latents_per_block)
     report = convert_checkpoint(
         hf_dir,
         out,
-        new_tokens=GSISR_LATENTS.tokens if with_latents else (),
-        metadata={"latents": GSISR_LATENTS.to_dict()} if with_latents else {},
+        new_tokens=vocabulary.tokens if vocabulary else (),
+        metadata={"latents": vocabulary.to_dict()} if vocabulary else {},
         seed=seed,
         progress=True,
     )
@@ -68,7 +74,7 @@ def export(
 
     Example: gplan export runs/picd/model --out qwen3-planner-hf
     """
-    from gplan_jax.data.task_files import LIBRARY_FILE
+    from gplan_jax.data.tasks.gsisr_task import LIBRARY_FILE
     from gplan_jax.models import export_checkpoint
 
     report = export_checkpoint(model_dir, out, progress=True)
@@ -80,7 +86,7 @@ def export(
 
 def _write_guided(model_dir: Path, folder: Path) -> None:
     from gplan_jax.data import ChatEncoder
-    from gplan_jax.data.task_files import LIBRARY_FILE
+    from gplan_jax.data.tasks.gsisr_task import LIBRARY_FILE
     from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.inference.grammar.guided_files import write_guided_files
 

@@ -167,8 +167,7 @@ def plan(
         seed=seed,
         beams=beams,
     )
+    known = planner.library  # before it plans: a model of another task has none
     [text] = planner.generate([sample])
-    view = plan_view(
-        text, planner.library, latents=planner.encoder.latents, label=sample.raw_labels
-    )
+    view = plan_view(text, known, latents=planner.encoder.latents, label=sample.raw_labels)
     Console().print(view)

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gplan_jax.data.task_files import load_task
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.evaluation.scores.learning_curves import draw_learning_curves
 from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS, evaluate
 from gplan_jax.evaluation.scores.score_tables import comparison_table, plan_view
@@ -148,7 +148,7 @@ def _show(out: Path, test_rows: list[Sample], console: Console) -> None:
         {mode: out / mode / "log.jsonl" for mode in MODES}, out / "learning_curves.png"
     )
     answers = list(read_jsonl(out / "evaluation" / "picd" / PREDICTIONS))
-    task = load_task(out / "picd" / "model")
+    task = GsisrTask.load(out / "picd" / "model")
     for row in _different_contexts(test_rows, 3):
         console.print()
         console.print(task.template.render(test_rows[row], task.library).user, style="dim")

@@ -5,7 +5,7 @@ from gplan_jax.data.batches import Batch, PairRows, SampleRows
 from gplan_jax.data.encoding import ChatEncoder, EncodedResponse
 from gplan_jax.data.loaders import PreferenceLoader, SampleLoader
 from gplan_jax.data.preference_set import PreferenceSet
-from gplan_jax.data.task_files import Mode, Task
+from gplan_jax.data.tasks.task import Example, Mode, Task
 from gplan_jax.data.training_set import TrainingSet
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "BatchPlan",
     "ChatEncoder",
     "EncodedResponse",
+    "Example",
     "Mode",
     "PairRows",
     "PreferenceLoader",

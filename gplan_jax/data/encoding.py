@@ -17,13 +17,13 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.gsisr import Prompt
 from gplan_jax.models.checkpoints.model_directory import ModelRecord, is_model_directory
 from gplan_jax.reasoning import (
     GSISR_LATENTS,
     PLAN_SECTION,
     REASONING_SECTION,
     LatentVocabulary,
+    Prompt,
     response_sections,
 )
 
@@ -116,7 +116,8 @@ class ChatEncoder:
         if missing:
             raise GplanError(
                 f"{self._source} lacks {len(missing)} latent tokens, the first {missing[0]}; "
-                "convert the checkpoint with `gplan convert HF_DIR --out DIR --latents gsisr`."
+                "convert the checkpoint with `gplan convert HF_DIR --out DIR`; rows of text want "
+                "--latents FILE."
             )
 
     def system_ids(self, prompt: Prompt) -> np.ndarray:

@@ -19,12 +19,11 @@ import numpy as np
 
 from gplan_jax.data.batch_plan import cached_counts
 from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.data.task_files import Task
+from gplan_jax.data.tasks.task import Example, ExamplePair, Task
 from gplan_jax.foundation import RowError
 from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, empty_data_set
 from gplan_jax.foundation.progress import track
-from gplan_jax.gsisr import ContextPair, Plan, Sample, parse_plan, read_context_pairs
-from gplan_jax.reasoning import block_count, compress_response
+from gplan_jax.reasoning import write_response
 
 ALIKE, NO_REASONING = -1, -2
 
@@ -50,9 +49,9 @@ class TokenizedPair:
 class PreferenceSet:
     """Context pairs with all that turns one into tokens. Pure: nothing is kept between calls."""
 
-    pairs: tuple[ContextPair, ...]
+    pairs: tuple[ExamplePair, ...]
     encoder: ChatEncoder
-    task: Task  # prompts, what they are cut to, and library; a response is never cut
+    task: Task  # prompts, and what they are cut to; a response is never cut
     source: Path  # the file they came from, for messages
 
     @classmethod
@@ -64,9 +63,9 @@ class PreferenceSet:
         task: Task,
         faulty: FaultyRows | None = None,
     ) -> PreferenceSet:
-        """Reads a file of pairs and checks each against the library and the rule filter."""
+        """Reads a file of pairs and checks each against the task."""
         encoder.require_latents()
-        pairs = read_context_pairs(path, task.library, vocabulary=encoder.latents, faulty=faulty)
+        pairs = task.read_pairs(path, encoder.latents, faulty)
         return cls(tuple(pairs), encoder, task, Path(path))
 
     def __len__(self) -> int:
@@ -79,22 +78,21 @@ class PreferenceSet:
     def contents(self) -> Iterator[list[str]]:
         """The texts of every pair that training depends on."""
         for pair in self.pairs:
-            yield [text for context in pair.contexts for text in dataclasses.astuple(context)]
+            yield [text for row in pair.examples for text in dataclasses.astuple(row.context)]
 
-    def plans(self) -> Iterator[tuple[Sample, Plan]]:
-        """Every context of every pair and the plan that fits it."""
-        for pair in self.pairs:
-            for context in pair.contexts:
-                yield context, parse_plan(context.raw_labels, self.task.library)
+    @property
+    def examples(self) -> Iterator[Example]:
+        """Every context of every pair and the answer that fits it."""
+        return (example for pair in self.pairs for example in pair.examples)
 
     @cached_property
     def prefix_ids(self) -> np.ndarray:
         """int32 [P]: what every prompt begins with, its system part."""
-        return self.encoder.system_ids(self.task.prompt(self.pairs[0].anchor))
+        return self.encoder.system_ids(self.task.prompt(self.pairs[0].examples[0].context))
 
     def tokenize(self, row: int) -> TokenizedPair:
         """Token ids of a pair; both prompts lose as many tokens as the longer one has to."""
-        prompts = [self.task.prompt(context) for context in self.pairs[row].contexts]
+        prompts = [self.task.prompt(example.context) for example in self.pairs[row].examples]
         one, other = self.encoder.prompts_cut_alike(prompts, max_length=self.task.prompt_length)
         first, second = self._responses(row)
         longest = min(len(one), len(other)) - 1
@@ -106,7 +104,7 @@ class PreferenceSet:
         """int32 [N]: tokens of the longer response of every pair, kept as ``fitting`` keeps its."""
         digest = hashlib.sha256(self.encoder.fingerprint.encode())
         for pair in self.pairs:
-            digest.update("".join(f"{c.raw_labels}\0" for c in pair.contexts).encode())
+            digest.update("".join(f"{self._latent(e)}\0" for e in pair.examples).encode())
         return cached_counts(
             cache_dir,
             f"pair-responses-{digest.hexdigest()[:16]}",
@@ -159,22 +157,22 @@ class PreferenceSet:
         """A hash of all that the token ids of a pair depend on: texts, tokenizer, length."""
         room = f"prompts of {self.task.prompt_length}"
         digest = hashlib.sha256(f"{room}|{self.encoder.fingerprint}".encode())
-        for context in self.pairs[row].contexts:
-            prompt = self.task.prompt(context)
-            digest.update(f"{prompt.system}\0{prompt.user}\0{context.raw_labels}\0".encode())
+        for example in self.pairs[row].examples:
+            prompt = self.task.prompt(example.context)
+            digest.update(f"{prompt.system}\0{prompt.user}\0{self._latent(example)}\0".encode())
         return digest.hexdigest()
 
     def _responses(self, row: int) -> list[np.ndarray]:
-        """Token ids of both plans of a pair behind their latent reasoning."""
-        latents = self.encoder.latents
-        texts = [context.raw_labels for context in self.pairs[row].contexts]
-        latent = (compress_response(text, block_count(text, latents), latents) for text in texts)
-        return [self.encoder.response(text).ids for text in latent]
+        """Token ids of both answers of a pair behind their latent reasoning."""
+        return [self.encoder.response(self._latent(e)).ids for e in self.pairs[row].examples]
+
+    def _latent(self, example: Example) -> str:
+        blocks = [(name, None) for name, _ in example.blocks]
+        return write_response(blocks, example.answer, self.encoder.latents)
 
     def _levels(self, row: int) -> Sequence[int]:
         """Tokens of a pair by level; the first number is a code where it can't be trained on."""
-        latents = self.encoder.latents
-        if not all(block_count(c.raw_labels, latents) for c in self.pairs[row].contexts):
+        if not all(example.blocks for example in self.pairs[row].examples):
             return NO_REASONING, 0, 0
         tokens = self.tokenize(row)
         if np.array_equal(*tokens.prompts):
@@ -183,11 +181,11 @@ class PreferenceSet:
         rest = max(map(len, tokens.prompts)) - tokens.shared - 1
         return shared, rest, max(map(len, tokens.responses))
 
-    def _fault(self, pair: ContextPair, code: int, first_lines: Mapping[str, int]) -> RowError:
+    def _fault(self, pair: ExamplePair, code: int, first_lines: Mapping[str, int]) -> RowError:
         problem, mend = {
             ALIKE: (
                 f"the contexts of pair {pair.key} differ in "
-                f"{', '.join(pair.provenance.changed)}, but their prompts are the same",
+                f"{', '.join(pair.changed)}, but their prompts are the same",
                 "Choose a template that shows them, or perturbations that it shows",
             ),
             NO_REASONING: (

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from gplan_jax.foundation.errors import GplanError
 
@@ -79,6 +79,29 @@ def read_json(path: str | Path) -> Any:
         raise GplanError(f"{path} does not exist.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise GplanError(f"{path} is not valid UTF-8 JSON: {error}.") from None
+
+
+def strict_json(text: str | bytes, what: str) -> Any:
+    """The JSON value that ``text`` is, by the standard: one value and nothing around it.
+
+    Raises:
+        GplanError: it isn't that; also where an object gives a key twice, on whose value readers
+            would disagree, or a number is NaN or infinite.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if repeated := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+            raise ValueError(f"an object gives {', '.join(repeated)} twice")
+        return dict(pairs)
+
+    def no_number(word: str) -> NoReturn:
+        raise ValueError(f"{word} is no JSON number")
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=no_number)
+    except (ValueError, RecursionError) as error:
+        raise GplanError(f"{what} is not valid JSON: {error}") from None
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:

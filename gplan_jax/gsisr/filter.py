@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.files import strict_json
 from gplan_jax.gsisr.library import IntentLibrary, Tool
-from gplan_jax.gsisr.plans import strict_json
 from gplan_jax.reasoning import split_response
 
 Tier = Literal["format", "schema", "logic"]
@@ -34,7 +34,7 @@ def check_plan(text: str, library: IntentLibrary) -> list[Violation]:
         logic: unresolved_reference, exclusive_group, repeated_intent
     """
     try:
-        plan = strict_json(split_response(text)[1])
+        plan = strict_json(split_response(text)[1], "The plan")
     except GplanError as error:
         return [Violation("format", "not_json", str(error))]
     if not isinstance(plan, list):

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.files import strict_json
 from gplan_jax.gsisr.library import IntentLibrary
-from gplan_jax.gsisr.plans import Intent, Plan, parse_plan, strict_json
+from gplan_jax.gsisr.plans import Intent, Plan, parse_plan
 from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary
 from gplan_jax.reasoning.traces import THOUGHT_CLOSE, THOUGHT_OPEN
 
@@ -183,7 +184,7 @@ def latent_failure(
         return failure
     # Other metrics read what a plan was meant to be; the steps of this one count what it is.
     try:
-        plan = strict_json(after.strip().removesuffix("<|im_end|>"))
+        plan = strict_json(after.strip().removesuffix("<|im_end|>"), "The plan")
     except GplanError as error:
         return f"plan: {error}"
     tool_key = (library or IntentLibrary.load()).tool_key

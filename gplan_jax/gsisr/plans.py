@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr.library import IntentLibrary
 from gplan_jax.reasoning.traces import THOUGHT_CLOSE
 
@@ -30,29 +29,6 @@ def parse_plan(text: str, library: IntentLibrary | None = None) -> Plan:
         {key: _as_text(value) for key, value in library.canonical_intent(intent).items()}
         for intent in found
     ]
-
-
-def strict_json(text: str) -> Any:
-    """The JSON value that a plan's text is, by the standard: one value and nothing around it.
-
-    Raises:
-        GplanError: it isn't that; also where an object gives a key twice, on whose value readers
-            would disagree, or a number is NaN or infinite.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if repeated := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
-            raise ValueError(f"an object gives {', '.join(repeated)} twice")
-        return dict(pairs)
-
-    def no_number(word: str) -> NoReturn:
-        raise ValueError(f"{word} is no JSON number")
-
-    try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=no_number)
-    except (ValueError, RecursionError) as error:
-        raise GplanError(f"The plan is not valid JSON: {error}") from None
 
 
 def canonical_plan(plan: Sequence[Mapping[str, Any]], library: IntentLibrary | None = None) -> str:

@@ -20,18 +20,11 @@ from gplan_jax.gsisr.facts import facts_of, place_kind
 from gplan_jax.gsisr.library import IntentLibrary
 from gplan_jax.gsisr.samples import Sample
 from gplan_jax.gsisr.templates import Templates, read_templates
+from gplan_jax.reasoning import Prompt
 
 PROMPTS = Path(__file__).parent / "prompts"
 _FILES, _KIND = ("system.j2", "user.j2"), "prompt template"
 _LINE_BREAKS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """The two parts of a request; ``system`` is the same for all samples of a template."""
-
-    system: str
-    user: str
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The mathematics of training as pure functions of arrays: curriculum, schedules, losses."""
 
-from gplan_jax.objectives.curriculum import CompressionCurriculum
+from gplan_jax.objectives.curriculum import BlockOrder, CompressionCurriculum
 from gplan_jax.objectives.preference import (
     PreferenceLoss,
     ScDpoConfig,

@@ -1,4 +1,4 @@
-"""Forward progressive compression: how many leading reasoning blocks are latent, and when.
+"""Progressive compression: which reasoning blocks are latent, and when.
 
 The stage is a pure function of a sample's global index, so it carries no state: it is the same on
 every host, and a resumed run continues where it was.
@@ -7,6 +7,30 @@ every host, and a resumed run continues where it was.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from gplan_jax.foundation.config import Config
+
+
+class BlockOrder(Config):
+    """Which of a row's B blocks are hidden (latent in PICD, gone in ICoT) at stage g."""
+
+    # "forward" hides the leading blocks first, as the paper does, "reverse" the last ones
+    order: Literal["forward", "reverse"] = "forward"
+    # "linear" hides one block more a stage, min(g, B), "log" 1, 2, 4, ... of them, min(2^g - 1, B)
+    chunks: Literal["linear", "log"] = "linear"
+
+    def hidden_blocks(self, stage: int, blocks: int) -> range:
+        """Indices of the hidden ones of so many blocks."""
+        count = min(stage if self.chunks == "linear" else 2**stage - 1, blocks)
+        return range(count) if self.order == "forward" else range(blocks - count, blocks)
+
+    def last_stage(self, blocks: int) -> int:
+        """The first stage at which so many blocks are all hidden."""
+        return blocks if self.chunks == "linear" else blocks.bit_length()
+
+
+FORWARD = BlockOrder()
 
 
 @dataclass(frozen=True)
@@ -22,6 +46,7 @@ class CompressionCurriculum:
     # 1 fits the paper's 13 epochs and B* = 9; small data sets want more, to learn a stage. None
     # stands still, which training on explicit reasoning (CoT-SFT) wants.
     epochs_per_stage: int | None = 1
+    order: BlockOrder = FORWARD
 
     def __post_init__(self) -> None:
         if self.samples_per_epoch < 1:
@@ -45,14 +70,15 @@ class CompressionCurriculum:
             return self.first_stage
         return self.first_stage + epoch // self.epochs_per_stage
 
-    def first_epoch_beyond(self, stage: int) -> int:
-        """The first epoch whose stage is greater than ``stage``.
+    def first_epoch_beyond(self, blocks: int) -> int:
+        """The first epoch in which more than ``blocks`` blocks are hidden of a row that has them.
 
         Raises:
-            ValueError: the curriculum stands still at or below ``stage``.
+            ValueError: the curriculum stands still and never hides so many.
         """
-        if self.first_stage > stage:
+        beyond = self.order.last_stage(blocks + 1)
+        if self.first_stage >= beyond:
             return 0
         if self.epochs_per_stage is None:
-            raise ValueError(f"a curriculum that stands still never passes stage {stage}")
-        return (stage - self.first_stage + 1) * self.epochs_per_stage
+            raise ValueError(f"a curriculum that stands still never hides {blocks + 1} blocks")
+        return (beyond - self.first_stage) * self.epochs_per_stage

@@ -1,14 +1,16 @@
-"""Structured reasoning and its latent form, for any task whose answers follow named blocks."""
+"""Prompts, structured reasoning and its latent form, for any task with named blocks."""
 
 from gplan_jax.reasoning.compression import (
     PLAN_SECTION,
     REASONING_SECTION,
-    block_count,
     compress_response,
     latent_prefix,
+    read_response,
     response_sections,
+    write_response,
 )
-from gplan_jax.reasoning.latents import GSISR_LATENTS, LatentVocabulary
+from gplan_jax.reasoning.latents import GSISR_LATENTS, LatentVocabulary, check_block_name
+from gplan_jax.reasoning.prompt import Prompt
 from gplan_jax.reasoning.traces import (
     ReasoningTrace,
     parse_trace,

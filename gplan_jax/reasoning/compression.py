@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container, Iterable
 
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.files import strict_json
 from gplan_jax.reasoning.latents import GSISR_LATENTS, LatentVocabulary
 from gplan_jax.reasoning.traces import (
     THOUGHT_CLOSE,
     THOUGHT_OPEN,
+    Block,
     check_plain,
     scan_blocks,
     split_response,
@@ -33,12 +36,24 @@ def compress_response(
     """
     if compressed_blocks < 0:
         raise GplanError(f"compressed_blocks is {compressed_blocks}; it counts from 0.")
+    blocks, plan = read_response(raw_label, vocabulary)
+    return write_response(blocks, plan, vocabulary, latent=range(compressed_blocks))
+
+
+def read_response(
+    raw_label: str, vocabulary: LatentVocabulary = GSISR_LATENTS
+) -> tuple[tuple[Block, ...], str]:
+    """The blocks of a response, () where it has no reasoning, and its plan as compact JSON;
+    GplanError as ``compress_response``.
+    """
     thought, plan_text = split_response(raw_label)
-    plan = _load_plan(plan_text)
+    plan = strict_json(plan_text, "The plan")
+    if not isinstance(plan, list):
+        raise GplanError("The plan must be a JSON array of objects.")
     compact_plan = json.dumps(plan, ensure_ascii=False, separators=(",", ":"))
     check_plain(compact_plan, "The plan")
     if thought is None:
-        return compact_plan
+        return (), compact_plan
     blocks = scan_blocks(thought, vocabulary)
     steps = len(blocks) - len(vocabulary.context_blocks)
     if steps != len(plan):
@@ -46,14 +61,29 @@ def compress_response(
             f"The reasoning has {steps} steps but the plan has {len(plan)} intents; "
             "write one STEP block for each intent."
         )
-    parts = [THOUGHT_OPEN]
-    for index, block in enumerate(blocks):
-        if block.text is None or index < compressed_blocks:
-            parts.extend(vocabulary.block_tokens(block.name))
-        else:
-            check_plain(block.text, f"Block {block.name}")
-            parts.append(f"<{block.name}>{block.text}</{block.name}>")
-    return "".join([*parts, THOUGHT_CLOSE, compact_plan])
+    for block in blocks:
+        check_plain(block.text or "", f"Block {block.name}")
+    return tuple(blocks), compact_plan
+
+
+def write_response(
+    blocks: Iterable[tuple[str, str | None]],
+    answer: str,
+    vocabulary: LatentVocabulary,
+    *,
+    latent: Container[int] = (),
+) -> str:
+    """``<THOUGHT>``, the blocks, ``</THOUGHT>`` and the answer; the answer alone without blocks.
+
+    Blocks whose index is in ``latent``, and those without a text, are written as their tokens.
+    """
+    parts = [
+        "".join(vocabulary.block_tokens(name))
+        if text is None or index in latent
+        else f"<{name}>{text}</{name}>"
+        for index, (name, text) in enumerate(blocks)
+    ]
+    return "".join([THOUGHT_OPEN, *parts, THOUGHT_CLOSE, answer]) if parts else answer
 
 
 def latent_prefix(vocabulary: LatentVocabulary, steps: int) -> str:
@@ -61,14 +91,7 @@ def latent_prefix(vocabulary: LatentVocabulary, steps: int) -> str:
     that many steps once it is fully latent. What it says doesn't depend on the trace.
     """
     names = (*vocabulary.context_blocks, *(f"STEP_{i + 1}" for i in range(steps)))
-    tokens = [token for name in names for token in vocabulary.block_tokens(name)]
-    return "".join([THOUGHT_OPEN, *tokens, THOUGHT_CLOSE])
-
-
-def block_count(raw_label: str, vocabulary: LatentVocabulary = GSISR_LATENTS) -> int:
-    """B, the number of reasoning blocks of a response, latent or not; 0 without reasoning."""
-    thought, _ = split_response(raw_label)
-    return 0 if thought is None else len(scan_blocks(thought, vocabulary))
+    return write_response((Block(name) for name in names), "", vocabulary)
 
 
 def response_sections(text: str) -> list[tuple[int, int, int]]:
@@ -82,13 +105,3 @@ def response_sections(text: str) -> list[tuple[int, int, int]]:
         end = text.index(THOUGHT_CLOSE) + len(THOUGHT_CLOSE)
     spans = [(0, end, REASONING_SECTION), (end, len(text), PLAN_SECTION)]
     return [span for span in spans if span[0] < span[1]]
-
-
-def _load_plan(plan_text: str) -> list[object]:
-    try:
-        plan = json.loads(plan_text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise GplanError(f"The plan is not valid JSON: {error}.") from None
-    if not isinstance(plan, list):
-        raise GplanError("The plan must be a JSON array of objects.")
-    return plan

@@ -1,7 +1,8 @@
 """The reserved tokens that stand for compressed reasoning blocks (paper section 4.1.2).
 
 A block named CONTEXT becomes ``<THOUGHT_CONTEXT_a><THOUGHT_CONTEXT_b><THOUGHT_CONTEXT_c>``, step i
-becomes ``<T_i_a><T_i_b><T_i_c>``. Each of these is one vocabulary entry of the model.
+becomes ``<T_i_a><T_i_b><T_i_c>``. Each of these is one vocabulary entry of the model. A task whose
+answers have no steps names all its blocks itself, and ``max_steps`` is 0.
 """
 
 from __future__ import annotations
@@ -25,17 +26,28 @@ def step_number(block_name: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
+def check_block_name(name: str) -> None:
+    """Raises GplanError where ``name`` can't be that of a block and of its tokens."""
+    if not _BLOCK_NAME.fullmatch(name) or name == "THOUGHT":
+        raise GplanError(
+            f"{name!r} can't name a reasoning block; use upper-case letters, digits and _, a "
+            "letter first, and not THOUGHT."
+        )
+
+
 @dataclass(frozen=True)
 class LatentVocabulary:
     """The latent tokens of one task.
 
     Args:
         context_blocks: names of the blocks before the steps, in the order they are written.
-        max_steps: the longest plan that has latent tokens.
+        max_steps: the longest plan that has latent tokens; 0 where no block is numbered as a step,
+            and then a block may have the name STEP_i.
         width: tokens a block, K in the paper; at most 26 (they are lettered a, b, c, ...).
 
     Raises:
-        GplanError: a name is not upper case, occurs twice or could be mistaken for a step.
+        GplanError: a name is not upper case, occurs twice or could be mistaken for a step, or
+            there is no block at all.
     """
 
     context_blocks: tuple[str, ...] = ("CONTEXT", "STRATEGY")
@@ -45,22 +57,24 @@ class LatentVocabulary:
     def __post_init__(self) -> None:
         if not 1 <= self.width <= len(string.ascii_lowercase):
             raise GplanError(f"Latent width {self.width} is not between 1 and 26.")
-        if self.max_steps < 1:
-            raise GplanError(f"max_steps is {self.max_steps}; a plan has at least one step.")
+        if self.max_steps < 0 or not self.block_names:
+            raise GplanError(f"max_steps is {self.max_steps}; name blocks, or a step at least.")
         if len(set(self.context_blocks)) != len(self.context_blocks):
             raise GplanError(f"Block names repeat: {', '.join(self.context_blocks)}.")
         for name in self.context_blocks:
-            if not _BLOCK_NAME.fullmatch(name) or name == "THOUGHT" or step_number(name):
-                raise GplanError(
-                    f"{name!r} can't name a reasoning block; use upper-case letters, digits and "
-                    "_, and neither THOUGHT nor STEP_i."
-                )
+            check_block_name(name)
+            if self.max_steps and step_number(name):
+                raise GplanError(f"{name} can't name a context block: it is that of a step.")
+
+    @cached_property
+    def block_names(self) -> tuple[str, ...]:
+        """All blocks that have tokens, in the order they are written."""
+        return (*self.context_blocks, *(f"STEP_{i}" for i in range(1, self.max_steps + 1)))
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
         """All latent tokens: context blocks first, then the steps; 33 for GSISR."""
-        names = [*self.context_blocks, *(f"STEP_{i}" for i in range(1, self.max_steps + 1))]
-        return tuple(token for name in names for token in self.block_tokens(name))
+        return tuple(token for name in self.block_names for token in self.block_tokens(name))
 
     def block_tokens(self, name: str) -> tuple[str, ...]:
         """The ``width`` tokens of block ``name`` (``CONTEXT``, ``STEP_2``, ...).
@@ -69,14 +83,14 @@ class LatentVocabulary:
             GplanError: the vocabulary has no such block.
         """
         step = step_number(name)
-        if step is not None and step <= self.max_steps:
-            stem = f"T_{step}"
-        elif name in self.context_blocks:
+        if name in self.context_blocks:
             stem = f"THOUGHT_{name}"
+        elif step is not None and step <= self.max_steps:
+            stem = f"T_{step}"
         else:
             raise GplanError(
                 f"No latent tokens for block {name}: this vocabulary has "
-                f"{', '.join(self.context_blocks)} and STEP_1 to STEP_{self.max_steps}."
+                f"{', '.join(self.block_names)}."
             )
         return tuple(f"<{stem}_{letter}>" for letter in string.ascii_lowercase[: self.width])
 

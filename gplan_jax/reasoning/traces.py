@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.reasoning.latents import GSISR_LATENTS, LatentVocabulary, step_number
@@ -58,12 +59,11 @@ class ReasoningTrace:
         return dict(self.blocks)[name]
 
 
-@dataclass(frozen=True)
-class ScannedBlock:
-    """One block as it stands in a response; ``text`` is None where it is latent."""
+class Block(NamedTuple):
+    """One block of a response; ``text`` is None where it is latent."""
 
     name: str
-    text: str | None
+    text: str | None = None
 
 
 def check_plain(text: str, what: str) -> None:
@@ -88,7 +88,7 @@ def split_response(raw_label: str) -> tuple[str | None, str]:
     return text[:end], text[end:].strip()
 
 
-def scan_blocks(thought: str, vocabulary: LatentVocabulary) -> list[ScannedBlock]:
+def scan_blocks(thought: str, vocabulary: LatentVocabulary) -> list[Block]:
     """Reads the blocks of a ``<THOUGHT>`` block whose leading ones may already be latent.
 
     Raises:
@@ -96,12 +96,12 @@ def scan_blocks(thought: str, vocabulary: LatentVocabulary) -> list[ScannedBlock
             one, or anything else stands between the blocks.
     """
     inner = thought[len(THOUGHT_OPEN) : -len(THOUGHT_CLOSE)].strip()
-    blocks: list[ScannedBlock] = []
+    blocks: list[Block] = []
     while inner:
         name = _expected_name(len(blocks), vocabulary)
         latent = "".join(vocabulary.block_tokens(name))
         if inner.startswith(latent) and all(block.text is None for block in blocks):
-            blocks.append(ScannedBlock(name, None))
+            blocks.append(Block(name, None))
             inner = inner[len(latent) :].lstrip()
             continue
         if not inner.startswith(f"<{name}>"):
@@ -109,7 +109,7 @@ def scan_blocks(thought: str, vocabulary: LatentVocabulary) -> list[ScannedBlock
         text, close, rest = inner[len(name) + 2 :].partition(f"</{name}>")
         if not close:
             raise GplanError(f"<{name}> is never closed by </{name}>.")
-        blocks.append(ScannedBlock(name, _LINE_BREAKS.sub(" ", text.strip())))
+        blocks.append(Block(name, _LINE_BREAKS.sub(" ", text.strip())))
         inner = rest.lstrip()
     if len(blocks) <= len(vocabulary.context_blocks):
         name = _expected_name(len(blocks), vocabulary)

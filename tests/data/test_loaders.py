@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from gplan_jax.data import BatchPlan, ChatEncoder, Mode, Task, TrainingSet
+from gplan_jax.data import BatchPlan, ChatEncoder, Mode, TrainingSet
 from gplan_jax.data.batch_plan import Share
 from gplan_jax.data.batches import LoadedBatch, check_shapes
 from gplan_jax.data.loaders import SampleLoader
 from gplan_jax.data.pipeline import batch_iterator
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.objectives import CompressionCurriculum
 
@@ -23,7 +24,7 @@ def training_set(world_file: Path, tiny_model_dir: Path) -> TrainingSet:
     return TrainingSet.read(
         world_file,
         encoder=ChatEncoder.load(tiny_model_dir),
-        task=Task(PromptTemplate.load("compact_zh"), IntentLibrary.load(), prompt_length=500),
+        task=GsisrTask(PromptTemplate.load("compact_zh"), IntentLibrary.load(), prompt_length=500),
         mode=Mode.PICD,
     )
 
@@ -58,7 +59,7 @@ def test_the_curriculum_advances_sample_by_sample(
                 seen[int(row)].append(latent_blocks(training_set, loaded, line))
     fully_latent_at = {}
     for row, blocks in seen.items():
-        intents = len(training_set.labels[row].plan)
+        intents = len(training_set.examples[row].blocks) - 2
         assert blocks == [min(epoch, 2 + intents) for epoch in range(EPOCHS)]
         fully_latent_at[intents] = blocks.index(2 + intents)
     assert len(fully_latent_at) > 1  # the world has short plans and long ones

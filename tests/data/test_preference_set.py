@@ -15,7 +15,7 @@ from gplan_jax.data.batches import Batch, check_shapes
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.loaders import PreferenceLoader
 from gplan_jax.data.preference_set import PreferenceSet
-from gplan_jax.data.task_files import Task
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import (
@@ -41,7 +41,9 @@ def read(
     return PreferenceSet.read(
         path,
         encoder=ChatEncoder.load(model_dir),
-        task=Task(PromptTemplate.load(template), IntentLibrary.load(), prompt_length),
+        task=GsisrTask(
+            PromptTemplate.load(template), IntentLibrary.load(), prompt_length=prompt_length
+        ),
     )
 
 
@@ -91,10 +93,10 @@ def test_both_responses_are_fully_latent_and_swap_with_the_context(pairs: Prefer
     library = IntentLibrary.load()
     for row, pair in enumerate(pairs.pairs):
         tokens = pairs.tokenize(row)
-        for context, sample in enumerate(pair.contexts):
+        for context, example in enumerate(pair.examples):
             chosen = pairs.encoder.decode(tokens.response(context, 0)[:-1].tolist())
             assert latent_valid(chosen)
-            assert parse_plan(chosen, library) == parse_plan(sample.raw_labels, library)
+            assert parse_plan(chosen, library) == parse_plan(example.context.raw_labels, library)
             rejected = tokens.response(1 - context, 1)
             assert rejected.tolist() == tokens.response(context, 0).tolist()
             assert tokens.response(context, 0)[-1] == pairs.encoder.end_id
@@ -181,7 +183,8 @@ def test_long_prompts_are_cut_alike(pairs_file: Path, tiny_model_dir: Path) -> N
         for b, a in zip(before.prompts, after.prompts, strict=True):
             assert a[:head].tolist() == b[:head].tolist()
             assert a[head:].tolist() == b[head + lost_tokens :].tolist()
-        ids = [short.task.prompt_ids(c, short.encoder) for c in whole.pairs[row].contexts]
+        contexts = [example.context for example in whole.pairs[row].examples]
+        ids = [short.task.prompt_ids(context, short.encoder) for context in contexts]
         longer = int(len(before.prompts[1]) > len(before.prompts[0]))
         assert after.prompts[longer].tolist() == ids[longer].tolist()  # as everywhere else
     assert cut > 0

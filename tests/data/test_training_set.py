@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gplan_jax.data import ChatEncoder, Mode, Task, TrainingSet
+from gplan_jax.data import ChatEncoder, Mode, TrainingSet
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import (
@@ -31,8 +32,10 @@ def read(
     return TrainingSet.read(
         path,
         encoder=ChatEncoder.load(model_dir),
-        task=Task(
-            PromptTemplate.load("compact_zh"), library or IntentLibrary.load(), prompt_length
+        task=GsisrTask(
+            PromptTemplate.load("compact_zh"),
+            library or IntentLibrary.load(),
+            prompt_length=prompt_length,
         ),
         mode=mode,
         faulty=faulty,
@@ -41,7 +44,7 @@ def read(
 
 def test_modes_differ_in_the_response(world_file: Path, tiny_model_dir: Path) -> None:
     sets = {mode: read(world_file, tiny_model_dir, mode) for mode in Mode}
-    thought, plan = split_response(sets[Mode.PICD].labels[0].text)
+    thought, plan = split_response(sets[Mode.PICD].response_text(0, 0))
     assert sets[Mode.DIRECT_SFT].response_text(0, 5) == plan
     explicit = sets[Mode.COT_SFT].response_text(0, 5)
     assert explicit == sets[Mode.COT_SFT].response_text(0, 0) == f"{thought}{plan}"

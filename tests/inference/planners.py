@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.data.task_files import Task
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, parse_plan
 from gplan_jax.gsisr.intent_counts import intent_texts
 from gplan_jax.inference.engine.continuous import ContinuousDecoder, Drafter, Prompted, decode_all
@@ -27,7 +27,7 @@ from gplan_jax.models import Qwen3, read_config
 
 LIBRARY = IntentLibrary.load()
 TEMPLATE = PromptTemplate.load("compact_zh")
-TASK = Task(TEMPLATE, LIBRARY, prompt_length=128)
+TASK = GsisrTask(TEMPLATE, LIBRARY, prompt_length=128)
 # One bucket, and passes of two rows: as few programs as can be.
 SHAPES = Shapes(buckets=(192,), nodes={2: 24}, queries=7, places=560, tail=48)
 

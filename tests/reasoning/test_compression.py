@@ -11,8 +11,8 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.reasoning import (
     GSISR_LATENTS,
     LatentVocabulary,
-    block_count,
     compress_response,
+    read_response,
     response_sections,
 )
 
@@ -93,12 +93,16 @@ def test_each_stage_turns_one_more_block() -> None:
         assert compress_response(RESPONSE, stage) == f"<THOUGHT>{blocks}</THOUGHT>{PLAN}"
 
 
+def blocks_of(text: str) -> int:
+    return len(read_response(text)[0])
+
+
 @given(responses())
 def test_full_compression_is_a_fixed_point(response: tuple[str, int]) -> None:
     text, blocks = response
-    assert block_count(text) == blocks
+    assert blocks_of(text) == blocks
     latent = compress_response(text, blocks)
-    assert block_count(latent) == blocks
+    assert blocks_of(latent) == blocks
     for stage in (0, 1, blocks, blocks + 3):
         assert compress_response(latent, stage) == latent
         assert compress_response(text, blocks + stage) == latent
@@ -119,14 +123,14 @@ def test_sections_cover_the_text_and_the_plan_loads(response: tuple[str, int], s
     (start, cut, first), (again, end, second) = response_sections(text)
     assert (start, cut, end, first, second) == (0, again, len(text), 1, 2)
     assert text[:cut].endswith("</THOUGHT>")
-    assert len(json.loads(text[cut:])) == block_count(text) - 2
+    assert len(json.loads(text[cut:])) == blocks_of(text) - 2
 
 
 def test_a_plan_without_reasoning_is_one_section() -> None:
     plan = RESPONSE.split("</THOUGHT>")[1]
     assert compress_response(plan, 5) == PLAN
     assert response_sections(PLAN) == [(0, len(PLAN), 2)]
-    assert block_count(plan) == 0
+    assert blocks_of(plan) == 0
 
 
 def test_another_vocabulary() -> None:

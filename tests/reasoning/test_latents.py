@@ -57,7 +57,8 @@ def test_a_block_without_tokens_is_named(name: str) -> None:
     [
         {"width": 0},
         {"width": 27},
-        {"max_steps": 0},
+        {"max_steps": -1},
+        {"context_blocks": (), "max_steps": 0},
         {"context_blocks": ("A", "A")},
         {"context_blocks": ("context",)},
         {"context_blocks": ("STEP_1",)},

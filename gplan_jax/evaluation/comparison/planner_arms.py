@@ -18,7 +18,7 @@ from typing import Any
 from gplan_jax.baselines.fitting.arms import Arm, Fitted
 from gplan_jax.baselines.fitting.network import count_parameters
 from gplan_jax.baselines.rows.features import InputMode, history_only
-from gplan_jax.data.task_files import Mode
+from gplan_jax.data.tasks.task import Mode
 from gplan_jax.foundation.config import Config
 from gplan_jax.foundation.files import read_jsonl
 from gplan_jax.gsisr import (

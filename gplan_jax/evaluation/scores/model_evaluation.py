@@ -11,13 +11,17 @@ from typing import Any
 import jax
 
 import gplan_jax
-from gplan_jax.data.task_files import load_task
-from gplan_jax.evaluation.scores.offline import check_rows, evaluate
+from gplan_jax.data.encoding import ChatEncoder
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
+from gplan_jax.data.tasks.registry import load_task
+from gplan_jax.data.tasks.task import Example, Task
+from gplan_jax.evaluation.scores.offline import check_rows, evaluate_examples
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import file_digest, read_json, refuse_existing
-from gplan_jax.gsisr import IntentLibrary, Sample, read_labelled_samples, read_samples
+from gplan_jax.gsisr import Sample, read_samples
 from gplan_jax.inference.engine.planner import Planner
+from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary
 
 
 def evaluate_model(
@@ -36,23 +40,33 @@ def evaluate_model(
     ``train_data``; ``planner_options``, those of ``Planner.load``, are kept in metrics.json.
     """
     refuse_existing(Path(out_dir))
-    library = load_task(Path(model), library=planner_options.get("library")).library
-    faulty = faulty or FaultyRows()
-    samples = labelled_rows(data, library, faulty=faulty, limit=limit)
-    train = None
+    named = ("template", "library", "prompt_length", "response")
+    task = load_task(Path(model), **{name: planner_options.get(name) for name in named})
+    plans, faulty = isinstance(task, GsisrTask), faulty or FaultyRows()
+    latents = GSISR_LATENTS if plans else ChatEncoder.load(model).latents
+    if train_data is not None and not plans:
+        raise GplanError(
+            f"{model} is a model of the task {task.name}, which has no floors to fit on training "
+            f"rows; it is scored by {', '.join(task.measures)}."
+        )
+    examples = labelled_rows(data, task, latents, faulty=faulty, limit=limit)
+    samples, train = [example.context for example in examples], None
     if train_data is not None:
-        train = labelled_rows(train_data, library, faulty=faulty)
+        rows = labelled_rows(train_data, task, latents, faulty=faulty)
+        train = [example.context for example in rows]
     faulty.report()
-    check_rows(samples, train, library)
+    if isinstance(task, GsisrTask):
+        check_rows(samples, train, task.library)
     planner = Planner.load(model, **planner_options)
     started = time.monotonic()
     texts = planner.generate(samples)
     run = {
         "model": str(model),
         **planner_options,
-        "prompt_length": planner.task.prompt_length,
+        "task": task.name,
+        **({"library": task.library.name} if isinstance(task, GsisrTask) else {}),
+        "prompt_length": task.prompt_length,
         "max_new_tokens": planner.max_new_tokens,
-        "library": planner.library.name,
         "data": {"file": str(data), "sha256": file_digest(data)},
         "train_data": train_data and {"file": str(train_data), "sha256": file_digest(train_data)},
         "limit": limit,
@@ -60,20 +74,19 @@ def evaluate_model(
         "seconds_of_decoding": round(time.monotonic() - started, 1),
         **environment(),
     }
-    latents = planner.encoder.latents
-    return evaluate(samples, texts, train, planner.library, out_dir, latents=latents, run=run)
+    return evaluate_examples(task, examples, texts, train, planner.encoder, out_dir, run=run)
 
 
 def labelled_rows(
     path: str | Path,
-    library: IntentLibrary,
+    task: Task,
+    latents: LatentVocabulary,
     *,
     faulty: FaultyRows | None = None,
     limit: int | None = None,
-) -> list[Sample]:
+) -> list[Example]:
     """The first ``limit`` rows whose labels are right: a wrong label makes wrong figures."""
-    pairs = read_labelled_samples(path, library, faulty=faulty)
-    return [sample for sample, _ in islice(pairs, limit)]
+    return list(islice(task.read(path, latents, faulty), limit))
 
 
 def environment() -> dict[str, Any]:

@@ -15,31 +15,26 @@ from typing import Any
 import numpy as np
 
 from gplan_jax.baselines.fitting.arms import FLOORS
+from gplan_jax.data.encoding import ChatEncoder
+from gplan_jax.data.tasks.gsisr_task import (
+    FILTER_MEASURES,
+    MODEL_MEASURES,
+    PLAN_MEASURES,
+    GsisrTask,
+    score_text,
+)
+from gplan_jax.data.tasks.task import Example, RowScores, Task
 from gplan_jax.evaluation.scores.intervals import RESAMPLES, bootstrap_interval, wilson_interval
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.files import atomic_directory, read_jsonl, write_json, write_jsonl
-from gplan_jax.gsisr import (
-    IntentLibrary,
-    Sample,
-    check_plan,
-    latent_failure,
-    parse_plan,
-    score_prediction,
-)
+from gplan_jax.gsisr import IntentLibrary, Sample, parse_plan
 from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary
 
 PREDICTIONS, METRICS = "predictions.jsonl", "metrics.json"
-TIERS = ("format", "schema", "logic")
-UNREADABLE = ("not_json", "not_a_list")
-PLAN_MEASURES = (
-    "acc1", "ndcg3", "nes", "ndcg3_unique", "ndcg3_positional", "exact", "acc1_tool", "ndcg3_tool",
-)  # fmt: skip
-FILTER_MEASURES = ("filter_pass", *(f"filter_pass_{tier}" for tier in TIERS))
 # A floor writes no latent prefix, so its validity would be a zero that says nothing.
 FLOOR_MEASURES = (*PLAN_MEASURES, *FILTER_MEASURES)
-MODEL_MEASURES = (*PLAN_MEASURES, "latent_valid", *FILTER_MEASURES)
 INTERVAL_METHOD = (
-    "95%: Wilson for acc1 and acc1_tool; for the others a percentile bootstrap that draws whole "
+    "95%: Wilson for {}; for the others a percentile bootstrap that draws whole "
     f"ids, {RESAMPLES} resamples, seed 0"
 )
 NO_FLOORS = (
@@ -56,32 +51,6 @@ class Prediction:
     text: str
     label: str
     floors: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class RowScores:
-    """A text against a label: MODEL_MEASURES in [0, 1], latent failure, broken rules."""
-
-    values: dict[str, float]
-    latent_failure: str | None
-    violations: tuple[tuple[str, str], ...]
-
-
-def score_text(
-    text: str, label: str, library: IntentLibrary, latents: LatentVocabulary = GSISR_LATENTS
-) -> RowScores:
-    """Scores one raw answer against one raw label (paper, section 5.1.2) and the rule filter."""
-    score = score_prediction(text, label, library)
-    failure = latent_failure(text, latents, library)
-    violations = tuple((v.tier, v.code) for v in check_plan(text, library))
-    # What is no list at all has nothing that the later tiers could find fault with.
-    unreadable = any(code in UNREADABLE for _, code in violations)
-    broken = set(TIERS) if unreadable else {tier for tier, _ in violations}
-    values = {measure: float(getattr(score, measure)) for measure in PLAN_MEASURES}
-    values["latent_valid"] = float(failure is None)
-    values["filter_pass"] = float(not violations)
-    values |= {f"filter_pass_{tier}": float(tier not in broken) for tier in TIERS}
-    return RowScores(values, failure, violations)
 
 
 def evaluate(
@@ -118,6 +87,33 @@ def evaluate(
         records = (prediction_record(n, p, s, library) for n, (p, s) in enumerate(pairs, start=1))
         write_jsonl(folder / PREDICTIONS, records)
         write_json(folder / METRICS, {**metrics, "run": {**(run or {}), **facts}})
+    return metrics
+
+
+def evaluate_examples(
+    task: Task,
+    examples: Sequence[Example],
+    texts: Sequence[str],
+    train_samples: Sequence[Sample] | None,
+    encoder: ChatEncoder,
+    out_dir: str | Path,
+    *,
+    run: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """As ``evaluate``, for examples of any task; only plans have floors."""
+    if isinstance(task, GsisrTask):
+        samples, latents = [example.context for example in examples], encoder.latents
+        return evaluate(
+            samples, texts, train_samples, task.library, out_dir, latents=latents, run=run
+        )
+    pairs = list(zip(examples, texts, strict=True))
+    predictions = [Prediction(example.id, text, example.answer) for example, text in pairs]
+    scores = [task.score(text, example, encoder) for example, text in pairs]
+    metrics = summarize(predictions, scores, measures=task.measures)
+    with atomic_directory(out_dir) as folder:
+        rows = enumerate(zip(predictions, scores, strict=True), start=1)
+        write_jsonl(folder / PREDICTIONS, (prediction_record(n, p, s) for n, (p, s) in rows))
+        write_json(folder / METRICS, {**metrics, "run": dict(run or {})})
     return metrics
 
 
@@ -164,7 +160,11 @@ def score_file(
 
 
 def summarize(
-    predictions: Sequence[Prediction], scores: Sequence[RowScores], library: IntentLibrary
+    predictions: Sequence[Prediction],
+    scores: Sequence[RowScores],
+    library: IntentLibrary | None = None,
+    *,
+    measures: Sequence[str] = MODEL_MEASURES,
 ) -> dict[str, Any]:
     """Means with intervals of the model and of each floor, and what failed how often.
 
@@ -175,10 +175,11 @@ def summarize(
         "violations": {"tier/code": rows}}. Means and intervals lie in [0, 1].
     """
     ids = [p.prompt_id for p in predictions]
-    model, model_intervals = _means(scores, MODEL_MEASURES, ids)
+    model, model_intervals = _means(scores, measures, ids)
     floors: dict[str, dict[str, float]] = {}
     floor_intervals: dict[str, dict[str, list[float]]] = {}
     for name in predictions[0].floors:
+        assert library is not None  # what has floors are plans
         floor_scores = [score_text(p.floors[name], p.label, library) for p in predictions]
         floors[name], floor_intervals[name] = _means(floor_scores, FLOOR_MEASURES, ids)
     return {
@@ -190,7 +191,7 @@ def summarize(
         "intervals": {
             "model": model_intervals,
             "floors": floor_intervals,
-            "method": INTERVAL_METHOD,
+            "method": INTERVAL_METHOD.format(" and ".join(_shares(measures))),
         },
         "latent_failures": _count(
             s.latent_failure.partition(":")[0] for s in scores if s.latent_failure
@@ -207,10 +208,14 @@ def _means(
     values_NxM = np.array([[score.values[m] for m in measures] for score in scores])
     means = dict(zip(measures, values_NxM.mean(axis=0).tolist(), strict=True))
     intervals = dict(zip(measures, bootstrap_interval(values_NxM, ids).tolist(), strict=True))
-    for share in ("acc1", "acc1_tool"):
+    for share in _shares(measures):
         hits = sum(score.values[share] for score in scores)
         intervals[share] = list(wilson_interval(hits, len(scores)))
     return means, intervals
+
+
+def _shares(measures: Sequence[str]) -> Sequence[str]:
+    return [name for name in measures if name in ("acc1", "acc1_tool")] or measures[:1]
 
 
 def _count(reasons: Iterable[str]) -> dict[str, int]:
@@ -218,18 +223,22 @@ def _count(reasons: Iterable[str]) -> dict[str, int]:
 
 
 def prediction_record(
-    number: int, prediction: Prediction, scores: RowScores, library: IntentLibrary
+    number: int, prediction: Prediction, scores: RowScores, library: IntentLibrary | None = None
 ) -> dict[str, Any]:
-    """One line of predictions.jsonl; ``number`` counts from 1."""
-    return {
+    """One line of predictions.jsonl, with plans by a library; ``number`` counts from 1."""
+    record = {
         "row": number,
         "id": prediction.prompt_id,
         "text": prediction.text,
-        "plan": parse_plan(prediction.text, library),
         "label": prediction.label,
-        "label_plan": parse_plan(prediction.label, library),
         "scores": scores.values,
         "latent_failure": scores.latent_failure,
+    }
+    if library is None:
+        return record
+    return record | {
+        "plan": parse_plan(prediction.text, library),
+        "label_plan": parse_plan(prediction.label, library),
         "violations": [{"tier": tier, "code": code} for tier, code in scores.violations],
         "floors": dict(prediction.floors),
     }

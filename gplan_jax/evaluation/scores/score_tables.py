@@ -28,6 +28,7 @@ HEADINGS = {
     "nes": "NES",
     "latent_valid": "Latent-\nValid %",
     "exact": "Exact\n%",
+    "answer_tokens": "Answer\ntokens %",
     "filter_pass": "Filter\npass %",
 }
 BY_TOOLS = {"acc1": "acc1_tool", "ndcg3": "ndcg3_tool"}  # what stands below them
@@ -46,14 +47,15 @@ def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     if len({metrics["rows"] for metrics in runs.values()}) > 1:
         counts = ", ".join(f"{name} {metrics['rows']}" for name, metrics in runs.items())
         raise GplanError(f"Runs on different rows can't stand in one table (rows: {counts}).")
+    headings = {key: words for key, words in HEADINGS.items() if key in first["model"]}
     rows: list[Sequence[Cell] | None] = []
     for name, metrics in runs.items():
-        rows += run_rows(name, metrics["model"], metrics["intervals"]["model"], HEADINGS)
+        rows += run_rows(name, metrics["model"], metrics["intervals"]["model"], headings)
     rows.append(None)
     for name, means in first["floors"].items():
-        rows.append([name.replace("_", " "), *cells(means, HEADINGS)])
-        rows += tool_rows(means, HEADINGS)
-    return TextTable(["", *HEADINGS.values()], rows, caption=_caption(first)).rich()
+        rows.append([name.replace("_", " "), *cells(means, headings)])
+        rows += tool_rows(means, headings)
+    return TextTable(["", *headings.values()], rows, caption=_caption(first)).rich()
 
 
 def run_rows(
@@ -89,7 +91,10 @@ def _figure(heading: str, value: float) -> str:
 
 
 def _caption(metrics: Mapping[str, Any]) -> str:
-    size = f"{metrics['rows']} rows of {metrics['ids']} ids. Tools alone: no parameter counts."
+    size = f"{metrics['rows']} rows of {metrics['ids']} ids."
+    if "ndcg3" not in metrics["model"]:
+        return size
+    size += " Tools alone: no parameter counts."
     if not metrics["floors"]:
         return (
             f"{size} No floors: {metrics['floors_left_out']}. Mind that a static list of four "

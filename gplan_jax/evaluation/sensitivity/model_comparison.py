@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from gplan_jax.data.task_files import load_task
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.evaluation.scores.learning_curves import load_pyplot
 from gplan_jax.evaluation.scores.model_evaluation import environment
 from gplan_jax.evaluation.scores.offline import METRICS
@@ -185,7 +185,7 @@ def _check_names(models: Mapping[str, Path], logs: Mapping[str, Path]) -> None:
 
 
 def _common_library(models: Mapping[str, Path]) -> IntentLibrary:
-    libraries = {name: load_task(Path(model)).library for name, model in models.items()}
+    libraries = {name: GsisrTask.load(Path(model)).library for name, model in models.items()}
     first, *rest = libraries
     for name in rest:
         if libraries[name] != libraries[first]:

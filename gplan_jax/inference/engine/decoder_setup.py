@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax.numpy as jnp
 
+from gplan_jax.data.batch_plan import round_up
 from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.data.task_files import COUNTS_FILE, Response, Task, load_task
+from gplan_jax.data.tasks.gsisr_task import COUNTS_FILE, GsisrTask
+from gplan_jax.data.tasks.task import Response, Task
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, Sample
 from gplan_jax.gsisr.context_pairs import SPATIOTEMPORAL_COLUMNS
@@ -24,6 +27,7 @@ from gplan_jax.inference.grammar.drafts import DraftModel
 from gplan_jax.inference.grammar.plan_grammar import PlanGrammar
 from gplan_jax.models import Qwen3, load_qwen3
 from gplan_jax.models.layers.projection import round_layers_to_int8
+from gplan_jax.reasoning import Prompt
 
 # What a prefill verifies of a response at most, a latent prefix not counted.
 START_TOKENS, START_DECISIONS = 64, 16
@@ -54,7 +58,7 @@ def load_parts(
     prompt_length: int | None = None,
 ) -> Parts:
     """Loads a model directory; what is named replaces what training stored there."""
-    task = load_task(
+    task = GsisrTask.load(
         model_dir,
         template=template,
         library=library,
@@ -110,22 +114,22 @@ class Prompter:
 
     def prompted(self, request: PlanRequest) -> Prompted:
         """The prompt of a request; GplanError where a time or the template is at fault."""
-        ids = self._ids(request.sample)
-        return Prompted(
-            ids,
-            self._shared(request.sample, ids) if self.find_shared else 0,
-            context_key(request.sample),
-            request.temperature,
-            request.seed,
-        )
+        sample, ids = request.sample, self._ids(request.sample)
+        shared, known = 0, tuple[str, ...]()
+        if isinstance(sample, Sample):
+            shared, known = (
+                self._shared(sample, ids) if self.find_shared else 0,
+                context_key(sample),
+            )
+        return Prompted(ids, shared, known, request.temperature, request.seed)
 
-    def system_ids(self, sample: Sample) -> list[int]:
+    def system_ids(self, sample: Sample | Prompt) -> list[int]:
         """What the prompts of all samples begin with; it does not depend on the sample's values."""
         prompt = self.task.prompt(sample)
-        self.encoder.user_room(prompt, max_length=self.task.prompt_length)
+        self.encoder.user_room(prompt, max_length=self.task.most_prompt_tokens)
         return [int(token) for token in self.encoder.system_ids(prompt)]
 
-    def _ids(self, sample: Sample) -> list[int]:
+    def _ids(self, sample: Sample | Prompt) -> list[int]:
         return [int(token) for token in self.task.prompt_ids(sample, self.encoder)]
 
     def _shared(self, sample: Sample, ids: list[int]) -> int:
@@ -162,19 +166,22 @@ def build_decoder(
     config: EngineConfig,
     prompter: Prompter,
     *,
-    longest_prompt: int | None = None,
+    prompts: Sequence[Prompted] = (),
+    sample: Sample | Prompt = _ANY_CONTEXT,
     ahead: bool = True,
 ) -> ContinuousDecoder:
     """A decoder for a model's prompts and responses, its programs compiled now where ``ahead``;
     GplanError where they have more positions than the model.
+
+    ``prompts`` are all that it will be given, if known; the prompt of ``sample`` begins as all do.
     """
     encoder, grammar = parts.encoder, parts.grammar
     drafted = config.mode == "drafted"
     cache_bytes = config.prefix_cache_mib << 20
-    system = prompter.system_ids(_ANY_CONTEXT)
-    longest = prompter.task.prompt_length
-    if longest_prompt is not None:  # Rounded, so that files of about that length share programs.
-        longest = min(longest, -(-longest_prompt // PAGE) * PAGE)
+    system = prompter.system_ids(sample)
+    longest = prompter.task.most_prompt_tokens
+    if prompts:  # Rounded, so that files of about that length share programs.
+        longest = min(longest, round_up(max(len(prompt.ids) for prompt in prompts), PAGE))
     shapes = shapes_of(
         prompt=longest - len(system),
         tail=longest_prefix(grammar) + START_TOKENS if drafted and grammar else 0,

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.inference.engine.continuous import ContinuousDecoder, Prompted
 from gplan_jax.inference.engine.decoder_setup import (
@@ -64,6 +65,7 @@ class PlanEngine:
         self, name: str, decoder: ContinuousDecoder, prompter: Prompter, *, queue: int, slots: int
     ) -> None:
         self.name = name
+        assert isinstance(prompter.task, GsisrTask)
         self.encoder, self.library = prompter.encoder, prompter.task.library
         self._decoder, self._prompter = decoder, prompter
         self._queue_limit, self._slots = queue, slots

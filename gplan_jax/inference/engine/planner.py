@@ -9,7 +9,9 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.data.task_files import Response, Task, load_task
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
+from gplan_jax.data.tasks.registry import load_task
+from gplan_jax.data.tasks.task import Response, Task
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr import IntentLibrary, Sample
@@ -27,6 +29,7 @@ from gplan_jax.inference.engine.programs import Programs, shapes_of
 from gplan_jax.inference.engine.requests import DecodingMode, EngineConfig, PlanRequest
 from gplan_jax.inference.engine.sequences import longest_response
 from gplan_jax.models import Qwen3, load_qwen3
+from gplan_jax.reasoning import Prompt
 
 MAX_NEW_TOKENS = 512
 _MOST_SLOTS = 256
@@ -108,10 +111,15 @@ class Planner:
 
     @property
     def library(self) -> IntentLibrary:
-        """The intent library of its plans."""
+        """The intent library of its plans; GplanError where its task has none."""
+        if not isinstance(self.task, GsisrTask):
+            raise GplanError(
+                f"This is a model of the task {self.task.name}, which has no plans, library or "
+                f"grammar; `gplan evaluate` scores it by {', '.join(self.task.measures)}."
+            )
         return self.task.library
 
-    def generate(self, samples: Sequence[Sample]) -> list[str]:
+    def generate(self, samples: Sequence[Sample | Prompt]) -> list[str]:
         """Answers of the model, one text a sample, in order; a progress bar counts them.
 
         Raises:
@@ -136,8 +144,9 @@ class Planner:
         ]
 
         if self.beams == 1 or grammar is None:
-            longest = max(len(prompt.ids) for prompt in prompts)
-            decoder = build_decoder(parts, config, prompter, longest_prompt=longest, ahead=False)
+            decoder = build_decoder(
+                parts, config, prompter, prompts=prompts, sample=samples[0], ahead=False
+            )
             with ProgressBar("planning", len(prompts)) as bar:
                 rows = decode_all(decoder, prompts, on_row=lambda: bar.advance(steps=1))
             return [self.encoder.decode(row.response) for row in rows]

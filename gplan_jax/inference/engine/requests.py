@@ -12,6 +12,7 @@ from pydantic import Field
 from gplan_jax.foundation.config import Config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Sample
+from gplan_jax.reasoning import Prompt
 
 DecodingMode = Literal["unconstrained", "constrained", "drafted"]
 
@@ -60,7 +61,7 @@ class DeadlineExceeded(GplanError):
 class PlanRequest:
     """One context to plan for."""
 
-    sample: Sample  # the context; its ``raw_labels`` are not looked at
+    sample: Sample | Prompt  # the context; its ``raw_labels`` are not looked at
     deadline_s: float | None = None  # seconds from submission after which the answer is of no use
     # 0 is greedy; above, tokens are drawn from softmax(logits / temperature) over what the
     # grammar allows

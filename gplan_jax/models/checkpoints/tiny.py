@@ -32,6 +32,8 @@ DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 # Letters of one run stay together (a run of Chinese is one piece), each digit stands alone,
 # punctuation and line breaks form their own pieces: the split that Qwen3's tokenizer makes.
 SPLIT = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# As that, but a digit takes the space before it, so that `3 2 * 1` is four tokens.
+SPACED_SPLIT = SPLIT.replace(r"\p{N}|", r" ?\p{N}|", 1)
 
 # Qwen3's layout of a conversation without tools and thinking:
 # <|im_start|>role\ncontent<|im_end|>\n for every turn.
@@ -70,13 +72,15 @@ def write_tiny_checkpoint(
     seed: int = 0,
     dtype: str = "float32",
     reserved_tokens: int = RESERVED_TOKENS,
+    split: str = SPLIT,
 ) -> dict[str, int]:
     """Writes a Qwen3 checkpoint with weights from N(0, 0.02²) and a tokenizer trained on ``texts``.
 
     The same arguments give the same bytes. The sizes are Qwen3Config's; ``tie`` shares the
     embedding with the output matrix. ``vocab_size`` is the most tokens the tokenizer may have, its
     three special ones included; ``reserved_tokens`` embedding rows beyond it are kept free for
-    tokens added later, and the rows are filled up to a multiple of 64.
+    tokens added later, and the rows are filled up to a multiple of 64. No token goes beyond a match
+    of the regular expression ``split``.
 
     Returns:
         {"tokens": ids of the tokenizer, "rows": embedding rows, "parameters": numbers in all}.
@@ -101,7 +105,7 @@ def write_tiny_checkpoint(
     if dtype not in DTYPES:
         raise GplanError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
     with atomic_directory(out_dir) as temporary:
-        tokenizer = train_tokenizer(texts, vocab_size)
+        tokenizer = train_tokenizer(texts, vocab_size, split)
         tokens = tokenizer.get_vocab_size()
         rows = -(-(tokens + reserved_tokens) // ROWS_MULTIPLE) * ROWS_MULTIPLE
         config = dataclasses.replace(config, vocab_size=rows)
@@ -121,7 +125,7 @@ def write_tiny_checkpoint(
     return {"tokens": tokens, "rows": rows, "parameters": parameters}
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, split: str = SPLIT) -> Tokenizer:
     """A byte-level BPE over ``texts``: NFC, Qwen3's split, special tokens after the merges.
 
     Every text encodes without an unknown token and decodes to its NFC form.
@@ -136,7 +140,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.Split(Regex(split), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

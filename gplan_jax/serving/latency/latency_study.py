@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from gplan_jax.data.task_files import load_task
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import atomic_write, refuse_existing, write_json, write_jsonl
 from gplan_jax.foundation.progress import ProgressBar
@@ -218,7 +218,7 @@ def own_mode(model_dir: Path) -> DecodingMode:
     """The best decoding: by the grammar with drafts, but written reasoning fits no grammar."""
     if not model_dir.is_dir():
         raise GplanError(f"{model_dir} is not a directory; name a model directory.")
-    return "unconstrained" if load_task(model_dir).response == "reasoning" else "drafted"
+    return "unconstrained" if GsisrTask.load(model_dir).response == "reasoning" else "drafted"
 
 
 def write_results(out: Path, results: Mapping[str, Any]) -> None:

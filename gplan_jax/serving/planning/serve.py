@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.data.task_files import load_task
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.inference.engine.engine import PlanEngine
 from gplan_jax.inference.engine.requests import (
@@ -105,7 +105,9 @@ def serve(
     The port opens at once; ``/readyz`` says 503 until the model is loaded and compiled. Port 0
     takes a free one; ``template``, ``library`` and ``prompt_length`` are those of ``Planner.load``.
     """
-    task = load_task(model_dir, template=template, library=library, prompt_length=prompt_length)
+    task = GsisrTask.load(
+        model_dir, template=template, library=library, prompt_length=prompt_length
+    )
     encoder = ChatEncoder.load(model_dir)
     latents = encoder.latents if (engine_config.response or task.response) == "latent" else None
     listener = listen(host, port)

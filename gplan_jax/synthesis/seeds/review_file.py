@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from gplan_jax.foundation.errors import GplanError, RowError
-from gplan_jax.foundation.files import atomic_write
+from gplan_jax.foundation.files import atomic_write, strict_json
 from gplan_jax.gsisr import IntentLibrary, Plan, canonical_plan
-from gplan_jax.gsisr.plans import strict_json
 from gplan_jax.synthesis.seeds.draft import PLAN, Draft, block_names, faults_of, plan_words
 from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate, environment_text
 
@@ -307,7 +306,7 @@ def _header(path: Path, cells: list[str], library: IntentLibrary) -> list[str]:
 
 
 def _parse_plan(cell: str) -> Plan:
-    value = strict_json(cell)
+    value = strict_json(cell, "The plan")
     if not (isinstance(value, list) and all(isinstance(intent, dict) for intent in value)):
         raise GplanError("the plan must be a JSON array of objects")
     for number, intent in enumerate(value, start=1):

@@ -12,11 +12,10 @@ import jax
 from flax import nnx
 
 from gplan_jax.data.batches import LoadedBatch
-from gplan_jax.data.task_files import Task, save_task
+from gplan_jax.data.tasks.task import Task
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import atomic_directory
 from gplan_jax.foundation.progress import ProgressBar
-from gplan_jax.gsisr.intent_counts import IntentCounts
 from gplan_jax.models import Qwen3, save_model_directory
 from gplan_jax.models.checkpoints.model_directory import save_shards
 from gplan_jax.models.qwen3.lora import merged
@@ -267,6 +266,5 @@ def _save_model(run: Run, params: Params, folder: Path) -> None:
     if is_primary():
         with atomic_directory(folder) as temporary:
             save_model_directory(model, temporary, source_dir=Path(run.config.model), shards=shards)
-            rows = run.training_set
-            save_task(temporary, rows.task, IntentCounts.fit(rows.plans(), rows.task.library))
+            run.training_set.task.save(temporary, run.training_set.examples)
     barrier(f"{folder.name} is written")

@@ -13,7 +13,7 @@ import numpy as np
 
 from gplan_jax.data.batch_plan import EMPTY_ROW
 from gplan_jax.data.batches import LoadedBatch
-from gplan_jax.data.task_files import Mode
+from gplan_jax.data.tasks.task import Mode
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import write_json
 from gplan_jax.foundation.progress import ProgressBar

@@ -19,7 +19,7 @@ from gplan_jax.data.batches import (
     SampleRows,
     SharedPrefix,
 )
-from gplan_jax.data.task_files import Mode
+from gplan_jax.data.tasks.task import Mode
 from gplan_jax.foundation import GplanError
 from gplan_jax.models.layers.sharding import partition_spec
 from gplan_jax.training.steps.train_config import TrainConfig

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from gplan_jax.data.task_files import Mode
+from gplan_jax.data.tasks.task import Mode
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import json_digest
 from gplan_jax.training.resume.array_digests import ArrayDigest, weight_checksums
@@ -43,17 +43,16 @@ def fingerprint_inputs(run: Run) -> dict[str, str]:
     are trained on top of them or where they are the reference of preferences; otherwise a resumed
     run takes all weights from the checkpoint.
     """
-    rows, task = run.training_set, run.training_set.task
+    rows = run.training_set
     data = hashlib.sha256()
     for cells in rows.contents():
         data.update(json.dumps(cells, ensure_ascii=False).encode())
-    prompt = [task.template.system, task.template.user, task.library.model_dump(mode="json")]
     weights_stay = run.config.lora.rank or Mode(run.config.mode) is Mode.SCDPO
     weights = weight_checksums(run.model) if weights_stay else []
     return {
         "rows": data.hexdigest(),
-        "prompt": json_digest(prompt),
-        "cut": json_digest(task.prompt_length) if run.full_prompts else UNCUT,
+        "prompt": json_digest(rows.task.prompt_sources),
+        "cut": json_digest(rows.task.prompt_length) if run.full_prompts else UNCUT,
         "tokenizer": rows.encoder.fingerprint,
         "model": json_digest([dataclasses.asdict(run.model.config), weights]),
     }

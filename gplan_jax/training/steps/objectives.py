@@ -15,7 +15,7 @@ from flax import struct
 from jax import Array
 
 from gplan_jax.data.batches import CHOSEN, REJECTED, PairRows, SampleRows
-from gplan_jax.data.task_files import Mode
+from gplan_jax.data.tasks.task import Mode
 from gplan_jax.models import Qwen3
 from gplan_jax.models.layers.vocabulary import vocabulary_nll
 from gplan_jax.models.qwen3.model import LayeredContext

@@ -35,7 +35,7 @@ def make_schedule(
         )
     if curriculum.epochs_per_stage is None:
         raise GplanError(
-            "optimizer.schedule=calr follows a moving curriculum, which mode=picd and mode=pause "
+            "optimizer.schedule=calr follows a moving curriculum, which mode=picd, icot and pause "
             "have; choose optimizer.schedule=cosine or constant."
         )
     polish_epoch = curriculum.first_epoch_beyond(config.target_blocks)
@@ -44,7 +44,7 @@ def make_schedule(
             "optimizer.schedule=calr would never polish: its second phase begins after "
             f"{polish_epoch} epochs (optimizer.target_blocks={config.target_blocks}) and the run "
             f"has {total_steps // steps_per_epoch}. Train longer, lower target_blocks (the 90th "
-            "percentile of 2 + plan length), or write optimizer.schedule=constant, which has the "
+            "percentile of a row's blocks), or write optimizer.schedule=constant, which has the "
             "same rates over so short a run."
         )
     return calr_schedule(

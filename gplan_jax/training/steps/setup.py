@@ -25,11 +25,12 @@ from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.loaders import PreferenceLoader, SampleLoader
 from gplan_jax.data.pipeline import batch_iterator
 from gplan_jax.data.preference_set import PreferenceSet
-from gplan_jax.data.task_files import PROMPT_FOLDER, TASK_FILE, Mode, Task, load_task
+from gplan_jax.data.tasks.gsisr_task import PROMPT_FOLDER
+from gplan_jax.data.tasks.registry import load_task, make_task
+from gplan_jax.data.tasks.task import TASK_FILE, Mode, Task
 from gplan_jax.data.training_set import TrainingSet
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
-from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.models import Qwen3, load_qwen3
 from gplan_jax.models.attention.causal import Kernel, resolve_kernel
 from gplan_jax.models.checkpoints.model_directory import read_config
@@ -125,12 +126,7 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
     )
     mode, cache = Mode(config.mode), directory / CACHE_NAME
     encoder, faulty = ChatEncoder.load(config.model), FaultyRows(config.data.on_error)
-    task = Task(
-        PromptTemplate.load(config.data.template),
-        IntentLibrary.load(config.data.library),
-        config.data.prompt_length or config.data.max_length,
-        mode.response,
-    )
+    task = task_of(config)
     loader: SampleLoader | PreferenceLoader
     if mode is Mode.SCDPO:
         pairs = PreferenceSet.read(config.data.train, encoder=encoder, task=task, faulty=faulty)
@@ -141,14 +137,24 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
         plan = batch_plan_of(config, pairs, pairs.whole_lengths(levels_Nx3))
         loader = PreferenceLoader(pairs, plan, levels_Nx3, unknown_Nx2x2, batch_share(mesh))
     else:
+        order = config.curriculum
         rows = TrainingSet.read(
-            config.data.train, encoder=encoder, task=task, mode=mode, faulty=faulty
+            config.data.train, encoder=encoder, task=task, mode=mode, order=order, faulty=faulty
         )
-        blocks = max(rows.blocks(row) for row in range(len(rows)))
+        hidden_at = order.last_stage(max(rows.blocks(row) for row in range(len(rows))))
         last_stage = curriculum_of(config, len(rows)).stage_of_epoch(config.epochs - 1)
-        lengths_NxGx2 = rows.lengths(min(last_stage, blocks) + 1, cache_dir=cache)
+        lengths_NxGx2 = rows.lengths(min(last_stage, hidden_at) + 1, cache_dir=cache)
         rows = with_prompt_length(config, rows, lengths_NxGx2[..., 1].max(axis=1))
-        lengths_NxGx2[..., 0] = lengths_NxGx2[..., 0].clip(max=rows.task.prompt_length)
+        room = rows.task.prompt_length
+        if not task.cuts_prompts and (lengths_NxGx2[:, 0, 0] > room).any():
+            longest = int(lengths_NxGx2[:, 0, 0].argmax())
+            raise GplanError(
+                f"The prompt of the row with id {rows.row_id(longest)} has "
+                f"{lengths_NxGx2[longest, 0, 0]} tokens, and {room} are left for prompts beside "
+                f"the longest response; data.task={task.name} cuts none. Give a greater "
+                "data.max_length."
+            )
+        lengths_NxGx2[..., 0] = lengths_NxGx2[..., 0].clip(max=room)
         loader = SampleLoader(rows, batch_plan_of(config, rows, lengths_NxGx2), batch_share(mesh))
     faulty.report()
     schedule = make_schedule(
@@ -169,11 +175,25 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
     add_adapters(model, config, latent_ids=encoder.latent_ids, mesh=mesh)
     optimizer = make_optimizer(config.optimizer, schedule)
     run = Run(config, directory, mesh, model, loader, schedule, optimizer)
-    log_once(
-        f"prompts are cut to {run.training_set.task.prompt_length} tokens; {run.full_prompts} of "
-        f"{len(run.training_set)} rows have that many and may have lost some of their history"
-    )
+    if task.cuts_prompts:
+        rows_with = f"{run.full_prompts} of {len(run.training_set)} rows have"
+        log_once(
+            f"prompts are cut to {run.training_set.task.prompt_length} tokens; {rows_with} that "
+            "many and may have lost some of their history"
+        )
     return run
+
+
+def task_of(config: TrainConfig) -> Task:
+    """The task of a run, as its config names it; ``with_prompt_length`` cuts its prompts."""
+    data = config.data
+    return make_task(
+        data.task,
+        template=data.template,
+        library=data.library,
+        prompt_length=data.prompt_length or data.max_length,
+        response=Mode(config.mode).response,
+    )
 
 
 def with_prompt_length(config: TrainConfig, rows: Rows, responses_N: np.ndarray) -> Rows:
@@ -188,9 +208,9 @@ def with_prompt_length(config: TrainConfig, rows: Rows, responses_N: np.ndarray)
         room = limit - longest
         if Mode(config.mode) is Mode.SCDPO and (Path(config.model) / TASK_FILE).is_file():
             room = min(room, load_task(Path(config.model)).prompt_length)
-    sample, _ = next(iter(rows.plans()))
+    prompt = rows.task.prompt(next(iter(rows.examples)).context)
     try:
-        rows.encoder.user_room(rows.task.prompt(sample), max_length=min(room, limit - longest))
+        rows.encoder.user_room(prompt, max_length=min(room, limit - longest))
         if room + longest > limit:
             raise GplanError(f"Beside it a prompt of data.prompt_length={room} does not fit.")
     except GplanError as error:
@@ -203,13 +223,14 @@ def with_prompt_length(config: TrainConfig, rows: Rows, responses_N: np.ndarray)
 
 def _warn_of_another_prompt(config: TrainConfig, pairs: PreferenceSet) -> None:
     """A policy is only worth refining on prompts that it knows."""
-    if not (Path(config.model) / PROMPT_FOLDER).is_dir():
+    model = Path(config.model)
+    if not (model / PROMPT_FOLDER).is_dir():
         return
-    known = load_task(Path(config.model))
-    if any(known.prompt(c) != pairs.task.prompt(c) for c in pairs.pairs[0].contexts):
+    known, contexts = load_task(model), [row.context for row in pairs.pairs[0].examples]
+    if any(known.prompt(context) != pairs.task.prompt(context) for context in contexts):
         log_once(
-            f"warning: {config.model} was trained with another prompt than data.template="
-            f"{config.data.template}; its own is data.template={config.model}/{PROMPT_FOLDER}"
+            f"warning: {model} was trained with another prompt than data.template="
+            f"{config.data.template}; its own is data.template={model}/{PROMPT_FOLDER}"
         )
 
 
@@ -255,7 +276,9 @@ def curriculum_of(config: TrainConfig, samples: int) -> CompressionCurriculum:
     """The curriculum over so many samples; it stands still where the mode has none."""
     moves = Mode(config.mode).has_curriculum
     return CompressionCurriculum(
-        samples, epochs_per_stage=config.epochs_per_stage if moves else None
+        samples,
+        epochs_per_stage=config.epochs_per_stage if moves else None,
+        order=config.curriculum,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from gplan_jax.foundation.config import Config
+from gplan_jax.objectives.curriculum import BlockOrder
 from gplan_jax.objectives.preference import PreferenceLoss, ScDpoConfig
 from gplan_jax.training.hosts.mesh import MeshConfig
 
@@ -20,8 +21,11 @@ DType = Literal["float32", "bfloat16"]
 class DataConfig(Config):
     """Rows, prompt and batching."""
 
+    # "gsisr" plans from contexts; "text" is any task with a prompt, reasoning blocks and an answer
+    # in each row (docs/own_task.md)
+    task: Literal["gsisr", "text"] = "gsisr"
     # CSV, JSONL or Parquet file of labelled rows; for SC-DPO the .jsonl file of context pairs
-    # that ``gplan counterfactuals`` writes
+    # that ``gplan counterfactuals`` writes; rows of text are .jsonl
     train: str
     test: str | None = None  # rows kept back for evaluation during training
     # YAML file of the intent library; the shipped Amap library where it is not given
@@ -149,10 +153,10 @@ class TrainConfig(Config):
     """One run."""
 
     # "direct_sft" trains plans alone, "cot_sft" reasoning in words and plan, "picd" reasoning
-    # that turns latent block by block, one an epoch; "pause" latent tokens from the start and no
-    # reasoning, to compare PICD with; "scdpo" prefers, of two plans in latent form, the one that
-    # fits the context
-    mode: Literal["direct_sft", "cot_sft", "picd", "pause", "scdpo"]
+    # that turns latent block by block, one an epoch; to compare PICD with, "icot" reasoning whose
+    # blocks vanish instead, and "pause" latent tokens from the start and no reasoning; "scdpo"
+    # prefers, of two plans in latent form, the one that fits the context
+    mode: Literal["direct_sft", "cot_sft", "picd", "icot", "pause", "scdpo"]
     model: str  # directory made by ``gplan convert``, or a Hugging Face directory
     output: str  # directory of the run; made anew, or continued with --resume
     epochs: int = Field(13, gt=0)
@@ -160,8 +164,9 @@ class TrainConfig(Config):
     # each with both plans, so four sequences and two preferences
     batch_size: int = Field(32, gt=0)
     accumulation_steps: int = Field(1, gt=0)  # micro-batches that a batch is split into
-    # epochs until one block more turns latent (picd); small data wants several
+    # epochs until more blocks turn latent (picd, icot); small data wants several
     epochs_per_stage: int = Field(1, gt=0)
+    curriculum: BlockOrder = BlockOrder()
     seed: int = 0
     data: DataConfig
     mesh: MeshConfig = MeshConfig()

@@ -17,7 +17,7 @@ from gplan_jax.training.steps.train_config import TrainConfig
     [
         (
             {"checkpoint": {"keep_best": 1, "best_metric": "bleu"}},
-            "best_metric=bleu is no figure of an evaluation; there are acc1, ndcg3, nes",
+            "best_metric=bleu is no figure of an evaluation of data.task=gsisr; there are acc1",
         ),
         ({}, "data.test names no rows"),
         (

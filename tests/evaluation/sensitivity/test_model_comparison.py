@@ -280,12 +280,12 @@ def test_a_faulty_pair_is_left_out_on_request(
 
 
 def test_models_with_other_libraries_are_refused(files: dict[str, Any]) -> None:
-    from gplan_jax.data.task_files import Task, save_task
+    from gplan_jax.data.tasks.gsisr_task import GsisrTask
     from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 
     library = IntentLibrary.load()
     smaller = library.model_copy(update={"name": "another"})
-    save_task(files["models"]["scdpo"], Task(PromptTemplate.load("compact_zh"), smaller))
+    GsisrTask(PromptTemplate.load("compact_zh"), smaller).save(files["models"]["scdpo"])
     with pytest.raises(GplanError, match="picd and scdpo have different intent libraries"):
         compare_sensitivity(**files)
 

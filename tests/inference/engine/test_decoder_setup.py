@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.data.task_files import Mode, Task, save_task
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
+from gplan_jax.data.tasks.task import Mode
 from gplan_jax.data.training_set import TrainingSet
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, PromptTemplate, Sample
 from gplan_jax.gsisr.context_pairs import SPATIOTEMPORAL_COLUMNS
 from gplan_jax.inference.engine import engine, planner
-from gplan_jax.inference.engine.decoder_setup import Parts, Prompter, elsewhere
+from gplan_jax.inference.engine.decoder_setup import Prompter, build_prompter, elsewhere
 from gplan_jax.inference.engine.requests import EngineConfig, PlanRequest
 
 CONTEXT = (*SPATIOTEMPORAL_COLUMNS, *(f"trigger_{number}" for number in range(1, 8)))
@@ -27,7 +28,9 @@ CONTEXT = (*SPATIOTEMPORAL_COLUMNS, *(f"trigger_{number}" for number in range(1,
 @pytest.fixture(scope="module")
 def prompter(tiny_model_dir: Path) -> Prompter:
     encoder = ChatEncoder.load(tiny_model_dir)
-    return Prompter(encoder, Task(PromptTemplate.load("amap_zh"), IntentLibrary.load(), 4000))
+    return Prompter(
+        encoder, GsisrTask(PromptTemplate.load("amap_zh"), IntentLibrary.load(), prompt_length=4000)
+    )
 
 
 def test_elsewhere_changes_every_column_of_the_context_and_no_other(
@@ -103,28 +106,30 @@ def prompts(
     folder = tmp_path_factory.mktemp("room") / "model"
     shutil.copytree(tiny_model_dir, folder)
     encoder = ChatEncoder.load(folder)
-    task = Task(PromptTemplate.load("amap_zh"), IntentLibrary.load(), 10**6, "latent")
+    task = GsisrTask(
+        PromptTemplate.load("amap_zh"), IntentLibrary.load(), prompt_length=10**6, response="latent"
+    )
     rows = TrainingSet.read(world_file, encoder=encoder, task=task, mode=Mode.PICD)
     room = int(rows.lengths(1)[..., 0].max()) + 20  # Of the rows themselves, none is cut.
     rows = dataclasses.replace(rows, task=dataclasses.replace(task, prompt_length=room))
-    save_task(folder, rows.task)
+    rows.task.save(folder)
 
     class Found(Exception):
         pass
 
     def prompter(plan: Callable[[], object]) -> Prompter:
-        """The one that a decoder is built with; there planning ends."""
+        """The one that is made for a decoder; there planning ends."""
 
-        def build_decoder(parts: Parts, config: EngineConfig, given: Prompter, **_: object) -> None:
-            raise Found(given)
+        def build(task: GsisrTask, encoder: ChatEncoder, config: EngineConfig) -> None:
+            raise Found(build_prompter(task, encoder, config))
 
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Found) as found:
-            patch.setattr(planner, "build_decoder", build_decoder)
-            patch.setattr(engine, "build_decoder", build_decoder)
+            patch.setattr(planner, "build_prompter", build)
+            patch.setattr(engine, "build_prompter", build)
             plan()
         return found.value.args[0]
 
-    sample, serving = rows.samples[:1], EngineConfig(max_new_tokens=7)
+    sample, serving = [rows.examples[0].context], EngineConfig(max_new_tokens=7)
     loaded = planner.Planner.load(folder, max_new_tokens=300)
     in_training = planner.Planner(loaded.model, encoder, rows.task, max_new_tokens=900)
     ways = {
@@ -143,11 +148,14 @@ def test_training_evaluation_and_serving_give_the_decoder_the_same_ids(
 ) -> None:
     row = data.draw(st.integers(0, len(prompts.rows) - 1))
     history = "去" * data.draw(st.integers(0, 60)) + data.draw(st.text(max_size=60))
-    sample = prompts.rows.samples[row]
+    example = prompts.rows.examples[row]
+    sample = example.context
     sample = dataclasses.replace(
         sample, short_term_behavior_seq=sample.short_term_behavior_seq + history
     )
-    asked = dataclasses.replace(prompts.rows, samples=(sample,), labels=prompts.rows.labels[:1])
+    asked = dataclasses.replace(
+        prompts.rows, examples=(dataclasses.replace(example, context=sample),)
+    )
     ids = asked.tokenize(0, stage=data.draw(st.integers(0, 9))).prompt_ids.tolist()
     for prompter in prompts.prompters.values():
         assert list(prompter.prompted(PlanRequest(sample)).ids) == ids

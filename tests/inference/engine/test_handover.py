@@ -109,9 +109,9 @@ def test_generate_gives_the_tokens_of_our_greedy_decoder(
         max_new_tokens=NEW_TOKENS,
         prefix_cache_mib=0,
     )
-    parts = load_parts(trained, config, prompt_length=512)
-    prompter = build_prompter(parts.task, parts.encoder, config)
-    decoder = build_decoder(parts, config, prompter, ahead=False)
+    parts, task = load_parts(trained, config, prompt_length=512)
+    prompter = build_prompter(task, parts.encoder, config)
+    decoder = build_decoder(parts, config, prompter.system_ids(), max_prompt=512, ahead=False)
     rows = decode_all(decoder, [Prompted(ids) for ids in prompt_ids], on_row=lambda: None)
     ours = [row.response for row in rows]
     assert [generate(theirs, ids) for ids in prompt_ids] == ours

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gplan_jax.data.task_files import Task, save_task
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample
@@ -47,8 +47,8 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, list[str]]]:
 
 def model_dir(folder: Path, response: str = "plan") -> Path:
     folder.mkdir(parents=True)
-    task = Task(PromptTemplate.load("compact_zh"), IntentLibrary.load(), response=response)
-    save_task(folder, task)
+    task = GsisrTask(PromptTemplate.load("compact_zh"), IntentLibrary.load(), response=response)
+    task.save(folder)
     return folder
 
 

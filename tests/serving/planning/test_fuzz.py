@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from gplan_jax.data import ChatEncoder, Task
+from gplan_jax.data import ChatEncoder
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, PromptTemplate, Sample
 from gplan_jax.inference.engine.decoder_setup import Prompter
 from gplan_jax.inference.engine.requests import PlanRequest
@@ -130,7 +131,7 @@ class Way:
 def way_of(
     encoder: ChatEncoder, *, prompt_length: int = NEVER_CUT, template: str = "amap_zh"
 ) -> Way:
-    task = Task(PromptTemplate.load(template), LIBRARY, prompt_length)
+    task = GsisrTask(PromptTemplate.load(template), LIBRARY, prompt_length=prompt_length)
     return Way(Prompter(encoder, task, find_shared=False))
 
 

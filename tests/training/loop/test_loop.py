@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gplan_jax.data.task_files import COUNTS_FILE, Task, load_task
+from gplan_jax.data.tasks.gsisr_task import COUNTS_FILE, GsisrTask
+from gplan_jax.data.tasks.task import Task
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json
 from gplan_jax.gsisr import read_samples
@@ -50,7 +51,7 @@ def test_a_run_leaves_log_checkpoints_and_model(unbroken: TrainConfig) -> None:
     assert len(list((run / "checkpoints").iterdir())) == 2
     assert list((run / "tensorboard").iterdir())
     assert (run / "model" / "tokenizer.json").is_file()
-    assert load_task(run / "model").response == "latent"
+    assert GsisrTask.load(run / "model").response == "latent"
     assert len(IntentCounts.load(run / "model" / COUNTS_FILE)) == 20
 
 
@@ -136,7 +137,7 @@ def test_evaluation_is_called_and_logged(make_config: MakeConfig, tmp_path: Path
 
     train(config, evaluate=evaluate)
     assert seen == ["epoch-002", "epoch-003"]
-    assert rooms == {load_task(tmp_path / "run" / "model").prompt_length}
+    assert rooms == {GsisrTask.load(tmp_path / "run" / "model").prompt_length}
     records = read_log(tmp_path / "run" / "log.jsonl")
     scores = [r for r in records if r["kind"] == "evaluation"]
     assert [(r["epoch"], r["acc1"]) for r in scores] == [(2, 0.25), (3, 0.25)]

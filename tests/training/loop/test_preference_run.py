@@ -92,12 +92,12 @@ def test_a_run_logs_rewards_terms_and_shares(finished: TrainConfig) -> None:
 
 
 def test_the_finished_model_is_a_model_directory(finished: TrainConfig) -> None:
-    from gplan_jax.data.task_files import COUNTS_FILE, load_task
+    from gplan_jax.data.tasks.gsisr_task import COUNTS_FILE, GsisrTask
     from gplan_jax.gsisr.intent_counts import IntentCounts
     from gplan_jax.models import load_qwen3
 
     model, pairs = Path(finished.output) / "model", Path(finished.data.train)
-    assert load_task(model).response == "latent"
+    assert GsisrTask.load(model).response == "latent"
     # A pair is two contexts with a plan each, and two lines of its file.
     lines = len(pairs.read_text(encoding="utf-8").splitlines())
     assert len(IntentCounts.load(model / COUNTS_FILE)) == lines

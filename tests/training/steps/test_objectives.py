@@ -18,7 +18,7 @@ from gplan_jax.data.batches import Batch
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.loaders import PreferenceLoader
 from gplan_jax.data.preference_set import PreferenceSet
-from gplan_jax.data.task_files import Task
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
 from gplan_jax.models import Qwen3, Qwen3Config
 from gplan_jax.objectives import scdpo_loss
@@ -46,7 +46,7 @@ def make_batch(pairs_file: Path, tiny_model_dir: Path) -> MakeBatch:
     pairs, levels = PreferenceSet.read(
         pairs_file,
         encoder=ChatEncoder.load(tiny_model_dir),
-        task=Task(PromptTemplate.load("compact_zh"), IntentLibrary.load(), prompt_length=1300),
+        task=GsisrTask(PromptTemplate.load("compact_zh"), IntentLibrary.load(), prompt_length=1300),
     ).fitting()
     reference = np.random.default_rng(0).uniform(-5, 5, (len(pairs), 2, 2)) - 300
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gplan_jax.data import ChatEncoder, Mode, Task, TrainingSet
-from gplan_jax.data.task_files import TASK_FILE, load_task, save_task
+from gplan_jax.data import ChatEncoder, Mode, TrainingSet
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
+from gplan_jax.data.tasks.task import TASK_FILE
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import write_json
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
@@ -23,7 +24,9 @@ def rows(world_file: Path, tiny_model_dir: Path) -> TrainingSet:
     return TrainingSet.read(
         world_file,
         encoder=ChatEncoder.load(tiny_model_dir),
-        task=Task(PromptTemplate.load("compact_zh"), IntentLibrary.load(), 10**6),
+        task=GsisrTask(
+            PromptTemplate.load("compact_zh"), IntentLibrary.load(), prompt_length=10**6
+        ),
         mode=Mode.PICD,
     )
 
@@ -57,11 +60,11 @@ def test_preferences_keep_what_the_policy_was_trained_with(
     rows: TrainingSet, tmp_path: Path
 ) -> None:
     responses, folder = np.full(len(rows), 100), tmp_path / "model"
-    save_task(folder, Task(rows.task.template, rows.task.library, 300))
+    GsisrTask(rows.task.template, rows.task.library, prompt_length=300).save(folder)
     policy = config(folder, "scdpo", max_length=700)
     assert with_prompt_length(policy, rows, responses).task.prompt_length == 300
     write_json(folder / TASK_FILE, {"max_length": 512})  # an older policy
-    assert load_task(folder).prompt_length == 512 - 160
+    assert GsisrTask.load(folder).prompt_length == 512 - 160
     assert with_prompt_length(policy, rows, responses).task.prompt_length == 352
     short = config(folder, "scdpo", max_length=400)
     assert with_prompt_length(short, rows, responses).task.prompt_length == 300

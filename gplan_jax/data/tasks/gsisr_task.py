@@ -1,0 +1,165 @@
+"""GSISR as a task, and how it is kept beside a model's weights.
+
+MODEL/prompt/system.j2 and user.j2   the prompt template
+MODEL/library.yaml                   the intent library
+MODEL/intent_counts.json             counts of the training plans, for drafts; not needed otherwise
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from gplan_jax.data.encoding import ChatEncoder
+from gplan_jax.data.tasks.task import (
+    TASK_FILE,
+    Example,
+    ExamplePair,
+    Response,
+    RowScores,
+    Task,
+    read_task_file,
+)
+from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.faulty_rows import FaultyRows
+from gplan_jax.foundation.files import atomic_write
+from gplan_jax.gsisr import (
+    IntentLibrary,
+    PromptTemplate,
+    Sample,
+    canonical_plan,
+    check_plan,
+    latent_failure,
+    parse_plan,
+    read_context_pairs,
+    read_labelled_samples,
+    score_prediction,
+)
+from gplan_jax.gsisr.intent_counts import IntentCounts
+from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary, Prompt, read_response
+
+PROMPT_FOLDER, LIBRARY_FILE, COUNTS_FILE = "prompt", "library.yaml", "intent_counts.json"
+TIERS = ("format", "schema", "logic")
+UNREADABLE = ("not_json", "not_a_list")
+PLAN_MEASURES = (
+    "acc1", "ndcg3", "nes", "ndcg3_unique", "ndcg3_positional", "exact", "acc1_tool", "ndcg3_tool",
+)  # fmt: skip
+FILTER_MEASURES = ("filter_pass", *(f"filter_pass_{tier}" for tier in TIERS))
+MODEL_MEASURES = (*PLAN_MEASURES, "latent_valid", *FILTER_MEASURES)
+
+
+@dataclass(frozen=True)
+class GsisrTask(Task):
+    """Plans for contexts, by a prompt template and an intent library."""
+
+    template: PromptTemplate
+    library: IntentLibrary
+
+    name: ClassVar[str] = "gsisr"
+    cuts_prompts: ClassVar[bool] = True
+    reasoning_mend: ClassVar[str] = "Write it with `gplan explain --data FILE --out FILE`."
+    measures: ClassVar[tuple[str, ...]] = MODEL_MEASURES
+
+    @classmethod
+    def load(
+        cls,
+        model_dir: Path,
+        *,
+        template: str | None = None,
+        library: str | None = None,
+        prompt_length: int | None = None,
+        response: Response | None = None,
+    ) -> GsisrTask:
+        """The task of a model directory; what is named replaces it, what neither has is Amap's.
+
+        Raises:
+            GplanError: the directory's files are broken, or it is a model of another task.
+        """
+        name, stored_length, stored_response = read_task_file(model_dir)
+        if name != cls.name:
+            raise GplanError(
+                f"{model_dir / TASK_FILE}: this model's task is {name}, and what was asked for is "
+                f"of the task {cls.name}; `gplan evaluate` scores it."
+            )
+        if template is None and (model_dir / PROMPT_FOLDER).is_dir():
+            template = str(model_dir / PROMPT_FOLDER)
+        if library is None and (model_dir / LIBRARY_FILE).is_file():
+            library = str(model_dir / LIBRARY_FILE)
+        return cls(
+            PromptTemplate.load(template or "amap_zh"),
+            IntentLibrary.load(library),
+            prompt_length=prompt_length or stored_length,
+            response=response or stored_response,
+        )
+
+    @property
+    def prompt_sources(self) -> list[Any]:
+        return [self.template.system, self.template.user, self.library.model_dump(mode="json")]
+
+    def read(
+        self, path: str | Path, latents: LatentVocabulary, faulty: FaultyRows | None = None
+    ) -> Iterator[Example]:
+        """Samples whose labels agree with the library; see ``read_labelled_samples``."""
+        rows = read_labelled_samples(path, self.library, vocabulary=latents, faulty=faulty)
+        for sample, label in rows:
+            steps = (f"STEP_{number}" for number in range(1, len(label.plan) + 1))
+            yield Example(
+                sample.id,
+                sample,
+                label.trace.blocks if label.trace else (),
+                (*latents.context_blocks, *steps),
+                canonical_plan(label.plan, self.library),
+            )
+
+    def read_pairs(
+        self, path: str | Path, latents: LatentVocabulary, faulty: FaultyRows | None = None
+    ) -> Iterator[ExamplePair]:
+        """Pairs checked against library and rule filter; see ``read_context_pairs``."""
+
+        def example(sample: Sample) -> Example:
+            blocks, plan = read_response(sample.raw_labels, latents)
+            return Example(sample.id, sample, blocks, tuple(name for name, _ in blocks), plan)
+
+        for pair in read_context_pairs(path, self.library, vocabulary=latents, faulty=faulty):
+            examples = (example(pair.anchor), example(pair.counterfactual))
+            yield ExamplePair(pair.key, examples, pair.provenance.changed)
+
+    def prompt(self, context: Sample) -> Prompt:
+        """The prompt of a sample."""
+        return self.template.render(context, self.library, self.response)
+
+    def score(self, text: str, example: Example, encoder: ChatEncoder) -> RowScores:
+        """The paper's measures; see ``score_text``."""
+        return score_text(text, example.answer, self.library, encoder.latents)
+
+    def save(self, model_dir: Path, examples: Iterable[Example] = ()) -> None:
+        """Writes the task into a model directory, with the counts of the plans of ``examples``."""
+        self.template.save(model_dir / PROMPT_FOLDER)
+        with atomic_write(model_dir / LIBRARY_FILE) as temporary:
+            text = yaml.safe_dump(self.library.model_dump(), sort_keys=False, allow_unicode=True)
+            temporary.write_text(text, encoding="utf-8")
+        super().save(model_dir)
+        plans = ((row.context, parse_plan(row.answer, self.library)) for row in examples)
+        if len(counts := IntentCounts.fit(plans, self.library)):
+            counts.save(model_dir / COUNTS_FILE)
+
+
+def score_text(
+    text: str, label: str, library: IntentLibrary, latents: LatentVocabulary = GSISR_LATENTS
+) -> RowScores:
+    """Scores one raw answer against one raw label (paper, section 5.1.2) and the rule filter."""
+    score = score_prediction(text, label, library)
+    failure = latent_failure(text, latents, library)
+    violations = tuple((v.tier, v.code) for v in check_plan(text, library))
+    # What is no list at all has nothing that the later tiers could find fault with.
+    unreadable = any(code in UNREADABLE for _, code in violations)
+    broken = set(TIERS) if unreadable else {tier for tier, _ in violations}
+    values = {measure: float(getattr(score, measure)) for measure in PLAN_MEASURES}
+    values["latent_valid"] = float(failure is None)
+    values["filter_pass"] = float(not violations)
+    values |= {f"filter_pass_{tier}": float(tier not in broken) for tier in TIERS}
+    return RowScores(values, failure, violations)
