@@ -10,13 +10,11 @@ comes twice; nothing is unknown to it. In rows of text a digit takes the space b
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
-from gplan_jax.data.tasks.text_task import TextTask
+from gplan_jax.data.tasks.text_task import texts_of_rows
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, read_samples, training_texts
 from gplan_jax.models.checkpoints.tiny import SPACED_SPLIT, SPLIT, write_tiny_checkpoint
-from gplan_jax.reasoning import GSISR_LATENTS, write_response
 
 
 def main() -> None:
@@ -55,14 +53,6 @@ def main() -> None:
         split=SPACED_SPLIT if options.task == "text" else SPLIT,
     )
     print(f"{sizes['parameters']:,} parameters, {sizes['tokens']} tokens in {options.out}")
-
-
-def texts_of_rows(path: Path) -> Iterator[str]:
-    """Roles, prompts and responses of rows of text."""
-    for row in TextTask().read(path, GSISR_LATENTS):
-        response = write_response(row.blocks, row.answer, GSISR_LATENTS)
-        prompt = row.context
-        yield from ("system\nuser\nassistant\n", prompt.system, prompt.user, response)
 
 
 if __name__ == "__main__":

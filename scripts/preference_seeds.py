@@ -13,7 +13,6 @@ t-interval of that mean, the least and the greatest seed.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from gplan_jax.cli.quickstart_run import LOSSES, quickstart
+from gplan_jax.evaluation.scores.intervals import t_interval
 from gplan_jax.evaluation.sensitivity.model_comparison import RESULTS as SENSITIVITY
 from gplan_jax.foundation.files import atomic_write, read_json, write_json
 from gplan_jax.foundation.tables import plain_text
@@ -50,8 +50,6 @@ PLAN_FIGURES = {
     ("labels", "latent_valid"): "Latent-Valid",
     ("labels", "filter_pass"): "Filter pass",
 }
-# 97.5% quantile of Student's t with n - 1 degrees of freedom.
-T_QUANTILE = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 Figure = dict[str, Any]
 
 
@@ -64,8 +62,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/seeds"))
     parser.add_argument("--rows", type=int, default=1000, help="simulated rows of each seed")
     options = parser.parse_args()
-    if len(options.seeds) not in T_QUANTILE:
-        parser.error(f"take {min(T_QUANTILE)} to {max(T_QUANTILE)} seeds")
+    if len(options.seeds) < 2:
+        parser.error("take two seeds or more")
     console = Console()
     runs = {seed: options.out / f"seed-{seed}" for seed in options.seeds}
     for seed, run in runs.items():
@@ -118,11 +116,9 @@ def over_seeds(by_seed: Mapping[int, Mapping[str, float]]) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
     for name in names:
         values = [figures[name] for figures in by_seed.values()]
-        mean, count = statistics.fmean(values), len(values)
-        reach = T_QUANTILE[count] * statistics.stdev(values) / math.sqrt(count)
         found[name] = {
-            "mean": mean,
-            "interval": [mean - reach, mean + reach],
+            "mean": statistics.fmean(values),
+            "interval": list(t_interval(np.asarray(values))),
             "least": min(values),
             "greatest": max(values),
             "seeds": dict(zip(map(str, by_seed), values, strict=True)),

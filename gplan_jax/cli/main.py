@@ -13,6 +13,7 @@ from gplan_jax.cli import bench, convert, evaluation, memory, sensitivity, serve
 from gplan_jax.cli import judge as judge_command
 from gplan_jax.cli import quickstart as quickstart_command
 from gplan_jax.cli import report as report_command
+from gplan_jax.cli import reproduce as reproduce_command
 from gplan_jax.cli import tasks as tasks_command
 from gplan_jax.cli import triggers as triggers_command
 from gplan_jax.cli.abtest import abtest
@@ -46,6 +47,7 @@ for command in (
     judge_command.judge,
     report_command.report,
     baseline_command.baseline,
+    reproduce_command.reproduce,
     serve.serve,
 ):
     app.command()(command)

@@ -183,3 +183,10 @@ def text_latents(path: str | Path, *, width: int) -> LatentVocabulary:
     if not order:
         raise GplanError(f"{path} names no reasoning block; use --latents none.")
     return LatentVocabulary(tuple(order), max_steps=0, width=width)
+
+
+def texts_of_rows(path: str | Path) -> Iterator[str]:
+    """Roles, prompts and responses of a file's rows: what a tokenizer of their own is fitted to."""
+    for row in TextTask().read(path, GSISR_LATENTS):
+        response = write_response(row.blocks, row.answer, GSISR_LATENTS)
+        yield from ("system\nuser\nassistant\n", row.context.system, row.context.user, response)

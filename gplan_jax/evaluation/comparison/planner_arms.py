@@ -1,26 +1,29 @@
-"""Small planners as arms of a comparison: GPlan itself, trained in each of its ways.
+"""Planners as arms of a comparison: GPlan itself, trained in each of its ways.
 
 `picd` is the method; `pause` has the same latent tokens but sees no reasoning, so what PICD gains
-beyond it is what the reasoning taught; `direct_sft` has neither. All three begin with the same
-random weights and take the same number of epochs. Without a pretrained checkpoint they say how the
-ways of training compare, not how good GPlan is.
+beyond it is what the reasoning taught; `direct_sft` has neither. All begin with the same random
+weights and take the same number of epochs. Without a pretrained checkpoint they say how the ways of
+training compare, not how good GPlan is.
 """
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gplan_jax.baselines.fitting.arms import Arm, Fitted
 from gplan_jax.baselines.fitting.network import count_parameters
 from gplan_jax.baselines.rows.features import InputMode, history_only
 from gplan_jax.data.tasks.task import Mode
 from gplan_jax.foundation.config import Config
-from gplan_jax.foundation.files import read_jsonl
+from gplan_jax.foundation.files import json_digest, read_jsonl
 from gplan_jax.gsisr import (
     IntentLibrary,
     PromptTemplate,
@@ -33,18 +36,20 @@ from gplan_jax.gsisr import (
 from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.models import convert_checkpoint
 from gplan_jax.models.checkpoints.tiny import write_tiny_checkpoint
+from gplan_jax.objectives.preference import PreferenceLoss
 from gplan_jax.reasoning import GSISR_LATENTS, split_response, write_trace
 from gplan_jax.synthesis.amap.rules import Rules
+from gplan_jax.synthesis.pairs.counterfactuals import write_counterfactuals
 from gplan_jax.training.loop.loop import train
-from gplan_jax.training.steps.train_config import TrainConfig
+from gplan_jax.training.steps.train_config import DType, TrainConfig
 
-MAX_NEW_TOKENS = 192
-TRAINED = "run"
+Schedule = Literal["calr", "cosine", "constant"]
 
 
 class PlannerSettings(Config):
     """A small Qwen3 from random weights and its training; rates as in configs/gsisr_small.yaml."""
 
+    model: str | None = None  # a model directory to start from in place of random weights
     template: str = "compact_zh"
     layers: int = 3
     hidden_size: int = 128
@@ -56,8 +61,16 @@ class PlannerSettings(Config):
     batch_size: int = 16
     learning_rate: float = 1e-3
     polish_lr: float = 5e-4
+    warmup_ratio: float = 0.02
     weight_decay: float = 0.1
+    b2: float = 0.98
     max_length: int = 512
+    length_multiple: int = 64
+    max_new_tokens: int = 192
+    compute: DType = "float32"
+    remat: Literal["none", "full"] = "none"
+    preference_lr: float = 2e-5  # of the arms that go on with pairs of contexts, for one epoch
+    pairs_of_a_row: int = 2
 
 
 TRIALS: tuple[dict[str, Any], ...] = (
@@ -66,6 +79,20 @@ TRIALS: tuple[dict[str, Any], ...] = (
     {"epochs": 16, "epochs_per_stage": 1},
     {"weight_decay": 0.3},
 )
+
+
+@dataclass(frozen=True)
+class PlannerRecipe:
+    """A way of training: on rows, then, where ``preference`` is given, on pairs of contexts."""
+
+    mode: Mode
+    schedule: Schedule = "calr"
+    preference: PreferenceLoss | None = None
+
+    @property
+    def run_name(self) -> str:
+        """The folder of its last run."""
+        return "-".join(filter(None, (self.mode.value, self.schedule, self.preference)))
 
 
 @dataclass(frozen=True)
@@ -81,40 +108,70 @@ class PlannerPredictor:
         return count_parameters(self.planner.model)
 
     def predict(self, samples: Sequence[Sample], *, constrained: bool) -> list[str]:
-        """Greedy plans, held to the grammar or not; latent tokens are left out of the texts."""
-        planner = replace(self.planner, mode="constrained") if constrained else self.planner
+        """Greedy plans held to the grammar, or free answers as they are, latent tokens included."""
         shown = [_shown(sample, self.mode) for sample in samples]
-        library = planner.library
+        if not constrained:
+            return self.planner.generate(shown)
+        planner, library = replace(self.planner, mode="constrained"), self.planner.library
         return [canonical_plan(parse_plan(t, library), library) for t in planner.generate(shown)]
 
 
-def planner_arm(way: Mode, title: str) -> Arm:
-    """The arm that trains a small planner in one of GPlan's ways."""
+def planner_arm(name: str, title: str, recipe: PlannerRecipe, runs: Path | None = None) -> Arm:
+    """The arm that trains a planner by a recipe.
 
-    def fit(
-        samples: Sequence[Sample],
-        validation: Sequence[Sample],
-        settings: PlannerSettings,
-        mode: InputMode,
-        library: IntentLibrary,
-        seed: int,
-    ) -> Fitted:
-        """Trains for all epochs: a curriculum can't stop early, so ``validation`` isn't used."""
-        del validation
-        rows = [_row(sample, mode, library) for sample in samples]
+    ``runs`` keeps every run under a hash of what it depends on: one that was stopped goes on there,
+    and arms share what they have in common, as SC-DPO does the PICD model that it begins with.
+    """
+    fit = functools.partial(fit_planner, recipe, runs)  # Pickled on its way to another process.
+    return Arm(name, title, PlannerSettings, TRIALS, fit, stops_early=False)
+
+
+def fit_planner(
+    recipe: PlannerRecipe,
+    runs: Path | None,
+    samples: Sequence[Sample],
+    validation: Sequence[Sample],
+    *arguments: Any,
+) -> Fitted:
+    """Trains for all epochs: a curriculum can't stop early, so ``validation`` isn't used."""
+    del validation
+    settings, mode, library, seed = arguments
+    rows = [_row(sample, mode, library) for sample in samples]
+    facts = [
+        settings.model_dump(mode="json"),
+        library.model_dump(mode="json"),
+        [(row.id, row.raw_labels) for row in rows],
+        seed,
+    ]
+    with _kept(runs, json_digest(facts)[:16]) as folder:
+        run = folder / replace(recipe, preference=None).run_name
+        model = _train(folder, run, rows, recipe, settings, library, seed)
+        if recipe.preference:
+            run = folder / recipe.run_name
+            model = _prefer(folder, run, model, recipe.preference, settings, library, seed)
+        planner = Planner.load(model, max_new_tokens=settings.max_new_tokens, batch_size=64)
+        return Fitted(PlannerPredictor(planner, mode), _curve(run / "log.jsonl"))
+
+
+DIRECT_SFT = planner_arm(
+    "direct_sft", "Direct-SFT, small planner", PlannerRecipe(Mode.DIRECT_SFT, "cosine")
+)
+PAUSE = planner_arm("pause", "Pause tokens, small planner", PlannerRecipe(Mode.PAUSE))
+PICD = planner_arm("picd", "PICD, small planner", PlannerRecipe(Mode.PICD))
+
+
+@contextmanager
+def _kept(runs: Path | None, digest: str) -> Iterator[Path]:
+    """A folder for runs that have ``digest`` in common; another process waits until it is free."""
+    if runs is None:
         with tempfile.TemporaryDirectory(prefix="gplan-arm-") as scratch:
-            folder = Path(scratch)
-            model = _train(folder, rows, way, settings, library, seed)
-            planner = Planner.load(model, max_new_tokens=MAX_NEW_TOKENS, batch_size=64)
-            curve = _curve(folder / TRAINED / "log.jsonl")
-        return Fitted(PlannerPredictor(planner, mode), curve)
-
-    return Arm(way.value, title, PlannerSettings, TRIALS, fit, stops_early=False)
-
-
-DIRECT_SFT = planner_arm(Mode.DIRECT_SFT, "Direct-SFT, small planner")
-PAUSE = planner_arm(Mode.PAUSE, "Pause tokens, small planner")
-PICD = planner_arm(Mode.PICD, "PICD, small planner")
+            yield Path(scratch)
+        return
+    folder = runs / digest
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
 
 
 def _shown(sample: Sample, mode: InputMode) -> Sample:
@@ -134,62 +191,101 @@ def _row(sample: Sample, mode: InputMode, library: IntentLibrary) -> Sample:
 
 def _train(
     folder: Path,
+    run: Path,
     rows: Sequence[Sample],
-    way: Mode,
+    recipe: PlannerRecipe,
     settings: PlannerSettings,
     library: IntentLibrary,
     seed: int,
 ) -> Path:
-    """The finished model directory under ``folder``."""
-    write_samples(folder / "train.csv", rows)
-    library.save(folder / "library.yaml")
-    write_tiny_checkpoint(
-        folder / "hugging_face",
-        training_texts(rows, PromptTemplate.load(settings.template), library),
-        layers=settings.layers,
-        hidden_size=settings.hidden_size,
-        heads=settings.heads,
-        kv_heads=1,
-        head_dim=settings.head_dim,
-        seed=seed,
-    )
-    convert_checkpoint(
-        folder / "hugging_face",
-        folder / "start",
-        new_tokens=GSISR_LATENTS.tokens,
-        metadata={"latents": GSISR_LATENTS.to_dict()},
-        seed=seed,
-    )
-    config = TrainConfig.model_validate(
-        {
-            "mode": way.value,
-            "model": str(folder / "start"),
-            "output": str(folder / TRAINED),
-            "epochs": settings.epochs,
-            "epochs_per_stage": settings.epochs_per_stage,
-            "batch_size": settings.batch_size,
-            "seed": seed,
-            "data": {
-                "train": str(folder / "train.csv"),
-                "library": str(folder / "library.yaml"),
-                "template": settings.template,
-                "max_length": settings.max_length,
-                "length_multiple": 64,
-                "response_multiple": 64,
-            },
-            "optimizer": {
-                "schedule": "calr" if way.has_curriculum else "cosine",
-                "learning_rate": settings.learning_rate,
-                "polish_lr": settings.polish_lr,
-                "target_blocks": settings.target_blocks,
-                "warmup_ratio": 0.02,
-                "weight_decay": settings.weight_decay,
-                "b2": 0.98,
-            },
-            "precision": {"params": "float32", "compute": "float32", "remat": "none"},
-        }
-    )
-    return train(config)
+    """The model of ``run``, trained on ``rows``; start weights and files lie in ``folder``."""
+    data, start = folder / "train.csv", Path(settings.model or folder / "start")
+    if not data.is_file():
+        library.save(folder / "library.yaml")
+        write_samples(data, rows)
+    if settings.model is None and not start.is_dir():
+        with tempfile.TemporaryDirectory(prefix="gplan-arm-") as scratch:
+            write_tiny_checkpoint(
+                Path(scratch) / "hugging_face",
+                training_texts(rows, PromptTemplate.load(settings.template), library),
+                layers=settings.layers,
+                hidden_size=settings.hidden_size,
+                heads=settings.heads,
+                kv_heads=1,
+                head_dim=settings.head_dim,
+                seed=seed,
+            )
+            convert_checkpoint(
+                Path(scratch) / "hugging_face",
+                start,
+                new_tokens=GSISR_LATENTS.tokens,
+                metadata={"latents": GSISR_LATENTS.to_dict()},
+                seed=seed,
+            )
+    config = _config(folder, run, settings, seed) | {
+        "mode": recipe.mode.value,
+        "model": str(start),
+        "epochs": settings.epochs,
+        "epochs_per_stage": settings.epochs_per_stage,
+        "optimizer": {
+            "schedule": recipe.schedule,
+            "learning_rate": settings.learning_rate,
+            "polish_lr": settings.polish_lr,
+            "target_blocks": settings.target_blocks,
+            "warmup_ratio": settings.warmup_ratio,
+            "weight_decay": settings.weight_decay,
+            "b2": settings.b2,
+        },
+    }
+    return train(TrainConfig.model_validate(config), resume=(run / "config.yaml").is_file())
+
+
+def _prefer(
+    folder: Path,
+    run: Path,
+    model: Path,
+    loss: PreferenceLoss,
+    settings: PlannerSettings,
+    library: IntentLibrary,
+    seed: int,
+) -> Path:
+    """The model of ``run``: one epoch over context pairs of the training rows, from ``model``."""
+    pairs = folder / "pairs.jsonl"
+    if not pairs.is_file():
+        count = settings.pairs_of_a_row
+        write_counterfactuals(folder / "train.csv", pairs, library, per_anchor=count, seed=seed)
+    config = _config(folder, run, settings, seed)
+    config |= {
+        "mode": Mode.SCDPO.value,
+        "model": str(model),
+        "epochs": 1,
+        "data": config["data"] | {"train": str(pairs), "length_multiple": 128},
+        "optimizer": {
+            "schedule": "constant",
+            "learning_rate": settings.preference_lr,
+            "warmup_ratio": 0.03,
+        },
+        "preference": {"loss": loss, "reference_cache": str(folder / "reference")},
+    }
+    return train(TrainConfig.model_validate(config), resume=(run / "config.yaml").is_file())
+
+
+def _config(folder: Path, run: Path, settings: PlannerSettings, seed: int) -> dict[str, Any]:
+    """What both kinds of training have in common."""
+    return {
+        "output": str(run),
+        "batch_size": settings.batch_size,
+        "seed": seed,
+        "data": {
+            "train": str(folder / "train.csv"),
+            "library": str(folder / "library.yaml"),
+            "template": settings.template,
+            "max_length": settings.max_length,
+            "length_multiple": settings.length_multiple,
+            "response_multiple": 64,
+        },
+        "precision": {"params": "float32", "compute": settings.compute, "remat": settings.remat},
+    }
 
 
 def _curve(log: Path) -> list[dict[str, Any]]:

@@ -222,6 +222,18 @@ def permutation_pvalues(
     return np.asarray(result.pvalue)
 
 
+def t_interval(means_S: np.ndarray, *, alpha: float = 0.05) -> tuple[float, float]:
+    """Student's t interval of the mean of S independent values, such as seeds' means; S >= 2."""
+    if len(means_S) < 2:
+        raise GplanError(
+            "One value has no spread: an interval over seeds needs two seeds at least."
+        )
+    reach = float(_load("scipy.stats").t.ppf(1 - alpha / 2, len(means_S) - 1))
+    reach *= float(means_S.std(ddof=1)) / len(means_S) ** 0.5
+    mean = float(means_S.mean())
+    return mean - reach, mean + reach
+
+
 def mcnemar_pvalue(first_N: np.ndarray, second_N: np.ndarray) -> float:
     """Exact two-sided p of McNemar's test on paired rows of 0 and 1 (McNemar 1947).
 

@@ -22,6 +22,7 @@ from gplan_jax.evaluation.scores.intervals import (
     mcnemar_pvalue,
     permutation_pvalues,
     proportion_interval,
+    t_interval,
 )
 from gplan_jax.evaluation.scores.offline import FLOOR_MEASURES, score_text
 from gplan_jax.foundation import GplanError
@@ -229,12 +230,9 @@ def _seed_spread(means_S: np.ndarray, alpha: float) -> dict[str, Any]:
     seeds = len(means_S)
     if seeds < 2:
         return {"seeds": seeds}
-    from scipy import stats  # Slow to import, and whoever reads a summary needs no test.
-
-    mean, deviation = float(means_S.mean()), float(means_S.std(ddof=1))
-    reach = float(stats.t.ppf(1 - alpha / 2, seeds - 1)) * deviation / seeds**0.5
-    ends = {"seed_low": mean - reach, "seed_high": mean + reach}
-    return {"seeds": seeds, "seed_sd": deviation, **ends}
+    low, high = t_interval(means_S, alpha=alpha)
+    spread = float(means_S.std(ddof=1))
+    return {"seeds": seeds, "seed_sd": spread, "seed_low": low, "seed_high": high}
 
 
 def _comparisons(

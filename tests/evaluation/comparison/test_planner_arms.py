@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import pytest
 
 from gplan_jax.baselines.rows.features import InputMode
+from gplan_jax.data.tasks.task import Mode
+from gplan_jax.evaluation.comparison import planner_arms
 from gplan_jax.evaluation.comparison.planner_arms import (
     DIRECT_SFT,
     PAUSE,
     PICD,
+    PlannerRecipe,
     PlannerSettings,
     _row,
+    planner_arm,
 )
-from gplan_jax.gsisr import IntentLibrary, Sample, check_plan, parse_plan
+from gplan_jax.gsisr import IntentLibrary, Sample, check_plan, parse_plan, read_context_pairs
 from gplan_jax.reasoning import split_response
 from gplan_jax.synthesis.world.simulation import simulate_rows
+from gplan_jax.training.steps.train_config import TrainConfig
 
 LIBRARY = IntentLibrary.load()
 CONTEXT = (
@@ -80,3 +86,41 @@ def test_a_planner_learns_and_its_constrained_plans_pass_the_filter(arm, rows) -
         assert not check_plan(text, LIBRARY)
     labelled = fitted.predictor.predict(rows[50:], constrained=False)
     assert labelled == fitted.predictor.predict(unseen, constrained=False)
+
+
+def test_kept_runs_are_shared_gone_on_with_and_told_apart(
+    rows: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: list[tuple[TrainConfig, bool]] = []
+
+    def train(config: TrainConfig, *, resume: bool) -> Path:
+        configs.append((config, resume))
+        run = Path(config.output)
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "config.yaml").touch()
+        (run / "log.jsonl").touch()
+        return run / "model"
+
+    monkeypatch.setattr(planner_arms, "train", train)
+    monkeypatch.setattr(planner_arms.Planner, "load", lambda model, **_: model)
+    settings = PlannerSettings(layers=1, hidden_size=32, head_dim=16)
+
+    def fit(recipe: PlannerRecipe, seed: int = 0) -> list[tuple[TrainConfig, bool]]:
+        configs.clear()
+        arm = planner_arm("an", "arm", recipe, tmp_path)
+        arm.fit(rows[:20], [], settings, InputMode.FULL, LIBRARY, seed)
+        return list(configs)
+
+    [(picd, resumed)] = fit(PlannerRecipe(Mode.PICD))
+    assert not resumed and picd.optimizer.schedule == "calr"
+    (again, resumed), (prefer, fresh) = fit(PlannerRecipe(Mode.PICD, preference="scdpo"))
+    assert again == picd and resumed and not fresh
+    assert prefer.mode == "scdpo" and prefer.model == str(Path(picd.output) / "model")
+    assert len(list(read_context_pairs(prefer.data.train, LIBRARY))) > 0
+    # Other schedules and losses start from the same weights, another seed from others.
+    [(cosine, _)] = fit(PlannerRecipe(Mode.PICD, "cosine"))
+    assert cosine.model == picd.model and cosine.output != picd.output
+    _, (dpo, _) = fit(PlannerRecipe(Mode.PICD, preference="dpo"))
+    assert dpo.preference.loss == "dpo" and dpo.data == prefer.data and dpo.output != prefer.output
+    [(other, resumed)] = fit(PlannerRecipe(Mode.PICD), seed=1)
+    assert other.model != picd.model and not resumed

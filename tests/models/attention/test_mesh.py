@@ -26,9 +26,10 @@ CASES = [
 @pytest.fixture(scope="module")
 def report() -> str:
     """What a process with eight devices prints: jax fixes their number when it starts."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={DEVICES}"
     run = subprocess.run(
         [sys.executable, str(Path(__file__).resolve())],
-        env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}"},
+        env=os.environ | {"XLA_FLAGS": flags},
         capture_output=True,
         text=True,
     )

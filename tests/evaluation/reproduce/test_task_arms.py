@@ -1,0 +1,61 @@
+"""The arms of the reasoning tasks: what is declared fits the rows; whole cells, tiny."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from gplan_jax.evaluation.reproduce import task_arms
+from gplan_jax.evaluation.reproduce.latent_study import study_task
+from gplan_jax.evaluation.reproduce.task_arms import ARMS, CLAIMS, STUDIES, reproduce_task
+from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.files import read_json, read_jsonl
+
+TINY = dataclasses.replace(
+    STUDIES["multiplication-2"], rows=64, epochs_per_stage=1, epochs_after=1, layers=1,
+    hidden_size=32, heads=2, head_dim=16,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["parity", "multiplication-2", "multiplication-3"])
+def test_a_study_knows_its_longest_reasoning(name: str, tmp_path: Path) -> None:
+    study = dataclasses.replace(STUDIES[name], rows=20)
+    task_arms._open(tmp_path, study)
+    rows = list(read_jsonl(tmp_path / "rows" / "train.jsonl"))
+    assert max(len(row["blocks"]) for row in rows) == study.blocks
+    prompts = {row["prompt"] for row in rows}
+    tests = list(read_jsonl(tmp_path / "rows" / "test.jsonl"))
+    assert len(tests) == task_arms.TEST_ROWS and not prompts & {row["prompt"] for row in tests}
+
+
+def test_a_directory_of_other_settings_is_refused_with_the_difference(tmp_path: Path) -> None:
+    task_arms._open(tmp_path, TINY)
+    with pytest.raises(GplanError, match=r"epochs_after 1 \(now 3\); name a new --out"):
+        task_arms._open(tmp_path, dataclasses.replace(TINY, epochs_after=3))
+
+
+def test_claims_are_about_arms(tmp_path: Path) -> None:
+    assert all({claim.first, claim.second} <= set(ARMS) for claim in CLAIMS)
+    with pytest.raises(GplanError, match="no arm cott; there are none, cot"):
+        reproduce_task("parity", tmp_path, arms=["cott"], seeds=1)
+
+
+@pytest.mark.slow
+def test_arms_are_trained_once_compared_and_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_arms, "TEST_ROWS", 40)
+    monkeypatch.setitem(STUDIES, "multiplication-2", TINY)  # type: ignore[arg-type]
+    tables = reproduce_task("multiplication-2", tmp_path, arms=["icot", "picd"], seeds=1, workers=1)
+    assert [row[0] for row in tables[0].rows if row] == ["ICoT, blocks removed", "PICD, K = 3"]
+    log = tmp_path / "multiplication-2" / "picd" / "seed_0" / "run" / "log.jsonl"
+    before = log.read_bytes()
+    again = reproduce_task("multiplication-2", tmp_path, arms=["icot", "picd"], seeds=1)
+    assert again == tables and log.read_bytes() == before
+    found = read_json(tmp_path / "multiplication-2.json")
+    assert [v["outcome"] for v in found["verdicts"]] == ["not told apart"]  # one seed
+    answers, layers = study_task(tmp_path / "multiplication-2", seeds=1)
+    assert next(row[0] for row in answers.rows if row) == "as trained" and layers.rows
+    assert (tmp_path / "multiplication-2" / "picd" / "seed_0" / "latents.png").is_file()
