@@ -40,8 +40,8 @@ from recsys_items import (
     unseen_candidates,
 )
 
+from gplan_jax.baselines.sequential.arm import SequentialKind
 from gplan_jax.baselines.sequential.encoder import EncoderSettings
-from gplan_jax.baselines.sequential.row_model import SequentialKind
 from gplan_jax.foundation.files import atomic_write
 
 

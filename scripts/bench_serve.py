@@ -41,18 +41,25 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr import read_samples
-from gplan_jax.serving.latency.http_sender import Send, http_sender
 from gplan_jax.serving.latency.latency_report import machine, summarize
-from gplan_jax.serving.latency.latency_study import LoadPlan, simulated_contexts, warm_up
+from gplan_jax.serving.latency.latency_study import (
+    LoadPlan,
+    LocalServer,
+    local_server,
+    serve_command,
+    simulated_contexts,
+    warm_up,
+)
 from gplan_jax.serving.latency.load_generator import (
     PLAN_PATH,
     Exchange,
+    Send,
+    http_sender,
     plan_bodies,
     poisson_schedule,
     read_exchange,
     send_on_schedule,
 )
-from gplan_jax.serving.latency.local_server import LocalServer, local_server, serve_command
 
 PARTS = ("steady", "overload", "hang_up")
 MIB = 2**20

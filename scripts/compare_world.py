@@ -30,7 +30,7 @@ from gplan_jax.gsisr import (
     parse_plan,
     read_samples,
 )
-from gplan_jax.synthesis.amap.planning import supported_openings
+from gplan_jax.synthesis.amap.rules import supported_openings
 from gplan_jax.synthesis.amap.situation import situation_of
 from gplan_jax.synthesis.world.simulation import simulate_rows
 

@@ -22,6 +22,7 @@ import optax
 from flax import nnx
 from jax import Array
 
+from gplan_jax.baselines.sequential.arm import SequentialKind
 from gplan_jax.baselines.sequential.encoder import (
     UNSEEN,
     EncoderSettings,
@@ -36,7 +37,6 @@ from gplan_jax.baselines.sequential.losses import (
     steps_apart,
     views_apart,
 )
-from gplan_jax.baselines.sequential.row_model import SequentialKind
 from gplan_jax.foundation.config import Config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_write

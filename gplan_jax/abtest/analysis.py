@@ -20,11 +20,10 @@ from gplan_jax.abtest.estimates import (
 )
 from gplan_jax.abtest.experiment import AbTest, Metric
 from gplan_jax.abtest.log import ExposureLog
-from gplan_jax.abtest.period import divide
 from gplan_jax.abtest.power import detectable
 from gplan_jax.abtest.sequential import Sequential, sequential_analysis
 from gplan_jax.abtest.summary_tables import headline_of, markdown
-from gplan_jax.abtest.users import COVARIATES, UserTable, user_table
+from gplan_jax.abtest.users import COVARIATES, UserTable, divide, user_table
 from gplan_jax.foundation.config import parse_config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_directory, write_json

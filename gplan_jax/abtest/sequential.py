@@ -25,8 +25,7 @@ from typing import Literal
 import numpy as np
 
 from gplan_jax.abtest.experiment import AbTest
-from gplan_jax.abtest.period import Period
-from gplan_jax.abtest.users import courses
+from gplan_jax.abtest.users import Period, courses
 from gplan_jax.foundation.errors import GplanError
 
 Spending = Literal["obrien_fleming", "pocock"]

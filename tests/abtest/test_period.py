@@ -10,8 +10,7 @@ import pytest
 
 from gplan_jax.abtest.experiment import AbTest
 from gplan_jax.abtest.log import read_log
-from gplan_jax.abtest.period import Period, divide
-from gplan_jax.abtest.users import user_table
+from gplan_jax.abtest.users import Period, divide, user_table
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.config import parse_config
 from gplan_jax.foundation.config import parse_yaml as yaml

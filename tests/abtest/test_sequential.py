@@ -14,7 +14,6 @@ from scipy import stats
 from gplan_jax.abtest.estimates import estimate
 from gplan_jax.abtest.experiment import AbTest, Metric
 from gplan_jax.abtest.log import read_log
-from gplan_jax.abtest.period import divide
 from gplan_jax.abtest.sequential import (
     Sequential,
     bounds,
@@ -24,7 +23,7 @@ from gplan_jax.abtest.sequential import (
     sequential_analysis,
     spent,
 )
-from gplan_jax.abtest.users import courses, user_table
+from gplan_jax.abtest.users import courses, divide, user_table
 from gplan_jax.foundation import GplanError
 
 FIVE = np.arange(1, 6) / 5

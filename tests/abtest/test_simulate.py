@@ -11,7 +11,6 @@ from scipy.stats import binomtest
 
 from gplan_jax.abtest.experiment import AbTest, Metric
 from gplan_jax.abtest.log import read_log
-from gplan_jax.abtest.period import divide
 from gplan_jax.abtest.sequential import bounds, course
 from gplan_jax.abtest.simulate import (
     ARMS,
@@ -22,7 +21,7 @@ from gplan_jax.abtest.simulate import (
     simulate_users,
     write_log,
 )
-from gplan_jax.abtest.users import courses, user_table
+from gplan_jax.abtest.users import courses, divide, user_table
 
 UNLIKELY = 1e-4
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from gplan_jax.serving.latency.http_sender import Reply
-from gplan_jax.serving.latency.load_generator import Exchange
+from gplan_jax.serving.latency.load_generator import Exchange, Reply
 from tests.serving.virtual_time import run_virtually
 
 TESTS = Path(__file__).resolve().parents[1]

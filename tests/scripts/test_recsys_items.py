@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gplan_jax.baselines.sequential.arm import SequentialKind
 from gplan_jax.baselines.sequential.encoder import UNSEEN, EncoderSettings
-from gplan_jax.baselines.sequential.row_model import SequentialKind
 from gplan_jax.foundation import GplanError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))

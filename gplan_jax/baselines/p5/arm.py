@@ -1,22 +1,203 @@
-"""P5 as an arm: text in, text out (Geng et al. 2022, "Recommendation as language processing")."""
+"""P5 as an arm: text in, text out (Geng et al. 2022, "Recommendation as language processing").
+
+A row is short fields, and fields and plans are token ids.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tokenizers
 from flax import nnx
 from pydantic import Field
+from tokenizers import models, pre_tokenizers
 
 from gplan_jax.baselines.fitting.network import Batch, FitSettings
 from gplan_jax.baselines.fitting.network_arm import FitInput, Recipe, network_arm
-from gplan_jax.baselines.p5.text import END, PAD, Text, prompt_fields
+from gplan_jax.baselines.rows.atoms import Atoms
+from gplan_jax.baselines.rows.features import InputMode, history_only
 from gplan_jax.baselines.t5.model import T5, T5Config
 from gplan_jax.baselines.t5.plans import PlanT5, plan_constraint, plan_decoder, plan_loss
-from gplan_jax.gsisr import Sample
+from gplan_jax.data.batch_plan import round_up
+from gplan_jax.gsisr import (
+    Intent,
+    IntentLibrary,
+    PromptTemplate,
+    Sample,
+    canonical_plan,
+    long_term,
+    short_term,
+)
+from gplan_jax.gsisr.facts import request_time
+from gplan_jax.gsisr.prompts import bucket
+
+PAD, UNKNOWN, END = 0, 1, 2
+_SPECIAL = ("<pad>", "<unknown>", "<end>")
+_VOCABULARY_STEP = 256
+_LENGTH_STEP = 16
+
+Fields = Sequence[str]
+
+TEMPLATE = "compact_zh"
+# A prompt is to stay short: where facts tell what the history means, less of it is written.
+_HABITS = {InputMode.FULL: 2, InputMode.HISTORY: 4}
+_EVENTS = {InputMode.FULL: 3, InputMode.HISTORY: 8}
+_PROFILE = (1, 2, 3, 4, 10, 11, 12)
+_AGES = (
+    (1, "1小时内"), (3, "3小时内"), (12, "12小时内"), (24, "1天内"), (72, "3天内"), (168, "7天内"),
+)  # fmt: skip
+
+
+def prompt_fields(sample: Sample, mode: InputMode, library: IntentLibrary) -> tuple[str, ...]:
+    """The fields of a row's prompt, from profile codes over histories to the facts of now.
+
+    The facts are the lines of the planners' compact prompt, and so is their order; HISTORY leaves
+    them out and shows the profile, the first habits and the latest events only. The label is never
+    looked at. GplanError where a time of the row can't be read.
+    """
+    if mode is InputMode.HISTORY:
+        sample = history_only(sample)
+    codes = [(i, getattr(sample, f"profile_feat_{i}")) for i in _PROFILE]
+    fields = ["画像 " + " ".join(f"{i}={code}" for i, code in codes if code)]
+    for habit in long_term(sample.long_term_behavior)[: _HABITS[mode]]:
+        fields.append(f"常去 {habit.category} {_relation(habit.place, sample)}")
+    events = short_term(sample.short_term_behavior_seq, request_time(sample))
+    for event in events[-_EVENTS[mode] :]:
+        hours = (request_time(sample) - event.when).total_seconds() / 3600
+        age, actions = bucket(hours, _AGES, "更早", "未知"), "&".join(event.actions)
+        place = _relation(event.place, sample)
+        fields.append(f"{age} {actions} {event.locality} {event.category} {place}")
+    if mode is InputMode.FULL:
+        template = PromptTemplate.load(TEMPLATE)
+        fields += template.render(sample.with_label(""), library).user.splitlines()
+    return tuple(field.strip() for field in fields if field.strip())
+
+
+def _relation(place: str, sample: Sample) -> str:
+    """Which of the row's own places it is; "" where none."""
+    own = (
+        ("订单地", sample.trigger_4),
+        ("此地", sample.current_poi_name),
+        ("家", sample.profile_feat_6),
+        ("公司", sample.profile_feat_8),
+    )
+    return next((name for name, value in own if value == place), "")
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """The tokens of prompts and plans.
+
+    A field of a prompt falls into words at blanks and colons, and before a number with its unit:
+    "时段:凌晨0点" is 时段, 凌晨, 0点. All tokens of a field, and so of one
+    entry of a history, share a whole-word id, as the pieces of an item's name do in P5.
+    """
+
+    tokenizer: tokenizers.Tokenizer
+    codes: tuple[tuple[int, ...], ...]  # of each atom: its tool, then each parameter with its value
+    parts: dict[int, tuple[str, str]]  # token of plans -> the key and value that it writes
+    size: int  # V, rounded up so that folds whose words differ share one compiled program
+    length: int  # of the longest prompt, rounded up; longer ones lose their first fields
+    library: IntentLibrary
+
+    @classmethod
+    def fit(
+        cls, prompts: Sequence[Fields], atoms: Atoms, *, most_tokens: int, least_count: int
+    ) -> Text:
+        """The words of training prompts that come ``least_count`` times, and all words of plans."""
+        # Words end at blanks and colons, and before a number with its unit.
+        digits = pre_tokenizers.Split(tokenizers.Regex(r"(?<![=_|\d])\d+\D*$"), "isolated")
+        marks = pre_tokenizers.Split(tokenizers.Regex(r"[\s:：]+"), "removed")
+        cut = pre_tokenizers.Sequence([marks, digits])
+        counts = Counter(
+            word
+            for fields in prompts
+            for field in fields
+            for word, _ in cut.pre_tokenize_str(field)
+        )
+        pieces = [_pieces(intent, atoms.library) for intent in atoms.intents]
+        # The order of plan words is the library's, that of prompt words their frequency.
+        words = [_word(piece) for intent in pieces for piece in intent]
+        frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        words += [word for word, count in frequent if count >= least_count]
+        ids = {word: i for i, word in enumerate(dict.fromkeys((*_SPECIAL, *words)))}
+        tokenizer = tokenizers.Tokenizer(models.WordLevel(ids, unk_token=_SPECIAL[UNKNOWN]))
+        tokenizer.pre_tokenizer = cut
+        longest = max(len(ids) for ids, _ in _encode(tokenizer, prompts))
+        return cls(
+            tokenizer=tokenizer,
+            codes=tuple(tuple(ids[_word(piece)] for piece in intent) for intent in pieces),
+            parts={ids[_word(piece)]: piece for intent in pieces for piece in intent},
+            size=round_up(len(ids), _VOCABULARY_STEP),
+            length=min(round_up(longest, _LENGTH_STEP), most_tokens),
+            library=atoms.library,
+        )
+
+    def encode(self, prompts: Sequence[Fields]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and whole-word ids of prompts, both int32 [N, length], filled up with 0 (PAD).
+
+        Whole-word ids count fields from the last one, 1, backwards: so the facts keep theirs
+        whatever the length of the histories.
+        """
+        tokens = np.zeros((len(prompts), self.length), np.int32)
+        words = np.zeros_like(tokens)
+        for row, (ids, fields) in enumerate(_encode(self.tokenizer, prompts)):
+            cut = max(len(ids) - self.length, 0)
+            kept = len(ids) - cut
+            tokens[row, :kept] = ids[cut:]
+            words[row, :kept] = [len(prompts[row]) - field for field in fields[cut:]]
+        return tokens, words
+
+    def targets(self, plans: Sequence[Sequence[int]]) -> np.ndarray:
+        """Plans of atoms as tokens with END, int32 [N, T], filled up with PAD; T is rounded up."""
+        written = [[t for atom in plan for t in self.codes[atom]] + [END] for plan in plans]
+        width = round_up(max(map(len, written)), 8)
+        return np.array([row + [PAD] * (width - len(row)) for row in written], np.int32)
+
+    def plan_text(self, tokens: Iterable[int]) -> str:
+        """The plan that tokens up to END spell, read tolerantly.
+
+        Each tool begins an intent, each parameter goes to the intent before it (the first of a
+        name counts); other words, and parameters before any tool, are skipped. So a plan may have
+        intents that the library does not admit.
+        """
+        plan: list[Intent] = []
+        for token in tokens:
+            if token == END:
+                break
+            name, value = self.parts.get(int(token), ("", ""))
+            if name == self.library.tool_key:
+                plan.append({name: value})
+            elif plan and name and value:
+                plan[-1].setdefault(name, value)
+        return canonical_plan(plan, self.library)
+
+
+def _pieces(intent: Intent, library: IntentLibrary) -> list[tuple[str, str]]:
+    """An intent as (key, value), the tool first; an optional parameter that is absent is ""."""
+    tool = library.tools[intent[library.tool_key]]
+    keys = [key for key in library.parameters if key in (*tool.parameters, *tool.optional)]
+    # Naming absent parameters makes codes of one tool equally long, so that none begins another.
+    return [(key, intent.get(key, "")) for key in (library.tool_key, *keys)]
+
+
+def _word(piece: tuple[str, str]) -> str:
+    return "=".join(piece)
+
+
+def _encode(
+    tokenizer: tokenizers.Tokenizer, prompts: Sequence[Fields]
+) -> list[tuple[list[int], list[Any]]]:
+    """(token ids, the index of the field that each is of) of each prompt."""
+    encoded = tokenizer.encode_batch([list(fields) for fields in prompts], is_pretokenized=True)
+    return [(encoding.ids, encoding.word_ids) for encoding in encoded]
+
 
 WHOLE_WORDS = 64
 

@@ -27,9 +27,8 @@ from gplan_jax.gsisr import (
     read_numbered_samples,
     split_by_id,
 )
-from gplan_jax.synthesis.factory.factory_report import FactoryReport, Part
+from gplan_jax.synthesis.factory.factory_report import FactoryReport, Part, PlanMix
 from gplan_jax.synthesis.factory.output_files import OutputFiles, file_identity, open_outputs
-from gplan_jax.synthesis.factory.plan_mix import PlanMix
 from gplan_jax.synthesis.factory.removals import Duplicates, Removal, check_label
 from gplan_jax.synthesis.teachers.load import RULES, load_teacher, note_of, settings_of
 from gplan_jax.synthesis.teachers.protocol import Teacher, TeacherAnswer

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.baselines.p5.text import END, PAD, UNKNOWN, Text, prompt_fields
+from gplan_jax.baselines.p5.arm import END, PAD, UNKNOWN, Text, prompt_fields
 from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import CONTEXT_COLUMNS, InputMode
 from gplan_jax.baselines.rows.plan_mask import plan_mask

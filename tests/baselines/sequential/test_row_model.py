@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from gplan_jax.baselines.rows.plan_mask import PlanMask
-from gplan_jax.baselines.sequential.row_model import (
+from gplan_jax.baselines.sequential.arm import (
     Bert4RecSettings,
     ReaRecSettings,
     RowModel,

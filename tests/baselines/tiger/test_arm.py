@@ -22,9 +22,8 @@ from gplan_jax.baselines.t5.plans import (
     plan_loss,
     search_plans,
 )
-from gplan_jax.baselines.tiger.arm import TIGER, TIGER_RQ, Tiger
+from gplan_jax.baselines.tiger.arm import END, TIGER, TIGER_RQ, Tiger, grammar_ids, plan_text
 from gplan_jax.baselines.tiger.rqvae import RqVaeSettings
-from gplan_jax.baselines.tiger.semantic_ids import END, grammar_ids, plan_text
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, check_plan
 

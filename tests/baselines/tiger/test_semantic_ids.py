@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gplan_jax.baselines.rows.atoms import Atoms
-from gplan_jax.baselines.tiger.rqvae import RqVaeSettings
-from gplan_jax.baselines.tiger.semantic_ids import (
+from gplan_jax.baselines.tiger.arm import (
     END,
     FIRST_CODE,
     coded_ids,
@@ -18,6 +17,7 @@ from gplan_jax.baselines.tiger.semantic_ids import (
     plan_text,
     rq_ids,
 )
+from gplan_jax.baselines.tiger.rqvae import RqVaeSettings
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, check_plan, parse_plan
 from gplan_jax.gsisr.library import Parameter, PlanLength, Tool

@@ -8,9 +8,14 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.serving.latency import http_sender as load_client
-from gplan_jax.serving.latency.http_sender import Reply, Send, http_sender
-from gplan_jax.serving.latency.load_generator import PLAN_PATH, send_on_schedule
+from gplan_jax.serving.latency import load_generator as load_client
+from gplan_jax.serving.latency.load_generator import (
+    PLAN_PATH,
+    Reply,
+    Send,
+    http_sender,
+    send_on_schedule,
+)
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"

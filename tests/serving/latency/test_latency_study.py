@@ -19,13 +19,13 @@ from gplan_jax.serving.latency.latency_study import (
     compare_latency,
     contexts_needed,
     latency_view,
+    local_server,
     measure_running,
     own_mode,
     rotated,
     simulated_contexts,
 )
 from gplan_jax.serving.latency.load_generator import poisson_schedule
-from gplan_jax.serving.latency.local_server import local_server
 
 PLAIN_SERVER = Path(__file__).parents[1] / "plain_server.py"
 PLAN = LoadPlan(qps=(20.0, 40.0), duration_s=0.5, deadline_ms=5000.0, warmup=2, timeout_s=30.0)

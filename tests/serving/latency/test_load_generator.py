@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import COLUMNS, Sample
-from gplan_jax.serving.latency.http_sender import Reply, Send
 from gplan_jax.serving.latency.load_generator import (
     Exchange,
+    Reply,
+    Send,
     exchange_row,
     plan_bodies,
     poisson_schedule,

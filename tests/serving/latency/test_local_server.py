@@ -10,8 +10,8 @@ import httpx2
 import pytest
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.serving.latency import local_server as servers
-from gplan_jax.serving.latency.local_server import local_server, serve_command, wait_until_ready
+from gplan_jax.serving.latency import latency_study as servers
+from gplan_jax.serving.latency.latency_study import local_server, serve_command, wait_until_ready
 
 PLAIN_SERVER = Path(__file__).parents[1] / "plain_server.py"
 

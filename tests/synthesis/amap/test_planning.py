@@ -27,7 +27,7 @@ from gplan_jax.synthesis.amap.intents import (
     travel,
 )
 from gplan_jax.synthesis.amap.openings import DRIVE_ON, openings
-from gplan_jax.synthesis.amap.planning import plan_for, supported_openings
+from gplan_jax.synthesis.amap.rules import plan_for, supported_openings
 from gplan_jax.synthesis.amap.situation import (
     DayOff,
     DayPart,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, parse_plan, write_samples
-from gplan_jax.synthesis.factory.plan_mix import PlanMix, distance, shares
+from gplan_jax.synthesis.factory.factory_report import PlanMix, distance, shares
 
 LIBRARY = IntentLibrary.load()
 FOOD = {"工具名称": "tool_7", "tag": "美食"}

@@ -28,8 +28,8 @@ from gplan_jax.gsisr import (
 from gplan_jax.reasoning import ReasoningTrace, split_response
 from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.factory import synthesize
+from gplan_jax.synthesis.factory.factory_report import PlanMix
 from gplan_jax.synthesis.factory.output_files import OutputFiles
-from gplan_jax.synthesis.factory.plan_mix import PlanMix
 from gplan_jax.synthesis.factory.synthesize import NumberedContext, numbered, run_factory
 from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
 from gplan_jax.synthesis.world.simulation import simulate_rows

@@ -30,8 +30,7 @@ from gplan_jax.gsisr import (
     write_samples,
 )
 from gplan_jax.reasoning import ReasoningTrace
-from gplan_jax.synthesis.amap.planning import plan_for
-from gplan_jax.synthesis.amap.rules import Rules
+from gplan_jax.synthesis.amap.rules import Rules, plan_for
 from gplan_jax.synthesis.amap.situation import situation_of
 from gplan_jax.synthesis.amap.taste import taste_of
 from gplan_jax.synthesis.pairs.catalogue import harvest
