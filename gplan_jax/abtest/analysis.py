@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -27,6 +26,7 @@ from gplan_jax.abtest.users import COVARIATES, UserTable, divide, user_table
 from gplan_jax.foundation.config import parse_config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_directory, write_json
+from gplan_jax.foundation.strict_json import finite
 
 DEFAULT_CONTROL = "control"
 
@@ -101,8 +101,8 @@ def analyse(
         "notes": [*period.notes],
         "warnings": [*period.missing],
         "sample_ratio": ratio,
-        "comparisons": [_plain(row) for row in comparisons],
-        "sequential": {name: _plain(dataclasses.asdict(found)) for name, found in looks.items()},
+        "comparisons": [finite(row) for row in comparisons],
+        "sequential": {name: finite(dataclasses.asdict(found)) for name, found in looks.items()},
     }
 
 
@@ -166,12 +166,3 @@ def _verdict(
     if p >= test.alpha:
         return "no_difference_shown", f"p = {p:.3g}"
     return ("better" if found["difference"] > 0 else "worse"), f"p = {p:.3g}"
-
-
-def _plain(value: Any) -> Any:
-    """JSON values; numbers that aren't finite become null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
-from collections.abc import Iterator, Mapping
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gplan_jax.foundation.errors import GplanError, RowError
-from gplan_jax.foundation.files import read_jsonl
 from gplan_jax.foundation.progress import track
+from gplan_jax.foundation.row_files import FIRST_INEXACT, read_rows
 
 COLUMNS = ("user", "day", "arm", "impressions", "clicks")
 NO_ARM = -1
@@ -49,15 +47,17 @@ def read_log(path: str | Path) -> ExposureLog:
     """
     path = Path(path)
     codes: dict[str, dict[str, int]] = {"user": {}, "arm": {"": NO_ARM}}
-    days: dict[Any, int] = {}
+    days: dict[str, int] = {}
     found: list[tuple[int, ...]] = []
     chunks: list[np.ndarray] = []
-    for row, values in track(_rows(path), "Reading the log"):
-        given = {name: values.get(name) for name in codes}
-        texts = {name: "" if v is None else str(v).strip() for name, v in given.items()}
-        if not texts["user"]:
+    rows = read_rows(path, COLUMNS, only=False, mend="Mend the row.")
+    for row, cells in track(rows, "Reading the log"):
+        if isinstance(cells, RowError):
+            raise cells
+        values = {name: text.strip() for name, text in cells.items()}
+        if not values["user"]:
             raise RowError(path, row, "user", "it is empty", "Give every row its user.")
-        day = values["day"]
+        day, arm = values["day"], values["arm"]
         if day not in days:
             days[day] = _ordinal(path, row, day)
         impressions, clicks = (
@@ -66,10 +66,9 @@ def read_log(path: str | Path) -> ExposureLog:
         if clicks > impressions:
             problem = f"{clicks} clicks on {impressions} impressions"
             raise RowError(path, row, "clicks", problem, "Count what was shown, then what of it.")
-        arm = texts["arm"]
         if arm not in codes["arm"]:
             codes["arm"][arm] = len(codes["arm"]) - 1
-        user = codes["user"].setdefault(texts["user"], len(codes["user"]))
+        user = codes["user"].setdefault(values["user"], len(codes["user"]))
         found.append((user, days[day], codes["arm"][arm], impressions, clicks, row))
         if len(found) == 65_536:
             chunks.append(np.array(found, np.int64))
@@ -82,89 +81,24 @@ def read_log(path: str | Path) -> ExposureLog:
     return ExposureLog(path, list(codes["user"]), arms, *np.ascontiguousarray(table.T))
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    if not path.is_file():
-        raise GplanError(f"{path} does not exist.")
-    match path.suffix:
-        case ".csv":
-            yield from _csv_rows(path)
-        case ".jsonl":
-            for row, values in enumerate(read_jsonl(path), start=1):
-                if not isinstance(values, dict):
-                    mend = "Each line is an object with the log's columns."
-                    raise RowError(path, row, None, "not a JSON object", mend)
-                _check_columns(path, values)
-                yield row, values
-        case ".parquet":
-            yield from _parquet_rows(path)
-        case other:
-            raise GplanError(f"{path}: {other or 'no'} suffix; a log is .csv, .jsonl or .parquet.")
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _ordinal(path: Path, row: int, text: str) -> int:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.reader(lines)
-            header = next(reader, [])
-            if not header:
-                raise GplanError(f"{path} is empty; its first line names {', '.join(COLUMNS)}.")
-            _check_columns(path, header)
-            row = 0
-            for cells in reader:
-                if not cells:
-                    continue
-                row += 1
-                if len(cells) != len(header):
-                    problem = f"{len(cells)} cells under {len(header)} headings"
-                    raise RowError(path, row, None, problem, "Quote cells that hold a comma.")
-                yield row, dict(zip(header, cells, strict=True))
-    except UnicodeDecodeError as error:
-        raise GplanError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from None
-    except csv.Error as error:
-        raise GplanError(f"{path} is not valid CSV: {error}.") from None
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    from gplan_jax.gsisr.sample_files import import_parquet
-
-    parquet = import_parquet()
-    try:
-        file = parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise GplanError(f"{path} is not a Parquet file: {error}.") from None
-    _check_columns(path, file.schema_arrow.names)
-    row = 0
-    for batch in file.iter_batches(columns=list(COLUMNS)):
-        for values in batch.to_pylist():
-            row += 1
-            yield row, values
-
-
-def _check_columns(path: Path, given: Any) -> None:
-    if missing := [name for name in COLUMNS if name not in given]:
-        raise GplanError(
-            f"{path} lacks the column {', '.join(missing)}; a log has {', '.join(COLUMNS)}."
-        )
-
-
-def _ordinal(path: Path, row: int, value: Any) -> int:
-    if isinstance(value, datetime.date):
-        return value.toordinal()
-    try:
-        return datetime.datetime.fromisoformat(str(value).strip()).toordinal()
+        if text[4:5] != "-":  # Milliseconds of an epoch could pass for a day of the year 1762.
+            raise ValueError
+        return datetime.datetime.fromisoformat(text).toordinal()
     except ValueError:
-        problem = f"{value!r} is no day"
+        problem = f"{text!r} is no day"
         raise RowError(path, row, "day", problem, "Write days as 2026-11-23.") from None
 
 
-def _count(path: Path, row: int, name: str, value: Any) -> int:
-    try:
-        number = int(value)
-        whole = not isinstance(value, (float, bool)) or number == value
-    except (TypeError, ValueError, OverflowError):
-        whole = False
-    if not whole or isinstance(value, bool):
-        raise RowError(path, row, name, f"{value!r} is no whole number", "Write a count: 0, 1, 2.")
-    if number < 0:
-        raise RowError(path, row, name, f"{number} is negative", "Write a count: 0, 1, 2.")
-    return number
+def _count(path: Path, row: int, name: str, text: str) -> int:
+    # pandas writes a column of counts with holes as 3.0.
+    if not (found := re.fullmatch(r"([-+]?[0-9]+)(\.0*)?", text)):
+        problem = f"{text!r} is no whole number"
+    elif len(found[1]) > 17 or (number := int(found[1])) >= FIRST_INEXACT:
+        problem = f"{text} is more than can be counted exactly (2^53)"
+    elif number < 0:
+        problem = f"{number} is negative"
+    else:
+        return number
+    raise RowError(path, row, name, problem, "Write a count: 0, 1, 2.")

@@ -7,7 +7,7 @@ import os
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import Config
@@ -19,8 +19,6 @@ OWN_FIELDS = frozenset({"model", "messages", "stream", "n", "response_format"})
 
 class ChatConfig(Config):
     """An OpenAI-compatible server, the model and its parameters, and what may be spent."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     base_url: str  # up to and with the version, ``http://host:8000/v1``
     model: str

@@ -247,5 +247,5 @@ def _values(changes: list[str]) -> dict[str, Any]:
         key, equals, text = change.partition("=")
         if not equals:
             raise GplanError(f"{change!r} is not of the form key=value.")
-        values[key] = parse_yaml(text)
+        values[key] = parse_yaml(text, source=change)
     return values

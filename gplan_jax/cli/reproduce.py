@@ -77,7 +77,8 @@ def reproduce(
     from gplan_jax.foundation.config import parse_config, parse_yaml
 
     changed = {
-        key: parse_yaml(text) for key, _, text in (option.partition("=") for option in set_ or [])
+        key: parse_yaml(text, source=f"--set {key}")
+        for key, _, text in (option.partition("=") for option in set_ or [])
     }
     parse_config(PlannerSettings, changed, source="--set")
     studies = task or TASKS[scale]

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +20,7 @@ from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.task import Example, ExamplePair, Task
 from gplan_jax.foundation import RowError
 from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, empty_data_set
+from gplan_jax.foundation.files import json_lines
 from gplan_jax.foundation.progress import track
 from gplan_jax.reasoning import write_response
 
@@ -200,8 +199,7 @@ class PreferenceSet:
 def _first_lines(path: Path) -> dict[str, int]:
     """Key of a pair -> its first line in the file, from 1; lines that can't be read are passed."""
     found: dict[str, int] = {}
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            with suppress(ValueError, TypeError, KeyError):
-                found.setdefault(json.loads(line)["pair"], number)
+    for number, value in json_lines(path):
+        if isinstance(value, dict) and "pair" in value:
+            found.setdefault(value["pair"], number)
     return found

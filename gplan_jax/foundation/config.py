@@ -21,7 +21,9 @@ from gplan_jax.foundation.errors import GplanError
 class Config(pydantic.BaseModel):
     """Base of all configs: immutable, no unknown keys, no silent conversion of types."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False
+    )
 
 
 C = TypeVar("C", bound=Config)
@@ -48,7 +50,38 @@ def parse_config(kind: type[C], values: dict[str, Any], *, source: str) -> C:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads ``5e-6`` as a number, as YAML 1.2 does; PyYAML's 1.1 grammar takes it for a string."""
+    """Reads ``5e-6`` as a number, as YAML 1.2 does; PyYAML's 1.1 grammar takes it for a string.
+
+    What PyYAML passes over in silence is an error with its line: a key given twice, half a
+    character. The two halves that JSON writes for one ("\\ud83d\\ude00") become one again.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise _at(key, f"the key {key.value} is given twice")
+                seen.add((key.tag, key.value))
+        return node
+
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        try:
+            return str(value).encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise _at(node, f"{value!a} holds half a character") from None
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, AttributeError) as error:  # 2026-02-30, or !!timestamp of a word.
+            raise _at(node, f"{node.value!r} can't be read ({error})") from None
+
+
+def _at(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 _Loader.add_implicit_resolver(
@@ -58,20 +91,24 @@ _Loader.add_implicit_resolver(
 )
 
 
-def parse_yaml(text: str) -> Any:
-    """Parses one YAML document with plain types only."""
-    return yaml.load(text, Loader=_Loader)
+def parse_yaml(text: str, *, source: str) -> Any:
+    """Parses one YAML document with plain types only; GplanError says that ``source`` is none."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise GplanError(f"{source} is not valid YAML: it is nested too deeply.") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise GplanError(f"{source} is not valid YAML: {error}") from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise GplanError(f"{path} does not exist.") from None
     except UnicodeDecodeError as error:
         raise GplanError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from None
-    except yaml.YAMLError as error:
-        raise GplanError(f"{path} is not valid YAML: {error}") from None
+    values = parse_yaml(text, source=str(path))
     if not isinstance(values, dict):
         raise GplanError(f"{path} must be a mapping of keys to values at its top level.")
     return values
@@ -81,10 +118,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise GplanError(f"Override {override!r} is not of the form key=value.")
-    try:
-        value = parse_yaml(text)
-    except yaml.YAMLError as error:
-        raise GplanError(f"Override {override!r}: the value is not valid YAML ({error}).") from None
+    value = parse_yaml(text, source=f"The value of the override {override!r}")
     *parents, last = key.split(".")
     here = values
     for parent in parents:

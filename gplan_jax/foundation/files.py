@@ -10,9 +10,10 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.strict_json import json_text, parse_json
 
 
 @contextmanager
@@ -65,19 +66,18 @@ def refuse_existing(path: Path) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes ``value`` as indented UTF-8 JSON, atomically."""
+    """Writes ``value`` as indented UTF-8 JSON, atomically; ValueError where it holds a NaN."""
     with atomic_write(path) as temporary:
-        text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(json_text(value, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:
     """Reads a JSON file; GplanError names the file where it is missing or broken."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_bytes())
     except FileNotFoundError:
         raise GplanError(f"{path} does not exist.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise GplanError(f"{path} is not valid UTF-8 JSON: {error}.") from None
 
 
@@ -86,21 +86,11 @@ def strict_json(text: str | bytes, what: str) -> Any:
 
     Raises:
         GplanError: it isn't that; also where an object gives a key twice, on whose value readers
-            would disagree, or a number is NaN or infinite.
+            would disagree, a number is NaN or infinite, or a text holds half a character.
     """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if repeated := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
-            raise ValueError(f"an object gives {', '.join(repeated)} twice")
-        return dict(pairs)
-
-    def no_number(word: str) -> NoReturn:
-        raise ValueError(f"{word} is no JSON number")
-
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=no_number)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise GplanError(f"{what} is not valid JSON: {error}") from None
 
 
@@ -108,24 +98,29 @@ def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
     """Writes one compact JSON object a line, atomically."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as out:
         for row in rows:
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+            out.write(json_text(row) + "\n")
 
 
 def read_jsonl(path: str | Path) -> Iterator[Any]:
     """Yields the objects of a JSONL file; GplanError names the line that is broken."""
     try:
-        with Path(path).open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise GplanError(f"{path}, line {number}: not JSON ({error}).") from None
+        for number, value in json_lines(path):
+            if isinstance(value, ValueError):
+                raise GplanError(f"{path}, line {number}: not UTF-8 JSON ({value}).")
+            yield value
     except FileNotFoundError:
         raise GplanError(f"{path} does not exist.") from None
-    except UnicodeDecodeError as error:
-        raise GplanError(f"{path} is not UTF-8 text: {error}.") from None
+
+
+def json_lines(path: str | Path) -> Iterator[tuple[int, Any | ValueError]]:
+    """Yields the number of each line that isn't blank, and its JSON value or what is wrong."""
+    with Path(path).open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    yield number, parse_json(line)
+                except ValueError as error:
+                    yield number, error
 
 
 def file_digest(path: str | Path) -> str:

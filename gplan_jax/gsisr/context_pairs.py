@@ -7,7 +7,6 @@ The file is JSONL with two lines a pair, one for each direction: in ``context`` 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from typing import Any, Literal
 
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
-from gplan_jax.foundation.files import atomic_write
+from gplan_jax.foundation.files import atomic_write, json_lines
+from gplan_jax.foundation.strict_json import json_text
 from gplan_jax.gsisr.facts import ORDER_TIMES, request_time, time_of
 from gplan_jax.gsisr.filter import check_plan
 from gplan_jax.gsisr.labels import LABEL_COLUMN, RowPlace, parse_label
@@ -114,7 +114,7 @@ def context_pair_writer(path: str | Path) -> Iterator[PairWriter]:
         def write(pair: ContextPair) -> None:
             check_shared(*pair.contexts)
             for line in _lines(pair):
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.write(json_text(line) + "\n")
 
         yield write
 
@@ -217,16 +217,14 @@ def _fault(path: Path, line: _Direction, column: str | None, problem: str) -> Ro
 
 
 def _directions(path: Path) -> Iterator[_Direction | RowError]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield _direction(number, json.loads(line.decode("utf-8-sig")))
-            except GplanError as error:
-                yield RowError(path, number, None, str(error), _MEND)
-            except (ValueError, RecursionError) as error:
-                yield RowError(path, number, None, f"not UTF-8 JSON: {error}", _MEND)
+    for number, value in json_lines(path):
+        if isinstance(value, ValueError):
+            yield RowError(path, number, None, f"not UTF-8 JSON: {value}", _MEND)
+            continue
+        try:
+            yield _direction(number, value)
+        except GplanError as error:
+            yield RowError(path, number, None, str(error), _MEND)
 
 
 def _direction(line: int, value: Any) -> _Direction:

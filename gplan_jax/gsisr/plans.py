@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gplan_jax.foundation.strict_json import whole
 from gplan_jax.gsisr.library import IntentLibrary
 from gplan_jax.reasoning.traces import THOUGHT_CLOSE
 
@@ -26,7 +27,7 @@ def parse_plan(text: str, library: IntentLibrary | None = None) -> Plan:
     library = library or IntentLibrary.load()
     found = _first_objects(text.split(THOUGHT_CLOSE, 1)[-1], library.tool_key)
     return [
-        {key: _as_text(value) for key, value in library.canonical_intent(intent).items()}
+        {_as_text(key): _as_text(value) for key, value in library.canonical_intent(intent).items()}
         for intent in found
     ]
 
@@ -68,4 +69,4 @@ def _decode(text: str, position: int) -> tuple[Any, int]:
 
 
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return whole(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

@@ -90,3 +90,10 @@ def test_another_library_names_its_tools_by_another_key(english: IntentLibrary) 
     text = 'Sure: [{"action":"rest"}]'
     assert parse_plan(text, english) == [{"action": "rest"}]
     assert parse_plan(text) == []
+
+
+def test_half_a_character_in_a_plan_can_be_written(amap: IntentLibrary) -> None:
+    key = amap.tool_key
+    plan = parse_plan(rf'[{{"{key}": "\ud83d", "\ude00": 1}}]', amap)
+    assert plan == [{key: "\ufffd", "\ufffd": "1"}]
+    canonical_plan(plan, amap).encode()

@@ -227,3 +227,41 @@ def test_a_failure_leaves_an_earlier_file_as_it_was(
     assert path.read_text(encoding="utf-8") == "earlier" and list(tmp_path.iterdir()) == [path]
     with pytest.raises(GplanError, match="unknown kind"), sample_writer(tmp_path / "rows.txt"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (r'{"id": "\ud83d"}', "id holds half a character"),
+        ('{"id": NaN}', "NaN is no JSON number"),
+        ('{"id": "1", "id": "2"}', "an object gives id twice"),
+    ],
+)
+def test_json_that_other_programs_write_is_skipped_as_a_faulty_row(
+    line: str, problem: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jsonl"
+    good = json.dumps(plain_rows(1)[0])
+    path.write_text(f"{line}\n{good}\n", encoding="utf-8")
+    with pytest.raises(RowError, match=f"row 1: not UTF-8 JSON: {problem}"):
+        list(read_samples(path))
+    faulty = FaultyRows("skip")
+    assert [sample.id for sample in read_samples(path, faulty=faulty)] == ["0"]
+    assert faulty.total == 1
+
+
+def test_an_integer_column_with_holes_stays_one(tmp_path: Path) -> None:
+    """pandas makes floats of it; a NaN that is not a hole is a faulty row."""
+    pyarrow = pytest.importorskip("pyarrow")
+    path = tmp_path / "a.parquet"
+    columns = {column: pyarrow.array(["x"] * 3) for column in COLUMNS}
+    for cells, found in (
+        ([1.0, None, 20.0], ["1", "", "20"]),
+        ([1.0, float("nan"), 20.5], ["1", "20.5"]),
+    ):
+        table = pyarrow.table(columns | {"profile_feat_1": pyarrow.array(cells)})
+        pytest.importorskip("pyarrow.parquet").write_table(table, path)
+        faulty = FaultyRows("skip")
+        samples = list(read_samples(path, faulty=faulty))
+        assert [sample.profile_feat_1 for sample in samples] == found
+        assert [error.column for error in faulty.errors] == ["profile_feat_1"] * (3 - len(found))

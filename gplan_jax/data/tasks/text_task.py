@@ -163,7 +163,7 @@ def text_latents(path: str | Path, *, width: int) -> LatentVocabulary:
     """
     path = Path(path)
     if path.suffix in (".yaml", ".yml"):
-        names = parse_yaml(path.read_text(encoding="utf-8")) if path.is_file() else None
+        names = parse_yaml(path.read_text("utf-8"), source=str(path)) if path.is_file() else None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise GplanError(f"{path} is no YAML list of block names.")
         return LatentVocabulary(tuple(names), max_steps=0, width=width)

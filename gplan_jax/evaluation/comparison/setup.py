@@ -242,7 +242,8 @@ def parse_overrides(
     for name, texts in options.items():
         if name not in names:
             raise GplanError(f"--set {name}.{texts[0]}: {name} takes no part in the comparison.")
-        values = {key: parse_yaml(text) for key, _, text in (t.partition("=") for t in texts)}
+        pairs = (text.partition("=") for text in texts)
+        values = {key: parse_yaml(value, source=f"--set {name}.{key}") for key, _, value in pairs}
         for trial in arms[name].trials[:trials]:
             if tried := sorted(set(trial) & set(values)):
                 raise GplanError(

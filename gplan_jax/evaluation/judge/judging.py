@@ -6,7 +6,6 @@ repeating a run that was stopped continues it and writes the same bytes.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -29,6 +28,7 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_directory, refuse_existing, write_json
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.streams import map_ordered
+from gplan_jax.foundation.strict_json import json_text
 
 JUDGEMENTS, COMPARISONS, RESULT = "judgements.jsonl", "comparisons.jsonl", "judge.json"
 Pair = tuple[PlanToJudge, PlanToJudge]
@@ -208,7 +208,7 @@ def _answers(judge: Judge, ask: Callable[[T], Awaitable[R]], items: Sequence[T])
 
 
 def _write(file: TextIO, record: dict[str, Any]) -> None:
-    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    file.write(json_text(record) + "\n")
 
 
 def _model_of(origin: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from typing import Any
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_write, file_digest
-from gplan_jax.gsisr.sample_files import SampleWriter, check_suffix, sample_writer
+from gplan_jax.foundation.row_files import check_suffix
+from gplan_jax.foundation.strict_json import json_text
+from gplan_jax.gsisr.sample_files import SampleWriter, sample_writer
 
 LineWriter = Callable[[Any], object]
 
@@ -95,20 +96,14 @@ def open_outputs(files: OutputFiles, *, test: bool, origin: bool) -> Iterator[Ou
             stack.enter_context(sample_writer(files.test)) if test else train,
             stack.enter_context(_line_writer(files.removed)),
             stack.enter_context(_line_writer(files.origin)) if origin else lambda line: None,
-            lambda values: report.write_text(
-                json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
-            ),
+            lambda values: report.write_text(json_text(values, indent=2) + "\n", encoding="utf-8"),
         )
 
 
 @contextmanager
 def _line_writer(path: Path) -> Iterator[LineWriter]:
-    # A model may write half a character (a lone surrogate); backslashed it is JSON again.
-    with (
-        atomic_write(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        yield lambda line: file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yield lambda line: file.write(json_text(line) + "\n")
 
 
 def file_identity(path: Path) -> dict[str, str]:

@@ -248,14 +248,10 @@ def file_contexts(
         row, sample = context
         try:
             facts_of(sample)
-            "".join(sample.to_dict().values()).encode()
-        except UnicodeEncodeError as error:
-            problem = f"a text is not Unicode ({error.reason})"
         except GplanError as error:
             problem = str(error).rstrip(".")
-        else:
-            return row, sample.with_label("")
-        raise RowError(path, row, None, problem, f"Mend the row, or {SKIP_HINT}.")
+            raise RowError(path, row, None, problem, f"Mend the row, or {SKIP_HINT}.") from None
+        return row, sample.with_label("")
 
     return faulty.sound(path, read_numbered_samples(path, faulty=faulty, limit=limit), checked)
 

@@ -10,8 +10,8 @@ from typing import Literal
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import write_json
+from gplan_jax.foundation.row_files import check_suffix
 from gplan_jax.gsisr import IntentLibrary, RowPlace, write_samples
-from gplan_jax.gsisr.sample_files import check_suffix
 from gplan_jax.synthesis.seeds.review_file import (
     KEPT,
     Decision,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.extras import load_extra
-from gplan_jax.gsisr.sample_files import SUFFIXES
+from gplan_jax.foundation.row_files import SUFFIXES
 from gplan_jax.synthesis.triggers.trigger_spec import (
     ORDER_TIMES,
     PROFILE_FIELDS,

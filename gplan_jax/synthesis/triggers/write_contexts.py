@@ -16,9 +16,9 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import write_json
 from gplan_jax.foundation.progress import ProgressBar
+from gplan_jax.foundation.row_files import check_suffix
 from gplan_jax.foundation.tables import TextTable
 from gplan_jax.gsisr import Sample, write_samples
-from gplan_jax.gsisr.sample_files import check_suffix
 from gplan_jax.synthesis.triggers.event_log import EventLog, open_log
 from gplan_jax.synthesis.triggers.log_events import LogEvent
 from gplan_jax.synthesis.triggers.log_files import log_files

@@ -22,6 +22,7 @@ from tensorboardX import SummaryWriter
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import atomic_write, write_jsonl
+from gplan_jax.foundation.strict_json import finite, json_text
 from gplan_jax.training.hosts.processes import is_primary, log_once
 
 LOG_NAME, WANDB_ID_NAME = "log.jsonl", "wandb-id.txt"
@@ -80,7 +81,7 @@ class MetricsLog:
         """Writes one record; its ``step`` counts the steps taken, from 1."""
         if not self._open:
             return
-        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._file.write(json_text(finite(record)) + "\n")
         self._file.flush()
         scalars = dict(_scalars(record))
         for name, value in scalars.items():
@@ -155,7 +156,7 @@ def evaluation_scores(directory: Path, metric: str) -> dict[int, float]:
     return {
         record["step"]: record[metric]
         for record in _whole_records(path)
-        if record.get("kind") == "evaluation" and metric in record
+        if record.get("kind") == "evaluation" and record.get(metric) is not None
     }
 
 
@@ -173,7 +174,7 @@ def _whole_records(path: Path) -> Iterator[dict[str, Any]]:
     lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = finite(json.loads(line))
             record["step"]
         except (ValueError, KeyError, TypeError):
             if number < len(lines):

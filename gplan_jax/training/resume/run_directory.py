@@ -122,7 +122,7 @@ def open_run(
         return directory, ConfigChanges()
     if not stored.is_file():
         raise GplanError(f"{directory} holds no run to resume; start one without --resume.")
-    values = parse_yaml(stored.read_text("utf-8"))
+    values = parse_yaml(stored.read_text("utf-8"), source=str(stored))
     if not isinstance(values, dict):
         raise GplanError(f"{stored} is not the config of a run; bring it back from a copy.")
     changes = compare_configs(parse_config(TrainConfig, values, source=str(stored)), config)

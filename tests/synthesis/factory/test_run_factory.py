@@ -167,7 +167,7 @@ def test_a_removed_row_is_told_with_all_that_is_wrong_and_the_raw_answer(tmp_pat
     prose, failed, long = map(json.loads, lines)
     assert prose == {
         "row": 1, "id": ROWS[0].id, "tier": "format", "code": "extra_text",
-        "messages": ["The reply begins with 'Sure'"], "raw": "Sure \ud800",
+        "messages": ["The reply begins with 'Sure'"], "raw": "Sure \ufffd",
     }  # fmt: skip
     assert failed["messages"] == ["the server was busy"] and failed["raw"] == ""
     assert len(long["messages"]) == 12 and "repeats intent 1" in long["messages"][-1]
