@@ -162,6 +162,11 @@ class ChatEncoder:
             )
         return max_length - constant
 
+    def word_borders(self, text: str) -> set[int]:
+        """Places in ``text`` that no token crosses; empty where the tokenizer knows no words."""
+        words = self._tokenizer.pre_tokenizer
+        return {end for _, (_, end) in words.pre_tokenize_str(text)} if words else set()
+
     def response(self, text: str) -> EncodedResponse:
         """Ids and sections of a response text, with the end token after it.
 

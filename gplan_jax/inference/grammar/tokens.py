@@ -68,11 +68,31 @@ def plan_pieces(
         joints=tuple(p[parting[i] : len(p) - tails[other[i]]] for i, p in enumerate(paired)),
         ends=tuple(alone[i][parting[i] :] for i in everything),
     )
+    parted = _always_parted(intents, other, library, encoder)
     for first in everything:
-        beside = [i for j in everything[first + 1 :] for i in (first, j)]
-        if beside:
-            _check_row([*beside, first], pieces, intents, library, encoder)
+        beside = [other[first]] if parted else everything[first + 1 :]
+        if row := [i for j in beside for i in (first, j)]:
+            _check_row([*row, first], pieces, intents, library, encoder)
     return pieces
+
+
+def _always_parted(
+    intents: Sequence[Intent], other: Sequence[int], library: IntentLibrary, encoder: ChatEncoder
+) -> bool:
+    """Whether one place in ``{"tool":"`` is a border of words for the tokenizer between any two
+    intents. No token crosses it then, so what one partner shows of an intent holds for all: the
+    checks grow with the library, where all pairs grow with its square.
+    """
+    opening = f'{{"{library.tool_key}":"'
+    borders = set(range(1, len(opening)))
+    for intent, beside in enumerate(other):
+        for pair in ((intent, beside), (beside, intent)):
+            first, both = ([intents[i] for i in part] for part in (pair[:1], pair))
+            start, text = len(canonical_plan(first, library)), canonical_plan(both, library)
+            if not text.startswith(opening, start):
+                return False
+            borders &= {end - start for end in encoder.word_borders(text)}
+    return bool(borders)
 
 
 def latent_pieces(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
-from gplan_jax.data import ChatEncoder
+from gplan_jax.data import ChatEncoder, EncodedResponse
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import (
     Intent,
@@ -488,6 +488,31 @@ def test_intents_whose_tokens_depend_on_each_other_are_named() -> None:
     merges = [(shorter, longer[-1]) for shorter, longer in grown]
     with pytest.raises(GplanError, match=r"'tool_2'} and {'tool': 'tool_4'} depend on each other"):
         PlanGrammar.compile(SMALL, crafted_encoder(merges), "plan")
+
+
+@pytest.mark.parametrize("which", ["tiny", "qwen3"])
+def test_twice_the_intents_take_twice_the_encoding(
+    which: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All pairs of intents would take four times as much."""
+    encoder = request.getfixturevalue(which)
+    encoded: list[int] = []
+    response = ChatEncoder.response
+
+    def counted(self: ChatEncoder, text: str) -> EncodedResponse:
+        encoded.append(len(text))
+        return response(self, text)
+
+    monkeypatch.setattr(ChatEncoder, "response", counted)
+    work = []
+    for count in (40, 80):
+        values = {f"{'店馆吧'[i % 3]}{i}": "" for i in range(count)}
+        grown = library(parameters={"from": {"values": {}}, "tag": {"values": values}})
+        encoded.clear()
+        grammar = PlanGrammar.compile(grown, encoder, "plan")
+        assert len(grammar.intents) > count
+        work.append(sum(encoded))
+    assert work[1] < 2.2 * work[0]
 
 
 def test_an_intent_that_ends_like_another_goes_on_is_named() -> None:
