@@ -91,7 +91,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def parse_yaml(text: str, *, source: str) -> Any:
+def parse_yaml(text: str, *, source: str = "The text") -> Any:
     """Parses one YAML document with plain types only; GplanError says that ``source`` is none."""
     try:
         return yaml.load(text, Loader=_Loader)

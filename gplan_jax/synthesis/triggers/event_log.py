@@ -53,17 +53,17 @@ class EventLog:
 
     def batches(self) -> Iterator[list[LogEvent]]:
         """Yields the events sorted by user and time, some thousands at a time."""
-        lenient, other_events = self.faulty.skips, self.spec.log.other_events
+        other_events = self.spec.log.other_events
         previous: list[Any] = []
-        for rows in fetch(self.connection, log_query(self.files, self.spec.log, lenient=lenient)):
+        for rows in fetch(self.connection, log_query(self.files, self.spec.log)):
             self.read += len(rows)
             batch = []
             for *content, unreadable, file, number in rows:
-                if content == previous and unreadable is None:
-                    self.duplicates += 1
-                    continue
-                previous = content
                 if unreadable is None:
+                    if content == previous:
+                        self.duplicates += 1
+                        continue
+                    previous = content
                     cells = (*content[:_EVENT_FIELDS], tuple(content[_EVENT_FIELDS:]))
                     event = LogEvent._make(cells)
                     if other_events == "ignore" and event.word not in self.spec.events:
@@ -75,21 +75,25 @@ class EventLog:
                 else:
                     fault = self._unreadable(unreadable)
                 kind, field, problem, mend = fault
-                column = getattr(self.spec.log.columns, field)
+                column = getattr(self.spec.log.columns, field, None)
                 error = RowError(self.files[file].path, number, column, problem, mend)
                 self.faulty.add(error, kind)
             yield batch
-        if lenient and any(file.path.suffix == ".csv" for file in self.files):
+        if self.faulty.skips and any(file.path.suffix == ".csv" for file in self.files):
             self._count_rejects()
 
     def profiles(self) -> Iterator[tuple[str, Mapping[str, str]]]:
         """Yields the users of the users' file, by id, with what it tells about them."""
         if self.users is None:
             return
-        query = users_query(self.users, self.spec.users, self.spec.log.delimiter)
+        query = users_query(self.users, self.spec.users)
         previous: str | None = None
         for rows in fetch(self.connection.cursor(), query):
-            for user, *values, number in rows:
+            for user, *values, unreadable, number in rows:
+                if unreadable is not None:
+                    _, field, problem, mend = self._unreadable(unreadable)
+                    columns = {"user": self.spec.users.user, **self.spec.users.columns.model_dump()}
+                    raise RowError(self.users.path, number, columns.get(field), problem, mend)
                 if user == previous:
                     problem = f"user {user!r} stands in the file twice"
                     raise RowError(self.users.path, number, self.spec.users.user, problem,
@@ -100,6 +104,12 @@ class EventLog:
     def _unreadable(self, found: str) -> tuple[FaultKind, str, str, str]:
         """The fault that the query found: a field, and after a blank what stands in it."""
         field, _, text = found.partition(" ")
+        if field == "row":
+            return "row", field, text, MEND
+        if field == "number":
+            field, _, text = text.partition(" ")
+            problem = f"{text} is no exact number; write a text or nothing"
+            return "user" if field == "user" else "row", field, problem, MEND
         kinds: dict[str, FaultKind] = {"user": "user", "time": "time"}
         written = f"{self.spec.log.time.format} (log.time.format), of 1971 to 2199"
         problem = f"{text!r} is no time written as {written}" if text else f"no {field}"
@@ -157,7 +167,10 @@ def open_log(
     with connection:
         delimiter = spec.log.delimiter
         columns = _mapped("log.columns", spec.log.columns)
-        files = [open_file(connection, path, i, columns, delimiter) for i, path in enumerate(paths)]
+        files = [
+            open_file(connection, path, i, columns, delimiter, lenient=faulty.skips)
+            for i, path in enumerate(paths)
+        ]
         found = None
         if users is not None:
             columns = {"users.user": spec.users.user}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.extras import load_extra
-from gplan_jax.foundation.row_files import SUFFIXES
+from gplan_jax.foundation.row_files import FIRST_INEXACT, SUFFIXES
 from gplan_jax.synthesis.triggers.trigger_spec import (
     ORDER_TIMES,
     PROFILE_FIELDS,
@@ -34,12 +34,26 @@ TEXT_FIELDS = (
 )  # fmt: skip
 
 
+class Cell(NamedTuple):
+    """A column of a file in SQL: its cell, the cell's type, and what tells whether it's a float."""
+
+    raw: str
+    kind: str = "VARCHAR"
+    floats: str | None = None
+
+
 class LogFile(NamedTuple):
-    """A file, its number in the log, and its columns with their types, as DuckDB names them."""
+    """A file and its number in the log, its columns by name, and SQL over all of its rows.
+
+    Columns go by their place, since DuckDB takes ``City`` and ``city`` for one.
+    """
 
     path: Path
     number: int
-    types: Mapping[str, str]
+    cells: Mapping[str, Cell]
+    table: str
+    row: str = "row_number() OVER ()"  # the row's number, from 1
+    faults: tuple[str, ...] = ()  # WHEN ... THEN 'row what is wrong with all of it'
 
 
 def log_files(logs: Iterable[str | Path]) -> list[Path]:
@@ -94,20 +108,65 @@ def _gist(error: Exception) -> str:
 
 
 def open_file(
-    connection: Any, path: Path, number: int, wanted: Mapping[str, str], delimiter: str
+    connection: Any,
+    path: Path,
+    number: int,
+    wanted: Mapping[str, str],
+    delimiter: str,
+    *,
+    lenient: bool = False,
 ) -> LogFile:
-    """A file with its columns; ``wanted`` maps keys of the spec (``log.columns.user``) to them."""
+    """A file with its columns; ``wanted`` maps keys of the spec (``log.columns.user``) to them.
+
+    The folders that a file is in say nothing of its rows (``user_id=00123/events.csv``).
+    """
+    where = f"{_quoted(glob.escape(str(path)))}, hive_partitioning = false"
     if path.suffix == ".csv":
-        types = dict.fromkeys(_csv_header(path, delimiter), "VARCHAR")
+        names = _csv_header(path, delimiter)
+        kinds = ["VARCHAR"] * len(names)
     elif path.suffix == ".jsonl":
-        types = dict.fromkeys(_json_keys(connection, path, set(wanted.values())), "VARCHAR")
+        names = _json_keys(connection, path, where, set(wanted.values()))
     else:
-        table = f"read_parquet({_quoted(glob.escape(str(path)))})"
-        query = f"SELECT column_name, column_type FROM (DESCRIBE FROM {table})"
-        types = dict(row for batch in fetch(connection, query) for row in batch)
-    missing = [(key, column) for key, column in wanted.items() if column not in types]
+        names, kinds = _parquet_columns(connection, where)
+    _check_columns(path, names, wanted)
+    if path.suffix == ".jsonl":
+        # One pass over a line for all of its cells. A line that can't be read is NULL.
+        chosen = list(dict.fromkeys(wanted.values()))
+        keys = [_quoted("/" + c.replace("~", "~0").replace("/", "~1")) for c in chosen]
+        cells = {c: Cell(f"v[{i}]", "JSON", f"k[{i}] = 'DOUBLE'") for i, c in enumerate(chosen, 1)}
+        table = (
+            f"(SELECT json, json_extract_string(json, [{', '.join(keys)}]) AS v, "
+            f"json_type(json, [{', '.join(keys)}]) AS k "
+            f"FROM read_ndjson_objects({where}, ignore_errors = true))"
+        )
+        faults = (
+            "WHEN json IS NULL THEN 'row not UTF-8 JSON'",
+            "WHEN json_type(json) <> 'OBJECT' THEN 'row not a JSON object'",
+            "WHEN len(list_distinct(json_keys(json))) < len(json_keys(json)) "
+            "THEN 'row an object gives a key twice'",
+        )
+        return LogFile(path, number, cells, table, faults=faults)
+    floats = {kind: "true" for kind in ("FLOAT", "DOUBLE")}
+    columns = enumerate(zip(names, kinds, strict=True))
+    cells = {name: Cell(f"c{i}", kind, floats.get(kind)) for i, (name, kind) in columns}
+    if path.suffix == ".parquet":
+        places = ", ".join(f"c{i}" for i in range(len(names)))
+        table = f"read_parquet({where}, file_row_number = true) AS t({places}, place)"
+        return LogFile(path, number, cells, table, "place + 1")
+    places = ", ".join(f"c{i}: 'VARCHAR'" for i in range(len(names)))
+    table = (
+        f"read_csv({where}, auto_detect = false, header = true, delim = {_quoted(delimiter)}, "
+        f"quote = '\"', escape = '\"', columns = {{{places}}}{', store_rejects = true' * lenient})"
+    )
+    return LogFile(path, number, cells, table)
+
+
+def _check_columns(path: Path, names: Sequence[str], wanted: Mapping[str, str]) -> None:
+    if twice := [column for column in dict.fromkeys(wanted.values()) if names.count(column) > 1]:
+        raise GplanError(f"{path} has columns twice: {', '.join(twice)}.")
+    missing = [(key, column) for key, column in wanted.items() if column not in names]
     if missing:
-        lines = [f"{column} ({key}); {nearest(column, types)}" for key, column in missing]
+        lines = [f"{column} ({key}); {nearest(column, names)}" for key, column in missing]
         key = missing[0][0]
         optional = next((key for key, _ in missing if key not in NEEDED), None)
         without = f", or {optional}=null where there is none" if optional else ""
@@ -116,7 +175,6 @@ def open_file(
             f"Say what they are called there: --set {key}=COLUMN{without}; or name a file of "
             "rules of your own with --rules."
         )
-    return LogFile(path, number, types)
 
 
 def _csv_header(path: Path, delimiter: str) -> list[str]:
@@ -125,12 +183,10 @@ def _csv_header(path: Path, delimiter: str) -> list[str]:
         header = next(csv.reader(file, delimiter=delimiter), None)
     if not header:
         raise GplanError(f"{path} is empty: it has no header line.")
-    if twice := sorted({column for column in header if header.count(column) > 1}):
-        raise GplanError(f"{path} has columns twice: {', '.join(twice)}.")
     return header
 
 
-def _json_keys(connection: Any, path: Path, wanted: set[str]) -> list[str]:
+def _json_keys(connection: Any, path: Path, where: str, wanted: set[str]) -> list[str]:
     """The keys of the first rows; of all of them where some wanted one is not among those."""
     keys: dict[str, None] = {}
     with path.open("rb") as lines:
@@ -143,14 +199,32 @@ def _json_keys(connection: Any, path: Path, wanted: set[str]) -> list[str]:
     if wanted <= keys.keys():
         return [*keys]
     query = (
-        "SELECT DISTINCT unnest(json_keys(json)) FROM read_ndjson_objects("
-        f"{_quoted(glob.escape(str(path)))}, ignore_errors = true)"
+        "SELECT DISTINCT unnest(json_keys(json)) "
+        f"FROM read_ndjson_objects({where}, ignore_errors = true)"
     )
     rows = (row for batch in fetch(connection, query) for row in batch)
-    return [*keys, *sorted(str(key) for (key,) in rows)]
+    return [*keys, *sorted({str(key) for (key,) in rows} - keys.keys())]
 
 
-def log_query(files: Sequence[LogFile], spec: LogSpec, *, lenient: bool) -> str:
+def _parquet_columns(connection: Any, where: str) -> tuple[list[str], list[str]]:
+    """Names and types; DuckDB's own names are others where two differ in case alone."""
+    query = f"SELECT column_type FROM (DESCRIBE FROM read_parquet({where}))"
+    kinds = [str(kind) for batch in fetch(connection, query) for (kind,) in batch]
+    query = f"SELECT name, num_children FROM parquet_schema({where.partition(', hive')[0]})"
+    nodes = (row for batch in fetch(connection, query) for row in batch)
+    names: list[str] = []
+    next(nodes)  # The root; below it each node comes before its children.
+    inside = 0
+    for name, children in nodes:
+        if inside:
+            inside -= 1
+        else:
+            names.append(name)
+        inside += children or 0
+    return names, kinds
+
+
+def log_query(files: Sequence[LogFile], spec: LogSpec) -> str:
     """All events of the log, sorted by user, time and then everything else, not by file or row.
 
     Columns: user, time, ``TEXT_FIELDS``, the three order times, ``PROFILE_FIELDS`` where any is
@@ -160,56 +234,76 @@ def log_query(files: Sequence[LogFile], spec: LogSpec, *, lenient: bool) -> str:
     profile = PROFILE_FIELDS if any(columns[field] for field in PROFILE_FIELDS) else ()
     parts = []
     for file in files:
-        times = {}
-        for field in ("time", *ORDER_TIMES):
-            column = columns[field]
-            kind = file.types[column] if column else ""
-            times[field] = _time(column, kind, spec.time) if column else "NULL::TIMESTAMP"
+        mapped = {field: file.cells[column] for field, column in columns.items() if column}
+        texts = {field: _text(mapped.get(field)) for field in columns}
         # The first thing that makes a row unreadable: its field, and what stands there.
-        faults = [f"WHEN {_text(columns['user'])} = '' THEN 'user'"]
-        for field, time in times.items():
-            if columns[field]:
-                cell = _text(columns[field])
-                filled = "" if field == "time" else f" AND {cell} <> ''"
-                faults.append(f"WHEN {time} IS NULL{filled} THEN '{field} ' || left({cell}, 80)")
-        table, row = _table(file, spec.delimiter, [*filter(None, columns.values())], lenient)
+        faults = [*file.faults, f"WHEN {texts['user']} = '' THEN 'user'"]
+        times = dict.fromkeys(("time", *ORDER_TIMES), "NULL::TIMESTAMP")
+        for field in times.keys() & mapped.keys():
+            times[field] = time = _time(mapped[field], spec.time)
+            filled = "" if field == "time" else f" AND {texts[field]} <> ''"
+            faults.append(
+                f"WHEN {time} IS NULL{filled} THEN '{field} ' || left({texts[field]}, 80)"
+            )
+        faults += _number_faults({f: cell for f, cell in mapped.items() if f not in times})
         cells = [
-            _text(columns["user"]),
+            texts["user"],
             times["time"],
-            *(_text(columns[field]) for field in TEXT_FIELDS),
+            *(texts[field] for field in TEXT_FIELDS),
             *(times[field] for field in ORDER_TIMES),
-            *(_text(columns[field]) for field in profile),
+            *(texts[field] for field in profile),
             f"CASE {' '.join(faults)} END",
             f"{file.number}",
-            row,
+            file.row,
         ]
-        parts.append(f"SELECT {', '.join(cells)} FROM {table}")
+        parts.append(f"SELECT {', '.join(cells)} FROM {file.table}")
     # By everything but the file and row number.
     order = ", ".join(str(i) for i in range(1, len(cells) - 1))
     return f"{' UNION ALL '.join(parts)} ORDER BY {order}"
 
 
-def users_query(file: LogFile, spec: UsersSpec, delimiter: str) -> str:
-    """The users of a file sorted by id: id, ``PROFILE_FIELDS``, row number."""
-    columns = spec.columns.model_dump()
-    cells = ", ".join(_text(columns[field]) for field in PROFILE_FIELDS)
-    table, row = _table(file, delimiter, [spec.user, *filter(None, columns.values())], False)
-    return f"SELECT {_text(spec.user)}, {cells}, {row} FROM {table} ORDER BY 1"
+def users_query(file: LogFile, spec: UsersSpec) -> str:
+    """The users of a file sorted by id: id, ``PROFILE_FIELDS``, what is wrong, row number."""
+    columns = {"user": spec.user, **spec.columns.model_dump()}
+    mapped = {field: file.cells[column] for field, column in columns.items() if column}
+    cells = ", ".join(_text(mapped.get(field)) for field in ("user", *PROFILE_FIELDS))
+    faults = " ".join([*file.faults, *_number_faults(mapped), "WHEN false THEN ''"])
+    return f"SELECT {cells}, CASE {faults} END, {file.row} FROM {file.table} ORDER BY 1"
 
 
-def _text(column: str | None) -> str:
-    """A cell as text without white space around it; '' where it is empty or not mapped."""
-    if not column:
+def _number_faults(cells: Mapping[str, Cell]) -> list[str]:
+    """Floats that are NaN, infinite, or have lost the last digits of an id."""
+    # DuckDB takes a comparison alone for true: the statistics of a Parquet file leave NaN out.
+    exact = (
+        f"isfinite(TRY_CAST({{0}} AS DOUBLE)) AND abs(TRY_CAST({{0}} AS DOUBLE)) < {FIRST_INEXACT}"
+    )
+    return [
+        f"WHEN {cell.floats} AND NOT coalesce({exact.format(cell.raw)}, true) "
+        f"THEN 'number {field} ' || left({_text(cell)}, 80)"
+        for field, cell in cells.items()
+        if cell.floats
+    ]
+
+
+def _text(cell: Cell | None) -> str:
+    """A cell as text without white space around it; '' where it is empty or not mapped.
+
+    pandas makes floats of a column of integers with holes: 7.0 is 7.
+    """
+    if cell is None:
         return "''"
-    return f"coalesce(trim(CAST({_name(column)} AS VARCHAR), E' \\t\\r\\n'), '')"
+    text = f"CAST({cell.raw} AS VARCHAR)"
+    if cell.floats:
+        whole = f"regexp_replace({text}, '\\.0+$', '')"
+        text = f"CASE WHEN {cell.floats} THEN {whole} ELSE {text} END"
+    return f"coalesce(trim({text}, E' \\t\\r\\n'), '')"
 
 
-def _time(column: str, kind: str, times: Times) -> str:
+def _time(cell: Cell, times: Times) -> str:
     """A cell as local time of the session's zone; NULL where it is no readable time."""
-    raw = _name(column)
-    text = f"CAST({raw} AS VARCHAR)"
-    if kind.startswith(("TIMESTAMP", "DATE")):
-        instant = f"CAST({raw} AS TIMESTAMPTZ)"
+    text = f"CAST({cell.raw} AS VARCHAR)"
+    if cell.kind.startswith(("TIMESTAMP", "DATE")):
+        instant = f"CAST({cell.raw} AS TIMESTAMPTZ)"
     elif times.format == "iso":
         instant = f"TRY_CAST({text} AS TIMESTAMPTZ)"
     elif times.format in ("epoch_s", "epoch_ms"):
@@ -219,32 +313,6 @@ def _time(column: str, kind: str, times: Times) -> str:
         instant = f"CAST(try_strptime({text}, {_quoted(times.format)}) AS TIMESTAMPTZ)"
     years = f"BETWEEN TIMESTAMPTZ '{FIRST_TIME}' AND TIMESTAMPTZ '{LAST_TIME}'"
     return f"CASE WHEN {instant} {years} THEN CAST({instant} AS TIMESTAMP) END"
-
-
-def _table(file: LogFile, delimiter: str, mapped: Sequence[str], lenient: bool) -> tuple[str, str]:
-    """A table function call for a file, and the expression of the row's number."""
-    path = _quoted(glob.escape(str(file.path)))
-    if file.path.suffix == ".parquet":
-        return f"read_parquet({path}, file_row_number = true)", "file_row_number + 1"
-    number = "row_number() OVER ()"
-    names = file.types if file.path.suffix == ".csv" else dict.fromkeys(mapped)
-    columns = ", ".join(f"{_quoted(column)}: 'VARCHAR'" for column in names)
-    if file.path.suffix == ".csv":
-        rejects = ", store_rejects = true" if lenient else ""
-        return (
-            f"read_csv({path}, auto_detect = false, header = true, delim = {_quoted(delimiter)}, "
-            f"quote = '\"', escape = '\"', columns = {{{columns}}}{rejects})",
-            number,
-        )
-    return (
-        f"read_json({path}, format = 'newline_delimited', columns = {{{columns}}}, "
-        f"ignore_errors = {str(lenient).lower()})",
-        number,
-    )
-
-
-def _name(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
 
 
 def _quoted(text: object) -> str:

@@ -205,11 +205,11 @@ def test_broken_lines_are_placed_or_left_out(tmp_path: Path, read: Read) -> None
 def test_broken_json_lines(tmp_path: Path, read: Read) -> None:
     path = write_as(tmp_path / "log.jsonl", ROWS)
     path.write_text(path.read_text() + '{"user_id": "u1"\n[1]\n' + path.read_text())
-    with pytest.raises(GplanError, match=r"Malformed JSON in file .*log.jsonl.* in line"):
+    with pytest.raises(RowError, match=r"log.jsonl, row [45]: not (UTF-8 JSON|a JSON object)"):
         read([path])
     events, faults = read([path], faulty=FaultyRows("skip"))
     assert events == read([write_as(tmp_path / "clean.jsonl", ROWS)])[0]
-    assert faults.counts == {"user": 2}
+    assert faults.counts == {"row": 2}
 
 
 def test_text_that_is_not_utf8(tmp_path: Path, read: Read) -> None:
@@ -298,6 +298,89 @@ def test_empty_and_doubled_headers(tmp_path: Path, read: Read) -> None:
     assert read([write(tmp_path / "none.csv")])[0] == []
 
 
+@pytest.mark.parametrize("kind", [".csv", ".jsonl", ".parquet"])
+def test_the_folder_of_a_file_says_nothing_of_its_rows(
+    tmp_path: Path, read: Read, kind: str
+) -> None:
+    folder = tmp_path / "user_id=00123" / "city=丙市"
+    folder.mkdir(parents=True)
+    plain = read([write_as(tmp_path / f"log{kind}", ROWS)])[0]
+    assert read([write_as(folder / f"log{kind}", ROWS)])[0] == plain
+
+
+@pytest.mark.parametrize("kind", [".csv", ".jsonl", ".parquet"])
+def test_columns_that_differ_in_case_alone_or_have_no_name(
+    tmp_path: Path, read: Read, small: TriggerSpec, kind: str
+) -> None:
+    path = tmp_path / f"log{kind}"
+    names = ["", "City", *COLUMNS, "a/b~", "__index_level_0__"]
+    cells = ["7", "丙市", *ROWS[0], "x", "8"]
+    if kind == ".csv":
+        write(path, ",".join([*cells, ""]), header=[*names, ""])
+    elif kind == ".jsonl":
+        path.write_text(json.dumps(dict(zip(names, cells, strict=True))), encoding="utf-8")
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        arrays = [pyarrow.array([cell]) for cell in cells]
+        arrays[0] = pyarrow.array([{"x": [1, 2], "y": {"z": "deep"}}])
+        table = pyarrow.table(arrays, names=names)
+        pytest.importorskip("pyarrow.parquet").write_table(table, path)
+    for column, city in (("city", "甲市"), ("City", "丙市"), ("a/b~", "x")):
+        spec = load_triggers(None, [*UNMAPPED, f"log.columns.city={column}"])
+        (event,) = read([path], spec)[0]
+        assert (event.user, event.place, event.city) == ("u2", "B1", city)
+
+
+def test_integers_with_holes_are_the_same_user_in_every_kind_of_file(
+    tmp_path: Path, read: Read
+) -> None:
+    """pandas makes floats of them; NaN and digits that a float has lost are faults."""
+    time = "2026-03-02 10:00:00"
+    lines = [f'{{"user_id": {user}, "event_time": "{time}", "event": "view", "poi_id": {place}, '
+             '"city": "甲市"}' for user, place in (("7.0", "12"), ("8", "NaN"), ("9", "1e400"),
+                                                  ("1e20", "3"), ('"7.0"', "4"))]  # fmt: skip
+    (tmp_path / "log.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table(
+        {"user_id": [7.0, 8.0, 2.0**60], "event_time": [time] * 3, "event": ["view"] * 3,
+         "poi_id": [12.0, float("nan"), None], "city": ["甲市"] * 3}
+    )  # fmt: skip
+    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "log.parquet")
+    for kind, places in ((".jsonl", [("7", "12"), ("7.0", "4")]), (".parquet", [("7", "12")])):
+        path = tmp_path / f"log{kind}"
+        with pytest.raises(RowError, match="is no exact number; write a text or nothing"):
+            read([path])
+        events, faults = read([path], faulty=FaultyRows("skip"))
+        assert [(event.user, event.place) for event in events] == places
+        assert faults.total == len(lines if kind == ".jsonl" else table) - len(places)
+        assert {error.column for error in faults.errors} == {"user_id", "poi_id"}
+
+
+def test_json_lines_that_readers_disagree_on_are_faulty(tmp_path: Path, read: Read) -> None:
+    good = json.dumps(dict(zip(COLUMNS, ROWS[0], strict=True)))
+    path = tmp_path / "log.jsonl"
+    for line, problem in (
+        (good.replace("}", ', "user_id": "u3"}'), "row 2: an object gives a key twice"),
+        (good.replace("B1", r"\ud83d"), "row 2: not UTF-8 JSON"),
+        ("[1]", "row 2: not a JSON object"),
+    ):
+        path.write_text(f"{good}\n{line}\n", encoding="utf-8")
+        with pytest.raises(RowError, match=problem):
+            read([path])
+        events, faults = read([path], faulty=FaultyRows("skip"))
+        assert len(events) == 1 and faults.counts == {"row": 1}
+
+
+def test_nanoseconds(tmp_path: Path, read: Read) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    columns = dict(zip(COLUMNS, ([cell] for cell in ROWS[0]), strict=True))
+    noon = pyarrow.array([1_772_445_600_000_000_001], pyarrow.timestamp("ns", "UTC"))
+    path = tmp_path / "log.parquet"
+    table = pyarrow.table(columns | {"event_time": noon})
+    pytest.importorskip("pyarrow.parquet").write_table(table, path)
+    assert read([path])[0][0].when == datetime(2026, 3, 2, 18)
+
+
 def test_a_broken_parquet_file(tmp_path: Path, read: Read) -> None:
     path = tmp_path / "log.parquet"
     path.write_bytes(b"PAR1 no")
@@ -324,3 +407,22 @@ def test_without_duckdb_the_extra_is_named(
         open_log([path], small, temporary=tmp_path, faulty=FaultyRows()),
     ):
         pass
+
+
+def test_a_broken_row_of_the_users_file_is_named(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    write_as(log, ROWS)
+    spec = load_triggers(None, [*UNMAPPED, "users.user=id", "users.columns={home_city: home}"])
+    users = tmp_path / "users.jsonl"
+    for line, problem in (
+        ('{"id": "u1", "id": "u2", "home": "甲市"}', "users.jsonl, row 2: .* a key twice"),
+        ('{"id": "u1", "home": NaN}', "users.jsonl, row 2, column home: NaN is no exact number"),
+        ('{"id": 1e400, "home": "甲市"}', "users.jsonl, row 2, column id: 1e400 is no exact"),
+        ('{"id": "u1"', "users.jsonl, row 2: not UTF-8 JSON"),
+    ):
+        users.write_text(f'{{"id": "u9", "home": "乙市"}}\n{line}\n', encoding="utf-8")
+        with (
+            open_log([log], spec, temporary=tmp_path, users=users, faulty=FaultyRows()) as opened,
+            pytest.raises(RowError, match=problem),
+        ):
+            list(opened.profiles())
