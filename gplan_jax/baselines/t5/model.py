@@ -35,8 +35,6 @@ class T5Config(Config):
     decoder_layers: int = Field(default=2, ge=1)
     buckets: int = Field(default=32, ge=4, multiple_of=4)  # of relative positions, see below
     max_distance: int = Field(default=128, ge=2)
-    gated: bool = False  # gelu(gate(x)) * up(x) as in T5 1.1, instead of relu(up(x)) as in T5
-    tied: bool = True  # the head is the embedding times D^-0.5 (T5), not its own matrix (T5 1.1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     epsilon: float = Field(default=1e-6, gt=0)  # added to the mean square in the norms
 
@@ -131,21 +129,16 @@ class T5Attention(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """down(relu(up(x))), or down(gelu(gate(x)) * up(x)) where gated."""
+    """down(relu(up(x)))."""
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
         d, f = config.hidden_size, config.mlp_size
         self.up = _normal(rngs, (d, f), d**-0.5)
-        self.gate = _normal(rngs, (d, f), d**-0.5) if config.gated else None
         self.down = _normal(rngs, (f, d), f**-0.5)
         self.dropout = config.dropout
 
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        inner = x @ self.up[...]
-        if self.gate is None:
-            inner = jax.nn.relu(inner)
-        else:
-            inner = jax.nn.gelu(x @ self.gate[...], approximate=True) * inner
+        inner = jax.nn.relu(x @ self.up[...])
         return dropout(inner, self.dropout, key) @ self.down[...]
 
 
@@ -238,14 +231,12 @@ class DecoderCache(NamedTuple):
 
 
 class T5(nnx.Module):
-    """The encoder-decoder; both sides and, where tied, the head share one embedding [V, D]."""
+    """The encoder-decoder; both sides and the head share one embedding [V, D]."""
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
         self.config = config
         shape = (config.vocabulary_size, config.hidden_size)
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), shape))
-        scale = config.hidden_size**-0.5
-        self.head = None if config.tied else _normal(rngs, shape, scale)
         self.encoder_bias = PositionBias(config, bidirectional=True, rngs=rngs)
         self.decoder_bias = PositionBias(config, bidirectional=False, rngs=rngs)
         encoder = [EncoderBlock(config, rngs=rngs) for _ in range(config.encoder_layers)]
@@ -258,11 +249,8 @@ class T5(nnx.Module):
         """The embeddings [..., D] of tokens."""
         return self.embedding[...][tokens]
 
-    def encode(
-        self, source: jax.Array, mask_BxS: jax.Array, key: jax.Array | None = None
-    ) -> jax.Array:
-        """The encoder's output [B, S, D] for tokens or embeddings; the mask is true at tokens."""
-        x = source if source.ndim == 3 else self.embed(source)
+    def encode(self, x: jax.Array, mask_BxS: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """The encoder's output [B, S, D] for embeddings [B, S, D]; the mask is true at tokens."""
         positions = jnp.arange(x.shape[1])
         bias = self.encoder_bias(positions, positions) + mask_bias(mask_BxS)[:, None, None]
         keys = _split(key, 2 + len(self.encoder))
@@ -327,8 +315,6 @@ class T5(nnx.Module):
         return cache, self._logits(self.decoder_norm(x))[:, 0]
 
     def _logits(self, x: jax.Array) -> jax.Array:
-        if self.head is not None:
-            return x @ self.head[...].T
         return (x * self.config.hidden_size**-0.5) @ self.embedding[...].T
 
 
