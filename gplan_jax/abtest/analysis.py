@@ -12,6 +12,7 @@ import numpy as np
 
 from gplan_jax.abtest.estimates import (
     adjusted,
+    detectable,
     estimate,
     import_tea_tasting,
     sample_ratio_p,
@@ -19,7 +20,6 @@ from gplan_jax.abtest.estimates import (
 )
 from gplan_jax.abtest.experiment import AbTest, Metric
 from gplan_jax.abtest.log import ExposureLog
-from gplan_jax.abtest.power import detectable
 from gplan_jax.abtest.sequential import Sequential, sequential_analysis
 from gplan_jax.abtest.summary_tables import headline_of, markdown
 from gplan_jax.abtest.users import COVARIATES, UserTable, divide, user_table

@@ -14,12 +14,12 @@ from gplan_jax.abtest.estimates import (
     Estimate,
     estimate,
     import_tea_tasting,
+    needed,
     sample_ratio_p,
     variance_saved,
 )
 from gplan_jax.abtest.experiment import Metric
 from gplan_jax.abtest.log import COLUMNS
-from gplan_jax.abtest.power import needed
 from gplan_jax.abtest.sequential import Spending, bounds, course, independent
 from gplan_jax.abtest.users import UserTable
 from gplan_jax.foundation.buckets import Experiment

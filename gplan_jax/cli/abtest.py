@@ -113,7 +113,7 @@ def power(
 
     Example: gplan abtest power --baseline 0.30 --lift 0.0087 --users-per-day 100000
     """
-    from gplan_jax.abtest.power import needed
+    from gplan_jax.abtest.estimates import needed
 
     need = needed(
         baseline,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from statsmodels.stats.power import tt_ind_solve_power
 
+from gplan_jax.abtest.estimates import detectable, needed
 from gplan_jax.abtest.experiment import Metric
-from gplan_jax.abtest.power import detectable, needed
 from gplan_jax.abtest.users import UserTable
 from gplan_jax.foundation import GplanError
 

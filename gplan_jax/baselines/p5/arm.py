@@ -18,8 +18,7 @@ from flax import nnx
 from pydantic import Field
 from tokenizers import models, pre_tokenizers
 
-from gplan_jax.baselines.fitting.network import Batch, FitSettings
-from gplan_jax.baselines.fitting.network_arm import FitInput, Recipe, network_arm
+from gplan_jax.baselines.fitting.network import Batch, FitInput, FitSettings, Recipe, network_arm
 from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode, history_only
 from gplan_jax.baselines.t5.model import T5, T5Config

@@ -22,8 +22,7 @@ from jax import Array
 from pydantic import Field
 
 from gplan_jax.baselines.fitting.arms import Arm
-from gplan_jax.baselines.fitting.network import Batch, FitSettings
-from gplan_jax.baselines.fitting.network_arm import FitInput, Recipe, network_arm
+from gplan_jax.baselines.fitting.network import Batch, FitInput, FitSettings, Recipe, network_arm
 from gplan_jax.baselines.rows.atoms import padded_plans
 from gplan_jax.baselines.rows.features import FeatureEncoder
 from gplan_jax.baselines.rows.plan_mask import PlanMask, decode

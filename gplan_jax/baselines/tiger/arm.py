@@ -25,8 +25,7 @@ import numpy as np
 from flax import nnx
 from pydantic import Field
 
-from gplan_jax.baselines.fitting.network import Batch, FitSettings
-from gplan_jax.baselines.fitting.network_arm import FitInput, Recipe, network_arm
+from gplan_jax.baselines.fitting.network import Batch, FitInput, FitSettings, Recipe, network_arm
 from gplan_jax.baselines.rows.atoms import Atoms, padded_plans
 from gplan_jax.baselines.rows.features import FeatureEncoder
 from gplan_jax.baselines.t5.model import T5, T5Config, dropout

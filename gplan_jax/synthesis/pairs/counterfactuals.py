@@ -41,10 +41,11 @@ from gplan_jax.gsisr.context_pairs import (
     changed_columns,
     context_pair_writer,
 )
-from gplan_jax.synthesis.pairs.catalogue import Catalogue, harvest
 from gplan_jax.synthesis.pairs.perturbations import (
+    Catalogue,
     PerturbationSpec,
     anchor_of,
+    harvest,
     load_spec,
     perturbed,
 )

@@ -7,7 +7,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gplan_jax.baselines.fitting.network_arm import FitInput, NetworkPredictor, Recipe
+from gplan_jax.baselines.fitting.network import FitInput, NetworkPredictor, Recipe
 from gplan_jax.baselines.p5.arm import P5, P5Settings, p5_recipe
 from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode

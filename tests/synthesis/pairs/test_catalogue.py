@@ -5,7 +5,7 @@ import random
 from datetime import date, datetime
 
 from gplan_jax.gsisr import Sample
-from gplan_jax.synthesis.pairs.catalogue import category_in_histories, harvest
+from gplan_jax.synthesis.pairs.perturbations import category_in_histories, harvest
 from gplan_jax.synthesis.world.geography import CITIES, Place, build_geography
 
 NOW = datetime(2026, 3, 10, 12)

@@ -33,7 +33,6 @@ from gplan_jax.reasoning import ReasoningTrace
 from gplan_jax.synthesis.amap.rules import Rules, plan_for
 from gplan_jax.synthesis.amap.situation import situation_of
 from gplan_jax.synthesis.amap.taste import taste_of
-from gplan_jax.synthesis.pairs.catalogue import harvest
 from gplan_jax.synthesis.pairs.counterfactuals import (
     PairCandidate,
     PairRecipe,
@@ -47,6 +46,7 @@ from gplan_jax.synthesis.pairs.perturbations import (
     HoursShift,
     OrderMove,
     PerturbationSpec,
+    harvest,
     load_spec,
 )
 from gplan_jax.synthesis.teachers.protocol import TeacherAnswer

@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import COLUMNS, Sample
-from gplan_jax.synthesis.pairs.catalogue import Catalogue, category_in_histories, harvest
 from gplan_jax.synthesis.pairs.perturbations import (
+    Catalogue,
     DayShift,
     HomeMove,
     HoursShift,
     OrderMove,
     PerturbationSpec,
     anchor_of,
+    category_in_histories,
+    harvest,
     load_spec,
     perturbed,
 )
