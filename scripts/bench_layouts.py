@@ -43,7 +43,7 @@ from gplan_jax.objectives.section_loss import (
 )
 from gplan_jax.objectives.token_nll import token_nll
 from gplan_jax.reasoning import GSISR_LATENTS
-from gplan_jax.synthesis.factory.explain import explain_file
+from gplan_jax.synthesis.factory.labelled_files import explain_file
 from gplan_jax.synthesis.world.simulation import simulate_rows
 from gplan_jax.training.hosts.mesh import make_mesh, put_batch
 from gplan_jax.training.steps.optimizer import make_optimizer

@@ -12,7 +12,6 @@ from gplan_jax.cli import baseline as baseline_command
 from gplan_jax.cli import bench, convert, evaluation, memory, sensitivity, serve, synthesis, train
 from gplan_jax.cli import judge as judge_command
 from gplan_jax.cli import quickstart as quickstart_command
-from gplan_jax.cli import report as report_command
 from gplan_jax.cli import reproduce as reproduce_command
 from gplan_jax.cli import tasks as tasks_command
 from gplan_jax.cli import triggers as triggers_command
@@ -45,7 +44,7 @@ for command in (
     evaluation.plan,
     sensitivity.sensitivity,
     judge_command.judge,
-    report_command.report,
+    baseline_command.report,
     baseline_command.baseline,
     reproduce_command.reproduce,
     serve.serve,

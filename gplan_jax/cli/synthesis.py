@@ -116,7 +116,7 @@ def filter_rows(
 
     from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.gsisr import IntentLibrary
-    from gplan_jax.synthesis.factory.filter_file import filter_file, pass_rate_table
+    from gplan_jax.synthesis.factory.labelled_files import filter_file, pass_rate_table
     from gplan_jax.synthesis.factory.output_files import OutputFiles
 
     faulty = FaultyRows(on_error)
@@ -153,7 +153,7 @@ def explain(
 
     from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.gsisr import IntentLibrary
-    from gplan_jax.synthesis.factory.explain import explain_file, explain_table
+    from gplan_jax.synthesis.factory.labelled_files import explain_file, explain_table
     from gplan_jax.synthesis.teachers.load import note_of
 
     intents = IntentLibrary.load(library)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from gplan_jax.cli.baseline import report
 from gplan_jax.cli.main import app
-from gplan_jax.cli.report import report
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import Sample
 from tests.evaluation.report.runs import write_run

@@ -26,7 +26,7 @@ from gplan_jax.synthesis.amap.evidence import AFTER_ARRIVING, FOLLOWS_STEP
 from gplan_jax.synthesis.amap.intents import TOOL_WORDS
 from gplan_jax.synthesis.amap.rules import BY_HABIT, HABITUAL, Rules
 from gplan_jax.synthesis.amap.situation import situation_of
-from gplan_jax.synthesis.factory.explain import explain_file
+from gplan_jax.synthesis.factory.labelled_files import explain_file
 from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
 from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.world.simulation import simulate_rows

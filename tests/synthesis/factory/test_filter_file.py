@@ -7,7 +7,7 @@ import pytest
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.gsisr import IntentLibrary, Sample, read_samples, write_samples
-from gplan_jax.synthesis.factory.filter_file import filter_file
+from gplan_jax.synthesis.factory.labelled_files import filter_file
 
 LIBRARY = IntentLibrary.load()
 PLAN = '[{"工具名称":"tool_6"},{"工具名称":"tool_8"},{"工具名称":"tool_9"}]'
