@@ -6,7 +6,7 @@ A network's module is imported when the arm is asked for, so that naming arms co
 from __future__ import annotations
 
 import functools
-import importlib
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -80,10 +80,7 @@ class Fitted:
 
 
 # fit(train, validation, settings, mode, library, seed)
-Fit = Callable[
-    [Sequence[Sample], Sequence[Sample], Any, "InputMode", IntentLibrary, int],
-    Fitted,
-]
+Fit = Callable[[Sequence[Sample], Sequence[Sample], Any, "InputMode", IntentLibrary, int], Fitted]
 
 
 @dataclass(frozen=True)
@@ -102,22 +99,15 @@ class Arm:
     floor: bool = False  # what the others have to beat: nothing to try, no seed
 
 
-@dataclass(frozen=True)
-class LazyArm:
-    """Where an arm is defined: ``module`` exposes it as ``attribute``."""
-
-    module: str
-    attribute: str
-
-
-NETWORKS: Mapping[str, LazyArm] = {
-    "sasrec": LazyArm("gplan_jax.baselines.sequential.arm", "SASREC"),
-    "bert4rec": LazyArm("gplan_jax.baselines.sequential.arm", "BERT4REC"),
-    "rearec_erl": LazyArm("gplan_jax.baselines.sequential.arm", "REAREC_ERL"),
-    "rearec_prl": LazyArm("gplan_jax.baselines.sequential.arm", "REAREC_PRL"),
-    "p5": LazyArm("gplan_jax.baselines.p5.arm", "P5"),
-    "tiger": LazyArm("gplan_jax.baselines.tiger.arm", "TIGER"),
-    "tiger_rq": LazyArm("gplan_jax.baselines.tiger.arm", "TIGER_RQ"),
+# Where each is defined, as ``pkgutil.resolve_name`` reads it.
+NETWORKS: Mapping[str, str] = {
+    "sasrec": "gplan_jax.baselines.sequential.arm:SASREC",
+    "bert4rec": "gplan_jax.baselines.sequential.arm:BERT4REC",
+    "rearec_erl": "gplan_jax.baselines.sequential.arm:REAREC_ERL",
+    "rearec_prl": "gplan_jax.baselines.sequential.arm:REAREC_PRL",
+    "p5": "gplan_jax.baselines.p5.arm:P5",
+    "tiger": "gplan_jax.baselines.tiger.arm:TIGER",
+    "tiger_rq": "gplan_jax.baselines.tiger.arm:TIGER_RQ",
 }
 
 
@@ -127,14 +117,12 @@ class Arms(Mapping[str, Arm]):
     It travels to another process as names, so that the imports happen there.
     """
 
-    def __init__(self, entries: Mapping[str, Arm | LazyArm]) -> None:
+    def __init__(self, entries: Mapping[str, Arm | str]) -> None:
         self.entries = dict(entries)
 
     def __getitem__(self, name: str) -> Arm:
         entry = self.entries[name]
-        if isinstance(entry, Arm):
-            return entry
-        return getattr(importlib.import_module(entry.module), entry.attribute)
+        return pkgutil.resolve_name(entry) if isinstance(entry, str) else entry
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
-from gplan_jax.baselines.fitting.arms import ARMS, CONTEXT_FLOORS, NETWORKS, Arm, Arms, LazyArm
+from gplan_jax.baselines.fitting.arms import ARMS, CONTEXT_FLOORS, NETWORKS, Arm, Arms
 from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.baselines.rows.labelled_rows import check_apart, folds_by_id, labelled_rows
@@ -25,12 +25,11 @@ from gplan_jax.foundation.tables import TextTable
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, parse_plan, read_samples
 
 ALL = "all"
-_PLANNER_ARMS = "gplan_jax.evaluation.comparison.planner_arms"
 # Trained for much longer than a baseline: they take part only where they are named.
 PLANNERS = {
-    "picd": LazyArm(_PLANNER_ARMS, "PICD"),
-    "pause": LazyArm(_PLANNER_ARMS, "PAUSE"),
-    "direct_sft": LazyArm(_PLANNER_ARMS, "DIRECT_SFT"),
+    "picd": "gplan_jax.evaluation.comparison.planner_arms:PICD",
+    "pause": "gplan_jax.evaluation.comparison.planner_arms:PAUSE",
+    "direct_sft": "gplan_jax.evaluation.comparison.planner_arms:DIRECT_SFT",
 }
 
 

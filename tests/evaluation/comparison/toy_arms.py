@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gplan_jax.baselines.fitting.arms import Arm, Arms, Fitted, LazyArm
+from gplan_jax.baselines.fitting.arms import Arm, Arms, Fitted
 from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import Config
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, parse_plan
 
 NETWORKS = {
-    name: LazyArm("toy_arms", name.upper())
-    for name in ("toy", "peek", "failing", "deadly", "killer")
+    name: f"toy_arms:{name.upper()}" for name in ("toy", "peek", "failing", "deadly", "killer")
 }
 ARMS = Arms(NETWORKS)
 
