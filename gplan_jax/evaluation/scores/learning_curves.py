@@ -1,4 +1,4 @@
-"""Learning curves of one or several runs from their training logs, and how any such curve looks."""
+"""Curves of training logs: losses of several runs, and how preference runs move two responses."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from gplan_jax.training.loop.metrics_log import read_log
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 # Okabe and Ito's colours and distinct dashes: runs stay apart in print and for any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -171,3 +172,89 @@ def _colour(index: int) -> str:
 
 def _dash(index: int) -> str:
     return DASHES[index % len(DASHES)]
+
+
+# How preference runs move the two responses of a pair.
+MARGIN = "rewards/margins"
+BAND_COLOUR, LINE_COLOUR = "#DFF0E8", "#7B8794"
+SPREAD_FOR_TWO_SCALES = 10.0
+
+
+# Key, title and scale: a reward shift with a line at 0, a share in [0, 1], or neither.
+PREFERENCE_PANELS = (
+    ("rewards/chosen", "Reward shift of the matched plan", "shift"),
+    ("rewards/rejected", "Reward shift of the other context's plan", "shift"),
+    (MARGIN, "Margin between them", "shift"),
+    ("center", "Center (mean of the two shifts)", "shift"),
+    ("logps/chosen", "Log-probability, matched plan", ""),
+    ("logps/rejected", "Log-probability, other's plan", ""),
+    ("gap/below", "Share of margins below the band", "share"),
+    ("gap/inside", "Share of margins inside the band", "share"),
+    ("gap/above", "Share of margins above the band", "share"),
+)
+
+
+def read_preference_logs(logs: Mapping[str, str | Path]) -> dict[str, Series]:
+    """The curves of each run; GplanError where a log is not of a preference run."""
+    if not logs:
+        raise GplanError("No training log given; name at least one run.")
+    runs = {
+        name: read_series(log, [key for key, *_ in PREFERENCE_PANELS]) for name, log in logs.items()
+    }
+    for name, series in runs.items():
+        if MARGIN not in series:
+            raise GplanError(
+                f"{logs[name]} (of {name}) is not the log of a preference run: no record has "
+                f"{MARGIN}; name the log.jsonl of a run with mode: scdpo."
+            )
+    return runs
+
+
+def draw_preference_curves(
+    logs: Mapping[str, str | Path], out: str | Path, *, band: tuple[float, float] = (0.10, 0.20)
+) -> Path:
+    """Draws reward shifts, margin, center, log-probabilities and band shares over the steps.
+
+    Where a run drifts far beyond ``band`` (gamma_l and gamma_h, shaded in the margin's panel), the
+    shifts stand on a scale that is linear up to twice its upper end and logarithmic beyond, so that
+    a run inside the band can still be read.
+    """
+    if band[0] > band[1]:
+        raise GplanError(f"The band of the margin goes from low to high, not {band}.")
+    runs = read_preference_logs(logs)
+    # All reward shifts share one scale.
+    keys = [key for key, _, scale in PREFERENCE_PANELS if scale == "shift"]
+    values = np.concatenate([one[key][1] for one in runs.values() for key in keys if key in one])
+    unit = 2 * max(map(abs, band))
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
+    pyplot, out = load_pyplot(), Path(out)
+    with pyplot.rc_context(STYLE):
+        figure, grid = pyplot.subplots(3, 3, figsize=(12, 9.2), layout="constrained")
+        for (key, title, scale), axes in zip(PREFERENCE_PANELS, grid.flat, strict=True):
+            if not draw_runs(axes, Panel(key, title, noisy=True), runs):
+                continue
+            if scale == "share":
+                axes.set_ylim(-0.02, 1.02)
+            if scale == "shift":
+                axes.axhline(0, color=LINE_COLOUR, lw=0.9, zorder=1)
+            if key == MARGIN:
+                axes.axhspan(*band, color=BAND_COLOUR, zorder=0, lw=0)
+            if scale == "shift" and unit > 0 and largest > SPREAD_FOR_TWO_SCALES * unit:
+                _two_scales(axes, unit)
+        finish_figure(figure, runs, out)
+    return out
+
+
+def _two_scales(axes: Axes, linear_to: float) -> None:
+    axes.set_yscale("symlog", linthresh=linear_to)
+    axes.autoscale(axis="y")
+    low, high = axes.get_ylim()
+    decades = range(math.floor(math.log10(linear_to)), math.ceil(math.log10(max(high, -low))) + 1)
+    beyond = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    positive = [linear_to / 4, linear_to / 2, *(tick for tick in beyond if tick > linear_to)]
+    ticks = [*(-tick for tick in positive), 0.0, *positive]
+    axes.set_yticks([tick for tick in ticks if low <= tick <= high])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_ylim(low, high)
+    axes.set_xlabel(f"step   (vertical scale logarithmic beyond ±{linear_to:g})")

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
-from gplan_jax.evaluation.scores.learning_curves import load_pyplot
+from gplan_jax.evaluation.scores.learning_curves import (
+    draw_preference_curves,
+    load_pyplot,
+    read_preference_logs,
+)
 from gplan_jax.evaluation.scores.model_evaluation import environment
 from gplan_jax.evaluation.scores.offline import METRICS
 from gplan_jax.evaluation.sensitivity.measures import (
@@ -21,10 +25,6 @@ from gplan_jax.evaluation.sensitivity.measures import (
     score_pairs,
     summarize,
     write_folder,
-)
-from gplan_jax.evaluation.sensitivity.preference_curves import (
-    draw_preference_curves,
-    read_preference_logs,
 )
 from gplan_jax.evaluation.sensitivity.sensitivity_tables import sensitivity_view
 from gplan_jax.foundation.errors import GplanError

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from gplan_jax.evaluation.sensitivity.preference_curves import (
+from gplan_jax.evaluation.scores.learning_curves import (
     BAND_COLOUR,
-    PANELS,
+    PREFERENCE_PANELS,
     draw_preference_curves,
     read_preference_logs,
 )
@@ -57,7 +57,7 @@ def pixels_of(picture: Path, colour: tuple[int, ...]) -> int:
 def test_every_panel_shows_a_metric_of_the_preference_losses() -> None:
     zero = np.zeros(1)
     logged = preference_terms("scdpo", zero, zero, zero, zero)
-    assert {panel.panel.key for panel in PANELS} <= logged.keys()
+    assert {key for key, *_ in PREFERENCE_PANELS} <= logged.keys()
 
 
 def test_two_runs_and_the_band_are_in_the_picture(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_panel_without_a_curve_says_so(tmp_path: Path) -> None:
     missing = {"center": None, "gap/inside": None}
     logs = {"run": write_log(tmp_path / "a.jsonl", **missing)}
     [series] = read_preference_logs(logs).values()
-    assert {panel.panel.key for panel in PANELS} - series.keys() == missing.keys()
+    assert {key for key, *_ in PREFERENCE_PANELS} - series.keys() == missing.keys()
     whole = draw_preference_curves({"run": write_log(tmp_path / "b.jsonl")}, tmp_path / "b.png")
     assert pixels_of(draw_preference_curves(logs, tmp_path / "a.png"), FIRST) < pixels_of(
         whole, FIRST
