@@ -95,7 +95,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for form in FORMS:
         grammar = PlanGrammar.compile(library, encoder, form)
         report[form] = {
-            "tokens": float(np.mean([len(grammar.tokens_of(plan)) for _, plan in held_out])),
+            "tokens": float(np.mean([len(tokens_of(grammar, plan)) for _, plan in held_out])),
             "with_counts": {b: figures(grammar, counts, held_out, b) for b in budgets},
             "without_counts": {b: figures(grammar, IntentCounts(), held_out, b) for b in budgets},
             "online": {
@@ -103,6 +103,15 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             },
         }
     return report
+
+
+def tokens_of(grammar: PlanGrammar, plan: Plan) -> tuple[int, ...]:
+    """A whole response in the form of the grammar, without the end token; no rule is checked."""
+    written = grammar.pieces.plan([grammar.intents.index(intent) for intent in plan])
+    if grammar.latent is None:
+        return (*grammar.pieces.start, *written)
+    steps = [token for block in grammar.latent.steps[: len(plan)] for token in block]
+    return (*grammar.latent.head, *steps, *grammar.latent.close, *written)
 
 
 def figures(
@@ -117,7 +126,7 @@ def figures(
     model, replays = DraftModel(grammar, counts), []
     for sample, plan in rows:
         key = context_key(sample)
-        replays.append(replay(model, grammar.tokens_of(plan), key, budget))
+        replays.append(replay(model, tokens_of(grammar, plan), key, budget))
         if online:
             counts.add(key, intent_texts(plan, grammar.library))
     return {

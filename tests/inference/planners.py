@@ -14,7 +14,7 @@ from flax import nnx
 
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
-from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, parse_plan
+from gplan_jax.gsisr import IntentLibrary, Plan, PromptTemplate, Sample, parse_plan
 from gplan_jax.gsisr.intent_counts import intent_texts
 from gplan_jax.inference.engine.continuous import ContinuousDecoder, Drafter, Prompted, decode_all
 from gplan_jax.inference.engine.decoder_setup import Prompter
@@ -33,6 +33,15 @@ SHAPES = Shapes(buckets=(192,), nodes={2: 24}, queries=7, places=560, tail=48)
 
 # What answers a row of tokens with float32 logits [V] behind each of some of its tokens.
 Forward = Callable[[Sequence[int]], np.ndarray]
+
+
+def tokens_of(grammar: PlanGrammar, plan: Plan) -> tuple[int, ...]:
+    """A whole response in the form of the grammar, without the end token; no rule is checked."""
+    written = grammar.pieces.plan([grammar.intents.index(intent) for intent in plan])
+    if grammar.latent is None:
+        return (*grammar.pieces.start, *written)
+    steps = [token for block in grammar.latent.steps[: len(plan)] for token in block]
+    return (*grammar.latent.head, *steps, *grammar.latent.close, *written)
 
 
 def random_model(model_dir: Path, seed: int) -> Qwen3:

@@ -153,10 +153,6 @@ class DraftModel:
         """Counts a finished plan, so that plans like it are drafted: ``state.taken`` at its end."""
         self.counts.add(context, [self._texts[intent] for intent in taken])
 
-    def edge_probabilities(self, state: GrammarState, context: ContextKey) -> list[float]:
-        """How probable each open edge is by the counts, in their order; they add to 1."""
-        return self._shares(state, self._decision(state), self._found(state, context))
-
     def _grow(
         self,
         state: GrammarState,

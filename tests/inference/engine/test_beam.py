@@ -85,7 +85,7 @@ def test_a_beam_of_all_plans_finds_the_most_probable_one(
     for prompt in planners.prompts(encoder, world_rows[:3]):
         scores = {}
         for plan in plans:
-            tokens = grammar.tokens_of(plan)
+            tokens = planners.tokens_of(grammar, plan)
             logits = forward([*prompt.ids, *tokens]).astype(np.float64)
             score, state = 0.0, grammar.start
             for index, token in enumerate(tokens, start=len(prompt.ids) - 1):

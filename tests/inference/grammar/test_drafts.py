@@ -27,6 +27,7 @@ from gplan_jax.gsisr.intent_counts import END, ContextKey, IntentCounts, context
 from gplan_jax.inference.grammar import drafts
 from gplan_jax.inference.grammar.drafts import STALE_AFTER, DraftModel, DraftTree
 from gplan_jax.inference.grammar.plan_grammar import GrammarState, PlanGrammar, ResponseForm
+from tests.inference.planners import tokens_of
 
 FORMS: tuple[ResponseForm, ...] = ("plan", "latent")
 KEY: ContextKey = tuple("abcdefghi")
@@ -46,6 +47,11 @@ SMALL = IntentLibrary.model_validate(
         "plan_length": {"minimum": 2, "maximum": 3},
     }
 )
+
+
+def edge_probabilities(model: DraftModel, state: GrammarState, context: ContextKey) -> list[float]:
+    """How probable each open edge is by the counts, in their order."""
+    return model._shares(state, model._decision(state), model._found(state, context))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +136,7 @@ def test_the_edges_of_a_state_are_probable_and_add_to_one(
     grammar = taught.grammar
     tokens = random_tokens(grammar, random.Random(seed))
     state = after(grammar, tokens[: round(share * len(tokens))])
-    found = taught.edge_probabilities(state, context_key(world_rows[seed % 40]))
+    found = edge_probabilities(taught, state, context_key(world_rows[seed % 40]))
     assert len(found) == len(grammar.edges(state))
     if found:
         assert min(found) > 0 and sum(found) == pytest.approx(1)
@@ -180,7 +186,7 @@ def test_the_tree_holds_the_most_probable_nodes_of_all(small: PlanGrammar, budge
     likely = {plan: plan_probability(plan, known, counts, length) for plan in known}
     assert sum(likely.values()) == pytest.approx(1)
 
-    whole = {plan: small.tokens_of(plans[plan]) for plan in known}
+    whole = {plan: tokens_of(small, plans[plan]) for plan in known}
     start = len(functools.reduce(common_start, whole.values()))
     mass: dict[tuple[int, ...], float] = {}
     for plan, tokens in whole.items():
@@ -208,7 +214,7 @@ def test_a_plan_that_is_sure_is_drafted_as_a_whole(small: PlanGrammar) -> None:
     counts = IntentCounts()
     for _ in range(1000):
         counts.add(KEY, intent_texts(plan, SMALL))
-    tokens = small.tokens_of(plan)
+    tokens = tokens_of(small, plan)
     known = len(small.decisions_of_prefix().tokens)
     if small.form == "latent":  # The most steps there may be are those of this plan.
         assert small.rules.maximum == len(plan)
@@ -244,7 +250,7 @@ def test_trees_save_passes_with_counts_and_without(
     empty = DraftModel(grammar, IntentCounts())
     totals = np.zeros(3)
     for row in world_rows[:12]:
-        tokens = grammar.tokens_of(parse_plan(row.raw_labels, grammar.library))
+        tokens = tokens_of(grammar, parse_plan(row.raw_labels, grammar.library))
         key = context_key(row)
         totals += [
             passes(taught, tokens, key, 64),
@@ -270,18 +276,18 @@ def test_what_is_remembered_is_bounded_and_changes_nothing(
 
 def test_plans_that_are_added_are_drafted_soon(small: PlanGrammar) -> None:
     plans = [plan for plan in all_plans() if len(plan) == 3]
-    start = functools.reduce(common_start, [small.tokens_of(plan) for plan in plans])
+    start = functools.reduce(common_start, [tokens_of(small, plan) for plan in plans])
     state, counts = after(small, start), IntentCounts()
     model = DraftModel(small, counts)
-    before = model.edge_probabilities(state, KEY)
+    before = edge_probabilities(model, state, KEY)
     for plan in itertools.islice(itertools.cycle(plans), STALE_AFTER - 1):
-        model.learn(KEY, after(small, small.tokens_of(plan)).taken)
-        assert model.edge_probabilities(state, KEY) == before
+        model.learn(KEY, after(small, tokens_of(small, plan)).taken)
+        assert edge_probabilities(model, state, KEY) == before
     counts.add(KEY, intent_texts(plans[0], SMALL))
     assert len(counts) == STALE_AFTER
     again = IntentCounts()
     for plan in itertools.islice(itertools.cycle(plans), STALE_AFTER - 1):
         again.add(KEY, intent_texts(plan, SMALL))
     again.add(KEY, intent_texts(plans[0], SMALL))
-    fresh = DraftModel(small, again).edge_probabilities(state, KEY)
-    assert model.edge_probabilities(state, KEY) == fresh != before
+    fresh = edge_probabilities(DraftModel(small, again), state, KEY)
+    assert edge_probabilities(model, state, KEY) == fresh != before
