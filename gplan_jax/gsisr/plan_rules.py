@@ -15,10 +15,9 @@ def admissible_intents(library: IntentLibrary) -> tuple[Intent, ...]:
     """Every intent that the library admits, canonical; GplanError where a tool takes free text."""
     intents: list[Intent] = []
     for name, tool in library.tools.items():
+        keys = [key for key in library.parameters if key in (*tool.parameters, *tool.optional)]
         choices: list[list[str | None]] = []
-        for key in library.parameters:
-            if key not in tool.parameters and key not in tool.optional:
-                continue
+        for key in keys:
             values = library.parameters[key].values
             if values is None:
                 raise GplanError(
@@ -27,7 +26,6 @@ def admissible_intents(library: IntentLibrary) -> tuple[Intent, ...]:
                 )
             absent: list[str | None] = [None] if key in tool.optional else []
             choices.append(absent + [value for value in values if value])
-        keys = [k for k in library.parameters if k in (*tool.parameters, *tool.optional)]
         for combination in itertools.product(*choices):
             given = {k: v for k, v in zip(keys, combination, strict=True) if v is not None}
             intents.append({library.tool_key: name, **given})

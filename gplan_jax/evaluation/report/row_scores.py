@@ -243,7 +243,6 @@ class Confusion:
     # Int [K + 1, K + 2], wanted by predicted; the last column counts answers without a plan. Each
     # row adds to its ``rows_wanted`` times the number of seeds.
     counts: np.ndarray
-    right: np.ndarray  # [K + 1], exactly right; of "others" less than its diagonal cell
 
 
 def confusion_of(arm: str, scores: ArmRowScores, library: IntentLibrary) -> Confusion:
@@ -265,17 +264,14 @@ def confusion_of(arm: str, scores: ArmRowScores, library: IntentLibrary) -> Conf
     place = {number: i for i, number in enumerate(kept)}
     others, nothing = len(kept), len(kept) + 1
     counts = np.zeros((len(kept) + 1, len(kept) + 2), dtype=int)
-    right = np.zeros(len(kept) + 1, dtype=int)
     for answers in scores.predicted[arm]:
         for wanted, answer in zip(scores.wanted_R.tolist(), answers.tolist(), strict=True):
             row = place.get(wanted, others)
             counts[row, nothing if answer == NOTHING else place.get(answer, others)] += 1
-            right[row] += wanted == answer
     labels = [intent_label(dict(scores.firsts[number]), library) for number in kept]
     rows_wanted = [often[number] for number in kept]
     return Confusion(
         labels=[*labels, DisplayName("others")],
         rows_wanted=[*rows_wanted, len(scores.wanted_R) - sum(rows_wanted)],
         counts=counts,
-        right=right,
     )

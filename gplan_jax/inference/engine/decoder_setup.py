@@ -188,7 +188,6 @@ def build_decoder(
         response=config.max_new_tokens if grammar is None else longest_response(grammar),
         slots=config.slots,
         nodes=config.draft_tokens if drafted else 1,
-        least_nodes=config.draft_tokens if drafted else 1,
         queries=START_DECISIONS if drafted else 1,
     )
     if not ahead and not drafted:

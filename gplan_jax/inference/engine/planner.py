@@ -159,7 +159,6 @@ class Planner:
             response=2 * self.beams * longest_response(grammar),  # trees go up to a power of two
             slots=1,
             nodes=1,
-            least_nodes=1,
             queries=1,
         )
         programs = Programs(

@@ -68,7 +68,7 @@ class Shapes:
 
 
 def shapes_of(
-    *, prompt: int, tail: int, response: int, slots: int, nodes: int, least_nodes: int, queries: int
+    *, prompt: int, tail: int, response: int, slots: int, nodes: int, queries: int
 ) -> Shapes:
     """The shapes for prompts and responses of at most so many tokens.
 
@@ -77,8 +77,8 @@ def shapes_of(
         tail: tokens of the response that are appended to it.
         response: tokens of the longest response.
         slots: rows there may be.
-        nodes: tokens of one pass, shared out over its rows.
-        least_nodes: nodes that a tree has however many rows there are, but never more than 16.
+        nodes: tokens of one pass, shared out over its rows; a tree has so many, or 16, however
+            many rows there are.
         queries: places of a prefill whose logits are wanted.
     """
     longest = prompt + tail
@@ -87,7 +87,7 @@ def shapes_of(
     if step > PAGE:
         buckets = (PAGE, *buckets)
     rows = sorted({*(2**i for i in range(slots.bit_length()) if 2**i <= slots), slots})
-    of_rows = {r: max(min(least_nodes, _FEWEST_NODES), nodes // r) for r in rows}
+    of_rows = {r: max(min(nodes, _FEWEST_NODES), nodes // r) for r in rows}
     places = max(buckets[-1], longest + response) + max(of_rows.values())
     return Shapes(buckets, of_rows, queries, places, tail)
 

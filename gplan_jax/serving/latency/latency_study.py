@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -272,9 +273,9 @@ async def load_server(
                     failed += not exchange.answered
                     bar.advance(f"{failed} not answered" if failed else "")
 
-                exchanges = await send_on_schedule(
-                    send, rotated(bodies, taken), schedule_s, ended=ended
-                )
+                # Other bodies than before, so that runs don't meet what a cache still holds.
+                fresh = islice(cycle(bodies), taken, None)
+                exchanges = await send_on_schedule(send, fresh, schedule_s, ended=ended)
             taken += len(schedule_s)
             summaries[f"{qps:g}"] = summarize(
                 exchanges, duration_s=plan.duration_s, deadline_ms=plan.deadline_ms
@@ -292,16 +293,6 @@ async def warm_up(send: Send, bodies: Iterable[bytes], url: str) -> None:
             raise GplanError(
                 f"{url} did not answer the first requests ({reply.status or 'no answer'}: {said})."
             )
-
-
-def rotated(bodies: Sequence[bytes], start: int) -> list[bytes]:
-    """The same bodies from another one on, so that runs don't meet what a cache still holds.
-
-    >>> rotated([b"a", b"b", b"c"], 4)
-    [b'b', b'c', b'a']
-    """
-    start %= len(bodies)
-    return [*bodies[start:], *bodies[:start]]
 
 
 def contexts_needed(plan: LoadPlan) -> int:

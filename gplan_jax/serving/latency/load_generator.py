@@ -234,7 +234,6 @@ async def send_on_schedule(
     bodies: Iterable[bytes],
     intended_s: Sequence[float] | np.ndarray,
     *,
-    connections: int | None = None,
     ended: Callable[[Exchange], None] | None = None,
 ) -> list[Exchange]:
     """Sends a request at each intended time; the exchanges, in the order of ``intended_s``.
@@ -243,23 +242,14 @@ async def send_on_schedule(
         send: sends one body; never raises for what a server or network does.
         bodies: taken in order, and over again where there are fewer of them than times.
         intended_s: ascending seconds from the start of the run.
-        connections: most requests under way at once; one that finds none free is sent late, which
-            its latency counts. None: no limit.
         ended: called with each exchange as it ends.
     """
     clock = asyncio.get_running_loop().time
     start = clock() + LEAD_S
-    free = asyncio.Semaphore(connections) if connections else None
 
     async def exchange(body: bytes, intended: float) -> Exchange:
-        if free:
-            await free.acquire()
         sent = clock() - start
-        try:
-            reply = await send(body)
-        finally:
-            if free:
-                free.release()
+        reply = await send(body)
         done = read_exchange(reply, intended, sent, clock() - start)
         if ended:
             ended(done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -88,7 +89,10 @@ def create_review_app(store: ReviewStore) -> FastAPI:
             "id": store.id,
             "reviewer": store.reviewer,
             "file": store.path.name,
-            "library": _library_json(library),
+            "library": {
+                **library.model_dump(include={"tool_key", "tools", "parameters"}),
+                "maximum": library.plan_length.maximum,
+            },
             "blocks": list(CONTEXT_BLOCKS),
             "candidates": [
                 {
@@ -97,7 +101,7 @@ def create_review_app(store: ReviewStore) -> FastAPI:
                     "stratum": list(candidate.stratum),
                     "origin": candidate.origin,
                     "facts": [list(fact) for fact in candidate.facts],
-                    "proposal": _draft_json(candidate.proposal),
+                    "proposal": asdict(candidate.proposal),
                     "state": _state_json(decision),
                 }
                 for candidate, decision in zip(store.candidates, saved, strict=True)
@@ -146,29 +150,10 @@ def create_review_app(store: ReviewStore) -> FastAPI:
     return app
 
 
-def _library_json(library: IntentLibrary) -> dict[str, Any]:
-    return {
-        "tool_key": library.tool_key,
-        "tools": {
-            name: {"meaning": t.meaning, "parameters": t.parameters, "optional": t.optional}
-            for name, t in library.tools.items()
-        },
-        "parameters": {
-            name: {"meaning": p.meaning, "values": p.values}
-            for name, p in library.parameters.items()
-        },
-        "maximum": library.plan_length.maximum,
-    }
-
-
-def _draft_json(draft: Draft) -> dict[str, Any]:
-    return {"plan": draft.plan, "reasoning": dict(draft.reasoning)}
-
-
 def _state_json(saved: SavedDecision) -> dict[str, Any]:
     keys = ("column", "step", "tier", "message")
     return {
-        **_draft_json(saved.decision.draft),
+        **asdict(saved.decision.draft),
         "verdict": saved.decision.verdict,
         "comment": saved.decision.comment,
         "version": saved.version,

@@ -97,7 +97,6 @@ def test_confusions_sum_to_rows_times_seeds(
         assert sum(confusion.rows_wanted) == 40
         assert confusion.counts.sum(axis=1).tolist() == [seeds * n for n in confusion.rows_wanted]
         right = scores.constrained[arm]["acc1"].sum()
-        assert confusion.right.sum() == right
         assert confusion.counts.trace() >= right
 
 

@@ -57,7 +57,6 @@ def make_decoder(
         response=max_new_tokens,
         slots=slots,
         nodes=1,
-        least_nodes=1,
         queries=1,
     )
     vocabulary = model.config.vocab_size

@@ -24,7 +24,6 @@ def test_every_prompt_pass_and_response_has_its_place(
         response=response,
         slots=slots,
         nodes=nodes,
-        least_nodes=nodes,
         queries=1,
     )
     longest = prompt + tail

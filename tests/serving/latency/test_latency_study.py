@@ -22,7 +22,6 @@ from gplan_jax.serving.latency.latency_study import (
     local_server,
     measure_running,
     own_mode,
-    rotated,
     simulated_contexts,
 )
 from gplan_jax.serving.latency.load_generator import poisson_schedule
@@ -140,4 +139,3 @@ def test_contexts_are_enough_that_none_comes_twice() -> None:
     assert len(samples) == contexts_needed(PLAN) == 2 + 10 + 20
     assert len({tuple(sample.to_dict().values()) for sample in samples}) == len(samples)
     assert len(simulated_contexts(PLAN, most=5)) == 5
-    assert rotated([b"a", b"b"], 3) == [b"b", b"a"]
