@@ -167,6 +167,8 @@ def agreement(
 
     Example: gplan seeds agreement review.anna.csv review.bo.csv --out agreement.json
     """
+    from dataclasses import asdict
+
     from rich.console import Console
 
     from gplan_jax.foundation.files import write_json
@@ -188,5 +190,5 @@ def agreement(
     if out is None:
         typer.echo("  every differing row  name a file with --out")
     else:
-        write_json(out, {"first": str(first), "second": str(second), **result.to_dict()})
+        write_json(out, {"first": str(first), "second": str(second), **asdict(result)})
         typer.echo(f"  all of it            {out}")

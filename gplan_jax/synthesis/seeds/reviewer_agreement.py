@@ -9,8 +9,7 @@ None where p_e = 1: both gave one and the same answer throughout.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from rich.table import Table
@@ -65,10 +64,6 @@ class Agreement:
     confusion: Mapping[str, Mapping[str, int]]  # [first's verdict][second's verdict] -> rows.
     # Rows on which they differ in verdict, plan or reasoning.
     differences: tuple[ReviewDifference, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same for JSON."""
-        return asdict(self)
 
 
 def agreement_of(

@@ -44,30 +44,28 @@ class TriggerReport:
     duplicates: int
     ignored: int
     faulty: Mapping[str, int]  # Kind of fault -> rows left out.
-    rows: Mapping[str, int]  # Rule -> rows written.
-    # Rule -> reason -> moments found that made no row.
-    left_out: Mapping[str, Mapping[Reason, int]]
+    moments: MomentCounts
     undeclared_years: tuple[int, ...]  # Years of rows for which the spec declares no holiday.
     stopped: bool  # The search ended at the asked number of rows, before the end of the log.
 
     @property
     def total(self) -> int:
         """Rows written."""
-        return sum(self.rows.values())
+        return self.moments.rows.total()
 
     def to_dict(self, spec: TriggerSpec) -> dict[str, Any]:
         """The counts and the spec they were made with, for JSON."""
         by_trigger: dict[str, int] = {}
         for name, rule in spec.rules.items():
-            by_trigger[rule.trigger] = by_trigger.get(rule.trigger, 0) + self.rows.get(name, 0)
+            by_trigger[rule.trigger] = by_trigger.get(rule.trigger, 0) + self.moments.rows[name]
         return {
             "rows": self.total,
             "by_trigger": by_trigger,
             "by_rule": {
                 name: {
                     "trigger": rule.trigger,
-                    "rows": self.rows.get(name, 0),
-                    "left_out": {r: self.left_out.get(name, {}).get(r, 0) for r in HEADINGS},
+                    "rows": self.moments.rows[name],
+                    "left_out": {r: self.moments.left_out[name][r] for r in HEADINGS},
                 }
                 for name, rule in spec.rules.items()
             },
@@ -92,10 +90,10 @@ def report_table(report: TriggerReport, spec: TriggerSpec) -> Table:
     """A line a rule: its rows, and why other moments that it found made none."""
     rows: list[tuple[str, ...] | None] = []
     for name, rule in spec.rules.items():
-        left = report.left_out.get(name, {})
-        figures = [report.rows.get(name, 0), *(left.get(reason, 0) for reason in HEADINGS)]
+        left = report.moments.left_out[name]
+        figures = [report.moments.rows[name], *(left[reason] for reason in HEADINGS)]
         rows.append((name, rule.trigger, *(f"{n:,}" for n in figures)))
-    sums = [sum(counts.get(r, 0) for counts in report.left_out.values()) for r in HEADINGS]
+    sums = [sum(counts[r] for counts in report.moments.left_out.values()) for r in HEADINGS]
     rows += [None, ("all", "", *(f"{n:,}" for n in (report.total, *sums)))]
     return TextTable(("rule", "trigger", "rows", *HEADINGS.values()), rows, words=2).rich()
 
@@ -156,8 +154,7 @@ def write_contexts(
             duplicates=log.duplicates,
             ignored=log.ignored,
             faulty=dict(sorted(faulty.counts.items())),
-            rows=dict(counts.rows),
-            left_out={name: dict(reasons) for name, reasons in counts.left_out.items()},
+            moments=counts,
             undeclared_years=tuple(sorted(counts.years - declared_years)),
             stopped=written == limit,
         )

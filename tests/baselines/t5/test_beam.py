@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gplan_jax.baselines.t5.beam import Found, Free, beam_search
+from gplan_jax.baselines.t5.plans import Found, Free, beam_search
 
 VOCABULARY, STEPS, START, END = 4, 3, 0, 3
 

@@ -13,10 +13,10 @@ from gplan_jax.baselines.fitting.arms import Arm, Fitted
 from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.baselines.rows.plan_mask import plan_mask
-from gplan_jax.baselines.t5.beam import Free
 from gplan_jax.baselines.t5.model import T5Config, shift_right
 from gplan_jax.baselines.t5.plans import (
     START,
+    Free,
     longest_plan,
     plan_constraint,
     plan_loss,

@@ -122,7 +122,7 @@ def test_the_result_is_json_and_tables(
 ) -> None:
     first, second = (decisions(candidates, f) for f in ("aaaaaeeerr--", "aaaarearra-a"))
     found = agreement_of(first, second, candidates, library)
-    value = json.loads(json.dumps(found.to_dict(), ensure_ascii=False))
+    value = json.loads(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
     assert value["both"] == 10 and value["measures"][0]["name"] == "verdict"
     assert not any(isinstance(m["kappa"], float) and math.isnan(m["kappa"])
                    for m in value["measures"])  # fmt: skip

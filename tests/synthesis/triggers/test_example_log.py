@@ -56,7 +56,7 @@ def test_every_rule_finds_moments_and_the_rules_teacher_plans_for_each(
     logs, out = tmp_path / "logs", tmp_path / "contexts.csv"
     write_example_log(logs, 150)
     report = write_contexts([logs / EVENTS_FILE], out, spec, users=logs / USERS_FILE)
-    assert {name for name, count in report.rows.items() if count} == set(spec.rules)
+    assert {name for name, count in report.moments.rows.items() if count} == set(spec.rules)
     teacher, kinds, localities = Rules(library), set(), set()
     for row in read_samples(out):
         assert row.raw_labels == ""
