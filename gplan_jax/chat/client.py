@@ -12,12 +12,14 @@ from pathlib import Path
 from gplan_jax.chat.cache import Cache
 from gplan_jax.chat.ledger import Account, Ledger, cost_of
 from gplan_jax.chat.messages import (
+    ASK_AGAIN,
     ChatReply,
     ChatRequest,
     Message,
     RequestFailed,
     ServerUnavailable,
     request_key,
+    same_model,
 )
 from gplan_jax.chat.pacing import Fail, GiveUp, Limiter, Stop, Wait, decide, pause_s
 from gplan_jax.chat.server_config import ChatConfig
@@ -77,6 +79,10 @@ class ChatClient:
         """
         key = request_key(self._config, request)
         kept = self._cache.get(key)
+        if kept is not None and not same_model(self._config.expected_model, kept.model):
+            # Older versions kept another model's answer under the name that was asked for.
+            key = request_key(self._config, request, f"{self._config.expected_model}, asked again")
+            kept = self._cache.get(key)
         if kept is not None:
             self._account.count(from_cache=1)
             return kept
@@ -115,11 +121,10 @@ class ChatClient:
         """Sends the request until it is answered, or there is a reason why it can't be."""
         config, formats, name = self._config, self._formats, request.schema_name
 
-        def failed(reason: str) -> RequestFailed:
+        def failed(reason: str, mend: str = ASK_AGAIN) -> RequestFailed:
             self._account.count(failed=1)
-            return RequestFailed(
-                f"Request {key[:12]} to {config.base_url} ({config.model}): {reason}."
-            )
+            said = f"Request {key[:12]} to {config.base_url} ({config.model}): {reason}."
+            return RequestFailed(said, mend)
 
         structured = "none"
         if request.schema is not None:
@@ -164,7 +169,7 @@ class ChatClient:
                             raise self._stop(f"{reason} (structured: auto does without)")
                         if not self._got_through and await self._probe(session, 0) is Kind.REFUSED:
                             raise self._stop(f"it refuses every request: {reason}")
-                        raise failed(reason)
+                        raise failed(reason, "Mend that; the server would refuse it again")
                     case GiveUp(reason):
                         if await self._probe(session, before) is not Kind.ANSWER:
                             raise self._stop(reason)
@@ -182,7 +187,7 @@ class ChatClient:
             if self._stopped:
                 raise self._stop(self._stopped)
             self._account.check_usage()
-            body = encode(request_fields(config, request, structured))
+            body = encode(request_fields(config, key, request, structured))
             formatted = request.schema is not None and structured != "none"
             # Servers bill a body by its key once, and refuse (409) a key with another body: the
             # format that a request fell back to is part of it.
@@ -200,11 +205,23 @@ class ChatClient:
                     return outcome, None
                 self._got_through += 1
                 limiter.answered()
+                model, kept_as = answer.model or config.expected_model, key
+                if not same_model(config.expected_model, model):
+                    if not self._account.ledger.by_others:
+                        log.warning(
+                            "%s was asked for %s, and %s answered. Its answers are used, and kept "
+                            "under its own name: a rerun asks %s again. Mend model or the server; "
+                            "if %s is what you mean, say server.answers_as=%s.",
+                            *(config.base_url, config.model, model, config.model, model, model),
+                        )
+                    self._account.count(by_others=1)
+                    if request is not PROBE:
+                        kept_as = request_key(config, request, model)
                 reply = ChatReply(
                     text=answer.text,
                     finish_reason=answer.finish_reason,
-                    key=key,
-                    model=answer.model or config.model,
+                    key=kept_as,
+                    model=model,
                     prompt_tokens=answer.prompt_tokens,
                     completion_tokens=answer.completion_tokens,
                     cached=False,

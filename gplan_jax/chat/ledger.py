@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from gplan_jax.chat.cache import Totals
 from gplan_jax.chat.messages import BudgetSpent, ChatReply, ChatRequest
@@ -35,6 +37,7 @@ class Ledger:
     from_cache: int = 0  # answers that were in the cache, or joined a request under way
     retries: int = 0  # attempts beyond a request's first
     failed: int = 0  # requests that have no answer
+    by_others: int = 0  # answers of another model than the one asked for
     # attempts that were sent and ended without a reply (time-outs, cut connections); a server may
     # bill them nevertheless, and no figure here holds them
     unanswered: int = 0
@@ -56,6 +59,8 @@ class Ledger:
             parts.append(f"{self.retries:,} retries")
         if self.failed:
             parts.append(f"{self.failed:,} failed")
+        if self.by_others:
+            parts.append(f"{self.by_others:,} by another model")
         parts.append(f"{_short(self.tokens)} tokens")
         if self.cost is not None:
             of = "" if self.budget is None else f" of {self.budget:g}"
@@ -190,6 +195,47 @@ class Account:
                 f"{sum(size):,} tokens"
             )
         return ""
+
+
+@dataclass
+class Spending:
+    """What the answers of a result cost, whenever they were paid for; None where a server doesn't
+    tell. It is the same for a run and for its repetition, as the ledger is not.
+
+    Two rows with the same prompt share one request, which counts once.
+    """
+
+    requests: int = 0
+    prompt_tokens: int | None = 0
+    completion_tokens: int | None = 0
+    cost: float | None = 0.0
+    models: Counter[str] = field(default_factory=Counter)  # Answers by the model that gave them.
+    _seen: set[int] = field(default_factory=set, repr=False)
+
+    def add(self, keys: Sequence[str], origin: Mapping[str, Any]) -> None:
+        """Adds the requests behind one answer, by their keys."""
+        self.models[origin["model"]] += 1
+        first = int(keys[0][:16], 16)
+        if first in self._seen:
+            return
+        self._seen.add(first)
+        self.requests += len(keys)
+        for name in ("prompt_tokens", "completion_tokens", "cost"):
+            total, more = getattr(self, name), origin[name]
+            setattr(self, name, None if total is None or more is None else total + more)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Requests, tokens and money; the money to six digits."""
+        cost = None if self.cost is None else round(self.cost, 6)
+        tokens = {"prompt": self.prompt_tokens, "completion": self.completion_tokens}
+        return {"requests": self.requests, "tokens": tokens, "cost": cost}
+
+
+def spent_line(spent: Mapping[str, Any]) -> str:
+    """``Spending.to_dict`` in words."""
+    parts = [f"{spent['requests']:,} requests"]
+    parts += [f"{n:,} {kind} tokens" for kind, n in spent["tokens"].items() if n is not None]
+    return ", ".join(parts + ([] if spent["cost"] is None else [f"{spent['cost']:,.2f} in all"]))
 
 
 def _short(count: int) -> str:

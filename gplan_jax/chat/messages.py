@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,16 +29,18 @@ class ChatRequest:
     # prompt should say it too, and the caller checks what it gets
     schema: Mapping[str, Any] | None = None
     schema_name: str = "answer"  # letters, digits, _ and - (OpenAI's servers want a name)
-    draw: int = 0  # which of several answers to the same request; it shifts the config's seed
+    draw: int = 0  # which of several answers to the same request; it changes the seed
 
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
     """An answer that is in the cache."""
 
-    text: str  # the message's content; "" where the model wrote none (all of it was reasoning)
-    finish_reason: str  # "stop", or "length" where ``max_tokens`` cut it short
-    key: str  # the request's key, hexadecimal; it stands in the provenance of a row
+    text: str  # the message's content, see ``wire.Answer``; ``reading.read_object`` reads it
+    finish_reason: str  # "stop", "length" where ``max_tokens`` cut it, or a server's own word
+    # the key it is cached by, hexadecimal: the request's, asked of the model that answered; it
+    # stands in the provenance of a row
+    key: str
     model: str  # the model as the server calls it
     # as the server reports them; None where it doesn't
     prompt_tokens: int | None
@@ -48,12 +51,20 @@ class ChatReply:
     cost: float | None  # in the config's currency; None without prices or without reported tokens
 
 
+ASK_AGAIN = "Run the command again, which asks again"
+
+
 class RequestFailed(GplanError):
-    """This one request has no answer; the others can go on, and the caller records its row.
+    """This one request has no answer of use; others can go on, and the caller records its row.
 
     The server refused it (400, 413, 422), filtered it, or its attempts were used up while others
     got through. Failures are never cached: the request is sent again when the run is repeated.
+    ``mend`` is what the user can do, a sentence without its full stop.
     """
+
+    def __init__(self, message: str, mend: str = ASK_AGAIN) -> None:
+        super().__init__(message)
+        self.mend = mend
 
 
 class ServerUnavailable(GplanError):
@@ -64,16 +75,33 @@ class BudgetSpent(GplanError):
     """The next request could overrun the budget: the run stops; what is paid for is cached."""
 
 
-def request_key(config: ChatConfig, request: ChatRequest) -> str:
+# What servers add to the name of one and the same model: a date, a version, ":latest".
+_VERSION = re.compile(r"[-@:](\d{4}-\d{2}-\d{2}|\d{3,8}|latest)", re.ASCII)
+
+
+def same_model(asked: str, answered: str) -> bool:
+    """Whether a server that calls its model ``answered`` is taken for the one ``asked`` for.
+
+    Case doesn't count, nor a folder (``Qwen/``) that one of the names lacks, nor a date or version
+    behind the name that was asked for.
+    """
+    a, b = asked.casefold(), answered.casefold()
+    if ("/" in a) != ("/" in b):
+        a, b = a.rpartition("/")[2], b.rpartition("/")[2]
+    return b == a or (b.startswith(a) and _VERSION.fullmatch(b[len(a) :]) is not None)
+
+
+def request_key(config: ChatConfig, request: ChatRequest, model: str = "") -> str:
     """SHA-256 (hex) over all that determines an answer, in canonical JSON.
 
-    Model, messages, sampling parameters, further fields, schema and draw count. The server's
-    address, the key, prices, concurrency and how a schema is enforced don't: the same question to
-    the same model has one answer in the cache, wherever and however it was asked.
+    Model (the one that the config expects where ""), messages, sampling parameters, further fields,
+    schema and draw count. The server's address, the key, prices, concurrency and how a schema is
+    enforced don't: the same question to the same model has one answer in the cache, wherever and
+    however it was asked.
     """
     determines = {
         "version": 1,
-        "model": config.model,
+        "model": model or config.expected_model,
         "messages": request.messages,
         "temperature": config.temperature,
         "top_p": config.top_p,

@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gplan_jax.chat.wire import Kind, Outcome
 
@@ -24,29 +24,25 @@ LONGEST_PAUSE_S = 900.0
 THROTTLES_PER_ATTEMPT = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Send it again after so long."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(NamedTuple):
     """This request has no answer."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(NamedTuple):
     """No request will have an answer."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(NamedTuple):
     """Its attempts are used up: a Fail where others get through, else a Stop."""
 
     reason: str

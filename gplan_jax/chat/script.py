@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import json
+import runpy
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -129,15 +128,10 @@ def load_responder(name: str) -> Responder:
         raise GplanError(f"Responder {name!r} is not of the form module:function.")
     try:
         if source.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(source).stem, source)
-            if spec is None or spec.loader is None:
-                raise ImportError(f"{source} is no Python file")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
+            found = runpy.run_path(source)[function]
         else:
-            module = importlib.import_module(source)
-        found = getattr(module, function)
-    except (ImportError, OSError, AttributeError) as error:
+            found = getattr(importlib.import_module(source), function)
+    except (ImportError, OSError, AttributeError, KeyError) as error:
         raise GplanError(f"Responder {name!r} can't be loaded: {error}.") from None
     if not callable(found):
         raise GplanError(f"Responder {name!r} is not a function.")

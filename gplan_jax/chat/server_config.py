@@ -22,6 +22,8 @@ class ChatConfig(Config):
 
     base_url: str  # up to and with the version, ``http://host:8000/v1``
     model: str
+    # the name under which the server answers for ``model``, where that is another (an alias)
+    answers_as: str | None = None
     api_key_env: str | None = None  # the NAME of the environment variable that holds the key
     key_over_http: bool = False  # send the key over plain http to a host that isn't this machine
     # most requests at once; where the server answers 429 or 503, fewer
@@ -35,7 +37,7 @@ class ChatConfig(Config):
     temperature: Annotated[float, Field(ge=0)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] = 2048
-    seed: int | None = None  # sent where set, plus the request's draw
+    seed: int | None = None  # sent where set, mixed with the request's key: rows differ
     # how a schema is enforced; "auto" tries json_schema, json_object, none
     structured: Structured = "auto"
     # further fields of the body (``chat_template_kwargs`` ...). A null takes a field out:
@@ -78,6 +80,11 @@ class ChatConfig(Config):
                 "key_over_http: true where you trust the network between."
             )
         return self
+
+    @property
+    def expected_model(self) -> str:
+        """The model that should answer, and under whose name answers are cached."""
+        return self.answers_as or self.model
 
 
 def read_api_key(config: ChatConfig) -> SecretStr | None:

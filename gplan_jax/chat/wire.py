@@ -5,6 +5,7 @@ Pure functions: no clock, no network.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 from gplan_jax.chat.messages import ChatRequest
 from gplan_jax.chat.server_config import ChatConfig
+from gplan_jax.foundation.strict_json import whole
 
 # From the strictest to none; "auto" goes down until the server takes one.
 FORMATS = ("json_schema", "json_object", "none")
@@ -23,16 +25,38 @@ FORMATS = ("json_schema", "json_object", "none")
 # vLLM: "guided", "grammar", "structured"; SGLang: "json_schema", "grammar".)
 ABOUT_FORMAT = ("response_format", "json_schema", "json_object", "grammar", "guided", "structured")
 MOST_ERROR_CHARACTERS = 500
+TOO_LONG = (
+    "the prompt and max_tokens are longer than the model's context: lower max_tokens, show fewer "
+    "examples, or serve the model with a longer one (vLLM: --max-model-len, llama.cpp: -c)"
+)
+STREAMED = (
+    "the reply is a stream (text/event-stream) though none was asked for: have the server, or the "
+    "gateway before it, obey a request without stream: true"
+)
 HINTS = {
     401: "check the API key that api_key_env names",
     403: "check what the API key may do",
     404: "check base_url, which ends with /v1 at most servers, and model",
 }
 QUOTA_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
+# The same for the prompt's length. (vLLM: "maximum context length", llama.cpp: "context size".)
+ABOUT_LENGTH = ("context length", "context_length", "context size", "context window", "too long")
+# What servers call a reply's end in their own words -> ours; any other word is left as it is, for
+# the reader of the text decides.
+FINISH = {
+    **dict.fromkeys(("eos", "eos_token", "end_turn", "stop_sequence", "completed"), "stop"),
+    **dict.fromkeys(("max_tokens", "max_length", "max_output_tokens"), "length"),
+    **dict.fromkeys(("safety", "sensitive", "blocklist", "prohibited_content"), "content_filter"),
+    **dict.fromkeys(("abort", "aborted", "canceled", "cancelled", "failed", "timeout"), "error"),
+}
 
 
 class Answer(NamedTuple):
-    """A whole answer of the server; tokens are None where it reports none."""
+    """A whole answer of the server; tokens are None where it reports none.
+
+    Where ``content`` has no text, but another field has, ``text`` is that in a tag of the field's
+    name: ``<reasoning_content>...</reasoning_content>``, as other servers write ``<think>``.
+    """
 
     text: str
     finish_reason: str
@@ -75,8 +99,13 @@ class Outcome:
     answer: Answer | None = None
 
 
-def request_fields(config: ChatConfig, request: ChatRequest, structured: str) -> dict[str, Any]:
+def request_fields(
+    config: ChatConfig, key: str, request: ChatRequest, structured: str
+) -> dict[str, Any]:
     """The fields of the body; ``structured`` is json_schema, json_object or none."""
+    # One seed for all rows would draw the same openings for all; with the key in it, rows differ,
+    # and a request has the same one in every run.
+    mixed = hashlib.sha256(f"{config.seed}:{key}".encode()).digest()
     response_format: dict[str, Any] | None = None
     if request.schema is not None and structured == "json_schema":
         schema = {"name": request.schema_name, "strict": True, "schema": request.schema}
@@ -89,7 +118,7 @@ def request_fields(config: ChatConfig, request: ChatRequest, structured: str) ->
         "temperature": config.temperature,
         "top_p": config.top_p,
         "max_tokens": config.max_tokens,
-        "seed": None if config.seed is None else config.seed + request.draw,
+        "seed": None if config.seed is None else int.from_bytes(mixed[:4]) >> 1,
         "response_format": response_format,
     } | config.extra
     return {name: value for name, value in fields.items() if value is not None}
@@ -104,39 +133,54 @@ def encode(fields: Mapping[str, Any]) -> bytes:
         return json.dumps(fields, separators=(",", ":")).encode()
 
 
-def parse_answer(body: bytes) -> Answer:
-    """Reads the body of a 200; ValueError where it is no JSON, or holds no choice."""
-    reply = _load(body)
+def parse_answer(reply: Any) -> Answer:
+    """Reads the JSON of a 200; ValueError where it holds no answer."""
     try:
         choice = reply["choices"][0]
         message = choice["message"]
-        text = message.get("content") or ""
-        usage = reply.get("usage") or {}
+        text, tools = _text(message.get("content")), message.get("tool_calls")
+        elsewhere = {
+            "reasoning_content": _text(message.get("reasoning_content")),
+            "reasoning": _text(message.get("reasoning")),
+            "tool_calls": json.dumps(tools, ensure_ascii=False) if tools else "",
+        }
     except (KeyError, IndexError, TypeError, AttributeError):
         raise ValueError("it holds no choices[0].message") from None
-    if not isinstance(text, str) or not isinstance(usage, dict):
-        raise ValueError("its content is not a text")
+    for where, found in elsewhere.items():
+        text = f"<{where}>{found}</{where}>" if found and not text.strip() else text
+    usage = reply.get("usage") if isinstance(reply.get("usage"), dict) else {}
+    reason, refusal = _finish(choice) or "stop", whole(str(message.get("refusal") or ""))
+    tokens = _count(usage.get("completion_tokens"))
+    if not (text or tokens or refusal or reason in ("length", "content_filter")):
+        raise ValueError("its message is empty")
     return Answer(
-        text=_whole(text),
-        finish_reason=_whole(str(choice.get("finish_reason") or "stop")),
-        model=_whole(str(reply.get("model") or "")),
+        text=whole(text),
+        finish_reason=whole(reason),
+        model=whole(str(reply.get("model") or "")),
         prompt_tokens=_count(usage.get("prompt_tokens")),
-        completion_tokens=_count(usage.get("completion_tokens")),
-        refusal=_whole(str(message.get("refusal") or "")),
+        completion_tokens=tokens,
+        refusal=refusal,
     )
 
 
-def parse_error(body: bytes) -> ErrorBody:
-    """What an error body says.
+def _text(content: Any) -> str:
+    """The text of a field that is a text, or a list of parts of which those of text count."""
+    parts = content if isinstance(content, list) else [content]
+    texts = (p.get("text") if isinstance(p, dict) and p.get("type") == "text" else p for p in parts)
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _finish(choice: Mapping[str, Any]) -> str:
+    reason = str(choice.get("finish_reason") or "").casefold()
+    return FINISH.get(reason, reason)
+
+
+def parse_error(value: Any) -> ErrorBody:
+    """What the JSON of an error (or its text) says.
 
     Servers differ: ``{"error": {"message", "code", "type"}}``, ``{"error": "text"}``, the bare
     ``{"message", "code"}``, ``{"detail": ...}``, or no JSON at all.
     """
-    value: Any
-    try:
-        value = _load(body)
-    except ValueError:
-        value = body.decode("utf-8", "replace")
     if isinstance(value, dict):
         value = value.get("error") or value
     code = param = ""
@@ -145,20 +189,22 @@ def parse_error(body: bytes) -> ErrorBody:
         param = str(value.get("param") or "")
         value = value.get("message") or value.get("detail") or ""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = " ".join(_whole(text).split()).rstrip(".")
+    text = " ".join(whole(text).split()).rstrip(".")
     return ErrorBody(text[:MOST_ERROR_CHARACTERS], code, param)
 
 
-def embedded_error(body: bytes) -> int | None:
-    """The status in the error of a 200 (gateways answer so once they have begun), else None."""
+def inner_error(reply: Any) -> Any:
+    """The error in a 200, None where there is none: gateways answer so when their upstream fails
+    after they have begun, with ``error`` beside ``choices`` or in one, or as ``finish_reason``.
+    """
     try:
-        value = _load(body)
-        if "choices" in value:
-            return None
-        status = int(value["error"]["code"])
-    except (ValueError, KeyError, TypeError):
+        choice = (reply.get("choices") or [{}])[0]
+        error, ended = reply.get("error") or choice.get("error"), _finish(choice)
+    except (AttributeError, KeyError, TypeError):
         return None
-    return status if 400 <= status < 600 else None
+    if not error and ended == "error":
+        return f"the reply ended with finish_reason {choice['finish_reason']!r}"
+    return error or (reply if not choice and parse_error(reply).message else None)
 
 
 def is_about_format(status: int, error: ErrorBody) -> bool:
@@ -178,20 +224,37 @@ def classify(
     status: int, headers: Mapping[str, str], body: bytes, *, formatted: bool, now: float
 ) -> Outcome:
     """What a complete HTTP response amounts to; ``formatted``: it asked for a response format."""
-    embedded = embedded_error(body) if status == 200 else None
-    if status == 200 and embedded is None:
-        try:
-            answer = parse_answer(body)
-        except ValueError as error:
-            return Outcome(Kind.FAULT, f"the reply's body is broken ({error})")
-        withheld = ""
-        if answer.refusal:
-            withheld = f"the model refused: {answer.refusal[:200]}"
-        elif answer.finish_reason == "content_filter":
-            withheld = "the server's content filter cut the answer"
-        return Outcome(Kind.FILTERED if withheld else Kind.ANSWER, withheld, answer=answer)
-    status = embedded or status
-    error_body = parse_error(body)
+    value: Any
+    try:
+        value = _load(body)
+    except ValueError as error:
+        value = body.decode("utf-8", "replace")
+        if status == 200:
+            if value.lstrip().startswith(("data:", "event:", ":")):
+                return Outcome(Kind.DENIED, STREAMED)
+            page = "is a web page: check base_url" if value.lstrip().startswith("<") else ""
+            return Outcome(Kind.FAULT, f"the reply's body {page or f'is broken ({error})'}")
+    inside = ""
+    if status == 200:
+        fault = inner_error(value)
+        if fault is None:
+            try:
+                answer = parse_answer(value)
+            except ValueError as error:
+                return Outcome(Kind.FAULT, f"the reply's body is broken ({error})")
+            withheld = ""
+            if answer.refusal:
+                withheld = f"the model refused: {answer.refusal[:200]}"
+            elif answer.finish_reason == "content_filter":
+                withheld = "the server's content filter cut the answer"
+            return Outcome(Kind.FILTERED if withheld else Kind.ANSWER, withheld, answer=answer)
+        value, inside = fault, " inside a 200"
+    error_body = parse_error(value)
+    if inside:
+        code = error_body.code
+        throttled = "rate_limit" in code or code in QUOTA_CODES
+        known = code.isdecimal() and 400 <= int(code[:9]) < 600
+        status = int(code) if known else 429 if throttled else 502
     if status == 429:
         kind = Kind.DENIED if error_body.code in QUOTA_CODES else Kind.THROTTLED
     elif status == 503:
@@ -204,8 +267,10 @@ def classify(
         kind = Kind.DENIED
     else:
         kind = Kind.REFUSED
-    said = f"HTTP {status}" + (f": {error_body.message}" if error_body.message else "")
+    said = f"HTTP {status}{inside}" + (f": {error_body.message}" if error_body.message else "")
     said += f"; {HINTS[status]}" if status in HINTS else ""
+    if kind is Kind.REFUSED and any(word in " ".join(error_body).lower() for word in ABOUT_LENGTH):
+        said += f"; {TOO_LONG}"
     return Outcome(kind, said, retry_after_s(headers, now))
 
 
@@ -250,11 +315,6 @@ def _load(body: bytes) -> Any:
         return json.loads(body)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-
-
-def _whole(text: str) -> str:
-    """``text`` with lone surrogates, which no file can hold, replaced by U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _count(value: Any) -> int | None:

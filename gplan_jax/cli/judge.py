@@ -71,9 +71,10 @@ def judge(
     """
     from rich.console import Console
 
+    from gplan_jax.chat.ledger import spent_line
     from gplan_jax.evaluation.judge import judge_tables, judging
     from gplan_jax.evaluation.judge.sources import plans_of_predictions, read_rows
-    from gplan_jax.foundation import GplanError
+    from gplan_jax.foundation.errors import GplanError, NothingKept
     from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.foundation.files import refuse_existing
     from gplan_jax.gsisr import IntentLibrary
@@ -120,7 +121,7 @@ def judge(
     Console().print(show(result))
     for warning in judge_tables.warnings_of(described):
         typer.echo(f"Warning: {warning}", err=True)
-    for line in judge_tables.unscored_of(result) if against is None else ():
+    for line in judge_tables.unscored_of(result):
         typer.echo(line)
     typer.echo(f"Finished. The result is in {out}")
     each = judging.JUDGEMENTS if against is None else judging.COMPARISONS
@@ -128,13 +129,19 @@ def judge(
     typer.echo(f"  means, intervals, settings   {out / judging.RESULT}")
     if paid:
         typer.echo(f"  paid replies, for a rerun    {cache}")
+    for one in judges:
+        if note := one.note():
+            typer.echo(f"  {one.name}, in all  {spent_line(described[one.name]['spent'])}")
+            typer.echo(f"  {one.name}, this run  {note}")
+    if silent := judge_tables.silent_judges(result):
+        raise NothingKept(f"No plan was scored by {', '.join(silent)}; {out / each} says why.")
 
 
 def _judges(
     wanted: list[str], overrides: list[str], cache: Path, library: IntentLibrary
 ) -> list[Judge]:
     """The judges in the order of the options; GplanError names what is wrong with one."""
-    from gplan_jax.evaluation.judge.chat_judge import JudgeConfig
+    from gplan_jax.evaluation.judge.chat_judge import ChatJudge, JudgeConfig
     from gplan_jax.evaluation.judge.rules import RuleJudge
 
     judges: list[Judge] = []
@@ -142,8 +149,6 @@ def _judges(
         if value == RULES:
             judges.append(RuleJudge(library))
             continue
-        from gplan_jax.evaluation.judge.chat_judge import ChatJudge
-
         judges.append(ChatJudge(JudgeConfig.load(value, overrides), cache, library))
     return judges
 

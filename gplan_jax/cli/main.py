@@ -19,6 +19,7 @@ from gplan_jax.cli.abtest import abtest
 from gplan_jax.cli.seeds import seeds
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.compilation_cache import keep_compiled_programs
+from gplan_jax.foundation.errors import NothingKept
 
 app = typer.Typer(
     help="GPlan: from a Qwen3 checkpoint and user-context rows to a planner, in JAX.",
@@ -55,7 +56,7 @@ app.add_typer(abtest, name="abtest")
 app.add_typer(bench.bench, name="bench")
 app.add_typer(seeds, name="seeds")
 
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILED, NOTHING_KEPT, INTERRUPTED = 2, 1, 3, 130
 
 
 def main() -> None:
@@ -66,7 +67,7 @@ def main() -> None:
     try:
         app()
     except GplanError as error:
-        _stop(str(error), BAD_INPUT)
+        _stop(str(error), NOTHING_KEPT if isinstance(error, NothingKept) else BAD_INPUT)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # How typer ends on Ctrl-C, without a word.
             _stop(

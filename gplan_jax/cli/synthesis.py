@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gplan_jax.foundation.errors import NothingKept
+
 if TYPE_CHECKING:
     from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.teachers.protocol import Teacher
@@ -96,6 +98,8 @@ def synthesize(
     console.print(removal_table(result.report))
     console.print(mix_table(result.report, result.compared))
     typer.echo(factory.end_message(result))
+    if not result.report.kept:
+        raise NothingKept(f"No row was kept; {result.files.removed} says why of each.")
 
 
 def filter_rows(
@@ -127,6 +131,8 @@ def filter_rows(
     typer.echo(f"{report.kept:,} of {rates.rows:,} rows pass and are in {out}.")
     typer.echo(f"  removed, with reasons  {rates.failed:,}, in {files.removed}")
     typer.echo(f"  counts                 {files.report}")
+    if not report.kept:
+        raise NothingKept(f"No row passes; {files.removed} says why of each.")
 
 
 def explain(

@@ -9,6 +9,10 @@ class GplanError(Exception):
     """Bad input or surroundings; the command line prints the message and exits with 2."""
 
 
+class NothingKept(GplanError):
+    """Nothing of a run succeeded, so it leaves no rows or scores; the command exits with 3."""
+
+
 class RowError(GplanError):
     """A problem in one data row.
 

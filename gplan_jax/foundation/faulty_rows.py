@@ -9,12 +9,15 @@ from typing import Literal, TypeVar
 
 from rich.console import Console
 
-from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.errors import GplanError, NothingKept, RowError
 
 OnError = Literal["raise", "skip"]
 SKIP_HINT = "skip faulty rows with --on-error skip (data.on_error=skip of a config)"
 
 WARNED_IDS = 5  # that a warning names
+# After so many failures in a row a teacher or judge is at fault, not the rows; the first number
+# holds before the first success.
+MOST_FAILED_AT_FIRST, MOST_FAILED_IN_A_ROW = 50, 500
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -89,6 +92,25 @@ class FaultyRows:
             console.print(f"  {error}", highlight=False, markup=False, soft_wrap=True)
         if self.total > most:
             console.print(f"  ... and {self.total - most} more", highlight=False)
+
+
+class Streak:
+    """Ends a run in which nothing succeeds any more; ``who`` answers."""
+
+    def __init__(self, who: str) -> None:
+        self._who, self._failed, self._most = who, 0, MOST_FAILED_AT_FIRST
+
+    def add(self, failure: str | None) -> None:
+        """Counts a row by why it failed, None where it did not; NothingKept where it's too many."""
+        self._failed = 0 if failure is None else self._failed + 1
+        if failure is None:
+            self._most = MOST_FAILED_IN_A_ROW
+        if self._failed == self._most:
+            raise NothingKept(
+                f"{self._failed} rows in a row came to nothing, so something is wrong with "
+                f"{self._who} or its prompt; the run stops, and nothing is written. The last one: "
+                f"{failure}"
+            )
 
 
 def empty_data_set(path: str | Path, faulty: Sequence[RowError]) -> GplanError:

@@ -27,6 +27,7 @@ from gplan_jax.chat import (
     request_key,
 )
 from gplan_jax.chat import client as client_module
+from gplan_jax.chat.cache import Cache
 from gplan_jax.chat.client import PROBES
 from gplan_jax.chat.script import Script, delivery_fault
 from gplan_jax.foundation import GplanError
@@ -276,6 +277,39 @@ def test_cut_and_odd_answers_are_paid_for_and_kept_filtered_ones_are_not(tmp_pat
     assert [reply.text for reply in again[:3]] == [reply.text for reply in first[:3]]
     assert log["requests"] == 5  # The filtered one again.
     assert client.ledger.tokens == log["tokens"]
+
+
+def test_an_old_answer_of_another_model_is_asked_for_anew(tmp_path: Path) -> None:
+    """Older versions kept it under the name that was asked for; their files can still be read."""
+    with scripted(tmp_path) as server:
+        config = server.config(concurrency=1)
+        stale = [request_key(config, request(text)) for text in numbers(2)]
+        cache = Cache(tmp_path / "cache.sqlite", "USD")
+
+        async def plant() -> None:
+            for key, model in zip(stale, ("smol", "scripted"), strict=True):
+                await cache.keep(ChatReply("old", "stop", key, model, 1, 1, False, 1, "none", None))
+            await cache.close()
+
+        asyncio.run(plant())
+        first, _ = ask_all(config, tmp_path / "cache.sqlite", numbers(2))
+        again, _ = ask_all(config, tmp_path / "cache.sqlite", numbers(2))
+        log = server.log()
+    assert [reply.text == "old" for reply in first] == [False, True] and log["requests"] == 1
+    assert [reply.text for reply in again] == [reply.text for reply in first]
+
+
+def test_one_seed_of_a_config_is_another_for_every_row_and_the_same_for_every_run(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "seeds.py").write_text("def reply(body):\n    return str(body['seed'])\n")
+    with scripted(tmp_path, responder=f"{tmp_path}/seeds.py:reply") as server:
+        drawn = [
+            [reply.text for reply in ask_all(server.config(seed=0), tmp_path / name, numbers(9))[0]]
+            for name in ("one", "two")
+        ]
+        other, _ = ask_all(server.config(seed=1), tmp_path / "one", numbers(1))
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) == 9 and other[0].text not in drawn[0]
 
 
 def test_the_budget_is_never_overrun_and_a_raised_one_continues(tmp_path: Path) -> None:

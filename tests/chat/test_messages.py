@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gplan_jax.chat import ChatConfig, ChatRequest, Message, request_key
+from gplan_jax.chat.messages import same_model
 
 CONFIG: dict[str, Any] = {"base_url": "http://localhost/v1", "model": "m"}
 REQUEST: dict[str, Any] = {"messages": (Message("user", "hello"),)}
@@ -58,6 +59,25 @@ def test_whatever_determines_the_answer_changes_the_key(
 )
 def test_nothing_else_does(config: dict[str, Any]) -> None:
     assert key(config) == key()
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "same"),
+    [
+        ("big", "big", True),
+        ("gpt-4.1-mini", "gpt-4.1-mini-2025-04-14", True),
+        ("qwen3", "Qwen3:latest", True),
+        ("Qwen/Qwen3-32B", "qwen3-32b", True),
+        ("big", "smol", False),
+        ("gpt-4.1", "gpt-4.1-mini", False),
+        ("Qwen3-235B", "Qwen3-235B-A22B-Instruct-2507", False),
+        ("Qwen/Qwen3-32B", "other/Qwen3-32B", False),
+        ("big-2025-04-14", "big", False),
+    ],
+)
+def test_which_names_are_those_of_one_model(asked: str, answered: str, same: bool) -> None:
+    assert same_model(asked, answered) is same
+    assert key({"model": "alias", "answers_as": "m"}) == key({"model": "m"})
 
 
 def test_the_order_of_fields_in_a_schema_does_not_count() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.chat import ChatConfig, ChatRequest, Message
+from gplan_jax.chat import ChatConfig, ChatRequest, Message, request_key
 from gplan_jax.chat.wire import (
     Kind,
     classify,
@@ -27,7 +27,7 @@ SCHEMA = {"type": "object"}
 def fields(structured: str = "none", draw: int = 0, **config: Any) -> dict[str, Any]:
     request = ChatRequest((Message("user", "hi"),), SCHEMA, "plan", draw)
     whole = ChatConfig(base_url="http://localhost/v1", model="m", **config)
-    return request_fields(whole, request, structured)
+    return request_fields(whole, request_key(whole, request), request, structured)
 
 
 def test_the_body_holds_what_is_set_and_nothing_else() -> None:
@@ -37,7 +37,8 @@ def test_the_body_holds_what_is_set_and_nothing_else() -> None:
         "temperature": 0.0,
         "max_tokens": 2048,
     }
-    assert fields(seed=7, draw=2)["seed"] == 9
+    seeds = [fields(seed=7, draw=draw)["seed"] for draw in (0, 1, 0)]
+    assert seeds[0] == seeds[2] != seeds[1] and all(0 <= seed < 2**31 for seed in seeds)
     assert fields(extra={"min_p": 0.1, "max_tokens": None}) | {"max_tokens": 2048} == {
         **fields(),
         "min_p": 0.1,
@@ -66,7 +67,7 @@ def test_a_lone_surrogate_is_sent_escaped() -> None:
 def test_tokens_that_are_no_counts_are_unknown() -> None:
     def usage(value: object) -> tuple[int | None, int | None]:
         body = {"choices": [{"message": {"content": "x"}}], "usage": value}
-        answer = parse_answer(json.dumps(body).encode())
+        answer = parse_answer(body)
         return answer.prompt_tokens, answer.completion_tokens
 
     assert usage({"prompt_tokens": 3, "completion_tokens": 0}) == (3, 0)
@@ -86,18 +87,18 @@ def test_tokens_that_are_no_counts_are_unknown() -> None:
     ],
 )
 def test_error_bodies_of_all_kinds(body: object, expected: tuple[str, str, str]) -> None:
-    assert parse_error(json.dumps(body).encode()) == expected
+    assert parse_error(body) == expected
 
 
 def test_half_characters_and_absurd_nesting_are_borne() -> None:
-    body = b'{"choices": [{"message": {"content": "a\\ud83d b"}}]}'
-    assert parse_answer(body).text == "a\ufffd b"
-    with pytest.raises(ValueError, match="nested too deeply"):
-        parse_answer(b"[" * 100_000)
+    answered = classify(200, {}, answer("a\ud83d b"), formatted=False, now=0.0).answer
+    assert answered is not None and answered.text == "a\ufffd b"
+    said = classify(200, {}, b"[" * 100_000, formatted=False, now=0.0).message
+    assert "nested too deeply" in said
 
 
 def test_an_error_that_is_a_page_is_cut_short() -> None:
-    message = parse_error(b"<html>" + b"x" * 10_000).message
+    message = parse_error("<html>" + "x" * 10_000).message
     assert message.startswith("<html>x") and len(message) == 500
 
 
@@ -176,7 +177,7 @@ def test_a_passing_500_does_not_cost_the_format() -> None:
         b"null",
         b'{"choices": []}',
         b'{"choices": [{"message": null}]}',
-        answer(content=["parts"]),  # type: ignore[arg-type]
+        answer(content=5),  # type: ignore[arg-type]
         b"\xff\xfe\x00",
     ],
 )
@@ -184,14 +185,90 @@ def test_broken_bodies_are_faults(body: bytes) -> None:
     assert kind(200, body) is Kind.FAULT
 
 
-def test_an_error_in_a_200_counts_as_the_error() -> None:
-    assert kind(200, {"error": {"message": "upstream", "code": 502}}) is Kind.FAULT
-    assert kind(200, {"error": {"message": "slow down", "code": 429}}) is Kind.THROTTLED
+CHOICE = {"message": {"content": "half of"}, "finish_reason": "stop"}
+
+
+@pytest.mark.parametrize(
+    ("body", "expected", "said"),
+    [
+        ({"error": {"message": "upstream", "code": 502}}, Kind.FAULT, "502 inside a 200: upstream"),
+        ({"error": {"message": "slow down", "code": 429}}, Kind.THROTTLED, "slow down"),
+        ({"error": {"message": "late", "code": "server_error"}}, Kind.FAULT, "late"),
+        ({"error": "late", "choices": [CHOICE]}, Kind.FAULT, "late"),
+        ({"error": {"message": "a", "code": "rate_limit_exceeded"}}, Kind.THROTTLED, "a"),
+        ({"error": {"message": "a", "code": "insufficient_quota"}}, Kind.DENIED, "a"),
+        ({"choices": [{**CHOICE, "error": {"message": "gone", "code": 502}}]}, Kind.FAULT, "gone"),
+        ({"choices": [{**CHOICE, "error": {"message": "a", "code": 429}}]}, Kind.THROTTLED, "a"),
+        ({"choices": [{**CHOICE, "error": {"message": "a", "code": 400}}]}, Kind.REFUSED, "a"),
+        ({"choices": [{**CHOICE, "finish_reason": "error"}]}, Kind.FAULT, "finish_reason 'error'"),
+        ({"choices": [{**CHOICE, "finish_reason": "abort"}]}, Kind.FAULT, "finish_reason 'abort'"),
+        ({"object": "error", "message": "no room", "code": 40303}, Kind.FAULT, "no room"),
+        ({"detail": "queue full"}, Kind.FAULT, "queue full"),
+        ({"choices": []}, Kind.FAULT, "no choices"),
+        ({"choices": [{"message": {"content": None}}]}, Kind.FAULT, "message is empty"),
+    ],
+)
+def test_an_error_in_a_200_counts_as_the_error(body: object, expected: Kind, said: str) -> None:
+    outcome = classify(200, {}, json.dumps(body).encode(), formatted=True, now=0.0)
+    assert outcome.kind is expected and said in outcome.message and outcome.answer is None
+
+
+@pytest.mark.parametrize(
+    ("body", "expected", "said"),
+    [
+        (b'data: {"choices": [{"delta": {}}]}\n\ndata: [DONE]\n\n', Kind.DENIED, "is a stream"),
+        (b": PROCESSING\n\nevent: chunk\ndata: {}\n\n", Kind.DENIED, "is a stream"),
+        (b"<!DOCTYPE html><html></html>", Kind.FAULT, "is a web page: check base_url"),
+    ],
+)
+def test_bodies_that_are_no_json_are_told_apart(body: bytes, expected: Kind, said: str) -> None:
+    outcome = classify(200, {}, body, formatted=False, now=0.0)
+    assert outcome.kind is expected and said in outcome.message
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "read"),
+    [
+        ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "stop",
+         ("ab", "stop")),
+        ({"content": [{"type": "thinking", "thinking": "x"}, {"type": "text", "text": "b"}]},
+         "stop", ("b", "stop")),
+        ({"content": "a", "reasoning_content": "x"}, "eos_token", ("a", "stop")),
+        ({"content": "a"}, "STOP", ("a", "stop")),
+        ({"content": "a"}, None, ("a", "stop")),
+        ({"content": "a"}, "MAX_TOKENS", ("a", "length")),
+        ({"content": "a"}, "tool_calls", ("a", "tool_calls")),
+        ({"content": None, "reasoning_content": "x"}, "stop",
+         ("<reasoning_content>x</reasoning_content>", "stop")),
+        ({"content": "", "reasoning": "x"}, "length", ("<reasoning>x</reasoning>", "length")),
+        ({"content": None, "tool_calls": [{"id": 1}]}, "tool_calls",
+         ('<tool_calls>[{"id": 1}]</tool_calls>', "tool_calls")),
+    ],
+)  # fmt: skip
+def test_a_text_is_found_wherever_a_server_puts_it(
+    message: dict[str, Any], reason: str | None, read: tuple[str, str]
+) -> None:
+    answered = parse_answer({"choices": [{"message": message, "finish_reason": reason}]})
+    assert (answered.text, answered.finish_reason) == read
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"error": {"message": "This model's maximum context length is 512 tokens. However ..."}},
+        {"error": {"message": "too many", "code": "context_length_exceeded"}},
+        {"error": {"message": "the request exceeds the available context size", "code": 400}},
+    ],
+)
+def test_a_prompt_beyond_the_context_is_told_with_its_mend(said: object) -> None:
+    outcome = classify(400, {}, json.dumps(said).encode(), formatted=True, now=0.0)
+    assert outcome.kind is Kind.REFUSED and "--max-model-len" in outcome.message
 
 
 def test_answers_and_what_is_withheld() -> None:
     assert kind(200, answer()) is Kind.ANSWER
     assert kind(200, answer(content=None, reason="length")) is Kind.ANSWER
+    assert kind(200, answer(reason="SAFETY")) is Kind.FILTERED
     assert kind(200, answer(reason="content_filter")) is Kind.FILTERED
     assert kind(200, answer(content=None, refusal="I can't")) is Kind.FILTERED
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl, write_jsonl
 from gplan_jax.gsisr import Sample, write_samples
 from gplan_jax.synthesis.world.simulation import FIRST_ID, simulate_rows
+from tests.chat.servers import scripted
 
 
 @pytest.fixture
@@ -59,6 +63,32 @@ def test_two_files_are_compared(tmp_path: Path, case: dict[str, Any]) -> None:
     judge(**{**case, "out": tmp_path / "same"}, predictions=[right], against=right)
     line = read_json(tmp_path / "same" / "judge.json")["judges"]["rules"]
     assert line["identical"] == 40 and line["win_rate"] is None
+
+
+@pytest.mark.parametrize("against", [False, True])
+def test_a_chat_judge_says_what_it_cost_and_exits_with_3_where_it_scored_nothing(
+    tmp_path: Path, case: dict[str, Any], against: bool
+) -> None:
+    right, wrong = (str(tmp_path / name / "predictions.jsonl") for name in ("right", "wrong"))
+    options = ["judge", "--predictions", right, *(["--against", wrong] if against else [])]
+    options += ["--data", str(case["data"]), "--out", str(tmp_path / "out"), "--limit", "3"]
+    with scripted(tmp_path, faults=[{"kind": "short"}]) as server:
+        file = tmp_path / "judge.yaml"
+        values = server.config(prompt_price=1.0, completion_price=2.0)
+        file.write_text(json.dumps({"server": values.model_dump(exclude_defaults=True)}))
+        command = [sys.executable, "-m", "gplan_jax.cli.main", *options, "--judge", str(file)]
+        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        tokens = server.log()["tokens"]
+    assert run.returncode == 3, run.stderr
+    assert "No plan was scored by scripted" in run.stderr and "Traceback" not in run.stderr
+    assert "raise max_tokens or turn thinking off" in run.stdout
+    result = read_json(tmp_path / "out" / "judge.json")
+    spent = result["judged_by" if against else "judges"]["scripted"]["spent"]
+    asked = 6 if against else 3
+    assert spent["requests"] == asked and sum(spent["tokens"].values()) == tokens
+    assert 0 < spent["cost"] < 1
+    assert f"scripted, in all  {asked} requests, " in run.stdout
+    assert f"scripted, this run  {asked} asked, " in run.stdout
 
 
 def test_the_same_run_writes_the_same_bytes(tmp_path: Path, case: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,12 +58,17 @@ def summarize_scores(
             alphas[axis] = {
                 level: krippendorff_alpha(ratings, level) for level in ("ordinal", "interval")
             }
-    unscored = {}
-    for judge, rows in judged.items():
-        # Reasons that differ by the request's key alone are one.
-        whys = Counter(_REQUEST_KEY.sub("…", j.why) for j in rows if j.status == "unscored")
-        unscored[judge] = dict(sorted(whys.items(), key=lambda item: (-item[1], item[0])))
+    unscored = {
+        judge: counted_reasons(j.why for j in rows if j.status == "unscored")
+        for judge, rows in judged.items()
+    }
     return {"sources": sources, "alpha": alphas, "unscored": unscored}
+
+
+def counted_reasons(whys: Iterable[str]) -> dict[str, int]:
+    """Reason -> rows, the most frequent first; those that differ by a request's key are one."""
+    counts = Counter(_REQUEST_KEY.sub("…", why) for why in whys)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _figures(rows: Sequence[Judged], axes: Sequence[str], seed: int) -> dict[str, Any]:

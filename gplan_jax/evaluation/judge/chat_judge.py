@@ -7,14 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gplan_jax.chat import ChatClient, ChatConfig, ChatReply, ChatRequest, Message, RequestFailed
+from gplan_jax.chat.reading import UnreadableReply
 from gplan_jax.evaluation.judge.judgement import Judgement, Preference
-from gplan_jax.evaluation.judge.replies import (
-    BadReply,
-    pair_schema,
-    read_choice,
-    read_scores,
-    score_schema,
-)
+from gplan_jax.evaluation.judge.replies import pair_schema, read_choice, read_scores, score_schema
 from gplan_jax.evaluation.judge.rubric import JudgePrompt, Rubric
 from gplan_jax.foundation.config import Config, load_config
 from gplan_jax.foundation.errors import GplanError
@@ -50,16 +45,13 @@ class JudgeConfig(Config):
         return self.name or self.server.model
 
 
-CAUTION = "a language model may reward a mere mention of the context"
-
-
 class ChatJudge:
     """A language model that scores by a rubric; once closed it can't be asked again.
 
     Paid replies are kept in ``cache`` before they are read, so a run is continued by repeating it.
     """
 
-    caution = CAUTION
+    caution = "a language model may reward a mere mention of the context"
 
     def __init__(self, config: JudgeConfig, cache: Path, library: IntentLibrary) -> None:
         """Raises GplanError where rubric, template or cache can't be used."""
@@ -91,6 +83,7 @@ class ChatJudge:
             "judge": "chat",
             "base_url": server.base_url,
             "model": server.model,
+            "answers_as": server.answers_as,
             "temperature": server.temperature,
             "max_tokens": server.max_tokens,
             "structured": server.structured,
@@ -108,8 +101,9 @@ class ChatJudge:
         except RequestFailed as failed:
             return Judgement({}, f"no reply: {failed}")
         try:
-            return Judgement(read_scores(_whole(reply), self.axes), origin=_origin(reply))
-        except BadReply as fault:
+            scores = read_scores(reply.text, self.axes, reply.finish_reason)
+            return Judgement(scores, origin=_origin(reply))
+        except UnreadableReply as fault:
             return Judgement({}, f"unusable reply: {fault}", _origin(reply))
 
     async def compare(self, sample: Sample, first: Plan, second: Plan) -> Preference:
@@ -120,8 +114,8 @@ class ChatJudge:
         except RequestFailed as failed:
             return Preference(None, f"no reply: {failed}")
         try:
-            return Preference(*read_choice(_whole(reply)), _origin(reply))
-        except BadReply as fault:
+            return Preference(*read_choice(reply.text, reply.finish_reason), _origin(reply))
+        except UnreadableReply as fault:
             return Preference(None, f"unusable reply: {fault}", _origin(reply))
 
     def note(self) -> str:
@@ -140,12 +134,11 @@ class ChatJudge:
         return await self._client.ask(ChatRequest(messages, schema, schema_name))
 
 
-def _whole(reply: ChatReply) -> str:
-    """The text of a reply that came to its end."""
-    if reply.finish_reason != "stop":
-        raise BadReply(f"it ended with {reply.finish_reason!r}, not by itself")
-    return reply.text
-
-
 def _origin(reply: ChatReply) -> dict[str, Any]:
-    return {"key": reply.key, "model": reply.model}
+    return {
+        "key": reply.key,
+        "model": reply.model,
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.completion_tokens,
+        "cost": reply.cost,
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,6 +62,16 @@ def unscored_of(result: Mapping[str, Any], *, most: int = 5) -> list[str]:
         if len(reasons) > most:
             lines.append(f"{judge}: ... and {len(reasons) - most} more reasons")
     return lines
+
+
+def silent_judges(result: Mapping[str, Any]) -> list[str]:
+    """The judges that scored or compared nothing at all."""
+    parts = [of_source["judges"] for of_source in result.get("sources", {}).values()]
+    told = Counter[str]()
+    for part in parts or [result["judges"]]:
+        for name, line in part.items():
+            told[name] += sum(line.get(k, 0) for k in ("scored", "win", "tie", "loss", "identical"))
+    return [name for name, rows in told.items() if not rows]
 
 
 def warnings_of(judges: Mapping[str, Any]) -> list[str]:

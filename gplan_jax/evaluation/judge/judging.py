@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
+from gplan_jax.chat.ledger import Spending
+from gplan_jax.chat.messages import same_model
 from gplan_jax.evaluation.judge.aggregate import (
     Combine,
     Compared,
     Judged,
     Outcome,
     Status,
+    counted_reasons,
     outcome_of,
     summarize_pairs,
     summarize_scores,
@@ -25,6 +29,7 @@ from gplan_jax.evaluation.judge.aggregate import (
 from gplan_jax.evaluation.judge.judgement import Judge, Judgement, Preference
 from gplan_jax.evaluation.judge.sources import PlanToJudge
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.faulty_rows import Streak
 from gplan_jax.foundation.files import atomic_directory, refuse_existing, write_json
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.streams import map_ordered
@@ -55,7 +60,7 @@ def judge_plans(
     axes = _axes(judges)
     refuse_existing(out)
     judged: dict[str, list[Judged]] = {judge.name: [] for judge in judges}
-    models: dict[str, Counter[str]] = {judge.name: Counter() for judge in judges}
+    spent = {judge.name: Spending() for judge in judges}
 
     def ask_of(judge: Judge) -> Callable[[PlanToJudge], Awaitable[Judgement | None]]:
         async def ask(plan: PlanToJudge) -> Judgement | None:
@@ -68,14 +73,16 @@ def judge_plans(
     with atomic_directory(out) as folder:
         with (folder / JUDGEMENTS).open("w", encoding="utf-8") as file:
             for judge in judges:
+                streak = Streak(f"judge {judge.name}")
                 answers = _answers(judge, ask_of(judge), plans)
                 for plan, told in zip(plans, answers, strict=True):
                     told_or_none = told or Judgement({})
                     status: Status = "scored"
                     if told is None:
                         status = "no_plan" if not plan.plan else "filtered"
-                    elif told.unscored is not None:
-                        status = "unscored"
+                    else:
+                        streak.add(told.unscored)
+                        status = "scored" if told.unscored is None else "unscored"
                     values = None
                     if told and status == "scored":
                         values = tuple(float(told.scores[axis].score) for axis in axes)
@@ -97,15 +104,16 @@ def judge_plans(
                         "filter_pass": plan.filter_pass,
                         "origin": dict(told_or_none.origin),
                     }
-                    _write(file, record)
-                    models[judge.name].update(_model_of(told_or_none.origin))
+                    file.write(json_text(record) + "\n")
+                    if origin := told_or_none.origin:
+                        spent[judge.name].add([origin["key"]], origin)
         result = {
             "rows": len({plan.row for plan in plans}),
             "users": len({plan.sample.id for plan in plans}),
             "axes": list(axes),
             **summarize_scores(judged, axes, combine=combine, seed=seed),
             "filter_pass": _filter_pass(plans),
-            "judges": _describe(judges, models),
+            "judges": _describe(judges, spent),
             "run": {**(run or {}), "combine": combine, "seed": seed, "filtered": filtered},
         }
         write_json(folder / RESULT, result)
@@ -131,7 +139,8 @@ def compare_plans(
     refuse_existing(out)
     pairs = list(zip(first, second, strict=True))
     compared: dict[str, list[Compared]] = {judge.name: [] for judge in judges}
-    models: dict[str, Counter[str]] = {judge.name: Counter() for judge in judges}
+    unscored: dict[str, list[str]] = {judge.name: [] for judge in judges}
+    spent = {judge.name: Spending() for judge in judges}
 
     def ask_of(judge: Judge) -> Callable[[Pair], Awaitable[tuple[Outcome, Sequence[Preference]]]]:
         async def ask(pair: Pair) -> tuple[Outcome, Sequence[Preference]]:
@@ -151,8 +160,13 @@ def compare_plans(
     with atomic_directory(out) as folder:
         with (folder / COMPARISONS).open("w", encoding="utf-8") as file:
             for judge in judges:
+                streak = Streak(f"judge {judge.name}")
                 answers = _answers(judge, ask_of(judge), pairs)
                 for (a, b), (outcome, told) in zip(pairs, answers, strict=True):
+                    if told:
+                        failed = [p.reason for p in told if p.choice is None]
+                        unscored[judge.name] += failed[:1]
+                        streak.add(failed[0] if failed else None)
                     choices = (told[0].choice, told[1].choice) if told else (None, None)
                     compared[judge.name].append(Compared(a.sample.id, outcome, choices))
                     orders = zip(("shown_first", "shown_second"), told, strict=False)
@@ -161,27 +175,21 @@ def compare_plans(
                         "id": a.sample.id,
                         "judge": judge.name,
                         "outcome": outcome,
-                        **{
-                            order: {
-                                "choice": p.choice,
-                                "reason": p.reason,
-                                "origin": dict(p.origin),
-                            }
-                            for order, p in orders
-                        },
+                        **{order: asdict(preference) for order, preference in orders},
                         "filter_pass": [a.filter_pass, b.filter_pass],
                     }
-                    _write(file, record)
-                    for preference in told:
-                        models[judge.name].update(_model_of(preference.origin))
+                    file.write(json_text(record) + "\n")
+                    for origin in (p.origin for p in told if p.origin):
+                        spent[judge.name].add([origin["key"]], origin)
         result = {
             "rows": len(pairs),
             "users": len({a.sample.id for a, _ in pairs}),
             "first": first[0].source,
             "second": second[0].source,
             **summarize_pairs(compared, combine=combine, seed=seed),
+            "unscored": {name: counted_reasons(whys) for name, whys in unscored.items()},
             "filter_pass": _filter_pass([*first, *second]),
-            "judged_by": _describe(judges, models),
+            "judged_by": _describe(judges, spent),
             "run": {**(run or {}), "combine": combine, "seed": seed, "filtered": filtered},
         }
         write_json(folder / RESULT, result)
@@ -207,30 +215,28 @@ def _answers(judge: Judge, ask: Callable[[T], Awaitable[R]], items: Sequence[T])
             bar.advance(judge.note())
 
 
-def _write(file: TextIO, record: dict[str, Any]) -> None:
-    file.write(json_text(record) + "\n")
-
-
-def _model_of(origin: Mapping[str, Any]) -> list[str]:
-    """The model that the server reported, where one did."""
-    return [origin["model"]] if "model" in origin else []
-
-
 def _filter_pass(plans: Sequence[PlanToJudge]) -> dict[str, float]:
     """Source -> share of its rows whose whole answer passes the rule filter."""
-    rows, passing = Counter(p.source for p in plans), Counter()  # type: ignore[var-annotated]
-    passing.update(p.source for p in plans if p.filter_pass)
+    rows = Counter(p.source for p in plans)
+    passing = Counter(p.source for p in plans if p.filter_pass)
     return {source: passing[source] / count for source, count in rows.items()}
 
 
-def _describe(judges: Sequence[Judge], models: dict[str, Counter[str]]) -> dict[str, Any]:
-    """What each judge is, and the models that its server reported; more than one is a warning."""
-    return {
-        judge.name: {
-            **judge.settings,
+def _describe(judges: Sequence[Judge], spent: Mapping[str, Spending]) -> dict[str, Any]:
+    """What each judge is, what it cost, and the models that its server reported.
+
+    More than one model, or another than the one asked for, is a warning.
+    """
+    described = {}
+    for judge in judges:
+        settings, models = judge.settings, spent[judge.name].models
+        asked = settings.get("answers_as") or settings.get("model", "")
+        described[judge.name] = {
+            **settings,
             "caution": judge.caution,
-            "models_reported": dict(sorted(models[judge.name].items())),
-            "model_changed": len(models[judge.name]) > 1,
+            "models_reported": dict(sorted(models.items())),
+            "model_changed": len(models) > 1,
+            "model_differs": not all(same_model(asked, model) for model in models),
+            "spent": spent[judge.name].to_dict(),
         }
-        for judge in judges
-    }
+    return described

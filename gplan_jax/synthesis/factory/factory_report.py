@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from rich.table import Table
 
+from gplan_jax.chat.ledger import Spending
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.tables import TextTable
 from gplan_jax.gsisr import IntentLibrary, Label, Plan, Sample, read_labelled_samples
@@ -98,37 +99,6 @@ def distance(mine: Mapping[Any, int], others: Mapping[Any, int]) -> float | None
 
 
 Part = Literal["train", "test"]
-
-
-@dataclass
-class Spending:
-    """What the answers cost, whenever they were paid for; None where a server doesn't tell.
-
-    Two rows with the same prompt share one request, which counts once.
-    """
-
-    requests: int = 0
-    prompt_tokens: int | None = 0
-    completion_tokens: int | None = 0
-    cost: float | None = 0.0
-    _seen: set[int] = field(default_factory=set, repr=False)
-
-    def add(self, origin: Mapping[str, Any]) -> None:
-        """Adds the requests behind one answer."""
-        first = int(origin["requests"][0][:16], 16)
-        if first in self._seen:
-            return
-        self._seen.add(first)
-        self.requests += len(origin["requests"])
-        for name in ("prompt_tokens", "completion_tokens", "cost"):
-            total, more = getattr(self, name), origin[name]
-            setattr(self, name, None if total is None or more is None else total + more)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Requests, tokens and money; the money to six digits."""
-        cost = None if self.cost is None else round(self.cost, 6)
-        tokens = {"prompt": self.prompt_tokens, "completion": self.completion_tokens}
-        return {"requests": self.requests, "tokens": tokens, "cost": cost}
 
 
 @dataclass
@@ -224,6 +194,7 @@ class FactoryReport:
             },
             **({"compared": self.mix.compare(other, self.library)} if other else {}),
             "first_answers_held_by": dict(sorted(self.structured.items())),
+            "models_reported": dict(sorted(self.spent.models.items())),
             "spent": self.spent.to_dict(),
         }
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from rich.table import Table
 
-from gplan_jax.foundation.errors import GplanError, RowError
-from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, empty_data_set
+from gplan_jax.chat import RequestFailed
+from gplan_jax.foundation.errors import GplanError, NothingKept, RowError
+from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, Streak
 from gplan_jax.foundation.progress import track
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.foundation.tables import TextTable
@@ -33,7 +34,7 @@ from gplan_jax.synthesis.factory.factory_report import FactoryReport
 from gplan_jax.synthesis.factory.output_files import OutputFiles, file_identity, open_outputs
 from gplan_jax.synthesis.factory.removals import FILTER_TIERS, Removal, RemovalTier, check_label
 from gplan_jax.synthesis.teachers.load import note_of
-from gplan_jax.synthesis.teachers.protocol import ROW_TROUBLE, Teacher
+from gplan_jax.synthesis.teachers.protocol import Teacher
 from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 
 
@@ -119,9 +120,6 @@ def filter_file(
     return report, rates
 
 
-_MEND = f"Run the command again, which asks again; or {SKIP_HINT}."
-
-
 @dataclass(frozen=True)
 class ExplainReport:
     """What ``explain_file`` did: rows written, rows left out, characters of a trace on average."""
@@ -157,7 +155,7 @@ def explain_file(
         raise GplanError(f"{out} is also the source; name another output.")
     teacher = teacher or RuleTeacher(library)
     faulty = faulty or FaultyRows()
-    already, characters = faulty.total, 0
+    already, characters, streak = faulty.total, 0, Streak(f"teacher {teacher.name}")
     # A faulty row ends the run here, before the teacher has cost something.
     total = sum(1 for _ in _labelled(source, library, FaultyRows(faulty.on_error)))
 
@@ -165,8 +163,9 @@ def explain_file(
         number, sample, label = row
         try:
             trace = write_trace(await teacher.explain(sample, label.plan))
-        except ROW_TROUBLE as error:
-            return RowError(source, number, None, str(error).rstrip("."), _MEND)
+        except RequestFailed as error:
+            mend = f"{error.mend}; or {SKIP_HINT}."
+            return RowError(source, number, None, str(error).rstrip("."), mend)
         return sample.with_label(trace + canonical_plan(label.plan, library)), len(trace)
 
     def written(found: Iterator[tuple[Sample, int] | RowError]) -> Iterator[Sample]:
@@ -174,11 +173,13 @@ def explain_file(
         for row in track(found, "explain", total, lambda: note_of(teacher)):
             if isinstance(row, RowError):
                 faulty.add(row)
+                streak.add(str(row))
                 continue
+            streak.add(None)
             characters += row[1]
             yield row[0]
         if not characters:
-            raise empty_data_set(source, faulty.errors[already:])
+            raise NothingKept(f"No row of {source} was explained. {faulty.errors[-1]}")
 
     labelled = _labelled(source, library, faulty)
     found = map_ordered(explained, labelled, at_once=teacher.at_once, close=teacher.close)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gplan_jax.chat import RequestFailed
+from gplan_jax.chat.ledger import spent_line
 from gplan_jax.foundation.errors import GplanError, RowError
-from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
+from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, Streak
 from gplan_jax.foundation.progress import Note, ProgressBar
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.gsisr import (
@@ -36,9 +37,6 @@ from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.teachers.seed import read_seeds
 from gplan_jax.synthesis.world.faults import FAULTY_SHARE
 from gplan_jax.synthesis.world.simulation import simulate_contexts
-
-# After so many removed rows in a row the teacher is at fault, not the rows.
-MOST_REMOVED_IN_A_ROW = 500
 
 T = TypeVar("T")
 # A row to plan for: its number where it comes from, counted from 1, and its columns, unlabelled.
@@ -180,17 +178,17 @@ def run_factory(
     answers = map_ordered(ask, source, at_once=teacher.at_once, close=teacher.close)
     opened = open_outputs(files, test=test_fraction > 0, origin=True)
     bar = ProgressBar("synthesize", wanted or total)
-    removed_in_a_row = 0
+    streak = Streak(f"teacher {teacher.name}")
     with opened as writers, closing(answers) as stream, bar:
         for (row, sample), answer in stream:
             source.settle()
             origin = answer.origin if isinstance(answer, TeacherAnswer) else {}
             if "requests" in origin:
-                report.spent.add(origin)
+                report.spent.add(origin["requests"], origin)
                 report.structured[origin["structured"]] += 1
             found = check_answer(row, sample, answer, library, duplicates)
             if isinstance(found, Label):
-                removed_in_a_row = 0
+                streak.add(None)
                 labelled = sample.with_label(found.text)
                 held_back = test_fraction and split_by_id([labelled], test_fraction, seed)[1]
                 part: Part = "test" if held_back else "train"
@@ -199,16 +197,11 @@ def run_factory(
                 writers.origin({**where, **origin})
                 report.keep(labelled, found, part, origin)
             else:
-                removed_in_a_row = 0 if found.tier == "duplicate" else removed_in_a_row + 1
                 writers.removed(found.to_dict(row, sample))
                 report.remove(found, origin)
-                if removed_in_a_row == MOST_REMOVED_IN_A_ROW:
-                    shown = f" It answered: {found.raw[:400]!r}" if found.raw else ""
-                    raise GplanError(
-                        f"{MOST_REMOVED_IN_A_ROW} rows in a row were removed, so something is wrong"
-                        f" with teacher {teacher.name} or its prompt. The last one, {found.tier}/"
-                        f"{found.code}: {'; '.join(found.messages)}.{shown}"
-                    )
+                shown = f" It answered: {found.raw[:400]!r}" if found.raw else ""
+                why = f"{found.tier}/{found.code}: {'; '.join(found.messages)}.{shown}"
+                streak.add(None if found.tier == "duplicate" else why)
             # A bar towards so many rows counts kept ones, one over a file every row.
             bar.advance(note, steps=int(wanted is None or isinstance(found, Label)))
         report.skipped = faulty.total if faulty else 0
@@ -311,10 +304,8 @@ def end_message(result: SynthesisResult) -> str:
     if blocks := report.mix.suggested_target_blocks():
         lines.append(f"  suggested B*         optimizer.target_blocks={blocks}")
     if result.note:
-        spent = report.spent.to_dict()
-        cost = "" if spent["cost"] is None else f", {spent['cost']:,.2f} in all"
         lines += [
-            f"  all these answers    {spent['requests']:,} requests{cost}",
+            f"  all these answers    {spent_line(report.spent.to_dict())}",
             f"  this run             {result.note}",
         ]
     return "\n".join(lines)

@@ -18,8 +18,9 @@ from typing import Any, Literal, get_args
 
 from rich.table import Table
 
-from gplan_jax.foundation.errors import GplanError, RowError
-from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
+from gplan_jax.chat import RequestFailed
+from gplan_jax.foundation.errors import GplanError, NothingKept, RowError
+from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, Streak
 from gplan_jax.foundation.files import write_json
 from gplan_jax.foundation.progress import track
 from gplan_jax.foundation.streams import map_ordered
@@ -50,7 +51,7 @@ from gplan_jax.synthesis.pairs.perturbations import (
     perturbed,
 )
 from gplan_jax.synthesis.teachers.load import note_of, settings_of
-from gplan_jax.synthesis.teachers.protocol import ROW_TROUBLE, Teacher
+from gplan_jax.synthesis.teachers.protocol import Teacher
 from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 
 # What came of a perturbation of a row: its "pair" was written; its two plans are "equal"; the
@@ -152,11 +153,12 @@ async def candidates_of(sample: Sample, where: RowPlace, recipe: PairRecipe) -> 
         fault = RowError(where.file, where.row, None, problem, f"{mend}, or {SKIP_HINT}.")
         return PairCandidate(name, verdict, fault=fault)
 
-    def failed(name: str, error: GplanError) -> PairCandidate:
+    def failed(name: str, error: RowError | RequestFailed) -> PairCandidate:
         to = "the row as it is" if name == ANCHOR else name
         why = error.problem if isinstance(error, RowError) else str(error).rstrip(".")
         problem = f"the answer of teacher {teacher.name} to {to} fails: {why}"
-        return faulty(name, "failed", problem, "Mend the teacher")
+        mend = error.mend if isinstance(error, RequestFailed) else "Mend the teacher"
+        return faulty(name, "failed", problem, mend)
 
     async def answered(context: Sample) -> tuple[Sample, Plan]:
         """The context with the teacher's answer as its label, and the plan in it."""
@@ -180,7 +182,7 @@ async def candidates_of(sample: Sample, where: RowPlace, recipe: PairRecipe) -> 
         return [faulty(ANCHOR, "unreadable", str(error).rstrip("."), "Mend the row")]
     try:
         context, plan = await answered(sample.with_label(""))
-    except (RowError, *ROW_TROUBLE) as error:
+    except (RowError, RequestFailed) as error:
         return [failed(ANCHOR, error)]
     # The order in which the perturbations are tried, drawn by weight, none twice. The larger of
     # u^(1/w) comes first: a weighted draw without replacement (Efraimidis 2006).
@@ -194,7 +196,7 @@ async def candidates_of(sample: Sample, where: RowPlace, recipe: PairRecipe) -> 
             continue
         try:
             counterfactual, other_plan = await answered(changed)
-        except (RowError, *ROW_TROUBLE) as error:
+        except (RowError, RequestFailed) as error:
             found.append(failed(name, error))
             continue
         columns = changed_columns(context, counterfactual)
@@ -277,12 +279,14 @@ def write_counterfactuals(
         )
         total = rows if limit is None else min(limit, rows)
         verdicts = {name: Counter[PairVerdict]() for name in (ANCHOR, *spec.weights)}
-        read = without_pair = 0
+        read, without_pair, streak = 0, 0, Streak(f"teacher {teacher.name}")
         for of_row in track(found, "counterfactuals", total, lambda: note_of(teacher)):
             read += 1
             without_pair += all(candidate.verdict != "pair" for candidate in of_row)
             for candidate in of_row:
                 verdicts[candidate.perturbation][candidate.verdict] += 1
+                if candidate.verdict in TRIED:
+                    streak.add(str(candidate.fault) if candidate.fault else None)
                 if candidate.fault:
                     faulty.add(candidate.fault)
                 elif candidate.pair and candidate.verdict in writers:
@@ -292,7 +296,7 @@ def write_counterfactuals(
             equal, failed = report.total("equal"), report.total("failed")
             faults = faulty.errors[already:]
             first = f" The first fault: {faults[0]}" if faults else ""
-            raise GplanError(
+            raise NothingKept(
                 f"{source}: none of {report.anchors} rows gave a pair; {equal} with equal plans, "
                 f"{failed} with a failed answer, {report.total('not_applicable')} times a "
                 f"perturbation did not apply.{first}"

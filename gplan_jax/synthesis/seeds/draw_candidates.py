@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.table import Table
 
 from gplan_jax.chat import RequestFailed
-from gplan_jax.foundation.errors import GplanError, RowError
-from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
+from gplan_jax.foundation.errors import GplanError, NothingKept, RowError
+from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, Streak
 from gplan_jax.foundation.progress import track
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.foundation.tables import TextTable
@@ -128,6 +128,10 @@ def write_review_files(
         """The plan and reasoning to judge, and whose they are."""
         if not sample.raw_labels.strip():
             answer = await teacher.answer(sample)
+            if answer.faults:
+                why = "; ".join(fault.message for fault in answer.faults)
+                said = f"the answer of {teacher.name} has no plan: {why}"
+                raise RequestFailed(said, "Change the teacher file")
             return read(answer.text, f"the answer of {teacher.name}"), teacher.name
         own = read(sample.raw_labels, "the label")
         broken = check_plan(canonical_plan(own.plan, library), library)
@@ -143,16 +147,20 @@ def write_review_files(
         try:
             return await propose(sample)
         except (_NoPlan, RequestFailed) as error:
-            return RowError(data, number, LABEL, str(error), f"Mend the row, or {SKIP_HINT}.")
+            mend = error.mend if isinstance(error, RequestFailed) else "Mend the row"
+            return RowError(data, number, LABEL, str(error).rstrip("."), f"{mend}, or {SKIP_HINT}.")
 
     candidates: list[SeedCandidate] = []
+    streak = Streak(f"the labels in {data}, teacher {teacher.name}")
     stream = map_ordered(proposed, draw.rows, at_once=teacher.at_once, close=teacher.close)
     with closing(stream):
         results = track(stream, "propose", len(draw.rows), lambda: note_of(teacher))
         for (number, sample, stratum), result in zip(draw.rows, results, strict=True):
             if isinstance(result, RowError):
                 faulty.add(result)
+                streak.add(str(result))
                 continue
+            streak.add(None)
             proposal, origin = result
             candidates.append(
                 SeedCandidate(
@@ -166,7 +174,7 @@ def write_review_files(
                 )
             )
     if not candidates:
-        raise GplanError(f"{data} gives no candidate; {faulty.total - already} rows are faulty.")
+        raise NothingKept(f"{data} gives no candidate; {faulty.total - already} rows are faulty.")
     write_candidates(candidates_path, candidates)
     write_review(out, candidates, [Decision(c.row, c.proposal) for c in candidates], library)
     return CandidatesReport(

@@ -7,6 +7,7 @@ one reply. The repair is ours.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -14,13 +15,15 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field
 
 from gplan_jax.chat import ChatClient, ChatConfig, ChatReply, ChatRequest, Ledger, Message
+from gplan_jax.chat.messages import ASK_AGAIN, RequestFailed
+from gplan_jax.chat.reading import BEYOND_REPAIR, answer_text
 from gplan_jax.chat.server_config import read_api_key
 from gplan_jax.foundation.config import Config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, check_plan
 from gplan_jax.reasoning import ReasoningTrace
 from gplan_jax.synthesis.teachers.prompt import PromptKind, TeacherPrompt
-from gplan_jax.synthesis.teachers.protocol import NoTrace, TeacherAnswer
+from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
 from gplan_jax.synthesis.teachers.reply import (
     Faults,
     answer_schema,
@@ -129,11 +132,19 @@ class ChatTeacher:
         def read(reply: ChatReply) -> tuple[ReasoningTrace | None, Faults]:
             return read_explanation(reply.text, reply.finish_reason, len(plan))
 
-        trace, faults, _ = await self._ask(request, read)
-        if trace is None:
-            why = "; ".join(fault.message for fault in faults)
-            raise NoTrace(f"The replies of {self.name} to row {sample.id} hold no trace: {why}.")
-        return trace
+        # A run repeated asks again: where the replies of earlier runs, which are in the cache, hold
+        # no trace, for another draw.
+        for draw in itertools.count():
+            drawn = dataclasses.replace(request, draw=draw)
+            trace, faults, replies = await self._ask(drawn, read)
+            if trace is not None:
+                return trace
+            repairable = faults[0].code not in BEYOND_REPAIR
+            if not (repairable and all(reply.cached for reply in replies)):
+                break
+        why = "; ".join(fault.message for fault in faults)
+        said = f"The replies of {self.name} to row {sample.id} hold no trace: {why}."
+        raise RequestFailed(said, ASK_AGAIN if repairable else "Change that and run again")
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -145,9 +156,9 @@ class ChatTeacher:
         """What was read from the reply, or from the repaired one where the first has faults."""
         reply = await self._client.ask(request)
         found, faults = read(reply)
-        if not faults or not self._config.repair:
+        if not faults or not self._config.repair or faults[0].code in BEYOND_REPAIR:
             return found, faults, [reply]
-        turns = (*request.messages, *self._prompt.repair(reply.text, faults))
+        turns = (*request.messages, *self._prompt.repair(answer_text(reply.text), faults))
         second = await self._client.ask(dataclasses.replace(request, messages=turns))
         return *read(second), [reply, second]
 

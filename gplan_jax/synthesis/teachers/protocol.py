@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gplan_jax.chat import RequestFailed
-from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Plan, Sample, Violation
 from gplan_jax.reasoning import ReasoningTrace
 
@@ -22,14 +20,6 @@ class TeacherAnswer:
     # Where it comes from, in plain JSON values (model, request, tokens ...); empty for rules.
     origin: Mapping[str, Any] = field(default_factory=dict)
     faults: tuple[Violation, ...] = ()
-
-
-class NoTrace(GplanError):
-    """The teacher's explanation of one plan can't be used; the others may be."""
-
-
-# What concerns one row alone, so that a run may leave the row out and go on.
-ROW_TROUBLE = (RequestFailed, NoTrace)
 
 
 class Teacher(Protocol):
@@ -56,7 +46,7 @@ class Teacher(Protocol):
         """A trace with one STEP per intent of ``plan``, given the context of ``sample``.
 
         Raises:
-            RequestFailed, NoTrace: this one row has no trace.
+            RequestFailed: this one row has no trace.
             GplanError: ``plan`` is empty, or no row gets an answer any more.
         """
         ...

@@ -120,10 +120,12 @@ GOOD = {axis: {"reason": "so", "score": 4} for axis in ("flow", "logic", "spatio
     ("text", "finish_reason", "why"),
     [
         (json.dumps(GOOD), "stop", None),
-        (json.dumps(GOOD), "length", "unusable reply: it ended with 'length'"),
-        (json.dumps(GOOD) * 2, "stop", "unusable reply: the reply is not one JSON value"),
-        ("I'd rather not.", "stop", "unusable reply: the reply is not one JSON value"),
-        ("", "stop", "unusable reply: the reply is empty"),
+        (f"<think>a four</think>{json.dumps(GOOD)}", "stop", None),
+        (json.dumps(GOOD), "eos", None),
+        (json.dumps(GOOD), "length", "unusable reply: The reply ran into its limit of tokens"),
+        (json.dumps(GOOD) * 2, "stop", "unusable reply: The reply holds a second JSON object"),
+        ("I'd rather not.", "stop", "unusable reply: The reply is not valid JSON"),
+        ("", "stop", "unusable reply: The reply's content is empty"),
     ],
 )
 def test_a_reply_that_is_no_judgement_is_unscored_never_a_three(

@@ -24,7 +24,8 @@ from gplan_jax.evaluation.judge.judgement import AxisScore, Judgement, Preferenc
 from gplan_jax.evaluation.judge.judging import compare_plans, judge_plans
 from gplan_jax.evaluation.judge.rules import RuleJudge
 from gplan_jax.evaluation.judge.sources import PlanToJudge, plans_of_predictions, read_rows
-from gplan_jax.foundation import GplanError
+from gplan_jax.foundation import GplanError, faulty_rows, streams
+from gplan_jax.foundation.errors import NothingKept
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample
@@ -163,14 +164,58 @@ def test_what_stops_a_run_leaves_no_result_and_says_how_to_go_on(
 def test_a_model_that_changes_during_a_run_is_flagged(tmp_path: Path, judge_server: Start) -> None:
     plans = candidates(tmp_path, rows(12))
     cache = tmp_path / "c.db"
-    first, then = judge_server({"model": "m-2026-01"}), judge_server({"model": "m-2026-02"})
+    names = ("scripted-2026-01-01", "scripted-2026-02-01")
+    first, then = (judge_server({"model": name}) for name in names)
     judge_plans(plans[:5], [chat_judge(first, cache)], tmp_path / "part")
     assert warnings_of(read_json(tmp_path / "part" / "judge.json")["judges"]) == []
     result = judge_plans(plans, [chat_judge(then, cache)], tmp_path / "out")
-    assert result["judges"]["scripted"]["models_reported"] == {"m-2026-01": 5, "m-2026-02": 7}
+    assert result["judges"]["scripted"]["models_reported"] == dict(zip(names, (5, 7), strict=True))
     assert result["judges"]["scripted"]["model_changed"] is True
     [warning] = warnings_of(result["judges"])
-    assert "m-2026-01, m-2026-02" in warning
+    assert ", ".join(names) in warning
+
+
+def test_another_model_is_warned_of_recorded_and_not_taken_for_the_right_one(
+    tmp_path: Path, judge_server: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    plans, cache = candidates(tmp_path, rows(6)), tmp_path / "c.db"
+    wrong, right = judge_server({"model": "smol"}), judge_server()
+    result = judge_plans(plans, [chat_judge(wrong, cache)], tmp_path / "wrong")
+    [warning] = caplog.messages  # Once, not for every row.
+    assert "was asked for scripted, and smol answered" in warning
+    described = result["judges"]["scripted"]
+    assert described["models_reported"] == {"smol": 6} and described["model_differs"] is True
+    # Once the server is mended, so are the scores.
+    result = judge_plans(plans, [chat_judge(right, cache)], tmp_path / "right")
+    described = result["judges"]["scripted"]
+    assert described["models_reported"] == {"scripted": 6} and not described["model_differs"]
+    assert len(right.server.log()["paid"]) == 6
+    # What smol said is there for whoever asks for smol, or calls it so.
+    meant = chat_judge(wrong, cache, "server.answers_as=smol")
+    assert judge_plans(plans, [meant], tmp_path / "meant")["judges"]["scripted"]["spent"] == {
+        "requests": 6,
+        "tokens": described["spent"]["tokens"],
+        "cost": None,
+    }
+    assert wrong.server.log()["requests"] == 6 and len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("ask", ["score", "compare"])
+def test_a_run_in_which_nothing_succeeds_stops_early(
+    tmp_path: Path, judge_server: Start, monkeypatch: pytest.MonkeyPatch, ask: str
+) -> None:
+    monkeypatch.setattr(faulty_rows, "MOST_FAILED_AT_FIRST", 5)
+    monkeypatch.setattr(streams, "WINDOW", 1)
+    started = judge_server({"faults": [{"kind": "short"}]}, client={"concurrency": 2})
+    plans = candidates(tmp_path, rows(60))
+    judge = chat_judge(started, tmp_path / "c.db")
+    with pytest.raises(NothingKept, match=r"5 rows in a row .* judge scripted .*raise max_tokens"):
+        if ask == "score":
+            judge_plans(plans, [judge], tmp_path / "out")
+        else:
+            others = candidates(tmp_path, rows(60), [PLANS[n % 2] for n in range(1, 61)])
+            compare_plans(plans, others, [judge], tmp_path / "out")
+    assert not (tmp_path / "out").exists() and started.server.log()["requests"] < 30
 
 
 def test_what_has_no_plan_or_is_filtered_is_not_sent(tmp_path: Path, judge_server: Start) -> None:

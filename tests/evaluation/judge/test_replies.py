@@ -9,14 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gplan_jax.chat.reading import UnreadableReply
 from gplan_jax.evaluation.judge.judgement import AxisScore
-from gplan_jax.evaluation.judge.replies import (
-    BadReply,
-    pair_schema,
-    read_choice,
-    read_scores,
-    score_schema,
-)
+from gplan_jax.evaluation.judge.replies import pair_schema, read_choice, read_scores, score_schema
 
 AXES = ("flow", "logic")
 
@@ -35,45 +30,47 @@ def test_what_is_written_is_read(scores: tuple[int, int], reason: str) -> None:
     wanted = {a: AxisScore(s["score"], f"r{reason}".strip()) for a, s in written.items()}
     assert read_scores(json.dumps(written), AXES) == wanted
     assert read_scores(f"```json\n{json.dumps(written, indent=1)}\n```\n", AXES) == wanted
+    thoughtful = f"<think>\nfive, or {{4}}?\n</think>\n\n{json.dumps(written)}"
+    assert read_scores(thoughtful, AXES) == read_scores(thoughtful[7:], AXES) == wanted
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
         ("", "empty"),
-        ("Scores: 5", "not one JSON value"),
-        (f"Here it is: {reply()}", "not one JSON value"),
-        (reply() + reply(), "not one JSON value"),
-        (reply()[:-4], "not one JSON value"),
-        ("[" * 100_000, "not one JSON value"),
-        ("[5, 5]", "not a JSON object"),
+        ("Scores: 5", "not valid JSON"),
+        (f"Here it is: {reply()}", "begins with"),
+        (reply() + reply(), "second JSON object"),
+        (reply()[:-4], "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("[5, 5]", "must be a JSON object"),
         ('{"flow": {"reason": "a", "score": 5}}', "lacks logic"),
-        (reply(overall=5), "more keys"),
-        (reply(5), "flow is not an object"),
+        (reply(overall=5), "unknown key 'overall'"),
+        (reply(5), "flow must be an object"),
         (reply({"score": 5, "reason": "a"}), "before its reason"),
-        (reply({"reason": "a"}), "flow lacks score"),
-        (reply({"reason": "a", "score": 5, "label": "x"}), "more keys"),
-        (reply({"reason": "a", "score": "5"}), "whole number"),
+        (reply({"reason": "a"}), "In flow: lacks score"),
+        (reply({"reason": "a", "score": 5, "label": "x"}), "unknown key 'label'"),
+        (reply({"reason": "a", "score": "5"}), "score must be a number"),
         (reply({"reason": "a", "score": True}), "whole number"),
-        (reply({"reason": "a", "score": 4.0}), "whole number"),
+        (reply({"reason": "a", "score": 4.0}), "score must be a number"),
         (reply({"reason": "a", "score": 6}), "whole number"),
         (reply({"reason": "a", "score": 0}), "whole number"),
         (reply({"reason": " ", "score": 5}), "no reason"),
-        (reply({"reason": None, "score": 5}), "no reason"),
+        (reply({"reason": None, "score": 5}), "reason must be text"),
         ('{"flow": {"reason": "a", "score": 5}, "flow": {"reason": "a", "score": 1}}', "twice"),
-        (reply().replace("4", "NaN"), "not one JSON value"),
+        (reply().replace("4", "NaN"), "not valid JSON"),
     ],
 )
 def test_anything_else_is_no_judgement(text: str, why: str) -> None:
-    with pytest.raises(BadReply, match=why):
+    with pytest.raises(UnreadableReply, match=why):
         read_scores(text, AXES)
 
 
 @given(st.text())
 def test_no_text_breaks_the_reader(text: str) -> None:
-    with pytest.raises(BadReply):
+    with pytest.raises(UnreadableReply):
         read_scores(text, AXES)
-    with pytest.raises(BadReply):
+    with pytest.raises(UnreadableReply):
         read_choice(text)
 
 
@@ -82,7 +79,7 @@ def test_choices() -> None:
         assert read_choice(json.dumps({"reason": "so", "winner": winner})) == (choice, "so")
     for text in ('{"winner": "A", "reason": "so"}', '{"reason": "so", "winner": "a"}',
                  '{"reason": "so", "winner": ["A"]}', '{"reason": "", "winner": "A"}'):  # fmt: skip
-        with pytest.raises(BadReply):
+        with pytest.raises(UnreadableReply):
             read_choice(text)
 
 

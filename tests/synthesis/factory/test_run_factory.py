@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gplan_jax.chat import RequestFailed, ServerUnavailable
-from gplan_jax.foundation import GplanError
+from gplan_jax.foundation import GplanError, faulty_rows
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.gsisr import (
     IntentLibrary,
@@ -27,7 +27,6 @@ from gplan_jax.gsisr import (
 )
 from gplan_jax.reasoning import ReasoningTrace, split_response
 from gplan_jax.synthesis.amap.rules import Rules
-from gplan_jax.synthesis.factory import synthesize
 from gplan_jax.synthesis.factory.factory_report import PlanMix
 from gplan_jax.synthesis.factory.output_files import OutputFiles
 from gplan_jax.synthesis.factory.synthesize import NumberedContext, numbered, run_factory
@@ -228,7 +227,7 @@ def test_a_run_for_so_many_rows_asks_for_no_more_than_it_takes(tmp_path: Path) -
 def test_what_ends_a_run_leaves_no_file(
     fate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(synthesize, "MOST_REMOVED_IN_A_ROW", 5)
+    monkeypatch.setattr(faulty_rows, "MOST_FAILED_IN_A_ROW", 5)
     fates = ["", "", *[fate] * 10]
     messages = {"down": "nothing gets through", "tool": "5 rows in a row .*schema/unknown_tool"}
     with pytest.raises(GplanError, match=messages[fate]):

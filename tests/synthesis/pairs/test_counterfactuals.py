@@ -281,7 +281,7 @@ def test_a_failing_answer_to_the_row_itself_leaves_the_row_out(
         faulty=faulty,
     )
     [fault] = [error for error in faulty.errors if "the row as it is" in str(error)]
-    assert fault.row == 1 and "refused to answer. Mend" in str(fault)
+    assert fault.row == 1 and "refused to answer. Run the command again" in str(fault)
     assert report.verdicts["anchor"] == {"failed": 1}
     assert 1 not in {pair.provenance.anchor_row for pair in read(tmp_path / "out.jsonl")}
 

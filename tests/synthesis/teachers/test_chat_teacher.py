@@ -34,6 +34,7 @@ class FakeClient:
 
     reply: Callable[[ChatRequest], tuple[str, str]]
     asked: list[ChatRequest]
+    kept: set[str]  # The keys of answers of earlier runs.
 
     def __init__(self, config: ChatConfig, cache: Path) -> None:
         self._config = config
@@ -42,7 +43,8 @@ class FakeClient:
         FakeClient.asked.append(request)
         text, reason = FakeClient.reply(request)
         key = request_key(self._config, request)
-        return ChatReply(text, reason, key, "big-0725", 100, 10, False, 1, "json_schema", 0.25)
+        cached = key in FakeClient.kept
+        return ChatReply(text, reason, key, "big-0725", 100, 10, cached, 1, "json_schema", 0.25)
 
     async def close(self) -> None:
         pass
@@ -57,7 +59,7 @@ def make_teacher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..
 
     def teacher_for(reply: Replies, seeds: SeedPool | None = None, **changes: Any) -> ChatTeacher:
         monkeypatch.setattr(chat_teacher, "ChatClient", FakeClient)
-        FakeClient.reply, FakeClient.asked = staticmethod(reply), []
+        FakeClient.reply, FakeClient.asked, FakeClient.kept = staticmethod(reply), [], set()
         config = CONFIG.model_copy(update=changes)
         return ChatTeacher(config, tmp_path / "cache.sqlite", LIBRARY, seeds)
 
@@ -88,7 +90,7 @@ def test_a_good_reply_is_one_request_and_its_canonical_label(
     ("first", "reason", "told"),
     [
         ("Sure! Here it is", "stop", "not valid JSON"),
-        ("{", "length", "cut off"),
+        ("<think>hm</think>[", "stop", "not valid JSON"),
         (_good(ROWS[0]).replace("tool_", "gadget_"), "stop", "is not a tool"),
     ],
 )
@@ -105,6 +107,49 @@ def test_a_faulty_reply_is_shown_to_the_model_once_with_what_is_wrong(
     assert (answer.origin["prompt_tokens"], answer.origin["cost"]) == (200, 0.5)
     assert again.messages[:2] == once.messages and told in again.messages[3].content
     assert [message.role for message in again.messages[2:]] == ["assistant", "user"]
+    assert again.messages[2].content in (first, "[")  # Without its thoughts.
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "code", "mend"),
+    [
+        ("{", "length", "truncated", "raise max_tokens or turn thinking off"),
+        ("<think>well", "length", "truncated", "among its thoughts: raise max_tokens"),
+        ("", "stop", "no_text", "its text is nowhere: raise max_tokens"),
+        ("<reasoning_content>x</reasoning_content>", "stop", "no_text",
+         "stands in reasoning_content: raise max_tokens or turn thinking off"),
+        ("<tool_calls>[]</tool_calls>", "tool_calls", "no_text",
+         "stands in tool_calls: serve the model without its tool-call parser"),
+    ],
+)  # fmt: skip
+def test_what_the_same_limit_would_cut_again_is_not_repaired(
+    make_teacher: Callable[..., ChatTeacher], text: str, reason: str, code: str, mend: str
+) -> None:
+    teacher = make_teacher(lambda request: (text, reason))
+    [fault] = asyncio.run(teacher.answer(ROWS[0])).faults
+    assert fault.code == code and mend in fault.message
+    with pytest.raises(RequestFailed, match=mend) as failed:
+        asyncio.run(teacher.explain(ROWS[0], [{"工具名称": "tool_9"}]))
+    assert failed.value.mend == "Change that and run again"
+    assert len(FakeClient.asked) == 2
+
+
+def test_replies_without_a_trace_of_an_earlier_run_are_asked_for_again(
+    make_teacher: Callable[..., ChatTeacher],
+) -> None:
+    plan: Plan = [{"工具名称": "tool_9"}]
+    trace = RULES.trace(ROWS[0], plan)
+    teacher = make_teacher(
+        lambda request: (write_reply(trace, None) if request.draw == 2 else "no", "stop")
+    )
+    for draws in ([0, 0], [0, 0, 1, 1]):  # With a repair each.
+        FakeClient.asked = []
+        with pytest.raises(RequestFailed) as failed:
+            asyncio.run(teacher.explain(ROWS[0], plan))
+        assert failed.value.mend == "Run the command again, which asks again"
+        assert [request.draw for request in FakeClient.asked] == draws
+        FakeClient.kept |= {request_key(CONFIG.server, request) for request in FakeClient.asked}
+    assert asyncio.run(teacher.explain(ROWS[0], plan)) == trace
 
 
 def test_there_is_no_third_request_and_none_but_one_without_repair(
