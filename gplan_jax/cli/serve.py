@@ -44,6 +44,13 @@ def serve(
     api_key_env: Annotated[
         str | None, typer.Option(help="Environment variable with the key that clients must send.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name that requests may call this server by; repeatable. Left out, it is the "
+            "loopback names where --host is one of them, and any name elsewhere."
+        ),
+    ] = None,
     max_body_kib: Annotated[int, typer.Option(min=1, help="Largest request body.")] = 1024,
     drain_s: Annotated[
         float, typer.Option(min=0, help="Time to finish accepted requests once told to stop.")
@@ -75,7 +82,7 @@ def serve(
     require_extra(EXTRA, "serve", "the server")
 
     from gplan_jax.serving.http.settings import ServerSettings
-    from gplan_jax.serving.planning.serve import display_name, read_api_key
+    from gplan_jax.serving.planning.serve import allowed_hosts, display_name, read_api_key
     from gplan_jax.serving.planning.serve import serve as run
 
     key = read_api_key(api_key_env)
@@ -99,6 +106,7 @@ def serve(
             max_body_kib=max_body_kib,
             drain_s=drain_s,
             api_key=SecretStr(key) if key else None,
+            hosts=allowed_hosts(host, allow_host or []),
             log_contexts=log_contexts,
             experiment=load_config(AbTest, experiment) if experiment else None,
         ),

@@ -94,6 +94,8 @@ class RequestShell:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # A redirect to the path without its slash would lose a proxy's scheme and prefix.
+        scope["path"] = scope["path"].rstrip("/") or "/"
         request = _Request(scope)
         scope.setdefault("state", {}).update(
             request_id=request.id, started=request.started, log=request.fields
@@ -132,10 +134,14 @@ class RequestShell:
             self._finish(scope, request)
 
     def _refusal(self, scope: Scope, *, planning: bool) -> ApiError | None:
+        if (hosts := self._settings.hosts) and (host := host_of(scope)) not in hosts:
+            message = f"This server does not answer for the host {host!r}; see --allow-host."
+            return ApiError(421, "unknown_host", message)
         key = self._settings.api_key
         if key is not None and scope["path"].startswith(PROTECTED):
-            given = Headers(scope=scope).get("authorization", "").encode("latin-1")
-            if not hmac.compare_digest(given, b"Bearer " + key.get_secret_value().encode()):
+            scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+            sound = hmac.compare_digest(given.encode("latin-1"), key.get_secret_value().encode())
+            if scheme.lower() != "bearer" or not sound:
                 return ApiError(401, "unauthorized", "Send the key as Authorization: Bearer KEY.")
         if planning:
             # Here a refusal costs a fraction of what it does after routing and parsing.
@@ -160,6 +166,12 @@ class RequestShell:
             ms=round(1000 * (time.monotonic() - request.started), 3),
             **request.fields,
         )
+
+
+def host_of(scope: Scope) -> str:
+    """The name in the Host header, in lower case, without a port."""
+    host = Headers(scope=scope).get("host", "").lower()
+    return host if host.endswith("]") else host.rpartition(":")[0] or host
 
 
 class _Request:

@@ -5,29 +5,33 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import socket
+import time
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.inference.engine.requests import Engine
+from gplan_jax.serving.http.connections import GuardedProtocol, connection_limits
 from gplan_jax.serving.http.middleware import Gate
 from gplan_jax.serving.http.telemetry import log
 
-BACKLOG = 1024
 # Once the engine is closed: seconds for responses to be written to slow clients.
 LAST_WRITES_S = 3
 # Longer than proxies keep idle connections, so that the server never closes one during a request.
 KEEP_ALIVE_S = 75
+FAULT_LINE_S = 10.0
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. GplanError where the address can't be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        plain = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        plain = socket.create_server((host, port), family=family, backlog=connection_limits()[1])
     except OSError as error:
         match error.errno:
             case errno.EADDRINUSE:
@@ -48,7 +52,8 @@ def quiet_config(app: FastAPI) -> uvicorn.Config:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return uvicorn.Config(
         app,
-        http="h11",
+        http=GuardedProtocol,
+        backlog=connection_limits()[1],
         ws="none",
         loop="asyncio",
         lifespan="off",
@@ -64,8 +69,9 @@ def quiet_config(app: FastAPI) -> uvicorn.Config:
 class DrainingServer(uvicorn.Server):
     """Uvicorn that drains: told to stop, it refuses new plans, finishes accepted ones, and ends.
 
-    While it drains the port stays open, so that probes see it (``/readyz`` 503) and late clients
-    get a 503 with Retry-After. After ``drain_s`` seconds, what is left gets a 503 too. A second
+    Accepted is every request that was let in, with all contexts of a batch. While it drains the
+    port stays open, so that probes see it (``/readyz`` 503) and late clients get a 503 with
+    Retry-After. After ``drain_s`` seconds, what is left gets a 503 too. A second
     signal ends it at once. The exit code is the caller's: the signals are not raised again.
     """
 
@@ -73,8 +79,9 @@ class DrainingServer(uvicorn.Server):
         super().__init__(quiet_config(app))
         self._gate: Gate = app.state.gate
         self._engine, self._drain_s = engine, drain_s
-        self._told = 0
+        self._told, self._deadline = 0, math.inf
         self._close: asyncio.Task[None] | None = None
+        self._next_fault_line = 0.0
 
     def stop(self) -> None:
         """Begins to drain; may be called from any thread."""
@@ -84,13 +91,29 @@ class DrainingServer(uvicorn.Server):
         """Signals: the first drains, the second ends at once."""
         self.stop()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Opens the port; where no connection can be accepted, one line a while tells."""
+        asyncio.get_running_loop().set_exception_handler(self._loop_fault)
+        await super().startup(sockets)
+
+    def _loop_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """asyncio logs a traceback for every connection that it can't accept, thousands a second;
+        what it says of other faults might quote a user.
+        """
+        if (now := loop.time()) >= self._next_fault_line:
+            self._next_fault_line = now + FAULT_LINE_S
+            fault = context.get("exception")
+            log("loop_fault", error=type(fault).__name__, message=context["message"][:200])
+
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: begins to drain, and ends once that is done."""
-        if self._told and self._close is None:
+        if self._told and not self._gate.draining:
             self._gate.draining = True
-            state = self._engine.snapshot()
-            log("draining", accepted=state.queued + state.active, drain_s=self._drain_s)
-            close = asyncio.to_thread(self._engine.close, drain_s=self._drain_s)
+            self._deadline = time.monotonic() + self._drain_s
+            log("draining", accepted=self._gate.inside, drain_s=self._drain_s)
+        left = self._deadline - time.monotonic()
+        if self._gate.draining and self._close is None and (not self._gate.inside or left <= 0):
+            close = asyncio.to_thread(self._engine.close, drain_s=max(left, 0.0))
             self._close = asyncio.create_task(close)
         if self._close is not None and self._close.done():
             self.should_exit = True

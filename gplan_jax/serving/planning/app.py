@@ -284,6 +284,7 @@ def create_app(
         version=gplan_jax.__version__,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.gate, app.state.metrics = gate, metrics
     for path, endpoint, answer in (
@@ -304,7 +305,7 @@ def create_app(
         return serve
 
     for route, file in PAGE_FILES.items():
-        app.add_api_route(route, page_file(file), methods=["GET"], include_in_schema=False)
+        app.add_api_route(route, page_file(file), methods=["GET", "HEAD"], include_in_schema=False)
     describe(app, settings, {"/v1/plan": PlanBody, "/v1/plans": PlansBody})
     app.add_middleware(RequestShell, settings=settings, metrics=metrics, gate=gate)
     return app
@@ -338,18 +339,21 @@ def _add_descriptions(app: FastAPI, library: IntentLibrary, settings: ServerSett
 
 
 def _add_probes(app: FastAPI, gate: Gate, metrics: ServerMetrics) -> None:
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", responses={503: PLAN_ERRORS[503]})
     async def healthz() -> StatusAnswer:
         """Whether the process is well: 503 once the engine has failed, and only a restart helps."""
         gate.check_alive()
         return StatusAnswer(status="ok")
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", responses={503: PLAN_ERRORS[503]})
     async def readyz() -> StatusAnswer:
         """Whether plan requests are taken: 503 while the model loads and once the server stops."""
         gate.check()
         return StatusAnswer(status="ready")
 
+    @app.head("/metrics", include_in_schema=False)
     @app.get("/metrics", response_class=Response)
     async def prometheus() -> Response:
         """Metrics in Prometheus' text format."""

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -158,6 +158,18 @@ def ready_message(url: str, settings: ServerSettings, state: EngineSnapshot, sec
         f"  describe the API     {url}/docs\n"
         f"  stop                 Ctrl-C; accepted requests are finished first"
     )
+
+
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+
+def allowed_hosts(host: str, named: Sequence[str]) -> tuple[str, ...]:
+    """Host headers that are answered: ``named`` ones, and loopback names where it listens there.
+
+    A page that rebinds its own name to this machine is then refused. Empty, any is answered.
+    """
+    here = LOOPBACK if host in (*LOOPBACK, "::1") else ()
+    return (*here, *(name.lower() for name in named))
 
 
 def display_name(model_dir: Path) -> str:

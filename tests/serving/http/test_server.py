@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import http.client
 import json
+import resource
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -11,11 +16,13 @@ import httpx2
 import pytest
 from apps import Running, running, wait_until
 from fake_engine import FakeEngine
+from pydantic import SecretStr
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.inference.engine.requests import Engine, EngineSnapshot
+from gplan_jax.serving.http import connections
 from gplan_jax.serving.http.server import listen
-from gplan_jax.serving.planning.serve import LateEngine
+from gplan_jax.serving.planning.serve import LateEngine, allowed_hosts
 
 HEAD = b"POST /v1/plan HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
 BODY = b'{"context":{}}'
@@ -112,6 +119,123 @@ def test_a_body_of_the_greatest_size_is_taken(server: Running) -> None:
 def test_a_body_that_does_not_come_is_not_waited_for(server: Running) -> None:
     status, received = response(connect(server, HEAD + b"Content-Length: 14\r\n\r\n{"))
     assert status == 408 and b"slow_body" in received
+
+
+def test_a_client_that_closed_its_sending_side_gets_its_answer(
+    engine: FakeEngine, server: Running
+) -> None:
+    engine.delay_s = 0.7
+    connection = connect(server, REQUEST)
+    connection.shutdown(socket.SHUT_WR)
+    received = response(connection)[1]
+    interim, _, final = received.partition(b"\r\n\r\n")
+    assert interim == b"HTTP/1.1 102 Processing"
+    assert b"HTTP/1.1 200 OK" in final and b'"plan"' in final
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/pl", HEAD])
+def test_headers_that_do_not_come_are_not_waited_for(
+    sent: bytes, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEADERS_S", 0.3)
+    connection, started = connect(server, sent), time.monotonic()
+    with pytest.raises(OSError):  # Dripping wins no time.
+        while time.monotonic() - started < 5:
+            connection.sendall(b"x")
+            time.sleep(0.02)
+    assert 0.2 < time.monotonic() - started < 3
+
+
+def test_a_second_requests_headers_have_a_deadline_too(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEADERS_S", 0.3)
+    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    for _ in range(2):
+        client.request("POST", "/v1/plan", BODY, {"Content-Type": "application/json"})
+        answer = client.getresponse()
+        assert answer.status == 200 and answer.read()
+        time.sleep(0.5)  # Between requests it may be idle for longer.
+    client.sock.sendall(b"POST /v1/pl")
+    started = time.monotonic()
+    with contextlib.suppress(ConnectionResetError):
+        assert client.sock.recv(1) == b""
+    assert 0.2 < time.monotonic() - started < 5
+
+
+def test_idle_connections_make_room_and_those_at_work_keep_theirs(
+    engine: FakeEngine, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections.GuardedProtocol, "most", 3)
+    idle = [connect(server, b"POST /v1") for _ in range(20)]
+    assert httpx2.get(f"{server.url}/healthz").status_code == 200
+    assert len(server.server.server_state.connections) <= 3
+    engine.delay_s = 60
+    working = [connect(server, REQUEST) for _ in range(3)]
+    wait_until(lambda: engine.snapshot().active + engine.snapshot().queued == 3)
+    with pytest.raises(httpx2.TransportError):
+        httpx2.get(f"{server.url}/healthz")
+    engine.delay_s = 0
+    assert [c.recv(65536)[:12] for c in working] == [b"HTTP/1.1 200"] * 3
+    for connection in idle:
+        connection.close()
+
+
+def test_the_bound_leaves_descriptors_for_all_that_wait() -> None:
+    most, waiting = connections.connection_limits()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert soft == hard and most + waiting + connections.RESERVED_FILES <= soft
+
+
+def test_faults_of_the_loop_take_one_line_a_while(server: Running, log_lines: list[str]) -> None:
+    fault = {"message": "socket.accept() out of system resource", "exception": OSError()}
+    for _ in range(1000):
+        server.server._loop_fault(asyncio.new_event_loop(), fault)
+    assert sum("loop_fault" in line for line in log_lines) == 1
+
+
+def test_a_slash_behind_a_path_is_no_redirect(server: Running) -> None:
+    for path in ("/v1/plan/", "/v1/plan//"):
+        answer = httpx2.post(f"{server.url}{path}", json={"context": {}})
+        assert answer.status_code == 200 and answer.json()["plan"]
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics"])
+def test_head_is_get_without_a_body(path: str, server: Running) -> None:
+    answer = httpx2.head(f"{server.url}{path}")
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_hosts_and_keys_are_read_as_http_says(engine: FakeEngine) -> None:
+    allowed = allowed_hosts("127.0.0.1", ["Plans.Example.com"])
+    with running(engine, api_key=SecretStr("KEY"), hosts=allowed) as server:
+
+        def ask(host: str, key: str) -> int:
+            headers = {"Host": host, "Authorization": key}
+            url = f"{server.url}/v1/plan"
+            return httpx2.post(url, json={"context": {}}, headers=headers).status_code
+
+        for host in ("localhost", f"localhost:{server.port}", "[::1]:80", "plans.example.COM"):
+            assert ask(host, "bearer KEY") == 200, host
+        assert ask("evil.example", "Bearer KEY") == 421
+        assert ask("localhost", "BEARER KEY") == 200
+        assert [ask("localhost", key) for key in ("Bearer key", "Basic KEY", "KEY")] == [401] * 3
+    assert allowed_hosts("0.0.0.0", []) == ()
+
+
+def test_a_batch_that_was_accepted_is_finished_after_a_stop(
+    engine: FakeEngine, server: Running
+) -> None:
+    engine.delay_s = 0.1
+    with ThreadPoolExecutor() as pool:
+        body = {"contexts": [{}] * 9}
+        batch = pool.submit(httpx2.post, f"{server.url}/v1/plans", json=body, timeout=30)
+        wait_until(lambda: engine.snapshot().active == 2)
+        server.server.stop()
+        results = batch.result().json()["results"]
+    assert len(results) == 9 and all("plan" in result for result in results)
+    server.thread.join(timeout=10)
+    assert not server.thread.is_alive()
 
 
 def test_bytes_that_are_no_http_do_no_harm(server: Running) -> None:
