@@ -5,21 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gplan_jax.gsisr import Intent, IntentLibrary, Plan
+from gplan_jax.synthesis.amap import intents as it
 from gplan_jax.synthesis.amap.evidence import links_to, reasons_for
-from gplan_jax.synthesis.amap.intents import (
-    END,
-    LONG_DISTANCE,
-    ORDER_PLACE,
-    RIDE,
-    TAG,
-    TOOL,
-    TRAVEL,
-    intent_words,
-    leads_to,
-)
 from gplan_jax.synthesis.amap.situation import OrderPlace, Phase, Situation
 
-WAYS = (RIDE, TRAVEL)
+WAYS = (it.RIDE, it.TRAVEL)
 DUE = (Phase.SOON, Phase.THIS_DAY, Phase.JUST_STARTED, Phase.ACTIVE, Phase.LAST_DAY)
 LATER = (Phase.LATER, Phase.LATER_TODAY)
 
@@ -41,7 +31,8 @@ class Case:
     def goes_to_order(self) -> bool:
         """Whether the plan brings the user to the order's place, or towards its city."""
         return any(
-            leads_to(intent, ORDER_PLACE) or intent[TOOL] == LONG_DISTANCE for intent in self.plan
+            it.leads_to(intent, it.ORDER_PLACE) or intent[it.TOOL] == it.LONG_DISTANCE
+            for intent in self.plan
         )
 
     def reasons(self, index: int) -> tuple[str, ...]:
@@ -56,16 +47,18 @@ class Case:
 def case_of(plan: Plan, situation: Situation, library: IntentLibrary) -> Case:
     """Sorts out the intents that the library does not admit, which the rules can't speak of."""
     sound = [intent for intent in plan if admitted(intent, library)]
-    broken = [str(intent.get(TOOL, "no tool")) for intent in plan if not admitted(intent, library)]
+    broken = [
+        str(intent.get(it.TOOL, "no tool")) for intent in plan if not admitted(intent, library)
+    ]
     return Case(sound, tuple(broken), situation)
 
 
 def admitted(intent: Intent, library: IntentLibrary) -> bool:
     """Whether the tool is known and has its parameters, each with an admissible value."""
-    tool = library.tools.get(intent.get(TOOL, ""))
+    tool = library.tools.get(intent.get(it.TOOL, ""))
     if tool is None or not set(tool.parameters) <= set(intent):
         return False
-    given = {key: value for key, value in intent.items() if key != TOOL}
+    given = {key: value for key, value in intent.items() if key != it.TOOL}
     return all(
         key in (*tool.parameters, *tool.optional)
         and value in (library.parameters[key].values or {value: ""})
@@ -75,14 +68,4 @@ def admitted(intent: Intent, library: IntentLibrary) -> bool:
 
 def is_way(intent: Intent, *ends: str) -> bool:
     """Whether the intent leads somewhere within the city, to one of ``ends`` where given."""
-    return intent[TOOL] in WAYS and (not ends or intent[END] in ends)
-
-
-def is_tagged(intent: Intent) -> bool:
-    """Whether the intent asks for places of one kind."""
-    return TAG in intent
-
-
-def words(intent: Intent) -> str:
-    """The intent in words, as traces say it."""
-    return intent_words(intent)
+    return intent[it.TOOL] in WAYS and (not ends or intent[it.END] in ends)

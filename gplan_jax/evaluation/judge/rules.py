@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Any
 
-from gplan_jax.evaluation.judge.case import DUE, LATER, Case, case_of, is_tagged, is_way, words
+from gplan_jax.evaluation.judge.case import DUE, LATER, Case, case_of, is_way
 from gplan_jax.evaluation.judge.judgement import (
     AxisScore,
     Findings,
@@ -74,9 +74,9 @@ def flow_findings(case: Case) -> Findings:
     failures = []
     if met is False:
         failures.append(f"missed anchor: {need.words}, but the plan opens with "
-                        f"{words(case.plan[0])}")  # fmt: skip
+                        f"{it.intent_words(case.plan[0])}")  # fmt: skip
     if len(drift) > 1 and 2 * len(drift) >= len(case.plan) - 1:
-        listed = ", ".join(words(case.plan[i]) for i in drift)
+        listed = ", ".join(it.intent_words(case.plan[i]) for i in drift)
         failures.append(f"topic drift: nothing in the context asks for {listed}")
     positive = []
     if met:
@@ -147,15 +147,15 @@ def logic_findings(case: Case, library: IntentLibrary) -> Findings:
     failures = []
     if inverted:
         i, j = inverted[0]
-        failures.append(f"stage inversion: {words(case.plan[i])} stands before "
-                        f"{words(case.plan[j])}")  # fmt: skip
+        failures.append(f"stage inversion: {it.intent_words(case.plan[i])} stands before "
+                        f"{it.intent_words(case.plan[j])}")  # fmt: skip
     # References to an earlier place that no earlier intent yields.
     yields = [library.tools[intent[it.TOOL]].yields_place for intent in case.plan]
     lost = [i for i in _consumers(case) if not any(yields[:i])]
-    unmet = [f"{words(case.plan[i])} before any place is given" for i in lost]
-    based = [i for i in case.plan if is_tagged(i) and i.get(it.START) == it.ORDER_PLACE]
+    unmet = [f"{it.intent_words(case.plan[i])} before any place is given" for i in lost]
+    based = [i for i in case.plan if it.TAG in i and i.get(it.START) == it.ORDER_PLACE]
     if based and not case.at_order_place and not case.goes_to_order:
-        unmet.append(f"{words(based[0])} although nothing leads to the order's place")
+        unmet.append(f"{it.intent_words(based[0])} although nothing leads to the order's place")
     if unmet:
         failures.append(f"unmet dependency: {unmet[0]}")
     if failures:
@@ -175,7 +175,7 @@ def logic_findings(case: Case, library: IntentLibrary) -> Findings:
 def stages_of(intent: Intent, s: Situation) -> tuple[int, int]:
     """The first and last stage that an intent may belong to; it does not look at its position."""
     if it.PREVIOUS in (intent.get(it.START), intent.get(it.END)) or (
-        is_tagged(intent) and not _parks(intent)
+        it.TAG in intent and not _parks(intent)
     ):
         return ON_SITE, ON_SITE
     tool = intent[it.TOOL]
@@ -220,7 +220,7 @@ def _consumers(case: Case) -> list[int]:
 def _chain(case: Case) -> list[str]:
     """Evidence that later intents build upon where earlier ones lead."""
     tools = [intent[it.TOOL] for intent in case.plan]
-    starts = {intent[it.START] for intent in case.plan if is_tagged(intent) and it.START in intent}
+    starts = {intent[it.START] for intent in case.plan if it.TAG in intent and it.START in intent}
     s = case.situation
     if it.PREVIOUS in starts:
         return ["an intent builds on the place of an earlier one"]

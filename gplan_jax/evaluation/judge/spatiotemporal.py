@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from gplan_jax.evaluation.judge.case import DUE, Case, is_tagged, is_way, words
+from gplan_jax.evaluation.judge.case import DUE, Case, is_way
 from gplan_jax.evaluation.judge.judgement import Findings
 from gplan_jax.gsisr import Intent
 from gplan_jax.synthesis.amap import intents as it
@@ -64,7 +64,9 @@ def spatiotemporal_findings(case: Case) -> Findings:
     s = case.situation
     failures = [f"{tool} can't be carried out as written" for tool in case.broken]
     failures += [
-        f"{words(intent)}: {why}" for intent in case.plan for why in _misfits(case, intent)
+        f"{it.intent_words(intent)}: {why}"
+        for intent in case.plan
+        for why in _misfits(case, intent)
     ]
     # An order within reach is due, or the user stands at it, and no intent heeds it. (Without a
     # known end, an order that began hours ago may well have been used.)
@@ -79,10 +81,12 @@ def spatiotemporal_findings(case: Case) -> Findings:
     if anchored := next(filter(None, (_anchored(case, intent) for intent in case.plan)), None):
         positive.append(anchored)
     # One sign where every offer of places fits this time of day or these surroundings.
-    offers = [intent for intent in case.plan if is_tagged(intent)]
+    offers = [intent for intent in case.plan if it.TAG in intent]
     fits = [_offer_fit(case, intent) for intent in offers]
     if offers and all(fits):
-        listed = ", ".join(f"{words(o)} ({fit})" for o, fit in zip(offers, fits, strict=True))
+        listed = ", ".join(
+            f"{it.intent_words(o)} ({fit})" for o, fit in zip(offers, fits, strict=True)
+        )
         positive.append(f"offers fit: {listed}")
     return Findings(positive=positive)
 
@@ -114,7 +118,7 @@ def _misfits(case: Case, intent: Intent) -> Iterator[str]:
         yield "the user is at no such place and does not get there"
     if tool == it.LONG_DISTANCE and s.region is Region.HOME_CITY and s.place in (None, *REACHABLE):
         yield "nothing calls the user out of the home city"
-    if not is_tagged(intent):
+    if it.TAG not in intent:
         return
     tag = intent[it.TAG]
     if intent.get(it.START, it.HERE) == it.ORDER_PLACE and s.phase is Phase.OVER:
@@ -135,7 +139,7 @@ def _anchored(case: Case, intent: Intent) -> str | None:
     fits = ""
     if is_way(intent, it.ORDER_PLACE) and s.place in REACHABLE and due:
         # What is offered must start where the plan's way ends, not where the user leaves.
-        starts = {i.get(it.START, it.HERE) for i in case.plan if is_tagged(i)}
+        starts = {i.get(it.START, it.HERE) for i in case.plan if it.TAG in i}
         fits = "" if it.HERE in starts else f"{s.order_phrase}, {s.place}"
     elif tool == it.ARRIVAL_CARD and case.at_order_place and due:
         fits = f"{s.order_phrase}, {s.place}"
@@ -147,7 +151,7 @@ def _anchored(case: Case, intent: Intent) -> str | None:
         fits = f"{s.day_part}"
     elif intent.get(it.START) == it.ORDER_PLACE and s.place in ELSEWHERE and due:
         fits = f"{s.order_phrase}, {s.place}"
-    return f"{words(intent)} fits: {fits}" if fits else None
+    return f"{it.intent_words(intent)} fits: {fits}" if fits else None
 
 
 def _offer_fit(case: Case, intent: Intent) -> str | None:
