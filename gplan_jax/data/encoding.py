@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.models.checkpoints.model_directory import ModelRecord, is_model_directory
+from gplan_jax.models.checkpoints.tokenizer_files import END
 from gplan_jax.reasoning import (
     GSISR_LATENTS,
     PLAN_SECTION,
@@ -27,7 +28,6 @@ from gplan_jax.reasoning import (
     response_sections,
 )
 
-END = "<|im_end|>"
 START = "<|im_start|>"
 PAD = "<|endoftext|>"
 
@@ -60,15 +60,15 @@ class ChatEncoder:
         self._json = tokenizer_json
         self._source = source
         try:
-            self._tokenizer = Tokenizer.from_str(tokenizer_json)
+            stored = json.loads(tokenizer_json)
+            # The file may ask to cut and to pad what is encoded, to add tokens, to move offsets,
+            # and to split words at random (BPE dropout). All of that is decided here.
+            stored |= {"truncation": None, "padding": None, "post_processor": None}
+            stored.get("model", {}).pop("dropout", None)
+            self._tokenizer = Tokenizer.from_str(json.dumps(stored))
         except Exception as error:  # the library raises bare Exception
             raise GplanError(f"{source} is not a readable tokenizer: {error}.") from None
-        plain = json.loads(tokenizer_json) | {"added_tokens": []}
-        self._plain_tokenizer = Tokenizer.from_str(json.dumps(plain))
-        for tokenizer in (self._tokenizer, self._plain_tokenizer):
-            # The file may ask to cut and to pad what is encoded; lengths are decided here.
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
+        self._plain_tokenizer = Tokenizer.from_str(json.dumps(stored | {"added_tokens": []}))
         self.end_id = self._require(END)
         self.pad_id = self._require(PAD)
         self._start_id = self._require(START)

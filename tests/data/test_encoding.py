@@ -110,12 +110,22 @@ def test_what_a_tokenizer_file_cuts_and_pads_is_encoded_whole(
         "pad_type_id": 0,
         "pad_token": "<|endoftext|>",
     }
+    content["post_processor"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": True,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+    content["model"]["dropout"] = 0.9
     cutting = ChatEncoder(json.dumps(content))
     prompt = Prompt(system="规则", user="现在是晚上，在公司")
     np.testing.assert_array_equal(
         cutting.prompt_ids(prompt, max_length=200), encoder.prompt_ids(prompt, max_length=200)
     )
-    np.testing.assert_array_equal(cutting.response(LABEL).ids, encoder.response(LABEL).ids)
+    for text in (LABEL, f"</THOUGHT> {LABEL}"):
+        ours, theirs = encoder.response(text), cutting.response(text)
+        np.testing.assert_array_equal(theirs.ids, ours.ids)
+        np.testing.assert_array_equal(theirs.sections, ours.sections)
 
 
 def test_what_is_missing_is_named(tiny_hf_dir: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from gplan_jax.models.checkpoints.hugging_face import (
     stored_tensors,
     write_sharded,
 )
+from gplan_jax.models.checkpoints.tokenizer_files import write_end_token
 from gplan_jax.models.qwen3.config import Qwen3Config
 from gplan_jax.models.qwen3.model import Qwen3
 
@@ -108,6 +109,8 @@ def copy_companions(source: Path, target: Path, *, vocab_size: int, dtype: np.dt
         shutil.copyfile(source / "config.json", target / "config.json")
     else:
         write_json(target / "config.json", changed)
+    if (target / "tokenizer.json").is_file():
+        write_end_token(target)
 
 
 def save_parameters(

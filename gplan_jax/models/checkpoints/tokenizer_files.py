@@ -14,6 +14,7 @@ from gplan_jax.foundation.files import read_json, write_json
 
 _TOKENIZER, _SETTINGS, _ADDED = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
 _PARTS = ("vocab.json", "merges.txt")
+END = "<|im_end|>"  # the end token that responses are trained with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +96,32 @@ def check_tokenizer(directory: Path, *, rows: int, needed: bool = False) -> None
         raise GplanError(f"{path} does not exist; copy it from where the weights came from.")
 
 
+def write_end_token(directory: Path) -> None:
+    """Has every file beside the weights end a response with the end token that we train.
+
+    A base checkpoint names another one, and the servers that read them would run on behind it.
+    """
+    number = _read(directory / _TOKENIZER).token_to_id(END)
+    if number is None:
+        return
+    for name in ("config.json", "generation_config.json"):
+        if (directory / name).is_file():
+            values = read_json(directory / name)
+            given = values.get("eos_token_id")
+            ends = given if isinstance(given, list) else [given]
+            if number not in ends:
+                # transformers 4 and several servers read one number from config.json.
+                both = [number, *(end for end in ends if end is not None)]
+                values["eos_token_id"] = number if name == "config.json" else both
+                write_json(directory / name, values)
+    for name in (_SETTINGS, "special_tokens_map.json"):
+        if (directory / name).is_file():
+            values = read_json(directory / name)
+            given = values.get("eos_token")
+            if (given.get("content") if isinstance(given, dict) else given) != END:
+                write_json(directory / name, values | {"eos_token": END})
+
+
 def check_size(size: int, path: Path, *, rows: int) -> None:
     """Raises GplanError where the tokenizer at ``path`` has ids beyond an embedding's rows."""
     if size > rows:
@@ -107,9 +134,13 @@ def check_size(size: int, path: Path, *, rows: int) -> None:
 def _read(path: Path) -> Tokenizer:
     # Not through transformers: it rebuilds parts of what tokenizer.json says.
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise GplanError(f"{path} is not a readable tokenizer: {error}.") from None
+    # What a file says of lengths is of whoever saved it, and is not handed on.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _from_vocabulary_and_merges(directory: Path) -> Tokenizer:

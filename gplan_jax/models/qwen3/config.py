@@ -69,16 +69,26 @@ class Qwen3Config:
         layer_types = set(values.get("layer_types") or ())
         if values.get("use_sliding_window") or layer_types - {"full_attention"}:
             faults.append("use_sliding_window: sliding-window layers are not supported")
-        rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-        rope = rope if isinstance(rope, dict) else {"rope_type": rope}
-        rope_type = rope.get("rope_type") or rope.get("type") or "default"
-        if rope_type != "default":
-            faults.append(f"rope type {rope_type!r}: only unscaled rotary embeddings are supported")
+        found = dict(values)
+        for key in ("rope_scaling", "rope_parameters"):  # Either may scale, beside the other too.
+            rope = values.get(key) or {}
+            rope = rope if isinstance(rope, dict) else {"rope_type": rope}
+            for word in ("rope_type", "type"):
+                if rope.get(word, "default") not in ("default", None):
+                    faults.append(
+                        f"{key}: rope type {rope[word]!r}: only unscaled rotary embeddings are "
+                        "supported"
+                    )
+            if "rope_theta" in rope:
+                found["rope_theta"] = rope["rope_theta"]
+        if quantised := values.get("quantization_config"):
+            method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+            faults.append(
+                f"quantization_config: {method}-quantised weights can't be trained; name the "
+                "checkpoint they were made from, in bfloat16"
+            )
         # What is missing, or there but not as the type of its field; counts and scales must be
         # above zero. Where head_dim is absent, transformers means 128, not hidden / heads.
-        found = dict(values)
-        if "rope_theta" in rope:
-            found["rope_theta"] = rope["rope_theta"]
         found = {f.name: found[f.name] for f in dataclasses.fields(cls) if f.name in found}
         found = {name: value for name, value in found.items() if value is not None}
         faults += [f"{key}: missing" for key in _REQUIRED if key not in found]

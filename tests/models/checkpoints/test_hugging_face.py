@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 from collections.abc import Callable
@@ -213,8 +214,24 @@ def test_an_index_that_promises_too_much(sharded: Path) -> None:
 def test_unsupported_dtypes_are_named(tmp_path: Path) -> None:
     content = safetensors.numpy.save({"weight": np.zeros(3, np.int8)})
     (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(GplanError, match="weight has dtype I8"):
+    with pytest.raises(GplanError, match=r"(?s)quantised weights.*weight has dtype I8") as error:
         stored_tensors(tmp_path)
+    assert "download" not in str(error.value)
+
+
+def test_an_index_may_name_the_head_that_a_tied_checkpoint_lacks(
+    tmp_path: Path, config: Qwen3Config, random_tensors: Callable, write_checkpoint: Callable
+) -> None:
+    tensors = random_tensors(config)
+    folder = write_checkpoint(tmp_path / "hf", config, tensors, shards=2)
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"]["lm_head.weight"] = "model-1-of-2.safetensors"
+    path.write_text(json.dumps(index))
+    check_tensors(stored_tensors(folder), config, source="here")
+    untied = dataclasses.replace(config, tie_word_embeddings=False)
+    with pytest.raises(GplanError, match=r"missing: lm_head\.weight"):
+        check_tensors(stored_tensors(folder), untied, source="here")
 
 
 def test_pickled_weights_only(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.models.checkpoints.tokenizer_files import extend_tokenizer
+from gplan_jax.models.checkpoints.tokenizer_files import extend_tokenizer, write_end_token
 from gplan_jax.reasoning import GSISR_LATENTS
 
 
@@ -132,3 +132,24 @@ def test_control_tokens_without_ids_are_refused_rather_than_numbered_anew(tmp_pa
     (parts / "vocab.json").write_text('["a", "b"]')
     with pytest.raises(GplanError, match=r"vocab\.json and merges\.txt are not a readable"):
         extend_tokenizer(parts, [])
+
+
+def test_every_file_names_the_end_token_that_we_train(tmp_path: Path) -> None:
+    """Qwen3-Base ends in <|endoftext|>; what it learns from us ends in <|im_end|>."""
+    vocabulary = {"w": 0, "<|endoftext|>": 1, "<|im_end|>": 2}
+    Tokenizer(models.WordLevel(vocabulary, "w")).save(str(tmp_path / "tokenizer.json"))
+    before = {"config.json": {"eos_token_id": 1}, "generation_config.json": {"eos_token_id": 1}}
+    before["tokenizer_config.json"] = {"eos_token": "<|endoftext|>", "other": 1}
+    before["special_tokens_map.json"] = {"eos_token": {"content": "<|endoftext|>"}}
+    for name, values in before.items():
+        (tmp_path / name).write_text(json.dumps(values))
+    write_end_token(tmp_path)
+    read = {name: json.loads((tmp_path / name).read_text()) for name in before}
+    assert read["config.json"]["eos_token_id"] == 2
+    assert read["generation_config.json"]["eos_token_id"] == [2, 1]
+    assert read["tokenizer_config.json"] == {"eos_token": "<|im_end|>", "other": 1}
+    assert read["special_tokens_map.json"]["eos_token"] == "<|im_end|>"
+    # An instruct checkpoint says so already, and keeps its bytes.
+    (tmp_path / "config.json").write_text('{"eos_token_id":   [2, 1]}')
+    write_end_token(tmp_path)
+    assert (tmp_path / "config.json").read_text() == '{"eos_token_id":   [2, 1]}'

@@ -47,6 +47,14 @@ def test_absent_head_dim_means_128_not_hidden_over_heads(values: dict[str, objec
         ({"model_type": "qwen3_moe"}, "qwen3_moe"),
         ({"hidden_act": "gelu"}, "gelu"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "yarn"),
+        # As the model card says to add it, beside what transformers 5 has written.
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling: rope type 'yarn'"),
+        ({"rope_scaling": {"rope_type": "default", "type": "yarn"}}, "yarn"),
+        (
+            {"quantization_config": {"quant_method": "fp8"}},
+            "fp8-quantised weights",
+        ),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "awq-quantised"),
         ({"rope_parameters": None}, "rope_theta: missing"),
         ({"num_key_value_heads": 3}, "multiple"),
         ({"head_dim": 7}, "even"),
