@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -201,3 +201,29 @@ def pairs_file(tmp_path_factory: pytest.TempPathFactory, world_rows: list[Sample
     path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
     write_context_pairs(path, pairs)
     return path
+
+
+HOLD = """
+import sys
+from gplan_jax.foundation.paths import alone_in
+with alone_in(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder() -> Iterator[Callable[[Path], subprocess.Popen[bytes]]]:
+    """path -> another process that is alone in it, until its standard input ends."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def hold(path: Path) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-c", HOLD, str(path)]
+        started.append(subprocess.Popen(argv, stdin=-1, stdout=-1))
+        assert started[-1].stdout and started[-1].stdout.readline() == b"held\n"
+        return started[-1]
+
+    yield hold
+    for process in started:
+        process.kill()
+        process.wait()

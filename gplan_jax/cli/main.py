@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import logging
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
 import typer
 
@@ -20,6 +25,7 @@ from gplan_jax.cli.seeds import seeds
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.compilation_cache import keep_compiled_programs
 from gplan_jax.foundation.errors import NothingKept
+from gplan_jax.foundation.paths import alone_in, local_path
 
 app = typer.Typer(
     help="GPlan: from a Qwen3 checkpoint and user-context rows to a planner, in JAX.",
@@ -57,6 +63,30 @@ app.add_typer(bench.bench, name="bench")
 app.add_typer(seeds, name="seeds")
 
 BAD_INPUT, FAILED, NOTHING_KEPT, INTERRUPTED = 2, 1, 3, 130
+OUTPUTS = ("out", "log_out", "example_log")
+
+
+def prepared(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with its paths read as people write them, and alone in what it writes."""
+
+    @functools.wraps(command)
+    def run(**options: Any) -> Any:
+        for name, value in options.items():
+            if isinstance(value, Path):
+                options[name] = local_path(value)
+            elif isinstance(value, list):
+                options[name] = [local_path(v) if isinstance(v, Path) else v for v in value]
+        with contextlib.ExitStack() as locks:
+            for path in filter(None, map(options.get, OUTPUTS)):
+                locks.enter_context(alone_in(path))
+            return command(**options)
+
+    return run
+
+
+for group in (app, abtest, bench.bench, seeds):
+    for info in group.registered_commands:
+        info.callback = prepared(cast("Callable[..., Any]", info.callback))
 
 
 def main() -> None:

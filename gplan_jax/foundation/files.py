@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.paths import LOCK
 from gplan_jax.foundation.strict_json import json_text, parse_json
 
 
@@ -59,7 +60,7 @@ def refuse_existing(path: Path) -> None:
     """Raises GplanError where ``path`` already holds something."""
     if path.is_file():
         raise GplanError(f"{path} is a file; name a new directory for the output.")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(entry.name != LOCK for entry in path.iterdir()):
         raise GplanError(
             f"{path} is not empty and is never overwritten; name a new directory or remove it."
         )

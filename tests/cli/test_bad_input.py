@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,33 @@ def config(tmp_path: Path, tiny_model_dir: Path, world_file: Path) -> Path:
         },
     )
     return path
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("train CONFIG", "train CONFIG --resume", "convert HF --out RUN"),
+        *("evaluate --model MODEL --data ROWS --out RUN", "synthesize --out RUN --rows 60"),
+        *("judge --data ROWS --labels --out RUN", "quickstart --out RUN"),
+    ],
+)
+def test_a_place_that_another_command_writes_is_refused(
+    command: str,
+    gplan: Gplan,
+    config: Path,
+    tiny_hf_dir: Path,
+    tiny_model_dir: Path,
+    world_file: Path,
+    holder: Callable[[Path], subprocess.Popen[bytes]],
+    tmp_path: Path,
+) -> None:
+    other = holder(run := tmp_path / "run")
+    places = {"CONFIG": config, "HF": tiny_hf_dir, "MODEL": tiny_model_dir, "ROWS": world_file}
+    words = [(places | {"RUN": run}).get(word, word) for word in command.split()]
+    code, said = gplan(*words)
+    assert code == 2
+    assert f"{run} is being written by process {other.pid} on {os.uname().nodename}" in said
+    assert not run.exists()
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -45,10 +43,10 @@ from gplan_jax.evaluation.significance.arm_summary import (
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.extras import require_extra
 from gplan_jax.foundation.files import atomic_write, json_digest, write_json, write_jsonl
+from gplan_jax.foundation.paths import LOCK, alone_in
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr import canonical_plan, facts_of, parse_plan
 
-LOCK = ".lock"
 DIGITS = 16  # of a digest that tells two settings or libraries apart
 
 
@@ -87,7 +85,10 @@ def compare(
     if clash := sorted(set(added) & set(setup.arms)):
         raise GplanError(f"--add {clash[0]}=...: an arm of this name is known; choose another.")
     extra = {name: [read_added(path, setup.rows, setup.library)] for name, path in added.items()}
-    with _alone_in(setup.out):
+    if setup.out.is_file():
+        raise GplanError(f"{setup.out} is a file; name a new directory.")
+    with alone_in(setup.out):
+        setup.out.mkdir(parents=True, exist_ok=True)
         about = _open(setup, command)
         hardware, failures = _fit_all(setup, workers)
 
@@ -119,20 +120,6 @@ def compare(
             _write_about(setup.out, about)
             return ComparisonOutcome(about, None)
         return _write_results(setup, about, extra)
-
-
-@contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Keeps a second command out of the directory; the system lets go however this one ends."""
-    if out.is_file():
-        raise GplanError(f"{out} is a file; name a new directory.")
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise GplanError(f"Another gplan baseline is at work in {out}; wait for it.") from None
-        yield
 
 
 def _write_about(out: Path, about: ComparisonAbout) -> None:

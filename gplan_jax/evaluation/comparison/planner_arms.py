@@ -8,7 +8,6 @@ training compare, not how good GPlan is.
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import tempfile
 from collections import defaultdict
@@ -24,6 +23,7 @@ from gplan_jax.baselines.rows.features import InputMode, history_only
 from gplan_jax.data.tasks.task import Mode
 from gplan_jax.foundation.config import Config
 from gplan_jax.foundation.files import json_digest, read_jsonl
+from gplan_jax.foundation.paths import alone_in
 from gplan_jax.gsisr import (
     IntentLibrary,
     PromptTemplate,
@@ -168,9 +168,8 @@ def _kept(runs: Path | None, digest: str) -> Iterator[Path]:
             yield Path(scratch)
         return
     folder = runs / digest
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone_in(folder, wait=True):
+        folder.mkdir(parents=True, exist_ok=True)
         yield folder
 
 

@@ -15,6 +15,7 @@ from gplan_jax.data.batches import LoadedBatch
 from gplan_jax.data.tasks.task import Task
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import atomic_directory
+from gplan_jax.foundation.paths import alone_in
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.models import Qwen3, save_model_directory
 from gplan_jax.models.checkpoints.model_directory import save_shards
@@ -62,11 +63,20 @@ def train(
         evaluate: called every ``evaluation.every_epochs`` epochs and at the end.
 
     Raises:
-        GplanError: bad input (see each module), a directory that already holds a run, or a loss
-            that is not finite; checkpoints and logs written so far stay.
+        GplanError: bad input (see each module), a directory that already holds a run or that
+            another process trains in, or a loss that is not finite; checkpoints and logs written
+            so far stay.
         RunStopped: SIGTERM or Ctrl-C; the checkpoint of the last step is written.
         OSError: the disk is full or read-only; earlier checkpoints stay.
     """
+    # Also where it resumes: two runs would take back each other's steps.
+    with alone_in(config.output) if is_primary() else nullcontext():
+        return _train(config, resume, allow_changes, evaluate)
+
+
+def _train(
+    config: TrainConfig, resume: bool, allow_changes: bool, evaluate: Evaluate | None
+) -> Path:
     # Prepare. Nothing but counts is written until all input is known to be good.
     _check_evaluation(config, evaluate)
     if config.logging.wandb_project is not None:

@@ -24,6 +24,7 @@ import yaml
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import parse_config, parse_yaml
 from gplan_jax.foundation.files import atomic_write, read_json, refuse_existing, write_json
+from gplan_jax.foundation.paths import LOCK
 from gplan_jax.training.steps.setup import CACHE_NAME
 from gplan_jax.training.steps.train_config import TrainConfig
 
@@ -170,7 +171,7 @@ def _holds_only_counts(directory: Path) -> bool:
     if not directory.is_dir() or any((directory / CHECKPOINTS_NAME).glob("*")):
         return False
     names = {path.name for path in set(directory.iterdir()) - _leftovers(directory)}
-    return names <= {CACHE_NAME, INPUTS_NAME, CHECKPOINTS_NAME}
+    return names <= {CACHE_NAME, INPUTS_NAME, CHECKPOINTS_NAME, LOCK}
 
 
 def _leftovers(directory: Path) -> set[Path]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import multiprocessing
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import toy_arms
 
 from gplan_jax.baselines.fitting.arms import Arms
 from gplan_jax.baselines.rows.features import InputMode
-from gplan_jax.evaluation.comparison import compare as comparing
 from gplan_jax.evaluation.comparison import results
 from gplan_jax.evaluation.comparison.compare import compare
 from gplan_jax.evaluation.comparison.setup import ComparisonSetup, known_arms, rows_of_folds
@@ -110,7 +110,7 @@ def test_a_second_run_fits_nothing_and_changes_nothing(
     finished: ComparisonSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the arms that failed; they stay unfinished, and nothing is started."""
-    monkeypatch.setattr(comparing, "run_jobs", None)
+    monkeypatch.setattr("gplan_jax.evaluation.comparison.compare.run_jobs", None)
     files = {
         name: (finished.out / name).read_bytes()
         for name in (
@@ -185,11 +185,12 @@ def test_a_directory_of_other_rows_or_of_something_else_is_refused(
         compare(dataclasses.replace(finished, out=tmp_path / "out"), added={}, workers=1)
 
 
-def test_two_commands_do_not_share_a_directory(finished: ComparisonSetup) -> None:
-    with (finished.out / comparing.LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(GplanError, match="Another gplan baseline is at work"):
-            compare(finished, added={}, workers=1)
+def test_two_commands_do_not_share_a_directory(
+    finished: ComparisonSetup, holder: Callable[[Path], subprocess.Popen[bytes]]
+) -> None:
+    other = holder(finished.out)
+    with pytest.raises(GplanError, match=f"being written by process {other.pid} on "):
+        compare(finished, added={}, workers=1)
 
 
 def test_an_arm_with_fewer_trials_than_the_others_is_refused(
