@@ -10,7 +10,6 @@ from gplan_jax.models.checkpoints.model_directory import (
     ModelRecord,
     read_config,
     save_model_directory,
-    save_qwen3,
 )
 from gplan_jax.models.qwen3.config import Qwen3Config
 from gplan_jax.models.qwen3.model import Qwen3

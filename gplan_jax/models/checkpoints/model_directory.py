@@ -28,11 +28,9 @@ from gplan_jax.foundation.files import atomic_directory, read_json, write_json
 from gplan_jax.models.checkpoints.hugging_face import (
     EMBEDDING,
     LM_HEAD,
-    checkpoint_tensors,
     rules,
     shape_faults,
     stored_tensors,
-    write_sharded,
 )
 from gplan_jax.models.checkpoints.tokenizer_files import write_end_token
 from gplan_jax.models.qwen3.config import Qwen3Config
@@ -235,22 +233,6 @@ def save_shards(model: Qwen3, folder: Path) -> None:
     parameters = model_parameters(model)
     for _ in save_parameters(folder, parameters, parameters.__getitem__):
         pass
-
-
-def save_qwen3(model: Qwen3, out_dir: str | Path, *, source_dir: str | Path) -> None:
-    """Writes a live model as a Hugging Face directory; arguments as ``save_model_directory``."""
-    source, parameters = Path(source_dir), model_parameters(model)
-    tensors = checkpoint_tensors(
-        lambda path: np.asarray(parameters[path]),
-        {path: np.dtype(value.dtype) for path, value in parameters.items()},
-        model.config,
-        ships_lm_head=_record_of(source, model).ships_lm_head,
-    )
-    with atomic_directory(out_dir) as target:
-        dtype = np.dtype(model.embedding[...].dtype)
-        copy_companions(source, target, vocab_size=model.config.vocab_size, dtype=dtype)
-        for _ in write_sharded(target, tensors):
-            pass
 
 
 def model_parameters(model: Qwen3) -> dict[str, Any]:
