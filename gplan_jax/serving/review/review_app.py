@@ -90,7 +90,12 @@ def create_review_app(store: ReviewStore) -> FastAPI:
             "reviewer": store.reviewer,
             "file": store.path.name,
             "library": {
-                **library.model_dump(include={"tool_key", "tools", "parameters"}),
+                "tool_key": library.tool_key,
+                "tools": {
+                    name: tool.model_dump(exclude={"yields_place"})
+                    for name, tool in library.tools.items()
+                },
+                "parameters": {n: p.model_dump() for n, p in library.parameters.items()},
                 "maximum": library.plan_length.maximum,
             },
             "blocks": list(CONTEXT_BLOCKS),
