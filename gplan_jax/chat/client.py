@@ -79,9 +79,10 @@ class ChatClient:
         """
         key = request_key(self._config, request)
         kept = self._cache.get(key)
-        if kept is not None and not same_model(self._config.expected_model, kept.model):
-            # Older versions kept another model's answer under the name that was asked for.
-            key = request_key(self._config, request, f"{self._config.expected_model}, asked again")
+        name = self._config.expected_model
+        if kept and (kept.finish_reason == "error" or not same_model(name, kept.model)):
+            # Older versions kept errors, and another model's answer under the name asked for.
+            key = request_key(self._config, request, f"{name}, asked again")
             kept = self._cache.get(key)
         if kept is not None:
             self._account.count(from_cache=1)

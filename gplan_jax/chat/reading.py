@@ -55,7 +55,7 @@ def read_object(text: str, finish_reason: str) -> dict[str, Any]:
     Raises:
         UnreadableReply: by its code, ``truncated`` (the reply ran into its limit of tokens),
             ``no_text`` (its content is empty, or thoughts alone), ``not_json`` (also NaN, and text
-            that is no Unicode), ``extra_text`` (before or after the object), ``two_objects``,
+            that is no Unicode), ``extra_text`` (before or after the object), ``two_plans`` (or other objects),
             ``repeated_key``, ``wrong_shape`` (no object).
     """
     body = answer_text(text)
@@ -82,13 +82,13 @@ def read_object(text: str, finish_reason: str) -> dict[str, Any]:
             with contextlib.suppress(ValueError, RecursionError):
                 json.JSONDecoder().raw_decode(rest, rest.index("{"))
                 said = "The reply holds a second JSON object"
-                raise UnreadableReply(said, "two_objects") from None
+                raise UnreadableReply(said, "two_plans") from None
             said = f"After its JSON object the reply goes on with {rest[:_EXCERPT]!r}"
             raise UnreadableReply(said, "extra_text") from None
         code = "repeated_key" if str(error).endswith(" twice") else "not_json"
         raise UnreadableReply(f"The reply is not valid JSON: {error}", code) from None
     if isinstance(value, list) and sum(isinstance(item, dict) for item in value) > 1:
-        raise UnreadableReply("The reply is a list of objects; one is asked for", "two_objects")
+        raise UnreadableReply("The reply is a list of objects; one is asked for", "two_plans")
     if not isinstance(value, dict):
         raise UnreadableReply("The reply must be a JSON object")
     return value

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gplan_jax.foundation.errors import NothingKept
-
 if TYPE_CHECKING:
     from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.teachers.protocol import Teacher
@@ -98,8 +96,7 @@ def synthesize(
     console.print(removal_table(result.report))
     console.print(mix_table(result.report, result.compared))
     typer.echo(factory.end_message(result))
-    if not result.report.kept:
-        raise NothingKept(f"No row was kept; {result.files.removed} says why of each.")
+    result.report.check_kept(result.files.removed)
 
 
 def filter_rows(
@@ -131,8 +128,7 @@ def filter_rows(
     typer.echo(f"{report.kept:,} of {rates.rows:,} rows pass and are in {out}.")
     typer.echo(f"  removed, with reasons  {rates.failed:,}, in {files.removed}")
     typer.echo(f"  counts                 {files.report}")
-    if not report.kept:
-        raise NothingKept(f"No row passes; {files.removed} says why of each.")
+    report.check_kept(files.removed)
 
 
 def explain(

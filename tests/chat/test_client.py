@@ -279,23 +279,25 @@ def test_cut_and_odd_answers_are_paid_for_and_kept_filtered_ones_are_not(tmp_pat
     assert client.ledger.tokens == log["tokens"]
 
 
-def test_an_old_answer_of_another_model_is_asked_for_anew(tmp_path: Path) -> None:
-    """Older versions kept it under the name that was asked for; their files can still be read."""
+def test_an_old_answer_of_another_model_or_an_error_is_asked_for_anew(tmp_path: Path) -> None:
+    """Older versions kept both; their files can still be read."""
     with scripted(tmp_path) as server:
         config = server.config(concurrency=1)
-        stale = [request_key(config, request(text)) for text in numbers(2)]
+        stale = [request_key(config, request(text)) for text in numbers(3)]
         cache = Cache(tmp_path / "cache.sqlite", "USD")
 
         async def plant() -> None:
-            for key, model in zip(stale, ("smol", "scripted"), strict=True):
-                await cache.keep(ChatReply("old", "stop", key, model, 1, 1, False, 1, "none", None))
+            ends = (("smol", "stop"), ("scripted", "stop"), ("scripted", "error"))
+            for key, (model, end) in zip(stale, ends, strict=True):
+                await cache.keep(ChatReply("old", end, key, model, 1, 1, False, 1, "none", None))
             await cache.close()
 
         asyncio.run(plant())
-        first, _ = ask_all(config, tmp_path / "cache.sqlite", numbers(2))
-        again, _ = ask_all(config, tmp_path / "cache.sqlite", numbers(2))
+        first, _ = ask_all(config, tmp_path / "cache.sqlite", numbers(3))
+        again, _ = ask_all(config, tmp_path / "cache.sqlite", numbers(3))
         log = server.log()
-    assert [reply.text == "old" for reply in first] == [False, True] and log["requests"] == 1
+    assert [reply.text == "old" for reply in first] == [False, True, False]
+    assert log["requests"] == 2
     assert [reply.text for reply in again] == [reply.text for reply in first]
 
 

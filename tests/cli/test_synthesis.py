@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from gplan_jax.cli.main import app
 from gplan_jax.cli.synthesis import counterfactuals, explain, filter_rows, synthesize
 from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.errors import NothingKept
 from gplan_jax.gsisr import IntentLibrary, read_context_pairs, read_samples, write_samples
 from gplan_jax.gsisr.plans import canonical_plan, parse_plan
 from gplan_jax.synthesis.world.simulation import simulate_rows
@@ -188,6 +190,33 @@ def test_rows_without_an_explanation_are_left_out_or_end_the_run(
     left = len(list(read_samples(tmp_path / "out.csv")))
     assert 0 < left < 6 and f"{6 - left} skipped" in printed.out
     assert "hold no trace" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("fault", "said", "listed"),
+    [
+        ({"kind": "short"}, "truncated, .*raise max_tokens or turn thinking off", "truncated"),
+        ({"kind": "error", "status": 400, "times": None, "match": "当前时间",
+          "message": "maximum context length is 512"},
+         "refused, .*lower max_tokens, show fewer examples, or serve",
+         "refused              3; the server would refuse them again"),
+    ],
+)  # fmt: skip
+def test_a_run_that_keeps_nothing_says_what_to_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: dict[str, Any], said: str,
+    listed: str,
+) -> None:  # fmt: skip
+    write_samples(tmp_path / "rows.csv", simulate_rows(3, seed=3))
+    answers = tmp_path / "answers.py"
+    answers.write_text("def reply(body):\n    return 'x' * 40\n")
+    with scripted(tmp_path, responder=f"{answers}:reply", faults=[fault]) as server:
+        file = tmp_path / "teacher.yaml"
+        config = server.config().model_dump(exclude_defaults=True)
+        file.write_text(json.dumps({"server": config, "examples": 0}))
+        with pytest.raises(NothingKept, match=said):
+            synthesize(data=tmp_path / "rows.csv", out=tmp_path / "out.csv", teacher=str(file))
+    assert listed in capsys.readouterr().out
+    assert len((tmp_path / "out.removed.jsonl").read_text(encoding="utf-8").splitlines()) == 3
 
 
 def test_filter_says_what_passes_and_where_the_reasons_are(

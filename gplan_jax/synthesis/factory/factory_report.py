@@ -14,6 +14,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from gplan_jax.chat.ledger import Spending
+from gplan_jax.foundation.errors import NothingKept
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.tables import TextTable
 from gplan_jax.gsisr import IntentLibrary, Label, Plan, Sample, read_labelled_samples
@@ -111,6 +112,7 @@ class FactoryReport:
     users: dict[Part, set[str]] = field(default_factory=lambda: {"train": set(), "test": set()})
     # Rows by tier and code of the first rule that they break.
     removed: Counter[tuple[RemovalTier, str]] = field(default_factory=Counter)
+    last_removal: Removal | None = None
     skipped: int = 0  # Rows that could not be read.
     repaired: int = 0  # Kept rows whose plan is a second answer.
     faulty_first: int = 0  # Rows whose first answer breaks a rule of the filter.
@@ -130,7 +132,15 @@ class FactoryReport:
     def remove(self, removal: Removal, origin: Mapping[str, Any]) -> None:
         """Counts a row that is removed."""
         self.removed[removal.tier, removal.code] += 1
+        self.last_removal = removal
         self.faulty_first += removal.tier in FILTER_TIERS or bool(origin.get("repaired"))
+
+    def check_kept(self, removed: Path) -> None:
+        """Raises NothingKept where no row was kept; the file ``removed`` says why of each."""
+        if not self.kept:
+            last = self.last_removal
+            why = f" The last: {last.code}, {'; '.join(last.messages)}." if last else ""
+            raise NothingKept(f"No row was kept; {removed} says why of each.{why}")
 
     @property
     def kept(self) -> int:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from gplan_jax.chat import RequestFailed
 from gplan_jax.chat.ledger import spent_line
+from gplan_jax.chat.messages import ASK_AGAIN
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, Streak
 from gplan_jax.foundation.progress import Note, ProgressBar
@@ -41,6 +42,7 @@ from gplan_jax.synthesis.world.simulation import simulate_contexts
 T = TypeVar("T")
 # A row to plan for: its number where it comes from, counted from 1, and its columns, unlabelled.
 NumberedContext = tuple[int, Sample]
+Answered = TeacherAnswer | RequestFailed
 
 
 @dataclass(frozen=True)
@@ -168,11 +170,11 @@ def run_factory(
     report = FactoryReport(library)
     duplicates = Duplicates()
 
-    async def ask(context: NumberedContext) -> tuple[NumberedContext, TeacherAnswer | str]:
+    async def ask(context: NumberedContext) -> tuple[NumberedContext, Answered]:
         try:
             return context, await teacher.answer(context[1])
         except RequestFailed as error:
-            return context, str(error)
+            return context, error
 
     source = UntilEnough(contexts, lambda: math.inf if wanted is None else wanted - report.kept)
     answers = map_ordered(ask, source, at_once=teacher.at_once, close=teacher.close)
@@ -212,13 +214,14 @@ def run_factory(
 def check_answer(
     row: int,
     context: Sample,
-    answer: TeacherAnswer | str,
+    answer: Answered,
     library: IntentLibrary,
     duplicates: Duplicates,
 ) -> Label | Removal:
     """The label of a row that is kept, or why it is not; ``answer`` may say why there is none."""
-    if isinstance(answer, str):
-        return Removal("answer", "no_answer", (answer,), "")
+    if isinstance(answer, RequestFailed):
+        code = "no_answer" if answer.mend == ASK_AGAIN else "refused"
+        return Removal("answer", code, (str(answer),), "")
     if answer.faults:
         return Removal.of_faults(answer.text, answer.faults)
     found = check_label(context.with_label(answer.text), library)
@@ -294,9 +297,11 @@ def end_message(result: SynthesisResult) -> str:
     ]
     if bound := report.structured["json_schema"]:
         lines.append(f"  held to a schema     {bound:,} first answers, so fewer of them are faulty")
-    if unanswered := report.tier("answer"):
-        again = "running the command again asks for them again"
-        lines.append(f"  without an answer    {unanswered:,}; {again}")
+    unanswered = report.codes("answer")
+    if count := unanswered.get("no_answer"):
+        lines.append(f"  without an answer    {count:,}; running the command again asks again")
+    if count := unanswered.get("refused"):
+        lines.append(f"  refused              {count:,}; the server would refuse them again")
     lines += [
         f"  origin of each row   {files.origin}",
         f"  counts, settings     {files.report}",

@@ -174,7 +174,9 @@ def write_review_files(
                 )
             )
     if not candidates:
-        raise NothingKept(f"{data} gives no candidate; {faulty.total - already} rows are faulty.")
+        first = "".join(f" The first: {error}" for error in faulty.errors[already : already + 1])
+        count = faulty.total - already
+        raise NothingKept(f"{data} gives no candidate; {count} rows are faulty.{first}")
     write_candidates(candidates_path, candidates)
     write_review(out, candidates, [Decision(c.row, c.proposal) for c in candidates], library)
     return CandidatesReport(

@@ -62,7 +62,7 @@ def read_answer(text: str, finish_reason: str, library: IntentLibrary) -> tuple[
     one repair can mend all.
 
     Codes, all of the tier "format", beside those of ``chat.read_object``:
-        two_plans: the plan is a list of plans.
+        two_plans: also a plan that is a list of plans.
         wrong_shape: also a key that is missing or unknown, a value of the wrong type.
         empty_block: a text of the reasoning says nothing.
         steps_mismatch: not as many steps as intents.
