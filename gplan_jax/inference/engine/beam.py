@@ -17,6 +17,7 @@ import numpy as np
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.inference.engine.programs import Programs, empty_trees, set_tree
+from gplan_jax.inference.engine.requests import NotFinite
 from gplan_jax.inference.grammar.plan_grammar import GrammarState, PlanGrammar
 
 _LEAST_NODES = 64
@@ -33,7 +34,9 @@ class Beginning(NamedTuple):
 def beam_search(
     programs: Programs, grammar: PlanGrammar, prompt: Sequence[int], *, beams: int
 ) -> Beginning:
-    """The most probable response that a beam of ``beams`` beginnings finds; 1: greedy decoding."""
+    """The most probable response that a beam of ``beams`` beginnings finds; 1: greedy decoding.
+    NotFinite where the logits are.
+    """
     if beams < 1:
         raise GplanError(f"beams is {beams}; a search keeps at least one beginning.")
     programs.prefill(0, prompt, 0, [], programs.no_edges(programs.shapes.queries))
@@ -87,6 +90,8 @@ def _grow(
     for end, (score, written, state) in zip(ends, beginnings, strict=True):
         edges = grammar.edges(state)
         logits = logits_TxE[end, [edge.number for edge in edges]].astype(np.float64)
+        if not np.isfinite(logits).all():
+            raise NotFinite
         logs = logits - np.logaddexp.reduce(logits)
         for edge, log in zip(edges, logs, strict=True):
             run, behind = grammar.forced_run(grammar.follow(state, edge))

@@ -14,6 +14,7 @@ from typing import Protocol
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.inference.engine.prefix_pages import PrefixPages
 from gplan_jax.inference.engine.programs import PAGE, Programs, empty_trees, set_tree
+from gplan_jax.inference.engine.requests import NotFinite
 from gplan_jax.inference.engine.sequences import SequenceState, accept_start, accept_tree
 from gplan_jax.inference.grammar.drafts import DraftTree, Start
 from gplan_jax.inference.grammar.plan_grammar import GrammarState, PlanGrammar
@@ -93,7 +94,8 @@ class ContinuousDecoder:
 
     def admit(self, prompted: Prompted) -> tuple[SequenceState, int]:
         """Prefills a prompt into a free slot; returns its row and the tokens found in the cache.
-        The row may be finished already; it keeps its slot until ``release``.
+        The row may be finished already; it keeps its slot until ``release``. NotFinite where its
+        first logits are not finite; then it holds none.
         """
         if not self._free:
             raise GplanError("No slot is free; release a row first.")
@@ -114,7 +116,9 @@ class ContinuousDecoder:
         return row, self._system + cached
 
     def step(self) -> list[SequenceState]:
-        """Runs one pass for all rows that are not finished; returns those that now are."""
+        """Runs one pass for all rows that are not finished; returns those that now are.
+        A row whose logits are not finite is one of them, with its ``fault``.
+        """
         rows = [row for row in self.rows.values() if not row.finished]
         if not rows:
             return []
@@ -148,17 +152,20 @@ class ContinuousDecoder:
         self.counts.passes += 1
         self.counts.rows_of_passes[len(rows)] += 1
         for row, tree in zip(rows, drafted, strict=True):
-            if grammar is not None:
-                accept_tree(row, grammar, tree, choices[row.slot])
-            else:
-                row.passes += 1
-                row.base, row.path, row.held = row.held, (0,), row.held + 1
-                self._take_freely(row, int(choices[row.slot, 0]))
+            try:
+                if grammar is not None:
+                    accept_tree(row, grammar, tree, choices[row.slot])
+                else:
+                    row.passes += 1
+                    row.base, row.path, row.held = row.held, (0,), row.held + 1
+                    self._take_freely(row, int(choices[row.slot, 0]))
+            except NotFinite as fault:  # The other rows have nothing to do with it.
+                row.fault, row.finished = fault, True
         return [row for row in rows if row.finished]
 
     def release(self, row: SequenceState) -> None:
         """Leaves a row's slot to the next one, whether the row is finished or not."""
-        if self._drafter is not None and row.finished and row.state is not None:
+        if self._drafter and row.finished and row.state is not None and row.fault is None:
             self._drafter.learn(row.context, row.state.taken)
         del self.rows[row.slot]
         self._give_back(row.slot)
@@ -197,12 +204,12 @@ class ContinuousDecoder:
                 allowed.open_bits[index] = grammar.words(grammar.open_bits(state))
         choices = self.programs.prefill(slot, rest, held, queries, allowed)
         self.counts.passes += 1
-        for number in self.pages.missing(shared):
-            self.pages.put(shared, number, self.programs.read_page(slot, number * PAGE))
         if grammar is not None:
             accept_start(row, grammar, start, choices)
         else:
             self._take_freely(row, int(choices[0]))
+        for number in self.pages.missing(shared):
+            self.pages.put(shared, number, self.programs.read_page(slot, number * PAGE))
         return row, held
 
     def _restore(self, slot: int, shared: list[int], tokens: int) -> int:
@@ -223,6 +230,8 @@ class ContinuousDecoder:
         return len(pages) * PAGE
 
     def _take_freely(self, row: SequenceState, token: int) -> None:
+        if token < 0:
+            raise NotFinite
         row.chain = (token,)
         row.finished = token == self._end_id
         if not row.finished:
@@ -233,7 +242,9 @@ class ContinuousDecoder:
 def decode_all(
     decoder: ContinuousDecoder, prompts: Sequence[Prompted], *, on_row: Callable[[], None]
 ) -> list[SequenceState]:
-    """Decodes prompts, as many at a time as there are slots; the rows in order of the prompts."""
+    """Decodes prompts, as many at a time as there are slots; the rows in order of the prompts.
+    NotFinite where the logits of one are.
+    """
     done: list[SequenceState | None] = [None] * len(prompts)
     numbers: dict[int, int] = {}
     waiting = iter(enumerate(prompts))
@@ -248,6 +259,8 @@ def decode_all(
             finished += [row] if row.finished else []
             upcoming = next(waiting, None)
         for row in [*finished, *decoder.step()]:
+            if row.fault is not None:
+                raise row.fault
             done[numbers.pop(row.slot)] = row
             decoder.release(row)
             on_row()

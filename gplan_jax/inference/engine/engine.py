@@ -25,6 +25,7 @@ from gplan_jax.inference.engine.decoder_setup import (
     load_parts,
 )
 from gplan_jax.inference.engine.requests import (
+    ENDS,
     DeadlineExceeded,
     Draining,
     EngineConfig,
@@ -142,7 +143,7 @@ class PlanEngine:
                 prefix_bytes=decoder.pages.bytes,
                 compilations=decoder.programs.count,
                 expected_wait_s=self._expected_wait_s(),
-                **{end: self._ends[end] for end in ("answered", "cancelled", "expired", "refused")},
+                **{end: self._ends[end] for end in ENDS},
             )
 
     def close(self, *, drain_s: float = 0.0) -> None:
@@ -227,6 +228,7 @@ class PlanEngine:
         try:
             entry.row, entry.cached = self._decoder.admit(entry.prompted)
         except GplanError as error:
+            self._ends["failed"] += 1
             _settle(entry.future, error)
             return
         entry.prefilled = time.monotonic()
@@ -238,6 +240,12 @@ class PlanEngine:
     def _answer(self, row: SequenceState) -> None:
         entry = self._active[row.slot]
         self._decoder.release(row)
+        if row.fault is not None:
+            with self._changed:
+                del self._active[row.slot]
+                self._ends["failed"] += 1
+            _settle(entry.future, row.fault)
+            return
         now = time.monotonic()
         answer = PlanAnswer(
             text=self.encoder.decode(row.response),

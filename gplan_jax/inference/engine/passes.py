@@ -4,7 +4,8 @@ A row's keys and values stand in three places: those of the system prompt, compu
 by all rows; those of its own slot of the cache; and those of the pass itself. A pass runs either
 the rest of one prompt (``prefill``) or, for several rows, a tree of tokens that go on from what
 each row holds (``verify``). Both return the logits of the grammar's edges where they are asked for,
-or the most likely token of the whole vocabulary where no grammar is used.
+or the most likely token of the whole vocabulary where no grammar is used, -1 where its logits are
+not finite.
 
 Letters: L layers, B slots, b rows of a pass, C cache places of a slot, P tokens of the system
 prompt, S tokens of a prefill, T nodes of a tree, M places that a commit may move, Q queries, N
@@ -229,7 +230,9 @@ def _choices(
 ) -> jax.Array:
     if allowed is None:
         logits = model.logits(hidden)[..., : served.vocabulary]
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        # The likeliest of numbers that are none would be a token like any other.
+        likeliest = jnp.where(jnp.isfinite(logits).all(-1), jnp.argmax(logits, axis=-1), -1)
+        return likeliest.astype(jnp.int32)
     assert served.head_RxD is not None
     assert served.edge_row_NxE is not None and served.edge_bits_NxExW is not None
     logits = jnp.einsum(

@@ -53,6 +53,16 @@ class Draining(GplanError):
     """The engine is finishing what it has accepted and takes nothing new."""
 
 
+class NotFinite(GplanError):
+    """The model's logits are NaN or infinite: what would be decoded from them is no plan."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The model's logits are NaN or infinite, so they decide nothing; its weights or its "
+            "compute dtype are at fault: compute in float32, or convert the model again."
+        )
+
+
 class DeadlineExceeded(GplanError):
     """The answer was not ready in time; its slot is free again."""
 
@@ -86,6 +96,9 @@ class PlanAnswer:
     decode_ms: float
 
 
+ENDS = ("answered", "cancelled", "expired", "refused", "failed")  # how a request can end
+
+
 @dataclass(frozen=True)
 class EngineSnapshot:
     """An engine's state and its counts since it started."""
@@ -102,6 +115,7 @@ class EngineSnapshot:
     cancelled: int = 0
     expired: int = 0
     refused: int = 0
+    failed: int = 0
     passes: int = 0  # passes over the weights, prefills included
     # rows that were decoded together -> how many passes had so many
     rows_of_passes: Mapping[int, int] = field(default_factory=dict)
@@ -119,7 +133,7 @@ class Engine(Protocol):
     def submit(self, request: PlanRequest) -> Future[PlanAnswer]:
         """Queues a request. ``cancel()`` on the future frees its slot at once.
 
-        The future raises DeadlineExceeded, or GplanError where the prompt can't be made.
+        The future raises DeadlineExceeded, NotFinite, or GplanError where the prompt can't be made.
 
         Raises:
             Overloaded: the queue is full, or so long that the request would miss its deadline.

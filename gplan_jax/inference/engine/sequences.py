@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gplan_jax.inference.engine.requests import NotFinite
 from gplan_jax.inference.grammar.drafts import DraftTree, Start
 from gplan_jax.inference.grammar.plan_grammar import Edge, GrammarState, PlanGrammar
 
@@ -36,7 +37,8 @@ class SequenceState:
     path: tuple[int, ...] = ()
     chain: tuple[int, ...] = ()  # the last tokens of ``response``, which no pass has seen
     response: list[int] = field(default_factory=list)  # the tokens so far
-    finished: bool = False  # whether the response is whole
+    finished: bool = False  # whether the response is whole, or given up for ``fault``
+    fault: NotFinite | None = None
     # see ``PlanAnswer``
     passes: int = 0
     drafted: int = 0
@@ -123,11 +125,13 @@ def choose(row: SequenceState, edges: Sequence[Edge], logits_E: np.ndarray) -> E
     """The likeliest open edge, the first of equals; drawn where the row has a temperature.
 
     A draw adds Gumbel noise to logits / temperature. The noise hangs on the seed and on the place
-    in the response, so that drafts don't change what is drawn.
+    in the response, so that drafts don't change what is drawn. NotFinite where nothing is likely.
     """
     if len(edges) == 1:
         return edges[0]
     scores = logits_E[[edge.number for edge in edges]]
+    if not np.isfinite(scores).all():
+        raise NotFinite
     if row.temperature > 0:
         generator = np.random.default_rng((row.seed, len(row.response)))
         scores = scores / row.temperature + generator.gumbel(size=len(edges))

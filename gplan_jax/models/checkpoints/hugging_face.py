@@ -271,7 +271,22 @@ def layers_of(
 ) -> Iterator[np.ndarray]:
     """Yields the layers of a parameter as they are read; one array where it is not stacked."""
     for name in rule.names(config):
-        yield rule.to_parameter(tensors[name].read(), config)
+        tensor = tensors[name].read()
+        require_finite(tensor, f"{tensors[name].file}: {name}")
+        yield rule.to_parameter(tensor, config)
+
+
+def require_finite(array: np.ndarray, what: str) -> None:
+    """Raises GplanError where an array of floats holds NaN or infinity."""
+    # As integers, these are the largest of either sign: two fast sweeps that take no memory.
+    size = array.dtype.itemsize
+    infinite = np.array([np.inf, -np.inf], array.dtype)
+    positive, negative = infinite.view(f"i{size}")[0], infinite.view(f"u{size}")[1]
+    if array.view(f"i{size}").max() >= positive or array.view(f"u{size}").max() >= negative:
+        raise GplanError(
+            f"{what} holds NaN or infinity, which would make every plan meaningless; bring the "
+            "weights from their source again, or take an earlier checkpoint of their training."
+        )
 
 
 def checkpoint_tensors(

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.typing import DTypeLike
 
+from gplan_jax.foundation.errors import GplanError
 from gplan_jax.models.checkpoints.hugging_face import (
     Rule,
     StoredTensor,
@@ -57,7 +58,8 @@ def load_qwen3(
 
     Raises:
         GplanError: the directory does not hold a whole Qwen3 dense checkpoint that matches its
-            config.json (every fault is listed), or its tokenizer has ids beyond the embedding.
+            config.json (every fault is listed), a weight is not finite, or its tokenizer has ids
+            beyond the embedding.
     """
     directory = Path(path)
     config = read_config(directory)
@@ -82,15 +84,35 @@ def load_qwen3(
         def read(rule: Rule, sharding: Sharding) -> jax.Array:
             return _tensors_to_devices(rule, tensors, config, param_dtype, sharding)
 
+    arrays: dict[str, jax.Array] = {}
     for rule in rules(config):
         *parents, name = rule.path.split(".")
         module, sharding = model, shardings
         for part in parents:
             module, sharding = getattr(module, part), sharding[part]
-        getattr(module, name).set_value(read(rule, sharding[name]))
+        arrays[rule.path] = read(rule, sharding[name])
+        getattr(module, name).set_value(arrays[rule.path])
+    faults = jax.device_get(_not_finite(arrays))
+    if faulty := [rule for rule in rules(config) if faults[rule.path] >= 0]:
+        names = [r.names(config)[faults[r.path] if r.stacked else 0] for r in faulty]
+        raise GplanError(
+            f"{directory}: {', '.join(names)} holds NaN or infinity, which would make every plan "
+            "meaningless; convert it again, or take an earlier checkpoint of its training."
+        )
     if param_dtype is None and compute_dtype is None:
         model.compute_dtype = model.embedding[...].dtype
     return model
+
+
+@jax.jit
+def _not_finite(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Name -> where on the first axis something is NaN or infinite; -1 for nowhere."""
+
+    def first(x: jax.Array) -> jax.Array:
+        bad = ~jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
+        return jnp.where(bad.any(), jnp.argmax(bad), -1)
+
+    return {name: first(x) for name, x in arrays.items()}
 
 
 def _tensors_to_devices(

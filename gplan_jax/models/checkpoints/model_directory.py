@@ -28,6 +28,7 @@ from gplan_jax.foundation.files import atomic_directory, read_json, write_json
 from gplan_jax.models.checkpoints.hugging_face import (
     EMBEDDING,
     LM_HEAD,
+    require_finite,
     rules,
     shape_faults,
     stored_tensors,
@@ -152,8 +153,10 @@ class ParameterStore:
         return {path: np.dtype(leaf.dtype) for path, leaf in self._leaves.items()}
 
     def read(self, path: str) -> np.ndarray:
-        """Reads one parameter into host memory."""
-        return self._load(path, self._leaves[path], np.ndarray)
+        """Reads one parameter into host memory; GplanError where it is not finite."""
+        array: np.ndarray = self._load(path, self._leaves[path], np.ndarray)
+        require_finite(array, f"{self._folder}: {path}")
+        return array
 
     def read_to_devices(
         self, path: str, dtype: DTypeLike | None, sharding: jax.sharding.Sharding

@@ -22,7 +22,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from gplan_jax.inference.engine.requests import EngineSnapshot, PlanAnswer
+from gplan_jax.inference.engine.requests import ENDS, EngineSnapshot, PlanAnswer
 
 logger = logging.getLogger("gplan.server")
 
@@ -139,7 +139,7 @@ class _EngineCollector(Collector):
         ended = CounterMetricFamily(
             "gplan_engine_requests", "The engine's requests by how they ended.", labels=["ended"]
         )
-        for outcome in ("answered", "cancelled", "expired", "refused"):
+        for outcome in ENDS:
             ended.add_metric([outcome], getattr(state, outcome))
         yield ended
         # Rows decoded together as a histogram, one observation a pass.

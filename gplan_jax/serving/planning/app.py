@@ -28,6 +28,7 @@ from gplan_jax.inference.engine.requests import (
     DeadlineExceeded,
     Draining,
     Engine,
+    NotFinite,
     Overloaded,
     PlanAnswer,
     PlanRequest,
@@ -80,6 +81,8 @@ def _api_error(error: GplanError) -> ApiError:
             return overloaded(error.retry_after_s)
         case Draining():
             return draining()
+        case NotFinite():
+            return ApiError(500, "not_finite", str(error))
         case DeadlineExceeded():
             return ApiError(504, "deadline", "The answer was not ready in time.")
         case _:

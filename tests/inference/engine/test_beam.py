@@ -13,6 +13,7 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, check_plan
 from gplan_jax.inference.engine.beam import beam_search
 from gplan_jax.inference.engine.programs import Programs, Shapes
+from gplan_jax.inference.engine.requests import NotFinite
 from gplan_jax.inference.grammar.plan_grammar import PlanGrammar
 from gplan_jax.models import Qwen3
 from tests.inference import planners
@@ -105,3 +106,15 @@ def test_refusals(model: Qwen3, encoder: ChatEncoder, world_rows: list[Sample]) 
     [prompt] = planners.prompts(encoder, world_rows[:1])
     with pytest.raises(GplanError, match="beams is 0"):
         beam_search(programs, grammar, prompt.ids[system:], beams=0)
+
+
+def test_logits_that_are_not_finite_are_no_plan(
+    model: Qwen3, encoder: ChatEncoder, world_rows: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grammar = PlanGrammar.compile(FOUR, encoder, "plan")
+    programs, system = programs_of(model, encoder, grammar, world_rows[0])
+    [prompt] = planners.prompts(encoder, world_rows[:1])
+    verify = programs.verify
+    monkeypatch.setattr(programs, "verify", lambda *given: verify(*given) * np.nan)
+    with pytest.raises(NotFinite, match="NaN or infinite"):
+        beam_search(programs, grammar, prompt.ids[system:], beams=2)

@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError, Future, wait
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from gplan_jax.data.encoding import ChatEncoder
@@ -23,6 +24,7 @@ from gplan_jax.inference.engine.requests import (
     DeadlineExceeded,
     Draining,
     EngineConfig,
+    NotFinite,
     Overloaded,
     PlanAnswer,
     PlanRequest,
@@ -292,3 +294,22 @@ def test_load_and_answer(tiny_model_dir: Path, world_rows: list[Sample], mode: s
     for answer in answers:
         assert answer.tokens <= 20 or mode != "unconstrained"
         assert mode == "unconstrained" or check_plan(answer.text, engine.library) == []
+
+
+@pytest.mark.parametrize("broken", ["prefill", "verify"])
+def test_logits_that_are_not_finite_fail_one_request_alone(
+    broken: str, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first pass of that kind gives NaN; the engine and its later requests are well."""
+    engine, whole = parts.engine(), getattr(parts.programs, broken)
+    once = iter([np.nan])
+    monkeypatch.setattr(parts.programs, broken, lambda *given: whole(*given) * next(once, 1.0))
+    try:
+        with pytest.raises(NotFinite, match="NaN or infinite"):
+            engine.submit(PlanRequest(parts.row)).result(60)
+        answer = engine.submit(PlanRequest(parts.row)).result(60)
+        assert check_plan(answer.text, engine.library) == []
+        state = engine.snapshot()
+        assert (state.ready, state.failed, state.answered, state.active) == (True, 1, 1, 0)
+    finally:
+        engine.close()

@@ -14,6 +14,7 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.inference.engine import programs
 from gplan_jax.inference.engine.continuous import ContinuousDecoder, Prompted, decode_all
 from gplan_jax.inference.engine.programs import Programs, shapes_of
+from gplan_jax.inference.engine.requests import NotFinite
 from gplan_jax.models import Qwen3, Qwen3Config, load_qwen3
 
 CONFIG = Qwen3Config(
@@ -166,3 +167,10 @@ def test_prompts_outside_the_buckets_are_named(model: Qwen3, length: int) -> Non
 def test_more_positions_than_the_model_has_are_refused(model: Qwen3) -> None:
     with pytest.raises(GplanError, match="model's 128 positions"):
         make_decoder(model, max_new_tokens=120)
+
+
+def test_logits_that_are_not_finite_are_no_tokens(prompts: list[list[int]]) -> None:
+    broken = make_model(7)
+    broken.final_norm.set_value(broken.final_norm[...].at[0].set(jnp.nan))
+    with pytest.raises(NotFinite, match="NaN or infinite"):
+        decode(make_decoder(broken), prompts)

@@ -13,7 +13,14 @@ import pytest
 from flax import nnx
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.models import Qwen3, Qwen3Config, convert_checkpoint, load_qwen3
+from gplan_jax.models import (
+    Qwen3,
+    Qwen3Config,
+    convert_checkpoint,
+    export_checkpoint,
+    load_qwen3,
+    save_model_directory,
+)
 
 
 @pytest.fixture
@@ -70,3 +77,31 @@ def test_all_faults_of_a_checkpoint_reach_the_caller(low_precision: Path) -> Non
 def test_no_checkpoint_at_all(tmp_path: Path) -> None:
     with pytest.raises(GplanError, match=r"config\.json does not exist"):
         load_qwen3(tmp_path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(
+    value: float,
+    tmp_path: Path,
+    config: Qwen3Config,
+    random_tensors: Callable,
+    write_checkpoint: Callable,
+) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors = random_tensors(config, "bfloat16")
+    sound = write_checkpoint(tmp_path / "sound", config, tensors)
+    tensors[name] = tensors[name].copy()
+    tensors[name][2, 3] = value
+    source = write_checkpoint(tmp_path / "hf", config, tensors)
+    for read in (load_qwen3, lambda path: convert_checkpoint(path, tmp_path / "model")):
+        with pytest.raises(GplanError, match=rf"{name} holds NaN or infinity"):
+            read(source)
+    assert not (tmp_path / "model").exists()
+    # A model directory that an earlier version has written.
+    model = load_qwen3(sound)
+    model.layers.mlp.up.set_value(model.layers.mlp.up[...].at[1, 0, 0].set(value))
+    save_model_directory(model, tmp_path / "model", source_dir=sound)
+    with pytest.raises(GplanError, match=rf"{name} holds NaN or infinity.*convert it again"):
+        load_qwen3(tmp_path / "model")
+    with pytest.raises(GplanError, match=r"layers\.mlp\.up holds NaN"):
+        export_checkpoint(tmp_path / "model", tmp_path / "back")

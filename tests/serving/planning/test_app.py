@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from gplan_jax.foundation.buckets import Experiment
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, facts_of
-from gplan_jax.inference.engine.requests import Overloaded, PlanRequest
+from gplan_jax.inference.engine.requests import NotFinite, Overloaded, PlanRequest
 from gplan_jax.serving.http.middleware import SHARED_PAGE_FILES
 from gplan_jax.serving.planning.app import PAGE, PAGE_FILES
 from gplan_jax.serving.planning.schemas import MAX_CONTEXTS, MAX_VALUE_CHARS, ContextBody
@@ -289,6 +289,19 @@ def test_a_missed_deadline_is_504_and_frees_the_slot() -> None:
     answer, state = ask(engine, calls)
     assert answer.status_code == 504 and answer.json()["error"]["code"] == "deadline"
     assert (state.active, state.expired) == (0, 1)
+
+
+def test_logits_that_are_not_finite_are_500_and_counted() -> None:
+    def respond(request: PlanRequest) -> str:
+        raise NotFinite
+
+    async def calls(client: Client) -> Any:
+        return await post({"context": {}})(client), await client.get("/metrics")
+
+    answer, metrics = ask(FakeEngine(respond=respond), calls)
+    assert answer.status_code == 500 and answer.json()["error"]["code"] == "not_finite"
+    counts = metrics_of(metrics.text)
+    assert counts["gplan_requests_total", (("outcome", "not_finite"),)] == 1
 
 
 def test_a_deadline_holds_even_where_the_engine_forgets_it() -> None:
