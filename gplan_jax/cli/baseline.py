@@ -74,12 +74,14 @@ def baseline(
     from gplan_jax.baselines.rows.features import InputMode
     from gplan_jax.cli.sensitivity import named_paths
     from gplan_jax.evaluation.comparison.compare import compare
-    from gplan_jax.evaluation.comparison.setup import (
-        ComparisonSetup,
+    from gplan_jax.evaluation.comparison.known_arms import (
         arms_table,
         chosen_arms,
         known_arms,
         overrides_of,
+    )
+    from gplan_jax.evaluation.comparison.setup import (
+        ComparisonSetup,
         parse_overrides,
         rows_of_files,
         rows_of_folds,

@@ -24,9 +24,9 @@ def _toys_for_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(TOYS))
     import toy_arms
 
-    from gplan_jax.evaluation.comparison import setup
+    from gplan_jax.evaluation.comparison import known_arms
 
-    monkeypatch.setattr(setup, "NETWORKS", toy_arms.NETWORKS)
+    monkeypatch.setattr(known_arms, "NETWORKS", toy_arms.NETWORKS)
 
 
 def call(*arguments: str) -> Result:
@@ -130,7 +130,7 @@ def test_what_is_not_understood_is_refused(arguments: list[str], message: str) -
 
 def test_all_is_everything_but_planners_and_what_the_mode_hides() -> None:
     from gplan_jax.baselines.rows.features import InputMode
-    from gplan_jax.evaluation.comparison.setup import PLANNERS, chosen_arms, known_arms
+    from gplan_jax.evaluation.comparison.known_arms import PLANNERS, chosen_arms, known_arms
 
     known = known_arms()
     full = chosen_arms(["all"], known, InputMode.FULL)

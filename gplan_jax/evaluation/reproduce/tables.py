@@ -20,14 +20,10 @@ import numpy as np
 
 from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.evaluation.comparison.compare import compare
+from gplan_jax.evaluation.comparison.known_arms import known_arms
 from gplan_jax.evaluation.comparison.planner_arms import planner_arm
 from gplan_jax.evaluation.comparison.results import ComparisonResults, read_results
-from gplan_jax.evaluation.comparison.setup import (
-    ComparisonSetup,
-    known_arms,
-    rows_of_files,
-    rows_of_folds,
-)
+from gplan_jax.evaluation.comparison.setup import ComparisonSetup, rows_of_files, rows_of_folds
 from gplan_jax.evaluation.judge.rules import judge_by_rules
 from gplan_jax.evaluation.reproduce.paper import (
     JUDGE,

@@ -25,7 +25,7 @@ def test_every_network_declares_four_trials_that_its_settings_take(name: str) ->
 
 def test_naming_arms_imports_none() -> None:
     code = (
-        "import sys; from gplan_jax.evaluation.comparison.setup import known_arms; "
+        "import sys; from gplan_jax.evaluation.comparison.known_arms import known_arms; "
         "print(len(known_arms()), 'jax' in sys.modules, 'sklearn' in sys.modules)"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,7 +18,8 @@ from gplan_jax.baselines.fitting.arms import Arms
 from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.evaluation.comparison import results
 from gplan_jax.evaluation.comparison.compare import compare
-from gplan_jax.evaluation.comparison.setup import ComparisonSetup, known_arms, rows_of_folds
+from gplan_jax.evaluation.comparison.known_arms import known_arms
+from gplan_jax.evaluation.comparison.setup import ComparisonSetup, rows_of_folds
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import write_json, write_jsonl
 from gplan_jax.gsisr import IntentLibrary, Sample

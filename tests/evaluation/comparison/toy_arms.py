@@ -110,9 +110,9 @@ KILLER = _arm("killer", fit_killer)
 def main() -> None:
     """The gplan command with these arms for networks."""
     from gplan_jax.cli.main import main as gplan
-    from gplan_jax.evaluation.comparison import setup
+    from gplan_jax.evaluation.comparison import known_arms
 
-    setup.NETWORKS = NETWORKS
+    known_arms.NETWORKS = NETWORKS
     gplan()
 
 

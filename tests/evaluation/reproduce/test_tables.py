@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gplan_jax.evaluation.comparison.setup import known_arms
+from gplan_jax.evaluation.comparison.known_arms import known_arms
 from gplan_jax.evaluation.reproduce.paper import MARGINS, PAPER, RECIPES, TITLES, Claim
 from gplan_jax.evaluation.reproduce.tables import Outcome, judge_claims, reproduce_table
 from gplan_jax.foundation import GplanError
