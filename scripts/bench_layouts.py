@@ -124,8 +124,8 @@ def useful_work(training_set: TrainingSet, rows: np.ndarray, stage: int) -> Usef
     shortest = min(map(len, prompts)) - 1
     same = np.all([prompt[:shortest] == prompts[0][:shortest] for prompt in prompts], axis=0)
     prefix = shortest if same.all() else int(np.argmin(same))
-    lengths = np.asarray([len(s.prompt_ids) + len(s.response_ids) for s in samples])
-    targets = sum(len(s.response_ids) for s in samples)
+    lengths = np.asarray([len(prompt_ids) + len(response.ids) for prompt_ids, response in samples])
+    targets = sum(len(response.ids) for _, response in samples)
     return UsefulWork(
         plain_work(lengths, targets),
         needed_work(lengths, targets, prefix),

@@ -52,16 +52,16 @@ class SampleLoader:
         for line, index in enumerate(indices_B):
             if index == EMPTY_ROW:
                 continue
-            sample = self.training_set.tokenize(int(index), spec.stage)
+            prompt_ids, response = self.training_set.tokenize(int(index), spec.stage)
             # The prefix stands apart, once for the whole batch.
-            prompt_ids = sample.prompt_ids[self.plan.prefix_length :]
-            prompt, response = len(prompt_ids), len(sample.response_ids)
-            lengths_B[line] = prompt + response
-            _fill(tokens_BxS[line], np.concatenate([prompt_ids, sample.response_ids]))
-            _fill(targets_BxR[line], sample.response_ids)
+            prompt_ids = prompt_ids[self.plan.prefix_length :]
+            lengths_B[line] = len(prompt_ids) + len(response.ids)
+            _fill(tokens_BxS[line], np.concatenate([prompt_ids, response.ids]))
+            _fill(targets_BxR[line], response.ids)
             # The state of the prompt's last token predicts the first of the response.
-            _fill(target_positions_BxR[line], prompt - 1 + np.arange(response))
-            _fill(sections_BxR[line], sample.response_sections)
+            positions = len(prompt_ids) - 1 + np.arange(len(response.ids))
+            _fill(target_positions_BxR[line], positions)
+            _fill(sections_BxR[line], response.sections)
         rows = SampleRows(tokens_BxS, lengths_B, targets_BxR, target_positions_BxR, sections_BxR)
         return LoadedBatch(
             Batch(rows, _prefix(self.training_set, self.plan)),

@@ -12,22 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from gplan_jax.data.batch_plan import cached_counts
-from gplan_jax.data.encoding import ChatEncoder
+from gplan_jax.data.encoding import ChatEncoder, EncodedResponse
 from gplan_jax.data.tasks.task import Example, Mode, Task
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.progress import track
 from gplan_jax.objectives.curriculum import FORWARD, BlockOrder
 from gplan_jax.reasoning import write_response
-
-
-@dataclass(frozen=True)
-class TokenizedSample:
-    """One sample at one stage: prompt ids, response ids and the section of each response token."""
-
-    prompt_ids: np.ndarray
-    response_ids: np.ndarray
-    response_sections: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -104,11 +95,10 @@ class TrainingSet:
         """int32 [P]: what every row's prompt begins with, its system part."""
         return self.encoder.system_ids(self.task.prompt(self.examples[0].context))
 
-    def tokenize(self, row: int, stage: int) -> TokenizedSample:
-        """Token ids of a row at a stage; the prompt is the same at all of them."""
-        response = self.encoder.response(self.response_text(row, stage))
+    def tokenize(self, row: int, stage: int) -> tuple[np.ndarray, EncodedResponse]:
+        """Prompt ids and response of a row at a stage; the prompt is the same at all of them."""
         prompt_ids = self.task.prompt_ids(self.examples[row].context, self.encoder)
-        return TokenizedSample(prompt_ids, response.ids, response.sections)
+        return prompt_ids, self.encoder.response(self.response_text(row, stage))
 
     def lengths(self, stages: int, *, cache_dir: Path | None = None) -> np.ndarray:
         """int32 [N, stages, 2]: tokens of prompt and of response for every row and stage.

@@ -78,8 +78,8 @@ def test_length_table_counts_what_tokenize_gives(
     table = rows.lengths(9, cache_dir=tmp_path)
     for row in range(0, len(rows), 5):
         for stage in range(9):
-            sample = rows.tokenize(row, stage)
-            assert table[row, stage].tolist() == [len(sample.prompt_ids), len(sample.response_ids)]
+            prompt_ids, response = rows.tokenize(row, stage)
+            assert table[row, stage].tolist() == [len(prompt_ids), len(response.ids)]
             assert table[row, stage].tolist() == [
                 min(room, roomy[row, stage, 0]),
                 roomy[row, stage, 1],

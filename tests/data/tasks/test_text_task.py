@@ -84,7 +84,7 @@ def test_a_response_at_each_stage(
         assert rows.response_text(3, stage) == due
     table = rows.lengths(5)
     for stage in range(5):
-        assert table[3, stage, 1] == len(rows.tokenize(3, stage).response_ids)
+        assert table[3, stage, 1] == len(rows.tokenize(3, stage)[1].ids)
 
 
 def test_the_vocabulary_is_of_all_names_in_an_order_that_all_rows_agree_with(

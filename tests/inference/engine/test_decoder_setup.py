@@ -156,7 +156,8 @@ def test_training_evaluation_and_serving_give_the_decoder_the_same_ids(
     asked = dataclasses.replace(
         prompts.rows, examples=(dataclasses.replace(example, context=sample),)
     )
-    ids = asked.tokenize(0, stage=data.draw(st.integers(0, 9))).prompt_ids.tolist()
+    prompt_ids, _ = asked.tokenize(0, stage=data.draw(st.integers(0, 9)))
+    ids = prompt_ids.tolist()
     for prompter in prompts.prompters.values():
         assert list(prompter.prompted(PlanRequest(sample)).ids) == ids
     # A longer prompt loses the left of its user part, as much as it is too long.
