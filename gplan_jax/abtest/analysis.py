@@ -29,6 +29,7 @@ from gplan_jax.foundation.files import atomic_directory, write_json
 from gplan_jax.foundation.strict_json import finite
 
 DEFAULT_CONTROL = "control"
+FORETOLD = 1 - 1e-9  # share of the variance; what is above it comes from rounding
 
 
 def settings_for(log: ExposureLog, control: str | None, changes: Mapping[str, Any]) -> AbTest:
@@ -127,6 +128,9 @@ def _compare(table: UserTable, control: int, treatment: int, test: AbTest) -> di
         if test.cuped and plain.method == "welch" and has_covariate:
             cuped = estimate(first, treated, metric, alpha=test.alpha, cuped=True)
             saved = variance_saved(plain, cuped)
+            # Where the past foretells all, no variance is left to test with: the plain figures.
+            if saved is None or not saved < FORETOLD:
+                cuped = saved = None
         if metric is test.metric:
             headline = cuped or plain
             least = detectable(

@@ -73,12 +73,18 @@ def estimate(
         return dataclasses.replace(plain, why_none=why)
     if metric is Metric.UV_CTR and any(mean in (0.0, 1.0) for mean in means):
         return _exact(plain, counts, alpha)
-    if not any(arm.ratio_var(*RATIOS[metric]) > 0 for arm in arms):
-        return dataclasses.replace(plain, why_none="all users of both arms are alike")
+    alike = dataclasses.replace(plain, why_none="all users of both arms are alike")
+    if not any(varies(arm, metric) for arm in arms):
+        return alike
     analysis = metric_of(metric, cuped=cuped, confidence_level=1 - alpha)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        found = analysis.analyze_aggregates(control, treatment)
+        try:
+            found = analysis.analyze_aggregates(control, treatment)
+        except (ValueError, ArithmeticError):  # Rounding has left a variance below 0.
+            return alike
+    if not all(map(math.isfinite, (found.effect_size_ci_lower, found.pvalue))):
+        return alike
     lift, lift_low, lift_high, why_none = (
         found.rel_effect_size,
         found.rel_effect_size_ci_lower,
@@ -107,6 +113,15 @@ def estimate(
         method="cuped" if cuped else "welch",
         why_none=why_none,
     )
+
+
+def varies(arm: Any, metric: Metric) -> bool:
+    """Whether an arm's rate has a variance that is more than the rounding of its sums."""
+    numerator, denominator = RATIOS[metric]
+    rate = arm.mean(numerator) / arm.mean(denominator)
+    parts = arm.var(numerator) + rate**2 * arm.var(denominator) + 1e-12 * arm.mean(numerator) ** 2
+    spread = arm.ratio_var(numerator, denominator) * arm.mean(denominator) ** 2
+    return bool(spread > 1e-12 * parts)
 
 
 def _exact(plain: Estimate, counts: Sequence[int], alpha: float) -> Estimate:
@@ -243,12 +258,12 @@ def needed(
 def detectable(
     control: Any, treatment: Any, metric: Metric, *, alpha: float, power: float, cuped: bool
 ) -> float | None:
-    """The least relative lift that a test of this size finds; None without spread or clicks."""
+    """The least relative lift that a test of this size finds; None where there is none."""
     users = control.count() + treatment.count()
-    numerator, denominator = RATIOS[metric]
+    numerator, _ = RATIOS[metric]
     if control.count() < 3 or treatment.count() < 3:
         return None
-    if control.mean(numerator) == 0 or not control.ratio_var(numerator, denominator) > 0:
+    if control.mean(numerator) == 0 or not varies(control, metric):
         return None
     analysis = metric_of(
         metric,
@@ -258,5 +273,9 @@ def detectable(
         ratio=treatment.count() / control.count(),
         n_obs=users,
     )
-    found = analysis.solve_power_from_aggregates(control, "rel_effect_size")
-    return float(found[0].rel_effect_size)
+    try:
+        found = analysis.solve_power_from_aggregates(control, "rel_effect_size")
+    except (ValueError, ArithmeticError, RuntimeError):
+        return None  # scipy's non-central t has no number for a few users and a large effect.
+    least = float(found[0].rel_effect_size)
+    return least if math.isfinite(least) else None

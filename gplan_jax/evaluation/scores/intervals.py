@@ -22,7 +22,7 @@ POWER = 0.8
 WILSON, CLUSTER_WILSON = "wilson", "wilson_cluster"
 # Sums that are equal in exact arithmetic must stay ties whatever order the rows came in.
 DECIMALS = 10
-# Standard errors below this come from the rounding of the clusters' sums.
+# Standard errors and differences below this come from the rounding of the clusters' sums.
 NO_SPREAD = 1e-8
 # Bounds the memory: resamples of one batch times clusters.
 DRAWS_AT_ONCE = 10_000_000
@@ -160,9 +160,9 @@ def bca_intervals(
     stats = _load("scipy.stats")
     sums_CxG = clusters.sums(values_CxN)
     # A line whose clusters all have the same mean has an interval of no width; BCa's has no number.
-    means_CxG = np.round(sums_CxG / clusters.sizes_G, DECIMALS)
-    constant_C = (means_CxG == means_CxG[:, :1]).all(axis=1)
-    bounds_Cx2 = np.repeat(means_CxG[:, :1], 2, axis=1)
+    constant_C = np.ptp(sums_CxG / clusters.sizes_G, axis=1) < NO_SPREAD
+    means_Cx1 = sums_CxG.sum(axis=1, keepdims=True) / len(clusters.of_row_N)
+    bounds_Cx2 = np.repeat(np.round(means_Cx1, DECIMALS), 2, axis=1)
     varied_CxG = sums_CxG[~constant_C]
     if not len(varied_CxG):
         return bounds_Cx2

@@ -1,9 +1,10 @@
 """The review file: a CSV that an expert edits in a spreadsheet program or on the review page.
 
 Cells that no one edits are compared with the candidates' file on reading, so that columns sorted
-apart or rewritten cells come to light. A cell that could run as a formula (it begins with one of
-``= + - @``, a tab or a line break; OWASP, "CSV Injection") gets an apostrophe in front, and so does
-one that begins with an apostrophe, so that reading takes away exactly what writing has added.
+apart or rewritten cells come to light. What could run as a formula (``= + - @`` at a cell's start,
+or behind a semicolon, tab or line break, at which a program set to another separator begins a cell;
+OWASP, "CSV Injection") gets an apostrophe in front, and so does an apostrophe there, so that
+reading takes away exactly what writing has added.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ VERDICTS: tuple[ReviewVerdict, ...] = get_args(ReviewVerdict)
 KEPT: tuple[ReviewVerdict, ...] = ("accept", "edit")
 DELIMITERS = (",", ";", "\t")
 GUARD = "'"
-DANGEROUS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
+# Where a formula could begin: at the start, or behind what another program may take for the end of
+# a cell, since a quote in the middle of what it takes for one protects nothing.
+_FORMULA = re.compile("(^|[;\t\r\n])(?=[\"\\s]*['=+@＝＋－＠-])|^(?=[\t\r\n])")
+_GUARDED = re.compile(f"(^|[;\t\r\n]){GUARD}")
 MOST_FAULTS = 30
 _ROW, _ID, _WORDS, _VERDICT = "row", "id", "plan_words", "verdict"
 _FIXED = ("trigger", "place", "facts")
@@ -145,15 +149,15 @@ def write_review(
 def guarded(text: str) -> str:
     """The text as a cell holds it.
 
-    >>> guarded("=1+1"), guarded("'tis"), guarded("1+1")
-    ("'=1+1", "''tis", '1+1')
+    >>> guarded("=1+1"), guarded("'tis"), guarded("1+1"), guarded("a;=1+1")
+    ("'=1+1", "''tis", '1+1', "a;'=1+1")
     """
-    return GUARD + text if text.startswith((GUARD, *DANGEROUS)) else text
+    return _FORMULA.sub(lambda found: found[0] + GUARD, text)
 
 
 def unguarded(cell: str) -> str:
     """The text of a cell; reverses ``guarded``. What an expert typed without a guard stays."""
-    return cell.removeprefix(GUARD)
+    return _GUARDED.sub(r"\1", cell)
 
 
 def _csv_line(cells: Iterable[str]) -> str:

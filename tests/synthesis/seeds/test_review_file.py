@@ -260,7 +260,7 @@ def test_broken_quotes_are_named(
         read_review(review, candidates, library)
 
 
-dangerous = st.from_regex(r"\A['=+\-@\t\r＝＋－＠].*")
+dangerous = st.from_regex(r"""\A(.?[;\t\r\n]["\s]*)?['=+\-@\t\r＝＋－＠].*""")
 texts = st.text(st.characters(exclude_categories=["Cs"])) | dangerous
 
 
@@ -279,6 +279,14 @@ def test_cells_survive_a_csv_file(row: list[str]) -> None:
     assert [unguarded(cell) for cell in cells] == row
 
 
+@given(st.lists(texts.filter(lambda text: "\0" not in text), min_size=2), st.sampled_from(",;\t"))
+def test_no_separator_of_another_program_opens_a_formula(row: list[str], delimiter: str) -> None:
+    out = io.StringIO(newline="")
+    csv.writer(out).writerow(["7", *map(guarded, row)])
+    for cells in csv.reader(io.StringIO(out.getvalue(), newline=""), delimiter=delimiter):
+        assert not [cell for cell in cells if cell.lstrip('" ').startswith(tuple("=+-@＝＋－＠"))]
+
+
 def test_what_is_harmless_stays_as_it_is() -> None:
-    for text in ("", "打车到家", "1-2", "a=b", " =1", "[{}]"):
+    for text in ("", "打车到家", "1-2", "a=b", "a; b", "a\nb", "[{}]"):
         assert guarded(text) == unguarded(text) == text
