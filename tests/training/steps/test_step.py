@@ -120,9 +120,13 @@ def test_a_few_steps_learn_one_batch(model: Qwen3) -> None:
     batch = make_batch(2)
     graphdef, params = nnx.split(model, nnx.Param)
     optimizer = optax.adam(1e-2)
-    step = make_train_step(graphdef, optimizer, SectionObjective(LossConfig(), "sections"))
-    # The state that comes out is what goes in: no step is traced twice.
-    step = jax.jit(chex.assert_max_traces(step, n=1))
+    compiled = make_train_step(graphdef, optimizer, SectionObjective(LossConfig(), "sections"))
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)  # the state that comes out is what goes in
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Any]:
+        return compiled(state, batch)
+
     state = TrainState.create(jax.tree.map(jnp.copy, params), optimizer)
     losses = []
     for _ in range(30):
