@@ -60,7 +60,7 @@ def latency(
         str, typer.Option(help="More options for `gplan serve`, e.g. '--slots 16 --weights int8'.")
     ] = "",
     warmup: Annotated[int, typer.Option(min=1, help="Requests before the first run.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of the arrival times.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the arrival times.")] = 0,
     timeout: Annotated[
         float, typer.Option(min=0.1, help="Seconds until a request counts as unanswered.")
     ] = 120.0,

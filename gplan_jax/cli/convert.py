@@ -26,7 +26,7 @@ def convert(
     latents_per_block: Annotated[
         int, typer.Option(min=1, max=26, help="Latent tokens a block, K in the paper.")
     ] = 3,
-    seed: Annotated[int, typer.Option(help="Seed of the new tokens' embedding noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the new tokens' embedding noise.")] = 0,
 ) -> None:
     """Turn a Hugging Face Qwen3 checkpoint into a GPlan model directory.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import io
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +64,11 @@ app.add_typer(abtest, name="abtest")
 app.add_typer(bench.bench, name="bench")
 app.add_typer(seeds, name="seeds")
 
-BAD_INPUT, FAILED, NOTHING_KEPT, INTERRUPTED = 2, 1, 3, 130
+BAD_INPUT, FAILED, NOTHING_KEPT, INTERRUPTED, TERMINATED = 2, 1, 3, 130, 143
+STOPPED = (
+    "interrupted; what was finished stays on disk, answers of chat servers in their cache: run the "
+    "command again (train goes on with --resume)"
+)
 OUTPUTS = ("out", "log_out", "example_log")
 
 
@@ -94,17 +100,18 @@ def main() -> None:
     # Orbax's threads log a traceback at ERROR for what is then raised and reported here, once.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     keep_compiled_programs()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # No character ends a command in a traceback.
+            stream.reconfigure(errors="backslashreplace")
+    # Told to stop, a command tidies up as on Ctrl-C; train and serve have ways of their own.
+    signal.signal(signal.SIGTERM, lambda *_: _stop(STOPPED, TERMINATED))
     try:
         app()
     except GplanError as error:
         _stop(str(error), NOTHING_KEPT if isinstance(error, NothingKept) else BAD_INPUT)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # How typer ends on Ctrl-C, without a word.
-            _stop(
-                "interrupted; what was finished stays on disk, answers of chat servers in their "
-                "cache: run the command again (train goes on with --resume)",
-                INTERRUPTED,
-            )
+            _stop(STOPPED, INTERRUPTED)
         raise
     except OSError as error:
         _stop(describe_os_error(error), FAILED)

@@ -11,7 +11,7 @@ import typer
 def quickstart(
     out: Annotated[Path, typer.Option(help="Directory of all results.")] = Path("runs/quickstart"),
     rows: Annotated[int, typer.Option(min=60, help="Simulated rows.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of world, weights and shuffles.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of world, weights and shuffles.")] = 0,
 ) -> None:
     """Simulate rows, make and convert a tiny checkpoint, train, prefer, evaluate, show plans.
 

@@ -26,7 +26,7 @@ def candidates(
     data: Annotated[Path, typer.Option(help="Rows: .csv, .jsonl or .parquet; labels optional.")],
     out: Annotated[Path, typer.Option(help="The review file to write: NAME.csv.")],
     count: Annotated[int, typer.Option(min=1, help="Candidates to draw.")] = 1000,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same rows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same rows.")] = 0,
     teacher: TeacherName = "rules",
     overrides: Overrides = None,
     cache: Cache = None,
@@ -159,7 +159,7 @@ def agreement(
     out: Annotated[
         Path | None, typer.Option(help="Where all of it goes as JSON, every differing row too.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap interval.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap interval.")] = 0,
     candidates: CandidatesFile = None,
     library: Library = None,
 ) -> None:

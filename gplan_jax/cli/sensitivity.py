@@ -10,6 +10,7 @@ import typer
 
 from gplan_jax.cli.evaluation import MaxNewTokens
 from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.paths import local_path
 
 
 def sensitivity(
@@ -96,8 +97,8 @@ def named_paths(
     for value in values:
         name, equals, path = value.partition("=")
         if not equals:
-            name, path = called(Path(value).resolve()), value
+            name, path = called(local_path(value).resolve()), value
         if name in paths:
             raise GplanError(f"{option}: two are called {name!r}; name them apart, {form}.")
-        paths[name] = Path(path)
+        paths[name] = local_path(path)
     return paths

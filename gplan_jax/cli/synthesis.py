@@ -41,7 +41,7 @@ def synthesize(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Take the first rows of --data only.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the world and of the split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the world and of the split.")] = 0,
     test_fraction: Annotated[
         float, typer.Option(help="Share of the users whose rows go to NAME_test beside OUT.")
     ] = 0.0,
@@ -181,7 +181,7 @@ def counterfactuals(
         typer.Option(help="Perturbation spec (YAML); the shipped one if left out."),
     ] = None,
     per_anchor: Annotated[int, typer.Option(min=1, help="Most pairs of a row.")] = 1,
-    seed: Annotated[int, typer.Option(help="The same seed writes the same pairs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same pairs.")] = 0,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Take the first rows only as anchors.")
     ] = None,

@@ -23,7 +23,7 @@ def tasks(
     out: Annotated[Path | None, typer.Option(help="Where the rows go: FILE.jsonl.")] = None,
     split: Annotated[Split, typer.Option(help="From hops7 on: prosqa's.")] = "train",
     rows: Annotated[int | None, typer.Option(min=1, help="As published if left out.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed writes the same rows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same rows.")] = 0,
     digits: Annotated[int, typer.Option(min=2, max=50, help="Of a factor.")] = 4,
     bits: Annotated[int, typer.Option(min=1, max=256, help="Of a parity question.")] = 64,
     k: Annotated[int, typer.Option(min=1, help="Bits that count.")] = 8,

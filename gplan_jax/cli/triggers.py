@@ -39,7 +39,7 @@ def triggers(
         Path | None, typer.Option(help="Write a made-up log to try it on into this new directory.")
     ] = None,
     example_users: Annotated[int, typer.Option(min=1, help="Users of the made-up log.")] = 2000,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same log.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same log.")] = 0,
 ) -> None:
     """Find moments of several needs in event logs and write them as rows without labels.
 

@@ -14,6 +14,9 @@ def keep_compiled_programs() -> None:
     JAX's own variables win where they are set: JAX_COMPILATION_CACHE_DIR names another place, and
     JAX_ENABLE_COMPILATION_CACHE=false turns it off. Must be called before JAX is imported.
     """
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = os.path.expanduser("~")
+    if not (given := os.environ.get("XDG_CACHE_HOME")) and home == "~":
+        return  # A container's user without a home: a shared place would not be safe to run from.
+    caches = Path(given or Path(home) / ".cache")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "gplan" / "compiled"))
     os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(_LIMIT_BYTES))

@@ -16,6 +16,7 @@ import pydantic
 import yaml
 
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.paths import local_path
 
 
 class Config(pydantic.BaseModel):
@@ -34,7 +35,7 @@ def load_config(kind: type[C], path: str | Path, overrides: Sequence[str] = ()) 
 
     GplanError names every fault in one message, and near keys for an unknown one.
     """
-    values = _read_yaml(Path(path))
+    values = _read_yaml(local_path(path))
     for override in overrides:
         _apply_override(values, override)
     return parse_config(kind, values, source=str(path))
@@ -134,7 +135,7 @@ def _explain(kind: type[Config], fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{key}: missing; it has no default"
     if fault["type"] != "extra_forbidden":
-        return f"{key}: {fault['msg']} (given: {fault['input']!r})"
+        return f"{key}: {fault['msg'].removeprefix('Value error, ')} (given: {fault['input']!r})"
     known = fields_at(kind, location[:-1])
     near = difflib.get_close_matches(location[-1], known, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"known keys: {', '.join(known)}"

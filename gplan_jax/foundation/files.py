@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +18,23 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.paths import LOCK
 from gplan_jax.foundation.strict_json import json_text, parse_json
 
+_TEMPORARY = "tmp-"
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path`` that takes its name when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    _remove_leftovers(path)
+    prefix = f".{path.name}.{_TEMPORARY}"
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
     temporary = Path(name)
     try:
-        yield temporary
-        # mkstemp makes private files; a result is as readable as any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
+        with _in_use(handle):
+            yield temporary
+            _follow_umask(temporary)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -45,15 +48,49 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    _remove_leftovers(path)
+    prefix = f".{path.name}.{_TEMPORARY}"
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
     try:
-        yield temporary
-        temporary.chmod(0o755)
-        if path.exists():
-            path.rmdir()
-        os.replace(temporary, path)
+        with _in_use(os.open(temporary, os.O_RDONLY)):
+            yield temporary
+            for part in (temporary, *temporary.rglob("*")):
+                _follow_umask(part)
+            if path.exists():
+                path.rmdir()
+            os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _in_use(handle: int) -> Iterator[None]:
+    """Marks a temporary file or directory as somebody's, for as long as this process lives."""
+    try:
+        with suppress(OSError):  # Where there are no locks, leftovers stay.
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes what processes that were killed have left of earlier tries at ``path``."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{_TEMPORARY}*"):
+        with suppress(OSError):
+            handle = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            finally:
+                os.close(handle)
+
+
+def _follow_umask(path: Path) -> None:
+    """tempfile and some libraries make private files; a result is as open as any other new one."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def refuse_existing(path: Path) -> None:

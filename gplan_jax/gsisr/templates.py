@@ -15,6 +15,7 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.paths import local_path
 
 
 def read_templates(
@@ -24,7 +25,7 @@ def read_templates(
     ``files``;
     ``kind`` is what error messages call it, "prompt template" for example.
     """
-    folder = Path(name_or_dir)
+    folder = local_path(name_or_dir)
     if not folder.is_dir():
         folder = shipped / name_or_dir
     if not folder.is_dir():

@@ -54,6 +54,40 @@ def config(tmp_path: Path, tiny_model_dir: Path, world_file: Path) -> Path:
 
 
 @pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train CONFIG output=gs://bucket/run", "output: gs://bucket/run: gs paths are neither"),
+        ("train CONFIG data.train=s3://b/rows.csv", "data.train: s3://b/rows.csv: s3 paths"),
+        ("train CONFIG model=$NO_SUCH/m", "model: $NO_SUCH/m: the variable $NO_SUCH is not set"),
+        ("train CONFIG output=runs/lr[1e-3]", "holds '[', and what is saved under such a name"),
+        ("train CONFIG seed=-1", "seed: Input should be greater than or equal to 0 (given: -1)"),
+        ("convert HF --out s3://b/m", "s3:/b/m: s3 paths are neither read nor written here"),
+        ("convert gs://b/hf --out m", "gs:/b/hf: gs paths are neither"),
+        ("convert HF --out a[b]", "rename the directory, without any of [ ] * ?"),
+        ("sensitivity --model a=gs://b/m --pairs p.jsonl --out o", "gs://b/m: gs paths"),
+        ("triggers --log s3://b/*.csv --out rows.csv", "s3 paths are neither"),
+        ("synthesize --teacher gs://b/t.yaml --rows 60 --out r.csv", "gs paths are neither"),
+    ],
+)
+def test_paths_that_can_be_nothing_are_refused_before_any_work(
+    command: str,
+    message: str,
+    gplan: Gplan,
+    config: Path,
+    tiny_hf_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    where = tmp_path / "here"
+    where.mkdir()
+    monkeypatch.chdir(where)
+    words = [{"CONFIG": config, "HF": tiny_hf_dir}.get(word, word) for word in command.split()]
+    code, said = gplan(*words)
+    assert (code, message in said) == (2, True), said
+    assert list(where.iterdir()) == []
+
+
+@pytest.mark.parametrize(
     "command",
     [
         *("train CONFIG", "train CONFIG --resume", "convert HF --out RUN"),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 
 def test_no_command_imports_transformers_to_start() -> None:
@@ -17,3 +21,43 @@ def test_no_command_imports_transformers_to_start() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout.strip() == "[]", found
+
+
+@pytest.mark.parametrize("environment", [{}, {"HOME": "/", "XDG_CACHE_HOME": ""}])
+def test_a_user_without_a_name_or_a_home_gets_its_answer(environment: dict[str, str]) -> None:
+    """As in containers; and a terminal that knows ASCII alone."""
+    code = (
+        "import pwd, sys\n"
+        "pwd.getpwuid = lambda uid: {}[uid]\n"
+        "sys.argv = ['gplan', 'baseline', 'list']\n"
+        "from gplan_jax.cli.main import main\n"
+        "try: main()\n"
+        "finally: print('\\u7f8e\\u98df')"
+    )
+    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "PYTHONPATH", "JAX_PLATFORMS")}
+    kept |= environment | {"PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=kept)
+    assert ended.returncode == 0 and "Traceback" not in ended.stderr, ended
+    assert "majority_first_intent" in ended.stdout and r"\u7f8e\u98df" in ended.stdout
+
+
+def test_a_command_that_is_told_to_stop_leaves_nothing_behind(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\n"
+        "from gplan_jax.cli import main as command_line\n"
+        "from gplan_jax.foundation.files import atomic_directory\n"
+        "def app():\n"
+        "    with atomic_directory(sys.argv[1]):\n"
+        "        print('started', flush=True)\n"
+        "        time.sleep(60)\n"
+        "command_line.app = app\n"
+        "command_line.main()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "m")]
+    with subprocess.Popen(command, stdout=-1, stderr=-1) as process:
+        assert process.stdout and process.stdout.readline() == b"started\n"
+        process.terminate()
+        said = process.communicate()[1].decode()
+    assert process.returncode == 143
+    assert said.startswith("error: interrupted; what was finished stays on disk")
+    assert list(tmp_path.iterdir()) == []

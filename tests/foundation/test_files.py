@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +76,45 @@ def test_digests_are_of_content_alone(tmp_path: Path) -> None:
         file_digest(tmp_path / "none.csv")
     assert json_digest({"a": 1, "b": ["家"]}) == json_digest({"b": ["家"], "a": 1})
     assert json_digest({"a": 1}) != json_digest({"a": 2})
+
+
+KILLED = """
+import os, sys
+from gplan_jax.foundation.files import atomic_directory, atomic_write
+with atomic_directory(sys.argv[1] + "/m") as folder, atomic_write(sys.argv[1] + "/m.csv") as file:
+    (folder / "part").touch()
+    print(folder.name, file.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_next_write_removes_what_a_killed_process_has_left(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    with subprocess.Popen(command, stdin=-1, stdout=-1) as other:
+        assert other.stdout is not None
+        left = set(other.stdout.readline().decode().split())
+        (tmp_path / ".m.settings").touch()  # somebody's own
+        with atomic_directory(tmp_path / "m"), atomic_write(tmp_path / "m.csv"):
+            pass  # What another process still writes isn't touched.
+        names = {path.name for path in tmp_path.iterdir()}
+        assert names == left | {"m", "m.csv", ".m.settings"}
+        other.kill()
+    (tmp_path / "m").rmdir()
+    with atomic_directory(tmp_path / "m"), atomic_write(tmp_path / "m.csv"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"m", "m.csv", ".m.settings"}
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o027, 0o077])
+def test_what_is_written_follows_the_umask(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic_directory(tmp_path / "out") as folder:
+            (folder / "deeper").mkdir(0o700)
+            os.close(os.open(folder / "deeper" / "file", os.O_CREAT, 0o600))
+        write_json(tmp_path / "value.json", 1)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    directory, file = 0o777 & ~umask, 0o666 & ~umask
+    assert modes == {"out": directory, "deeper": directory, "file": file, "value.json": file}

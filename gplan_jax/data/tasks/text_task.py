@@ -24,6 +24,7 @@ from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.config import Config, parse_yaml
 from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
 from gplan_jax.foundation.files import strict_json
+from gplan_jax.foundation.paths import local_path
 from gplan_jax.reasoning import (
     GSISR_LATENTS,
     LatentVocabulary,
@@ -161,7 +162,7 @@ def text_latents(path: str | Path, *, width: int) -> LatentVocabulary:
     Raises:
         GplanError: the file is broken, names no block, or rows put blocks in different orders.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.suffix in (".yaml", ".yml"):
         names = parse_yaml(path.read_text("utf-8"), source=str(path)) if path.is_file() else None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -23,7 +23,7 @@ from gplan_jax.baselines.rows.features import InputMode, history_only
 from gplan_jax.data.tasks.task import Mode
 from gplan_jax.foundation.config import Config
 from gplan_jax.foundation.files import json_digest, read_jsonl
-from gplan_jax.foundation.paths import alone_in
+from gplan_jax.foundation.paths import PathText, alone_in
 from gplan_jax.gsisr import (
     IntentLibrary,
     PromptTemplate,
@@ -49,7 +49,7 @@ Schedule = Literal["calr", "cosine", "constant"]
 class PlannerSettings(Config):
     """A small Qwen3 from random weights and its training; rates as in configs/gsisr_small.yaml."""
 
-    model: str | None = None  # a model directory to start from in place of random weights
+    model: PathText | None = None  # a model directory to start from in place of random weights
     template: str = "compact_zh"
     layers: int = 3
     hidden_size: int = 128

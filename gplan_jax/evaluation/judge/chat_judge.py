@@ -13,6 +13,7 @@ from gplan_jax.evaluation.judge.replies import pair_schema, read_choice, read_sc
 from gplan_jax.evaluation.judge.rubric import JudgePrompt, Rubric
 from gplan_jax.foundation.config import Config, load_config
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.paths import PathText
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "n", "seed")
@@ -23,7 +24,8 @@ class JudgeConfig(Config):
 
     server: ChatConfig  # its temperature is 0
     name: str | None = None  # how tables call the judge; the model's name where None
-    rubric: str | None = None  # a file, as seen from where gplan runs; the shipped one where None
+    # a file, as seen from where gplan runs; the shipped one where None
+    rubric: PathText | None = None
     template: str = "en"  # a judge template, a shipped name or a folder
 
     @classmethod

@@ -25,6 +25,7 @@ from orbax.checkpoint import v1 as ocp
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_directory, read_json, write_json
+from gplan_jax.foundation.paths import refuse_pattern
 from gplan_jax.models.checkpoints.hugging_face import (
     EMBEDDING,
     LM_HEAD,
@@ -123,25 +124,27 @@ def save_parameters(
     context.array.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
     # Orbax copies host arrays against changes during an async save; here nothing changes them.
     context.memory.deepcopy_host_arrays = False
-    target = folder.resolve()
+    refuse_pattern(folder)
+    target, paths = folder.resolve(), list(paths)
     for path in paths:
         with context, storage_errors(folder):
             ocp.partial.save(target, _nest(path, read(path)))
         yield path
     with context, storage_errors(folder):
         ocp.partial.finalize(target)
+        # Success is said of what can be found again.
+        if jax.process_index() == 0 and _stored_leaves(target).keys() != set(paths):
+            raise ValueError("not all that was written is found again")
 
 
 class ParameterStore:
     """A saved ``params/`` folder, checked against a config and read parameter by parameter."""
 
     def __init__(self, folder: Path, config: Qwen3Config) -> None:
+        refuse_pattern(folder)
         self._folder = folder.resolve()
         with storage_errors(folder):
-            metadata = ocp.pytree_metadata(self._folder).metadata
-            if not isinstance(metadata, dict):
-                raise ValueError("no parameters in it")
-        self._leaves = dict(_flatten(metadata))
+            self._leaves = _stored_leaves(self._folder)
         wanted = {rule.path: rule.stacked_shape(config) for rule in rules(config)}
         found = {path: tuple(leaf.shape) for path, leaf in self._leaves.items()}
         if faults := shape_faults(found, wanted, layers=config.num_hidden_layers):
@@ -178,6 +181,14 @@ class ParameterStore:
             if not isinstance(tree, dict) or not isinstance(dict(_flatten(tree))[path], kind):
                 raise ValueError(f"{path} is lost")
         return dict(_flatten(tree))[path]
+
+
+def _stored_leaves(folder: Path) -> dict[str, Any]:
+    """Parameter path -> what the index says of its array."""
+    metadata = ocp.pytree_metadata(folder).metadata
+    if not isinstance(metadata, dict):
+        raise ValueError("no parameters in it")
+    return dict(_flatten(metadata))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.extras import load_extra
+from gplan_jax.foundation.paths import local_path
 from gplan_jax.foundation.row_files import FIRST_INEXACT, SUFFIXES
 from gplan_jax.synthesis.triggers.trigger_spec import (
     ORDER_TIMES,
@@ -59,8 +60,8 @@ class LogFile(NamedTuple):
 def log_files(logs: Iterable[str | Path]) -> list[Path]:
     """The files that paths and glob patterns name, each once, in the order of their names."""
     found: set[Path] = set()
-    for log in logs:
-        here = [str(log)] if Path(log).is_file() else sorted(glob.glob(str(log), recursive=True))
+    for log in map(local_path, logs):
+        here = [str(log)] if log.is_file() else sorted(glob.glob(str(log), recursive=True))
         files = [Path(path) for path in here if Path(path).is_file()]
         if not files:
             raise GplanError(f"{log} does not exist or names no file.")

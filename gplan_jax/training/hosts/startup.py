@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -110,8 +111,12 @@ def joined() -> Iterator[RunProcess | None]:
         GplanError: variables that contradict each other, or a port that is taken.
         StartTimeout: names the processes that did not arrive.
     """
+    # One of several that is stopped before the loop listens must die, for the others to notice: on
+    # its way out it would wait for them.
+    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     own = initialize()
     if own is None:
+        signal.signal(signal.SIGTERM, handler)
         yield None
         return
     watch = PeerWatch(own.process)

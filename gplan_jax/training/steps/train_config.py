@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from gplan_jax.foundation.config import Config
+from gplan_jax.foundation.paths import PathText
 from gplan_jax.objectives.curriculum import BlockOrder
 from gplan_jax.objectives.preference import PreferenceLoss, ScDpoConfig
 from gplan_jax.training.hosts.mesh import MeshConfig
@@ -26,10 +27,10 @@ class DataConfig(Config):
     task: Literal["gsisr", "text"] = "gsisr"
     # CSV, JSONL or Parquet file of labelled rows; for SC-DPO the .jsonl file of context pairs
     # that ``gplan counterfactuals`` writes; rows of text are .jsonl
-    train: str
-    test: str | None = None  # rows kept back for evaluation during training
+    train: PathText
+    test: PathText | None = None  # rows kept back for evaluation during training
     # YAML file of the intent library; the shipped Amap library where it is not given
-    library: str | None = None
+    library: PathText | None = None
     # name of a shipped prompt template, or a directory with system.j2 and user.j2
     template: str = "amap_zh"
     # "raise" stops at a faulty row, "skip" leaves it out and lists it
@@ -89,7 +90,7 @@ class PreferenceConfig(ScDpoConfig):
     loss: PreferenceLoss = "scdpo"
     # directory of the reference's log-probabilities, which runs from the same weights may share;
     # the run's own cache where it is not given
-    reference_cache: str | None = None
+    reference_cache: PathText | None = None
 
 
 class LoraConfig(Config):
@@ -157,8 +158,8 @@ class TrainConfig(Config):
     # blocks vanish instead, and "pause" latent tokens from the start and no reasoning; "scdpo"
     # prefers, of two plans in latent form, the one that fits the context
     mode: Literal["direct_sft", "cot_sft", "picd", "icot", "pause", "scdpo"]
-    model: str  # directory made by ``gplan convert``, or a Hugging Face directory
-    output: str  # directory of the run; made anew, or continued with --resume
+    model: PathText  # directory made by ``gplan convert``, or a Hugging Face directory
+    output: PathText  # directory of the run; made anew, or continued with --resume
     epochs: int = Field(13, gt=0)
     # rows an optimizer step, over all hosts; in SC-DPO a row is a context pair: two contexts,
     # each with both plans, so four sequences and two preferences
@@ -167,7 +168,7 @@ class TrainConfig(Config):
     # epochs until more blocks turn latent (picd, icot); small data wants several
     epochs_per_stage: int = Field(1, gt=0)
     curriculum: BlockOrder = BlockOrder()
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     data: DataConfig
     mesh: MeshConfig = MeshConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import safetensors
 from flax import nnx
+from orbax.checkpoint import v1 as ocp
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.models import (
@@ -194,3 +196,14 @@ def test_a_full_disk_is_told_apart_from_a_broken_checkpoint(tmp_path: Path) -> N
     with pytest.raises(OSError) as error, storage_errors(tmp_path):
         raise ValueError("RESOURCE_EXHAUSTED: Failed to write 8 bytes: No space left on device")
     assert error.value.errno == errno.ENOSPC
+
+
+def test_what_can_not_be_found_again_is_no_success(
+    tmp_path: Path, parameters: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(GplanError, match=r"holds '\['.*can't be read back; rename"):
+        list(save_parameters(tmp_path / "lr[1e-3]", parameters, parameters.__getitem__))
+    # Where Orbax gives back less than it took, for whatever reason.
+    monkeypatch.setattr(ocp, "pytree_metadata", lambda _: SimpleNamespace(metadata={"a": 1}))
+    with pytest.raises(GplanError, match="not all that was written is found again"):
+        list(save_parameters(tmp_path / "params", parameters, parameters.__getitem__))
