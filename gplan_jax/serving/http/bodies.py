@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import difflib
 import json
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import pydantic
 from starlette.requests import Request
 
+from gplan_jax.foundation import strict_json
 from gplan_jax.foundation.config import fields_at
 from gplan_jax.serving.http.errors import ApiError
 
@@ -20,7 +21,6 @@ Body = TypeVar("Body", bound=pydantic.BaseModel)
 MOST_FAULTS, LONGEST_KEY = 5, 60
 _PLAINER = {
     "string_type": "must be text",
-    "string_unicode": "is no valid Unicode text",
     "string_pattern_mismatch": "may not hold the character NUL",
     "int_type": "must be a whole number",
     "float_type": "must be a number",
@@ -60,34 +60,16 @@ async def read_json(request: Request, *, max_bytes: int, timeout_s: float) -> tu
 
 
 def parse_json(body: bytes | bytearray) -> Any:
-    """Parses UTF-8 JSON by the standard, without NaN or a key twice in one object; ApiError 400."""
+    """Parses UTF-8 JSON by the standard, as ``strict_json`` does; ApiError 400."""
     try:
-        return json.loads(
-            body.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_object
-        )
+        return strict_json.parse_json(bytes(body))
     except UnicodeDecodeError as error:
         message = f"The body is not UTF-8: byte {error.start} can't be read."
-        raise ApiError(400, "bad_json", message) from None
-    except RecursionError:
-        raise ApiError(400, "bad_json", "The body is nested too deeply.") from None
     except json.JSONDecodeError as error:
         message = f"The body is not JSON: {error.msg} at character {error.pos}."
-        raise ApiError(400, "bad_json", message) from None
     except ValueError as error:
-        raise ApiError(400, "bad_json", f"The body is not acceptable JSON: {error}.") from None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"key {_shown(twice)} is given twice")
-    return values
+        message = f"The body is not acceptable JSON: {_shown(str(error), 200)}."
+    raise ApiError(400, "bad_json", message)
 
 
 def validate(kind: type[Body], value: Any) -> Body:
@@ -129,8 +111,8 @@ def _explain(kind: type[pydantic.BaseModel], location: tuple[str | int, ...], fa
     return f"{where} is unknown; {hint}"
 
 
-def _shown(part: str | int) -> str:
+def _shown(part: str | int, most: int = LONGEST_KEY) -> str:
     """A key for an error message, cut short and printable."""
     text = str(part)
-    text = text if len(text) <= LONGEST_KEY else text[:LONGEST_KEY] + "..."
+    text = text if len(text) <= most else text[:most] + "..."
     return text if text.isprintable() else ascii(text)
