@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.extras import load_extra
 from gplan_jax.foundation.paths import local_path
-from gplan_jax.foundation.row_files import FIRST_INEXACT, SUFFIXES
+from gplan_jax.foundation.row_files import FIRST_INEXACT, check_suffix
 from gplan_jax.synthesis.triggers.trigger_spec import (
     ORDER_TIMES,
     PROFILE_FIELDS,
@@ -66,8 +66,7 @@ def log_files(logs: Iterable[str | Path]) -> list[Path]:
         if not files:
             raise GplanError(f"{log} does not exist or names no file.")
         for path in files:
-            if path.suffix not in SUFFIXES:
-                raise GplanError(f"{path}: unknown kind of log; use {', '.join(SUFFIXES)}.")
+            check_suffix(path)
         found.update(files)
     return sorted({path.resolve(): path for path in sorted(found)}.values())
 
