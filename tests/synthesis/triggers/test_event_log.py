@@ -284,7 +284,7 @@ def test_files_that_are_not_there_or_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(GplanError, match="names no file"):
         log_files([tmp_path / "*.csv"])
     (tmp_path / "log.txt").write_text("")
-    with pytest.raises(GplanError, match=r"unknown kind of data file; use \.csv, \.jsonl, \.parquet"):
+    with pytest.raises(GplanError, match=r"unknown kind of data file; use \.csv, \.jsonl"):
         log_files([tmp_path / "log.txt"])
 
 
