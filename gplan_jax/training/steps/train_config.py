@@ -168,7 +168,7 @@ class TrainConfig(Config):
     # epochs until more blocks turn latent (picd, icot); small data wants several
     epochs_per_stage: int = Field(1, gt=0)
     curriculum: BlockOrder = BlockOrder()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     data: DataConfig
     mesh: MeshConfig = MeshConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
