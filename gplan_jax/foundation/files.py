@@ -18,7 +18,7 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.paths import LOCK
 from gplan_jax.foundation.strict_json import json_text, parse_json
 
-_TEMPORARY = "tmp-"
+TEMPORARY = ".tmp-"  # in the name of what is being written, or was when its process was killed
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
-    prefix = f".{path.name}.{_TEMPORARY}"
+    prefix = f".{path.name}{TEMPORARY}"
     handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
     temporary = Path(name)
     try:
@@ -49,7 +49,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
-    prefix = f".{path.name}.{_TEMPORARY}"
+    prefix = f".{path.name}{TEMPORARY}"
     temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
     try:
         with _in_use(os.open(temporary, os.O_RDONLY)):
@@ -76,7 +76,7 @@ def _in_use(handle: int) -> Iterator[None]:
 
 def _remove_leftovers(path: Path) -> None:
     """Removes what processes that were killed have left of earlier tries at ``path``."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{_TEMPORARY}*"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}{TEMPORARY}*"):
         with suppress(OSError):
             handle = os.open(left, os.O_RDONLY)
             try:

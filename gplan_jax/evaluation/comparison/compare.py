@@ -162,9 +162,6 @@ def _open(setup: ComparisonSetup, command: str) -> ComparisonAbout:
                 "hardware": before.hardware,
             }
         )
-        for half in setup.out.rglob(".*.*"):  # What a kill left of files that were being written.
-            if half.is_file():
-                half.unlink()
     elif any(entry.name != LOCK for entry in setup.out.iterdir()):
         raise GplanError(
             f"{setup.out} holds something else than a comparison; name a new directory."

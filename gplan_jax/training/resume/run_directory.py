@@ -13,7 +13,6 @@ RUN/model/          the finished model directory: what evaluate, plan and export
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,13 @@ import yaml
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import parse_config, parse_yaml
-from gplan_jax.foundation.files import atomic_write, read_json, refuse_existing, write_json
+from gplan_jax.foundation.files import (
+    TEMPORARY,
+    atomic_write,
+    read_json,
+    refuse_existing,
+    write_json,
+)
 from gplan_jax.foundation.paths import LOCK
 from gplan_jax.training.steps.setup import CACHE_NAME
 from gplan_jax.training.steps.train_config import TrainConfig
@@ -155,11 +160,6 @@ def record_run(config: TrainConfig, inputs: Mapping[str, str], directory: Path) 
 
     A resumed run writes them anew, so that they are what it goes on with.
     """
-    for path in _leftovers(directory):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
     write_json(directory / INPUTS_NAME, dict(inputs))
     with atomic_write(directory / CONFIG_NAME) as temporary:
         text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
@@ -170,12 +170,5 @@ def _holds_only_counts(directory: Path) -> bool:
     """A start that was killed leaves counted tokens, a reference and temporary files."""
     if not directory.is_dir() or any((directory / CHECKPOINTS_NAME).glob("*")):
         return False
-    names = {path.name for path in set(directory.iterdir()) - _leftovers(directory)}
+    names = {path.name for path in directory.iterdir() if TEMPORARY not in path.name}
     return names <= {CACHE_NAME, INPUTS_NAME, CHECKPOINTS_NAME, LOCK}
-
-
-def _leftovers(directory: Path) -> set[Path]:
-    """Temporary files and directories of a killed process."""
-    patterns = [f".{name}.*" for name in (CONFIG_NAME, INPUTS_NAME, MODEL_NAME, BEST_NAME)]
-    patterns += [".log.jsonl.*", ".bad-batch-*", "evaluation/.epoch-*"]
-    return {path for pattern in patterns for path in directory.glob(pattern)}

@@ -15,7 +15,6 @@ from gplan_jax.training.resume.run_directory import (
     compare_configs,
     open_run,
     record_run,
-    stored_inputs,
 )
 from gplan_jax.training.steps.train_config import TrainConfig
 
@@ -27,7 +26,7 @@ def config(run: Path, **changes: Any) -> TrainConfig:
 
 def test_a_start_that_was_killed_leaves_the_directory_free(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
-    (tmp_path / ".config.yaml.x7.yaml").write_text("")
+    (tmp_path / ".config.yaml.tmp-x7.yaml").write_text("")
     (tmp_path / "inputs.json").write_text("{}")
     (tmp_path / "checkpoints").mkdir()
     open_run(config(tmp_path), resume=False)
@@ -38,20 +37,6 @@ def test_a_start_that_was_killed_leaves_the_directory_free(tmp_path: Path) -> No
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(GplanError, match="is not empty"):
         open_run(config(tmp_path), resume=False)
-
-
-def test_leftovers_go_and_nothing_else_does(tmp_path: Path) -> None:
-    for name in (".model.abc", ".best.abc", "evaluation/.epoch-001.abc", "evaluation/epoch-001"):
-        (tmp_path / name / "params").mkdir(parents=True)
-    for name in (".log.jsonl.abc.jsonl", ".gitignore", "log.jsonl"):
-        (tmp_path / name).write_text("")
-    record_run(config(tmp_path), {"rows": "r"}, tmp_path)
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
-    assert left == {
-        *("config.yaml", "inputs.json", ".gitignore", "log.jsonl"),
-        *("evaluation", "evaluation/epoch-001", "evaluation/epoch-001/params"),
-    }
-    assert stored_inputs(tmp_path) == {"rows": "r"}
 
 
 def test_changes_are_refused_allowed_or_told(tmp_path: Path) -> None:
