@@ -26,13 +26,13 @@ from gplan_jax.evaluation.comparison.results import ComparisonResults, read_resu
 from gplan_jax.evaluation.comparison.setup import ComparisonSetup, rows_of_files, rows_of_folds
 from gplan_jax.evaluation.judge.rules import judge_by_rules
 from gplan_jax.evaluation.reproduce.paper import (
+    ARM_TITLES,
     JUDGE,
     MARGINS,
     PAPER,
     RECIPES,
     TITLES,
     Claim,
-    title_of,
 )
 from gplan_jax.evaluation.scores.intervals import (
     Clusters,
@@ -182,7 +182,9 @@ def trained_model(out: Path, arm: str) -> Path:
     recipe = RECIPES[arm][1]
     found = sorted((out / "planners").glob(f"*/{recipe.run_name}/model"))
     if not found:
-        raise GplanError(f"{out} has no trained {title_of(arm)}; run gplan reproduce table2 first.")
+        raise GplanError(
+            f"{out} has no trained {ARM_TITLES[arm]}; run gplan reproduce table2 first."
+        )
     return found[0]
 
 
@@ -204,7 +206,10 @@ def score_answers(
 
 
 def judge_claims(
-    claims: Sequence[Claim], scores: Mapping[str, Mapping[str, np.ndarray]], ids: Sequence[str]
+    claims: Sequence[Claim],
+    scores: Mapping[str, Mapping[str, np.ndarray]],
+    ids: Sequence[str],
+    titles: Mapping[str, str] = ARM_TITLES,
 ) -> list[Verdict]:
     """A verdict for each claim from scores [S, N] of arms with the same seeds and rows.
 
@@ -236,7 +241,7 @@ def judge_claims(
                 outcome = CONTRADICTED
         verdicts.append(
             Verdict(
-                claim=claim.words,
+                claim=claim.words(titles),
                 outcome=outcome,
                 difference=float(gap_SxN.mean()),
                 low=low,
@@ -276,11 +281,11 @@ def _figures(
             means_S = scores[arm][measure].mean(axis=1)
             spread = f" ±{means_S.std(ddof=1):.3f}" if seeds > 1 else ""
             ours.append(f"{means_S.mean():.3f}{spread}")
-        lines.append([title_of(arm), *ours])
+        lines.append([ARM_TITLES[arm], *ours])
     lines.append(None)
     for arm in table.arms:
         paper = (f"{figure:.4g}" for figure in table.figures[arm])
-        lines.append([f"{title_of(arm)}, the paper", *paper])
+        lines.append([f"{ARM_TITLES[arm]}, the paper", *paper])
     return TextTable(
         ("", *(TITLES[measure] for measure in table.measures)),
         lines,

@@ -135,7 +135,8 @@ def reproduce_task(
         record["id"] for record in read_jsonl(_cell(folder, chosen[0], 0) / ANSWERS / PREDICTIONS)
     ]
     claims = [claim for claim in CLAIMS if {claim.first, claim.second} <= set(chosen)]
-    verdicts = judge_claims(claims, scores, ids) if claims else []
+    titles = {arm: ARMS[arm].title for arm in chosen}
+    verdicts = judge_claims(claims, scores, ids, titles) if claims else []
     tables = [_figures(name, study, scores, seeds, len(ids)), verdict_table(verdicts)]
     with atomic_write(out / f"{name}.md") as temporary:
         temporary.write_text("\n".join(table.markdown() for table in tables), encoding="utf-8")

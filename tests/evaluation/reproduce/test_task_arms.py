@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gplan_jax.evaluation.reproduce import task_arms
 from gplan_jax.evaluation.reproduce.latent_study import study_task
+from gplan_jax.evaluation.reproduce.tables import judge_claims
 from gplan_jax.evaluation.reproduce.task_arms import ARMS, CLAIMS, STUDIES, reproduce_task
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl
@@ -37,7 +39,11 @@ def test_a_directory_of_other_settings_is_refused_with_the_difference(tmp_path: 
 
 
 def test_claims_are_about_arms(tmp_path: Path) -> None:
-    assert all({claim.first, claim.second} <= set(ARMS) for claim in CLAIMS)
+    titles = {name: arm.title for name, arm in ARMS.items()}
+    rng = np.random.default_rng(0)
+    scores = {arm: {"exact": rng.integers(0, 2, (2, 30)).astype(float)} for arm in ARMS}
+    verdicts = judge_claims(CLAIMS, scores, [str(row) for row in range(30)], titles)
+    assert verdicts[0].claim == "PICD, K = 3 above No reasoning, exact answers"
     with pytest.raises(GplanError, match="no arm cott; there are none, cot"):
         reproduce_task("parity", tmp_path, arms=["cott"], seeds=1)
 
