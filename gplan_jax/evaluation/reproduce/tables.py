@@ -299,10 +299,18 @@ def verdict_table(verdicts: Sequence[Verdict]) -> TextTable:
     """Claims with their verdicts and what they rest on."""
 
     def interval(low: float | None, high: float | None) -> str:
-        return NOTHING if low is None else f"{low:+.3f} to {high:+.3f}"
+        return NOTHING if low is None else f"{low:+.2f} {high:+.2f}"
 
     return TextTable(
-        ("Claim", "Verdict", "Difference", "95% over rows", "95% over seeds", "p", "Detectable"),
+        (
+            "Claim",
+            "Verdict",
+            "Differ-\nence",
+            "95% over\nrows",
+            "95% over\nseeds",
+            "p",
+            "Detect-\nable",
+        ),
         [
             [
                 v.claim,
@@ -316,6 +324,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> TextTable:
             for v in verdicts
         ],
         words=2,
+        plain=True,  # it has to fit into 80 characters
         caption="A claim holds or is contradicted only where rows and seeds agree; with one seed "
         "nothing is told apart. Detectable: what so many rows show four times in five.",
     )

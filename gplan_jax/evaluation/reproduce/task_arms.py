@@ -93,7 +93,7 @@ class TaskStudy:
 
 
 STUDIES: Mapping[str, TaskStudy] = {
-    "parity": TaskStudy("parity", {"bits": 8, "k": 4}, 4, 2000, 2, 4),
+    "parity": TaskStudy("parity", {"bits": 8, "k": 4}, 4, 4000, 3, 6),
     "multiplication-2": TaskStudy("multiplication", {"digits": 2}, 2, 3000, 4, 8),
     "multiplication-3": TaskStudy(
         "multiplication", {"digits": 3}, 3, 40_000, 2, 4, hidden_size=128, heads=4
