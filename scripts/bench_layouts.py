@@ -119,7 +119,7 @@ class UsefulWork:
 def useful_work(training_set: TrainingSet, rows: np.ndarray, stage: int) -> UsefulWork:
     """The work on the real tokens of some rows; what all of them begin with is their prefix."""
     samples = [training_set.tokenize(int(row), stage) for row in rows if row != EMPTY_ROW]
-    prompts = [sample.prompt_ids for sample in samples]
+    prompts = [prompt_ids for prompt_ids, _ in samples]
     # The last prompt token predicts the first of the response: it is computed in every row.
     shortest = min(map(len, prompts)) - 1
     same = np.all([prompt[:shortest] == prompts[0][:shortest] for prompt in prompts], axis=0)

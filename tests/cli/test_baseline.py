@@ -91,7 +91,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(
     assert run(tmp_path / "killed", *settings) == -signal.SIGKILL
     assert not (tmp_path / "killed" / "summary.json").exists()
     assert len(log.read_text().splitlines()) == 5
-    half = tmp_path / "killed" / "arms" / "killer" / "fold_0" / ".seed_0.json.half.json"
+    half = tmp_path / "killed" / "arms" / "killer" / "fold_0" / ".seed_0.json.tmp-half.json"
     half.write_text("{")
     assert run(tmp_path / "killed", *settings) == 0
     assert not half.exists()

@@ -93,9 +93,9 @@ def test_a_tiny_model_is_compiled_for_this_machine(
 def test_lengths_are_given_or_those_of_the_mode(
     gplan: Gplan, config: str, options: tuple[Any, ...], said: str
 ) -> None:
-    multiples = ("data.length_multiple=128", "data.response_multiple=64")
+    lengths = ("data.max_length=2048", "data.length_multiple=128", "data.response_multiple=64")
     path = CONFIGS / f"{config}.yaml"
-    code, out, _ = gplan(path, *multiples, "--topology", "h100:8", *options)
+    code, out, _ = gplan(path, *lengths, "--topology", "h100:8", *options)
     assert code == 0 and said in out
 
 

@@ -9,10 +9,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from gplan_jax.data.tasks.gsisr_task import MODEL_MEASURES
 from gplan_jax.evaluation.scores.offline import METRICS
 from gplan_jax.evaluation.scores.score_tables import HEADINGS, cells, run_rows
 from gplan_jax.foundation.tables import NOTHING, Cell, TextTable
 
+PLAN_HEADINGS = {key: words for key, words in HEADINGS.items() if key in MODEL_MEASURES}
 PAIR_HEADINGS = {
     "changed": "Changed\n%",
     "stayed": "Stayed\n%",
@@ -80,10 +82,10 @@ def _label_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     rows = [
         row
         for name, metrics in runs.items()
-        for row in run_rows(name, *_means_and_bounds(metrics["labels"]), HEADINGS)
+        for row in run_rows(name, *_means_and_bounds(metrics["labels"]), PLAN_HEADINGS)
     ]
     title = "Plans against the teacher's"
-    return TextTable(["", *HEADINGS.values()], rows, title=title, caption=caption).rich()
+    return TextTable(["", *PLAN_HEADINGS.values()], rows, title=title, caption=caption).rich()
 
 
 def _difference_table(compared: Mapping[str, Mapping[str, Any]]) -> Table:
