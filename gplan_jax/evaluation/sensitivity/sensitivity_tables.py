@@ -90,7 +90,7 @@ def _label_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _difference_table(compared: Mapping[str, Mapping[str, Any]]) -> Table:
     rows: list[Sequence[Cell] | None] = []
-    for part, headings in (("figures", PAIR_HEADINGS), ("labels", HEADINGS)):
+    for part, headings in (("figures", PAIR_HEADINGS), ("labels", PLAN_HEADINGS)):
         rows.append(None)
         for measure, heading in headings.items():
             figures = [difference[part].get(measure) for difference in compared.values()]
