@@ -34,8 +34,7 @@ from gplan_jax.gsisr import (
     write_samples,
 )
 from gplan_jax.inference.engine.planner import Planner
-from gplan_jax.models import convert_checkpoint
-from gplan_jax.models.checkpoints.tiny import write_tiny_checkpoint
+from gplan_jax.models.checkpoints.tiny import write_tiny_model
 from gplan_jax.objectives.preference import PreferenceLoss
 from gplan_jax.reasoning import GSISR_LATENTS, split_response, write_trace
 from gplan_jax.synthesis.amap.rules import Rules
@@ -203,24 +202,18 @@ def _train(
         library.save(folder / "library.yaml")
         write_samples(data, rows)
     if settings.model is None and not start.is_dir():
-        with tempfile.TemporaryDirectory(prefix="gplan-arm-") as scratch:
-            write_tiny_checkpoint(
-                Path(scratch) / "hugging_face",
-                training_texts(rows, PromptTemplate.load(settings.template), library),
-                layers=settings.layers,
-                hidden_size=settings.hidden_size,
-                heads=settings.heads,
-                kv_heads=1,
-                head_dim=settings.head_dim,
-                seed=seed,
-            )
-            convert_checkpoint(
-                Path(scratch) / "hugging_face",
-                start,
-                new_tokens=GSISR_LATENTS.tokens,
-                metadata={"latents": GSISR_LATENTS.to_dict()},
-                seed=seed,
-            )
+        write_tiny_model(
+            start,
+            training_texts(rows, PromptTemplate.load(settings.template), library),
+            new_tokens=GSISR_LATENTS.tokens,
+            metadata={"latents": GSISR_LATENTS.to_dict()},
+            seed=seed,
+            layers=settings.layers,
+            hidden_size=settings.hidden_size,
+            heads=settings.heads,
+            kv_heads=1,
+            head_dim=settings.head_dim,
+        )
     config = _config(folder, run, settings, seed) | {
         "mode": recipe.mode.value,
         "model": str(start),

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for_end
 from pathlib import Path
@@ -109,18 +110,9 @@ class _Worker:
             initializer=_initialize,
             initargs=(setup, setup.out / LOG),
         )
-        before = {name: os.environ.get(name) for name in _ONE_THREAD}
         others = set(multiprocessing.active_children())
-        try:
-            for name, value in _ONE_THREAD.items():
-                flags = before[name] if name == "XLA_FLAGS" else None
-                os.environ[name] = f"{flags} {value}" if flags else value
+        with one_thread_a_process():
             self.hardware: Future[tuple[str, str]] = self.pool.submit(_hardware)
-        finally:
-            for name, old in before.items():
-                os.environ.pop(name)
-                if old is not None:
-                    os.environ[name] = old
         # The pool tells neither exit code nor how to end a fit that goes on; the process does.
         [self.process] = set(multiprocessing.active_children()) - others
         self.job: FitJob | None = None
@@ -145,15 +137,36 @@ class _Worker:
         return f"its process ended with exit code {self.process.exitcode}"
 
 
+@contextmanager
+def one_thread_a_process() -> Iterator[None]:
+    """Processes that are started meanwhile compute in one thread each."""
+    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    try:
+        for name, value in _ONE_THREAD.items():
+            flags = before[name] if name == "XLA_FLAGS" else None
+            os.environ[name] = f"{flags} {value}" if flags else value
+        yield
+    finally:
+        for name, old in before.items():
+            os.environ.pop(name)
+            if old is not None:
+                os.environ[name] = old
+
+
 # What follows runs in the worker's process.
 _setup: ComparisonSetup
 
 
 def _initialize(setup: ComparisonSetup, log: Path) -> None:
-    """Makes a new process a worker: its output goes into the log, and it ends with its parent."""
+    """Makes a new process a worker of a comparison."""
     global _setup
     _setup = setup
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    become_worker(log)
+
+
+def become_worker(log: Path) -> None:
+    """The process's output goes into the log, and it ends with its parent."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with log.open("a", buffering=1, encoding="utf-8") as out:
         os.dup2(out.fileno(), sys.stdout.fileno())

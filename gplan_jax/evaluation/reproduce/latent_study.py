@@ -23,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from flax import nnx
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.registry import load_task
 from gplan_jax.data.tasks.task import Example, Task
-from gplan_jax.evaluation.reproduce.task_arms import ARMS, TEST_ROWS
+from gplan_jax.evaluation.reproduce.tables import write_tables
+from gplan_jax.evaluation.reproduce.task_arms import ARMS, TEST_ROWS, cell_of
 from gplan_jax.evaluation.scores.intervals import Clusters, proportion_interval
 from gplan_jax.evaluation.scores.learning_curves import load_pyplot
 from gplan_jax.foundation import GplanError
@@ -72,9 +74,9 @@ class LatentRows:
 def study_task(folder: Path, *, seeds: int, limit: int = TEST_ROWS) -> list[TextTable]:
     """`study_latents` of every PICD and pause model that `reproduce tasks` has left in a folder."""
     cells = [
-        folder / arm / f"seed_{seed}"
-        for arm in ARMS
-        if ARMS[arm].mode in ("picd", "pause")
+        cell_of(folder, name, seed)
+        for name, arm in ARMS.items()
+        if arm.has_latents
         for seed in range(seeds)
     ]
     found = [cell for cell in cells if (cell / "run" / "model").is_dir()]
@@ -100,10 +102,11 @@ def study_latents(
     if task.response != "latent":
         raise GplanError(f"{model_dir}: responses of this model hold no latent tokens to study.")
     model = load_qwen3(model_dir, compute_dtype=jnp.float32)
-    examples = [e for e, _ in zip(task.read(data, encoder.latents), range(limit), strict=False)]
+    examples = list(islice(task.read(data, encoder.latents), limit))
     rows = latent_rows(task, encoder, examples)
     right = interventions(model, rows, seed=seed)
-    layers = [probe_layer(model, rows, layer, encoder) for layer in range(1, depth(model) + 1)]
+    depth = model.config.num_hidden_layers
+    layers = [probe_layer(model, rows, layer, encoder) for layer in range(1, depth + 1)]
 
     clusters = Clusters.of([example.id for example in examples])
     lines = []
@@ -125,9 +128,7 @@ def study_latents(
         ),
     ]
     out.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out / f"{RESULT}.md") as temporary:
-        text = "\n".join(table.markdown() for table in tables)
-        temporary.write_text(text, encoding="utf-8")
+    write_tables(out / f"{RESULT}.md", tables)
     answers = {name: float(right_N.mean()) for name, right_N in right.items()}
     write_json(out / f"{RESULT}.json", {"rows": len(examples), "right": answers, "layers": layers})
     draw(answers, layers, out / f"{RESULT}.png")
@@ -221,11 +222,6 @@ def donors(rows: LatentRows, rng: np.random.Generator) -> np.ndarray:
         alike = rng.permutation(np.flatnonzero((shapes == shape).all(axis=1)))
         donors_N[alike] = np.roll(alike, 1)
     return donors_N
-
-
-def depth(model: Qwen3) -> int:
-    """L, the number of layers."""
-    return model.config.num_hidden_layers
 
 
 def first_layers(model: Qwen3, count: int) -> Qwen3:

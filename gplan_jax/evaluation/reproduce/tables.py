@@ -164,8 +164,7 @@ def reproduce_table(
     scores = {arm: score_answers(results, arm, samples, library) for arm in table.arms}
     verdicts = judge_claims(table.claims, scores, [sample.id for sample in samples])
     tables = [_figures(name, scores, len(samples), seeds, scale), verdict_table(verdicts)]
-    with atomic_write(out / f"{name}.md") as temporary:
-        temporary.write_text("\n".join(t.markdown() for t in tables), encoding="utf-8")
+    write_tables(out / f"{name}.md", tables)
     means = {
         arm: {m: float(values.mean()) for m, values in found.items()}
         for arm, found in scores.items()
@@ -175,6 +174,13 @@ def reproduce_table(
         out / f"{name}.json", {**facts, "means": means, "verdicts": [asdict(v) for v in verdicts]}
     )
     return tables
+
+
+def write_tables(path: Path, tables: Sequence[TextTable]) -> None:
+    """Tables below one another as Markdown."""
+    with atomic_write(path) as temporary:
+        text = "\n".join(table.markdown() for table in tables)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def trained_model(out: Path, arm: str) -> Path:

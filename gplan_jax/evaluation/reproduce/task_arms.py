@@ -12,7 +12,6 @@ of their latent tokens. Nothing is tuned for any of them.
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -20,12 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
+from gplan_jax.data.tasks.task import Mode
+from gplan_jax.evaluation.comparison.worker_pool import LOG, become_worker, one_thread_a_process
 from gplan_jax.evaluation.reproduce.paper import Claim
-from gplan_jax.evaluation.reproduce.tables import judge_claims, verdict_table
+from gplan_jax.evaluation.reproduce.tables import judge_claims, verdict_table, write_tables
 from gplan_jax.evaluation.scores.intervals import t_interval
 from gplan_jax.evaluation.scores.offline import PREDICTIONS
 from gplan_jax.foundation import GplanError
-from gplan_jax.foundation.files import atomic_write, read_json, read_jsonl, write_json, write_jsonl
+from gplan_jax.foundation.files import read_json, read_jsonl, write_json, write_jsonl
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.tables import NOTHING, TextTable
 from gplan_jax.tasks.checking import check_rows
@@ -34,7 +35,7 @@ from gplan_jax.tasks.parity import parity_rows
 from gplan_jax.tasks.prosqa import prosqa_rows
 
 TEST_ROWS = 400
-SETTINGS_FILE, ANSWERS, LOG = "settings.json", "answers", "workers.log"
+SETTINGS_FILE, ANSWERS = "settings.json", "answers"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class TaskArm:
     mode: str
     width: int = 3  # K, latent tokens a block
     curriculum: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_latents(self) -> bool:
+        """Whether its responses hold latent tokens."""
+        return Mode(self.mode).response == "latent"
 
 
 ARMS: Mapping[str, TaskArm] = {
@@ -117,12 +123,13 @@ def reproduce_task(
     folder = out / name
     _open(folder, study)
     cells = [(arm, seed) for seed in range(seeds) for arm in chosen]
-    missing = [cell for cell in cells if not (_cell(folder, *cell) / ANSWERS).is_dir()]
+    missing = [cell for cell in cells if not (cell_of(folder, *cell) / ANSWERS).is_dir()]
     context = multiprocessing.get_context("spawn")
     with (
         ProgressBar(f"{name}: arms and seeds", len(cells), start=len(cells) - len(missing)) as bar,
+        one_thread_a_process(),
         ProcessPoolExecutor(
-            workers, context, _quiet_worker, (folder / LOG,), max_tasks_per_child=1
+            workers, context, become_worker, (folder / LOG,), max_tasks_per_child=1
         ) as pool,
     ):
         running = {pool.submit(train_cell, study, folder, *cell): cell for cell in missing}
@@ -132,14 +139,13 @@ def reproduce_task(
 
     scores = {arm: _scores(folder, arm, seeds) for arm in chosen}
     ids = [
-        record["id"] for record in read_jsonl(_cell(folder, chosen[0], 0) / ANSWERS / PREDICTIONS)
+        record["id"] for record in read_jsonl(cell_of(folder, chosen[0], 0) / ANSWERS / PREDICTIONS)
     ]
     claims = [claim for claim in CLAIMS if {claim.first, claim.second} <= set(chosen)]
     titles = {arm: ARMS[arm].title for arm in chosen}
     verdicts = judge_claims(claims, scores, ids, titles) if claims else []
     tables = [_figures(name, study, scores, seeds, len(ids)), verdict_table(verdicts)]
-    with atomic_write(out / f"{name}.md") as temporary:
-        temporary.write_text("\n".join(table.markdown() for table in tables), encoding="utf-8")
+    write_tables(out / f"{name}.md", tables)
     seeds_of = {
         arm: {measure: values.mean(axis=1).tolist() for measure, values in found.items()}
         for arm, found in scores.items()
@@ -153,33 +159,27 @@ def train_cell(study: TaskStudy, folder: Path, arm_name: str, seed: int) -> floa
     """Trains one arm with one seed, or goes on; the share of exact answers to the test rows."""
     from gplan_jax.data.tasks.text_task import text_latents, texts_of_rows
     from gplan_jax.evaluation.scores.model_evaluation import evaluate_model
-    from gplan_jax.models import convert_checkpoint
-    from gplan_jax.models.checkpoints.tiny import SPACED_SPLIT, write_tiny_checkpoint
+    from gplan_jax.models.checkpoints.tiny import SPACED_SPLIT, write_tiny_model
     from gplan_jax.training.loop.loop import train
     from gplan_jax.training.steps.train_config import TrainConfig
 
-    arm, cell, rows = ARMS[arm_name], _cell(folder, arm_name, seed), folder / "rows"
+    arm, cell, rows = ARMS[arm_name], cell_of(folder, arm_name, seed), folder / "rows"
     start, run = cell / "start", cell / "run"
     if not start.is_dir():
-        write_tiny_checkpoint(
-            cell / "hugging_face",
+        latents = text_latents(rows / "train.jsonl", width=arm.width)
+        write_tiny_model(
+            start,
             texts_of_rows(rows / "train.jsonl"),
+            new_tokens=latents.tokens,
+            metadata={"latents": latents.to_dict()},
+            seed=seed,
             vocab_size=512,
             hidden_size=study.hidden_size,
             layers=study.layers,
             heads=study.heads,
             kv_heads=study.heads,
             head_dim=study.head_dim,
-            seed=seed,
             split=SPACED_SPLIT,
-        )
-        latents = text_latents(rows / "train.jsonl", width=arm.width)
-        convert_checkpoint(
-            cell / "hugging_face",
-            start,
-            new_tokens=latents.tokens,
-            metadata={"latents": latents.to_dict()},
-            seed=seed,
         )
     config = TrainConfig.model_validate(
         {
@@ -217,16 +217,9 @@ def train_cell(study: TaskStudy, folder: Path, arm_name: str, seed: int) -> floa
     return float(metrics["model"]["exact"])
 
 
-def _cell(folder: Path, arm: str, seed: int) -> Path:
+def cell_of(folder: Path, arm: str, seed: int) -> Path:
+    """Where one arm with one seed lies in the folder of a task."""
     return folder / arm / f"seed_{seed}"
-
-
-def _quiet_worker(log: Path) -> None:
-    """One thread of computation a process; what it prints goes into a file, as several print."""
-    with log.open("a") as out:
-        for stream in (1, 2):
-            os.dup2(out.fileno(), stream)
-    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 
 def _open(folder: Path, study: TaskStudy) -> None:
@@ -254,7 +247,8 @@ def _open(folder: Path, study: TaskStudy) -> None:
 def _scores(folder: Path, arm: str, seeds: int) -> dict[str, np.ndarray]:
     """Measure -> [S, N]."""
     records = [
-        list(read_jsonl(_cell(folder, arm, seed) / ANSWERS / PREDICTIONS)) for seed in range(seeds)
+        list(read_jsonl(cell_of(folder, arm, seed) / ANSWERS / PREDICTIONS))
+        for seed in range(seeds)
     ]
     return {
         measure: np.array([[record["scores"][measure] for record in rows] for rows in records])
@@ -280,9 +274,7 @@ def _figures(
                 NOTHING if low is None else f"{max(low, 0):.1f}–{min(high, 100):.1f}",  # type: ignore[type-var]
                 f"{exact_S.min():.1f}–{exact_S.max():.1f}",
                 f"{100 * found['answer_tokens'].mean():.1f}",
-                f"{100 * found['latent_valid'].mean():.1f}"
-                if ARMS[arm].mode in ("picd", "pause")
-                else NOTHING,
+                f"{100 * found['latent_valid'].mean():.1f}" if ARMS[arm].has_latents else NOTHING,
             ]
         )
     return TextTable(

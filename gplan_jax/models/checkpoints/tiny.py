@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_directory, write_json
+from gplan_jax.models.checkpoints.convert import convert_checkpoint
 from gplan_jax.models.checkpoints.hugging_face import rules
 from gplan_jax.models.qwen3.config import Qwen3Config
 
@@ -123,6 +125,27 @@ def write_tiny_checkpoint(
         save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
     parameters = sum(tensor.size for tensor in tensors.values())
     return {"tokens": tokens, "rows": rows, "parameters": parameters}
+
+
+def write_tiny_model(
+    out_dir: str | Path,
+    texts: Iterable[str],
+    *,
+    new_tokens: Sequence[str],
+    metadata: dict[str, Any],
+    seed: int,
+    **sizes: Any,
+) -> None:
+    """A tiny checkpoint converted to the model directory ``out_dir``, and nothing left beside it.
+
+    ``sizes`` are those of ``write_tiny_checkpoint``, the rest is as for ``convert_checkpoint``.
+    """
+    with tempfile.TemporaryDirectory(prefix="gplan-tiny-") as scratch:
+        hugging_face = Path(scratch) / "hugging_face"
+        write_tiny_checkpoint(hugging_face, texts, seed=seed, **sizes)
+        convert_checkpoint(
+            hugging_face, out_dir, new_tokens=new_tokens, metadata=metadata, seed=seed
+        )
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, split: str = SPLIT) -> Tokenizer:
