@@ -7,6 +7,7 @@ out, and drops a client that has closed its sending side (uvicorn issues 157 and
 from __future__ import annotations
 
 import asyncio
+import functools
 import resource
 from typing import Any
 
@@ -20,6 +21,7 @@ MOST_CONNECTIONS, MOST_WAITING = 10_000, 1024
 PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
 
 
+@functools.cache
 def connection_limits() -> tuple[int, int]:
     """Connections that may be open, and that may wait to be accepted; raises the soft limit of
     descriptors to the hard one. asyncio accepts all that wait at once, so both must fit below it.
@@ -39,7 +41,7 @@ class GuardedProtocol(H11Protocol):
     work, the new one.
     """
 
-    most = connection_limits()[0]
+    most: int | None = None  # that of ``connection_limits`` where it is None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -56,10 +58,11 @@ class GuardedProtocol(H11Protocol):
         """Waits for headers; makes room where there are too many connections."""
         super().connection_made(transport)
         self._headers_due = self.loop.call_later(HEADERS_S, transport.abort)
-        if len(self.connections) > self.most:
+        most = self.most or connection_limits()[0]
+        if len(self.connections) > most:
             guarded = [c for c in self.connections if isinstance(c, GuardedProtocol)]
             there = [other for other in guarded if not other.transport.is_closing()]
-            if len(there) > self.most:
+            if len(there) > most:
                 idle = [other for other in there if not other.at_work]
                 # Aborted, as a polite end would wait for what such a client never reads.
                 min(idle, key=lambda other: other._quiet_since, default=self).transport.abort()
