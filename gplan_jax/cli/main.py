@@ -84,7 +84,8 @@ def prepared(command: Callable[..., Any]) -> Callable[..., Any]:
                 options[name] = [local_path(v) if isinstance(v, Path) else v for v in value]
         with contextlib.ExitStack() as locks:
             for path in filter(None, map(options.get, OUTPUTS)):
-                locks.enter_context(alone_in(path))
+                if "://" not in str(path):  # What Spark writes to a bucket, it guards itself.
+                    locks.enter_context(alone_in(path))
             return command(**options)
 
     return run

@@ -16,7 +16,7 @@ def triggers(
         typer.Option(help="A log: .csv, .jsonl, .parquet or a glob in quotes; repeat it for more."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where the rows go: .csv, .jsonl or .parquet.")
+        str | None, typer.Option(help="Where the rows go: .csv, .jsonl or .parquet.")
     ] = None,
     rules: Annotated[
         Path | None, typer.Option(help="Trigger rules (YAML); the shipped ones if left out.")
@@ -26,7 +26,7 @@ def triggers(
         typer.Option("--set", help="Change a key of the rules, e.g. log.columns.user=uid."),
     ] = None,
     users: Annotated[
-        Path | None, typer.Option(help="What is known about users: a row each, home, work ...")
+        str | None, typer.Option(help="What is known about users: a row each, home, work ...")
     ] = None,
     memory_limit: Annotated[
         str, typer.Option(help="Memory for sorting; more than that is spilled beside OUT.")
@@ -35,6 +35,13 @@ def triggers(
     on_error: Annotated[
         Literal["raise", "skip"], typer.Option(help="Stop at a faulty row, or leave it out.")
     ] = "raise",
+    engine: Annotated[
+        Literal["local", "spark"],
+        typer.Option(
+            help="spark: over logs that no machine holds (s3a://..., no --limit); rows are Parquet "
+            "files in the directory OUT. Under spark-submit or on this machine."
+        ),
+    ] = "local",
     example_log: Annotated[
         Path | None, typer.Option(help="Write a made-up log to try it on into this new directory.")
     ] = None,
@@ -48,6 +55,9 @@ def triggers(
 
     Example: gplan triggers --example-log logs; gplan triggers --log logs/events.csv
     --users logs/users.csv --out contexts.csv
+
+    Example: spark-submit ... gplan triggers --engine spark --log 's3a://logs/*.parquet'
+    --out s3a://contexts
     """
     if example_log is not None:
         if log or out:
@@ -60,6 +70,8 @@ def triggers(
     from rich.console import Console
 
     from gplan_jax.foundation.faulty_rows import FaultyRows
+    from gplan_jax.foundation.files import write_json
+    from gplan_jax.foundation.paths import local_path
     from gplan_jax.synthesis.triggers.trigger_spec import load_triggers
     from gplan_jax.synthesis.triggers.write_contexts import (
         report_path,
@@ -69,25 +81,52 @@ def triggers(
 
     spec = load_triggers(rules, change or ())
     faulty = FaultyRows(on_error, keep=20)
-    report = write_contexts(
-        log, out, spec, users=users, memory_limit=memory_limit, faulty=faulty, limit=limit
-    )
+    if engine == "spark":
+        from gplan_jax.integrations import spark
+
+        if limit is not None or len(log) > 1:
+            raise GplanError("--engine spark takes one --log (a glob in quotes) and no --limit.")
+        session, delimiter = spark.spark_session(), spec.log.delimiter
+        known = users and spark.read_log(session, users, delimiter)
+        rows = spark.trigger_rows(
+            spark.read_log(session, log[0], delimiter),
+            spec,
+            known,
+            on_error=on_error,
+            memory_limit=memory_limit,
+        )
+        report = spark.write_rows(rows, out)
+        kept = report_path(Path(out).name if "://" in out else out)
+        write_json(kept, report)
+    else:
+        kept = report_path(local_path(out))
+        report = write_contexts(
+            log,
+            local_path(out),
+            spec,
+            users=users and local_path(users),
+            memory_limit=memory_limit,
+            faulty=faulty,
+            limit=limit,
+        ).to_dict(spec)
     faulty.report()
-    Console().print(report_table(report, spec))
+    Console().print(report_table(report))
     typer.echo(
-        f"{report.total:,} rows of {report.users:,} users ({report.events:,} events) are in {out}."
+        f"{report['rows']:,} rows of {report['users']:,} users ({report['events']:,} events) are "
+        f"in {out}."
     )
-    if report.stopped:
+    if report["stopped_at_limit"]:
         typer.echo(f"  stopped at             --limit {limit}; the log goes on")
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.faulty.items())
-    typer.echo(f"  faulty rows skipped    {faulty.total:,}" + (f" ({kinds})" if kinds else ""))
-    typer.echo(f"  events given twice     {report.duplicates:,}")
-    if report.ignored:
-        typer.echo(f"  events of other words  {report.ignored:,}")
-    if report.undeclared_years:
-        years = ", ".join(map(str, report.undeclared_years))
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in report["faulty"].items())
+    skipped = sum(report["faulty"].values())
+    typer.echo(f"  faulty rows skipped    {skipped:,}" + (f" ({kinds})" if kinds else ""))
+    typer.echo(f"  events given twice     {report['duplicates']:,}")
+    if report["ignored"]:
+        typer.echo(f"  events of other words  {report['ignored']:,}")
+    if report["undeclared_years"]:
+        years = ", ".join(map(str, report["undeclared_years"]))
         typer.echo(f"  no holidays declared   for {years}: holidayflag is 0 there")
-    typer.echo(f"  counts and settings    {report_path(out)}")
+    typer.echo(f"  counts and settings    {kept}")
 
 
 def _write_example(directory: Path, users: int, seed: int) -> None:

@@ -86,15 +86,14 @@ def report_path(out: str | Path) -> Path:
     return Path(out).with_suffix(".report.json")
 
 
-def report_table(report: TriggerReport, spec: TriggerSpec) -> Table:
-    """A line a rule: its rows, and why other moments that it found made none."""
+def report_table(report: Mapping[str, Any]) -> Table:
+    """A line a rule: its rows, and why other moments that it found made none; of ``to_dict``."""
     rows: list[tuple[str, ...] | None] = []
-    for name, rule in spec.rules.items():
-        left = report.moments.left_out[name]
-        figures = [report.moments.rows[name], *(left[reason] for reason in HEADINGS)]
-        rows.append((name, rule.trigger, *(f"{n:,}" for n in figures)))
-    sums = [sum(counts[r] for counts in report.moments.left_out.values()) for r in HEADINGS]
-    rows += [None, ("all", "", *(f"{n:,}" for n in (report.total, *sums)))]
+    for name, rule in report["by_rule"].items():
+        figures = [rule["rows"], *(rule["left_out"][reason] for reason in HEADINGS)]
+        rows.append((name, rule["trigger"], *(f"{n:,}" for n in figures)))
+    left = [sum(rule["left_out"][r] for rule in report["by_rule"].values()) for r in HEADINGS]
+    rows += [None, ("all", "", *(f"{n:,}" for n in (report["rows"], *left)))]
     return TextTable(("rule", "trigger", "rows", *HEADINGS.values()), rows, words=2).rich()
 
 

@@ -129,7 +129,7 @@ def test_the_report_counts_what_is_in_the_file(
     assert sum(rule["rows"] for rule in told["by_rule"].values()) == len(rows)
     assert told["spec"]["rules"].keys() == spec.rules.keys()
     assert faulty.total == 0 and told["undeclared_years"] == []
-    assert report_table(report, spec).row_count == len(spec.rules) + 1
+    assert report_table(report.to_dict(spec)).row_count == len(spec.rules) + 1
 
 
 def test_limit_takes_the_first_rows(
