@@ -32,7 +32,7 @@ def reproduce(
     ],
     scale: Annotated[
         Literal["tiny", "small", "paper"],
-        typer.Option(help="1,000 rows and planners of a minute; 20,000; Qwen3 from --model."),
+        typer.Option(help="2,000 rows and planners of a minute; 20,000; Qwen3 from --model."),
     ] = "tiny",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of weights and shuffles.")] = 5,
     data: Annotated[
