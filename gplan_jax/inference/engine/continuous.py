@@ -80,7 +80,7 @@ class ContinuousDecoder:
         prefix_cache_bytes: int = 0,
     ) -> None:
         self.programs, self._system = programs, system
-        self._grammar, self._drafter = grammar, drafter
+        self.grammar, self._drafter = grammar, drafter
         self._end_id, self._max_new_tokens = end_id, max_new_tokens
         self._free = sorted(range(max(programs.shapes.nodes)), reverse=True)
         self.rows: dict[int, SequenceState] = {}
@@ -122,7 +122,7 @@ class ContinuousDecoder:
         rows = [row for row in self.rows.values() if not row.finished]
         if not rows:
             return []
-        grammar, shapes = self._grammar, self.programs.shapes
+        grammar, shapes = self.grammar, self.programs.shapes
         size = shapes.rows(max(row.slot for row in rows))
         nodes = shapes.nodes[size]
 
@@ -175,7 +175,7 @@ class ContinuousDecoder:
         self._free = sorted([*self._free, slot], reverse=True)
 
     def _prefill(self, slot: int, ids: list[int], prompted: Prompted) -> tuple[SequenceState, int]:
-        grammar, shapes = self._grammar, self.programs.shapes
+        grammar, shapes = self.grammar, self.programs.shapes
         # A prefill may decide as well: along what is drafted, or the first token alone.
         start = Start((), ())
         if self._drafter is not None:

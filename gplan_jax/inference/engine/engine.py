@@ -143,6 +143,7 @@ class PlanEngine:
                 prefix_bytes=decoder.pages.bytes,
                 compilations=decoder.programs.count,
                 expected_wait_s=self._expected_wait_s(),
+                grammar=str(decoder.grammar or ""),
                 **{end: self._ends[end] for end in ENDS},
             )
 

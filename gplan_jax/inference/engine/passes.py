@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gplan_jax.inference.grammar.plan_grammar import PlanGrammar
+from gplan_jax.inference.grammar.plan_grammar import GrammarTable, PlanGrammar
 from gplan_jax.models import Qwen3
 from gplan_jax.models.qwen3.model import LayeredContext
 
@@ -63,9 +63,7 @@ class Served:
     # rows of the output matrix for the tokens that a grammar can ever allow; None where the whole
     # vocabulary is wanted
     head_RxD: jax.Array | None = None
-    edge_row_NxE: jax.Array | None = None  # each edge's token as a row of ``head_RxD``
-    # each edge's bits, all 0 where a node has no such edge
-    edge_bits_NxExW: jax.Array | None = None
+    table: GrammarTable | None = None  # of that grammar
 
     @classmethod
     def of(
@@ -87,8 +85,7 @@ class Served:
             params,
             system,
             head_RxD.astype(model.compute_dtype),
-            jnp.asarray(grammar.table.edge_row, jnp.int32),
-            jnp.asarray(grammar.table.edge_bits, jnp.uint32),
+            jax.tree.map(jnp.asarray, grammar.table),
         )
 
 
@@ -233,11 +230,11 @@ def _choices(
         # The likeliest of numbers that are none would be a token like any other.
         likeliest = jnp.where(jnp.isfinite(logits).all(-1), jnp.argmax(logits, axis=-1), -1)
         return likeliest.astype(jnp.int32)
-    assert served.head_RxD is not None
-    assert served.edge_row_NxE is not None and served.edge_bits_NxExW is not None
+    assert served.head_RxD is not None and served.table is not None
     logits = jnp.einsum(
         "...D,RD->...R", hidden, served.head_RxD, preferred_element_type=jnp.float32
     )
-    edges = jnp.take_along_axis(logits, served.edge_row_NxE[allowed.node], axis=-1)
-    bits = served.edge_bits_NxExW[allowed.node] & allowed.open_bits[..., None, :]
-    return jnp.where(jnp.any(bits != 0, axis=-1), edges, CLOSED_EDGE)
+    edge = served.table.edge_NxE[allowed.node]
+    edge_logits = jnp.take_along_axis(logits, served.table.row_M[edge], axis=-1)
+    bits = served.table.bits_MxW[edge] & allowed.open_bits[..., None, :]
+    return jnp.where(jnp.any(bits != 0, axis=-1), edge_logits, CLOSED_EDGE)

@@ -136,7 +136,7 @@ class Programs:
         self.shapes = shapes
         self._served = Served.of(model, np.asarray(system_ids, np.int32), vocabulary, grammar)
         self._cache = KVCache.empty(model, max(shapes.nodes), shapes.places)
-        self._words = None if grammar is None else grammar.table.edge_bits.shape[-1]
+        self._words = None if grammar is None else grammar.table.bits_MxW.shape[1]
         self._ahead = ahead
         self._compiled: dict[tuple, Callable] = {}
         if ahead:

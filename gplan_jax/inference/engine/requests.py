@@ -125,6 +125,7 @@ class EngineSnapshot:
     prefix_bytes: int = 0  # what the cached user prefixes take up now
     compilations: int = 0  # programs compiled; it must not grow after the start
     expected_wait_s: float = 0.0  # how long a request that came now would probably wait for a slot
+    grammar: str = ""  # size of the responses' grammar; empty where there is none
 
 
 class Engine(Protocol):

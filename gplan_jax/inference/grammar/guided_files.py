@@ -34,7 +34,7 @@ class _Notation:
     root: str  # name of the rule that a response follows
     define: str  # between a rule's name and its body
     token: Callable[[int], str]  # a vocabulary entry by its id
-    text: str  # a rule for any JSON text but the empty one
+    text: str  # the terminal of any JSON text but the empty one
 
 
 _NOTATIONS: dict[Syntax, _Notation] = {
@@ -43,14 +43,14 @@ _NOTATIONS: dict[Syntax, _Notation] = {
         root="root",
         define=" ::= ",
         token=lambda index: f"Token({index})",
-        text=r'text ::= "\"" ([^"\\\x00-\x1f] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4}))+ "\""',
+        text=r'TEXT ::= "\"" ([^"\\\x00-\x1f] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4}))+ "\""',
     ),
     "lark": _Notation(
         header="%llguidance {}\n",
         root="start",
         define=": ",
         token=lambda index: f"<[{index}]>",
-        text=r'text: /"([^"\\\x00-\x1f]|\\(["\\\/bfnrt]|u[0-9a-fA-F]{4}))+"/',
+        text=r'TEXT: /"([^"\\\x00-\x1f]|\\(["\\\/bfnrt]|u[0-9a-fA-F]{4}))+"/',
     ),
 }
 
@@ -107,29 +107,35 @@ def _plan(minimum: int, maximum: int, before: str) -> str:
 
 
 def _intent_rules(library: IntentLibrary) -> Iterator[tuple[str, list[str]]]:
-    """The rule of an intent and those of the values, which have numbers: names are free text."""
+    """The rule of an intent, and the names of tools and values as terminals.
+
+    Terminals, because llguidance ends a plan where 2,000 alternatives of rules could go on: so
+    tools that are alike but for the name are one alternative. They have numbers: names are free
+    text.
+    """
     values = {
-        key: ["text"]
+        key: ["TEXT"]
         if p.values is None
         else [_literal(_json(value)) for value in p.values if value]
         for key, p in library.parameters.items()
     }
-    rules = {key: f"value{number}" for number, key in enumerate(values, start=1) if values[key]}
-    tools = []
+    terminals = {key: f"VALUE{number}" for number, key in enumerate(values, 1) if values[key]}
+    tools: dict[str, list[str]] = {}  # what follows a tool's name -> the names
     for name, tool in library.tools.items():
-        if not rules.keys() >= set(tool.parameters):
+        if not terminals.keys() >= set(tool.parameters):
             continue
-        parts = [_literal(f"{{{_json(library.tool_key)}:{_json(name)}")]
-        for key, rule in rules.items():
-            pair = f"{_literal(',' + _json(key) + ':')} {rule}"
+        parts = []
+        for key, terminal in terminals.items():
+            pair = f"{_literal(',' + _json(key) + ':')} {terminal}"
             if key in tool.parameters:
                 parts.append(pair)
             elif key in tool.optional:
                 parts.append(f"({pair})?")
-        tools.append(" ".join([*parts, _literal("}")]))
-    yield "intent", tools
-    for key, rule in rules.items():
-        yield rule, values[key]
+        head = _literal(f"{{{_json(library.tool_key)}:{_json(name)}")
+        tools.setdefault(" ".join([*parts, _literal("}")]), []).append(head)
+    yield "intent", [f"TOOL{number} {rest}" for number, rest in enumerate(tools, 1)]
+    yield from ((f"TOOL{number}", heads) for number, heads in enumerate(tools.values(), 1))
+    yield from ((terminal, values[key]) for key, terminal in terminals.items())
 
 
 def _json(text: str) -> str:

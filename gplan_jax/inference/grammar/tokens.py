@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.progress import track
 from gplan_jax.gsisr import Intent, IntentLibrary, canonical_plan
 from gplan_jax.reasoning import LatentVocabulary, latent_prefix
 from gplan_jax.reasoning.traces import THOUGHT_CLOSE, check_plain
@@ -69,7 +70,7 @@ def plan_pieces(
         ends=tuple(alone[i][parting[i] :] for i in everything),
     )
     parted = _always_parted(intents, other, library, encoder)
-    for first in everything:
+    for first in everything if parted else track(everything, "Checking pairs of intents"):
         beside = [other[first]] if parted else everything[first + 1 :]
         if row := [i for j in beside for i in (first, j)]:
             _check_row([*row, first], pieces, intents, library, encoder)

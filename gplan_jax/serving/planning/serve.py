@@ -151,9 +151,11 @@ def serve(
 
 def ready_message(url: str, settings: ServerSettings, state: EngineSnapshot, seconds: float) -> str:
     """What the terminal shows once plans are taken."""
+    grammar = f"  grammar              {state.grammar}\n" if state.grammar else ""
     return (
         f"Ready: {url} serves {settings.model}, {settings.mode}, with {state.slots} slots; "
         f"loading and compiling {state.compilations} programs took {seconds:.1f} s.\n"
+        f"{grammar}"
         f"  try it in a browser  {url}/\n"
         f"  describe the API     {url}/docs\n"
         f"  stop                 Ctrl-C; accepted requests are finished first"

@@ -186,6 +186,27 @@ def test_any_library_can_be_written(encoder: ChatEncoder, accepts: Accepts) -> N
     assert not accepts(grammar, ids(encoder, '[{"the \\"tool\\"":"t1","a b":"z\\\\","free":"\t"}]'))
 
 
+def test_thousands_of_values_and_of_tools_are_accepted(
+    encoder: ChatEncoder, accepts: Accepts
+) -> None:
+    """llguidance stops in the middle of a plan where 2,000 rules could go on."""
+    large = IntentLibrary.model_validate(
+        dict(
+            name="large",
+            tool_key="tool",
+            parameters={"place": {"values": {str(i): "" for i in range(6_000)}}, "free": {}},
+            tools={f"go{i}": {"parameters": ["place"], "optional": ["free"]} for i in range(2_500)}
+            | {f"do{i}": {} for i in range(2_500)},
+            plan_length={"minimum": 1, "maximum": 9},
+        )
+    )
+    grammar = plan_grammar(large, "lark")
+    for tool, place in [("go0", "0"), ("go2499", "5999"), ("do249", None), ("go24", "6000")]:
+        intent = {"tool": tool} | ({"place": place} if place else {})
+        text = canonical_plan([intent, {"tool": "do1"}, intent], large)
+        assert accepts(grammar, ids(encoder, text)) == (place != "6000"), text
+
+
 def test_both_notations_hold_the_same_rules(
     encoder: ChatEncoder, files: dict[ResponseForm, str]
 ) -> None:

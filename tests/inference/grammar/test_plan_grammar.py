@@ -253,18 +253,20 @@ def test_the_device_table_has_the_same_open_edges(amap: PlanGrammar) -> None:
     for _ in range(20):
         for state, _ in walk(amap, rng):
             open_words = amap.words(amap.open_bits(state))
-            [numbers] = np.nonzero((amap.table.edge_bits[state.node] & open_words).any(axis=-1))
-            tokens = amap.token_ids[amap.table.edge_row[state.node, numbers]]
+            edge = amap.table.edge_NxE[state.node]
+            [numbers] = np.nonzero((amap.table.bits_MxW[edge] & open_words).any(axis=-1))
+            tokens = amap.token_ids[amap.table.row_M[edge[numbers]]]
             expected = [(edge.number, edge.token) for edge in amap.edges(state)]
             assert list(zip(numbers.tolist(), tokens.tolist(), strict=True)) == expected
             assert sorted(tokens) == tokens.tolist()
 
 
 def test_the_table_has_nothing_beyond_the_automaton(amap: PlanGrammar) -> None:
-    bits = amap.table.edge_bits.any(axis=-1)
-    assert bits.sum(axis=1).tolist() == [len(edges) for edges in amap.automaton.edges]
-    assert not amap.table.edge_row[~bits].any()
-    assert amap.table.edge_bits.shape[2] == 5  # 148 intents and 4 decisions in words of 32
+    edge_NxE, row_M, bits_MxW = amap.table
+    assert (edge_NxE > 0).sum(axis=1).tolist() == [len(edges) for edges in amap.automaton.edges]
+    assert sorted(edge_NxE[edge_NxE > 0]) == list(range(1, len(row_M)))
+    assert bits_MxW.any(axis=-1).tolist() == [False] + [True] * (len(row_M) - 1)
+    assert bits_MxW.shape[1] == 5  # 148 intents and 4 decisions in words of 32
     assert amap.words(1 << 33 | 1).tolist() == [1, 2, 0, 0, 0]
 
 
