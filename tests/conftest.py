@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from gplan_jax.foundation.compilation_cache import keep_compiled_programs
 from gplan_jax.gsisr import Sample
 
 # Tests are about values, not speed: one device, no accelerator, no surprises between machines.
@@ -32,6 +33,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Commands bound the cache's size, which wants a file of access times beside every program.
 os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", "-1")
+keep_compiled_programs()
 
 # Tests that send Ctrl-C want it heard: a shell has what it starts in the background ignore it, and
 # so would the processes that tests start.
@@ -52,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Empties the folder of compiled programs once it has grown too large."""
     if hasattr(config, "workerinput") or not COMPILED.is_dir():
         return
-    if sum(path.stat().st_size for path in COMPILED.iterdir()) > COMPILED_BYTES:
+    if sum(path.stat().st_size for path in COMPILED.rglob("*")) > COMPILED_BYTES:
         shutil.rmtree(COMPILED)
 
 

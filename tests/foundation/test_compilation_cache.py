@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from gplan_jax.foundation.compilation_cache import keep_compiled_programs
+
 PROGRAM = """
 from gplan_jax.foundation.compilation_cache import keep_compiled_programs
 keep_compiled_programs()
@@ -37,3 +41,25 @@ def test_jax_own_variables_win(tmp_path: Path) -> None:
     run(XDG_CACHE_HOME=str(off), JAX_ENABLE_COMPILATION_CACHE="false")
     assert programs(elsewhere)
     assert not programs(tmp_path / "cache") and not programs(off)
+
+
+@pytest.mark.parametrize("given", ["/big/compiled", "gs://bucket/compiled/"])
+def test_hosts_of_other_instructions_share_no_program(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unlike clock rates and the number of cores, which differ between runs."""
+
+    def folder(cores: str, given: str = given) -> str:
+        (tmp_path / "cpuinfo").write_text(cores)
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
+        keep_compiled_programs(tmp_path / "cpuinfo")
+        return os.environ["JAX_COMPILATION_CACHE_DIR"]
+
+    wide = "cpu MHz : 2100.5\nflags : fpu avx2 avx512f\n"
+    one = folder(wide)
+    assert one.startswith(given.rstrip("/") + "/cpu-")
+    assert folder(wide.replace("2100", "1800") * 2) == one
+    assert folder(wide, given=one) == one
+    others = {folder(text) for text in ("flags : fpu avx2\n", "Features : fp asimd\n", "")}
+    assert len(others | {one}) == 4
+    assert folder(wide, given="") == ""
