@@ -1,4 +1,4 @@
-"""`gplan evaluate`, `gplan score`, `gplan plan`: a planner's figures and its plans."""
+"""`gplan evaluate`, `score`, `plan`, `predict`: a planner's figures and its plans."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ Temperature = Annotated[
     float, typer.Option(min=0.0, help="Draw from the grammar's tokens; 0 takes the likeliest.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of the draws.")]
-Beams = Annotated[int, typer.Option(min=1, help="Beam search for the likeliest whole plan.")]
+Best = Annotated[
+    int,
+    typer.Option(min=0, help="Search for so many of the likeliest whole plans; else greedily."),
+]
 
 
 def evaluate(
@@ -59,7 +62,7 @@ def evaluate(
     response: Response = None,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
-    beams: Beams = 1,
+    best: Best = 0,
 ) -> None:
     """Plan every row of a file and score the plans against their labels, beside the floors.
 
@@ -90,7 +93,7 @@ def evaluate(
         response=response,
         temperature=temperature,
         seed=seed,
-        beams=beams,
+        best=best,
     )
     Console().print(metrics_table(metrics, name=model.name))
     typer.echo(f"Finished. The result is in {out}")
@@ -133,7 +136,7 @@ def plan(
     response: Response = None,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
-    beams: Beams = 1,
+    best: Best = 0,
 ) -> None:
     """Plan for one context and show the plan as a table.
 
@@ -165,9 +168,99 @@ def plan(
         response=response,
         temperature=temperature,
         seed=seed,
-        beams=beams,
+        best=best,
     )
     known = planner.library  # before it plans: a model of another task has none
     [text] = planner.generate([sample])
     view = plan_view(text, known, latents=planner.encoder.latents, label=sample.raw_labels)
     Console().print(view)
+
+
+def predict(
+    out: Annotated[Path, typer.Option(help="Directory of the plans; where it has some, goes on.")],
+    model: Annotated[
+        Path | None, typer.Option(help="A model directory, as convert or train writes it.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Contexts: .csv, .jsonl or .parquet, labelled or not.")
+    ] = None,
+    output: Annotated[
+        Literal["jsonl", "parquet"], typer.Option(help="Kind of the files of plans.")
+    ] = "jsonl",
+    part_rows: Annotated[
+        int, typer.Option(min=1, help="Rows a file of plans; what a kill costs at most.")
+    ] = 1000,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: only the i-th of n equal parts of the rows.")
+    ] = None,
+    merge: Annotated[
+        Path | None, typer.Option(help="Instead of planning: directory that holds all shards.")
+    ] = None,
+    on_error: Annotated[
+        Literal["raise", "skip"], typer.Option(help="Stop at a faulty row, or leave it out.")
+    ] = "raise",
+    library: Library = None,
+    template: Template = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded together.")] = 16,
+    dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Of matrix products and the cache.")
+    ] = "float32",
+    prompt_length: PromptLength = None,
+    max_new_tokens: MaxNewTokens = None,
+    mode: Annotated[
+        Literal["unconstrained", "constrained", "drafted"] | None,
+        typer.Option(help="As for evaluate; else drafted where answers have a grammar."),
+    ] = None,
+    response: Response = None,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    best: Best = 0,
+) -> None:
+    """Plan every row of a file, however many there are, on all devices of this machine.
+
+    Rows need no labels. Run again after a stop or a kill, the command goes on where it was.
+
+    Example: gplan predict --model run/model --data contexts.parquet --out plans
+
+    Example: gplan predict --model run/model --data contexts.csv --shard 1/4 --out shards/1
+
+    Example: gplan predict --merge shards --out plans
+    """
+    from gplan_jax.foundation.errors import GplanError
+    from gplan_jax.foundation.faulty_rows import FaultyRows
+    from gplan_jax.inference.prediction import predict as prediction
+    from gplan_jax.inference.prediction.manifest import MANIFEST, merge_shards
+
+    if merge is not None and model is data is shard is None:
+        manifest = merge_shards(merge, out)
+    elif merge is None and model is not None and data is not None:
+        faulty = FaultyRows(on_error, keep=20)
+        manifest = prediction.predict(
+            model,
+            data,
+            out,
+            faulty=faulty,
+            shard=shard,
+            part_rows=part_rows,
+            output=output,
+            template=template,
+            library=str(library) if library else None,
+            batch_size=batch_size,
+            compute_dtype=dtype,
+            prompt_length=prompt_length,
+            max_new_tokens=max_new_tokens,
+            mode=mode,
+            response=response,
+            temperature=temperature,
+            seed=seed,
+            best=best,
+        )
+        faulty.report()
+    else:
+        raise GplanError("Name --model and --data to plan, or --merge alone to merge shards.")
+    answers = sum(part.answers for part in manifest.parts or ())
+    typer.echo(f"Finished. {answers:,} plans are in {out}, in the order of the rows.")
+    typer.echo(f"  plans                    {out}/part-*.{manifest.run['output']}")
+    typer.echo(f"  what they are made from  {out / MANIFEST}")
+    if shard:
+        typer.echo(f"  with all other shards    gplan predict --merge {out.parent} --out DIR")

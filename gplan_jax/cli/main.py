@@ -51,6 +51,7 @@ for command in (
     evaluation.evaluate,
     evaluation.score,
     evaluation.plan,
+    evaluation.predict,
     sensitivity.sensitivity,
     judge_command.judge,
     baseline_command.report,

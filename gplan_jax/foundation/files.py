@@ -169,6 +169,19 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_hash(folder: str | Path) -> str:
+    """SHA-256 over the names and contents of all files below ``folder``; GplanError where none."""
+    folder = Path(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        raise GplanError(f"{folder} is not a model directory: it is missing or empty.")
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        digest.update(bytes.fromhex(file_digest(path)))
+    return digest.hexdigest()
+
+
 def json_digest(value: Any) -> str:
     """SHA-256 of what JSON can write, in hexadecimal digits; the order of keys is no part of it."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True)

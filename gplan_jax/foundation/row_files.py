@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import difflib
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal
 from math import isfinite
@@ -27,6 +28,7 @@ FIRST_INEXACT = 2**53
 _PANDAS_INDEX = "; pandas writes its index so: write without it (index=False)"
 
 Row = tuple[int, Mapping[str, str] | RowError]
+_Check = Callable[[Sequence[str]], str | None]
 
 
 def check_suffix(path: Path) -> None:
@@ -41,7 +43,12 @@ def import_parquet() -> Any:
 
 
 def read_rows(
-    path: Path, columns: Sequence[str], *, only: bool = True, mend: str = ROW_MEND
+    path: Path,
+    columns: Sequence[str],
+    *,
+    only: bool = True,
+    optional: Collection[str] = (),
+    mend: str = ROW_MEND,
 ) -> Iterator[Row]:
     """Yields each row's number, from 1, and its cells in ``columns`` as texts, or its fault.
 
@@ -50,23 +57,50 @@ def read_rows(
 
     Args:
         only: whether other columns are a fault; else they are not looked at.
+        optional: those of the columns that may lack; their cells are "" then.
         mend: what the error of a faulty row tells the user to do.
 
     Raises:
         GplanError: at once where the file is missing or of another kind; on reading where it is
             broken, or columns are missing, given twice or unknown (all named).
     """
+    _check_file(path)
+
+    def check(found: Sequence[str]) -> str | None:
+        return _column_problem(found, columns, only, optional)
+
+    rows: Iterator[Mapping[str, Any] | str]
+    match path.suffix:
+        case ".csv":
+            rows = _csv_rows(path, check)
+        case ".jsonl":
+            rows = _jsonl_rows(path, check)
+        case _:
+            rows = _parquet_rows(path, columns, check)
+    return _numbered(path, columns, rows, mend)
+
+
+def count_rows(path: Path) -> int:
+    """How many rows a file has, without a look into them; JSONL's blank lines count among them.
+
+    GplanError where the file is missing, of another kind, or broken as a whole.
+    """
+    _check_file(path)
+    match path.suffix:
+        case ".csv":
+            return sum(1 for _ in _csv_rows(path, lambda _: None))
+        case ".jsonl":
+            with path.open("rb") as lines:
+                return sum(1 for _ in lines)
+        case _:
+            with _parquet_file(path) as file:
+                return int(file.metadata.num_rows)
+
+
+def _check_file(path: Path) -> None:
     check_suffix(path)
     if not path.is_file():
         raise GplanError(f"{path} does not exist or is not a file.")
-    match path.suffix:
-        case ".csv":
-            rows = _csv_rows(path, columns, only)
-        case ".jsonl":
-            rows = _jsonl_rows(path, columns, only)
-        case _:
-            rows = _parquet_rows(path, columns, only)
-    return _numbered(path, columns, rows, mend)
 
 
 def _numbered(
@@ -79,7 +113,7 @@ def _numbered(
         cells: dict[str, str] = {}
         for column in columns:
             try:
-                cells[column] = _text(row[column])
+                cells[column] = _text(row.get(column))
             except ValueError as error:
                 yield number, RowError(path, number, column, str(error), mend)
                 break
@@ -116,21 +150,19 @@ def _text(value: Any) -> str:
     raise ValueError(f"expected text or a number but found {value!r}")
 
 
-def _check_columns(path: Path, found: Sequence[str], columns: Sequence[str], only: bool) -> None:
-    if problem := _column_problem(found, columns, only):
-        raise GplanError(f"{path}: {problem}.")
-
-
-def _column_problem(found: Sequence[str], columns: Sequence[str], only: bool) -> str | None:
+def _column_problem(
+    found: Sequence[str], columns: Sequence[str], only: bool, optional: Collection[str]
+) -> str | None:
     """Everything that is wrong with a set of columns in one sentence, None where nothing is."""
-    missing = [column for column in columns if column not in found]
+    absent = [column for column in columns if column not in found]
+    missing = [column for column in absent if column not in optional]
     extra = [c for c in dict.fromkeys(found) if c not in columns] if only else []
     twice = [column for column in columns if found.count(column) > 1]
     problems = []
     if missing:
         problems.append(f"missing columns: {', '.join(missing)}")
     if extra:
-        near = {c: difflib.get_close_matches(c, missing, n=1, cutoff=0.8) for c in extra}
+        near = {c: difflib.get_close_matches(c, absent, n=1, cutoff=0.8) for c in extra}
         hints = [
             f"{c} (meant {near[c][0]}?)" if near[c] else c or "one without a name" for c in extra
         ]
@@ -142,9 +174,10 @@ def _column_problem(found: Sequence[str], columns: Sequence[str], only: bool) ->
 
 
 # Each reader yields a row's cells as they stand in the file, or what is wrong with all of it.
+# ``check`` says what is wrong with its columns, which JSONL has anew in each row.
 
 
-def _csv_rows(path: Path, columns: Sequence[str], only: bool) -> Iterator[Mapping[str, Any] | str]:
+def _csv_rows(path: Path, check: _Check) -> Iterator[Mapping[str, Any] | str]:
     # Behaviour histories may be longer than the csv module's default limit of 131,072 characters.
     csv.field_size_limit(sys.maxsize)
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -164,7 +197,8 @@ def _csv_rows(path: Path, columns: Sequence[str], only: bool) -> Iterator[Mappin
                 if not cells:
                     raise GplanError(f"{path} is an empty data set: it has no header line.")
                 header = cells
-                _check_columns(path, header, columns, only)
+                if problem := check(header):
+                    raise GplanError(f"{path}: {problem}.")
             elif cells is None:
                 return
             elif cells and len(cells) != len(header):
@@ -173,29 +207,36 @@ def _csv_rows(path: Path, columns: Sequence[str], only: bool) -> Iterator[Mappin
                 yield dict(zip(header, cells, strict=True))
 
 
-def _jsonl_rows(
-    path: Path, columns: Sequence[str], only: bool
-) -> Iterator[Mapping[str, Any] | str]:
+def _jsonl_rows(path: Path, check: _Check) -> Iterator[Mapping[str, Any] | str]:
     for _, row in json_lines(path):
         if isinstance(row, ValueError):
             yield f"not UTF-8 JSON: {row}"
         elif not isinstance(row, dict):
             yield "not a JSON object"
         else:
-            yield _column_problem(list(row), columns, only) or row
+            yield check(list(row)) or row
 
 
-def _parquet_rows(path: Path, columns: Sequence[str], only: bool) -> Iterator[Mapping[str, Any]]:
+def _parquet_rows(path: Path, columns: Sequence[str], check: _Check) -> Iterator[Mapping[str, Any]]:
+    with _parquet_file(path) as file:
+        if problem := check(file.schema_arrow.names):
+            raise GplanError(f"{path}: {problem}.")
+        there = [column for column in columns if column in file.schema_arrow.names]
+        for batch in file.iter_batches(columns=there):
+            cells = [_values(batch.column(column)) for column in there]
+            for row in zip(*cells, strict=True):
+                yield dict(zip(there, row, strict=True))
+
+
+@contextmanager
+def _parquet_file(path: Path) -> Iterator[Any]:
+    """An open pyarrow.parquet.ParquetFile; GplanError where what is read of it is broken."""
     parquet = import_parquet()
     import pyarrow
 
     try:
         with parquet.ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow.names, columns, only)
-            for batch in file.iter_batches(columns=list(columns)):
-                cells = [_values(batch.column(column)) for column in columns]
-                for row in zip(*cells, strict=True):
-                    yield dict(zip(columns, row, strict=True))
+            yield file
     except (pyarrow.ArrowException, OSError) as error:
         raise GplanError(f"{path} is not a readable Parquet file: {error}.") from None
 

@@ -20,12 +20,13 @@ def map_ordered(
     items: Iterable[T],
     *,
     at_once: int = 1,
+    window: int = WINDOW,
     close: Callable[[], Awaitable[None]] | None = None,
 ) -> Generator[R, None, None]:
     """Yields ``await function(item)`` for each item, in the order of the items.
 
     At most ``at_once`` calls run at a time, in an event loop of their own in this thread, while the
-    consumer waits for the next result; at most ``WINDOW * at_once`` items are held. The first
+    consumer waits for the next result; at most ``window * at_once`` items are held. The first
     exception ends the stream; calls under way are then cancelled and awaited. A consumer that may
     leave early wraps the stream in ``contextlib.closing``. ``close`` is awaited at the end, however
     the stream ends.
@@ -33,7 +34,7 @@ def map_ordered(
     if at_once < 1:
         raise ValueError(f"at_once is {at_once}; at least one call runs at a time.")
     with asyncio.Runner() as runner:
-        results = _results(function, items, at_once)
+        results = _results(function, items, at_once, window)
 
         async def following() -> tuple[R] | None:
             """The next result in a tuple, None at the end."""
@@ -56,7 +57,7 @@ def map_ordered(
 
 
 async def _results(
-    function: Callable[[T], Awaitable[R]], items: Iterable[T], at_once: int
+    function: Callable[[T], Awaitable[R]], items: Iterable[T], at_once: int, window: int
 ) -> AsyncGenerator[R, None]:
     slots = asyncio.Semaphore(at_once)
 
@@ -68,7 +69,7 @@ async def _results(
     stream = iter(items)
     try:
         while True:
-            for item in islice(stream, WINDOW * at_once - len(calls)):
+            for item in islice(stream, window * at_once - len(calls)):
                 calls.append(asyncio.create_task(call(item)))
             if not calls:
                 return

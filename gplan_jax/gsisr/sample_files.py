@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -32,15 +32,22 @@ def read_samples(path: str | Path, *, faulty: FaultyRows | None = None) -> Itera
 
 
 def read_numbered_samples(
-    path: str | Path, *, faulty: FaultyRows | None = None, limit: int | None = None
+    path: str | Path,
+    *,
+    faulty: FaultyRows | None = None,
+    limit: int | None = None,
+    skip: int = 0,
+    optional: Collection[str] = (),
 ) -> Iterator[tuple[int, Sample]]:
     """As ``read_samples``, each sample after its row number in the file, counted from 1.
 
     Args:
         limit: only the first so many rows of the file are looked at, faulty ones among them.
+        skip: the first so many are passed over.
+        optional: see ``read_rows``.
     """
     path = Path(path)
-    rows = islice(read_rows(path, COLUMNS), limit)
+    rows = islice(read_rows(path, COLUMNS, optional=optional), skip, limit)
 
     def sample(numbered: Row) -> tuple[int, Sample]:
         number, row = numbered

@@ -12,6 +12,7 @@ from gplan_jax.foundation.files import (
     atomic_directory,
     atomic_write,
     file_digest,
+    folder_hash,
     json_digest,
     read_json,
     read_jsonl,
@@ -118,3 +119,23 @@ def test_what_is_written_follows_the_umask(umask: int, tmp_path: Path) -> None:
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
     directory, file = 0o777 & ~umask, 0o666 & ~umask
     assert modes == {"out": directory, "deeper": directory, "file": file, "value.json": file}
+
+
+def test_the_hash_of_a_folder_depends_on_names_and_contents_alone(tmp_path: Path) -> None:
+    def folder(name: str, files: dict[str, str]) -> str:
+        for file, text in files.items():
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_text(text, encoding="utf-8")
+        return folder_hash(tmp_path / name)
+
+    known = folder("a", {"x": "1", "below/y": "2"})
+    assert folder("b", {"below/y": "2", "x": "1"}) == known
+    others = [
+        {"x": "1", "below/y": "3"},
+        {"x": "1", "below/z": "2"},
+        {"x": "12", "below/y": ""},
+    ]
+    hashes = {folder(f"c{n}", files) for n, files in enumerate(others)}
+    assert len({known, *hashes}) == 4
+    with pytest.raises(GplanError, match="missing or empty"):
+        folder_hash(tmp_path / "none")

@@ -28,15 +28,18 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import atomic_write
 from gplan_jax.gsisr import (
+    COLUMNS,
     IntentLibrary,
     PromptTemplate,
     Sample,
     canonical_plan,
     check_plan,
     latent_failure,
+    latent_valid,
     parse_plan,
     read_context_pairs,
     read_labelled_samples,
+    read_numbered_samples,
     score_prediction,
 )
 from gplan_jax.gsisr.intent_counts import IntentCounts
@@ -128,6 +131,14 @@ class GsisrTask(Task):
             examples = (example(pair.anchor), example(pair.counterfactual))
             yield ExamplePair(pair.key, examples, pair.provenance.changed)
 
+    def read_contexts(
+        self, path: str | Path, faulty: FaultyRows, *, skip: int = 0
+    ) -> Iterator[tuple[int, str, Sample]]:
+        """Samples, labelled or not; a column that lacks is empty, as in a request to a server."""
+        optional = [column for column in COLUMNS if column != "id"]
+        rows = read_numbered_samples(path, faulty=faulty, skip=skip, optional=optional)
+        return ((number, sample.id, sample) for number, sample in rows)
+
     def prompt(self, context: Sample) -> Prompt:
         """The prompt of a sample."""
         return self.template.render(context, self.library, self.response)
@@ -135,6 +146,14 @@ class GsisrTask(Task):
     def score(self, text: str, example: Example, encoder: ChatEncoder) -> RowScores:
         """The paper's measures; see ``score_text``."""
         return score_text(text, example.answer, self.library, encoder.latents)
+
+    def read_answer(self, text: str, encoder: ChatEncoder) -> dict[str, Any]:
+        """The plan, and whether the latent prefix (None for none) and the rule filter pass."""
+        valid, library = None, self.library
+        if self.response != "plan":
+            valid = latent_valid(text, encoder.latents, library)
+        passed = not check_plan(text, library)
+        return {"plan": parse_plan(text, library), "latent_valid": valid, "passed": passed}
 
     def save(self, model_dir: Path, examples: Iterable[Example] = ()) -> None:
         """Writes the task into a model directory, with the counts of the plans of ``examples``."""

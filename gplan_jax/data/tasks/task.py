@@ -130,6 +130,12 @@ class Task(ABC):
         )
 
     @abstractmethod
+    def read_contexts(
+        self, path: str | Path, faulty: FaultyRows, *, skip: int = 0
+    ) -> Iterator[tuple[int, str, Any]]:
+        """Number, id and context of a file's rows behind the first ``skip``; labels may lack."""
+
+    @abstractmethod
     def prompt(self, context: Any) -> Prompt:
         """The prompt of an example's context."""
 
@@ -141,6 +147,10 @@ class Task(ABC):
     @abstractmethod
     def score(self, text: str, example: Example, encoder: ChatEncoder) -> RowScores:
         """What a model's whole text is worth."""
+
+    @abstractmethod
+    def read_answer(self, text: str, encoder: ChatEncoder) -> dict[str, Any]:
+        """What a model's whole text holds, as columns of a file of answers."""
 
     @property
     def most_prompt_tokens(self) -> int:

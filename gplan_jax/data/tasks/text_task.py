@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, StringConstraints, ValidationError
 
@@ -56,6 +56,12 @@ class TextRow(Config):
     answer: Text
 
 
+class PromptRow(TextRow):
+    """The same without an answer, or with one that is not looked at."""
+
+    answer: str = ""
+
+
 @dataclass(frozen=True)
 class TextTask(Task):
     """Exact answers to prompts that stand in the rows; see ``Task``."""
@@ -77,19 +83,33 @@ class TextTask(Task):
                 ``latents``, where responses are latent; an id stood in an earlier line; or
                 ``system`` is another than in the lines before. Lines count from 1.
         """
-        path, faulty = Path(path), faulty or FaultyRows()
+        rows = self._numbered_rows(Path(path), faulty or FaultyRows(), latents)
+        return (example for _, example in rows)
+
+    def read_contexts(
+        self, path: str | Path, faulty: FaultyRows, *, skip: int = 0
+    ) -> Iterator[tuple[int, str, Prompt]]:
+        """Prompts of rows with or without answers, all lines read, so that all share one system."""
+        rows = self._numbered_rows(Path(path), faulty, None)
+        return ((number, row.id, row.context) for number, row in rows if number > skip)
+
+    def _numbered_rows(
+        self, path: Path, faulty: FaultyRows, latents: LatentVocabulary | None
+    ) -> Iterator[tuple[int, Example]]:
+        """Lines by number; without ``latents`` answers may lack, and blocks have any order."""
         if path.suffix != ".jsonl" or not path.is_file():
             raise GplanError(f"{path} is no .jsonl file; rows of text are one JSON object a line.")
         seen: dict[str, int] = {}
         system: str | None = None
-        order = {name: index for index, name in enumerate(latents.block_names)}
+        order = {name: index for index, name in enumerate(latents.block_names if latents else ())}
 
-        def example(numbered: tuple[int, bytes]) -> Example:
+        def example(numbered: tuple[int, bytes]) -> tuple[int, Example]:
             nonlocal system
             number, line = numbered
             key, mend = None, _MEND
             try:
-                row = TextRow.model_validate(strict_json(line, "The line"))
+                kind = TextRow if latents else PromptRow
+                row = kind.model_validate(strict_json(line, "The line"))
                 key = "blocks"
                 names = tuple(block.name for block in row.blocks)
                 for block in row.blocks:
@@ -97,7 +117,7 @@ class TextTask(Task):
                     check_plain(block.text, f"Block {block.name}")
                 if len(set(names)) < len(names):
                     raise GplanError("a block occurs twice")
-                places = [order.get(name, -1) for name in names]
+                places = [order.get(name, -1) for name in names if latents]
                 if self.response == "latent" and (-1 in places or places != sorted(places)):
                     mend = f"Convert the checkpoint with --latents {path}, or {SKIP_HINT}."
                     raise GplanError(
@@ -120,7 +140,8 @@ class TextTask(Task):
                 raise RowError(path, number, key, str(error).rstrip("."), mend) from None
             seen[row.id], system = number, row.system
             blocks = tuple((block.name, block.text) for block in row.blocks)
-            return Example(row.id, Prompt(row.system, row.prompt), blocks, names, row.answer)
+            prompt = Prompt(row.system, row.prompt)
+            return number, Example(row.id, prompt, blocks, names, row.answer)
 
         with path.open("rb") as file:
             lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
@@ -134,8 +155,8 @@ class TextTask(Task):
         """Whether the answer is the row's to the letter; the share of the row's answer tokens that
         stand in their place; whether what stands before is the row's latent prefix.
         """
-        prefix, close, rest = text.partition(THOUGHT_CLOSE)
-        answer = (rest if close else text).strip()
+        prefix, close, _ = text.partition(THOUGHT_CLOSE)
+        answer = self.read_answer(text, encoder)["answer"]
         tokens, wanted = (encoder.response(t).ids[:-1].tolist() for t in (answer, example.answer))
         hits = sum(a == b for a, b in zip(tokens, wanted, strict=False))
         latent = ((name, None) for name in example.block_names)
@@ -151,6 +172,11 @@ class TextTask(Task):
             "latent_valid": float(failure is None),
         }
         return RowScores(values, failure)
+
+    def read_answer(self, text: str, encoder: ChatEncoder) -> dict[str, Any]:
+        """What follows the reasoning, or all of it where there is none."""
+        _, close, rest = text.partition(THOUGHT_CLOSE)
+        return {"answer": (rest if close else text).strip()}
 
 
 def text_latents(path: str | Path, *, width: int) -> LatentVocabulary:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from itertools import islice
@@ -32,6 +31,7 @@ from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import (
     atomic_write,
     file_digest,
+    folder_hash,
     read_json,
     refuse_existing,
     write_json,
@@ -135,19 +135,6 @@ def compare_sensitivity(
     if logs:
         draw_preference_curves(logs, out / CURVES)
     return metrics
-
-
-def folder_hash(folder: str | Path) -> str:
-    """SHA-256 over the names and contents of all files below ``folder``; GplanError where none."""
-    folder = Path(folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    if not files:
-        raise GplanError(f"{folder} is not a model directory: it is missing or empty.")
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-        digest.update(bytes.fromhex(file_digest(path)))
-    return digest.hexdigest()
 
 
 def _stands(folder: Path, identity: Mapping[str, Any]) -> bool:

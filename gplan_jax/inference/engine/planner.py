@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import jax.numpy as jnp
 
+from gplan_jax.data.batch_plan import round_up
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.data.tasks.registry import load_task
@@ -16,23 +19,35 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.gsisr.intent_counts import IntentCounts
-from gplan_jax.inference.engine.beam import beam_search
-from gplan_jax.inference.engine.continuous import decode_all
+from gplan_jax.inference.engine.best_plans import search_all, search_shapes
+from gplan_jax.inference.engine.continuous import Prompted, decode_all
 from gplan_jax.inference.engine.decoder_setup import (
     Parts,
+    Prompter,
     build_decoder,
     build_prompter,
     grammar_of,
     load_counts,
 )
-from gplan_jax.inference.engine.programs import Programs, shapes_of
+from gplan_jax.inference.engine.programs import PAGE, Programs
 from gplan_jax.inference.engine.requests import DecodingMode, EngineConfig, PlanRequest
-from gplan_jax.inference.engine.sequences import longest_response
+from gplan_jax.inference.grammar.plan_grammar import PlanGrammar
 from gplan_jax.models import Qwen3, load_qwen3
 from gplan_jax.reasoning import Prompt
 
 MAX_NEW_TOKENS = 512
 _MOST_SLOTS = 256
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's whole text."""
+
+    text: str
+    # natural, of its decisions among what the grammar allows; None where it was decoded freely
+    log_probability: float | None
+    # of an answer among several: whether it is proven that none that lacks is likelier
+    exact: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -51,15 +66,17 @@ class Planner:
     # see ``PlanRequest``; row i is drawn with seed + i
     temperature: float = 0.0
     seed: int = 0
-    beams: int = 1  # beginnings that a beam search keeps; 1 searches none
+    best: int = 0  # likeliest whole plans to search for; 0 decodes token by token instead
 
     def __post_init__(self) -> None:
-        if self.mode == "unconstrained" and (self.temperature > 0 or self.beams > 1):
+        if self.mode == "unconstrained" and (self.temperature > 0 or self.best):
             raise GplanError(
-                "Temperature and beams are for the constrained modes; decode with mode drafted."
+                "Temperature and best are for the constrained modes; decode with mode drafted."
             )
-        if self.temperature > 0 and self.beams > 1:
-            raise GplanError("A beam search draws nothing; leave out temperature or beams.")
+        if self.temperature > 0 and self.best:
+            raise GplanError(
+                "A search for the best plans draws nothing; leave out temperature or best."
+            )
 
     @classmethod
     def load(
@@ -76,7 +93,7 @@ class Planner:
         response: Response | None = None,
         temperature: float = 0.0,
         seed: int = 0,
-        beams: int = 1,
+        best: int = 0,
     ) -> Planner:
         """Loads a model directory or a Hugging Face directory.
 
@@ -106,7 +123,7 @@ class Planner:
             counts=load_counts(folder),
             temperature=temperature,
             seed=seed,
-            beams=beams,
+            best=best,
         )
 
     @property
@@ -119,62 +136,80 @@ class Planner:
             )
         return self.task.library
 
-    def generate(self, samples: Sequence[Sample | Prompt]) -> list[str]:
-        """Answers of the model, one text a sample, in order; a progress bar counts them.
+    @cached_property
+    def prompter(self) -> Prompter:
+        """What makes its prompts."""
+        return build_prompter(self.task, self.encoder, EngineConfig(prefix_cache_mib=0))
+
+    @cached_property
+    def grammar(self) -> PlanGrammar | None:
+        """The grammar of its answers, None where they are decoded freely."""
+        if self.mode == "unconstrained":
+            return None
+        return grammar_of("this model", self.task.response, self.library, self.encoder)
+
+    def generate(self, contexts: Sequence[Sample | Prompt]) -> list[str]:
+        """Answers of the model, one text a context, in order; a progress bar counts them.
 
         Raises:
             GplanError: a prompt has no room, or the grammar can't be made.
         """
-        if not samples:
+        if not contexts:
             return []
-        grammar = None
-        if self.mode != "unconstrained":
-            grammar = grammar_of("this model", self.task.response, self.library, self.encoder)
-        parts = Parts("planner", self.model, self.encoder, self.task, grammar, self.counts)
-        config = EngineConfig(
-            mode=self.mode,
-            slots=min(self.batch_size, len(samples), _MOST_SLOTS),
-            max_new_tokens=self.max_new_tokens,
-            prefix_cache_mib=0,
-        )
-        prompter = build_prompter(self.task, self.encoder, config)
-        prompts = [
-            prompter.prompted(PlanRequest(sample, temperature=self.temperature, seed=seed))
-            for seed, sample in enumerate(samples, start=self.seed)
-        ]
+        prompts = [self.prompt(context, row) for row, context in enumerate(contexts)]
+        with ProgressBar("planning", len(prompts)) as bar:
+            answers = self.answers(prompts, contexts[0], on_row=lambda: bar.advance(steps=1))
+        return [likeliest.text for likeliest, *_ in answers]
 
-        if self.beams == 1 or grammar is None:
-            decoder = build_decoder(
-                parts, config, prompter, prompts=prompts, sample=samples[0], ahead=False
+    def prompt(self, context: Sample | Prompt, row: int = 0) -> Prompted:
+        """The prompt of a context, drawn for with the seed of its row, counted from 0."""
+        request = PlanRequest(context, temperature=self.temperature, seed=self.seed + row)
+        return self.prompter.prompted(request)
+
+    def answers(
+        self, prompts: Sequence[Prompted], context: Sample | Prompt, *, on_row: Callable[[], None]
+    ) -> list[list[Answer]]:
+        """The answers to each prompt, likeliest first; several where ``best`` asks for them.
+
+        The same prompts in the same order give the same answers to the last bit: nothing is kept
+        from call to call.
+
+        Args:
+            context: of any of the prompts, which all begin alike.
+            on_row: called after each prompt.
+        """
+        grammar, system = self.grammar, self.prompter.system_ids(context)
+        slots = min(self.batch_size, len(prompts), _MOST_SLOTS)
+        if grammar is None or not self.best:
+            config = EngineConfig(
+                mode=self.mode,
+                slots=slots,
+                max_new_tokens=self.max_new_tokens,
+                prefix_cache_mib=0,
             )
-            with ProgressBar("planning", len(prompts)) as bar:
-                rows = decode_all(decoder, prompts, on_row=lambda: bar.advance(steps=1))
-            return [self.encoder.decode(row.response) for row in rows]
+            # The drafts learn from the answers of this call alone.
+            counts = copy.deepcopy(self.counts)
+            parts = Parts("planner", self.model, self.encoder, self.task, grammar, counts)
+            decoder = build_decoder(
+                parts, config, self.prompter, prompts=prompts, sample=context, ahead=False
+            )
+            rows = decode_all(decoder, prompts, on_row=on_row)
+            texts = [self.encoder.decode(row.response) for row in rows]
+            logs = [row.log_probability if grammar else None for row in rows]
+            return [[Answer(text, log)] for text, log in zip(texts, logs, strict=True)]
 
-        # A beam search runs one prompt at a time, all its beginnings as one tree.
-        system = prompter.system_ids(samples[0])
-        shapes = shapes_of(
-            prompt=self.task.prompt_length - len(system),
-            tail=0,
-            response=2 * self.beams * longest_response(grammar),  # trees go up to a power of two
-            slots=1,
-            nodes=1,
-            queries=1,
-        )
+        ids = [prompt.ids[len(system) :] for prompt in prompts]
+        longest = round_up(max(map(len, ids)), PAGE)
         programs = Programs(
             self.model,
             system,
-            shapes,
+            search_shapes(grammar, prompt=longest, slots=slots),
             vocabulary=self.encoder.vocabulary_size,
             grammar=grammar,
             pages=False,
             ahead=False,
         )
-        texts = []
-        with ProgressBar("planning", len(prompts)) as bar:
-            for prompt in prompts:
-                ids = prompt.ids[len(system) :]
-                best = beam_search(programs, grammar, ids, beams=self.beams)
-                texts.append(self.encoder.decode(best.tokens))
-                bar.advance(steps=1)
-        return texts
+        return [
+            [Answer(self.encoder.decode(plan.tokens), plan.score, exact) for plan in plans]
+            for plans, exact in search_all(programs, grammar, ids, self.best, on_row=on_row)
+        ]

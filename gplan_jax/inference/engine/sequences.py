@@ -37,6 +37,8 @@ class SequenceState:
     path: tuple[int, ...] = ()
     chain: tuple[int, ...] = ()  # the last tokens of ``response``, which no pass has seen
     response: list[int] = field(default_factory=list)  # the tokens so far
+    # log p of the decisions so far, each among the edges that were open; 0 in plain decoding
+    log_probability: float = 0.0
     finished: bool = False  # whether the response is whole, or given up for ``fault``
     fault: NotFinite | None = None
     # see ``PlanAnswer``
@@ -125,17 +127,26 @@ def choose(row: SequenceState, edges: Sequence[Edge], logits_E: np.ndarray) -> E
     """The likeliest open edge, the first of equals; drawn where the row has a temperature.
 
     A draw adds Gumbel noise to logits / temperature. The noise hangs on the seed and on the place
-    in the response, so that drafts don't change what is drawn. NotFinite where nothing is likely.
+    in the response, so that drafts don't change what is drawn. The row's log-probability is that of
+    temperature 1 all the same. NotFinite where nothing is likely.
     """
     if len(edges) == 1:
         return edges[0]
-    scores = logits_E[[edge.number for edge in edges]]
+    logits = scores = logits_E[[edge.number for edge in edges]]
     if not np.isfinite(scores).all():
         raise NotFinite
     if row.temperature > 0:
         generator = np.random.default_rng((row.seed, len(row.response)))
         scores = scores / row.temperature + generator.gumbel(size=len(edges))
-    return edges[int(np.argmax(scores))]
+    chosen = int(np.argmax(scores))
+    row.log_probability += float(log_softmax(logits)[chosen])
+    return edges[chosen]
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """float64 log probabilities of the open edges of a state: logits - log sum exp(logits)."""
+    logits = logits.astype(np.float64)
+    return logits - np.logaddexp.reduce(logits)
 
 
 def _append_forced(row: SequenceState, grammar: PlanGrammar, state: GrammarState) -> None:

@@ -19,7 +19,6 @@ from gplan_jax.evaluation.sensitivity.model_comparison import (
     RESULTS,
     TABLES,
     compare_sensitivity,
-    folder_hash,
 )
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
@@ -288,23 +287,3 @@ def test_models_with_other_libraries_are_refused(files: dict[str, Any]) -> None:
     GsisrTask(PromptTemplate.load("compact_zh"), smaller).save(files["models"]["scdpo"])
     with pytest.raises(GplanError, match="picd and scdpo have different intent libraries"):
         compare_sensitivity(**files)
-
-
-def test_the_hash_of_a_folder_depends_on_names_and_contents_alone(tmp_path: Path) -> None:
-    def folder(name: str, files: dict[str, str]) -> str:
-        for file, text in files.items():
-            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name / file).write_text(text, encoding="utf-8")
-        return folder_hash(tmp_path / name)
-
-    known = folder("a", {"x": "1", "below/y": "2"})
-    assert folder("b", {"below/y": "2", "x": "1"}) == known
-    others = [
-        {"x": "1", "below/y": "3"},
-        {"x": "1", "below/z": "2"},
-        {"x": "12", "below/y": ""},
-    ]
-    hashes = {folder(f"c{n}", files) for n, files in enumerate(others)}
-    assert len({known, *hashes}) == 4
-    with pytest.raises(GplanError, match="missing or empty"):
-        folder_hash(tmp_path / "none")

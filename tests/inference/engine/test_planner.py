@@ -29,7 +29,7 @@ def test_modes_that_follow_the_grammar_agree(
 
 
 @pytest.mark.slow
-def test_draws_and_beams(tiny_model_dir: Path, world_rows: list[Sample]) -> None:
+def test_draws_and_searches(tiny_model_dir: Path, world_rows: list[Sample]) -> None:
     rows = [world_rows[0]] * 4
 
     def plans(**options: object) -> list[str]:
@@ -38,7 +38,7 @@ def test_draws_and_beams(tiny_model_dir: Path, world_rows: list[Sample]) -> None
 
     drawn = plans(temperature=1.0, seed=3)
     assert drawn == plans(temperature=1.0, seed=3) and len(set(drawn)) > 1
-    assert len(set(plans(beams=2))) == 1
+    assert len(set(plans(best=1))) == 1
 
 
 def test_the_form_of_responses_is_found_beside_the_model(
@@ -63,8 +63,8 @@ def sample_of(folder: Path) -> Sample:
     ("options", "fault"),
     [
         ({"temperature": 1.0}, "for the constrained modes"),
-        ({"beams": 2}, "for the constrained modes"),
-        ({"mode": "drafted", "beams": 2, "temperature": 1.0}, "draws nothing"),
+        ({"best": 2}, "for the constrained modes"),
+        ({"mode": "drafted", "best": 2, "temperature": 1.0}, "draws nothing"),
     ],
 )
 def test_options_that_contradict(

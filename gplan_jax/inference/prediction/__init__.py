@@ -1,0 +1,1 @@
+"""Files of contexts planned in parts: resumed, divided among machines, put together again."""

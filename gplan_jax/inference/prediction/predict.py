@@ -1,0 +1,242 @@
+"""Plans for a file of contexts of any length: read, planned and written in parts of so many rows.
+
+A part is planned by itself: its rows go through a decoder of their own, and nothing that this one
+learns reaches the next. So its bytes depend on its rows and the settings alone, whichever device or
+machine plans it, before or after a kill; what is there already stays as it is. Memory holds the
+rows of the parts that are being planned, one a device, and of as many that wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Literal
+
+import jax
+
+import gplan_jax
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
+from gplan_jax.data.tasks.registry import load_task
+from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import FaultyRows, empty_data_set
+from gplan_jax.foundation.files import (
+    atomic_write,
+    file_digest,
+    folder_hash,
+    json_digest,
+    refuse_existing,
+    write_jsonl,
+)
+from gplan_jax.foundation.progress import ProgressBar
+from gplan_jax.foundation.row_files import ROW_MEND, count_rows, import_parquet
+from gplan_jax.foundation.streams import map_ordered
+from gplan_jax.foundation.strict_json import json_text
+from gplan_jax.inference.engine.planner import Answer, Planner
+from gplan_jax.inference.engine.programs import PAGE
+from gplan_jax.inference.prediction.manifest import MANIFEST, Manifest, PartFile, differences
+
+PART_ROWS = 1000
+Context = tuple[int, str, Any]  # a row's number in the file, its id and what prompts are made of
+# What columns of answers are to Parquet, where they are no text.
+_TYPES = {
+    **dict.fromkeys(("row", "rank"), "int64"),
+    **dict.fromkeys(("exact", "latent_valid", "passed"), "bool"),
+    "log_probability": "float64",
+}
+
+
+class _Stopped(Exception):
+    """The command ends, so nobody wants the part that is being planned."""
+
+
+def predict(
+    model: str | Path,
+    data: str | Path,
+    out: str | Path,
+    *,
+    faulty: FaultyRows | None = None,
+    shard: str | None = None,
+    part_rows: int = PART_ROWS,
+    output: Literal["jsonl", "parquet"] = "jsonl",
+    devices: Sequence[jax.Device] | None = None,
+    **options: Any,
+) -> Manifest:
+    """Plans the rows of ``data`` into ``out``, or those of them that are not there yet.
+
+    Args:
+        shard: "i/n" takes only the i-th of n equal ranges of whole parts.
+        part_rows: rows of the file that a part of the output answers.
+        devices: what to plan on, an engine each; all of this process where None.
+        options: of ``Planner.load``. Without a ``mode``, answers that have a grammar are drafted.
+
+    Raises:
+        GplanError: ``out`` holds something else, or plans of other inputs or settings.
+        RowError: a row is faulty and is not to be left out. Finished parts stay.
+    """
+    data, out, faulty = Path(data), Path(out), faulty or FaultyRows()
+    named = ("template", "library", "prompt_length", "response")
+    task = load_task(Path(model), **{name: options.get(name) for name in named})
+    free = not isinstance(task, GsisrTask) or task.response == "reasoning"
+    options["mode"] = options.get("mode") or ("unconstrained" if free else "drafted")
+    words = re.fullmatch(r"(\d{1,9})/(\d{1,9})", shard or "1/1")
+    number, of = map(int, words.groups()) if words else (0, 0)
+    if not 1 <= number <= of:
+        raise GplanError(f"--shard {shard} is none; of four shards they are 1/4 to 4/4.")
+    if not (rows := count_rows(data)):
+        raise empty_data_set(data, [])
+
+    # What is there already must be of the same inputs and settings.
+    devices = devices or jax.local_devices()
+    run = {
+        "model": folder_hash(model),
+        "data": file_digest(data),
+        "rows": rows,
+        "part_rows": part_rows,
+        "output": output,
+        "prompts": json_digest(task.prompt_sources),
+        "prompt_length": task.prompt_length,
+        "response": task.response,
+        **{name: value for name, value in options.items() if name not in named},
+        "gplan_jax": gplan_jax.__version__,
+        "jax": jax.__version__,
+    }
+    manifest = Manifest(run=run, shard=shard, devices=devices[0].device_kind)
+    if (out / MANIFEST).is_file():
+        found = Manifest.read(out)
+        if what := differences(found, manifest):
+            raise GplanError(
+                f"{out} holds other plans: they differ in {what}. Name another --out, or remove "
+                "that one to plan again."
+            )
+        if found.parts is not None and all((out / part.file).is_file() for part in found.parts):
+            return found
+    else:
+        refuse_existing(out)
+        manifest.write(out)
+
+    total = -(-rows // part_rows)
+    parts = range(total * (number - 1) // of, total * number // of)
+    paths = {part: out / f"part-{part:07}.{output}" for part in parts}
+    if missing := {part for part, path in paths.items() if not path.is_file()}:
+        contexts = task.read_contexts(data, faulty, skip=min(missing) * part_rows)
+        grouped = itertools.groupby(contexts, lambda context: (context[0] - 1) // part_rows)
+        until_last = itertools.takewhile(lambda part: part[0] <= max(missing), grouped)
+        wanted = ((part, list(group)) for part, group in until_last if part in missing)
+        idle: SimpleQueue[tuple[jax.Device, Planner]] = SimpleQueue()
+        for device in devices:
+            with jax.default_device(device):
+                idle.put((device, Planner.load(model, **options)))
+        stop, lock = threading.Event(), threading.Lock()
+
+        def plan_part(part: int, contexts: Sequence[Context]) -> list[RowError]:
+            """Plans and writes a part on an idle device; the faults of the rows it leaves out."""
+
+            def on_row() -> None:
+                if stop.is_set():
+                    raise _Stopped
+                with lock:
+                    bar.advance(steps=1)
+
+            device, planner = idle.get()
+            try:
+                with jax.default_device(device):
+                    records, faults = plan_rows(planner, data, contexts, faulty.skips, on_row)
+                _write_part(paths[part], records, planner)
+            finally:
+                idle.put((device, planner))
+            return faults
+
+        here = min(rows, parts.stop * part_rows) - parts.start * part_rows
+        left = sum(min(part_rows, rows - part * part_rows) for part in missing)
+        with ProgressBar("planning", here, start=here - left) as bar:
+            try:
+                for faults in map_ordered(
+                    lambda part: asyncio.to_thread(plan_part, *part),
+                    wanted,
+                    at_once=len(devices),
+                    window=2,
+                ):
+                    for fault in faults:
+                        faulty.add(fault)
+            finally:
+                stop.set()
+    written = [
+        PartFile(file=path.name, answers=count_rows(path), sha256=file_digest(path))
+        for path in paths.values()
+        if path.is_file()  # None where all rows of a part are faulty.
+    ]
+    manifest = manifest.model_copy(update={"parts": written})
+    manifest.write(out)
+    return manifest
+
+
+def plan_rows(
+    planner: Planner,
+    source: Path,
+    contexts: Sequence[Context],
+    skips: bool,
+    on_row: Callable[[], None],
+) -> tuple[list[dict[str, Any]], list[RowError]]:
+    """Records of the answers to rows of a file, and the faults of rows that get none: their prompts
+    can't be made, or leave no room for an answer. RowError for the first unless it ``skips`` them.
+    """
+    prompts, planned, faults = [], [], list[RowError]()
+    room = planner.model.config.max_position_embeddings - planner.max_new_tokens - PAGE
+    for number, row_id, context in contexts:
+        try:
+            prompt = planner.prompt(context, number - 1)
+            if not planner.task.cuts_prompts and len(prompt.ids) > room:
+                raise GplanError(
+                    f"its prompt has {len(prompt.ids)} tokens, and beside an answer of "
+                    f"{planner.max_new_tokens} the model has room for {room}"
+                )
+        except GplanError as error:
+            faults.append(RowError(source, number, None, str(error).rstrip("."), ROW_MEND))
+            if not skips:
+                raise faults[0] from None
+            continue
+        prompts.append(prompt)
+        planned.append((number, row_id, context))
+    answers = planner.answers(prompts, planned[0][2], on_row=on_row) if prompts else []
+    records = [
+        _record(planner, number, row_id, rank, answer)
+        for (number, row_id, _), found in zip(planned, answers, strict=True)
+        for rank, answer in enumerate(found, start=1)
+    ]
+    return records, faults
+
+
+def _record(
+    planner: Planner, number: int, row_id: str, rank: int, answer: Answer
+) -> dict[str, Any]:
+    """One answer of a row; where there may be several, its rank and whether that is proven."""
+    log = answer.log_probability
+    return {
+        "row": number,
+        "id": row_id,
+        **({"rank": rank, "exact": answer.exact} if planner.best else {}),
+        **planner.task.read_answer(answer.text, planner.encoder),
+        "text": answer.text,
+        "log_probability": None if log is None else round(log, 6),
+    }
+
+
+def _write_part(path: Path, records: list[dict[str, Any]], planner: Planner) -> None:
+    """Writes a part whole or not at all; in Parquet, plans are JSON text."""
+    if path.suffix == ".jsonl":
+        write_jsonl(path, records)
+        return
+    parquet = import_parquet()
+    import pyarrow
+
+    columns = _record(planner, 0, "", 1, Answer("", None))
+    schema = pyarrow.schema([(name, _TYPES.get(name, "string")) for name in columns])
+    for record in records:
+        record |= {name: json_text(v) for name, v in record.items() if isinstance(v, list)}
+    with atomic_write(path) as temporary:
+        parquet.write_table(pyarrow.Table.from_pylist(records, schema=schema), temporary)
