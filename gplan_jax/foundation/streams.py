@@ -35,15 +35,21 @@ def map_ordered(
         raise ValueError(f"at_once is {at_once}; at least one call runs at a time.")
     with asyncio.Runner() as runner:
         results = _results(function, items, at_once, window)
+        waiting: asyncio.Task[object] | None = None
 
         async def following() -> tuple[R] | None:
             """The next result in a tuple, None at the end."""
+            nonlocal waiting
+            waiting = asyncio.current_task()
             async for result in results:
                 return (result,)
             return None
 
         async def finish() -> None:
             try:
+                if waiting is not None:  # SIGTERM's SystemExit leaves the loop, but not this task.
+                    waiting.cancel()
+                    await asyncio.wait([waiting])
                 await results.aclose()
             finally:
                 if close is not None:

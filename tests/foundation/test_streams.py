@@ -92,3 +92,26 @@ def test_at_least_one_call_runs() -> None:
 
     with pytest.raises(ValueError, match="at_once is 0"):
         next(map_ordered(call, [1], at_once=0))
+
+
+def test_an_exit_while_a_result_is_awaited_ends_the_stream_as_well() -> None:
+    """As a handler of SIGTERM raises it: the loop is left with the task that waits."""
+    ended: list[str] = []
+
+    def leave() -> None:
+        raise SystemExit(143)
+
+    async def call(item: int) -> int:
+        asyncio.get_running_loop().call_soon(leave)
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append("call")
+        return item
+
+    async def close() -> None:
+        ended.append("close")
+
+    with pytest.raises(SystemExit):
+        list(map_ordered(call, [1], close=close))
+    assert ended == ["call", "close"]
