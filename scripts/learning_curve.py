@@ -9,7 +9,7 @@ rows, five folds by id. ``--more`` adds rows of another source to all of them.
 Two rows whose contexts agree have the same first intent with probability a = E[sum_i p_i^2], where
 p is the distribution of the intent in a context. No predictor that sees only what agrees reaches
 more than E[max_i p_i] <= sqrt(a), and the best one reaches at least a. The estimate of a counts
-pairs of different ids; its interval is a bootstrap over cells, which holds the cells' sizes as drawn.
+pairs of different ids, a row of a cell as one row; its interval is a bootstrap over cells.
 """
 
 from __future__ import annotations

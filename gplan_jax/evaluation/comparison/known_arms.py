@@ -17,6 +17,7 @@ ALL = "all"
 PLANNERS = {
     "picd": "gplan_jax.evaluation.comparison.planner_arms:PICD",
     "pause": "gplan_jax.evaluation.comparison.planner_arms:PAUSE",
+    "cot_sft": "gplan_jax.evaluation.comparison.planner_arms:COT_SFT",
     "direct_sft": "gplan_jax.evaluation.comparison.planner_arms:DIRECT_SFT",
 }
 

@@ -155,6 +155,7 @@ def fit_planner(
 DIRECT_SFT = planner_arm(
     "direct_sft", "Direct-SFT, small planner", PlannerRecipe(Mode.DIRECT_SFT, "cosine")
 )
+COT_SFT = planner_arm("cot_sft", "CoT-SFT, small planner", PlannerRecipe(Mode.COT_SFT, "cosine"))
 PAUSE = planner_arm("pause", "Pause tokens, small planner", PlannerRecipe(Mode.PAUSE))
 PICD = planner_arm("picd", "PICD, small planner", PlannerRecipe(Mode.PICD))
 

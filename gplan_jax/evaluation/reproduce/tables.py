@@ -71,8 +71,8 @@ class Scale:
 
 
 SCALES: Mapping[str, Scale] = {
-    # A planner a minute or two on one core. Scoring is cheap and tells differences apart: with 1,200
-    # rows about 3 points of Acc@1 can be seen, with 170 only 8.
+    # A planner a minute or two on one core. Scoring is cheap and shows differences: 1,200 rows tell
+    # about 3 points of Acc@1 apart, 170 only 8.
     "tiny": Scale(
         2000, 0.6, {"layers": 2, "epochs": 12, "epochs_per_stage": 1, "target_blocks": 7}
     ),

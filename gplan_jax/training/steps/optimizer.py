@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from gplan_jax.training.steps.train_config import OptimizerConfig
 Params = Any
 
 
+@functools.cache  # One object for equal arguments, so that runs can share a compiled step.
 def make_schedule(
     config: OptimizerConfig,
     *,
@@ -59,6 +61,7 @@ def make_schedule(
     )
 
 
+@functools.cache
 def make_optimizer(
     config: OptimizerConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from gplan_jax.data.batch_plan import BatchPlan
 from gplan_jax.data.encoding import ChatEncoder
@@ -39,7 +39,11 @@ from gplan_jax.models.qwen3.lora import add_lora
 from gplan_jax.objectives.curriculum import CompressionCurriculum
 from gplan_jax.training.hosts.mesh import batch_share, check_mesh, make_mesh
 from gplan_jax.training.hosts.processes import log_once
-from gplan_jax.training.steps.objectives import make_objective
+from gplan_jax.training.steps.objectives import (
+    PreferenceObjective,
+    SectionObjective,
+    make_objective,
+)
 from gplan_jax.training.steps.optimizer import make_optimizer, make_schedule
 from gplan_jax.training.steps.step import Params, TrainState, TrainStep, make_train_step
 from gplan_jax.training.steps.train_config import TrainConfig
@@ -87,12 +91,14 @@ class Run:
     def train_step(self) -> TrainStep:
         """The compiled step: (state, batch on devices) -> (state, metrics)."""
         graphdef, _, *frozen = nnx.split(self.model, *trained_filters(self.config))
-        step = make_train_step(
+        leaves, structure = jax.tree.flatten(self._state_shardings)
+        step = _step_of(
             graphdef,
             self.optimizer,
             make_objective(self.config),
-            accumulation_steps=self.config.accumulation_steps,
-            state_shardings=self._state_shardings,
+            self.config.accumulation_steps,
+            tuple(leaves),
+            structure,
         )
         return functools.partial(step, frozen=frozen[0]) if frozen else step
 
@@ -110,6 +116,26 @@ class Run:
     @property
     def _state_shardings(self) -> TrainState:
         return TrainState.shardings(self._trained, self.optimizer, self.mesh)
+
+
+@functools.lru_cache(maxsize=4)
+def _step_of(
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    objective: SectionObjective | PreferenceObjective,
+    accumulation_steps: int,
+    shardings: tuple[NamedSharding, ...],
+    structure: jax.tree_util.PyTreeDef,
+) -> TrainStep:
+    """One step for all runs of a process that differ in rows and weights alone, as seeds do: the
+    second one traces and compiles nothing."""
+    return make_train_step(
+        graphdef,
+        optimizer,
+        objective,
+        accumulation_steps=accumulation_steps,
+        state_shardings=jax.tree.unflatten(structure, shardings),
+    )
 
 
 def prepare(config: TrainConfig, directory: Path) -> Run:

@@ -12,6 +12,7 @@ from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.data.tasks.task import Mode
 from gplan_jax.evaluation.comparison import planner_arms
 from gplan_jax.evaluation.comparison.planner_arms import (
+    COT_SFT,
     DIRECT_SFT,
     PAUSE,
     PICD,
@@ -61,10 +62,10 @@ def test_training_rows_keep_their_plan_and_gain_reasoning(rows: list[Sample]) ->
 
 
 def test_all_ways_begin_alike_and_declare_equal_search_spaces() -> None:
-    arms = (DIRECT_SFT, PAUSE, PICD)
-    assert {arm.name for arm in arms} == {"direct_sft", "pause", "picd"}
-    assert DIRECT_SFT.trials == PAUSE.trials == PICD.trials
-    assert DIRECT_SFT.settings is PAUSE.settings is PICD.settings
+    arms = (COT_SFT, DIRECT_SFT, PAUSE, PICD)
+    assert {arm.name for arm in arms} == {"cot_sft", "direct_sft", "pause", "picd"}
+    assert COT_SFT.trials == DIRECT_SFT.trials == PAUSE.trials == PICD.trials
+    assert COT_SFT.settings is DIRECT_SFT.settings is PAUSE.settings is PICD.settings
     for arm in arms:
         assert arm.trials[0] == {} and len(arm.trials) == 4
         for trial in arm.trials:
