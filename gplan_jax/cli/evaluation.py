@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -196,6 +196,16 @@ def predict(
     merge: Annotated[
         Path | None, typer.Option(help="Instead of planning: directory that holds all shards.")
     ] = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="ray: in shards over a cluster, or over --workers on this machine."),
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Of Ray; else one a GPU, TPU host or node.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster; else RAY_ADDRESS, or one started here.")
+    ] = None,
     on_error: Annotated[
         Literal["raise", "skip"], typer.Option(help="Stop at a faulty row, or leave it out.")
     ] = "raise",
@@ -225,7 +235,12 @@ def predict(
     Example: gplan predict --model run/model --data contexts.csv --shard 1/4 --out shards/1
 
     Example: gplan predict --merge shards --out plans
+
+    Example: gplan predict --engine ray --workers 8 --model run/model --data contexts.parquet
+    --out plans
     """
+    import functools
+
     from gplan_jax.foundation.errors import GplanError
     from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.inference.prediction import predict as prediction
@@ -235,12 +250,17 @@ def predict(
         manifest = merge_shards(merge, out)
     elif merge is None and model is not None and data is not None:
         faulty = FaultyRows(on_error, keep=20)
-        manifest = prediction.predict(
+        plan: Any = functools.partial(prediction.predict, faulty=faulty, shard=shard)
+        if engine == "ray":
+            from gplan_jax.integrations.ray import predict_with_ray
+
+            if shard is not None or on_error == "skip":
+                raise GplanError("--engine ray makes shards itself, and takes no faulty rows.")
+            plan = functools.partial(predict_with_ray, workers=workers, address=address)
+        manifest = plan(
             model,
             data,
             out,
-            faulty=faulty,
-            shard=shard,
             part_rows=part_rows,
             output=output,
             template=template,

@@ -27,3 +27,7 @@ class RowError(GplanError):
         self.problem, self.mend = problem, mend
         place = f"{file}, row {row}" + (f", column {column}" if column else "")
         super().__init__(f"{place}: {problem}. {mend}")
+
+    def __reduce__(self) -> tuple[type[RowError], tuple[object, ...]]:
+        """How it comes back from another process: by its parts, not by its message."""
+        return RowError, (self.file, self.row, self.column, self.problem, self.mend)

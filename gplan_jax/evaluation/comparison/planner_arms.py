@@ -65,7 +65,7 @@ class PlannerSettings(Config):
     b2: float = 0.98
     max_length: int = 512
     length_multiple: int = 64
-    max_new_tokens: int = 192
+    max_new_tokens: int = 256  # reasoning in words has up to 232 in the simulated world
     compute: DType = "float32"
     remat: Literal["none", "full"] = "none"
     preference_lr: float = 2e-5  # of the arms that go on with pairs of contexts, for one epoch
@@ -107,11 +107,16 @@ class PlannerPredictor:
         return count_parameters(self.planner.model)
 
     def predict(self, samples: Sequence[Sample], *, constrained: bool) -> list[str]:
-        """Greedy plans held to the grammar, or free answers as they are, latent tokens included."""
+        """Greedy plans held to the grammar, or free answers as they are, latent tokens included.
+
+        No grammar describes reasoning in words: there the plans are those of the free answers.
+        """
         shown = [_shown(sample, self.mode) for sample in samples]
         if not constrained:
             return self.planner.generate(shown)
-        planner, library = replace(self.planner, mode="constrained"), self.planner.library
+        free = self.planner.task.response == "reasoning"
+        planner = self.planner if free else replace(self.planner, mode="constrained")
+        library = self.planner.library
         return [canonical_plan(parse_plan(t, library), library) for t in planner.generate(shown)]
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +109,26 @@ def test_a_run_goes_on_where_it_was_killed(whole: Path, run: Run, tmp_path: Path
     write_json(out / MANIFEST, read_json(out / MANIFEST) | {"parts": None})
     run(out)
     assert contents(out) == contents(whole)
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_goes_on(
+    whole: Path, tiny_model_dir: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ["--template=compact_zh", "--prompt-length=192", "--response=plan", "--batch-size=4"]
+    command = [sys.executable, "-m", "gplan_jax.cli.main", "predict", f"--model={tiny_model_dir}"]
+    command += [f"--data={data}", f"--out={out}", f"--part-rows={PART_ROWS}", *options]
+    for parts in (1, 2):
+        process = subprocess.Popen(command)
+        while process.poll() is None and len(list(out.glob("part-*"))) < parts:
+            time.sleep(0.01)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run(command, check=True)
+    expected = {name: text for name, text in contents(whole).items() if name != MANIFEST}
+    assert {name: contents(out)[name] for name in expected} == expected
+    assert [part.answers for part in Manifest.read(out).parts or ()] == [4, 4, 4, 2]
 
 
 def test_a_finished_run_plans_nothing(
