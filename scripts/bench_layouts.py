@@ -160,6 +160,7 @@ def read_rows(
         encoder=encoder,
         task=GsisrTask(PromptTemplate.load(template), library, prompt_length=max_length),
         mode=mode,
+        cache=folder / "tokens",
         faulty=FaultyRows("skip"),
     )
 
@@ -193,9 +194,8 @@ def make_layouts(
     Without ``weights`` the model has only shapes.
     """
     curriculum = curriculum_of(config, len(training_set))
-    blocks = max(training_set.blocks(row) for row in range(len(training_set)))
     data = config.data
-    lengths_NxGx2 = training_set.lengths(blocks + 1)
+    lengths_NxGx2 = training_set.lengths(training_set.most_blocks + 1)
     training_set = with_prompt_length(config, training_set, lengths_NxGx2[..., 1].max(axis=1))
     lengths_NxGx2[..., 0] = lengths_NxGx2[..., 0].clip(max=training_set.task.prompt_length)
     plan = BatchPlan(

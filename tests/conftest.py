@@ -127,6 +127,19 @@ def tiny_model_dir(tiny_hf_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def qwen3_json(shared: Path) -> str:
+    """Qwen3's own tokenizer with the latent tokens."""
+    from tokenizers import AddedToken, Tokenizer
+
+    from gplan_jax.reasoning import GSISR_LATENTS
+
+    tokenizer = Tokenizer.from_file(str(shared / "qwen3_tokenizer" / "tokenizer.json"))
+    latents = [AddedToken(t, special=True, normalized=False) for t in GSISR_LATENTS.tokens]
+    tokenizer.add_special_tokens(latents)
+    return tokenizer.to_str()
+
+
+@pytest.fixture(scope="session")
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows of text: running parities of two or three bits, a block a bit."""
     path = tmp_path_factory.mktemp("text") / "parity.jsonl"

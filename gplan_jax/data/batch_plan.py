@@ -8,16 +8,12 @@ last batch of an epoch is filled up with empty rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import grain
 import numpy as np
 
-from gplan_jax.foundation.files import atomic_write
 from gplan_jax.objectives.curriculum import CompressionCurriculum
 
 EMPTY_ROW = -1
@@ -127,20 +123,3 @@ class BatchPlan:
 def round_up(value: int, multiple: int) -> int:
     """The least multiple that is not below ``value``."""
     return -(-value // multiple) * multiple
-
-
-def cached_counts(
-    cache_dir: Path | None, name: str, count: Callable[[], Sequence[Any]]
-) -> np.ndarray:
-    """int32 table of ``count()``, read from ``cache_dir``/``name``.npy where that stands.
-
-    ``name`` holds a hash of everything the counts depend on, so a resumed run need not count again.
-    """
-    path = cache_dir / f"{name}.npy" if cache_dir else None
-    if path and path.is_file():
-        return np.load(path)
-    table = np.asarray(count(), np.int32)
-    if path:
-        with atomic_write(path) as temporary, temporary.open("wb") as out:
-            np.save(out, table)
-    return table

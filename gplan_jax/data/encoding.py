@@ -72,6 +72,8 @@ class ChatEncoder:
         self.end_id = self._require(END)
         self.pad_id = self._require(PAD)
         self._start_id = self._require(START)
+        ids = (self.end_id, *self._plain_ids("\n"), self._start_id, *self._plain_ids("assistant\n"))
+        self._assistant_ids = np.asarray(ids, np.int32)
         self._system_ids = lru_cache(maxsize=8)(self._encode_system)
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
@@ -96,7 +98,7 @@ class ChatEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the tokenizer: caches of token counts hang on it."""
+        """A hash of the tokenizer: caches of tokens hang on it."""
         return hashlib.sha256(self._json.encode()).hexdigest()
 
     @property
@@ -110,6 +112,11 @@ class ChatEncoder:
         ids = (self._tokenizer.token_to_id(token) for token in self.latents.tokens)
         return tuple(sorted(index for index in ids if index is not None))
 
+    def has_latents(self, names: Sequence[str]) -> bool:
+        """Whether blocks of these names can be latent."""
+        known = set(names) <= set(self.latents.block_names)
+        return known and len(self.latent_ids) == len(self.latents.tokens)
+
     def require_latents(self) -> None:
         """Raises GplanError where the tokenizer lacks a latent token."""
         missing = [t for t in self.latents.tokens if self._tokenizer.token_to_id(t) is None]
@@ -122,7 +129,7 @@ class ChatEncoder:
 
     def system_ids(self, prompt: Prompt) -> np.ndarray:
         """Ids that all prompts of a template begin with: the system part and the user header."""
-        return np.asarray(self._system_ids(prompt.system), np.int32)
+        return self._system_ids(prompt.system)
 
     def prompt_ids(self, prompt: Prompt, *, max_length: int) -> np.ndarray:
         """Ids of the prompt up to where the response starts, at most ``max_length`` of them.
@@ -141,14 +148,22 @@ class ChatEncoder:
 
         So what they share at the beginning of their user parts stays shared.
         """
-        encode = self._plain_tokenizer.encode
-        users = [encode(prompt.user, add_special_tokens=False).ids for prompt in prompts]
+        users = self.user_ids(prompts)
         rooms = [self.user_room(prompt, max_length=max_length) for prompt in prompts]
         cut = max(0, *(len(user) - room for user, room in zip(users, rooms, strict=True)))
         return tuple(
-            np.asarray([*self._system_ids(p.system), *user[cut:], *self._assistant_ids], np.int32)
-            for p, user in zip(prompts, users, strict=True)
+            self.around_user(prompt, user[cut:], max_length=max_length)
+            for prompt, user in zip(prompts, users, strict=True)
         )
+
+    def user_ids(self, prompts: Sequence[Prompt]) -> list[np.ndarray]:
+        """int32 [U] each: the whole user parts of prompts, without what stands around them."""
+        return _fast_ids(self._plain_tokenizer, [prompt.user for prompt in prompts])
+
+    def around_user(self, prompt: Prompt, user_ids: np.ndarray, *, max_length: int) -> np.ndarray:
+        """As ``prompt_ids``, where the ids of the user part are known; its text is not read."""
+        cut = max(0, len(user_ids) - self.user_room(prompt, max_length=max_length))
+        return np.concatenate([self.system_ids(prompt), user_ids[cut:], self._assistant_ids])
 
     def user_room(self, prompt: Prompt, *, max_length: int) -> int:
         """Tokens of its user part that a prompt of ``max_length`` can hold; GplanError for none."""
@@ -173,16 +188,24 @@ class ChatEncoder:
         A token belongs to the plan as soon as one of its characters does: byte-level merges such
         as ``>[`` straddle the border, and the plan's first bracket must be supervised as plan.
         """
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        ids_T, spans_Tx2 = self.response_spans(text)
         plan_starts = [start for start, _, s in response_sections(text) if s == PLAN_SECTION]
         border = plan_starts[0] if plan_starts else len(text)
-        sections = [
-            PLAN_SECTION if end > border else REASONING_SECTION for _, end in encoding.offsets
-        ]
+        sections_T = np.where(spans_Tx2[:, 1] > border, PLAN_SECTION, REASONING_SECTION)
         return EncodedResponse(
-            np.asarray([*encoding.ids, self.end_id], np.int32),
-            np.asarray([*sections, PLAN_SECTION], np.int8),
+            np.append(ids_T, np.int32(self.end_id)),
+            np.append(sections_T, PLAN_SECTION).astype(np.int8),
         )
+
+    def response_ids(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """int32 [T] each: the ids of responses or parts of them, without an end token."""
+        return _fast_ids(self._tokenizer, texts)
+
+    def response_spans(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """int32 [T], [T, 2]: the same ids of one, and the characters that each spans."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        spans_Tx2 = np.asarray(encoding.offsets, np.int32).reshape(-1, 2)
+        return np.asarray(encoding.ids, np.int32), spans_Tx2
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, latent tokens written out."""
@@ -197,19 +220,18 @@ class ChatEncoder:
             )
         return int(index)
 
-    def _encode_system(self, system: str) -> tuple[int, ...]:
-        plain = self._plain_tokenizer.encode
-        newline = plain("\n", add_special_tokens=False).ids
-        content = plain("system\n" + system, add_special_tokens=False).ids
-        user = plain("user\n", add_special_tokens=False).ids
-        return (self._start_id, *content, self.end_id, *newline, self._start_id, *user)
+    def _encode_system(self, system: str) -> np.ndarray:
+        content, newline, user = map(self._plain_ids, ("system\n" + system, "\n", "user\n"))
+        ids = (self._start_id, *content, self.end_id, *newline, self._start_id, *user)
+        return np.asarray(ids, np.int32)
 
-    @property
-    def _assistant_ids(self) -> tuple[int, ...]:
-        plain = self._plain_tokenizer.encode
-        newline = plain("\n", add_special_tokens=False).ids
-        assistant = plain("assistant\n", add_special_tokens=False).ids
-        return (self.end_id, *newline, self._start_id, *assistant)
+    def _plain_ids(self, text: str) -> list[int]:
+        return self._plain_tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def _fast_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+    found = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [np.asarray(encoding.ids, np.int32) for encoding in found]
 
 
 def _rebuild(tokenizer_json: str, latents: LatentVocabulary, source: str) -> ChatEncoder:

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gplan_jax.data.batch_plan import cached_counts
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.task import Example, ExamplePair, Task
 from gplan_jax.foundation import RowError
 from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, empty_data_set
-from gplan_jax.foundation.files import json_lines
+from gplan_jax.foundation.files import atomic_write, json_lines
 from gplan_jax.foundation.progress import track
-from gplan_jax.reasoning import write_response
+from gplan_jax.reasoning import Prompt, write_response
 
 ALIKE, NO_REASONING = -1, -2
 
@@ -74,10 +75,13 @@ class PreferenceSet:
         """The key of a pair, for messages."""
         return self.pairs[row].key
 
-    def contents(self) -> Iterator[list[str]]:
-        """The texts of every pair that training depends on."""
+    def content_digest(self) -> str:
+        """A hash of the texts of every pair that training depends on."""
+        digest = hashlib.sha256()
         for pair in self.pairs:
-            yield [text for row in pair.examples for text in dataclasses.astuple(row.context)]
+            texts = [text for row in pair.examples for text in dataclasses.astuple(row.context)]
+            digest.update(json.dumps(texts, ensure_ascii=False).encode())
+        return digest.hexdigest()
 
     @property
     def examples(self) -> Iterator[Example]:
@@ -85,9 +89,14 @@ class PreferenceSet:
         return (example for pair in self.pairs for example in pair.examples)
 
     @cached_property
+    def constant_prompt(self) -> Prompt:
+        """What all prompts have in common: their system part."""
+        return Prompt(self.task.prompt(self.pairs[0].examples[0].context).system, "")
+
+    @cached_property
     def prefix_ids(self) -> np.ndarray:
         """int32 [P]: what every prompt begins with, its system part."""
-        return self.encoder.system_ids(self.task.prompt(self.pairs[0].examples[0].context))
+        return self.encoder.system_ids(self.constant_prompt)
 
     def tokenize(self, row: int) -> TokenizedPair:
         """Token ids of a pair; both prompts lose as many tokens as the longer one has to."""
@@ -104,7 +113,7 @@ class PreferenceSet:
         digest = hashlib.sha256(self.encoder.fingerprint.encode())
         for pair in self.pairs:
             digest.update("".join(f"{self._latent(e)}\0" for e in pair.examples).encode())
-        return cached_counts(
+        return _cached_counts(
             cache_dir,
             f"pair-responses-{digest.hexdigest()[:16]}",
             lambda: [
@@ -127,7 +136,7 @@ class PreferenceSet:
         of what has changed, so that one prompt would want two plans.
         """
         whole = hashlib.sha256("".join(map(self.digest, range(len(self)))).encode()).hexdigest()
-        table_Nx3 = cached_counts(
+        table_Nx3 = _cached_counts(
             cache_dir,
             f"pair-lengths-{whole[:16]}",
             lambda: [self._levels(row) for row in track(range(len(self)), "counting tokens")],
@@ -203,3 +212,20 @@ def _first_lines(path: Path) -> dict[str, int]:
         if isinstance(value, dict) and "pair" in value:
             found.setdefault(value["pair"], number)
     return found
+
+
+def _cached_counts(
+    cache_dir: Path | None, name: str, count: Callable[[], Sequence[Any]]
+) -> np.ndarray:
+    """int32 table of ``count()``, read from ``cache_dir``/``name``.npy where that stands.
+
+    ``name`` holds a hash of everything the counts depend on, so a resumed run need not count again.
+    """
+    path = cache_dir / f"{name}.npy" if cache_dir else None
+    if path and path.is_file():
+        return np.load(path)
+    table = np.asarray(count(), np.int32)
+    if path:
+        with atomic_write(path) as temporary, temporary.open("wb") as out:
+            np.save(out, table)
+    return table

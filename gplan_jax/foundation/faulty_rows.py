@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from rich.console import Console
 
@@ -76,6 +76,18 @@ class FaultyRows:
             yield result
         if not yielded:
             raise empty_data_set(path, self.errors[already:])
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was left out and warned of, as plain values; ``add_known`` takes them."""
+        errors = [(e.row, e.column, e.problem, e.mend) for e in self.errors]
+        return {"errors": errors, "warned": self._warned}
+
+    def add_known(self, path: str | Path, known: Mapping[str, Any]) -> None:
+        """Adds what an earlier reading of a file of the same content has found."""
+        for error in known["errors"]:
+            self.add(RowError(path, *error))
+        for what, (count, ids) in known["warned"].items():
+            self._warned[what] = count, ids
 
     def report(self, most: int = 20) -> None:
         """Counts what was left out on stderr, and lists the first ``most``; warnings before."""

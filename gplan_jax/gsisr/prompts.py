@@ -60,13 +60,19 @@ class PromptTemplate:
             GplanError: the template names something that does not exist, or the sample has a time
                 that can't be read.
         """
-        templates, facts = _compile(self), facts_of(sample)
-        return Prompt(
-            system=templates.fill("system.j2", library=library, response=response),
-            user=templates.fill(
-                "user.j2", sample=sample, facts=facts, library=library, response=response
-            ),
-        )
+        system = self.render_system(library, response)
+        return Prompt(system, self.render_user(sample, library, response))
+
+    def render_system(self, library: IntentLibrary, response: str | None = None) -> str:
+        """The system part, the same for all samples."""
+        return _compile(self).fill("system.j2", library=library, response=response)
+
+    def render_user(
+        self, sample: Sample, library: IntentLibrary, response: str | None = None
+    ) -> str:
+        """The user part, of one sample; raises as ``render`` does."""
+        known = {"library": library, "response": response}
+        return _compile(self).fill("user.j2", sample=sample, facts=facts_of(sample), **known)
 
 
 def training_texts(

@@ -26,6 +26,7 @@ def training_set(world_file: Path, tiny_model_dir: Path) -> TrainingSet:
         encoder=ChatEncoder.load(tiny_model_dir),
         task=GsisrTask(PromptTemplate.load("compact_zh"), IntentLibrary.load(), prompt_length=500),
         mode=Mode.PICD,
+        cache=world_file.parent / "tokens",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -63,6 +64,7 @@ class GsisrTask(Task):
     library: IntentLibrary
 
     name: ClassVar[str] = "gsisr"
+    context_type: ClassVar[type] = Sample
     cuts_prompts: ClassVar[bool] = True
     reasoning_mend: ClassVar[str] = "Write it with `gplan explain --data FILE --out FILE`."
     measures: ClassVar[tuple[str, ...]] = MODEL_MEASURES
@@ -141,7 +143,12 @@ class GsisrTask(Task):
 
     def prompt(self, context: Sample) -> Prompt:
         """The prompt of a sample."""
-        return self.template.render(context, self.library, self.response)
+        user = self.template.render_user(context, self.library, self.response)
+        return Prompt(self._system, user)
+
+    @cached_property
+    def _system(self) -> str:
+        return self.template.render_system(self.library, self.response)
 
     def score(self, text: str, example: Example, encoder: ChatEncoder) -> RowScores:
         """The paper's measures; see ``score_text``."""

@@ -110,6 +110,7 @@ class Task(ABC):
     response: Response | None = field(default=None, kw_only=True)
 
     name: ClassVar[str]  # what ``data.task`` and task.json call it
+    context_type: ClassVar[type]  # of ``Example.context``
     cuts_prompts: ClassVar[bool]
     reasoning_mend: ClassVar[str]  # what to do about rows that have no reasoning
     measures: ClassVar[tuple[str, ...]]  # of ``score``; a share of rows first

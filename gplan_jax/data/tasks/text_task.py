@@ -67,6 +67,7 @@ class TextTask(Task):
     """Exact answers to prompts that stand in the rows; see ``Task``."""
 
     name: ClassVar[str] = "text"
+    context_type: ClassVar[type] = Prompt
     cuts_prompts: ClassVar[bool] = False
     reasoning_mend: ClassVar[str] = "Give them blocks, or train with mode=direct_sft."
     measures: ClassVar[tuple[str, ...]] = ("exact", "answer_tokens", "latent_valid")

@@ -276,6 +276,7 @@ def _config(folder: Path, run: Path, settings: PlannerSettings, seed: int) -> di
         "seed": seed,
         "data": {
             "train": str(folder / "train.csv"),
+            "cache": str(folder / "tokens"),
             "library": str(folder / "library.yaml"),
             "template": settings.template,
             "max_length": settings.max_length,

@@ -10,19 +10,18 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import wait as wait_for_end
 from pathlib import Path
 
 from gplan_jax.evaluation.comparison.fit_jobs import FitJob, choose_trial, next_job, run_fit
 from gplan_jax.evaluation.comparison.setup import ComparisonSetup
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.processes import end_with_parent
 
 LOG = "workers.log"
 _ONE_THREAD = {
@@ -167,17 +166,10 @@ def _initialize(setup: ComparisonSetup, log: Path) -> None:
 
 def become_worker(log: Path) -> None:
     """The process's output goes into the log, and it ends with its parent."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     with log.open("a", buffering=1, encoding="utf-8") as out:
         os.dup2(out.fileno(), sys.stdout.fileno())
         os.dup2(out.fileno(), sys.stderr.fileno())
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a worker is a child process"
-    wait_for_end([parent.sentinel])
-    os._exit(1)
 
 
 def _hardware() -> tuple[str, str]:

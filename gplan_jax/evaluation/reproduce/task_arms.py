@@ -1,6 +1,7 @@
 """Ways of internalizing reasoning, compared on public reasoning tasks: `gplan reproduce tasks`.
 
 OUT/TASK/rows/             train.jsonl and test.jsonl, which share no question
+OUT/TASK/tokens/           their token ids, for all arms and seeds
 OUT/TASK/ARM/seed_S/       start weights, the training run, the answers to the test rows
 OUT/TASK/workers.log       what the trainings print
 OUT/TASK.md, TASK.json     exact answers by arm and seed, and what can be said of them
@@ -194,6 +195,7 @@ def train_cell(study: TaskStudy, folder: Path, arm_name: str, seed: int) -> floa
             "data": {
                 "task": "text",
                 "train": str(rows / "train.jsonl"),
+                "cache": str(folder / "tokens"),
                 "max_length": study.max_length,
                 "length_multiple": 32,
                 "response_multiple": 32,

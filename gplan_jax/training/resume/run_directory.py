@@ -2,7 +2,7 @@
 
 RUN/config.yaml     the config as it was resolved; a directory without it holds no run
 RUN/inputs.json     fingerprints of rows, prompt, tokenizer and model
-RUN/cache/          token counts of the rows
+RUN/cache/          token ids of the rows
 RUN/log.jsonl       a record a step; RUN/tensorboard the same for TensorBoard
 RUN/checkpoints/    weights, optimizer, step and record of the newest and best steps
 RUN/evaluation/     predictions and metrics of each evaluation
@@ -41,7 +41,7 @@ MODEL_NAME, BEST_NAME = "model", "best"
 # Free ones cannot touch the weights: where things lie, what is logged, kept and evaluated.
 FREE = (
     *("output", "checkpoint", "logging", "evaluation", "preference.reference_cache"),
-    *("data.test", "data.threads", "data.workers"),
+    *("data.test", "data.cache", "data.threads", "data.workers"),
 )
 # The same sums in another order: equal to the tolerance of floating point, not in bits.
 ROUNDING = (

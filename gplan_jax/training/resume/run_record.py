@@ -8,7 +8,6 @@ that is random in a run is a function of the seed and of the step; there is no o
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,13 +43,10 @@ def fingerprint_inputs(run: Run) -> dict[str, str]:
     run takes all weights from the checkpoint.
     """
     rows = run.training_set
-    data = hashlib.sha256()
-    for cells in rows.contents():
-        data.update(json.dumps(cells, ensure_ascii=False).encode())
     weights_stay = run.config.lora.rank or Mode(run.config.mode) is Mode.SCDPO
     weights = weight_checksums(run.model) if weights_stay else []
     return {
-        "rows": data.hexdigest(),
+        "rows": rows.content_digest(),
         "prompt": json_digest(rows.task.prompt_sources),
         "cut": json_digest(rows.task.prompt_length) if run.full_prompts else UNCUT,
         "tokenizer": rows.encoder.fingerprint,

@@ -49,7 +49,7 @@ from gplan_jax.training.steps.step import Params, TrainState, TrainStep, make_tr
 from gplan_jax.training.steps.train_config import TrainConfig
 
 Rows = TypeVar("Rows", TrainingSet, PreferenceSet)
-CACHE_NAME = "cache"  # counted tokens and reference values, below the run directory
+CACHE_NAME = "cache"  # token ids and reference values, below the run directory
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,8 @@ def _step_of(
 
 
 def prepare(config: TrainConfig, directory: Path) -> Run:
-    """Reads rows and model, counts tokens and fixes batches, schedule and optimizer. Bad input is a
-    GplanError before anything but counted tokens has been written.
+    """Reads rows and model, tokenizes and fixes batches, schedule and optimizer. Bad input is a
+    GplanError before anything but tokens has been written.
     """
     # Devices and rows come first: what is wrong with them costs no minutes of reading weights.
     mesh = make_mesh(config.mesh)
@@ -151,6 +151,7 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
         accumulation_steps=config.accumulation_steps,
     )
     mode, cache = Mode(config.mode), directory / CACHE_NAME
+    tokens = Path(config.data.cache) if config.data.cache else cache
     encoder, faulty = ChatEncoder.load(config.model), FaultyRows(config.data.on_error)
     task = task_of(config)
     loader: SampleLoader | PreferenceLoader
@@ -165,11 +166,17 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
     else:
         order = config.curriculum
         rows = TrainingSet.read(
-            config.data.train, encoder=encoder, task=task, mode=mode, order=order, faulty=faulty
+            config.data.train,
+            encoder=encoder,
+            task=task,
+            mode=mode,
+            cache=tokens,
+            order=order,
+            faulty=faulty,
         )
-        hidden_at = order.last_stage(max(rows.blocks(row) for row in range(len(rows))))
+        hidden_at = order.last_stage(rows.most_blocks)
         last_stage = curriculum_of(config, len(rows)).stage_of_epoch(config.epochs - 1)
-        lengths_NxGx2 = rows.lengths(min(last_stage, hidden_at) + 1, cache_dir=cache)
+        lengths_NxGx2 = rows.lengths(min(last_stage, hidden_at) + 1)
         rows = with_prompt_length(config, rows, lengths_NxGx2[..., 1].max(axis=1))
         room = rows.task.prompt_length
         if not task.cuts_prompts and (lengths_NxGx2[:, 0, 0] > room).any():
@@ -234,9 +241,8 @@ def with_prompt_length(config: TrainConfig, rows: Rows, responses_N: np.ndarray)
         room = limit - longest
         if Mode(config.mode) is Mode.SCDPO and (Path(config.model) / TASK_FILE).is_file():
             room = min(room, load_task(Path(config.model)).prompt_length)
-    prompt = rows.task.prompt(next(iter(rows.examples)).context)
     try:
-        rows.encoder.user_room(prompt, max_length=min(room, limit - longest))
+        rows.encoder.user_room(rows.constant_prompt, max_length=min(room, limit - longest))
         if room + longest > limit:
             raise GplanError(f"Beside it a prompt of data.prompt_length={room} does not fit.")
     except GplanError as error:

@@ -51,6 +51,9 @@ class DataConfig(Config):
     # what the four sequences of a pair share once a pair; "plain" computes whole sequences. Loss
     # and gradient are the same.
     layout: Literal["prefix_tree", "plain"] = "prefix_tree"
+    # folder that keeps the rows' token ids, for all runs that name it; the run's own cache where
+    # it is not given
+    cache: PathText | None = None
     threads: int = Field(2, gt=0)  # reader threads
     workers: int = Field(0, ge=0)  # reader processes; 0 reads in the training process
 

@@ -50,7 +50,14 @@ def write(tmp_path: Path) -> Write:
 
 def rows_of(path: Path, encoder: ChatEncoder, mode: Mode, **order: Any) -> TrainingSet:
     task = TextTask(response=mode.response)
-    return TrainingSet.read(path, encoder=encoder, task=task, mode=mode, order=BlockOrder(**order))
+    return TrainingSet.read(
+        path,
+        encoder=encoder,
+        task=task,
+        mode=mode,
+        cache=path.parent / "tokens",
+        order=BlockOrder(**order),
+    )
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,8 @@ def prompts(
     task = GsisrTask(
         PromptTemplate.load("amap_zh"), IntentLibrary.load(), prompt_length=10**6, response="latent"
     )
-    rows = TrainingSet.read(world_file, encoder=encoder, task=task, mode=Mode.PICD)
+    cache = world_file.parent / "tokens"
+    rows = TrainingSet.read(world_file, encoder=encoder, task=task, mode=Mode.PICD, cache=cache)
     room = int(rows.lengths(1)[..., 0].max()) + 20  # Of the rows themselves, none is cut.
     rows = dataclasses.replace(rows, task=dataclasses.replace(task, prompt_length=room))
     rows.task.save(folder)

@@ -140,15 +140,6 @@ def tiny(tiny_model_dir: Path) -> ChatEncoder:
 
 
 @pytest.fixture(scope="module")
-def qwen3_json(shared: Path) -> str:
-    """Qwen3's own tokenizer with the latent tokens."""
-    tokenizer = Tokenizer.from_file(str(shared / "qwen3_tokenizer" / "tokenizer.json"))
-    latents = [AddedToken(t, special=True, normalized=False) for t in GSISR_LATENTS.tokens]
-    tokenizer.add_special_tokens(latents)
-    return tokenizer.to_str()
-
-
-@pytest.fixture(scope="module")
 def qwen3(qwen3_json: str) -> ChatEncoder:
     return ChatEncoder(qwen3_json)
 

@@ -28,6 +28,7 @@ def rows(world_file: Path, tiny_model_dir: Path) -> TrainingSet:
             PromptTemplate.load("compact_zh"), IntentLibrary.load(), prompt_length=10**6
         ),
         mode=Mode.PICD,
+        cache=world_file.parent / "tokens",
     )
 
 
