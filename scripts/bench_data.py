@@ -80,7 +80,7 @@ def main() -> None:
         "processor_seconds": round(processor_seconds() - before, 1),
         "mib": peak_mib(),
         "mib_of_a_process": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
-        "bytes_a_row": sum(f.stat().st_size for f in rows.rows.folder.iterdir()) // len(rows),
+        "bytes_a_row": sum(f.stat().st_size for f in rows.examples.folder.iterdir()) // len(rows),
     }
     figures["equal"] = compare(rows, options.plain)
     command = [sys.executable, __file__, *sys.argv[1:], "--start", str(time.time())]

@@ -112,11 +112,6 @@ class ChatEncoder:
         ids = (self._tokenizer.token_to_id(token) for token in self.latents.tokens)
         return tuple(sorted(index for index in ids if index is not None))
 
-    def has_latents(self, names: Sequence[str]) -> bool:
-        """Whether blocks of these names can be latent."""
-        known = set(names) <= set(self.latents.block_names)
-        return known and len(self.latent_ids) == len(self.latents.tokens)
-
     def require_latents(self) -> None:
         """Raises GplanError where the tokenizer lacks a latent token."""
         missing = [t for t in self.latents.tokens if self._tokenizer.token_to_id(t) is None]

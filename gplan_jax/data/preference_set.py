@@ -23,7 +23,7 @@ from gplan_jax.foundation import RowError
 from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, empty_data_set
 from gplan_jax.foundation.files import atomic_write, json_lines
 from gplan_jax.foundation.progress import track
-from gplan_jax.reasoning import Prompt, write_response
+from gplan_jax.reasoning import write_response
 
 ALIKE, NO_REASONING = -1, -2
 
@@ -89,14 +89,9 @@ class PreferenceSet:
         return (example for pair in self.pairs for example in pair.examples)
 
     @cached_property
-    def constant_prompt(self) -> Prompt:
-        """What all prompts have in common: their system part."""
-        return Prompt(self.task.prompt(self.pairs[0].examples[0].context).system, "")
-
-    @cached_property
     def prefix_ids(self) -> np.ndarray:
         """int32 [P]: what every prompt begins with, its system part."""
-        return self.encoder.system_ids(self.constant_prompt)
+        return self.encoder.system_ids(self.task.prompt(self.pairs[0].examples[0].context))
 
     def tokenize(self, row: int) -> TokenizedPair:
         """Token ids of a pair; both prompts lose as many tokens as the longer one has to."""

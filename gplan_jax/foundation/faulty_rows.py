@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from rich.console import Console
 
@@ -38,7 +38,7 @@ class FaultyRows:
         self.errors: list[RowError] = []
         self.counts: Counter[str] = Counter()
         self._keep = keep
-        self._warned: dict[str, tuple[int, list[str]]] = {}
+        self.warned: dict[str, tuple[int, list[str]]] = {}  # what -> how many, the first ids
 
     @property
     def skips(self) -> bool:
@@ -60,8 +60,8 @@ class FaultyRows:
 
     def warn(self, what: str, row_id: str) -> None:
         """Counts a row that is kept but worth a look; the report has "N rows ``what``; ids ..."."""
-        count, ids = self._warned.get(what, (0, []))
-        self._warned[what] = count + 1, [*ids, row_id][:WARNED_IDS]
+        count, ids = self.warned.get(what, (0, []))
+        self.warned[what] = count + 1, [*ids, row_id][:WARNED_IDS]
 
     def sound(self, path: str | Path, items: Iterable[T], check: Callable[[T], U]) -> Iterator[U]:
         """Yields ``check(item)`` where it raises no RowError; GplanError where nothing is left."""
@@ -77,22 +77,10 @@ class FaultyRows:
         if not yielded:
             raise empty_data_set(path, self.errors[already:])
 
-    def to_dict(self) -> dict[str, Any]:
-        """What was left out and warned of, as plain values; ``add_known`` takes them."""
-        errors = [(e.row, e.column, e.problem, e.mend) for e in self.errors]
-        return {"errors": errors, "warned": self._warned}
-
-    def add_known(self, path: str | Path, known: Mapping[str, Any]) -> None:
-        """Adds what an earlier reading of a file of the same content has found."""
-        for error in known["errors"]:
-            self.add(RowError(path, *error))
-        for what, (count, ids) in known["warned"].items():
-            self._warned[what] = count, ids
-
     def report(self, most: int = 20) -> None:
         """Counts what was left out on stderr, and lists the first ``most``; warnings before."""
         console = Console(stderr=True)
-        for what, (count, ids) in self._warned.items():
+        for what, (count, ids) in self.warned.items():
             console.print(
                 f"warning: {count} rows {what}; ids {', '.join(ids)}{' ...' * (count > len(ids))}",
                 highlight=False, markup=False, soft_wrap=True,

@@ -11,27 +11,22 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
-from typing import Any, TypeVar
+from typing import Any
 
 from gplan_jax.foundation.errors import GplanError
 
-T = TypeVar("T")
-U = TypeVar("U")
 QUEUED = 3  # items a process, done or to be done; more would only be held in memory
 
 
-def core_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def map_in_processes(
+    work: Callable[[Any], Any], items: Iterable[Any], *, processes: int
+) -> Iterator[Any]:
+    """``work``, which is sent to each process once, of every item, in order.
 
-
-def map_in_processes(work: Callable[[T], U], items: Iterable[T], *, processes: int) -> Iterator[U]:
-    """``work`` of every item, in order; few items are taken ahead, so a stream stays one.
-
-    ``work`` is sent to each process once. What it or ``items`` raise is raised here; GplanError
+    Few items are taken ahead, so a stream stays one. What either raises is raised here; GplanError
     where a process is killed.
     """
-    waiting: deque[Future[U]] = deque()
+    waiting: deque[Future[Any]] = deque()
     context = multiprocessing.get_context("spawn")  # JAX's threads don't survive a fork
     pool = ProcessPoolExecutor(processes, context, _begin, (work,))
     try:
@@ -42,9 +37,7 @@ def map_in_processes(work: Callable[[T], U], items: Iterable[T], *, processes: i
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise GplanError(
-            f"One of {processes} processes was killed; is the memory short? Start again."
-        ) from None
+        raise GplanError(f"One of {processes} processes was killed; is memory short?") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -59,10 +52,6 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-# What follows runs in the worker's process.
-_work: Callable[[Any], Any]
 
 
 def _begin(work: Callable[[Any], Any]) -> None:

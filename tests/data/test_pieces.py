@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from gplan_jax.data import ChatEncoder, Example, Mode
+from gplan_jax.data import ChatEncoder, Example, Mode, TrainingSet
 from gplan_jax.data.pieces import (
-    NotCut,
     cut_row,
     parts_of,
     response_layout,
     response_text,
     shown_blocks,
-    whole_layout,
-    whole_row,
 )
+from gplan_jax.data.tasks.text_task import TextTask
 from gplan_jax.foundation import GplanError
 from gplan_jax.models.checkpoints.tiny import SPECIAL_TOKENS
 from gplan_jax.objectives.curriculum import BlockOrder
-from gplan_jax.reasoning import GSISR_LATENTS, PLAN_SECTION, Prompt
+from gplan_jax.reasoning import GSISR_LATENTS, PLAN_SECTION, LatentVocabulary, Prompt
 from gplan_jax.reasoning.traces import check_plain
 
 USER_IDS = np.arange(3, dtype=np.int32)
@@ -71,6 +71,7 @@ def test_any_response_of_any_row(
     row = example(texts, answer)
     pieces = cut_row(row, USER_IDS, encoder, number=number)
     assert pieces[0] is USER_IDS
+    assert len(pieces) == 4 + len(texts)
     # Each block in words, latent or gone: more than any curriculum shows.
     fates = data.draw(st.lists(st.integers(0, 2), min_size=len(texts), max_size=len(texts)))
     shown = tuple(
@@ -95,7 +96,9 @@ def test_an_answer_without_its_reasoning(encoder: ChatEncoder) -> None:
 
 
 def crafted(
-    merges: list[tuple[str, str]], words: pre_tokenizers.PreTokenizer | None
+    merges: list[tuple[str, str]],
+    words: pre_tokenizers.PreTokenizer | None = None,
+    latents: LatentVocabulary = GSISR_LATENTS,
 ) -> ChatEncoder:
     """Single characters, joined only as ``merges`` say."""
     alphabet = sorted(map(chr, range(32, 127)))
@@ -103,30 +106,36 @@ def crafted(
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     if words:
         tokenizer.pre_tokenizer = words
-    special = [AddedToken(t, special=True) for t in (*SPECIAL_TOKENS, *GSISR_LATENTS.tokens)]
+    special = [AddedToken(t, special=True) for t in (*SPECIAL_TOKENS, *latents.tokens)]
     tokenizer.add_special_tokens(special)
-    return ChatEncoder(tokenizer.to_str())
+    return ChatEncoder(tokenizer.to_str(), latents=latents)
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        crafted([("T", ">")], None),  # a token across a border
+        crafted([("T", ">")]),  # a token across a border
         crafted([("x", ">"), ("P", "_"), (">", "<")], pre_tokenizers.Split("1>", "removed")),
         # only where latent tokens follow a block, since ">" is joined with "<" before
-        crafted([(">", "<"), *(("/CONTEXT"[:n], "/CONTEXT>"[n]) for n in range(1, 9))], None),
+        crafted([(">", "<"), *(("/CONTEXT"[:n], "/CONTEXT>"[n]) for n in range(1, 9))]),
     ],
 )
-def test_a_tokenizer_without_such_words_has_whole_responses(other: ChatEncoder) -> None:
+def test_a_row_that_can_not_be_cut_is_found(other: ChatEncoder) -> None:
     row = example(["ab", "x", "<"], "[1]")
-    with pytest.raises(NotCut):
-        for number in range(12):
-            cut_row(row, USER_IDS, other, number=number)
-    for mode in (Mode.PICD, Mode.ICOT, Mode.COT_SFT):
-        pieces = whole_row(row, USER_IDS, other, mode=mode, order=BlockOrder())
-        for stage in range(4 if mode is not Mode.COT_SFT else 1):
-            shown = shown_blocks(mode, BlockOrder(), row.block_names, stage)
-            due = other.response(response_text(row, shown, other))
-            reasoning, plan = parts_of(whole_layout(stage), pieces)
-            np.testing.assert_array_equal([*reasoning, *plan], due.ids[:-1])
-            assert len(plan) + 1 == (due.sections == PLAN_SECTION).sum()
+    found = [len(cut_row(row, USER_IDS, other, number=number)) for number in range(12)]
+    assert 1 in found
+
+
+def test_rows_that_are_not_cut_are_tokenized_whole(text_file: Path, tmp_path: Path) -> None:
+    latents = LatentVocabulary(("BIT_1", "BIT_2", "BIT_3"), max_steps=0, width=2)
+    other = crafted([("T", ">"), ("e", "v")], latents=latents)
+    for mode in (Mode.PICD, Mode.ICOT, Mode.PAUSE, Mode.DIRECT_SFT):
+        task = TextTask(response=mode.response)
+        rows = TrainingSet.read(text_file, encoder=other, task=task, mode=mode, cache=tmp_path)
+        assert {cut for *_, cut in rows.examples.kinds} == {False}
+        lengths_NxGx2 = rows.lengths(5)
+        for row, stage in ((0, 0), (3, 2), (11, 4)):
+            prompt_ids, response = rows.tokenize(row, stage)
+            due = other.response(rows.response_text(row, stage))
+            np.testing.assert_array_equal(response.ids, due.ids)
+            assert lengths_NxGx2[row, stage].tolist() == [len(prompt_ids), len(due.ids)]

@@ -71,11 +71,13 @@ def test_rows_are_read_once_for_all_modes_of_a_prompt_and_never_held(
     with monkeypatch.context() as patch:
         patch.setattr(GsisrTask, "read", None)
         again = read(shutil.copy(file, file.with_name("moved.csv")), encoder, Mode.PAUSE)
-        assert again.rows.folder.name == made and again.content_digest() == first.content_digest()
+        assert (
+            again.examples.folder.name == made and again.content_digest() == first.content_digest()
+        )
     # Reader processes open the files themselves.
-    assert len(pickle.dumps(first.rows)) < 60_000
-    there = pickle.loads(pickle.dumps(first.rows))
-    np.testing.assert_array_equal(there.pieces(3)[0], first.rows.pieces(3)[0])
+    assert len(pickle.dumps(first.examples)) < 60_000
+    there = pickle.loads(pickle.dumps(first.examples))
+    np.testing.assert_array_equal(there.pieces(3)[0], first.examples.pieces(3)[0])
     assert list(there) == list(first.examples)
     with file.open("a") as rows:
         rows.write(file.read_text().splitlines()[1].replace("10000", "20000", 1) + "\n")
@@ -113,7 +115,7 @@ def test_what_was_found_wrong_is_told_at_every_start(
 def test_a_damaged_cache_is_named_with_the_mend(
     file: Path, encoder: ChatEncoder, name: str
 ) -> None:
-    path = read(file, encoder).rows.folder / name
+    path = read(file, encoder).examples.folder / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(GplanError, match=r"tokens-\w+ are damaged.*Remove the folder"):
         read(file, encoder).tokenize(11, 0)
@@ -138,10 +140,10 @@ def test_what_is_half_written_is_never_read(
 def test_processes_write_the_same_bytes(
     file: Path, encoder: ChatEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = read(file, encoder).rows.folder
+    first = read(file, encoder).examples.folder
     first = first.rename(first.with_name("alone"))
     monkeypatch.setattr(tokenized_rows, "ALONE_UP_TO", 5)
     monkeypatch.setattr(tokenized_rows, "CHUNK", 2)
-    second = read(file, encoder).rows.folder
+    second = read(file, encoder).examples.folder
     for name in (ROWS, CONTENT):
         assert (first / name).read_bytes() == (second / name).read_bytes()

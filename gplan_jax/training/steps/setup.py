@@ -151,7 +151,6 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
         accumulation_steps=config.accumulation_steps,
     )
     mode, cache = Mode(config.mode), directory / CACHE_NAME
-    tokens = Path(config.data.cache) if config.data.cache else cache
     encoder, faulty = ChatEncoder.load(config.model), FaultyRows(config.data.on_error)
     task = task_of(config)
     loader: SampleLoader | PreferenceLoader
@@ -170,7 +169,7 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
             encoder=encoder,
             task=task,
             mode=mode,
-            cache=tokens,
+            cache=Path(config.data.cache or cache),
             order=order,
             faulty=faulty,
         )
@@ -241,8 +240,9 @@ def with_prompt_length(config: TrainConfig, rows: Rows, responses_N: np.ndarray)
         room = limit - longest
         if Mode(config.mode) is Mode.SCDPO and (Path(config.model) / TASK_FILE).is_file():
             room = min(room, load_task(Path(config.model)).prompt_length)
+    prompt = rows.task.prompt(next(iter(rows.examples)).context)
     try:
-        rows.encoder.user_room(rows.constant_prompt, max_length=min(room, limit - longest))
+        rows.encoder.user_room(prompt, max_length=min(room, limit - longest))
         if room + longest > limit:
             raise GplanError(f"Beside it a prompt of data.prompt_length={room} does not fit.")
     except GplanError as error:
