@@ -54,6 +54,10 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+# What follows runs in the worker's process.
+_work: Callable[[Any], Any]
+
+
 def _begin(work: Callable[[Any], Any]) -> None:
     global _work
     _work = work
