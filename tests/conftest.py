@@ -20,8 +20,8 @@ from gplan_jax.gsisr import Sample
 
 # Tests are about values, not speed: one device, no accelerator, no surprises between machines.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of their time is compiling small programs. Measured in processor time against level 2: training
-# runs take half as long again, baselines and kernels a tenth to a third less. Before JAX is
+# Most of their time is compiling small programs. In processor time, against level 2, training
+# runs take half as long again, and baselines and kernels a tenth to a third less. Before JAX is
 # imported; the processes that tests start inherit it.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
