@@ -7,13 +7,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gplan_jax.data.encoding import ChatEncoder
+from gplan_jax.data.pieces import cut_row
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
-from gplan_jax.data.tasks.task import Mode
+from gplan_jax.data.tasks.task import Example, Mode
 from gplan_jax.data.training_set import TrainingSet
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, PromptTemplate, Sample
@@ -142,6 +144,19 @@ def prompts(
     return Prompts(rows, {name: prompter(way) for name, way in ways.items()})
 
 
+class OneRow(list[Example]):
+    """A row that is in no file, tokenized as ``open_rows`` does."""
+
+    def __init__(self, row: Example, rows: TrainingSet) -> None:
+        super().__init__([row])
+        [user_ids] = rows.encoder.user_ids([rows.task.prompt(row.context)])
+        self.cut = cut_row(row, user_ids, rows.encoder, number=0)
+        self.kinds, self.kinds_N = [(row.block_names, True, len(self.cut) > 1)], [0]
+
+    def pieces(self, row: int) -> list[np.ndarray]:
+        return self.cut
+
+
 @settings(max_examples=30)
 @given(data=st.data())
 def test_training_evaluation_and_serving_give_the_decoder_the_same_ids(
@@ -155,7 +170,7 @@ def test_training_evaluation_and_serving_give_the_decoder_the_same_ids(
         sample, short_term_behavior_seq=sample.short_term_behavior_seq + history
     )
     asked = dataclasses.replace(
-        prompts.rows, examples=(dataclasses.replace(example, context=sample),)
+        prompts.rows, examples=OneRow(dataclasses.replace(example, context=sample), prompts.rows)
     )
     prompt_ids, _ = asked.tokenize(0, stage=data.draw(st.integers(0, 9)))
     ids = prompt_ids.tolist()

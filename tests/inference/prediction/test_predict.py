@@ -310,6 +310,7 @@ def test_the_best_plans_of_each_row(run: Run, tmp_path: Path) -> None:
         assert first["text"] != second["text"] and second["passed"]
 
 
+@pytest.mark.slow
 def test_rows_of_text(text_model_dir: Path, text_file: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(text_model_dir, model)
