@@ -111,8 +111,9 @@ def test_generate_gives_the_tokens_of_our_greedy_decoder(
     )
     parts, task = load_parts(trained, config, prompt_length=512)
     prompter = build_prompter(task, parts.encoder, config)
-    decoder = build_decoder(parts, config, prompter.system_ids(), max_prompt=512, ahead=False)
-    rows = decode_all(decoder, [Prompted(ids) for ids in prompt_ids], on_row=lambda: None)
+    prompts = [Prompted(ids) for ids in prompt_ids]
+    decoder = build_decoder(parts, config, prompter, prompts=prompts, ahead=False)
+    rows = decode_all(decoder, prompts, on_row=lambda: None)
     ours = [row.response for row in rows]
     assert [generate(theirs, ids) for ids in prompt_ids] == ours
     texts = [parts.encoder.decode(tokens) for tokens in ours]
