@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from gplan_jax.baselines.floors.boosting import GradientBoostingFirst
-from gplan_jax.baselines.floors.counting import START_HOURS
+from gplan_jax.baselines.floors.counting import start_range
 from gplan_jax.baselines.rows.labelled_rows import folds_by_id
 from gplan_jax.foundation.files import write_json
 from gplan_jax.gsisr import (
@@ -40,25 +40,19 @@ SHARES, DRAWS = (0.125, 0.25, 0.5, 1.0), 3
 FOLDS = 5
 
 
-def start(facts: Facts) -> int | None:
-    """The range of the hours to the order's start."""
-    hours = facts.hours_to_start
-    return None if hours is None else int(np.searchsorted(START_HOURS, hours))
-
-
 # What has to agree for two contexts to count as one, from coarse to fine.
 CONTEXTS: dict[str, Callable[[Facts], tuple[object, ...]]] = {
     "order type, here or not": lambda f: (f.order_type, f.order_distance == "here"),
     "and start, kind of place": lambda f: (
-        f.order_type, f.order_distance == "here", start(f), f.place_kind,
+        f.order_type, f.order_distance == "here", start_range(f.hours_to_start), f.place_kind,
     ),
     "and distance, phase, home, work, part of the day": lambda f: (
-        f.order_type, f.order_distance, start(f), f.place_kind, f.phase, f.order_at_home,
-        f.order_at_work, f.at_home, f.at_work, f.day_part,
+        f.order_type, f.order_distance, start_range(f.hours_to_start), f.place_kind, f.phase,
+        f.order_at_home, f.order_at_work, f.at_home, f.at_work, f.day_part,
     ),
     "and whether the places were just looked at": lambda f: (
-        f.order_type, f.order_distance, start(f), f.place_kind, f.phase, f.order_at_home,
-        f.order_at_work, f.at_home, f.at_work, f.day_part, f.order_recency == 0,
+        f.order_type, f.order_distance, start_range(f.hours_to_start), f.place_kind, f.phase,
+        f.order_at_home, f.order_at_work, f.at_home, f.at_work, f.day_part, f.order_recency == 0,
         f.place_recency == 0, f.recent_count > 0,
     ),
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -239,8 +240,6 @@ def predict(
     Example: gplan predict --engine ray --workers 8 --model run/model --data contexts.parquet
     --out plans
     """
-    import functools
-
     from gplan_jax.foundation.errors import GplanError
     from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.inference.prediction import predict as prediction
@@ -250,14 +249,14 @@ def predict(
         manifest = merge_shards(merge, out)
     elif merge is None and model is not None and data is not None:
         faulty = FaultyRows(on_error, keep=20)
-        plan: Any = functools.partial(prediction.predict, faulty=faulty, shard=shard)
+        run: Any = functools.partial(prediction.predict, faulty=faulty, shard=shard)
         if engine == "ray":
             from gplan_jax.integrations.ray import predict_with_ray
 
             if shard is not None or on_error == "skip":
                 raise GplanError("--engine ray makes shards itself, and takes no faulty rows.")
-            plan = functools.partial(predict_with_ray, workers=workers, address=address)
-        manifest = plan(
+            run = functools.partial(predict_with_ray, workers=workers, address=address)
+        manifest = run(
             model,
             data,
             out,

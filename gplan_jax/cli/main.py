@@ -27,7 +27,7 @@ from gplan_jax.cli.seeds import seeds
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.compilation_cache import keep_compiled_programs
 from gplan_jax.foundation.errors import NothingKept
-from gplan_jax.foundation.paths import alone_in, local_path
+from gplan_jax.foundation.paths import alone_in, is_cloud, local_path
 
 app = typer.Typer(
     help="GPlan: from a Qwen3 checkpoint and user-context rows to a planner, in JAX.",
@@ -79,13 +79,13 @@ def prepared(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def run(**options: Any) -> Any:
         for name, value in options.items():
-            if isinstance(value, Path):
+            if isinstance(value, Path) or (value and name in OUTPUTS and not is_cloud(value)):
                 options[name] = local_path(value)
             elif isinstance(value, list):
                 options[name] = [local_path(v) if isinstance(v, Path) else v for v in value]
         with contextlib.ExitStack() as locks:
             for path in filter(None, map(options.get, OUTPUTS)):
-                if "://" not in str(path):  # What Spark writes to a bucket, it guards itself.
+                if not is_cloud(path):  # What Spark writes to a bucket, it guards itself.
                     locks.enter_context(alone_in(path))
             return command(**options)
 

@@ -71,7 +71,7 @@ def triggers(
 
     from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.foundation.files import write_json
-    from gplan_jax.foundation.paths import local_path
+    from gplan_jax.foundation.paths import is_cloud, local_path
     from gplan_jax.synthesis.triggers.trigger_spec import load_triggers
     from gplan_jax.synthesis.triggers.write_contexts import (
         report_path,
@@ -95,8 +95,8 @@ def triggers(
             on_error=on_error,
             memory_limit=memory_limit,
         )
-        report = spark.write_rows(rows, out)
-        kept = report_path(Path(out).name if "://" in out else out)
+        report = spark.write_rows(rows, str(out))
+        kept = report_path(Path(out).name if is_cloud(out) else out)
         write_json(kept, report)
     else:
         kept = report_path(local_path(out))

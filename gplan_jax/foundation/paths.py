@@ -18,7 +18,13 @@ from gplan_jax.foundation.errors import GplanError
 
 # The lock's name inside a directory; beside PATH it is .PATH.lock.
 LOCK = ".lock"
+_CLOUD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _held: set[Path] = set()  # what this process is alone in: a command's stages lie within its own
+
+
+def is_cloud(given: str | Path) -> bool:
+    """Whether it lies in a bucket or another store: gs://bucket, which as a Path is gs:/bucket."""
+    return _CLOUD.match(str(given)) is not None
 
 
 def local_path(given: str | Path) -> Path:
@@ -27,8 +33,7 @@ def local_path(given: str | Path) -> Path:
     GplanError where it is empty, a cloud path, or names a variable that is not set.
     """
     text = str(given)
-    # A Path of gs://bucket is gs:/bucket.
-    if cloud := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text):
+    if cloud := _CLOUD.match(text):
         raise GplanError(
             f"{given}: {cloud[1]} paths are neither read nor written here; name a local one: mount "
             "the bucket (gcsfuse, s3fs ...), or copy before and after."

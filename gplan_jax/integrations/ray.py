@@ -13,21 +13,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.extras import load_extra
+from gplan_jax.foundation.files import refuse_existing
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.row_files import count_rows
 from gplan_jax.foundation.strict_json import json_text
 from gplan_jax.gsisr.samples import COLUMNS, Sample
+from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.inference.prediction.manifest import Manifest, merge_shards
-
-if TYPE_CHECKING:
-    from gplan_jax.inference.engine.planner import Planner
+from gplan_jax.inference.prediction.predict import PART_ROWS, mode_of, plan_rows, predict
 
 PURPOSE = "planning with Ray"
 # A worker that dies is replaced; what kills as many as this is no accident.
@@ -50,13 +51,11 @@ class PlanBatch:
     """
 
     def __init__(self, model: str, **options: Any) -> None:
-        from gplan_jax.inference.engine.planner import Planner
-
-        self._planner: Planner = Planner.load(Path(model), **{"mode": "drafted"} | options)
+        planner = Planner.load(model, **options)
+        given = "mode" in options
+        self._planner = planner if given else replace(planner, mode=mode_of(planner.task))
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        from gplan_jax.inference.prediction.predict import plan_rows
-
         columns = {name: batch[name] for name in COLUMNS if name in batch}
         if "id" not in columns:
             raise GplanError(f"The batch has no column id; it has {', '.join(batch)}.")
@@ -84,6 +83,7 @@ def predict_with_ray(
     *,
     workers: int | None = None,
     address: str | None = None,
+    part_rows: int = PART_ROWS,
     **options: Any,
 ) -> Manifest:
     """What ``predict`` does with a file, as tasks of a Ray cluster.
@@ -92,7 +92,7 @@ def predict_with_ray(
         workers: shards that are planned at once; None for as many as the cluster has GPUs or TPU
             hosts, or else nodes.
         address: of the cluster; None for ``RAY_ADDRESS``, or a cluster on this machine.
-        options: of ``predict``.
+        part_rows, options: of ``predict``.
 
     Raises:
         GplanError: as ``predict``; or a worker died again and again. What is planned stays.
@@ -100,18 +100,19 @@ def predict_with_ray(
     ray = load_extra("ray", "ray", PURPOSE)
     out = Path(out).resolve()
     shards = out.with_name(f"{out.name}.shards")
+    refuse_existing(out)  # now, not when all is planned
     ray.init(address, ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
     try:
         found = ray.cluster_resources()
         device = next((kind for kind in ("GPU", "TPU") if found.get(kind)), None)
         count = workers or int(found[device] if device else len(ray.nodes()))
-        parts = -(-count_rows(Path(data)) // options["part_rows"])
+        parts = -(-count_rows(Path(data)) // part_rows)
         count = max(1, min(count, parts))
         task = ray.remote(max_retries=RETRIES, **({"resources": {"TPU": 1}} if device == "TPU" else
                           {"num_gpus": 1 if device else 0}))(_plan_shard)  # fmt: skip
         model, data = Path(model).resolve(), Path(data).resolve()
         running = [
-            task.remote(model, data, shards / str(number), f"{number}/{count}", options)
+            task.remote(model, data, shards / str(number), f"{number}/{count}", part_rows, options)
             for number in range(1, count + 1)
         ]
         with ProgressBar("shards", count) as bar:
@@ -133,10 +134,10 @@ def predict_with_ray(
     return manifest
 
 
-def _plan_shard(model: Path, data: Path, out: Path, shard: str, options: Mapping[str, Any]) -> str:
-    from gplan_jax.inference.prediction.predict import predict
-
-    predict(model, data, out, shard=shard, **options)
+def _plan_shard(
+    model: Path, data: Path, out: Path, shard: str, part_rows: int, options: Mapping[str, Any]
+) -> str:
+    predict(model, data, out, shard=shard, part_rows=part_rows, **options)
     return shard
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.extras import load_extra
 from gplan_jax.foundation.faulty_rows import FaultyRows, OnError
+from gplan_jax.foundation.paths import is_cloud, local_path
 from gplan_jax.gsisr.samples import COLUMNS
 from gplan_jax.synthesis.triggers.trigger_spec import TriggerSpec
 from gplan_jax.synthesis.triggers.write_contexts import write_contexts
@@ -33,6 +34,7 @@ def read_log(session: Any, log: str, delimiter: str = ",") -> Any:
     and lines of JSONL stay lines, in one column; a Spark that guessed types would change ids.
     """
     kind = Path(log).suffix
+    log = log if is_cloud(log) else str(local_path(log))
     with _named_errors("Name another --log or --users."):
         if kind == ".parquet":
             return session.read.parquet(log)
@@ -152,8 +154,6 @@ def write_rows(found: Any, out: str) -> dict[str, Any]:
 
 def added(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Two reports as one: counts add up, years are those of both, settings are the same."""
-    if not one:
-        return dict(other)
     result: dict[str, Any] = {}
     for key in {**one, **other}:
         first, second = one.get(key), other.get(key)

@@ -42,6 +42,18 @@ def test_from_the_example_log_to_rows(logs: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "contexts.report.json").read_text())["rows"] == len(rows)
 
 
+def test_output_and_users_are_paths_as_people_write_them(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOGS", str(logs))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    call("--log", logs / "events.csv", "--users", "$LOGS/users.csv", "--out", "~/rows.csv")
+    assert (tmp_path / "home" / "rows.csv").is_file() and not (tmp_path / "~").exists()
+    with pytest.raises(GplanError, match="s3 paths are neither read nor written"):
+        call("--log", logs / "events.csv", "--out", "s3://bucket/rows.csv")
+
+
 def test_rules_of_ones_own_and_single_keys(logs: Path, tmp_path: Path) -> None:
     out = tmp_path / "contexts.csv"
     result = call(

@@ -24,6 +24,11 @@ START_HOURS = (-24, -12, 0, 6, 24)
 FEWEST_ROWS = 5
 
 
+def start_range(hours: float | None) -> int | None:
+    """Which of the ranges that ``START_HOURS`` divide; None without a start."""
+    return None if hours is None else bisect_right(START_HOURS, hours)
+
+
 class Floor:
     """A fitted floor: a predictor so simple that a planner which does not beat it learnt nothing.
 
@@ -167,8 +172,7 @@ def _majority_plan(plans: Sequence[Plan], library: IntentLibrary) -> str:
 def cells_of(sample: Sample) -> tuple[Cell, ...]:
     """A row's cells, from the finest to the one of all rows."""
     facts = facts_of(sample)
-    hours = facts.hours_to_start
-    start = None if hours is None else bisect_right(START_HOURS, hours)
+    start = start_range(facts.hours_to_start)
     at = "home" if facts.order_at_home else "work" if facts.order_at_work else "other"
     kind, match = facts.order_type, "here" if facts.order_distance == "here" else at
     return (kind, match, start), (kind, match == "here", start), (kind, match == "here"), ()

@@ -273,9 +273,9 @@ def _simulated(folder: Path, scale: Scale) -> tuple[Path, Path]:
         train_rows, test_rows = split_by_id(list(simulate_rows(scale.rows, 0)), scale.held_back, 0)
         write_samples(train_file, train_rows)
         write_samples(test_file, test_rows)
-    elif (held := sum(1 for path in (train_file, test_file) for _ in read_samples(path))) != (
-        scale.rows
-    ):
+        return train_file, test_file
+    held = sum(1 for path in (train_file, test_file) for _ in read_samples(path))
+    if held != scale.rows:
         raise GplanError(
             f"{folder} has {held} simulated rows, and this scale {scale.rows}; name a new --out."
         )

@@ -22,6 +22,7 @@ import jax
 import gplan_jax
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.data.tasks.registry import load_task
+from gplan_jax.data.tasks.task import Task
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows, empty_data_set
 from gplan_jax.foundation.files import (
@@ -38,6 +39,7 @@ from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.foundation.strict_json import json_text
 from gplan_jax.inference.engine.planner import Answer, Planner
 from gplan_jax.inference.engine.programs import PAGE
+from gplan_jax.inference.engine.requests import DecodingMode
 from gplan_jax.inference.prediction.manifest import MANIFEST, Manifest, PartFile, differences
 
 PART_ROWS = 1000
@@ -81,8 +83,7 @@ def predict(
     data, out, faulty = Path(data), Path(out), faulty or FaultyRows()
     named = ("template", "library", "prompt_length", "response")
     task = load_task(Path(model), **{name: options.get(name) for name in named})
-    free = not isinstance(task, GsisrTask) or task.response == "reasoning"
-    options["mode"] = options.get("mode") or ("unconstrained" if free else "drafted")
+    options["mode"] = options.get("mode") or mode_of(task)
     words = re.fullmatch(r"(\d{1,9})/(\d{1,9})", shard or "1/1")
     number, of = map(int, words.groups()) if words else (0, 0)
     if not 1 <= number <= of:
@@ -173,6 +174,12 @@ def predict(
     manifest = manifest.model_copy(update={"parts": written})
     manifest.write(out)
     return manifest
+
+
+def mode_of(task: Task) -> DecodingMode:
+    """How a task's answers are decoded unless it is said: drafted where they have a grammar."""
+    free = not isinstance(task, GsisrTask) or task.response == "reasoning"
+    return "unconstrained" if free else "drafted"
 
 
 def plan_rows(
