@@ -1,9 +1,6 @@
 """GPlan in JAX: turn a Qwen3 checkpoint and user-context rows into a real-time planner.
 
-Rooms, from the ground up: ``foundation``, ``objectives``, ``models``, ``reasoning``, ``gsisr``,
-``chat``, ``data``, ``baselines``, ``synthesis``, ``training``, ``inference``, ``evaluation``,
-``serving``, ``quickstart``, ``cli``.
-A room imports only from rooms below it; docs/architecture.md draws the house.
+docs/architecture.md says what each room is for and what it may import.
 """
 
 __version__ = "0.1.0"

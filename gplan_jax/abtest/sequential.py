@@ -70,8 +70,8 @@ class Look:
 class Sequential:
     """The looks of a test, and what they decide.
 
-    ``decision`` is ``stop`` (a bound was crossed, on ``stopped_on`` first), ``go_on`` (there are
-    planned looks left) or ``end`` (the last planned look has passed without a crossing).
+    ``decision`` is ``stop`` (a bound was crossed, on ``stopped_on`` first), ``go_on`` (planned
+    looks are left) or ``end`` (the last one has passed without a crossing).
     """
 
     planned_days: int

@@ -45,7 +45,6 @@ def headline_of(row: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
 
 
 def metric_table(summary: Mapping[str, Any]) -> TextTable:
-    """All metrics, plain and adjusted by the pre-period."""
     rows = []
     for row in summary["comparisons"]:
         for metric, both in row["metrics"].items():
@@ -73,7 +72,6 @@ def ratio_table(summary: Mapping[str, Any]) -> TextTable:
 
 
 def look_table(treatment: str, found: Mapping[str, Any]) -> TextTable:
-    """The looks of a sequential test."""
     rows = [
         (
             look["day"],
@@ -106,7 +104,6 @@ def simulation_table(
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
-    """The whole summary as Markdown."""
     log = summary["log"]
     days = f"{log['days']} days from {log['first_day']} to {log['last_day']}"
     lines = [
@@ -134,7 +131,6 @@ def percent(value: float | None, *, sign: bool = False) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits."""
     return NOTHING if value is None else f"{value:.3g}"
 
 

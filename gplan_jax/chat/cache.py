@@ -101,7 +101,6 @@ class Cache:
         return Totals(row[0], int(row[1]), int(row[2]), row[3], row[4])
 
     def get(self, key: str) -> ChatReply | None:
-        """The answer kept by ``key``, None where there is none."""
         with self._naming_the_file():
             row = self._read_connection.execute(READ, (key,)).fetchone()
         if row is None:

@@ -65,17 +65,15 @@ class ChatClient:
 
     @property
     def ledger(self) -> Ledger:
-        """The books as they are now."""
         return self._account.ledger
 
     async def ask(self, request: ChatRequest) -> ChatReply:
         """The answer to ``request``: from the cache, from the same request under way, or paid for.
 
-        Raises:
-            RequestFailed: this request has no answer; others may.
-            ServerUnavailable: nothing gets through; the client sends nothing more.
-            BudgetSpent: the request could overrun the budget.
-            GplanError: the cache, the key's variable or the budget can't be used.
+        RequestFailed where this request has no answer but others may; ServerUnavailable where
+        nothing gets through; BudgetSpent where it could overrun the budget; GplanError where the
+        cache, the key's variable or the budget can't be used. After the last three nothing more is
+        sent.
         """
         key = request_key(self._config, request)
         kept = self._cache.get(key)

@@ -116,7 +116,6 @@ class Account:
         self._freed: list[asyncio.Future[None]] = []
 
     def count(self, **more: int) -> None:
-        """Adds to counts of the ledger, by name."""
         self.ledger = replace(
             self.ledger,
             **{name: getattr(self.ledger, name) + number for name, number in more.items()},
@@ -213,7 +212,6 @@ class Spending:
     _seen: set[int] = field(default_factory=set, repr=False)
 
     def add(self, keys: Sequence[str], origin: Mapping[str, Any]) -> None:
-        """Adds the requests behind one answer, by their keys."""
         self.models[origin["model"]] += 1
         first = int(keys[0][:16], 16)
         if first in self._seen:
@@ -232,7 +230,6 @@ class Spending:
 
 
 def spent_line(spent: Mapping[str, Any]) -> str:
-    """``Spending.to_dict`` in words."""
     parts = [f"{spent['requests']:,} requests"]
     parts += [f"{n:,} {kind} tokens" for kind, n in spent["tokens"].items() if n is not None]
     return ", ".join(parts + ([f"{spent['cost']:,.2f} in all"] if spent["cost"] else []))

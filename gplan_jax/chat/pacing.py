@@ -62,7 +62,6 @@ class Limiter:
 
     @property
     def limit(self) -> int:
-        """Most requests at once, at this moment."""
         return int(self._limit)
 
     @asynccontextmanager
@@ -94,7 +93,6 @@ class Limiter:
         self._open_at = max(self._open_at, asyncio.get_running_loop().time() + pause_s)
 
     def resume(self) -> None:
-        """Ends a pause at once."""
         self._open_at = 0.0
         self._admit()
 
@@ -122,7 +120,6 @@ class Limiter:
             raise
 
     def _admit(self) -> None:
-        """Gives the free slots to those who waited longest."""
         loop = asyncio.get_running_loop()
         if self._waiting and loop.time() < self._open_at:
             if self._timer is None or self._timer.when() < self._open_at:

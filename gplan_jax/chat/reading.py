@@ -52,11 +52,10 @@ def answer_text(text: str) -> str:
 def read_object(text: str, finish_reason: str) -> dict[str, Any]:
     """The JSON object that a reply is, beside thoughts and one code fence around it.
 
-    Raises:
-        UnreadableReply: by its code, ``truncated`` (the reply ran into its limit of tokens),
-            ``no_text`` (its content is empty, or thoughts alone), ``not_json`` (also NaN, and text
-            that is no Unicode), ``extra_text`` (before or after the object), ``two_plans`` (or
-            other objects), ``repeated_key``, ``wrong_shape`` (no object).
+    UnreadableReply by its code: ``truncated`` (the reply ran into its limit of tokens), ``no_text``
+    (its content is empty, or thoughts alone), ``not_json`` (also NaN, and text that is no Unicode),
+    ``extra_text`` (before or after the object), ``two_plans`` (or other objects), ``repeated_key``,
+    ``wrong_shape`` (no object).
     """
     body = answer_text(text)
     opened = _OPENED.match(body or text)

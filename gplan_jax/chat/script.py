@@ -96,7 +96,6 @@ def content_fault(script: Script, key: str, prompt: str) -> Fault | None:
 
 
 def latency_s(script: Script, key: str) -> float:
-    """How long the request ``key`` is worked on."""
     spread = script.latency_spread * (2 * uniform(script.seed, "latency", key) - 1)
     return script.latency_s * (1 + spread)
 

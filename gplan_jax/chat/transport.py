@@ -87,7 +87,6 @@ class Transport:
         return replace(outcome, message=message)
 
     async def close(self) -> None:
-        """Closes the connections."""
         for client in self._clients:
             await client.aclose()
 

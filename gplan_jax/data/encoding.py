@@ -41,13 +41,7 @@ class EncodedResponse:
 
 
 class ChatEncoder:
-    """Encodes prompts and responses with the tokenizer of one model directory.
-
-    Args:
-        tokenizer_json: content of a ``tokenizer.json``.
-        latents: the latent vocabulary that responses may use.
-        source: where the tokenizer came from, for error messages.
-    """
+    """Encodes prompts and responses with a ``tokenizer.json``; ``source`` names it in errors."""
 
     def __init__(
         self,

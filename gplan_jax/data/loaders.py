@@ -165,7 +165,6 @@ def _fill(line: np.ndarray, values: np.ndarray) -> None:
 
 
 def _prefix(rows: TrainingSet | PreferenceSet, plan: BatchPlan) -> SharedPrefix | None:
-    """The prefix of every prompt, padded; None where the plan has none."""
     length = plan.prefix_length
     if not length:
         return None

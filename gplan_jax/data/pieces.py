@@ -49,7 +49,6 @@ def shown_blocks(mode: Mode, order: BlockOrder, names: Sequence[str], stage: int
 
 
 def response_text(example: Example, shown: Shown, encoder: ChatEncoder) -> str:
-    """The response of a row that shows these blocks."""
     blocks = ((name, None if i is None else example.blocks[i][1]) for name, i in shown)
     return write_response(blocks, example.answer, encoder.latents)
 

@@ -63,7 +63,6 @@ class PreferenceSet:
         task: Task,
         faulty: FaultyRows | None = None,
     ) -> PreferenceSet:
-        """Reads a file of pairs and checks each against the task."""
         encoder.require_latents()
         pairs = task.read_pairs(path, encoder.latents, faulty)
         return cls(tuple(pairs), encoder, task, Path(path))
@@ -72,7 +71,6 @@ class PreferenceSet:
         return len(self.pairs)
 
     def row_id(self, row: int) -> str:
-        """The key of a pair, for messages."""
         return self.pairs[row].key
 
     def content_digest(self) -> str:
@@ -166,7 +164,6 @@ class PreferenceSet:
         return digest.hexdigest()
 
     def _responses(self, row: int) -> list[np.ndarray]:
-        """Token ids of both answers of a pair behind their latent reasoning."""
         return [self.encoder.response(self._latent(e)).ids for e in self.pairs[row].examples]
 
     def _latent(self, example: Example) -> str:

@@ -97,8 +97,8 @@ def open_rows(
 ) -> TokenizedRows:
     """The rows of a file, tokenized now or before.
 
-    Raises:
-        GplanError: as ``Task.read``; the cache is damaged; a process that tokenizes was killed.
+    GplanError as ``Task.read``; also where the cache is damaged, or a tokenizing process was
+    killed.
     """
     key = files.json_digest(
         [

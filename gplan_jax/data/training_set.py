@@ -62,11 +62,9 @@ class TrainingSet:
         return len(self.examples)
 
     def row_id(self, row: int) -> str:
-        """The id of a row, for messages."""
         return self.examples[row].id
 
     def content_digest(self) -> str:
-        """A hash of the texts of every row that training depends on."""
         return self.examples.digest
 
     @property

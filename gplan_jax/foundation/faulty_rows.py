@@ -24,13 +24,10 @@ U = TypeVar("U")
 
 
 class FaultyRows:
-    """The first faulty row ends the work, or all are left out and kept here.
+    """The first faulty row ends the work ("raise"), or all are left out and kept here ("skip").
 
-    One object goes through all readers of a command, so that its faults end up in one place.
-
-    Args:
-        on_error: "raise" ends at the first faulty row, "skip" leaves it out.
-        keep: hold only so many errors, where a log may have millions of them; all where None.
+    One object goes through all readers of a command, so that its faults end up in one place. It
+    holds ``keep`` errors at most, where a log may have millions of them; all where None.
     """
 
     def __init__(self, on_error: OnError = "raise", *, keep: int | None = None) -> None:
@@ -42,12 +39,10 @@ class FaultyRows:
 
     @property
     def skips(self) -> bool:
-        """Whether faulty rows are left out."""
         return self.on_error == "skip"
 
     @property
     def total(self) -> int:
-        """How many rows were left out."""
         return self.counts.total()
 
     def add(self, error: RowError, kind: str = "row") -> None:

@@ -76,12 +76,9 @@ def refuse_pattern(path: Path) -> None:
 def alone_in(path: str | Path, *, wait: bool = False) -> Iterator[None]:
     """Keeps other commands out of a file or directory while this one writes it.
 
-    The lock lies beside it, or inside where nothing may be written beside it. The system lets go of
-    it however this process ends.
-
-    Raises:
-        GplanError: another process is at work there (with ``wait``, it is waited for), or the path
-            holds a character of patterns.
+    The lock lies beside it, or inside where nothing may be written beside it; the system lets go of
+    it however this process ends. GplanError where another process is at work there (with ``wait``,
+    it is waited for), or the path holds a character of patterns.
     """
     refuse_pattern(Path(path))
     target = Path(path).resolve()

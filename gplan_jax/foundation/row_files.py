@@ -52,17 +52,13 @@ def read_rows(
 ) -> Iterator[Row]:
     """Yields each row's number, from 1, and its cells in ``columns`` as texts, or its fault.
 
-    Numbers come as their digits (a whole one without a point, as pandas makes floats of a column
-    of integers with holes), times and days as ISO 8601, null as "".
+    Numbers come as their digits (a whole one without a point, as pandas makes floats of a column of
+    integers with holes), times and days as ISO 8601, null as "". ``only`` makes other columns a
+    fault; ``optional`` ones may lack, and are "" then. ``mend`` is what a fault tells the user to
+    do.
 
-    Args:
-        only: whether other columns are a fault; else they are not looked at.
-        optional: those of the columns that may lack; their cells are "" then.
-        mend: what the error of a faulty row tells the user to do.
-
-    Raises:
-        GplanError: at once where the file is missing or of another kind; on reading where it is
-            broken, or columns are missing, given twice or unknown (all named).
+    GplanError at once where the file is missing or of another kind; on reading where it is broken,
+    or columns are missing, given twice or unknown (all named).
     """
     _check_file(path)
 

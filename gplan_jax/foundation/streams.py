@@ -38,7 +38,6 @@ def map_ordered(
         waiting: asyncio.Task[object] | None = None
 
         async def following() -> tuple[R] | None:
-            """The next result in a tuple, None at the end."""
             nonlocal waiting
             waiting = asyncio.current_task()
             async for result in results:

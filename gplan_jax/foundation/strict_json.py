@@ -14,10 +14,9 @@ _HALF = re.compile("[\ud800-\udfff]")
 def parse_json(text: str | bytes) -> Any:
     """The value of one JSON document; bytes are UTF-8, with or without a byte order mark.
 
-    Raises:
-        ValueError: it is no JSON; also where an object gives a key twice, on whose value readers
-            disagree, where a number is NaN or infinite, or a text holds half a character (a lone
-            surrogate), which no file or tokenizer takes.
+    ValueError where it is none; also where an object gives a key twice, on whose value readers
+    disagree, a number is NaN or infinite, or a text holds half a character (a lone surrogate),
+    which no file or tokenizer takes.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8-sig")

@@ -26,7 +26,6 @@ class TextTable:
     plain: bool = False  # Horizontal rules only, for wide tables.
 
     def rich(self) -> Table:
-        """The table for a terminal."""
         table = Table(
             title=Text(self.title) if self.title else None,
             title_justify="left",

@@ -72,7 +72,6 @@ class ContextPair:
 
     @property
     def contexts(self) -> tuple[Sample, Sample]:
-        """The original context, then the changed one."""
         return self.anchor, self.counterfactual
 
 
@@ -86,11 +85,7 @@ def changed_columns(anchor: Sample, counterfactual: Sample) -> tuple[str, ...]:
 
 
 def check_shared(anchor: Sample, counterfactual: Sample) -> None:
-    """Proves that only spatiotemporal columns differ, and that at least one does.
-
-    Raises:
-        GplanError: a shared column differs (all are named), or the contexts are the same.
-    """
+    """GplanError where a shared column differs (all are named), or no column does."""
     changed = changed_columns(anchor, counterfactual)
     if wrong := [column for column in changed if column in SHARED_COLUMNS]:
         raise GplanError(
@@ -141,17 +136,12 @@ def read_context_pairs(
 
     A pair has both its directions on neighbouring lines, shared columns that are identical, the
     columns in ``provenance.changed`` that are not, readable times, responses that parse against
-    ``library`` and break no rule of ``check_plan``, and in each direction the other's ``chosen``
-    as its ``rejected``.
+    ``library`` and break no rule of ``check_plan``, and in each direction the other's ``chosen`` as
+    its ``rejected``. ``plans`` of "differ" admits pairs with two plans, "equal" those whose
+    contexts share one.
 
-    Args:
-        plans: "differ" admits pairs with two plans, "equal" those whose contexts share one.
-        faulty: what becomes of faulty pairs; their ``row`` is the line's number in the file, from
-            1. The first one ends the reading where None.
-
-    Raises:
-        GplanError: the file is missing or not .jsonl (at once), or no pair is left.
-        RowError: a pair is faulty and not left out.
+    GplanError where the file is missing or not .jsonl (at once), or no pair is left; RowError, by
+    line, where a pair is faulty and not left out by ``faulty``.
     """
     path = Path(path)
     _check_suffix(path)

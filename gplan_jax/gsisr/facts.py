@@ -161,11 +161,7 @@ class Facts:
 
 
 def facts_of(sample: Sample) -> Facts:
-    """Derives the facts of a sample.
-
-    Raises:
-        GplanError: ``currenttime`` is missing, or a time is not written YYYY-MM-DD HH:MM:SS.
-    """
+    """The facts of a sample; GplanError where ``currenttime`` lacks, or a time can't be read."""
     now = request_time(sample)
     made, start, end = (time_of(sample, column) for column in ORDER_TIMES)
     behaviors = short_term(sample.short_term_behavior_seq, now)
@@ -271,7 +267,6 @@ def _phase(now: datetime, start: datetime | None, end: datetime | None) -> Phase
 
 
 def day_part_of(hour: int) -> DayPart:
-    """The part of the day that an hour is in."""
     bounds: tuple[tuple[int, DayPart], ...] = (
         (6, "night"), (11, "morning"), (14, "noon"), (18, "afternoon"), (24, "evening"),
     )  # fmt: skip

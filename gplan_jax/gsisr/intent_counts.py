@@ -116,14 +116,12 @@ class IntentCounts:
 
     @classmethod
     def fit(cls, rows: Iterable[tuple[Sample, Plan]], library: IntentLibrary) -> IntentCounts:
-        """Counts the plans of samples."""
         counts = cls()
         for sample, plan in rows:
             counts.add(context_key(sample), intent_texts(plan, library))
         return counts
 
     def __len__(self) -> int:
-        """How many plans have been counted."""
         return int(self._counts[: len(self._entries)].sum())
 
     def number(self, intent: str) -> int:
@@ -184,7 +182,6 @@ class IntentCounts:
         return _smoothed(next_P[same_P], near.weights_P[same_P], found, PSEUDO_SET)
 
     def save(self, path: str | Path) -> None:
-        """Writes the counts as a JSON file that ``load`` reads back."""
         content = _File(
             features=list(UNLIKE),
             intents=list(self._numbers),

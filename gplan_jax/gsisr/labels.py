@@ -54,11 +54,8 @@ def parse_label(
     """Reads and checks ``raw_labels`` of a sample that comes from ``where``.
 
     A label that breaks a logic rule of ``check_plan`` can still be learnt from; ``broken`` tells.
-
-    Raises:
-        RowError: the label is empty, its JSON broken, an intent outside the library, its reasoning
-            malformed, or the number of steps not the number of intents; all faults of the plan at
-            once.
+    RowError where the label is empty, its JSON broken, an intent outside the library, its reasoning
+    malformed, or the number of steps not that of intents; all faults of the plan at once.
     """
     try:
         return _parse(sample.raw_labels, library, vocabulary)
@@ -76,10 +73,8 @@ def read_labelled_samples(
 ) -> Iterator[tuple[Sample, Label]]:
     """Yields samples with their checked labels; faulty rows, times and labels are handled alike.
 
-    Rows that break a logic rule are yielded, and told of by the report of ``faulty``.
-
-    Raises:
-        GplanError, RowError: as ``read_samples`` and ``parse_label`` do.
+    Rows that break a logic rule are yielded, and told of by the report of ``faulty``. Raises as
+    ``read_samples`` and ``parse_label`` do.
     """
     faulty = faulty or FaultyRows()
 

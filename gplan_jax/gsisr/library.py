@@ -61,14 +61,12 @@ class IntentLibrary(Config):
     def load(cls, path: str | Path | None = None) -> IntentLibrary:
         """Reads a library file; the shipped Amap library where ``path`` is None.
 
-        Raises:
-            GplanError: the file is missing, a key is unknown or mistyped, or an entry refers to a
-                tool, parameter or value that the file does not define; all faults at once.
+        GplanError, with all faults at once, where the file is missing, a key is unknown or
+        mistyped, or an entry refers to a tool, parameter or value that the file does not define.
         """
         return _amap() if path is None else _load(Path(path))
 
     def save(self, path: str | Path) -> None:
-        """Writes the library as a YAML file that ``load`` reads back."""
         values = self.model_dump(exclude_defaults=True)
         with atomic_write(path) as temporary:
             temporary.write_text(

@@ -44,11 +44,7 @@ class PlanScore:
 def score_prediction(
     prediction: str, label: str, library: IntentLibrary | None = None
 ) -> PlanScore:
-    """Scores a model's text against a label's text (reasoning in either is skipped).
-
-    Raises:
-        GplanError: the label holds no plan, so that no score would mean anything.
-    """
+    """Scores a text against a label's, reasoning skipped; GplanError for a label without a plan."""
     library = library or IntentLibrary.load()
     predicted, wanted = parse_plan(prediction, library), parse_plan(label, library)
     if not wanted:

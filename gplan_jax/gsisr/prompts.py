@@ -39,8 +39,7 @@ class PromptTemplate:
     def load(cls, name_or_dir: str | Path = "amap_zh") -> PromptTemplate:
         """Reads a shipped template by its name, or another one from its folder.
 
-        Raises:
-            GplanError: there is no such template, a file is missing, or its syntax is wrong.
+        GplanError where there is no such template, a file is missing, or its syntax is wrong.
         """
         name, sources = read_templates(name_or_dir, shipped=PROMPTS, files=_FILES, kind=_KIND)
         template = cls(name, *sources.values())
@@ -48,7 +47,6 @@ class PromptTemplate:
         return template
 
     def save(self, folder: str | Path) -> None:
-        """Writes the template's files into ``folder``, from where ``load`` reads them."""
         for name, source in zip(_FILES, (self.system, self.user), strict=True):
             with atomic_write(Path(folder) / name) as temporary:
                 temporary.write_text(source, encoding="utf-8")
@@ -56,9 +54,8 @@ class PromptTemplate:
     def render(self, sample: Sample, library: IntentLibrary, response: str | None = None) -> Prompt:
         """Fills the template in for one sample; ``response`` is what responses hold.
 
-        Raises:
-            GplanError: the template names something that does not exist, or the sample has a time
-                that can't be read.
+        GplanError where it names something that does not exist, or a time of the sample can't be
+        read.
         """
         system = self.render_system(library, response)
         return Prompt(system, self.render_user(sample, library, response))

@@ -19,14 +19,9 @@ from gplan_jax.gsisr.samples import COLUMNS, Sample
 def read_samples(path: str | Path, *, faulty: FaultyRows | None = None) -> Iterator[Sample]:
     """Yields the samples of a .csv, .jsonl or .parquet file without holding it in memory.
 
-    Args:
-        path: the file; its columns are those of ``Sample``, in any order.
-        faulty: what becomes of faulty rows; the first one ends the reading where None.
-
-    Raises:
-        GplanError: at once where the file is missing or of another kind; on reading where columns
-            are missing or unknown (all named), or no row is left.
-        RowError: a row is faulty and not left out.
+    The columns are those of ``Sample``, in any order. GplanError at once where the file is missing
+    or of another kind; on reading where columns are missing or unknown (all named), or no row is
+    left. RowError where a row is faulty and not left out by ``faulty``.
     """
     return (sample for _, sample in read_numbered_samples(path, faulty=faulty))
 
@@ -41,10 +36,8 @@ def read_numbered_samples(
 ) -> Iterator[tuple[int, Sample]]:
     """As ``read_samples``, each sample after its row number in the file, counted from 1.
 
-    Args:
-        limit: only the first so many rows of the file are looked at, faulty ones among them.
-        skip: the first so many are passed over.
-        optional: see ``read_rows``.
+    Only the first ``limit`` rows are looked at, faulty ones among them, and the first ``skip`` of
+    these are passed over; columns in ``optional`` may lack.
     """
     path = Path(path)
     rows = islice(read_rows(path, COLUMNS, optional=optional), skip, limit)
@@ -65,10 +58,8 @@ _PARQUET_BATCH = 1024
 def write_samples(path: str | Path, samples: Iterable[Sample]) -> int:
     """Writes samples in the kind of file that the suffix names and returns their number.
 
-    ``samples`` is consumed as a stream; an earlier file stays as it was when that fails.
-
-    Raises:
-        GplanError: the suffix is not .csv, .jsonl or .parquet.
+    ``samples`` is consumed as a stream; an earlier file stays as it was when that fails. GplanError
+    where the suffix is not .csv, .jsonl or .parquet.
     """
     count = 0
     with sample_writer(path) as write:

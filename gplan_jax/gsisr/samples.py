@@ -59,16 +59,11 @@ class Sample:
         return {column: getattr(self, column) for column in COLUMNS}
 
     def with_label(self, raw_labels: str) -> Sample:
-        """The same context with another label."""
         return dataclasses.replace(self, raw_labels=raw_labels)
 
     @classmethod
     def from_context(cls, context: Mapping[str, str]) -> Sample:
-        """A sample from the columns that are known; the others become "".
-
-        Raises:
-            GplanError: ``context`` has a column that the schema lacks.
-        """
+        """A sample from known columns, the others ""; GplanError where the schema lacks one."""
         if unknown := sorted(set(context) - set(COLUMNS)):
             raise GplanError(
                 f"Unknown columns: {', '.join(unknown)}. Known ones: {', '.join(COLUMNS)}."
@@ -84,11 +79,8 @@ def split_by_id(
 ) -> tuple[list[Sample], list[Sample]]:
     """Splits into (train, test) by a salted hash of ``id``, so that no id is in both parts.
 
-    The side of a row depends on its id and ``seed`` alone, not on the other rows, so a part stays
-    what it was when rows are added; its size is ``test_fraction`` on average.
-
-    Raises:
-        GplanError: ``test_fraction`` is not strictly between 0 and 1.
+    The side of a row depends on its id and ``seed`` alone, so a part stays what it was when rows
+    are added; its size is ``test_fraction`` (strictly between 0 and 1, else GplanError) on average.
     """
     if not 0 < test_fraction < 1:
         raise GplanError(f"test_fraction is {test_fraction}; it lies between 0 and 1.")

@@ -68,27 +68,18 @@ def preference_terms(
     reference_rejected: ArrayLike,
     config: ScDpoConfig = PAPER,
 ) -> Terms:
-    """The loss ``name`` and all metrics, example by example.
+    """The loss ``name``, of float [B] log-probabilities, and all metrics, example by example.
 
-    Args:
-        name: which loss; the metrics beside it do not depend on it.
-        policy_chosen: [B] log pi(y+|x).
-        policy_rejected: [B] log pi(y-|x).
-        reference_chosen: [B] log ref(y+|x).
-        reference_rejected: [B] log ref(y-|x).
-        config: temperature, band, targets and weights.
+    Returns float32 [B] each: ``loss``; for scdpo its terms before weighting, ``loss_dpo`` and,
+    where the weight is not 0, ``loss_anchor``, ``loss_gap_low``, ``loss_gap_high``,
+    ``loss_center``; ``rewards/chosen`` r+, ``rewards/rejected`` r-, ``rewards/margins`` gap,
+    ``center`` (r+ + r-) / 2; the indicators (0 or 1, NaN where the value is NaN)
+    ``rewards/accuracies`` r+ > r-, ``gap/below``, ``gap/inside`` (its ends belong to the band),
+    ``gap/above``, ``anchor_violations`` r+ < delta; ``logps/chosen``, ``logps/rejected`` of the
+    policy. The metrics don't depend on the loss.
 
-    Returns:
-        float32 [B] each: ``loss``; for scdpo its terms before weighting, ``loss_dpo`` and, where
-        the weight is not 0, ``loss_anchor``, ``loss_gap_low``, ``loss_gap_high``, ``loss_center``;
-        ``rewards/chosen`` r+, ``rewards/rejected`` r-, ``rewards/margins`` gap, ``center``
-        (r+ + r-) / 2; the indicators (0 or 1, NaN where the value is NaN) ``rewards/accuracies``
-        r+ > r-, ``gap/below``, ``gap/inside`` (its ends belong to the band), ``gap/above``,
-        ``anchor_violations`` r+ < delta; ``logps/chosen``, ``logps/rejected`` of the policy.
-
-    Raises:
-        ValueError: the four arrays differ in shape.
-        GplanError: there is no loss of that name.
+    ValueError where the four arrays differ in shape; GplanError where there is no loss of that
+    name.
     """
     _check_name(name)
     given = (policy_chosen, policy_rejected, reference_chosen, reference_rejected)
@@ -123,10 +114,7 @@ def loss_at_reference(name: PreferenceLoss, config: ScDpoConfig = PAPER) -> floa
 
     dpo and dpop: log 2. scdpo: ``log 2 + lambda_a max(0, delta)^2 + lambda_gl max(0, gamma_l)^2 +
     lambda_gh max(0, -gamma_h)^2 + lambda_c m^2`` (0.7931 with the paper's settings). ipo:
-    ``1 / (4 beta^2)``; sppo_hard twice that; cal_dpo log 2 more.
-
-    Raises:
-        GplanError: there is no loss of that name.
+    ``1 / (4 beta^2)``; sppo_hard twice that; cal_dpo log 2 more. GplanError for another name.
     """
     _check_name(name)
     square = (0.5 / config.beta) ** 2
@@ -244,11 +232,7 @@ class BatchLoss(Protocol):
         reference_rejected: ArrayLike,
         config: ScDpoConfig = PAPER,
     ) -> tuple[Array, Terms]:
-        """Arguments and errors as ``preference_terms``.
-
-        Returns:
-            The scalar mean loss, and the batch means of everything in ``preference_terms``.
-        """
+        """The mean loss, and the means of all else in ``preference_terms``; errors as there."""
 
 
 def _batch_mean(name: PreferenceLoss) -> BatchLoss:

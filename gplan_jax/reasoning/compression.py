@@ -28,11 +28,8 @@ def compress_response(
     B = context blocks + plan length (paper equation 3). Whitespace between tags is dropped, line
     breaks inside a block become one space, the plan is rewritten as compact JSON. A response that
     is already partly latent is compressed further, so a fully latent one is a fixed point; one
-    without reasoning is only rewritten.
-
-    Raises:
-        GplanError: the reasoning is malformed, the plan is not a JSON array, or the number of
-            steps is not the plan's length.
+    without reasoning is only rewritten. GplanError where the reasoning is malformed, the plan is
+    not a JSON array, or the number of steps is not the plan's length.
     """
     if compressed_blocks < 0:
         raise GplanError(f"compressed_blocks is {compressed_blocks}; it counts from 0.")

@@ -37,17 +37,12 @@ def check_block_name(name: str) -> None:
 
 @dataclass(frozen=True)
 class LatentVocabulary:
-    """The latent tokens of one task.
+    """The latent tokens of one task: ``width`` (K in the paper) a block, lettered a, b, c, ... z.
 
-    Args:
-        context_blocks: names of the blocks before the steps, in the order they are written.
-        max_steps: the longest plan that has latent tokens; 0 where no block is numbered as a step,
-            and then a block may have the name STEP_i.
-        width: tokens a block, K in the paper; at most 26 (they are lettered a, b, c, ...).
-
-    Raises:
-        GplanError: a name is not upper case, occurs twice or could be mistaken for a step, or
-            there is no block at all.
+    ``context_blocks`` are written before the steps, in this order. ``max_steps`` is the longest
+    plan that has latent tokens; 0 where no block is numbered as a step, and then a block may be
+    called STEP_i. GplanError where a name is not upper case, occurs twice or could be mistaken for
+    a step, or there is no block at all.
     """
 
     context_blocks: tuple[str, ...] = ("CONTEXT", "STRATEGY")
@@ -77,11 +72,7 @@ class LatentVocabulary:
         return tuple(token for name in self.block_names for token in self.block_tokens(name))
 
     def block_tokens(self, name: str) -> tuple[str, ...]:
-        """The ``width`` tokens of block ``name`` (``CONTEXT``, ``STEP_2``, ...).
-
-        Raises:
-            GplanError: the vocabulary has no such block.
-        """
+        """The tokens of block ``name`` (``CONTEXT``, ``STEP_2``, ...); GplanError for another."""
         step = step_number(name)
         if name in self.context_blocks:
             stem = f"THOUGHT_{name}"
@@ -100,11 +91,7 @@ class LatentVocabulary:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LatentVocabulary:
-        """The vocabulary that ``to_dict`` described.
-
-        Raises:
-            GplanError: ``values`` describes none.
-        """
+        """The vocabulary that ``to_dict`` described; GplanError where ``values`` describes none."""
         try:
             return cls(**{**values, "context_blocks": tuple(values["context_blocks"])})
         except (KeyError, TypeError):

@@ -26,9 +26,8 @@ _EXCERPT = 40
 class ReasoningTrace:
     """A trace: pairs of block name and text, the context blocks first, then STEP_1 .. STEP_n.
 
-    Raises:
-        GplanError: a name repeats, steps are not numbered 1..n at the end, or a text is empty or
-            holds markup.
+    GplanError where a name repeats, steps are not numbered 1..n at the end, or a text is empty or
+    holds markup.
     """
 
     blocks: tuple[tuple[str, str], ...]
@@ -73,11 +72,7 @@ def check_plain(text: str, what: str) -> None:
 
 
 def split_response(raw_label: str) -> tuple[str | None, str]:
-    """Splits a response into its ``<THOUGHT>`` block, None where it has none, and the plan text.
-
-    Raises:
-        GplanError: the block is opened and never closed.
-    """
+    """The ``<THOUGHT>`` block, or None, and the plan text; GplanError where it never closes."""
     text = raw_label.strip()
     if not text.startswith(THOUGHT_OPEN):
         return None, text
@@ -91,9 +86,8 @@ def split_response(raw_label: str) -> tuple[str | None, str]:
 def scan_blocks(thought: str, vocabulary: LatentVocabulary) -> list[Block]:
     """Reads the blocks of a ``<THOUGHT>`` block whose leading ones may already be latent.
 
-    Raises:
-        GplanError: blocks are missing, out of order or nested, a latent block follows a textual
-            one, or anything else stands between the blocks.
+    GplanError where blocks are missing, out of order or nested, a latent block follows a textual
+    one, or anything else stands between the blocks.
     """
     inner = thought[len(THOUGHT_OPEN) : -len(THOUGHT_CLOSE)].strip()
     blocks: list[Block] = []
@@ -120,11 +114,8 @@ def scan_blocks(thought: str, vocabulary: LatentVocabulary) -> list[Block]:
 def parse_trace(text: str, vocabulary: LatentVocabulary = GSISR_LATENTS) -> ReasoningTrace:
     """Reads a trace strictly: all blocks textual, in order, nothing else beside them.
 
-    Text is kept as written but for its ends, which are stripped, and line breaks, which become
-    one space each.
-
-    Raises:
-        GplanError: what is wrong and where; see ``scan_blocks`` and ``ReasoningTrace``.
+    Text is kept as written but for its ends, which are stripped, and line breaks, which become one
+    space each. GplanError as ``scan_blocks`` and ``ReasoningTrace``.
     """
     thought, rest = split_response(text)
     if thought is None or rest:

@@ -66,21 +66,17 @@ def fit_network(
     settings: FitSettings,
     seed: int,
 ) -> tuple[M, Curve]:
-    """Fits ``model``; it with the weights of its best epoch, and the curve, a row an epoch.
+    """Fits ``model``, which stays as it is; the weights of its best epoch, and the curve.
 
-    A row holds "epoch" (from 1), "loss", "validation_loss" (None without validation rows) and
-    "seconds" (since the start); losses are means over the counts.
+    A row of the curve is an epoch: "epoch" (from 1), "loss", "validation_loss" and "seconds" (since
+    the start), losses as means over the counts. Without validation rows the last weights are kept.
+    ``seed`` is that of the order of the rows and of the keys.
 
-    Args:
-        model: a network with fresh weights; it is left as it is.
-        loss: (model, batch, key, train) -> (summed loss, count). Pure but for the model's own
-            state; a module-level function (or an equal, hashable object), since the compiled step
-            is kept under it. Each batch has the arrays of ``train``, [B, ...], and "weight" [B]:
-            1, or 0 for a row that only fills the batch and must not count. ``key`` is new at every
-            step; ``train`` is a Python bool.
-        train: arrays with the same first axis, the training rows.
-        validation: the same for the rows that choose the epoch; None keeps the last weights.
-        seed: of the order of the rows and of the keys.
+    ``loss`` is (model, batch, key, train) -> (summed loss, count), pure but for the model's own
+    state; a module-level function (or an equal, hashable object), since the compiled step is kept
+    under it. A batch has the arrays of ``train`` as [B, ...] and "weight" [B], which is 0 for a row
+    that only fills it up and must not count. ``key`` is new at every step; ``train`` is a Python
+    bool.
     """
     rows = _rows_of(train, "training")
     if validation is not None:
@@ -135,7 +131,6 @@ def fit_network(
 
 
 def count_parameters(model: nnx.Module) -> int:
-    """How many numbers a model learns."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
@@ -209,7 +204,6 @@ def _programs(graph: Any, loss: Loss) -> tuple[Callable[..., Any], Callable[...,
 
 
 def _split(model: nnx.Module) -> tuple[Any, nnx.State, nnx.State]:
-    """The structure of a model, what it learns, and its other state."""
     graph, *states = nnx.split(model, nnx.Param, ...)
     params, rest = states
     return graph, params, rest
@@ -253,7 +247,6 @@ class FitInput:
 
     @property
     def parts(self) -> list[LabelledRows]:
-        """The rows by part."""
         return [self.train, self.validation] if self.validation else [self.train]
 
 
@@ -283,11 +276,9 @@ class NetworkPredictor:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the network has learnt."""
         return count_parameters(self.network)
 
     def predict(self, samples: Sequence[Sample], *, constrained: bool) -> list[str]:
-        """A plan text for each row."""
         if not samples:
             return []
         graph, weights = nnx.split(self.network)

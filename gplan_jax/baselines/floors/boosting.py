@@ -90,7 +90,6 @@ class GradientBoostingFirst(Floor):
     def fit(
         cls, samples: Sequence[Sample], library: IntentLibrary, mode: InputMode = InputMode.FULL
     ) -> GradientBoostingFirst:
-        """Fits on the rows' table; GplanError where no row has a usable plan."""
         atoms = Atoms.of(library)
         rows = labelled_rows(in_fixed_order(samples), atoms)
         table = TableEncoder.fit(rows.samples, mode)
@@ -99,7 +98,6 @@ class GradientBoostingFirst(Floor):
         return cls(atoms, table, first)
 
     def predict(self, samples: Sequence[Sample], *, constrained: bool = True) -> list[str]:
-        """A plan of one intent for each row."""
         scores = self.first.scores(self.table.encode(samples))[:, : self.atoms.END]
         return [self.atoms.text([int(atom)]) for atom in scores.argmax(axis=1)]
 
@@ -123,7 +121,6 @@ class GradientBoosting(Floor):
     def fit(
         cls, samples: Sequence[Sample], library: IntentLibrary, mode: InputMode = InputMode.FULL
     ) -> GradientBoosting:
-        """Fits on the rows' table; GplanError where no row has a usable plan."""
         start = GradientBoostingFirst.fit(samples, library, mode)
         atoms = start.atoms
         rows = labelled_rows(in_fixed_order(samples), atoms)

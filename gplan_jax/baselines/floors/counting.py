@@ -42,7 +42,6 @@ class Floor:
         return [self.plan_for(sample) for sample in samples]
 
     def plan_for(self, sample: Sample) -> str:
-        """The plan text for one row."""
         return self.predict([sample])[0]
 
 
@@ -56,7 +55,6 @@ class MajorityFirstIntent(Floor):
     def fit(
         cls, samples: Iterable[Sample], library: IntentLibrary, mode: InputMode = InputMode.FULL
     ) -> MajorityFirstIntent:
-        """Counts the first intents; GplanError where no row has a plan."""
         firsts = (canonical_plan(plan[:1], library) for _, plan in with_plans(samples, library))
         return cls(most_common(firsts, 1)[0])
 
@@ -107,7 +105,6 @@ class TriggerTable(Floor):
     def fit(
         cls, samples: Iterable[Sample], library: IntentLibrary, mode: InputMode = InputMode.FULL
     ) -> TriggerTable:
-        """Fills the table; GplanError for the mode HISTORY, or where no row has a plan."""
         _refuse_history("trigger_table", mode)
         rows = with_plans(samples, library)
         plans_of: dict[tuple[str, bool], list[Plan]] = {}

@@ -115,7 +115,6 @@ class NearestNeighbours(Floor):
         return cls(atoms, space, rows.plans, search.fit(space.points(rows.samples)), k)
 
     def predict(self, samples: Sequence[Sample], *, constrained: bool = True) -> list[str]:
-        """The plan voted for, for each row."""
         if not samples:
             return []
         return [self.atoms.text(plan) for plan in self._votes(*self._nearest(samples))]

@@ -246,7 +246,6 @@ class T5(nnx.Module):
         self.decoder_norm = Norm(config)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
-        """The embeddings [..., D] of tokens."""
         return self.embedding[...][tokens]
 
     def encode(self, x: jax.Array, mask_BxS: jax.Array, key: jax.Array | None = None) -> jax.Array:

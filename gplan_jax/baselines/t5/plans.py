@@ -98,16 +98,14 @@ def beam_search(
 ) -> Found:
     """The most probable sequence of each row among those that the beams reach.
 
-    A sequence's score is the sum of its tokens' log-probabilities, so it never rises: the search
-    is over once the best beam of each row has ended. Tokens that are not open count as impossible;
-    the others keep their probability. As long as no row has more than ``beams`` open sequences the
+    A sequence's score is the sum of its tokens' log-probabilities, so it never rises: the search is
+    over once the best beam of each row has ended. Tokens that are not open count as impossible; the
+    others keep their probability. As long as no row has more than ``beams`` open sequences the
     result is the best of all; with one beam it is the greedy sequence.
 
-    Args:
-        step: (carry, last tokens [B*K]) -> (carry, log-probabilities [B*K, V] of the next one).
-        reorder: (carry, parents [B*K]) -> the carry in which beam i goes on from ``parents[i]``.
-        rows, beams, steps: B, K, T; a sequence that hasn't ended after T tokens is cut.
-        start, end: the token that the first step is given, and the one that ends a sequence.
+    ``step`` is (carry, last tokens [B*K]) -> (carry, log-probabilities [B*K, V] of the next one),
+    ``reorder`` (carry, parents [B*K]) -> the carry in which beam i goes on from ``parents[i]``. A
+    sequence that hasn't ended after ``steps`` tokens is cut.
     """
     offsets = jnp.arange(rows)[:, None] * beams
 

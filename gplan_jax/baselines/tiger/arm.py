@@ -1,13 +1,11 @@
 """The arms TIGER and TIGER_RQ: a T5 reads a row's positions and writes plans in codes of intents.
 
 Rajput et al. 2023, "Recommender systems with generative retrieval". Each atom is a short tuple of
-tokens, no atom's code the beginning of another's. TIGER's codes are the library's grammar
-(``grammar_ids``): the tool, then a value for each parameter that it takes. TIGER_RQ's are those
-that an RQ-VAE finds (``rq_ids``), then a token that tells apart the atoms which share them all.
-
-TIGER's RQ-VAE quantises what a language model says of an item's description (section 3.1). An
-intent has no description, but it has a tool, parameters and company; intents that training plans
-never hold still share the first part with like ones, so they get like codes.
+tokens, no atom's code the beginning of another's: TIGER's are the library's grammar
+(``grammar_ids``), TIGER_RQ's those that an RQ-VAE finds (``rq_ids``). The paper's RQ-VAE quantises
+what a language model says of an item's description (section 3.1). An intent has no description, but
+it has a tool, parameters and company, so intents that no training plan holds get codes like those
+of like ones.
 
 Letters: B rows, P positions, W numbers a position, T tokens, D model.
 """

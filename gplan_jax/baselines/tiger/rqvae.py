@@ -90,7 +90,6 @@ class RqVae(nnx.Module):
         self.codebooks = nnx.Param(jnp.zeros(shape))
 
     def __call__(self, x_NxF: jax.Array) -> Quantized:
-        """Quantises the encodings of N vectors."""
         return quantize(self.codebooks[...], self.encoder(x_NxF))
 
 

@@ -81,8 +81,7 @@ class GsisrTask(Task):
     ) -> GsisrTask:
         """The task of a model directory; what is named replaces it, what neither has is Amap's.
 
-        Raises:
-            GplanError: the directory's files are broken, or it is a model of another task.
+        GplanError where the directory's files are broken, or it is a model of another task.
         """
         name, stored_length, stored_response = read_task_file(model_dir)
         if name != cls.name:
@@ -142,7 +141,6 @@ class GsisrTask(Task):
         return ((number, sample.id, sample) for number, sample in rows)
 
     def prompt(self, context: Sample) -> Prompt:
-        """The prompt of a sample."""
         user = self.template.render_user(context, self.library, self.response)
         return Prompt(self._system, user)
 

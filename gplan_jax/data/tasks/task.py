@@ -34,12 +34,11 @@ Response = Literal["plan", "latent", "reasoning"]
 class Mode(StrEnum):
     """What training makes of a row: the answer alone, reasoning in words, or one that turns latent.
 
-    Pause's responses have the latent tokens from the first epoch on: the same extra positions and
-    the same answer as PICD's in the end, but no word of reasoning is ever seen (pause tokens: Goyal
-    et al. 2024), so that what PICD gains beyond it is what the reasoning taught. ICoT's blocks
-    vanish where PICD's turn latent, whole blocks at a time (stepwise internalization: Deng et al.
-    2024, who remove tokens); once all are gone the response is the answer alone.
-    SC-DPO's responses are fully latent; its rows are pairs, see ``preference_set``.
+    PAUSE has the latent tokens from the first epoch on: PICD's extra positions and final answer,
+    but never a word of reasoning (Goyal et al. 2024), so what PICD gains beyond it is what the
+    reasoning taught. ICOT's blocks vanish where PICD's turn latent (stepwise internalization: Deng
+    et al. 2024, who remove tokens), until the response is the answer alone. SCDPO's rows are pairs
+    of fully latent responses, see ``preference_set``.
     """
 
     DIRECT_SFT = "direct_sft"
@@ -64,7 +63,6 @@ class Mode(StrEnum):
 
     @property
     def response(self) -> Response:
-        """What the responses of a trained model hold."""
         if self in (Mode.DIRECT_SFT, Mode.ICOT):
             return "plan"
         return "reasoning" if self is Mode.COT_SFT else "latent"

@@ -75,14 +75,12 @@ class TextTask(Task):
     def read(
         self, path: str | Path, latents: LatentVocabulary, faulty: FaultyRows | None = None
     ) -> Iterator[Example]:
-        """The rows of a file.
+        """The rows of a file; GplanError where it is missing, not .jsonl, or no row is left.
 
-        Raises:
-            GplanError: the file is missing, not .jsonl, or no row is left.
-            RowError: a key is missing, unknown or of another type, a text empty; a block's name
-                can't be one, occurs twice or its text holds markup; blocks are not in the order of
-                ``latents``, where responses are latent; an id stood in an earlier line; or
-                ``system`` is another than in the lines before. Lines count from 1.
+        RowError, by line, where a key is missing, unknown or of another type, a text empty; a
+        block's name can't be one, occurs twice or its text holds markup; blocks are not in the
+        order of ``latents``, where responses are latent; an id or another ``system`` stood in an
+        earlier line.
         """
         rows = self._numbered_rows(Path(path), faulty or FaultyRows(), latents)
         return (example for _, example in rows)
@@ -149,7 +147,6 @@ class TextTask(Task):
             yield from faulty.sound(path, lines, example)
 
     def prompt(self, context: Prompt) -> Prompt:
-        """The prompt itself."""
         return context
 
     def score(self, text: str, example: Example, encoder: ChatEncoder) -> RowScores:
@@ -184,10 +181,7 @@ def text_latents(path: str | Path, *, width: int) -> LatentVocabulary:
     """The latent vocabulary of a task: ``width`` tokens for each block that its rows name.
 
     A name that is new in a row stands behind the row's names before it. A ``.yaml`` file is a list
-    of names in their order.
-
-    Raises:
-        GplanError: the file is broken, names no block, or rows put blocks in different orders.
+    of names in their order. GplanError where the file is broken, names no block, or rows disagree.
     """
     path = local_path(path)
     if path.suffix in (".yaml", ".yml"):

@@ -284,8 +284,8 @@ def _read_arm(setup: ComparisonSetup, name: str) -> tuple[_Texts, ArmCost, list[
     """An arm's predictions in the order of the scored rows, its costs and its curves.
 
     The curves are those of the chosen trials, one a fold, which show a validation loss; without
-    trials they are those of the fits that predict. The size is the largest over the folds
-    (vocabularies differ), the seconds the median of a fit.
+    trials those of the fits that predict. The size is the largest over the folds, whose
+    vocabularies differ.
     """
 
     def points(fold: int, seed: int, curve: list[dict[str, Any]]) -> list[CurvePoint]:
@@ -319,7 +319,6 @@ def _read_arm(setup: ComparisonSetup, name: str) -> tuple[_Texts, ArmCost, list[
 
 
 def _predicted_rows(setup: ComparisonSetup, texts: Mapping[str, _Texts]) -> Iterator[PredictedRow]:
-    """The lines of predictions.jsonl."""
     fold_of = {row: fold for fold, parts in enumerate(setup.rows.folds) for row in parts.test}
     for place, row in enumerate(setup.rows.order):
         sample = setup.rows.scored[row]

@@ -39,7 +39,6 @@ class FitJob:
         return self.arm, self.fold
 
     def path(self, out: Path) -> Path:
-        """The file that the fit writes, whole, when it is done."""
         if self.trial is None:
             return seed_path(out, self.arm, self.fold, self.seed)
         return trials_path(out, self.arm, self.fold).with_name(f"trial_{self.trial}.json")
@@ -53,7 +52,6 @@ class FitJob:
 
 
 def all_jobs(setup: ComparisonSetup) -> list[FitJob]:
-    """Every job, arm by arm; floors first, as they are done at once."""
     jobs: list[FitJob] = []
     folds = range(len(setup.rows.folds))
     for name in sorted(setup.names, key=lambda name: not setup.is_floor(name)):

@@ -51,7 +51,6 @@ def chosen_arms(wanted: Iterable[str], known: Arms, mode: InputMode) -> list[str
 
 
 def arms_table(arms: Mapping[str, Arm]) -> Table:
-    """Name, title and search space of each arm."""
     rows = []
     for name, arm in arms.items():
         trials = (", ".join(f"{k}={v}" for k, v in trial.items()) for trial in arm.trials)

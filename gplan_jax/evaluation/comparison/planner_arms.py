@@ -103,7 +103,6 @@ class PlannerPredictor:
 
     @property
     def parameters(self) -> int:
-        """Numbers in the model."""
         return count_parameters(self.planner.model)
 
     def predict(self, samples: Sequence[Sample], *, constrained: bool) -> list[str]:
@@ -269,7 +268,6 @@ def _prefer(
 
 
 def _config(folder: Path, run: Path, settings: PlannerSettings, seed: int) -> dict[str, Any]:
-    """What both kinds of training have in common."""
     return {
         "output": str(run),
         "batch_size": settings.batch_size,

@@ -70,7 +70,6 @@ class ComparisonSetup:
         return isinstance(entry, Arm) and entry.floor
 
     def trials_of(self, name: str) -> int:
-        """How many trials an arm has."""
         return 1 if self.is_floor(name) else self.trials
 
     def tries(self, name: str) -> bool:
@@ -78,7 +77,6 @@ class ComparisonSetup:
         return self.trials_of(name) > 1 or self.arms[name].stops_early
 
     def seeds_of(self, name: str) -> int:
-        """How many seeds an arm has."""
         return 1 if self.is_floor(name) else self.seeds
 
     def settings(self, name: str, trial: int) -> Any:

@@ -157,7 +157,6 @@ _setup: ComparisonSetup
 
 
 def _initialize(setup: ComparisonSetup, log: Path) -> None:
-    """Makes a new process a worker of a comparison."""
     global _setup
     _setup = setup
     signal.signal(signal.SIGINT, signal.SIG_IGN)

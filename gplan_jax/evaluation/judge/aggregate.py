@@ -36,12 +36,11 @@ def summarize_scores(
 ) -> dict[str, Any]:
     """The figures of every source by every judge (the same plans for each), and of all together.
 
-    Returns:
-        {"sources": {source: {"judges": {judge: figures}, "combined": figures or None}},
-        "alpha": {axis: {"ordinal", "interval"}} or None, "unscored": {judge: {reason: rows}}};
-        figures are {status: rows, "means": {axis and "overall": mean}, "intervals": {the same:
-        [low, high]}}, the last two None where no row is scored. Overall is a row's mean over the
-        axes. Combined figures and alpha need two judges.
+    {"sources": {source: {"judges": {judge: figures}, "combined": figures or None}}, "alpha": {axis:
+    {"ordinal", "interval"}} or None, "unscored": {judge: {reason: rows}}} with figures {status:
+    rows, "means": {axis and "overall": mean}, "intervals": {the same: [low, high]}}, the last two
+    None where no row is scored. Overall is a row's mean over the axes. Combined figures and alpha
+    need two judges.
     """
     sources: dict[str, Any] = {}
     for name in dict.fromkeys(j.source for rows in judged.values() for j in rows):
@@ -144,13 +143,11 @@ def summarize_pairs(
 ) -> dict[str, Any]:
     """Counts, win rate and position bias by judge, and the win rate of the judges together.
 
-    Returns:
-        {"judges": {judge: {outcome: rows, "win_rate", "interval", "first_share",
-        "inconsistent"}}, "combined": {"rows", "win_rate", "interval"} or None}. The win rate is
-        the mean of 1 for a win, 1/2 for a tie and 0 for a loss; its interval draws whole users.
-        ``first_share`` is how often the plan shown first was preferred when one was (1/2 without
-        position bias), ``inconsistent`` the share of pairs whose two orders contradict each other
-        outright; None where nothing was told.
+    {"judges": {judge: {outcome: rows, "win_rate", "interval", "first_share", "inconsistent"}},
+    "combined": {"rows", "win_rate", "interval"} or None}. The win rate is the mean of 1 for a win,
+    1/2 for a tie and 0 for a loss; its interval draws whole users. ``first_share`` is how often the
+    plan shown first was preferred when one was (1/2 without position bias), ``inconsistent`` the
+    share of pairs whose two orders contradict each other outright; None where nothing was told.
     """
     judges: dict[str, Any] = {}
     for name, rows in compared.items():

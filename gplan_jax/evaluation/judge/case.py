@@ -24,7 +24,6 @@ class Case:
 
     @property
     def at_order_place(self) -> bool:
-        """Whether the user is where the order is for."""
         return self.situation.place is OrderPlace.AT
 
     @property

@@ -43,7 +43,6 @@ class JudgeConfig(Config):
 
     @property
     def judge_name(self) -> str:
-        """The name given, else the model's."""
         return self.name or self.server.model
 
 
@@ -96,7 +95,6 @@ class ChatJudge:
         }
 
     async def judge(self, sample: Sample, plan: Plan) -> Judgement:
-        """Asks for the scores of a plan; see ``Judge.judge``."""
         texts = self._prompt.score(sample, plan, self._rubric, self._library)
         try:
             reply = await self._ask(texts, score_schema(self.axes), "scores")
@@ -109,7 +107,6 @@ class ChatJudge:
             return Judgement({}, f"unusable reply: {fault}", _origin(reply))
 
     async def compare(self, sample: Sample, first: Plan, second: Plan) -> Preference:
-        """Asks which of two plans is better, in this order; see ``Judge.compare``."""
         texts = self._prompt.pair(sample, first, second, self._rubric, self._library)
         try:
             reply = await self._ask(texts, pair_schema(), "preference")
@@ -125,7 +122,6 @@ class ChatJudge:
         return self._client.ledger.note()
 
     async def close(self) -> None:
-        """Closes connections and cache."""
         await self._client.close()
 
     async def _ask(

@@ -19,7 +19,6 @@ def score_schema(axes: Sequence[str]) -> dict[str, Any]:
 
 
 def pair_schema() -> dict[str, Any]:
-    """The JSON schema of a reply that prefers one of two plans."""
     return object_schema({"reason": {"type": "string"}, "winner": {"enum": list(CHOICES)}})
 
 

@@ -268,11 +268,9 @@ class RuleJudge:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The version of the rules."""
         return {"judge": NAME, "version": VERSION, "library": self._library.name}
 
     async def judge(self, sample: Sample, plan: Plan) -> Judgement:
-        """Scores the plan; see ``Judge.judge``."""
         return Judgement(judge_by_rules(sample, plan, self._library))
 
     async def compare(self, sample: Sample, first: Plan, second: Plan) -> Preference:

@@ -79,7 +79,6 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
 
 
 def text(x: float, y: float, words: str | Markup, kind: str = "", anchor: str = "start") -> Markup:
-    """Text from, around or up to x on the base line y."""
     return element("text", words, x=x, y=y, class_=kind, text_anchor=anchor)
 
 
@@ -103,7 +102,6 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """The position of a value."""
         share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 

@@ -180,7 +180,6 @@ def study_table(results: ComparisonResults, library: IntentLibrary) -> dict[str,
 
 
 def facts_of_run(results: ComparisonResults) -> list[tuple[str, str]]:
-    """How a run was made, as pairs of words."""
     about, data, train = results.about, results.about.data, results.about.train_data
     counts = [len(results.rows[0].arms[arm].constrained) for arm in results.arms]
     seeds = str(max(counts)) + (" (one where an arm knows no chance)" if min(counts) == 1 else "")

@@ -95,8 +95,7 @@ def study_latents(
 ) -> list[TextTable]:
     """Writes OUT/latents.json, .md and .png for a model of a text task; the tables it shows.
 
-    Raises:
-        GplanError: the model's responses have no latents, or a row has no blocks.
+    GplanError where the model's responses have no latents, or a row has no blocks.
     """
     task, encoder = load_task(model_dir), ChatEncoder.load(model_dir)
     if task.response != "latent":
@@ -225,7 +224,6 @@ def donors(rows: LatentRows, rng: np.random.Generator) -> np.ndarray:
 
 
 def first_layers(model: Qwen3, count: int) -> Qwen3:
-    """The model cut down to its first layers."""
     graphdef, state = nnx.split(model)
     cut = nnx.merge(graphdef, state)
     cut.config = dataclasses.replace(model.config, num_hidden_layers=count)

@@ -182,7 +182,6 @@ def reproduce_table(
 
 
 def write_tables(path: Path, tables: Sequence[TextTable]) -> None:
-    """Tables below one another as Markdown."""
     with atomic_write(path) as temporary:
         text = "\n".join(table.markdown() for table in tables)
         temporary.write_text(text, encoding="utf-8")
@@ -225,8 +224,7 @@ def judge_claims(
     """A verdict for each claim from scores [S, N] of arms with the same seeds and rows.
 
     "higher" holds where both intervals lie above 0 and p is below 0.05, "same" where both lie above
-    minus the margin. Either is contradicted where both intervals lie below 0 and p is below 0.05.
-    With one seed nothing is told apart.
+    minus the margin. Either is contradicted where both lie below 0 and p is below 0.05.
     """
     clusters = Clusters.of(ids)
     gaps_CxSxN = np.stack(
@@ -285,7 +283,6 @@ def _simulated(folder: Path, scale: Scale) -> tuple[Path, Path]:
 def _figures(
     name: str, scores: Mapping[str, Mapping[str, np.ndarray]], rows: int, seeds: int, scale: str
 ) -> TextTable:
-    """Ours, mean and standard deviation over seeds, above the paper's."""
     table = PAPER[name]
     lines: list[list[str] | None] = []
     for arm in table.arms:
@@ -309,8 +306,6 @@ def _figures(
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> TextTable:
-    """Claims with their verdicts and what they rest on."""
-
     def interval(low: float | None, high: float | None) -> str:
         return NOTHING if low is None else f"{low:+.2f} {high:+.2f}"
 

@@ -50,7 +50,6 @@ class TaskArm:
 
     @property
     def has_latents(self) -> bool:
-        """Whether its responses hold latent tokens."""
         return Mode(self.mode).response == "latent"
 
 
@@ -220,12 +219,10 @@ def train_cell(study: TaskStudy, folder: Path, arm_name: str, seed: int) -> floa
 
 
 def cell_of(folder: Path, arm: str, seed: int) -> Path:
-    """Where one arm with one seed lies in the folder of a task."""
     return folder / arm / f"seed_{seed}"
 
 
 def _open(folder: Path, study: TaskStudy) -> None:
-    """Writes settings and rows, or checks that the folder is of the same study."""
     settings = asdict(study)
     path = folder / SETTINGS_FILE
     if path.is_file():

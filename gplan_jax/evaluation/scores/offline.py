@@ -166,13 +166,12 @@ def summarize(
     *,
     measures: Sequence[str] = MODEL_MEASURES,
 ) -> dict[str, Any]:
-    """Means with intervals of the model and of each floor, and what failed how often.
+    """Means with intervals of the model and each floor, all in [0, 1], and what failed how often.
 
-    Returns:
-        {"rows", "ids": counts, "model": {measure: mean}, "floors": {name: {measure: mean}},
-        "intervals": {"model": {measure: [low, high]}, "floors": {name: the same}, "method": text},
-        "floors_left_out": reason or None, "latent_failures": {reason: rows},
-        "violations": {"tier/code": rows}}. Means and intervals lie in [0, 1].
+    {"rows", "ids": counts, "model": {measure: mean}, "floors": {name: {measure: mean}},
+    "intervals": {"model": {measure: [low, high]}, "floors": {name: the same}, "method": text},
+    "floors_left_out": reason or None, "latent_failures": {reason: rows}, "violations":
+    {"tier/code": rows}}.
     """
     ids = [p.prompt_id for p in predictions]
     model, model_intervals = _means(scores, measures, ids)

@@ -78,7 +78,6 @@ class Measured:
 
     @property
     def pair_ids(self) -> list[str]:
-        """The anchor's id of each pair."""
         return [pair.anchor_id for pair in self.pairs]
 
     @property
@@ -166,11 +165,10 @@ def read_folder(
 def summarize(measured: Measured) -> dict[str, Any]:
     """All figures with their intervals, also by perturbation.
 
-    Returns:
-        {"pairs": {"differ", "equal"}, "contexts", "anchors": counts, "figures": of the pairs,
-        "labels": of all contexts against their own labels, "by_perturbation": {name: {"pairs",
-        "figures"}}, "method"}. A figure is {"mean", "interval": [low, high], "count": pairs or
-        contexts it is the mean of}, all in [0, 1]; a figure without a pair is left out.
+    {"pairs": {"differ", "equal"}, "contexts", "anchors": counts, "figures": of the pairs, "labels":
+    of all contexts against their own labels, "by_perturbation": {name: {"pairs", "figures"}},
+    "method"}. A figure is {"mean", "interval": [low, high], "count": pairs or contexts it is the
+    mean of}, all in [0, 1]; a figure without a pair is left out.
     """
     pairs, values, ids = measured.pairs, measured.pair_values, measured.pair_ids
     by_perturbation = {}

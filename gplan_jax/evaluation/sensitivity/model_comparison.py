@@ -69,11 +69,8 @@ def compare_sensitivity(
     Writes OUT/NAME/ for each model, then OUT/results.json (all metrics), OUT/results.txt (their
     tables) and, with ``logs`` of preference runs, OUT/preference_curves.png. All that can be wrong
     with the input is found before the first model starts. The teacher's plans differ in ``pairs``
-    and are equal in ``unchanged``.
-
-    Returns:
-        Model name -> its metrics, as ``summarize`` has them, with "run" and, from the second model
-        on, "difference" from the first.
+    and are equal in ``unchanged``. Returns each model's metrics, those of ``summarize`` with "run"
+    and, from the second model on, "difference" from the first.
     """
     out, logs = Path(out), logs or {}
     _check_names(models, logs)

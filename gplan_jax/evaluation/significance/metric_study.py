@@ -64,10 +64,9 @@ def metric_study(
     random row with another id and the same order type (with any order type where there is none),
     and a random plan that keeps the library's rules and has the length of some other fold's plan.
 
-    Returns:
-        {"rows", "ids", "measures": names, "answers": [{"name", "title", "scores": {measure: mean},
-        "intervals": {measure: [low, high]} (95%, BCa over ids)}], "floor": {measure: {"answer",
-        "score"}} (the best static list), "findings": sentences with these figures}.
+    {"rows", "ids", "measures": names, "answers": [{"name", "title", "scores": {measure: mean},
+    "intervals": {measure: [low, high]} (95%, BCa over ids)}], "floor": {measure: {"answer",
+    "score"}} (the best static list), "findings": sentences with these figures}.
     """
     if not rows:
         raise GplanError("There are no rows to study the metrics on.")

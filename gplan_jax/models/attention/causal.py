@@ -80,16 +80,13 @@ def causal_attention(
     out[t] = sum_j p[t, j] v[j], p = softmax(q k^T / sqrt(H)) over the visible keys: a query t sees
     its own row's keys j <= t and each context's keys c < its length. Queries and keys are rotated,
     rows right-padded; ``lengths_B`` counts a row's tokens and is 0 for a dummy row.
-
-    ``own_mask_BxTxT`` is True where query t of a row sees its key j, in place of j <= t: the tokens
-    of a tree. It is meant for few queries and always takes the XLA kernel.
+    ``own_mask_BxTxT``, True where query t sees key j, replaces j <= t for the tokens of a tree: few
+    queries, by the XLA kernel.
 
     The result has the dtype of the values, with the softmax in float32. It is zero from a row's
-    length on, so that padding sends no gradient anywhere.
-
-    Raises:
-        GplanError: the rows of a context don't divide those of the queries; under a mesh, rows or
-            heads that a GPU or TPU kernel can't share out equally.
+    length on, so that padding sends no gradient anywhere. GplanError where the rows of a context
+    don't divide those of the queries; under a mesh, where a kernel can't share out rows or heads
+    equally.
     """
     batch, queries, _, head_dim = query_BxTxNxH.shape
     chex.assert_shape([key_BxTxKxH, value_BxTxKxH], (batch, queries, None, head_dim))

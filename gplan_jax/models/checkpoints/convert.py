@@ -74,9 +74,8 @@ def convert_checkpoint(
     multiple of 128 rows. ``metadata`` is kept in gplan.json; ``out_dir`` appears whole or not at
     all.
 
-    Raises:
-        GplanError: the checkpoint is not whole, does not match its config, or its tokenizer has
-            more ids than the embedding has rows; ``out_dir`` holds something.
+    GplanError where the checkpoint is not whole, does not match its config, or its tokenizer has
+    more ids than the embedding has rows; or ``out_dir`` holds something.
     """
     source = Path(hf_dir)
     if is_model_directory(source):
@@ -132,11 +131,9 @@ def export_checkpoint(
     """Turns a GPlan model directory into a Hugging Face checkpoint that transformers loads.
 
     Weights that training has not touched come out byte for byte as they were converted;
-    ``lm_head.weight`` of a tied model is written only where its source held it.
-
-    Raises:
-        GplanError: ``model_dir`` is not a whole model directory, its tokenizer has more ids than
-            the embedding has rows, or ``out_dir`` holds something.
+    ``lm_head.weight`` of a tied model is written only where its source held it. GplanError where
+    ``model_dir`` is not whole, its tokenizer has more ids than the embedding has rows, or
+    ``out_dir`` holds something.
     """
     source = Path(model_dir)
     record, config = ModelRecord.read(source), read_config(source)

@@ -116,7 +116,6 @@ class StoredTensor:
     shape: tuple[int, ...]
 
     def read(self) -> np.ndarray:
-        """Reads the tensor from disk."""
         # Opened for each tensor and not mapped: memory holds no more of the file than the tensor.
         with safe_open(self.file, "np", backend="pread") as shard:
             return shard.get_tensor(self.name)

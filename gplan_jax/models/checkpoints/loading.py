@@ -47,19 +47,12 @@ def load_qwen3(
 
     Weights go straight to where they live: a process reads the slices that its devices hold, a
     tensor of a Hugging Face checkpoint (a parameter of a model directory) at a time, so host memory
-    never holds the model.
+    never holds the model. ``mesh`` is what they are laid out over (``layers.sharding``).
 
-    Args:
-        path: the directory.
-        param_dtype: of the parameters; None keeps each one's stored dtype.
-        compute_dtype: of matrix products; None means that of the embedding.
-        remat: see ``Qwen3``.
-        mesh: devices to lay the weights out over (``layers.sharding``); None is the default device.
-
-    Raises:
-        GplanError: the directory does not hold a whole Qwen3 dense checkpoint that matches its
-            config.json (every fault is listed), a weight is not finite, or its tokenizer has ids
-            beyond the embedding.
+    ``param_dtype`` None keeps each parameter's stored dtype, ``compute_dtype`` None multiplies in
+    that of the embedding; ``remat`` as for ``Qwen3``. GplanError where the directory does not hold
+    a whole Qwen3 dense checkpoint that matches its config.json (every fault is listed), a weight is
+    not finite, or its tokenizer has ids beyond the embedding.
     """
     directory = Path(path)
     config = read_config(directory)

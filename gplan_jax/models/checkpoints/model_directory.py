@@ -92,7 +92,6 @@ def is_model_directory(directory: Path) -> bool:
 
 
 def read_config(directory: str | Path) -> Qwen3Config:
-    """Reads the shape of a model directory or Hugging Face checkpoint."""
     path = Path(directory) / "config.json"
     return Qwen3Config.from_hf(read_json(path), source=str(path))
 
@@ -152,7 +151,6 @@ class ParameterStore:
 
     @property
     def dtypes(self) -> dict[str, np.dtype]:
-        """Parameter path -> stored dtype."""
         return {path: np.dtype(leaf.dtype) for path, leaf in self._leaves.items()}
 
     def read(self, path: str) -> np.ndarray:
@@ -219,10 +217,8 @@ def save_model_directory(
 
     Tokenizer, config and record are taken over from ``source_dir`` (a model directory or Hugging
     Face checkpoint). ``shards`` is what ``save_shards`` has written of this model, which is moved;
-    without it the weights are written here, by this process alone.
-
-    Raises:
-        GplanError: ``out_dir`` holds something, or the source is of another shape.
+    without it the weights are written here, by this process alone. GplanError where ``out_dir``
+    holds something, or the source is of another shape.
     """
     source, parameters = Path(source_dir), model_parameters(model)
     record = _record_of(source, model)

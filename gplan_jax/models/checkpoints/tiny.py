@@ -82,14 +82,11 @@ def write_tiny_checkpoint(
     embedding with the output matrix. ``vocab_size`` is the most tokens the tokenizer may have, its
     three special ones included; ``reserved_tokens`` embedding rows beyond it are kept free for
     tokens added later, and the rows are filled up to a multiple of 64. No token goes beyond a match
-    of the regular expression ``split``.
+    of the regular expression ``split``. Returns {"tokens": ids of the tokenizer, "rows": embedding
+    rows, "parameters": numbers in all}.
 
-    Returns:
-        {"tokens": ids of the tokenizer, "rows": embedding rows, "parameters": numbers in all}.
-
-    Raises:
-        GplanError: an impossible shape, an unknown dtype, a vocabulary below the 256 bytes, no
-            text, or an ``out_dir`` that already holds something.
+    GplanError for an impossible shape, an unknown dtype, a vocabulary below the 256 bytes, no text,
+    or an ``out_dir`` that already holds something.
     """
     shape = {
         "vocab_size": vocab_size,

@@ -37,10 +37,8 @@ def add_lora(
 
     The model's own weights are frozen from here on: ``nnx.split(model, LoraParam, ...)``. The
     adapters' part is scaled by alpha / rank; embedding (and head) rows of the token ids
-    ``trained_rows`` train in full.
-
-    Raises:
-        GplanError: an unknown target, or a rank beyond what a projection can use.
+    ``trained_rows`` train in full. GplanError for an unknown target, or a rank beyond what a
+    projection can use.
     """
     if unknown := [name for name in targets if name not in PROJECTIONS]:
         raise GplanError(

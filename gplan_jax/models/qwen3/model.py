@@ -123,15 +123,10 @@ class Block(nnx.Module):
 class Qwen3(nnx.Module):
     """The language model; ``layers`` is one ``Block`` whose parameters are stacked to [L, ...].
 
-    Args:
-        config: the shape.
-        rngs: source of the random initial weights.
-        param_dtype: of the stored parameters.
-        compute_dtype: of matrix products; None means ``param_dtype``.
-        remat: what the backward pass computes again instead of keeping: "none" keeps all, "full"
-            keeps only each layer's input, "dots" keeps the products with weights, "offload" keeps
-            each layer's input in host memory.
-        kernel: what computes attention; see ``attention.causal.resolve_kernel``.
+    ``compute_dtype``, that of matrix products, is ``param_dtype`` where None. ``remat`` is what the
+    backward pass computes again: "none" keeps all, "full" keeps only each layer's input, "dots"
+    keeps the products with weights, "offload" keeps each layer's input in host memory. ``kernel``
+    computes attention; see ``attention.causal.resolve_kernel``.
     """
 
     def __init__(
@@ -197,16 +192,12 @@ class Qwen3(nnx.Module):
         mask_BxSxS: jax.Array | None = None,
         keep: bool = False,
     ) -> tuple[jax.Array, LayeredContext | None]:
-        """Runs right-padded sequences that continue the sequences of ``ancestors``.
+        """Runs right-padded sequences [B, S] that continue the sequences of ``ancestors``.
 
-        Args:
-            input_ids_BxS: the tokens of each branch.
-            lengths_B: how many of them are no padding.
-            ancestors: what each branch continues, from the root on; all of it is seen. One of n
-                rows, where n divides B, is shared by groups of B / n branches side by side.
-            positions_BxS: rotary positions; they go on from the ancestors where not given.
-            mask_BxSxS: which tokens of its own row a token sees where the branches are trees.
-            keep: return the branches as a context too, to be continued in turn.
+        ``ancestors``, from the root on, are seen whole; one of n rows, where n divides B, is shared
+        by groups of B / n branches side by side. Rotary positions go on from them where not given.
+        ``mask_BxSxS`` says which tokens of its own row a token sees where the branches are trees;
+        ``keep`` returns the branches as a context too, to be continued in turn.
         """
         if positions_BxS is None:
             rows = len(input_ids_BxS)

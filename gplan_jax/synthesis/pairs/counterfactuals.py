@@ -95,7 +95,6 @@ class PairReport:
     verdicts: Mapping[str, Mapping[PairVerdict, int]]  # Perturbation or ANCHOR -> verdict -> count.
 
     def total(self, verdict: PairVerdict) -> int:
-        """The number of candidates with a verdict."""
         return sum(counts.get(verdict, 0) for counts in self.verdicts.values())
 
     def reasons(self) -> str:
@@ -109,7 +108,6 @@ class PairReport:
         return f" ({', '.join(found)})" if found else ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The counts for JSON: of rows, of all candidates, and by perturbation."""
         return {
             "anchors": self.anchors,
             "without_pair": self.without_pair,
@@ -229,17 +227,11 @@ def write_counterfactuals(
 
     The rows are read twice, first for their places and holidays, and never held; their labels are
     not read. NAME.report.json beside ``out`` has the counts and the settings. Files appear whole or
-    not at all.
+    not at all. Pairs whose plans are equal go to ``unchanged``, where given. ``teacher``, the rules
+    where None, plans for both contexts and is closed at the end. Only the first ``limit`` rows are
+    anchors; the places still come from all.
 
-    Args:
-        unchanged: where given, the pairs whose plans are equal go there, in the same form.
-        spec: the perturbations; the shipped spec where None.
-        teacher: plans for both contexts; the rules where None. It is closed at the end.
-        limit: only the first rows are anchors; the places still come from all rows.
-
-    Raises:
-        GplanError: an unreadable source, an output that is the source or no .jsonl file, or no
-            pair at all.
+    GplanError for an unreadable source, an output that is the source or no .jsonl file, or no pair.
     """
     taken = {Path(source).resolve(): "the source"}
     for path in (Path(path) for path in (out, unchanged) if path):

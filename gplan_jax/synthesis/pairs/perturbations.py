@@ -39,7 +39,6 @@ class Catalogue:
 
     @cached_property
     def by_city(self) -> Mapping[str, tuple[Place, ...]]:
-        """City -> its places."""
         cities: dict[str, list[Place]] = defaultdict(list)
         for place in self.places:
             cities[place.city].append(place)
@@ -47,7 +46,6 @@ class Catalogue:
 
     @cached_property
     def categories(self) -> Mapping[str, str]:
-        """Place id -> what kind of place it is."""
         return {place.id: place.category for place in reversed(self.places)}
 
     @cached_property
@@ -165,7 +163,6 @@ class PerturbationSpec(Config):
 
     @property
     def weights(self) -> dict[str, float]:
-        """Name -> weight of the perturbations in use, in the order of their declaration."""
         sections = {name: getattr(self, name) for name in type(self).model_fields}
         return {n: part.weight for n, part in sections.items() if isinstance(part, Perturbation)}
 

@@ -50,7 +50,6 @@ class ImportReport:
 
     @property
     def seeds(self) -> int:
-        """Rows in the seed file."""
         return sum(self.verdicts.get(verdict, 0) for verdict in KEPT)
 
 

@@ -100,7 +100,6 @@ def raise_faults(path: Path | str, faults: Sequence[RowError]) -> None:
 
 
 def columns_of(library: IntentLibrary) -> tuple[str, ...]:
-    """The columns of a review file."""
     blocks = block_names(library.plan_length.maximum)
     return (
         *(_ROW, _ID, *_FIXED, _WORDS, PLAN),
@@ -109,7 +108,6 @@ def columns_of(library: IntentLibrary) -> tuple[str, ...]:
 
 
 def review_line(candidate: SeedCandidate, decision: Decision, library: IntentLibrary) -> str:
-    """The line of a review file for one candidate, its end included."""
     draft = decision.draft
     cells = {
         _ROW: str(candidate.row),

@@ -88,7 +88,6 @@ def environment_text(environment: Environment) -> str:
 
 
 def write_candidates(path: Path, candidates: Iterable[SeedCandidate]) -> None:
-    """Writes candidates, a JSON object a line; the file appears whole or not at all."""
     write_jsonl(
         path,
         (
@@ -109,7 +108,6 @@ def write_candidates(path: Path, candidates: Iterable[SeedCandidate]) -> None:
 
 
 def read_candidates(path: Path, library: IntentLibrary) -> list[SeedCandidate]:
-    """Reads what ``write_candidates`` wrote."""
     found = []
     for line, value in enumerate(read_jsonl(path), start=1):
         try:

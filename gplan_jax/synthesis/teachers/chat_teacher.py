@@ -71,7 +71,6 @@ class ChatTeacher:
 
     @property
     def name(self) -> str:
-        """The model, as the config names it."""
         return self._config.server.model
 
     @property
@@ -81,12 +80,10 @@ class ChatTeacher:
 
     @property
     def ledger(self) -> Ledger:
-        """What was asked and spent so far."""
         return self._client.ledger
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that determines the answers, in plain JSON values; no address, no key."""
         values = self._config.model_dump(mode="json")
         server = {k: v for k, v in values["server"].items() if k not in _TRANSPORT}
         return {**values, "server": server, "prompt": dict(self._prompt.sources)}
@@ -123,7 +120,6 @@ class ChatTeacher:
         return dataclasses.replace(answer, origin=origin)
 
     async def explain(self, sample: Sample, plan: Plan) -> ReasoningTrace:
-        """The model's reasoning for a given plan; see ``Teacher.explain``."""
         if not plan:
             raise GplanError(f"Row {sample.id} has an empty plan; there is nothing to explain.")
         messages = self._messages("explain", sample, plan)
@@ -147,7 +143,6 @@ class ChatTeacher:
         raise RequestFailed(said, ASK_AGAIN if repairable else "Change that and run again")
 
     async def close(self) -> None:
-        """Closes the connections."""
         await self._client.close()
 
     async def _ask(

@@ -49,7 +49,6 @@ class TeacherPrompt:
 
     @classmethod
     def load(cls, name_or_dir: str) -> TeacherPrompt:
-        """Reads a shipped prompt by its name, or another one from its folder."""
         name, sources = read_templates(name_or_dir, shipped=PROMPTS, files=FILES, kind=KIND)
         templates = Templates.compile(
             name,
@@ -61,7 +60,6 @@ class TeacherPrompt:
         return cls(name, templates, sources)
 
     def system(self, kind: PromptKind, library: IntentLibrary) -> Message:
-        """The system prompt, the same for all rows."""
         return Message("system", self.templates.fill(f"{kind}.j2", library=library))
 
     def context(self, sample: Sample, plan: Plan | None = None) -> Message:
@@ -99,5 +97,4 @@ def guarded(text: str, *, keep_lines: bool = False) -> str:
 
 
 def quoted(value: str) -> str:
-    """A JSON string; a template filter."""
     return json.dumps(value, ensure_ascii=False)

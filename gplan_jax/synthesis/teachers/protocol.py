@@ -35,20 +35,13 @@ class Teacher(Protocol):
         """The teacher's own plan for the context of ``sample``, with its reasoning.
 
         The caller checks it by the rule filter; ``raw_labels`` of ``sample`` is not read.
-
-        Raises:
-            RequestFailed: this one row has no answer.
-            GplanError: the context can't be read, or no row gets an answer any more.
+        RequestFailed where this one row has no answer; GplanError where the context can't be read,
+        or no row gets an answer any more.
         """
         ...
 
     async def explain(self, sample: Sample, plan: Plan) -> ReasoningTrace:
-        """A trace with one STEP per intent of ``plan``, given the context of ``sample``.
-
-        Raises:
-            RequestFailed: this one row has no trace.
-            GplanError: ``plan`` is empty, or no row gets an answer any more.
-        """
+        """A trace with one STEP per intent of ``plan`` in ``sample``'s context; errors as above."""
         ...
 
     async def close(self) -> None:

@@ -61,7 +61,6 @@ def _plan(generator: random.Random, library: IntentLibrary) -> Plan:
 
 
 def _broken(generator: random.Random, plan: Plan) -> Plan:
-    """The same plan with a rule broken."""
     match generator.randrange(4):
         case 0:
             return [*plan[:-1], plan[0]]

@@ -41,7 +41,6 @@ class RuleTeacher:
         return TeacherAnswer(plant_fault(label, code, self._library, generator), {"planted": code})
 
     async def explain(self, sample: Sample, plan: Plan) -> ReasoningTrace:
-        """The trace of ``plan`` in the context of ``sample``; see ``Teacher.explain``."""
         return self._rules.trace(sample, plan)
 
     async def close(self) -> None:

@@ -37,7 +37,6 @@ class Seed:
 
     @property
     def stratum(self) -> Stratum:
-        """See ``stratum_of``."""
         return stratum_of(self.sample)
 
 

@@ -33,7 +33,6 @@ class SeedPool:
         self._ranked = lru_cache(maxsize=None)(self._rank)
 
     def __len__(self) -> int:
-        """How many seeds there are."""
         return len(self._seeds)
 
     def examples(self, sample: Sample, count: int) -> tuple[Seed, ...]:

@@ -52,7 +52,6 @@ class EventLog:
     ignored: int = 0
 
     def batches(self) -> Iterator[list[LogEvent]]:
-        """Yields the events sorted by user and time, some thousands at a time."""
         other_events = self.spec.log.other_events
         previous: list[Any] = []
         for rows in fetch(self.connection, log_query(self.files, self.spec.log)):
@@ -83,7 +82,6 @@ class EventLog:
             self._count_rejects()
 
     def profiles(self) -> Iterator[tuple[str, Mapping[str, str]]]:
-        """Yields the users of the users' file, by id, with what it tells about them."""
         if self.users is None:
             return
         query = users_query(self.users, self.spec.users)

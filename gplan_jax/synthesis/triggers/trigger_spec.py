@@ -160,7 +160,6 @@ class History(Config):
 
     @property
     def actions(self) -> list[str]:
-        """All codes."""
         return [*self.short_term.actions, *self.long_term.actions]
 
 
@@ -281,7 +280,6 @@ class TriggerSpec(Config):
 
     @cached_property
     def holiday_dates(self) -> frozenset[date]:
-        """Every declared holiday."""
         dates: set[date] = set()
         for item in self.holidays:
             first, last = (item, item) if isinstance(item, date) else (item.first, item.last)

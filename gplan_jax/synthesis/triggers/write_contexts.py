@@ -50,7 +50,6 @@ class TriggerReport:
 
     @property
     def total(self) -> int:
-        """Rows written."""
         return self.moments.rows.total()
 
     def to_dict(self, spec: TriggerSpec) -> dict[str, Any]:
@@ -162,7 +161,6 @@ def write_contexts(
 
 
 def _tracked(log: EventLog, counts: MomentCounts) -> Generator[LogEvent, None, None]:
-    """The log's events while a progress bar counts them."""
     with ProgressBar("events", None) as bar:
         bar.advance("sorting", steps=0)
         before = 0

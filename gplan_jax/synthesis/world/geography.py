@@ -54,7 +54,6 @@ class Place:
 
     @property
     def kind(self) -> PlaceKind:
-        """Its kind, from its category's words."""
         return place_kind(self.category)
 
 

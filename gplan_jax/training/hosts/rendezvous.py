@@ -38,15 +38,12 @@ def assemble(
 ) -> None:
     """Returns when all processes have arrived; raises the same in each of them where one has not.
 
-    Args:
-        address: host and port of process 0.
-        timeout: seconds that process 0 waits for the others, and the others for process 0.
-        bind: where process 0 listens; all its interfaces where it is not given.
-        hosts: process -> name of its host, as far as known before it arrives.
+    ``address`` is host and port of process 0, ``timeout`` the seconds that it waits for the others
+    and the others for it. It listens at ``bind``, on all its interfaces where that is not given.
+    ``hosts`` names the hosts of processes, as far as known before they arrive.
 
-    Raises:
-        StartTimeout: names the processes that did not arrive.
-        GplanError: the port is taken, or the processes disagree about their numbers.
+    StartTimeout names the processes that did not arrive; GplanError where the port is taken, or the
+    processes disagree about their numbers.
     """
     known = dict(hosts or {})
 

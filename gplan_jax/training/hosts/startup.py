@@ -105,11 +105,8 @@ def joined() -> Iterator[RunProcess | None]:
     """Connects the processes of the run for the length of the block; one process needs nothing.
 
     A process that fails inside tells the others, which then stop as well: they would wait in a
-    collective for ever.
-
-    Raises:
-        GplanError: variables that contradict each other, or a port that is taken.
-        StartTimeout: names the processes that did not arrive.
+    collective for ever. GplanError for variables that contradict each other or a port that is
+    taken; StartTimeout names the processes that did not arrive.
     """
     # One of several that is stopped before the loop listens must die, for the others to notice: on
     # its way out it would wait for them.

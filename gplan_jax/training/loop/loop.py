@@ -54,20 +54,15 @@ def train(
 ) -> Path:
     """Trains as ``config`` says and returns the finished model directory.
 
-    Args:
-        config: the run.
-        resume: continue the run in ``config.output`` from its newest whole checkpoint; the losses
-            that follow are those of an unbroken run.
-        allow_changes: resume also where config, rows or prompt have changed in what the weights
-            depend on.
-        evaluate: called every ``evaluation.every_epochs`` epochs and at the end.
+    ``resume`` goes on in ``config.output`` from its newest whole checkpoint, with the losses of an
+    unbroken run; with ``allow_changes`` also where config, rows or prompt have changed in what the
+    weights depend on. ``evaluate`` is called every ``evaluation.every_epochs`` epochs and at the
+    end.
 
-    Raises:
-        GplanError: bad input (see each module), a directory that already holds a run or that
-            another process trains in, or a loss that is not finite; checkpoints and logs written
-            so far stay.
-        RunStopped: SIGTERM or Ctrl-C; the checkpoint of the last step is written.
-        OSError: the disk is full or read-only; earlier checkpoints stay.
+    GplanError for bad input (see each module), a directory that already holds a run or that another
+    process trains in, or a loss that is not finite; RunStopped on SIGTERM or Ctrl-C, with the
+    checkpoint of the last step written; OSError where the disk is full or read-only. Checkpoints
+    and logs written so far stay.
     """
     # Also where it resumes: two runs would take back each other's steps.
     with alone_in(config.output) if is_primary() else nullcontext():

@@ -31,14 +31,9 @@ LOG_NAME, WANDB_ID_NAME = "log.jsonl", "wandb-id.txt"
 class MetricsLog:
     """Appends records to ``log.jsonl``, TensorBoard and, where asked for, Weights & Biases.
 
-    Only the first process writes; in the others nothing happens.
-
-    Args:
-        directory: the run.
-        resume_step: steps that the resumed checkpoint holds; later records, written by a run that
-            died after it, are dropped so that each step stands once in the log.
-        wandb_project: project at Weights & Biases, or None.
-        config: what Weights & Biases shows beside the run.
+    Only the first process writes; in the others nothing happens. Records beyond ``resume_step``,
+    the steps that a resumed checkpoint holds, were written by a run that died after it: they are
+    dropped, so that each step stands once in the log.
     """
 
     def __init__(
@@ -113,10 +108,8 @@ def require_wandb() -> None:
 def open_wandb(directory: Path, *, project: str, config: dict[str, Any]) -> WandbRun:
     """Starts the run of ``directory`` in ``project``, or goes on with it.
 
-    WANDB_MODE=offline keeps everything under RUN/wandb, for ``wandb sync`` later.
-
-    Raises:
-        GplanError: wandb is missing, or refuses (no key, no network).
+    WANDB_MODE=offline keeps everything under RUN/wandb, for ``wandb sync`` later. GplanError where
+    wandb is missing, or refuses (no key, no network).
     """
     require_wandb()
     wandb: Any = importlib.import_module("wandb")

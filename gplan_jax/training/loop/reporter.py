@@ -64,11 +64,7 @@ class StepReporter:
         self._held = (taken, loaded, metrics)
 
     def flush(self) -> None:
-        """Reports the held step, if any.
-
-        Raises:
-            GplanError: its loss or gradient is not finite; the ids of its rows are written.
-        """
+        """Reports the held step; GplanError where its loss or gradient isn't finite."""
         if self._held is None:
             return
         taken, loaded, metrics = self._held
@@ -118,11 +114,7 @@ class StepReporter:
                 )
 
     def require_finite(self, taken: int, digests: Mapping[str, ArrayDigest]) -> None:
-        """Stops the run where an array of the state after step ``taken`` is not finite.
-
-        Raises:
-            GplanError: as ``flush``.
-        """
+        """GplanError where an array of the state after step ``taken`` isn't finite."""
         names = [name for name, digest in digests.items() if not digest.finite]
         if names:
             more = f" and {len(names) - 1} other arrays" if len(names) > 1 else ""

@@ -83,12 +83,10 @@ class Computation:
         return next(line for line in self.instructions.values() if line.is_root)
 
     def shapes(self, name: str) -> tuple[Shape, ...]:
-        """Of the instruction ``name``; none where another computation has it."""
         line = self.instructions.get(name)
         return line.shapes if line else ()
 
     def bytes(self, name: str) -> float:
-        """Of the result of the instruction ``name``."""
         return sum(shape.bytes for shape in self.shapes(name))
 
 
@@ -203,7 +201,6 @@ class Module:
 
 
 def parse_module(text: str) -> Module:
-    """Reads the text that XLA prints for an optimised module."""
     computations: dict[str, Computation] = {}
     entry = ""
     lines: dict[str, Instruction] | None = None

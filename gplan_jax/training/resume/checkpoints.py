@@ -114,11 +114,9 @@ class RunCheckpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Steps taken at each checkpoint, ascending; the one being written is the last."""
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
     def save(self, state: TrainState, record: Record) -> None:
-        """Copies the state, then writes it and its record while training goes on."""
         with disk_errors(self._directory):
             self._checkpointer.save_checkpointables_async(
                 record["step"],
@@ -138,10 +136,8 @@ class RunCheckpoints:
         """The newest whole checkpoint in the layout of ``like``; None where there is none.
 
         Torn ones are set aside with a warning, so that later saves of their steps find the place
-        free. ``like`` holds shapes, dtypes and shardings (``abstract``), on any mesh.
-
-        Raises:
-            GplanError: none is whole, or the newest readable one belongs to another run.
+        free. ``like`` holds shapes, dtypes and shardings (``abstract``), on any mesh. GplanError
+        where none is whole, or the newest readable one belongs to another run.
         """
         torn: dict[int, str] = {}
         for step in reversed(self.steps):

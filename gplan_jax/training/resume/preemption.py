@@ -64,7 +64,6 @@ class StopSignals:
 
     @property
     def received(self) -> bool:
-        """True once this process itself has got a signal."""
         return self._number is not None
 
     def reached(self, step: int) -> bool:

@@ -109,11 +109,9 @@ def open_run(
     """The run's directory, free or holding this run when resuming, and what its config changes.
 
     Nothing is written yet: a run that fails on bad input leaves its directory free for the next.
-
-    Raises:
-        GplanError: the directory holds something and ``resume`` is not set; there is nothing to
-            resume; or the config changes what the weights will be and ``allow_changes`` is not
-            set, or the run is finished.
+    GplanError where the directory holds something and ``resume`` is not set; there is nothing to
+    resume; or the config changes what the weights will be and ``allow_changes`` is not set, or the
+    run is finished.
     """
     directory = Path(config.output)
     stored = directory / CONFIG_NAME

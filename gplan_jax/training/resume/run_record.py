@@ -62,7 +62,6 @@ def make_record(
     steps_per_epoch: int,
     digests: Mapping[str, ArrayDigest],
 ) -> Record:
-    """The record of the checkpoint of ``step``, with a digest of itself."""
     record: Record = {
         "step": step,
         "steps_per_epoch": steps_per_epoch,
@@ -91,11 +90,9 @@ def check_belongs(
     steps_per_epoch: int,
     arrays: Mapping[str, jax.ShapeDtypeStruct],
 ) -> None:
-    """Refuses a checkpoint that this run could not go on from, whatever the user allows.
+    """GplanError where this run could not go on from a checkpoint, whatever the user allows.
 
-    Raises:
-        GplanError: it is of another model or tokenizer, counts its steps by other epochs, or holds
-            other arrays.
+    It is of another model or tokenizer, counts its steps by other epochs, or holds other arrays.
     """
     others = [name for key, name in ARCHITECTURE.items() if record["inputs"][key] != inputs[key]]
     if others:

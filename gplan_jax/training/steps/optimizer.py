@@ -26,9 +26,8 @@ def make_schedule(
 ) -> optax.Schedule:
     """The learning rate of a run.
 
-    Raises:
-        GplanError: CALR has no curriculum that moves, or none that passes its target before the
-            run ends. Such a run would be a constant one under CALR's name.
+    GplanError where CALR has no curriculum that moves, or none that passes its target before the
+    run ends: that would be a constant rate under CALR's name.
     """
     if config.schedule != "calr":
         single_phase = warmup_constant if config.schedule == "constant" else warmup_cosine
@@ -65,7 +64,6 @@ def make_schedule(
 def make_optimizer(
     config: OptimizerConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """AdamW after clipping by the global norm; weight decay spares the norm weights."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(

@@ -66,12 +66,10 @@ class Run:
 
     @property
     def training_set(self) -> TrainingSet | PreferenceSet:
-        """The rows, or pairs of contexts."""
         return self.loader.training_set
 
     @property
     def plan(self) -> BatchPlan:
-        """Which of them make up which batch."""
         return self.loader.plan
 
     @property
@@ -81,7 +79,6 @@ class Run:
         return int((prompts_N >= self.training_set.task.prompt_length).sum())
 
     def initial_state(self) -> TrainState:
-        """The state before the first step, on the devices of the mesh."""
         create = jax.jit(
             lambda params: TrainState.create(params, self.optimizer),
             out_shardings=self._state_shardings,
@@ -317,7 +314,6 @@ def curriculum_of(config: TrainConfig, samples: int) -> CompressionCurriculum:
 def batch_plan_of(
     config: TrainConfig, rows: TrainingSet | PreferenceSet, lengths_NxGx2: np.ndarray
 ) -> BatchPlan:
-    """The batches of a config over rows or pairs, given their tokens by stage."""
     return BatchPlan(
         lengths_NxGx2,
         curriculum_of(config, len(rows)),
