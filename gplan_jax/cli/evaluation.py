@@ -249,17 +249,18 @@ def predict(
         manifest = merge_shards(merge, out)
     elif merge is None and model is not None and data is not None:
         faulty = FaultyRows(on_error, keep=20)
-        run: Any = functools.partial(prediction.predict, faulty=faulty, shard=shard)
+        run: Any = functools.partial(prediction.predict, shard=shard)
         if engine == "ray":
             from gplan_jax.integrations.ray import predict_with_ray
 
-            if shard is not None or on_error == "skip":
-                raise GplanError("--engine ray makes shards itself, and takes no faulty rows.")
+            if shard is not None:
+                raise GplanError("--engine ray makes shards itself; leave out --shard.")
             run = functools.partial(predict_with_ray, workers=workers, address=address)
         manifest = run(
             model,
             data,
             out,
+            faulty=faulty,
             part_rows=part_rows,
             output=output,
             template=template,

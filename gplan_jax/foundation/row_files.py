@@ -109,7 +109,7 @@ def _numbered(
         cells: dict[str, str] = {}
         for column in columns:
             try:
-                cells[column] = _text(row.get(column))
+                cells[column] = cell_text(row.get(column))
             except ValueError as error:
                 yield number, RowError(path, number, column, str(error), mend)
                 break
@@ -117,7 +117,8 @@ def _numbered(
             yield number, cells
 
 
-def _text(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """What a cell says, see ``read_rows``; ValueError where it can't be text."""
     match value:
         case str():
             return value

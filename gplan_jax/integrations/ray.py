@@ -11,24 +11,29 @@ those of one process. OUT and the data lie where all nodes see them.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.extras import load_extra
+from gplan_jax.foundation.faulty_rows import FaultyRows, OnError
 from gplan_jax.foundation.files import refuse_existing
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.row_files import count_rows
 from gplan_jax.foundation.strict_json import json_text
-from gplan_jax.gsisr.samples import COLUMNS, Sample
-from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.inference.prediction.manifest import Manifest, merge_shards
-from gplan_jax.inference.prediction.predict import PART_ROWS, mode_of, plan_rows, predict
+from gplan_jax.inference.prediction.predict import (
+    PART_ROWS,
+    contexts_of,
+    load_planner,
+    plan_rows,
+    predict,
+)
 
 PURPOSE = "planning with Ray"
 # A worker that dies is replaced; what kills as many as this is no accident.
@@ -51,21 +56,10 @@ class PlanBatch:
     """
 
     def __init__(self, model: str, **options: Any) -> None:
-        planner = Planner.load(model, **options)
-        given = "mode" in options
-        self._planner = planner if given else replace(planner, mode=mode_of(planner.task))
+        self._planner = load_planner(model, **options)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        columns = {name: batch[name] for name in COLUMNS if name in batch}
-        if "id" not in columns:
-            raise GplanError(f"The batch has no column id; it has {', '.join(batch)}.")
-        rows = [
-            dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)
-        ]
-        contexts = [
-            (number, str(row["id"]), Sample.from_context({k: _text(v) for k, v in row.items()}))
-            for number, row in enumerate(rows, start=1)
-        ]
+        contexts = contexts_of(_cells(batch))
         records, _ = plan_rows(
             self._planner, Path("the batch"), contexts, skips=False, on_row=lambda: None
         )
@@ -81,6 +75,7 @@ def predict_with_ray(
     data: str | Path,
     out: str | Path,
     *,
+    faulty: FaultyRows | None = None,
     workers: int | None = None,
     address: str | None = None,
     part_rows: int = PART_ROWS,
@@ -92,7 +87,7 @@ def predict_with_ray(
         workers: shards that are planned at once; None for as many as the cluster has GPUs or TPU
             hosts, or else nodes.
         address: of the cluster; None for ``RAY_ADDRESS``, or a cluster on this machine.
-        part_rows, options: of ``predict``.
+        faulty, part_rows, options: of ``predict``.
 
     Raises:
         GplanError: as ``predict``; or a worker died again and again. What is planned stays.
@@ -110,15 +105,23 @@ def predict_with_ray(
         count = max(1, min(count, parts))
         task = ray.remote(max_retries=RETRIES, **({"resources": {"TPU": 1}} if device == "TPU" else
                           {"num_gpus": 1 if device else 0}))(_plan_shard)  # fmt: skip
-        model, data = Path(model).resolve(), Path(data).resolve()
-        running = [
-            task.remote(model, data, shards / str(number), f"{number}/{count}", part_rows, options)
+        model, data, faulty = Path(model).resolve(), Path(data).resolve(), faulty or FaultyRows()
+        options |= {name: _absolute(options.get(name)) for name in ("template", "library")}
+        tasks = running = [
+            task.remote(
+                *(model, data, shards / str(number), f"{number}/{count}"),
+                faulty.on_error,
+                options | {"part_rows": part_rows},
+            )
             for number in range(1, count + 1)
         ]
         with ProgressBar("shards", count) as bar:
             while running:
                 done, running = ray.wait(running)
-                bar.advance(f"shard {ray.get(done[0])}", steps=1)
+                ray.get(done[0])
+                bar.advance(steps=1)
+        for fault in itertools.chain.from_iterable(ray.get(tasks)):
+            faulty.add(fault)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         raise cause if isinstance(cause, GplanError) else GplanError(f"{error}") from None
@@ -135,12 +138,22 @@ def predict_with_ray(
 
 
 def _plan_shard(
-    model: Path, data: Path, out: Path, shard: str, part_rows: int, options: Mapping[str, Any]
-) -> str:
-    predict(model, data, out, shard=shard, part_rows=part_rows, **options)
-    return shard
+    model: Path, data: Path, out: Path, shard: str, on_error: OnError, options: Mapping[str, Any]
+) -> list[RowError]:
+    faulty = FaultyRows(on_error)
+    predict(model, data, out, shard=shard, faulty=faulty, **options)
+    return faulty.errors
 
 
-def _text(cell: Any) -> str:
-    """A cell as a row of a file has it: nothing for None and NaN."""
-    return "" if cell is None or cell != cell else str(cell)
+def _cells(batch: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
+    """Columns as Python's values; of times, NumPy would make numbers of nanoseconds."""
+    columns = {name: np.asarray(column) for name, column in batch.items()}
+    return {
+        name: (column.astype("datetime64[us]") if column.dtype.kind == "M" else column).tolist()
+        for name, column in columns.items()
+    }
+
+
+def _absolute(name: str | None) -> str | None:
+    """A path as workers find it from wherever they run; the name of what is shipped stays one."""
+    return str(Path(name).resolve()) if name and Path(name).exists() else name

@@ -1,12 +1,14 @@
-"""Triggers over logs that no machine holds, in Spark: `gplan triggers --engine spark`.
+"""Spark: triggers over logs that no machine holds, and plans for a DataFrame of contexts.
 
-Users are dealt into groups by a hash of their id. Each group, with all events of its users, goes
-through the same search as a log on one machine, so the rows are the same; they depend on the events
-alone, not on their order. A group has to fit in a Python worker's memory, so there are many.
+`gplan triggers --engine spark` deals users into groups by a hash of their id. Each group, with all
+events of its users, goes through the same search as a log on one machine, so the rows are the same;
+they depend on the events alone, not on their order. A group has to fit in a Python worker's memory,
+so there are many.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import tempfile
@@ -20,6 +22,14 @@ from gplan_jax.foundation.extras import load_extra
 from gplan_jax.foundation.faulty_rows import FaultyRows, OnError
 from gplan_jax.foundation.paths import is_cloud, local_path
 from gplan_jax.gsisr.samples import COLUMNS
+from gplan_jax.inference.engine.planner import Planner
+from gplan_jax.inference.prediction.predict import (
+    PART_ROWS,
+    answer_table,
+    contexts_of,
+    load_planner,
+    plan_rows,
+)
 from gplan_jax.synthesis.triggers.trigger_spec import TriggerSpec
 from gplan_jax.synthesis.triggers.write_contexts import write_contexts
 
@@ -94,8 +104,12 @@ def trigger_rows(
         hashed = functions.pmod(functions.xxhash64(user), functions.lit(groups))
         return frame.withColumn(GROUP, functions.coalesce(hashed, functions.lit(0)))
 
+    files = len(events.inputFiles())
+
     def found_in(events: Any, users: Any = None) -> Any:
-        return search_group(events, users, spec, on_error=on_error, memory_limit=memory_limit)
+        return search_group(
+            events, users, spec, files=files, on_error=on_error, memory_limit=memory_limit
+        )
 
     # Times without a zone in a Parquet log are local ones.
     events.sparkSession.conf.set("spark.sql.session.timeZone", zone)
@@ -108,9 +122,12 @@ def trigger_rows(
 
 
 def search_group(
-    events: Any, users: Any, spec: TriggerSpec, *, on_error: OnError, memory_limit: str
+    events: Any, users: Any, spec: TriggerSpec, *, files: int, on_error: OnError, memory_limit: str
 ) -> Any:
-    """pyarrow tables of a group's events and users -> its rows and its report, the last row."""
+    """pyarrow tables of a group's events and users -> its rows and its report, the last row.
+
+    ``files`` are those of the whole log.
+    """
     import pyarrow
     from pyarrow import parquet
 
@@ -127,7 +144,7 @@ def search_group(
             [log], out, spec, users=known, memory_limit=memory_limit, faulty=faulty
         )
         rows = parquet.read_table(out).select(COLUMNS).to_pydict()
-    last = json.dumps(report.to_dict(spec), ensure_ascii=False)
+    last = json.dumps(report.to_dict(spec) | {"files": files}, ensure_ascii=False)
     return pyarrow.table(
         {name: pyarrow.array([*rows[name], None], "string") for name in COLUMNS}
         | {REPORT: pyarrow.array([None] * report.total + [last], "string")}
@@ -153,11 +170,11 @@ def write_rows(found: Any, out: str) -> dict[str, Any]:
 
 
 def added(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Two reports as one: counts add up, years are those of both, settings are the same."""
+    """Two reports as one: counts add up, years are those of both, log and settings the same."""
     result: dict[str, Any] = {}
     for key in {**one, **other}:
         first, second = one.get(key), other.get(key)
-        if key == "spec" or first is None or second is None:
+        if key in ("spec", "files") or first is None or second is None:
             result[key] = second if first is None else first
         elif isinstance(first, dict):
             result[key] = added(first, second)
@@ -168,6 +185,58 @@ def added(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
         else:
             result[key] = first + second
     return result
+
+
+def plan_partitions(
+    contexts: Any,
+    model: str,
+    *,
+    on_error: OnError = "raise",
+    part_rows: int = PART_ROWS,
+    **options: Any,
+) -> Any:
+    """DataFrame of contexts -> one of their plans, with the columns that ``gplan predict`` writes.
+
+    A Python worker loads the model once, and plans the rows of its partitions so many at a time.
+    ``row`` numbers the rows of the whole DataFrame, without holes inside a partition.
+
+    Args:
+        contexts: the columns of the public schema, of which all but ``id`` may lack; others are
+            not looked at.
+        model: a model directory that every worker can read, as ``template`` and ``library`` are.
+        on_error: "skip" leaves rows out that can't be planned for.
+        options: of ``Planner.load``; plans are drafted unless a ``mode`` is given.
+
+    Raises:
+        GplanError: there is no id. What is wrong with a row is told by whatever Spark is asked for.
+    """
+    functions = load_extra("pyspark.sql.functions", "spark", "planning in Spark")
+    names = [name for name in contexts.columns if name in COLUMNS]
+    contexts_of(dict.fromkeys(names, ()))
+    # Its own names, for ``row`` may be a column of the DataFrame.
+    number = (functions.monotonically_increasing_id() + 1).alias(LINE)
+    several = ("rank bigint", "exact boolean") if options.get("best") else ()
+    schema = (
+        "row bigint", "id string", *several, "plan string", "latent_valid boolean",
+        "passed boolean", "text string", "log_probability double",
+    )  # fmt: skip
+
+    def plan(batches: Iterator[Any]) -> Iterator[Any]:
+        planner = _planner(model, **options)
+        for batch in batches:
+            for start in range(0, batch.num_rows, part_rows):
+                part = batch.slice(start, part_rows).to_pydict()
+                rows = contexts_of(part, part[LINE][0])
+                skips = on_error == "skip"
+                records, _ = plan_rows(planner, Path(model), rows, skips, on_row=lambda: None)
+                yield from answer_table(planner, records).to_batches()
+
+    return contexts.select(number, *names).mapInArrow(plan, ", ".join(schema))
+
+
+@functools.cache
+def _planner(model: str, **options: Any) -> Planner:
+    return load_planner(model, **options)
 
 
 def spark_session() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 
+import gplan_jax
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import Sample, write_samples
 from gplan_jax.inference.prediction.predict import predict
 
@@ -74,14 +77,23 @@ def test_two_workers_write_what_one_process_writes_though_one_is_killed(
     assert not out.with_name("plans.shards").exists()
 
 
-def test_a_fault_in_a_worker_is_named(tiny_model_dir: Path, data: Path, tmp_path: Path) -> None:
+def test_a_fault_in_a_worker_is_named_or_its_row_left_out(
+    tiny_model_dir: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Template and library are found as seen from the command, wherever workers run."""
     lines = data.read_text(encoding="utf-8").splitlines()
-    (tmp_path / "cut.csv").write_text("\n".join([*lines[:3], "1,2"]), encoding="utf-8")
+    (tmp_path / "cut.csv").write_text("\n".join([*lines[:3], "1,2", lines[3]]), encoding="utf-8")
+    gsisr = Path(gplan_jax.__file__).parent / "gsisr"
+    shutil.copytree(gsisr / "prompts" / "compact_zh", tmp_path / "my_prompt")
+    shutil.copy(gsisr / "libraries" / "amap.yaml", tmp_path / "my.yaml")
+    monkeypatch.chdir(tmp_path)
+    own = OPTIONS | {"template": "my_prompt", "library": "my.yaml", "part_rows": 4, "workers": 1}
     with pytest.raises(GplanError, match=r"cut.csv, row 3"):
-        predict_with_ray(
-            tiny_model_dir, tmp_path / "cut.csv", tmp_path / "out", workers=1, part_rows=4,
-            **OPTIONS,
-        )  # fmt: skip
+        predict_with_ray(tiny_model_dir, "cut.csv", "out", **own)
+    faulty = FaultyRows("skip")
+    manifest = predict_with_ray(tiny_model_dir, "cut.csv", "out", faulty=faulty, **own)
+    assert [error.row for error in faulty.errors] == [3]
+    assert [part.answers for part in manifest.parts or ()] == [3]
 
 
 def test_batches_of_a_dataset_get_their_plans(

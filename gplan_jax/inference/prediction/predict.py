@@ -9,10 +9,11 @@ rows of the parts that are being planned, one a device, and of as many that wait
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -34,16 +35,23 @@ from gplan_jax.foundation.files import (
     write_jsonl,
 )
 from gplan_jax.foundation.progress import ProgressBar
-from gplan_jax.foundation.row_files import ROW_MEND, count_rows, import_parquet
+from gplan_jax.foundation.row_files import ROW_MEND, cell_text, count_rows, import_parquet
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.foundation.strict_json import json_text
-from gplan_jax.inference.engine.planner import Answer, Planner
+from gplan_jax.gsisr import COLUMNS, Sample
+from gplan_jax.inference.engine.planner import MAX_NEW_TOKENS, Answer, Planner
 from gplan_jax.inference.engine.programs import PAGE
 from gplan_jax.inference.engine.requests import DecodingMode
 from gplan_jax.inference.prediction.manifest import MANIFEST, Manifest, PartFile, differences
 
 PART_ROWS = 1000
 Context = tuple[int, str, Any]  # a row's number in the file, its id and what prompts are made of
+DEFAULTS = {
+    option.name: option.default
+    for option in inspect.signature(Planner.load).parameters.values()
+    if option.kind is option.KEYWORD_ONLY
+}
+OF_TASK = ("template", "library", "prompt_length", "response")
 # What columns of answers are to Parquet, where they are no text.
 _TYPES = {
     **dict.fromkeys(("row", "rank"), "int64"),
@@ -81,9 +89,10 @@ def predict(
         RowError: a row is faulty and is not to be left out. Finished parts stay.
     """
     data, out, faulty = Path(data), Path(out), faulty or FaultyRows()
-    named = ("template", "library", "prompt_length", "response")
-    task = load_task(Path(model), **{name: options.get(name) for name in named})
-    options["mode"] = options.get("mode") or mode_of(task)
+    options = DEFAULTS | options | {"mode": options.get("mode")}
+    task = load_task(Path(model), **{name: options[name] for name in OF_TASK})
+    options["mode"] = options["mode"] or mode_of(task)
+    options["max_new_tokens"] = options["max_new_tokens"] or MAX_NEW_TOKENS
     words = re.fullmatch(r"(\d{1,9})/(\d{1,9})", shard or "1/1")
     number, of = map(int, words.groups()) if words else (0, 0)
     if not 1 <= number <= of:
@@ -102,7 +111,7 @@ def predict(
         "prompts": json_digest(task.prompt_sources),
         "prompt_length": task.prompt_length,
         "response": task.response,
-        **{name: value for name, value in options.items() if name not in named},
+        **{name: value for name, value in options.items() if name not in OF_TASK},
         "gplan_jax": gplan_jax.__version__,
         "jax": jax.__version__,
     }
@@ -182,6 +191,39 @@ def mode_of(task: Task) -> DecodingMode:
     return "unconstrained" if free else "drafted"
 
 
+def load_planner(model: str | Path, **options: Any) -> Planner:
+    """``Planner.load``; without a ``mode``, answers that have a grammar are drafted."""
+    if not options.get("mode"):
+        task = load_task(Path(model), **{name: options.get(name) for name in OF_TASK})
+        options["mode"] = mode_of(task)
+    return Planner.load(model, **options)
+
+
+def contexts_of(columns: Mapping[str, Sequence[Any]], first: int = 1) -> list[Context]:
+    """The contexts of a batch of another program's rows, numbered from ``first``.
+
+    Cells are read as those of a file, and what pandas makes of an absent number is empty too.
+    Columns that lack are empty, those that nobody knows are not looked at.
+
+    Raises:
+        GplanError: there is no id; RowError: a cell can't be read.
+    """
+    if "id" not in columns:
+        raise GplanError(f"The batch has no column id; it has {', '.join(columns)}.")
+    names = [name for name in COLUMNS if name in columns]
+    contexts: list[Context] = []
+    rows = zip(*(columns[name] for name in names), strict=True)
+    for number, cells in enumerate(rows, start=first):
+        texts = {}
+        for name, cell in zip(names, cells, strict=True):
+            try:
+                texts[name] = "" if cell != cell else cell_text(cell)
+            except ValueError as error:
+                raise RowError("the batch", number, name, str(error), ROW_MEND) from None
+        contexts.append((number, texts["id"], Sample.from_context(texts)))
+    return contexts
+
+
 def plan_rows(
     planner: Planner,
     source: Path,
@@ -234,16 +276,21 @@ def _record(
 
 
 def _write_part(path: Path, records: list[dict[str, Any]], planner: Planner) -> None:
-    """Writes a part whole or not at all; in Parquet, plans are JSON text."""
+    """Writes a part whole or not at all."""
     if path.suffix == ".jsonl":
         write_jsonl(path, records)
         return
     parquet = import_parquet()
+    with atomic_write(path) as temporary:
+        parquet.write_table(answer_table(planner, records), temporary)
+
+
+def answer_table(planner: Planner, records: list[dict[str, Any]]) -> Any:
+    """Records of ``plan_rows`` as a pyarrow table, in which plans are JSON text."""
     import pyarrow
 
     columns = _record(planner, 0, "", 1, Answer("", None))
     schema = pyarrow.schema([(name, _TYPES.get(name, "string")) for name in columns])
     for record in records:
         record |= {name: json_text(v) for name, v in record.items() if isinstance(v, list)}
-    with atomic_write(path) as temporary:
-        parquet.write_table(pyarrow.Table.from_pylist(records, schema=schema), temporary)
+    return pyarrow.Table.from_pylist(records, schema=schema)

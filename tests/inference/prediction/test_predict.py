@@ -137,6 +137,8 @@ def test_a_finished_run_plans_nothing(
     monkeypatch.setattr(Planner, "load", lambda *_, **__: pytest.fail("a model is loaded"))
     before = contents(whole)
     run(whole)
+    # As the command gives its settings: all of them.
+    run(whole, library=None, compute_dtype="float32", mode=None, max_new_tokens=512, seed=0, best=0)
     assert contents(whole) == before
 
 
