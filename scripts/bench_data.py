@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 
 from gplan_jax.data import BatchPlan, ChatEncoder, Mode, SampleLoader, TrainingSet
+from gplan_jax.data.loaders import batch_iterator
 from gplan_jax.data.pieces import response_text, shown_blocks
-from gplan_jax.data.pipeline import batch_iterator
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, write_samples
 from gplan_jax.models.checkpoints.tokenizer_files import extend_tokenizer

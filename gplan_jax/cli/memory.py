@@ -56,10 +56,9 @@ def plan_memory(
     from gplan_jax.training.memory.abstract_step import model_shape
     from gplan_jax.training.memory.batch_shape import RowLengths
     from gplan_jax.training.memory.plan import MemoryPlan
-    from gplan_jax.training.memory.planning import plan_memory
+    from gplan_jax.training.memory.planning import overrides as changes
+    from gplan_jax.training.memory.planning import plan_memory, search_fitting
     from gplan_jax.training.memory.report import describe
-    from gplan_jax.training.memory.search import overrides as changes
-    from gplan_jax.training.memory.search import search_fitting
     from gplan_jax.training.memory.topologies import parse_topology
     from gplan_jax.training.steps.train_config import TrainConfig
 

@@ -36,10 +36,8 @@ def tasks(
     """
     from gplan_jax.foundation.files import read_jsonl, write_jsonl
     from gplan_jax.foundation.progress import track
-    from gplan_jax.tasks.checking import check_rows
-    from gplan_jax.tasks.multiplication import multiplication_rows
-    from gplan_jax.tasks.parity import parity_rows
-    from gplan_jax.tasks.prosqa import prosqa_rows
+    from gplan_jax.reasoning_tasks.checking import check_rows
+    from gplan_jax.reasoning_tasks.questions import multiplication_rows, parity_rows, prosqa_rows
 
     seen: set[str] = set()
     for path in check or ():

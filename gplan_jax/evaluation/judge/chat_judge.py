@@ -7,14 +7,75 @@ from pathlib import Path
 from typing import Any
 
 from gplan_jax.chat import ChatClient, ChatConfig, ChatReply, ChatRequest, Message, RequestFailed
-from gplan_jax.chat.reading import UnreadableReply
-from gplan_jax.evaluation.judge.judgement import Judgement, Preference
-from gplan_jax.evaluation.judge.replies import pair_schema, read_choice, read_scores, score_schema
+from gplan_jax.chat.reading import UnreadableReply, check_shape, object_schema, read_object
+from gplan_jax.evaluation.judge.judgement import (
+    HIGHEST,
+    LOWEST,
+    AxisScore,
+    Choice,
+    Judgement,
+    Preference,
+)
 from gplan_jax.evaluation.judge.rubric import JudgePrompt, Rubric
 from gplan_jax.foundation.config import Config, load_config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.paths import PathText
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample
+
+CHOICES: Mapping[str, Choice] = {"A": "first", "B": "second", "tie": "tie"}
+
+
+def score_schema(axes: Sequence[str]) -> dict[str, Any]:
+    """The JSON schema of a reply with scores: for each axis first the reason, then the score."""
+    score = {"type": "integer", "enum": list(range(LOWEST, HIGHEST + 1))}
+    axis = object_schema({"reason": {"type": "string"}, "score": score})
+    return object_schema(dict.fromkeys(axes, axis))
+
+
+def pair_schema() -> dict[str, Any]:
+    return object_schema({"reason": {"type": "string"}, "winner": {"enum": list(CHOICES)}})
+
+
+def read_scores(
+    text: str, axes: Sequence[str], finish_reason: str = "stop"
+) -> dict[str, AxisScore]:
+    """Axis -> score of a reply, in the order of ``axes``.
+
+    A reply is one JSON object (see ``chat.read_object``) with exactly these axes, each
+    {"reason": text, "score": 1..5} in this order; UnreadableReply for anything else.
+    """
+    reply = read_object(text, finish_reason)
+    check_shape("the reply", reply, dict.fromkeys(axes, dict))
+    scores = {}
+    for axis in axes:
+        judged = reply[axis]
+        check_shape(axis, judged, {"reason": str, "score": int})
+        if list(judged) != ["reason", "score"]:
+            raise UnreadableReply(f"{axis} gives its score before its reason")
+        score = judged["score"]
+        if type(score) is not int or not LOWEST <= score <= HIGHEST:
+            raise UnreadableReply(f"the score of {axis} is not a whole number from 1 to 5")
+        scores[axis] = AxisScore(score, _reason(axis, judged["reason"]))
+    return scores
+
+
+def read_choice(text: str, finish_reason: str = "stop") -> tuple[Choice, str]:
+    """The preferred plan and the reason of a reply to a pair; errors as ``read_scores``."""
+    reply = read_object(text, finish_reason)
+    check_shape("the reply", reply, {"reason": str, "winner": str})
+    if list(reply) != ["reason", "winner"]:
+        raise UnreadableReply("the reply gives its winner before its reason")
+    winner = reply["winner"]
+    if winner not in CHOICES:
+        raise UnreadableReply(f"the winner is none of {', '.join(CHOICES)}")
+    return CHOICES[winner], _reason("the reply", reply["reason"])
+
+
+def _reason(where: str, reason: str) -> str:
+    if not reason.strip():
+        raise UnreadableReply(f"{where} gives no reason")
+    return reason.strip()
+
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "n", "seed")
 
@@ -56,31 +117,13 @@ class ChatJudge:
 
     def __init__(self, config: JudgeConfig, cache: Path, library: IntentLibrary) -> None:
         """Raises GplanError where rubric, template or cache can't be used."""
-        self._config, self._library = config, library
+        server, self._library = config.server, library
         self._rubric = Rubric.load(config.rubric)
         self._prompt = JudgePrompt.load(config.template)
-        self._client = ChatClient(config.server, cache)
-
-    @property
-    def name(self) -> str:
-        """The name of the config."""
-        return self._config.judge_name
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        """The rubric's axes."""
-        return tuple(self._rubric.axes)
-
-    @property
-    def at_once(self) -> int:
-        """As many requests as the server may get at once."""
-        return self._config.server.concurrency
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Model and parameters, and the digests of rubric and template."""
-        server = self._config.server
-        return {
+        self._client = ChatClient(server, cache)
+        self.name, self.axes = config.judge_name, tuple(self._rubric.axes)
+        self.at_once = server.concurrency
+        self.settings: Mapping[str, Any] = {
             "judge": "chat",
             "base_url": server.base_url,
             "model": server.model,
@@ -91,7 +134,7 @@ class ChatJudge:
             "extra": server.extra,
             "rubric": {"name": self._rubric.name, "sha256": self._rubric.digest},
             "template": {"name": self._prompt.name, "sha256": self._prompt.digest},
-            "library": self._library.name,
+            "library": library.name,
         }
 
     async def judge(self, sample: Sample, plan: Plan) -> Judgement:

@@ -46,29 +46,13 @@ class Judge(Protocol):
 
     The samples that a judge is given have no label (``raw_labels`` is ""), and of an answer it is
     given the parsed plan alone.
-
-    Attributes:
-        name: how tables call it.
-        axes: the keys of its rubric's axes, in order.
-        at_once: how many calls are worth having under way at a time.
-        settings: what its scores depend on, in plain JSON values.
-        caution: what a reader of its scores must know, "" where nothing.
     """
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def axes(self) -> tuple[str, ...]: ...
-
-    @property
-    def at_once(self) -> int: ...
-
-    @property
-    def settings(self) -> Mapping[str, Any]: ...
-
-    @property
-    def caution(self) -> str: ...
+    name: str  # how tables call it
+    axes: tuple[str, ...]  # the keys of its rubric's axes, in order
+    at_once: int  # how many calls are worth having under way at a time
+    settings: Mapping[str, Any]  # what its scores depend on, in plain JSON values
+    caution: str  # what a reader of its scores must know, "" where nothing
 
     async def judge(self, sample: Sample, plan: Plan) -> Judgement:
         """Scores a plan of at least one intent. An answer of no use is an unscored judgement;

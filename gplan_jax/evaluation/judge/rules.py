@@ -238,7 +238,7 @@ def _chain(case: Case) -> list[str]:
 
 # The judge: these two axes and the third, fit to time and place, from spatiotemporal.py.
 NAME = "rules"
-AXES = ("flow", "logic", "spatiotemporal")
+AXES: tuple[str, ...] = ("flow", "logic", "spatiotemporal")
 VERSION = 1
 CAUTION = (
     "rules is no language model: it checks stage order, time fit, place fit and order state only"
@@ -265,10 +265,11 @@ class RuleJudge:
                 f"{', '.join(unknown)}. Judge its plans with a language model (--judge FILE)."
             )
         self._library = library
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        return {"judge": NAME, "version": VERSION, "library": self._library.name}
+        self.settings: Mapping[str, Any] = {
+            "judge": NAME,
+            "version": VERSION,
+            "library": library.name,
+        }
 
     async def judge(self, sample: Sample, plan: Plan) -> Judgement:
         return Judgement(judge_by_rules(sample, plan, self._library))

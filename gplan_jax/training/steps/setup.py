@@ -22,8 +22,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from gplan_jax.data.batch_plan import BatchPlan
 from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.data.loaders import PreferenceLoader, SampleLoader
-from gplan_jax.data.pipeline import batch_iterator
+from gplan_jax.data.loaders import PreferenceLoader, SampleLoader, batch_iterator
 from gplan_jax.data.preference_set import PreferenceSet
 from gplan_jax.data.tasks.gsisr_task import PROMPT_FOLDER
 from gplan_jax.data.tasks.registry import load_task, make_task

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.evaluation.judge.replies import read_scores
+from gplan_jax.evaluation.judge.chat_judge import read_scores
 from gplan_jax.evaluation.judge.rubric import FILES, PROMPTS, JudgePrompt, Rubric, quoted
 from gplan_jax.evaluation.judge.rubric import RUBRIC as RUBRIC_FILE
 from gplan_jax.foundation import GplanError

@@ -30,9 +30,8 @@ from gplan_jax.gsisr import (
     write_samples,
 )
 from gplan_jax.reasoning import ReasoningTrace
-from gplan_jax.synthesis.amap.rules import Rules, plan_for
+from gplan_jax.synthesis.amap.rules import Rules, plan_for, taste_of
 from gplan_jax.synthesis.amap.situation import situation_of
-from gplan_jax.synthesis.amap.taste import taste_of
 from gplan_jax.synthesis.pairs.counterfactuals import (
     PairCandidate,
     PairRecipe,

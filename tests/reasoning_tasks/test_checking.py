@@ -8,10 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gplan_jax.foundation import RowError
-from gplan_jax.tasks.checking import check_rows
-from gplan_jax.tasks.multiplication import multiplication_rows
-from gplan_jax.tasks.parity import parity_rows
-from gplan_jax.tasks.prosqa import prosqa_rows
+from gplan_jax.reasoning_tasks.checking import check_rows
+from gplan_jax.reasoning_tasks.questions import multiplication_rows, parity_rows, prosqa_rows
 
 
 def row(id: str, prompt: str, answer: str, **steps: str) -> dict[str, Any]:

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gplan_jax.foundation.errors import RowError
-from gplan_jax.tasks.multiplication import spaced
-from gplan_jax.tasks.prosqa import SETS
-from gplan_jax.tasks.rows import Row, task_row
+from gplan_jax.reasoning_tasks.questions import SETS, Row, spaced, task_row
 
 Solution = tuple[str, dict[str, str], str]  # the prompt written anew, the steps and the answer
 

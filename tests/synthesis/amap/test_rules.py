@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gplan_jax.gsisr import IntentLibrary, Plan, canonical_plan, check_plan
+from gplan_jax.gsisr import COLUMNS, IntentLibrary, Plan, Sample, canonical_plan, check_plan
+from gplan_jax.gsisr.context_pairs import SHARED_COLUMNS, SPATIOTEMPORAL_COLUMNS
 from gplan_jax.synthesis.amap.evidence import links_to, reasons_for
 from gplan_jax.synthesis.amap.intents import (
     ARRIVAL_CARD,
@@ -27,7 +31,7 @@ from gplan_jax.synthesis.amap.intents import (
     travel,
 )
 from gplan_jax.synthesis.amap.openings import DRIVE_ON, openings
-from gplan_jax.synthesis.amap.rules import plan_for, supported_openings
+from gplan_jax.synthesis.amap.rules import Taste, plan_for, supported_openings, taste_of
 from gplan_jax.synthesis.amap.situation import (
     DayOff,
     DayPart,
@@ -39,7 +43,6 @@ from gplan_jax.synthesis.amap.situation import (
     Situation,
     Surroundings,
 )
-from gplan_jax.synthesis.amap.taste import Taste
 
 TASTES = [
     Taste(bytes([i] * 32), i % 2 == 0, frozenset(["景点"] if i % 3 else [])) for i in range(60)
@@ -228,3 +231,43 @@ def test_nothing_is_recommended_twice() -> None:
         for taste in TASTES[:6]:
             plan = [canonical_plan([intent]) for intent in plan_for(situation, taste)]
             assert len(set(plan)) == len(plan)
+
+
+ROW = Sample.from_context({"id": "7", "trigger_1": "酒店", "currenttime": "2026-03-10 12:00:00"})
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_taste_is_of_the_shared_columns_never_of_time_and_place(column: str) -> None:
+    changed = dataclasses.replace(ROW, **{column: "something else"})
+    assert (taste_of(changed) == taste_of(ROW)) is (column not in SHARED_COLUMNS)
+    assert not {*SHARED_COLUMNS} & {*SPATIOTEMPORAL_COLUMNS, "raw_labels"}
+
+
+def test_what_a_history_shows() -> None:
+    def taste(short: str = "", long: str = "") -> Taste:
+        return taste_of(
+            dataclasses.replace(ROW, short_term_behavior_seq=short, long_term_behavior=long)
+        )
+
+    assert not taste().drives and taste().likes == frozenset()
+    assert not taste(long="加油站的p_1act_8了3次").drives
+    assert taste("在3月1日周日8点act_7了位于本地停车场的p_3", "加油站的p_1act_8了3次").drives
+    assert taste(long="5A景区的p_1act_8了3次 , 商场的p_2act_8了1次").likes == {"景点", "购物"}
+
+
+@given(st.binary(min_size=32, max_size=32), st.text(max_size=20))
+def test_a_level_is_a_share_and_stays(digest: bytes, question: str) -> None:
+    taste = Taste(digest, False, frozenset())
+    assert 0 <= taste.level(question) < 1
+    assert taste.level(question) == Taste(digest, True, frozenset()).level(question)
+
+
+def test_options_are_chosen_as_often_as_their_weights_say() -> None:
+    options = [("a", 60.0), ("b", 30.0), ("c", 10.0)]
+    tastes = [Taste(i.to_bytes(32, "big"), False, frozenset()) for i in range(5000)]
+    chosen = Counter(taste.choose("question", options) for taste in tastes)
+    for option, weight in options:
+        assert chosen[option] / 5000 == pytest.approx(weight / 100, abs=0.03)
+    # Another question is another draw.
+    other = Counter((t.choose("question", options), t.choose("another", options)) for t in tastes)
+    assert other["a", "a"] / 5000 == pytest.approx(0.36, abs=0.03)
