@@ -10,6 +10,7 @@ import typer
 from gplan_jax.cli.evaluation import Library, Model, PromptLength, Template
 
 EXTRA = ("fastapi", "prometheus_client", "uvicorn")
+OTEL = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 
 
 def serve(
@@ -58,6 +59,10 @@ def serve(
     log_contexts: Annotated[
         bool, typer.Option("--log-contexts", help="Log the contexts too; they are users' data.")
     ] = False,
+    traces: Annotated[
+        bool,
+        typer.Option("--traces", help="Send spans to a collector, as OTEL_* variables say."),
+    ] = False,
     experiment: Annotated[
         Path | None, typer.Option(help="experiment.yaml of an A/B test: answers name users' arms.")
     ] = None,
@@ -80,6 +85,8 @@ def serve(
     from gplan_jax.inference.engine.requests import EngineConfig
 
     require_extra(EXTRA, "serve", "the server")
+    if traces:
+        require_extra(OTEL, "otel", "traces")
 
     from gplan_jax.serving.http.settings import ServerSettings
     from gplan_jax.serving.planning.serve import allowed_hosts, display_name, read_api_key
@@ -115,4 +122,5 @@ def serve(
         library=str(library) if library else None,
         template=template,
         prompt_length=prompt_length,
+        traces=traces,
     )

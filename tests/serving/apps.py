@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 from fake_engine import FakeEngine
 from fastapi import FastAPI
+from opentelemetry.trace import Tracer
 
 from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.reasoning import GSISR_LATENTS
@@ -28,10 +29,11 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
         time.sleep(0.005)
 
 
-def make_app(engine: FakeEngine, **settings: Any) -> FastAPI:
+def make_app(engine: FakeEngine, tracer: Tracer | None = None, **settings: Any) -> FastAPI:
     """An app around ``engine`` with the shipped library."""
     options = ServerSettings(**({"examples": 2} | settings))
-    return create_app(engine, IntentLibrary.load(), GSISR_LATENTS, settings=options)
+    library = IntentLibrary.load()
+    return create_app(engine, library, GSISR_LATENTS, settings=options, tracer=tracer)
 
 
 @asynccontextmanager

@@ -169,6 +169,7 @@ class FakeEngine:
                 queue_ms=1000 * (job.admitted - job.submitted),
                 prefill_ms=1000 * (now - job.admitted) / 2,
                 decode_ms=1000 * (now - job.admitted) / 2,
+                pass_ms=(250 * (now - job.admitted),) * 2,
             ),
         )
 

@@ -13,6 +13,7 @@ import time
 from collections import Counter, deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
@@ -52,6 +53,7 @@ class _Request:
     cached: int = 0
     admitted: float = 0.0
     prefilled: float = 0.0
+    passed: list[float] = field(default_factory=list)  # when each pass after the prefill ended
 
 
 class PlanEngine:
@@ -178,7 +180,10 @@ class PlanEngine:
                 self._free_abandoned()
                 if self._queue and self._decoder.free_slots:
                     self._admit()
-                for row in self._decoder.step():
+                finished, now = self._decoder.step(), time.monotonic()
+                for entry in self._active.values():
+                    entry.passed.append(now)
+                for row in finished:
                     self._answer(row)
         except Exception as fault:  # Whatever the device runs into: nobody may wait for ever.
             _LOG.exception("The planning engine has failed")
@@ -259,6 +264,9 @@ class PlanEngine:
             queue_ms=1e3 * (entry.admitted - entry.submitted),
             prefill_ms=1e3 * (entry.prefilled - entry.admitted),
             decode_ms=1e3 * (now - entry.prefilled),
+            pass_ms=tuple(
+                1e3 * (end - start) for start, end in pairwise([entry.prefilled, *entry.passed])
+            ),
         )
         with self._changed:
             del self._active[row.slot]

@@ -94,6 +94,8 @@ class PlanAnswer:
     queue_ms: float
     prefill_ms: float
     decode_ms: float
+    # from the end of the prefill, or of the pass before, to the end of each pass
+    pass_ms: tuple[float, ...] = ()
 
 
 ENDS = ("answered", "cancelled", "expired", "refused", "failed")  # how a request can end

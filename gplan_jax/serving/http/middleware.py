@@ -9,6 +9,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +18,10 @@ from gplan_jax.inference.engine.requests import Engine
 from gplan_jax.serving.http.errors import RETRY_AFTER_S, ApiError, draining, overloaded
 from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.http.telemetry import ServerMetrics, log
+from gplan_jax.serving.http.traces import RequestTrace
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -85,9 +90,15 @@ class RequestShell:
     """
 
     def __init__(
-        self, app: ASGIApp, settings: ServerSettings, metrics: ServerMetrics, gate: Gate
+        self,
+        app: ASGIApp,
+        settings: ServerSettings,
+        metrics: ServerMetrics,
+        gate: Gate,
+        tracer: Tracer | None = None,
     ) -> None:
         self._app, self._settings, self._metrics, self._gate = app, settings, metrics, gate
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection event of the ASGI server."""
@@ -96,7 +107,7 @@ class RequestShell:
             return
         # A redirect to the path without its slash would lose a proxy's scheme and prefix.
         scope["path"] = scope["path"].rstrip("/") or "/"
-        request = _Request(scope)
+        request = _Request(scope, self._tracer)
         scope.setdefault("state", {}).update(
             request_id=request.id, started=request.started, log=request.fields
         )
@@ -106,6 +117,8 @@ class RequestShell:
                 request.status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request.id
+                if request.trace is not None:
+                    headers["traceparent"] = request.trace.context.header
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
@@ -157,10 +170,16 @@ class RequestShell:
             route = scope["path"]
         status = request.status or HUNG_UP
         self._metrics.count_http(route or "other", status)
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        if request.trace is not None:
+            pass_ms = scope["state"].get("pass_ms", ())
+            fields = request.fields | {"pass_ms": pass_ms}
+            request.trace.finish(f"{method} {route or 'other'}", status, fields)
         log(
             "request",
             request_id=request.id,
-            method=scope["method"] if scope["method"] in METHODS else "other",
+            trace_id=request.trace and request.trace.context.trace_id,
+            method=method,
             path=route or "other",
             status=status,
             ms=round(1000 * (time.monotonic() - request.started), 3),
@@ -175,10 +194,14 @@ def host_of(scope: Scope) -> str:
 
 
 class _Request:
-    """A request's id, arrival, status once sent, and log fields."""
+    """A request's id, arrival, trace, status once sent, and log fields."""
 
-    def __init__(self, scope: Scope) -> None:
-        given = Headers(scope=scope).get("x-request-id", "")
+    def __init__(self, scope: Scope, tracer: Tracer | None) -> None:
+        headers = Headers(scope=scope)
+        given, traceparent = headers.get("x-request-id", ""), headers.get("traceparent", "")
+        # Probes and pages are no part of anybody's trace.
+        traced = scope["path"].startswith(PROTECTED) and (traceparent or tracer is not None)
+        self.trace = RequestTrace(traceparent, tracer) if traced else None
         self.id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         self.started = time.monotonic()
         self.status: int | None = None

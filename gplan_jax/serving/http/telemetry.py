@@ -128,6 +128,17 @@ class _EngineCollector(Collector):
         }
         for name, (value, text) in gauges.items():
             yield GaugeMetricFamily(f"gplan_{name}", text, value)
+        # What Kubernetes' inference gateways schedule by, under the names that they read.
+        gateway: dict[str, tuple[float, str]] = {
+            "num_requests_waiting": (state.queued, "As gplan_queued_requests."),
+            "num_requests_running": (state.active, "As gplan_active_slots."),
+            "kv_cache_usage_perc": (
+                state.active / state.slots if state.slots else 0.0,
+                "Share of the slots' keys and values that requests hold; 1 is all.",
+            ),
+        }
+        for name, (share, text) in gateway.items():
+            yield GaugeMetricFamily(f"vllm:{name}", text, share)
         counters = {
             "passes": (state.passes, "Passes over the weights, prefills included."),
             "prefix_hits": (state.prefix_hits, "Requests that found a cached user prefix."),

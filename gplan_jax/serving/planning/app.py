@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -59,6 +59,9 @@ from gplan_jax.serving.planning.schemas import (
     describe,
 )
 from gplan_jax.synthesis.world.simulation import simulate_rows
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 Body = TypeVar("Body", PlanBody, PlansBody)
 # The engine keeps deadlines; this much later the server gives up waiting for it to say so.
@@ -172,6 +175,7 @@ class PlanEndpoints:
             answer = await self._plan(wanted, hung_up)
         except GplanError as error:
             raise _api_error(error) from None
+        request.state.pass_ms = answer.pass_ms  # for the trace
         text, plan = answer.text, parse_plan(answer.text, self.library)
         violations = check_plan(text, self.library)
         valid = latent_valid(text, self.latents, self.library) if self.latents else None
@@ -274,10 +278,12 @@ def create_app(
     latents: LatentVocabulary | None,
     *,
     settings: ServerSettings,
+    tracer: Tracer | None = None,
 ) -> FastAPI:
     """The app around an engine; ``app.state.gate`` decides which requests are let in.
 
     ``latents`` is the latent vocabulary of its responses, None for a model that writes none.
+    ``tracer`` takes the spans of requests.
     """
     metrics, gate = ServerMetrics(engine.snapshot), Gate(engine)
     endpoints = PlanEndpoints(engine, library, latents, metrics, settings)
@@ -310,7 +316,7 @@ def create_app(
     for route, file in PAGE_FILES.items():
         app.add_api_route(route, page_file(file), methods=["GET", "HEAD"], include_in_schema=False)
     describe(app, settings, {"/v1/plan": PlanBody, "/v1/plans": PlansBody})
-    app.add_middleware(RequestShell, settings=settings, metrics=metrics, gate=gate)
+    app.add_middleware(RequestShell, settings=settings, metrics=metrics, gate=gate, tracer=tracer)
     return app
 
 

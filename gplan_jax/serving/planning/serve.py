@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
+import gplan_jax
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation.errors import GplanError
@@ -25,6 +26,7 @@ from gplan_jax.inference.engine.requests import (
 from gplan_jax.serving.http.server import DrainingServer, listen
 from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.http.telemetry import configure_logging, log
+from gplan_jax.serving.http.traces import load_tracer
 from gplan_jax.serving.planning.app import create_app
 
 SWITCH_INTERVAL_S = 5e-4
@@ -99,11 +101,13 @@ def serve(
     template: str | None = None,
     library: str | None = None,
     prompt_length: int | None = None,
+    traces: bool = False,
 ) -> None:
     """Serves a model until SIGTERM or Ctrl-C, and returns once it has drained.
 
     The port opens at once; ``/readyz`` says 503 until the model is loaded and compiled. Port 0
     takes a free one; ``template``, ``library`` and ``prompt_length`` are those of ``Planner.load``.
+    With ``traces``, spans go to an OpenTelemetry collector.
     """
     task = GsisrTask.load(
         model_dir, template=template, library=library, prompt_length=prompt_length
@@ -132,7 +136,8 @@ def serve(
         log("ready", seconds=round(seconds, 1))
 
     engine = LateEngine(load, loaded)
-    app = create_app(engine, task.library, latents, settings=settings)
+    tracer = load_tracer(gplan_jax.__version__) if traces else None
+    app = create_app(engine, task.library, latents, settings=settings, tracer=tracer)
     server = DrainingServer(app, engine, drain_s=settings.drain_s)
     say(f"Loading {model_dir}; {url}/readyz says when it is done.")
     if host not in LOOPBACK and settings.api_key is None:

@@ -107,6 +107,8 @@ def test_answers_are_plans_and_say_what_they_cost(
         assert check_plan(answer.text, engine.library) == [] and latent_valid(answer.text)
         assert answer.tokens == len(engine.encoder.response(answer.text).ids) - 1
         assert 1 <= answer.passes < answer.tokens / 3
+        assert len(answer.pass_ms) == answer.passes - 1 and min(answer.pass_ms, default=1) > 0
+        assert sum(answer.pass_ms) <= answer.decode_ms + 1e-6
         assert 0 < answer.cached_tokens < answer.prompt_tokens
         assert min(answer.queue_ms, answer.prefill_ms, answer.decode_ms) >= 0
     alone = [engine.submit(PlanRequest(row)).result(60) for row in world_rows[:5]]
