@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from gplan_jax.inference.engine.requests import (
     DeadlineExceeded,
     Draining,
     EngineSnapshot,
+    FoundPlan,
+    FoundPlans,
     Overloaded,
     PlanAnswer,
     PlanRequest,
@@ -170,8 +173,15 @@ class FakeEngine:
                 prefill_ms=1000 * (now - job.admitted) / 2,
                 decode_ms=1000 * (now - job.admitted) / 2,
                 pass_ms=(250 * (now - job.admitted),) * 2,
+                found=found_plans(text, job.request.best) if job.request.best else None,
             ),
         )
+
+
+def found_plans(text: str, count: int) -> FoundPlans:
+    """So many plans, the one half as likely as the one before."""
+    plans = tuple(FoundPlan(text, -math.log(2) * rank) for rank in range(1, count + 1))
+    return FoundPlans(plans, False, (({"工具名称": "tool_8"}, 0.75),))
 
 
 def _settle(future: Future[PlanAnswer], outcome: PlanAnswer | Exception) -> None:

@@ -12,20 +12,22 @@ after ``most`` of them the search ends, and says that its plans may not be the b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
 
-from gplan_jax.inference.engine.programs import Programs, Shapes, empty_trees, set_tree, shapes_of
 from gplan_jax.inference.engine.requests import NotFinite
-from gplan_jax.inference.engine.sequences import log_softmax, longest_response
+from gplan_jax.inference.engine.sequences import SequenceState, log_softmax
+from gplan_jax.inference.grammar.drafts import DraftTree
 from gplan_jax.inference.grammar.plan_grammar import GrammarState, PlanGrammar
+from gplan_jax.inference.grammar.tokens import common_prefix
 
-# Beginnings that a pass goes on from, and that a search goes on from in all.
+# Beginnings that a search dives from at a time, and that it goes on from in all.
 AT_ONCE, MOST = 4, 1000
-_LEAST_NODES = 64
 
 
 class Beginning(NamedTuple):
@@ -41,29 +43,43 @@ class BestPlans(NamedTuple):
 
     plans: list[Beginning]  # the likeliest first; fewer than wanted where there are no more
     exact: bool  # whether no other plan is likelier than the last of them
+    # number of an intent -> the probability that the plan begins with it; what lacks to 1 lies
+    # behind beginnings that nobody went on from
+    first: dict[int, float]
 
 
 Search = Generator[list[Beginning], Sequence[np.ndarray], BestPlans]
 
 
 def best_plans(
-    grammar: PlanGrammar, count: int, *, at_once: int = AT_ONCE, most: int = MOST
+    grammar: PlanGrammar,
+    count: int,
+    *,
+    least_first: float = 1.0,
+    at_once: int = AT_ONCE,
+    most: int = MOST,
 ) -> Search:
     """The ``count`` most probable plans of one prompt, as a coroutine.
 
-    It yields up to ``at_once`` beginnings at a time and wants to be sent the logits of the open
-    edges behind each of them; who computes them may do so for many searches in one pass. NotFinite
-    where they aren't finite.
+    It yields beginnings in the order of their tokens, ``at_once`` at a time while it dives and then
+    up to four times as many, and wants to be sent the logits of the open edges behind each of them.
+    NotFinite where they aren't finite.
+
+    Args:
+        least_first: beginnings of the first intent that are more probable are gone on from even
+            where they can't lead to one of the plans, so that ``BestPlans.first`` knows it.
     """
     run, state = grammar.forced_run(grammar.start)
     grown, plans = [Beginning(0.0, run, state)], list[Beginning]()
     waiting: list[tuple[float, int, Beginning]] = []
+    first: defaultdict[int, float] = defaultdict(float)
+    least_score = float(np.log(least_first))
     pushed = expanded = 0
     while True:
         plans += [child for child in grown if grammar.finished(child.state)]
         plans = sorted(plans, key=lambda plan: -plan.score)[:count]
         bound = plans[-1].score if len(plans) == count else -np.inf
-        fresh = [b for b in grown if not grammar.finished(b.state) and b.score > bound]
+        fresh = [b for b in grown if not grammar.finished(b.state)]
         fresh.sort(key=lambda beginning: -beginning.score)
         # While plans lack, the search dives; then it goes on from whatever is likeliest.
         dives = bool(fresh) and len(plans) < count
@@ -71,11 +87,18 @@ def best_plans(
         for beginning in fresh[len(taken) :]:
             pushed += 1
             heappush(waiting, (-beginning.score, pushed, beginning))
-        while not dives and len(taken) < at_once and waiting and -waiting[0][0] > bound:
-            taken.append(heappop(waiting)[2])
+        exact = True
+        while not dives and len(taken) < 4 * at_once and waiting:
+            beginning = heappop(waiting)[2]
+            if beginning.score > bound:
+                exact = False
+            elif beginning.state.taken or beginning.score <= least_score:
+                continue
+            taken.append(beginning)
         if not taken or (expanded >= most and len(plans) == count):
-            return BestPlans(plans, exact=not taken)
+            return BestPlans(plans, exact and not dives, first)
         expanded += len(taken)
+        taken.sort(key=lambda beginning: beginning.tokens)
         logits = yield taken
         grown = []
         for beginning, logits_E in zip(taken, logits, strict=True):
@@ -86,99 +109,83 @@ def best_plans(
                 run, state = grammar.forced_run(grammar.follow(beginning.state, edge))
                 tokens = (*beginning.tokens, edge.token, *run)
                 grown.append(Beginning(beginning.score + float(log), tokens, state))
+                if state.taken and not beginning.state.taken:
+                    first[state.taken[0]] += float(np.exp(grown[-1].score))
 
 
-def search_shapes(grammar: PlanGrammar, *, prompt: int, slots: int) -> Shapes:
-    """The shapes of ``search_all`` for prompts of so many tokens behind the system prompt."""
-    response = 2 * AT_ONCE * longest_response(grammar)  # trees go up to a power of two
-    return shapes_of(prompt=prompt, tail=0, response=response, slots=slots, nodes=1, queries=1)
+@dataclass(kw_only=True)
+class SearchRow(SequenceState):
+    """A search in a slot, which is decoded beside other rows and ends as its likeliest plan.
 
-
-def search_all(
-    programs: Programs,
-    grammar: PlanGrammar,
-    prompts: Sequence[Sequence[int]],
-    count: int,
-    *,
-    on_row: Callable[[], None],
-) -> list[BestPlans]:
-    """``best_plans`` of each prompt, given as its tokens behind the system prompt; as many prompts
-    at a time as the programs have slots.
-
-    The beginnings that a search asks for are the paths of one tree behind its prompt, which each
-    pass runs anew.
+    The slot holds one beginning at a time, behind all tokens of the prompt but the last one, which
+    runs again at the root. A pass takes in as many of those asked for as have room in its tree, and
+    goes on from what they have in common with the one that is held; a beginning that is longer than
+    the tree takes several passes.
     """
-    found: list[BestPlans | None] = [None] * len(prompts)
-    upcoming = iter(range(len(prompts)))
-    free = list(range(max(programs.shapes.nodes)))
-    searches: dict[int, tuple[int, Search]] = {}
-    asked: dict[int, list[Beginning]] = {}
-    while True:
-        while free and (number := next(upcoming, None)) is not None:
-            slot, search = free.pop(), best_plans(grammar, count)
-            nothing = programs.no_edges(programs.shapes.queries)
-            programs.prefill(slot, prompts[number], 0, [], nothing)
-            searches[slot], asked[slot] = (number, search), next(search)
-        if not asked:
-            return [plans for plans in found if plans is not None]
-        of_slots = {slot: prompts[number] for slot, (number, _) in searches.items()}
-        for slot, logits in _edge_logits(programs, grammar, of_slots, asked).items():
-            number, search = searches[slot]
-            try:
-                asked[slot] = search.send(logits)
-            except StopIteration as end:
-                found[number] = end.value
-                del searches[slot], asked[slot]
-                free.append(slot)
-                on_row()
 
+    search: Search
+    root: int  # the prompt's last token
+    before: int  # tokens of the slot in front of it
+    spine: list[int]  # the root and the tokens that are held behind it
+    asked: list[Beginning] = field(default_factory=list)  # what the search waits for
+    logits: list[np.ndarray] = field(default_factory=list)  # of the first of them
+    ends: list[int] = field(default_factory=list)  # nodes of the tree where the next of them end
+    found: BestPlans | None = None
 
-def _edge_logits(
-    programs: Programs,
-    grammar: PlanGrammar,
-    prompts: Mapping[int, Sequence[int]],
-    asked: Mapping[int, Sequence[Beginning]],
-) -> dict[int, list[np.ndarray]]:
-    """Slot -> logits of the open edges behind each beginning there, from one pass for all slots."""
-    # What a slot holds ends with the prompt; its last token runs again, at the root of the tree.
-    trees_of = {
-        slot: _tree(int(prompts[slot][-1]), [beginning.tokens for beginning in beginnings])
-        for slot, beginnings in asked.items()
-    }
-    rows, nodes = max(programs.shapes.nodes), _LEAST_NODES
-    while nodes < max(len(tokens) for tokens, _, _ in trees_of.values()):
-        nodes *= 2
-    trees = empty_trees(rows, nodes, programs.shapes.window)
-    allowed = programs.no_edges(rows, nodes)
-    assert allowed is not None
-    for slot, (tokens, parents, ends) in trees_of.items():
-        trees.lengths_b[slot] = trees.base_b[slot] = len(prompts[slot]) - 1
-        set_tree(trees, slot, tokens, parents)
-        for end, beginning in zip(ends, asked[slot], strict=True):
-            allowed.node[slot, end] = beginning.state.node
-            allowed.open_bits[slot, end] = grammar.words(grammar.open_bits(beginning.state))
-    logits_bxTxE = programs.verify(trees, allowed)
-    return {
-        slot: [
-            logits_bxTxE[slot, end, [edge.number for edge in grammar.edges(beginning.state)]]
-            for end, beginning in zip(ends, asked[slot], strict=True)
-        ]
-        for slot, (_, _, ends) in trees_of.items()
-    }
+    def tree(self, budget: int) -> tuple[DraftTree, dict[int, GrammarState]]:
+        """The next pass: at most ``budget`` nodes, and those where logits are wanted."""
+        left = self.asked[len(self.logits) :]
+        sequences = [(self.root, *beginning.tokens) for beginning in left]
+        # As many as fit, behind what they all have in common with the spine; being sorted, each
+        # one adds what it lacks of the one before. A last token runs in any case, for its logits.
+        first = last = sequences[0]
+        keep, size, count = min(common_prefix(self.spine, first), len(first) - 1), len(first), 1
+        for sequence in sequences[1:]:
+            size += len(sequence) - common_prefix(last, sequence)
+            shared = min(keep, common_prefix(first, sequence), len(sequence) - 1)
+            if size - shared > budget:
+                break
+            keep, count, last = shared, count + 1, sequence
+        self.held = self.before + keep
+        tokens, parents, children = list[int](), list[int](), dict[tuple[int, int], int]()
+        self.ends = []
+        for sequence in sequences[:count]:
+            node = -1
+            for token in sequence[keep : keep + budget]:
+                if (node, token) not in children:
+                    children[node, token] = len(tokens)
+                    tokens.append(token)
+                    parents.append(node)
+                node = children[node, token]
+            if len(sequence) <= keep + budget:
+                self.ends.append(node)
+        states = {end: beginning.state for end, beginning in zip(self.ends, left, strict=False)}
+        return DraftTree(tuple(tokens), tuple(parents), (), 1), states
 
+    def accept(self, grammar: PlanGrammar, tree: DraftTree, logits_TxE: np.ndarray) -> None:
+        """Takes over from a pass the logits that were wanted, and goes on searching."""
+        self.passes += 1
+        # The last beginning stays: the next one was sorted behind it.
+        path, node = list[int](), self.ends[-1] if self.ends else len(tree.tokens) - 1
+        while node >= 0:
+            path.append(node)
+            node = tree.parents[node]
+        self.path = tuple(reversed(path))
+        self.spine[self.held - self.before :] = [tree.tokens[node] for node in self.path]
+        self.base, self.held = self.held, self.held + len(path)
+        for end in self.ends:
+            edges = grammar.edges(self.asked[len(self.logits)].state)
+            self.logits.append(logits_TxE[end, [edge.number for edge in edges]])
+        if len(self.logits) == len(self.asked):
+            self.go_on()
 
-def _tree(root: int, sequences: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[int]]:
-    """Sequences behind a root as one tree: its tokens and parents, and where each one ends."""
-    tokens, parents, ends = [root], [-1], []
-    children: dict[tuple[int, int], int] = {}
-    for sequence in sequences:
-        node = 0
-        for token in sequence:
-            below = children.get((node, token))
-            if below is None:
-                below = children[node, token] = len(tokens)
-                tokens.append(token)
-                parents.append(node)
-            node = below
-        ends.append(node)
-    return tokens, parents, ends
+    def go_on(self) -> None:
+        """Sends the search what it has asked for."""
+        try:
+            self.asked = self.search.send(self.logits) if self.asked else next(self.search)
+            self.logits = []
+        except StopIteration as end:
+            self.found = end.value
+            best = end.value.plans[0]
+            self.response, self.state = list(best.tokens), best.state
+            self.log_probability, self.finished = best.score, True

@@ -7,11 +7,12 @@ for all rows there are. A row that is finished or given up leaves its slot free 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.inference.engine.best_plans import SearchRow, best_plans
 from gplan_jax.inference.engine.prefix_pages import PrefixPages
 from gplan_jax.inference.engine.programs import PAGE, Programs, empty_trees, set_tree
 from gplan_jax.inference.engine.requests import NotFinite
@@ -45,6 +46,8 @@ class Prompted:
     # see ``PlanRequest``
     temperature: float = 0.0
     seed: int = 0
+    best: int = 0
+    least_first: float = 1.0  # see ``best_plans``
 
 
 @dataclass
@@ -131,20 +134,25 @@ class ContinuousDecoder:
         allowed = self.programs.no_edges(size, nodes)
         drafted = []
         for row in rows:
-            if self._drafter is None or row.state is None:
-                states = () if row.state is None else (row.state,)
-                tree = DraftTree(row.chain[:1], (-1,), states, 1)
+            wanted: Mapping[int, GrammarState] = {}
+            if isinstance(row, SearchRow):
+                tree, wanted = row.tree(nodes)
+            elif row.state is None:
+                tree = DraftTree(row.chain, (-1,), (), 1)
             else:
-                tree = self._drafter.tree(row.state, row.chain, row.context, nodes)
+                tree = DraftTree(row.chain[:1], (-1,), (row.state,), 1)
+                if self._drafter is not None:
+                    tree = self._drafter.tree(row.state, row.chain, row.context, nodes)
+                # Where the chain alone is longer than the tree, nothing is decided.
+                if tree.chain == len(row.chain):
+                    wanted = dict(enumerate(tree.states[tree.chain - 1 :], start=tree.chain - 1))
             drafted.append(tree)
             trees.lengths_b[row.slot], trees.base_b[row.slot] = row.held, row.base
             trees.moves_bxM[row.slot, : len(row.path)] = row.path
             set_tree(trees, row.slot, tree.tokens, tree.parents)
-            if grammar is None or allowed is None or tree.chain < len(row.chain):
-                continue  # where the chain alone is longer than the tree, nothing is decided
-            for node in range(tree.chain - 1, len(tree.tokens)):
-                state = row.state if node == tree.chain - 1 else tree.states[node]
-                assert state is not None
+            if grammar is None or allowed is None:
+                continue
+            for node, state in wanted.items():
                 allowed.node[row.slot, node] = state.node
                 allowed.open_bits[row.slot, node] = grammar.words(grammar.open_bits(state))
 
@@ -153,7 +161,9 @@ class ContinuousDecoder:
         self.counts.rows_of_passes[len(rows)] += 1
         for row, tree in zip(rows, drafted, strict=True):
             try:
-                if grammar is not None:
+                if isinstance(row, SearchRow) and grammar is not None:
+                    row.accept(grammar, tree, choices[row.slot])
+                elif grammar is not None:
                     accept_tree(row, grammar, tree, choices[row.slot])
                 else:
                     row.passes += 1
@@ -176,25 +186,42 @@ class ContinuousDecoder:
 
     def _prefill(self, slot: int, ids: list[int], prompted: Prompted) -> tuple[SequenceState, int]:
         grammar, shapes = self.grammar, self.programs.shapes
-        # A prefill may decide as well: along what is drafted, or the first token alone.
+        # A prefill may decide as well: along what is drafted, or the first token alone. A search
+        # begins behind it.
         start = Start((), ())
-        if self._drafter is not None:
+        if self._drafter is not None and not prompted.best:
             start = self._drafter.start(prompted.context, shapes.tail, shapes.queries)
         elif grammar is not None and len(grammar.edges(grammar.start)) > 1:
             start = Start((), ((0, grammar.start),))
         shared = ids[: max(0, min(prompted.shared - self._system, len(ids) - 1))]
         held = self._restore(slot, shared, len(ids) + len(start.tokens))
         rest = [*ids[held:], *start.tokens]
-        row = SequenceState(
-            slot,
-            len(ids),
-            None if grammar is None else grammar.start,
-            context=prompted.context,
-            temperature=prompted.temperature,
-            seed=prompted.seed,
-            base=len(ids),
-            passes=1,
-        )
+        row: SequenceState
+        if prompted.best:
+            assert grammar is not None, "only plans under a grammar can be searched for"
+            row = SearchRow(
+                slot,
+                len(ids),
+                None,
+                context=prompted.context,
+                base=len(ids),
+                passes=1,
+                search=best_plans(grammar, prompted.best, least_first=prompted.least_first),
+                root=ids[-1],
+                before=len(ids) - 1,
+                spine=ids[-1:],
+            )
+        else:
+            row = SequenceState(
+                slot,
+                len(ids),
+                None if grammar is None else grammar.start,
+                context=prompted.context,
+                temperature=prompted.temperature,
+                seed=prompted.seed,
+                base=len(ids),
+                passes=1,
+            )
         allowed = self.programs.no_edges(shapes.queries)
         before_start = len(ids) - held - 1
         queries = [before_start + front for front, _ in start.decisions] or [before_start]
@@ -204,7 +231,9 @@ class ContinuousDecoder:
                 allowed.open_bits[index] = grammar.words(grammar.open_bits(state))
         choices = self.programs.prefill(slot, rest, held, queries, allowed)
         self.counts.passes += 1
-        if grammar is not None:
+        if isinstance(row, SearchRow):
+            row.go_on()
+        elif grammar is not None:
             accept_start(row, grammar, start, choices)
         else:
             self._take_freely(row, int(choices[0]))

@@ -31,6 +31,7 @@ from gplan_jax.reasoning import Prompt
 
 # What a prefill verifies of a response at most, a latent prefix not counted.
 START_TOKENS, START_DECISIONS = 64, 16
+SEARCH_NODES = 64  # tokens of a pass for each row of a file whose best plans are searched for
 _TRIGGER_COLUMNS = tuple(f"trigger_{number}" for number in range(1, 8))
 _TIMES = ("2000-01-01 00:00:00", "2001-12-31 12:59:59")
 _TIME_COLUMNS = (REQUEST_TIME, *ORDER_TIMES)
@@ -121,7 +122,7 @@ class Prompter:
                 self._shared(sample, ids) if self.find_shared else 0,
                 context_key(sample),
             )
-        return Prompted(ids, shared, known, request.temperature, request.seed)
+        return Prompted(ids, shared, known, request.temperature, request.seed, request.best)
 
     def system_ids(self, sample: Sample | Prompt) -> list[int]:
         """What the prompts of all samples begin with; it does not depend on the sample's values."""
@@ -190,10 +191,12 @@ def build_decoder(
         nodes=config.draft_tokens if drafted else 1,
         queries=START_DECISIONS if drafted else 1,
     )
-    if not ahead and not drafted:
+    searched = any(prompt.best for prompt in prompts)
+    if not ahead and (searched or not drafted):
         # A file keeps the slots full but for its last rows: other sizes cost more to compile than
         # they save.
-        shapes = dataclasses.replace(shapes, nodes={config.slots: 1})
+        nodes = {config.slots: SEARCH_NODES if searched else 1}
+        shapes = dataclasses.replace(shapes, nodes=nodes)
     programs = Programs(
         parts.model,
         system,

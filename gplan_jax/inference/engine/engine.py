@@ -12,12 +12,13 @@ import threading
 import time
 from collections import Counter, deque
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.inference.engine.best_plans import SearchRow
 from gplan_jax.inference.engine.continuous import ContinuousDecoder, Prompted
 from gplan_jax.inference.engine.decoder_setup import (
     Prompter,
@@ -27,10 +28,14 @@ from gplan_jax.inference.engine.decoder_setup import (
 )
 from gplan_jax.inference.engine.requests import (
     ENDS,
+    LEAST_FIRST,
+    BadOption,
     DeadlineExceeded,
     Draining,
     EngineConfig,
     EngineSnapshot,
+    FoundPlan,
+    FoundPlans,
     Overloaded,
     PlanAnswer,
     PlanRequest,
@@ -118,7 +123,11 @@ class PlanEngine:
         """Queues a request; see ``requests.Engine``."""
         with self._changed:
             self._check_room(request)  # Before any work is done for what would be refused.
-        prompted = self._prompter.prompted(request)
+        if request.best and self._decoder.grammar is None:
+            raise BadOption("best", "only plans under the grammar are searched for; see --mode.")
+        if request.best and request.temperature > 0:
+            raise BadOption("temperature", "a search draws nothing; leave out this or best.")
+        prompted = replace(self._prompter.prompted(request), least_first=LEAST_FIRST)
         now = time.monotonic()
         deadline = float("inf") if request.deadline_s is None else now + request.deadline_s
         entry = _Request(prompted, deadline, now)
@@ -267,6 +276,7 @@ class PlanEngine:
             pass_ms=tuple(
                 1e3 * (end - start) for start, end in pairwise([entry.prefilled, *entry.passed])
             ),
+            found=self._found(row) if isinstance(row, SearchRow) else None,
         )
         with self._changed:
             del self._active[row.slot]
@@ -276,6 +286,19 @@ class PlanEngine:
                 self._seconds_between_answers += 0.1 * (apart - self._seconds_between_answers)
             self._last_answer = now
         _settle(entry.future, answer)
+
+    def _found(self, row: SearchRow) -> FoundPlans:
+        grammar, found = self._decoder.grammar, row.found
+        assert grammar is not None and found is not None
+        decode = self.encoder.decode
+        return FoundPlans(
+            tuple(FoundPlan(decode(plan.tokens), plan.score) for plan in found.plans),
+            found.exact,
+            tuple(
+                (grammar.intents[intent], probability)
+                for intent, probability in sorted(found.first.items(), key=lambda pair: -pair[1])
+            ),
+        )
 
 
 def _settle(future: Future[PlanAnswer], outcome: PlanAnswer | Exception) -> None:

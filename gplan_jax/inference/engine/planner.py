@@ -10,7 +10,6 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from gplan_jax.data.batch_plan import round_up
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.data.tasks.registry import load_task
@@ -19,7 +18,7 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.gsisr.intent_counts import IntentCounts
-from gplan_jax.inference.engine.best_plans import search_all, search_shapes
+from gplan_jax.inference.engine.best_plans import SearchRow
 from gplan_jax.inference.engine.continuous import Prompted, decode_all
 from gplan_jax.inference.engine.decoder_setup import (
     Parts,
@@ -29,7 +28,6 @@ from gplan_jax.inference.engine.decoder_setup import (
     grammar_of,
     load_counts,
 )
-from gplan_jax.inference.engine.programs import PAGE, Programs
 from gplan_jax.inference.engine.requests import DecodingMode, EngineConfig, PlanRequest
 from gplan_jax.inference.grammar.plan_grammar import PlanGrammar
 from gplan_jax.models import Qwen3, load_qwen3
@@ -163,7 +161,8 @@ class Planner:
 
     def prompt(self, context: Sample | Prompt, row: int = 0) -> Prompted:
         """The prompt of a context, drawn for with the seed of its row, counted from 0."""
-        request = PlanRequest(context, temperature=self.temperature, seed=self.seed + row)
+        seed = self.seed + row
+        request = PlanRequest(context, temperature=self.temperature, seed=seed, best=self.best)
         return self.prompter.prompted(request)
 
     def answers(
@@ -178,38 +177,25 @@ class Planner:
             context: of any of the prompts, which all begin alike.
             on_row: called after each prompt.
         """
-        grammar, system = self.grammar, self.prompter.system_ids(context)
-        slots = min(self.batch_size, len(prompts), _MOST_SLOTS)
-        if grammar is None or not self.best:
-            config = EngineConfig(
-                mode=self.mode,
-                slots=slots,
-                max_new_tokens=self.max_new_tokens,
-                prefix_cache_mib=0,
-            )
-            # The drafts learn from the answers of this call alone.
-            counts = copy.deepcopy(self.counts)
-            parts = Parts("planner", self.model, self.encoder, self.task, grammar, counts)
-            decoder = build_decoder(
-                parts, config, self.prompter, prompts=prompts, sample=context, ahead=False
-            )
-            rows = decode_all(decoder, prompts, on_row=on_row)
-            texts = [self.encoder.decode(row.response) for row in rows]
-            logs = [row.log_probability if grammar else None for row in rows]
-            return [[Answer(text, log)] for text, log in zip(texts, logs, strict=True)]
-
-        ids = [prompt.ids[len(system) :] for prompt in prompts]
-        longest = round_up(max(map(len, ids)), PAGE)
-        programs = Programs(
-            self.model,
-            system,
-            search_shapes(grammar, prompt=longest, slots=slots),
-            vocabulary=self.encoder.vocabulary_size,
-            grammar=grammar,
-            pages=False,
-            ahead=False,
+        grammar = self.grammar
+        config = EngineConfig(
+            mode=self.mode,
+            slots=min(self.batch_size, len(prompts), _MOST_SLOTS),
+            max_new_tokens=self.max_new_tokens,
+            prefix_cache_mib=0,
         )
-        return [
-            [Answer(self.encoder.decode(plan.tokens), plan.score, exact) for plan in plans]
-            for plans, exact in search_all(programs, grammar, ids, self.best, on_row=on_row)
-        ]
+        # The drafts learn from the answers of this call alone.
+        counts = copy.deepcopy(self.counts)
+        parts = Parts("planner", self.model, self.encoder, self.task, grammar, counts)
+        decoder = build_decoder(
+            parts, config, self.prompter, prompts=prompts, sample=context, ahead=False
+        )
+        decode = self.encoder.decode
+        answers = []
+        for row in decode_all(decoder, prompts, on_row=on_row):
+            if isinstance(row, SearchRow) and (found := row.found) is not None:
+                of_row = [Answer(decode(p.tokens), p.score, found.exact) for p in found.plans]
+            else:
+                of_row = [Answer(decode(row.response), row.log_probability if grammar else None)]
+            answers.append(of_row)
+        return answers

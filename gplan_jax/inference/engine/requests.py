@@ -11,9 +11,11 @@ from pydantic import Field
 
 from gplan_jax.foundation.config import Config
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import Sample
+from gplan_jax.gsisr import Intent, Sample
 from gplan_jax.reasoning import Prompt
 
+# Beginnings of a first intent that are less probable are not looked into; see ``FoundPlans``.
+LEAST_FIRST = 1e-4
 DecodingMode = Literal["unconstrained", "constrained", "drafted"]
 
 
@@ -63,6 +65,14 @@ class NotFinite(GplanError):
         )
 
 
+class BadOption(GplanError):
+    """A request asks for what can't be done; ``path`` is the option at fault, as a JSON path."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(f"{path}: {message}")
+        self.path = path
+
+
 class DeadlineExceeded(GplanError):
     """The answer was not ready in time; its slot is free again."""
 
@@ -77,6 +87,27 @@ class PlanRequest:
     # grammar allows
     temperature: float = 0.0
     seed: int = 0  # of those draws; one seed gives one plan
+    # the likeliest whole plans to search for; 0 decodes one plan token by token
+    best: int = 0
+
+
+@dataclass(frozen=True)
+class FoundPlan:
+    """One of the likeliest plans."""
+
+    text: str  # the whole response
+    log_probability: float  # natural, of the plan among all that the grammar allows
+
+
+@dataclass(frozen=True)
+class FoundPlans:
+    """What a search for the likeliest plans has found."""
+
+    plans: tuple[FoundPlan, ...]  # the likeliest first; fewer than wanted where there are no more
+    exact: bool  # whether it is proven that none that lacks is likelier
+    # intents and the probabilities that a plan begins with them, the likeliest first; what lacks
+    # to 1 is that of beginnings less probable than LEAST_FIRST
+    first: tuple[tuple[Intent, float], ...]
 
 
 @dataclass(frozen=True)
@@ -96,6 +127,7 @@ class PlanAnswer:
     decode_ms: float
     # from the end of the prefill, or of the pass before, to the end of each pass
     pass_ms: tuple[float, ...] = ()
+    found: FoundPlans | None = None  # where the request asked for the best plans; ``text`` is first
 
 
 ENDS = ("answered", "cancelled", "expired", "refused", "failed")  # how a request can end
@@ -139,6 +171,7 @@ class Engine(Protocol):
         The future raises DeadlineExceeded, NotFinite, or GplanError where the prompt can't be made.
 
         Raises:
+            BadOption: the engine can't do what an option asks for.
             Overloaded: the queue is full, or so long that the request would miss its deadline.
             Draining: the engine is being closed.
             GplanError: the context can't be turned into a prompt; the message says why.

@@ -59,8 +59,8 @@ def plan_pieces(
     paired = [_ids([intents[i], intents[other[i]]], library, encoder) for i in everything]
     for intent, ids in zip(intents, alone, strict=True):
         _check_text(intent, ids, library, encoder)
-    parting = [_common(a, p) for a, p in zip(alone, paired, strict=True)]
-    shared = min(_common(alone[0], ids) for ids in alone)
+    parting = [common_prefix(a, p) for a, p in zip(alone, paired, strict=True)]
+    shared = min(common_prefix(alone[0], ids) for ids in alone)
     begin = min(shared, *parting)
     tails = [len(ids) - begin for ids in alone]
     pieces = PlanPieces(
@@ -129,7 +129,7 @@ def _block(name: str, latents: LatentVocabulary, encoder: ChatEncoder) -> Tokens
     return _encode("".join(latents.block_tokens(name)), encoder)
 
 
-def _common(first: Tokens, second: Tokens) -> int:
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     """How many tokens both begin with."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
@@ -158,7 +158,7 @@ def _check_row(
     if found == wanted:
         return
     borders = itertools.accumulate(len(pieces.bodies[i]) + len(pieces.joints[i]) for i in row)
-    fault = _common(found, wanted) - len(pieces.start)
+    fault = common_prefix(found, wanted) - len(pieces.start)
     slot = next(i for i, border in enumerate(borders) if fault < border or i == len(row) - 2)
     raise merged(intents[row[slot]], intents[row[slot + 1]])
 

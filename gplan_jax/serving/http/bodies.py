@@ -87,13 +87,17 @@ def validate(kind: type[Body], value: Any) -> Body:
 
 
 def _column(faults: list[Any]) -> str | None:
-    """The first column at fault, None where no fault is in a column of the schema."""
+    """The first column of a context at fault, else the path of another key; None where no fault
+    is in a key of the schema.
+    """
     for fault in faults:
         where = [str(part) for part in fault["loc"]]
-        if "context" in where[:1] or "contexts" in where[:1]:
-            name = where[-1]
-            if fault["type"] != "extra_forbidden" and len(where) > 1 and not name.isdecimal():
-                return name
+        if not where or fault["type"] == "extra_forbidden":
+            continue
+        if where[0] not in ("context", "contexts"):
+            return ".".join(where)
+        if len(where) > 1 and not where[-1].isdecimal():
+            return where[-1]
     return None
 
 

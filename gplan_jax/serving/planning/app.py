@@ -25,9 +25,11 @@ import gplan_jax
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, Sample, check_plan, latent_valid, parse_plan
 from gplan_jax.inference.engine.requests import (
+    BadOption,
     DeadlineExceeded,
     Draining,
     Engine,
+    FoundPlans,
     NotFinite,
     Overloaded,
     PlanAnswer,
@@ -42,10 +44,13 @@ from gplan_jax.serving.http.telemetry import ServerMetrics, log
 from gplan_jax.serving.planning.schemas import (
     ERRORS,
     PLAN_ERRORS,
+    BestAnswer,
+    BestPlanAnswer,
     ContextBody,
     Example,
     ExamplesAnswer,
     ExperimentAnswer,
+    FirstIntentAnswer,
     ModelAnswer,
     PlanBody,
     PlanResult,
@@ -88,6 +93,8 @@ def _api_error(error: GplanError) -> ApiError:
             return ApiError(500, "not_finite", str(error))
         case DeadlineExceeded():
             return ApiError(504, "deadline", "The answer was not ready in time.")
+        case BadOption():
+            return ApiError(422, "bad_request", str(error), column=error.path)
         case _:
             column = next((name for name in reversed(COLUMNS) if name in str(error)), None)
             return ApiError(422, "bad_context", str(error), column=column)
@@ -170,13 +177,14 @@ class PlanEndpoints:
             deadline_s=(body.deadline_ms or self.settings.deadline_ms) / 1000,
             temperature=body.temperature,
             seed=body.seed,
+            best=body.best,
         )
         try:
             answer = await self._plan(wanted, hung_up)
         except GplanError as error:
             raise _api_error(error) from None
         request.state.pass_ms = answer.pass_ms  # for the trace
-        text, plan = answer.text, parse_plan(answer.text, self.library)
+        text = answer.text
         violations = check_plan(text, self.library)
         valid = latent_valid(text, self.latents, self.library) if self.latents else None
         total_ms = round(1000 * (time.monotonic() - request.state.started), 3)
@@ -184,7 +192,7 @@ class PlanEndpoints:
         return PlanResult(
             id=request_id,
             model=self.settings.model,
-            plan=[{_sound(key): _sound(value) for key, value in i.items()} for i in plan],
+            plan=self._read(text),
             text=text,
             latent_valid=valid,
             passed=not violations,
@@ -207,6 +215,28 @@ class PlanEndpoints:
                 accepted_tokens=answer.accepted,
             ),
             experiment=self._expose(context.id, request_id),
+            best=self._best(answer.found) if answer.found else None,
+        )
+
+    def _read(self, text: str) -> list[dict[str, str]]:
+        plan = parse_plan(text, self.library)
+        return [{_sound(key): _sound(value) for key, value in i.items()} for i in plan]
+
+    def _best(self, found: FoundPlans) -> BestAnswer:
+        return BestAnswer(
+            plans=[
+                BestPlanAnswer(
+                    plan=self._read(plan.text),
+                    text=plan.text,
+                    log_probability=round(plan.log_probability, 6),
+                )
+                for plan in found.plans
+            ],
+            exact=found.exact,
+            first_intents=[
+                FirstIntentAnswer(intent=intent, probability=round(probability, 6))
+                for intent, probability in found.first
+            ],
         )
 
     async def _plan(self, request: PlanRequest, hung_up: asyncio.Future[None]) -> PlanAnswer:

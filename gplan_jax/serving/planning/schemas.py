@@ -17,6 +17,7 @@ from gplan_jax.serving.http.settings import ServerSettings
 
 MAX_VALUE_CHARS = 16_384
 MAX_CONTEXTS = 64
+MAX_BEST = 20
 MAX_SEED = 2**31 - 1
 
 # NUL ends texts in too many places to be let in; lone surrogates pydantic refuses by itself.
@@ -94,6 +95,12 @@ class _Options(_Body):
         description="0 takes the likeliest plan; above, plans are drawn.",
     )
     seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Of the draws; one seed, one plan.")
+    best: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_BEST,
+        description="Likeliest whole plans to search for; 0 decodes one, token by token.",
+    )
 
 
 class PlanBody(_Options):
@@ -161,12 +168,40 @@ class ExperimentAnswer(_Body):
     arm: str
 
 
+PlanSteps = list[dict[str, str]]
+
+
+class BestPlanAnswer(_Body):
+    """One of the likeliest plans; the log-probability is natural, among all valid plans."""
+
+    plan: PlanSteps
+    text: str
+    log_probability: float
+
+
+class FirstIntentAnswer(_Body):
+    """An intent, and the probability that a plan begins with it."""
+
+    intent: dict[str, str]
+    probability: float
+
+
+class BestAnswer(_Body):
+    """The likeliest plans, likeliest first."""
+
+    plans: list[BestPlanAnswer]
+    exact: bool = Field(description="Whether it is proven that no other plan is likelier.")
+    first_intents: list[FirstIntentAnswer] = Field(
+        description="Likeliest first; what lacks to 1 lies behind beginnings below 0.0001."
+    )
+
+
 class PlanResult(_Body):
     """A plan, whether it may be carried out, and what it cost."""
 
     id: str = Field(description="Id of the request, as in X-Request-Id.")
     model: str
-    plan: list[dict[str, str]] = Field(description="Tool calls in order; [] where none was found.")
+    plan: PlanSteps = Field(description="Tool calls in order; [] where none was found.")
     text: str = Field(description="The whole response of the model.")
     latent_valid: bool | None = Field(
         description="Whether the latent prefix is well formed; null for a model without one."
@@ -180,9 +215,14 @@ class PlanResult(_Body):
         description="Left out where no experiment runs or the user takes no part in it.",
     )
 
+    best: BestAnswer | None = Field(
+        default=None, description="Left out where the request asks for none; `plan` is its first."
+    )
+
     def body(self) -> dict[str, Any]:
-        """The answer as JSON values, without an experiment that is not there."""
-        return self.model_dump(exclude=None if self.experiment else {"experiment"})
+        """The answer as JSON values, without what may be left out and is not there."""
+        optional = {"experiment": self.experiment, "best": self.best}
+        return self.model_dump(exclude={key for key, value in optional.items() if value is None})
 
 
 class PlansResult(_Body):

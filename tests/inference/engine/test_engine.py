@@ -21,6 +21,7 @@ from gplan_jax.inference.engine.continuous import ContinuousDecoder
 from gplan_jax.inference.engine.engine import PlanEngine
 from gplan_jax.inference.engine.programs import Programs
 from gplan_jax.inference.engine.requests import (
+    BadOption,
     DeadlineExceeded,
     Draining,
     EngineConfig,
@@ -117,6 +118,32 @@ def test_answers_are_plans_and_say_what_they_cost(
     assert (snapshot.answered, snapshot.active, snapshot.queued) == (len(world_rows) + 5, 0, 0)
     assert sum(snapshot.rows_of_passes.values()) + snapshot.answered == snapshot.passes
     assert set(snapshot.rows_of_passes) <= {1, SLOTS}
+
+
+def test_a_search_answers_beside_plans_and_compiles_nothing(
+    engine: PlanEngine, parts: Parts, world_rows: list[Sample]
+) -> None:
+    before = engine.snapshot()
+    rows = world_rows[:6]
+    futures = [engine.submit(PlanRequest(row, best=n % 2 * 3)) for n, row in enumerate(rows)]
+    answers = [future.result(60) for future in futures]
+    alone = engine.submit(PlanRequest(world_rows[0])).result(60)
+    assert answers[0].text == alone.text and answers[0].found is None
+    for answer in answers[1::2]:
+        assert answer.found is not None and answer.found.exact
+        logs = [plan.log_probability for plan in answer.found.plans]
+        assert len(logs) == 3 and logs == sorted(logs, reverse=True)
+        assert answer.found.plans[0].text == answer.text
+        for plan in answer.found.plans:
+            assert check_plan(plan.text, engine.library) == []
+        likeliest, *others = [probability for _, probability in answer.found.first]
+        assert 0.95 < likeliest + sum(others) <= 1 + 1e-5 and likeliest >= max(others)
+    after = engine.snapshot()
+    assert after.compilations == before.compilations
+    taken = sum(answer.passes for answer in [*answers, alone])
+    assert max(a.passes for a in answers) < after.passes - before.passes < taken
+    with pytest.raises(BadOption, match="temperature: a search draws nothing"):
+        engine.submit(PlanRequest(parts.row, best=2, temperature=1.0))
 
 
 def test_nothing_is_compiled_once_it_runs(
@@ -291,6 +318,9 @@ def test_load_and_answer(tiny_model_dir: Path, world_rows: list[Sample], mode: s
         future.result(120)
         for future in [engine.submit(PlanRequest(row)) for row in world_rows[:10]]
     ]
+    if mode == "unconstrained":
+        with pytest.raises(BadOption, match="best: only plans under the grammar"):
+            engine.submit(PlanRequest(world_rows[0], best=2))
     engine.close()
     assert engine.name == tiny_model_dir.name
     for answer in answers:

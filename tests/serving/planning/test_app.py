@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from gplan_jax.foundation.buckets import Experiment
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, facts_of
-from gplan_jax.inference.engine.requests import NotFinite, Overloaded, PlanRequest
+from gplan_jax.inference.engine.requests import BadOption, NotFinite, Overloaded, PlanRequest
 from gplan_jax.serving.http.middleware import SHARED_PAGE_FILES
 from gplan_jax.serving.planning.app import PAGE, PAGE_FILES
 from gplan_jax.serving.planning.schemas import MAX_CONTEXTS, MAX_VALUE_CHARS, ContextBody
@@ -93,6 +93,35 @@ def test_a_plan_with_its_verdicts_and_costs() -> None:
     assert {k: v for k, v in request.sample.to_dict().items() if v} == CONTEXT
 
 
+def test_the_best_plans_with_their_probabilities() -> None:
+    engine = FakeEngine()
+    found = ask(engine, post({"context": CONTEXT, "best": 2})).json()
+    assert found["plan"] == json.loads(PLAN) and engine.requests[0].best == 2
+    assert found["best"] == {
+        "plans": [
+            {"plan": json.loads(PLAN), "text": TEXT, "log_probability": log}
+            for log in (-0.693147, -1.386294)
+        ],
+        "exact": False,
+        "first_intents": [{"intent": {"工具名称": "tool_8"}, "probability": 0.75}],
+    }
+
+
+def test_an_option_that_the_engine_can_t_honour_is_named() -> None:
+    def refuse(request: PlanRequest) -> None:
+        raise BadOption("temperature", "a search draws nothing.")
+
+    engine = FakeEngine()
+    engine.refuse = refuse
+    answer = ask(engine, post({"context": CONTEXT, "best": 2, "temperature": 1}))
+    error = {
+        "code": "bad_request",
+        "message": "temperature: a search draws nothing.",
+        "column": "temperature",
+    }
+    assert (answer.status_code, answer.json()["error"]) == (422, error)
+
+
 def test_a_plan_that_breaks_rules_is_answered_with_what_it_breaks() -> None:
     engine = FakeEngine(respond=lambda _: '[{"工具名称":"tool_8"},{"工具名称":"tool_99"}]')
     found = ask(engine, post({"context": CONTEXT})).json()
@@ -155,6 +184,9 @@ def nested(depth: int) -> bytes:
         (b'{"context": {}, "seed": ' + b"9" * 500 + b"}", 422, "bad_request", "seed"),
         (b'{"context": {}, "seed": -1}', 422, "bad_request", "seed"),
         (b'{"context": {}, "seed": true}', 422, "bad_request", "seed"),
+        (b'{"context": {}, "best": -1}', 422, "bad_request", "best"),
+        (b'{"context": {}, "best": 21}', 422, "bad_request", "best"),
+        (b'{"context": {}, "best": 2.5}', 422, "bad_request", "best"),
         (b'{"context": {}, "temperature": 1e999}', 400, "bad_json", "1e999"),
         (b'{"context": {}, "temperature": "1"}', 422, "bad_request", "temperature"),
         (b'{"context": {}, "deadline_ms": 0}', 422, "bad_request", "deadline_ms"),
@@ -182,6 +214,8 @@ def test_a_faulty_body_is_refused_by_what_is_wrong_with_it(
     error = answer.json()["error"]
     assert error["code"] == code and named in error["message"]
     assert engine.requests == []
+    if named in ("seed", "best", "temperature", "deadline_ms"):
+        assert error["column"] == named
 
 
 def test_a_fault_of_one_column_names_it_for_programs_too() -> None:
