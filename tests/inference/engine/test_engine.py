@@ -277,11 +277,14 @@ def test_a_fault_of_the_device_reaches_everybody(parts: Parts) -> None:
     class Broken(Held):
         def step(self) -> list:
             if self.rows:
+                assert self.go.wait(30)
                 raise RuntimeError("out of memory")
             return []
 
-    engine = parts.engine(Broken(parts.decoder()))
+    decoder = Broken(parts.decoder())
+    engine = parts.engine(decoder)
     futures = [engine.submit(PlanRequest(parts.row)) for _ in range(3)]
+    decoder.go.set()
     for future in futures:
         with pytest.raises(RuntimeError, match="out of memory"):
             future.result(30)
