@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr.library import IntentLibrary
@@ -46,6 +46,23 @@ class PlanRules:
     yields: int  # those that yield a place
     # for each intent those that can't follow it: itself, and all of its groups' tools
     closes: tuple[int, ...]
+    groups: tuple[int, ...]  # the intents of each exclusive group
+
+    def within_reach(self, available: int) -> int:
+        """How many of the intents ``available`` any plan can take up at least.
+
+        Those that never close, and one for each cluster of groups that share a tool: until one of a
+        cluster is taken, all that is available of it stays so.
+        """
+        grouped = 0
+        clusters: list[int] = []
+        for group in self.groups:
+            apart = [cluster for cluster in clusters if not cluster & group]
+            for cluster in clusters:
+                group |= cluster if cluster & group else 0
+            clusters = [*apart, group]
+            grouped |= group
+        return (available & ~grouped).bit_count() + sum(bool(c & available) for c in clusters)
 
 
 def plan_rules(
@@ -66,9 +83,9 @@ def plan_rules(
         )
         free |= 0 if refers else 1 << i
         yields |= (1 << i) * library.tools[tool].yields_place
-    groups = [
+    groups = tuple(
         sum(of_tool[tool] for tool in dict.fromkeys(group)) for group in library.exclusive_groups
-    ]
+    )
     closes = []
     for i in range(len(intents)):
         together = 1 << i
@@ -76,7 +93,9 @@ def plan_rules(
             together |= group if group >> i & 1 else 0
         closes.append(together)
     minimum, maximum = library.plan_length.minimum, library.plan_length.maximum
-    reach = _within_reach(free, closes, groups)
+    every = (1 << len(intents)) - 1
+    rules = PlanRules(minimum, maximum, every, free, yields, tuple(closes), groups)
+    reach = rules.within_reach(free)
     if reach < minimum:
         raise GplanError(
             f"A plan of the library {library.name} could get stuck after {reach} intents, but "
@@ -90,21 +109,4 @@ def plan_rules(
             f"The latent vocabulary has {most_steps} steps, but a plan of the library "
             f"{library.name} has at least {minimum} intents."
         )
-    return PlanRules(minimum, maximum, (1 << len(intents)) - 1, free, yields, tuple(closes))
-
-
-def _within_reach(free: int, closes: Sequence[int], groups: Sequence[int]) -> int:
-    """How many intents every plan can have at least, however it begins.
-
-    Those that never close, and one for each cluster of groups that share a tool: until one of a
-    cluster is taken, all of it is available.
-    """
-    grouped = 0
-    clusters: list[int] = []
-    for group in groups:
-        apart = [cluster for cluster in clusters if not cluster & group]
-        for cluster in clusters:
-            group |= cluster if cluster & group else 0
-        clusters = [*apart, group]
-        grouped |= group
-    return (free & ~grouped).bit_count() + sum(bool(cluster & free) for cluster in clusters)
+    return replace(rules, maximum=maximum)

@@ -130,10 +130,10 @@ class RandomDrafts:
     def __init__(self, grammar: PlanGrammar, seed: int) -> None:
         self._grammar, self._random = grammar, random.Random(seed)
 
-    def start(self, context: tuple[str, ...], budget: int, most: int) -> Start:
+    def start(self, state: GrammarState, context: tuple[str, ...], budget: int, most: int) -> Start:
         tokens: list[int] = []
         decisions: list[tuple[int, GrammarState]] = []
-        state, length = self._grammar.start, self._random.randint(0, budget)
+        length = self._random.randint(0, budget)
         while edges := self._grammar.edges(state):
             if len(edges) > 1:
                 decisions.append((len(tokens), state))

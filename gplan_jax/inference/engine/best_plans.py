@@ -43,7 +43,8 @@ class BestPlans(NamedTuple):
 
     plans: list[Beginning]  # the likeliest first; fewer than wanted where there are no more
     exact: bool  # whether no other plan is likelier than the last of them
-    # number of an intent -> the probability that the plan begins with it; what lacks to 1 lies
+    # number of an intent -> the probability that the plan begins with it, behind the intents that
+    # are no decision; what lacks to 1 lies
     # behind beginnings that nobody went on from
     first: dict[int, float]
 
@@ -55,6 +56,7 @@ def best_plans(
     grammar: PlanGrammar,
     count: int,
     *,
+    start: GrammarState | None = None,
     least_first: float = 1.0,
     at_once: int = AT_ONCE,
     most: int = MOST,
@@ -66,10 +68,13 @@ def best_plans(
     NotFinite where they aren't finite.
 
     Args:
+        start: where the plans begin; None for the grammar's start.
         least_first: beginnings of the first intent that are more probable are gone on from even
             where they can't lead to one of the plans, so that ``BestPlans.first`` knows it.
     """
-    run, state = grammar.forced_run(grammar.start)
+    start = start or grammar.start
+    fixed = len(start.ahead)  # intents that are no decision
+    run, state = grammar.forced_run(start)
     grown, plans = [Beginning(0.0, run, state)], list[Beginning]()
     waiting: list[tuple[float, int, Beginning]] = []
     first: defaultdict[int, float] = defaultdict(float)
@@ -92,7 +97,7 @@ def best_plans(
             beginning = heappop(waiting)[2]
             if beginning.score > bound:
                 exact = False
-            elif beginning.state.taken or beginning.score <= least_score:
+            elif len(beginning.state.taken) > fixed or beginning.score <= least_score:
                 continue
             taken.append(beginning)
         if not taken or (expanded >= most and len(plans) == count):
@@ -109,8 +114,8 @@ def best_plans(
                 run, state = grammar.forced_run(grammar.follow(beginning.state, edge))
                 tokens = (*beginning.tokens, edge.token, *run)
                 grown.append(Beginning(beginning.score + float(log), tokens, state))
-                if state.taken and not beginning.state.taken:
-                    first[state.taken[0]] += float(np.exp(grown[-1].score))
+                if len(state.taken) > fixed >= len(beginning.state.taken):
+                    first[state.taken[fixed]] += float(np.exp(grown[-1].score))
 
 
 @dataclass(kw_only=True)
@@ -126,11 +131,14 @@ class SearchRow(SequenceState):
     search: Search
     root: int  # the prompt's last token
     before: int  # tokens of the slot in front of it
-    spine: list[int]  # the root and the tokens that are held behind it
+    spine: list[int] = field(init=False)  # the root and the tokens that are held behind it
     asked: list[Beginning] = field(default_factory=list)  # what the search waits for
     logits: list[np.ndarray] = field(default_factory=list)  # of the first of them
     ends: list[int] = field(default_factory=list)  # nodes of the tree where the next of them end
     found: BestPlans | None = None
+
+    def __post_init__(self) -> None:
+        self.spine = [self.root]
 
     def tree(self, budget: int) -> tuple[DraftTree, dict[int, GrammarState]]:
         """The next pass: at most ``budget`` nodes, and those where logits are wanted."""

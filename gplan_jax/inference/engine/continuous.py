@@ -24,7 +24,7 @@ from gplan_jax.inference.grammar.plan_grammar import GrammarState, PlanGrammar
 class Drafter(Protocol):
     """What proposes tokens for a prefill or a pass to verify; ``DraftModel`` does."""
 
-    def start(self, context: tuple[str, ...], budget: int, most: int) -> Start:
+    def start(self, state: GrammarState, context: tuple[str, ...], budget: int, most: int) -> Start:
         """What a response probably begins with: so many tokens and decisions at most."""
 
     def tree(
@@ -48,6 +48,7 @@ class Prompted:
     seed: int = 0
     best: int = 0
     least_first: float = 1.0  # see ``best_plans``
+    start: GrammarState | None = None  # where the response begins; None for the grammar's start
 
 
 @dataclass
@@ -188,40 +189,32 @@ class ContinuousDecoder:
         grammar, shapes = self.grammar, self.programs.shapes
         # A prefill may decide as well: along what is drafted, or the first token alone. A search
         # begins behind it.
-        start = Start((), ())
-        if self._drafter is not None and not prompted.best:
-            start = self._drafter.start(prompted.context, shapes.tail, shapes.queries)
-        elif grammar is not None and len(grammar.edges(grammar.start)) > 1:
-            start = Start((), ((0, grammar.start),))
+        start, state = Start((), ()), None
+        if grammar is not None:
+            state = prompted.start or grammar.start
+            if self._drafter is not None and not prompted.best:
+                context, tail = prompted.context, shapes.tail
+                start = self._drafter.start(state, context, tail, shapes.queries)
+            elif len(grammar.edges(state)) > 1:
+                start = Start((), ((0, state),))
         shared = ids[: max(0, min(prompted.shared - self._system, len(ids) - 1))]
         held = self._restore(slot, shared, len(ids) + len(start.tokens))
         rest = [*ids[held:], *start.tokens]
-        row: SequenceState
+        row = SequenceState(
+            slot,
+            len(ids),
+            state,
+            context=prompted.context,
+            temperature=prompted.temperature,
+            seed=prompted.seed,
+            base=len(ids),
+            passes=1,
+        )
         if prompted.best:
             assert grammar is not None, "only plans under a grammar can be searched for"
-            row = SearchRow(
-                slot,
-                len(ids),
-                None,
-                context=prompted.context,
-                base=len(ids),
-                passes=1,
-                search=best_plans(grammar, prompted.best, least_first=prompted.least_first),
-                root=ids[-1],
-                before=len(ids) - 1,
-                spine=ids[-1:],
-            )
-        else:
-            row = SequenceState(
-                slot,
-                len(ids),
-                None if grammar is None else grammar.start,
-                context=prompted.context,
-                temperature=prompted.temperature,
-                seed=prompted.seed,
-                base=len(ids),
-                passes=1,
-            )
+            least = prompted.least_first
+            search = best_plans(grammar, prompted.best, start=state, least_first=least)
+            row = SearchRow(**vars(row), search=search, root=ids[-1], before=len(ids) - 1)
         allowed = self.programs.no_edges(shapes.queries)
         before_start = len(ids) - held - 1
         queries = [before_start + front for front, _ in start.decisions] or [before_start]

@@ -26,6 +26,7 @@ from gplan_jax.inference.engine.decoder_setup import (
     build_prompter,
     load_parts,
 )
+from gplan_jax.inference.engine.feedback import start_after
 from gplan_jax.inference.engine.requests import (
     ENDS,
     LEAST_FIRST,
@@ -123,11 +124,19 @@ class PlanEngine:
         """Queues a request; see ``requests.Engine``."""
         with self._changed:
             self._check_room(request)  # Before any work is done for what would be refused.
-        if request.best and self._decoder.grammar is None:
-            raise BadOption("best", "only plans under the grammar are searched for; see --mode.")
+        grammar, start = self._decoder.grammar, None
         if request.best and request.temperature > 0:
-            raise BadOption("temperature", "a search draws nothing; leave out this or best.")
-        prompted = replace(self._prompter.prompted(request), least_first=LEAST_FIRST)
+            raise BadOption(
+                "temperature", "is for draws, and a search draws nothing; leave out one."
+            )
+        if grammar is not None:
+            start = start_after(grammar, request)
+        else:
+            for option in ("temperature", "best", "accepted", "dismissed", "shown"):
+                if getattr(request, option):
+                    raise BadOption(option, "works under the grammar alone; see --mode.")
+        prompted = self._prompter.prompted(request)
+        prompted = replace(prompted, start=start, least_first=LEAST_FIRST)
         now = time.monotonic()
         deadline = float("inf") if request.deadline_s is None else now + request.deadline_s
         entry = _Request(prompted, deadline, now)

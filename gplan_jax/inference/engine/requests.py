@@ -69,7 +69,7 @@ class BadOption(GplanError):
     """A request asks for what can't be done; ``path`` is the option at fault, as a JSON path."""
 
     def __init__(self, path: str, message: str) -> None:
-        super().__init__(f"{path}: {message}")
+        super().__init__(f"{path} {message}")
         self.path = path
 
 
@@ -89,6 +89,11 @@ class PlanRequest:
     seed: int = 0  # of those draws; one seed gives one plan
     # the likeliest whole plans to search for; 0 decodes one plan token by token
     best: int = 0
+    # what the user made of earlier plans: the plan begins with what was accepted and holds nothing
+    # that was dismissed; both were shown, unless nobody says what was
+    accepted: tuple[Intent, ...] = ()
+    dismissed: tuple[Intent, ...] = ()
+    shown: tuple[Intent, ...] = ()
 
 
 @dataclass(frozen=True)

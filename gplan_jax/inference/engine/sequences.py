@@ -67,14 +67,14 @@ def accept_start(
     """Reads what a prefill has decided; the tokens of ``start`` that stay are held from now on.
 
     Args:
-        row: fresh from its prefill: ``held`` counts the prompt.
+        row: fresh from its prefill: ``held`` counts the prompt, ``state`` is in front of ``start``.
         grammar: of its response.
         start: what was appended to the prompt.
         logits_QxE: at ``start.decisions``.
     """
     asked = {state: index for index, (_, state) in enumerate(start.decisions)}
-    state = grammar.start
-    kept = 0
+    kept, state = 0, row.state
+    assert state is not None
     while edges := grammar.edges(state):
         if len(edges) > 1:
             edge = choose(row, edges, logits_QxE[asked[state]])

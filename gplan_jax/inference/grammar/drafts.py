@@ -124,8 +124,9 @@ class DraftModel:
             self._grow(state, self._found(state, context), budget, tokens, parents, states)
         return DraftTree(tuple(tokens), tuple(parents), tuple(states), certain)
 
-    def start(self, context: ContextKey, budget: int, most: int) -> Start:
-        """The likeliest beginning of a response, at most ``budget`` tokens and ``most`` decisions.
+    def start(self, state: GrammarState, context: ContextKey, budget: int, most: int) -> Start:
+        """The likeliest beginning of a response, at most ``budget`` tokens and ``most`` decisions;
+        ``state`` is in front of it.
 
         It goes on from decision to decision by the likelier way, while the product of their
         probabilities is at least LEAST_LIKELY. Where nothing is known of plan lengths it takes in
@@ -133,7 +134,7 @@ class DraftModel:
         """
         tokens: list[int] = []
         decisions: list[tuple[int, GrammarState]] = []
-        state, probability = self.grammar.start, 1.0
+        probability = 1.0
         while edges := self.grammar.edges(state):
             onward = edges[0]
             if len(edges) > 1:

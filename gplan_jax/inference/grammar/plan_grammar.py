@@ -20,6 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -231,6 +232,8 @@ class GrammarState(NamedTuple):
     # it.
     taken: tuple[int, ...]
     steps: int  # plan length that the latent prefix announces so far, 0 in plan form
+    most: int  # intents that the plan may have
+    ahead: tuple[int, ...] = ()  # the intents that come next, whatever the model thinks of them
 
 
 @dataclass(frozen=True)
@@ -303,7 +306,7 @@ class PlanGrammar:
         automaton = build_automaton(intents, pieces, latent, (rules.minimum, rules.maximum), bits)
         token_ids = np.asarray(sorted({t for node in automaton.by_token for t in node}), np.int32)
         table = automaton.table(token_ids, -(-(len(intents) + len(bits)) // 32))
-        start = GrammarState(automaton.start, 0, False, (), 0)
+        start = GrammarState(automaton.start, 0, False, (), 0, rules.maximum)
         return cls(
             library,
             form,
@@ -319,23 +322,33 @@ class PlanGrammar:
             time.monotonic() - started,
         )
 
+    @cached_property
+    def numbers(self) -> dict[frozenset[tuple[str, str]], int]:
+        """The number of each intent, by its keys and values."""
+        return {frozenset(intent.items()): i for i, intent in enumerate(self.intents)}
+
     def open_bits(self, state: GrammarState) -> int:
         """The bitset of what is open: an edge is where ``edge.bits & open_bits`` is not 0."""
+        rules, bits = self.rules, self.plan_bits
         if forced := self.automaton.forced_bits[state.node]:
-            return forced
-        rules = self.rules
+            length = 1 << bits.STEP | 1 << bits.CLOSE
+            if forced & length != length or len(state.ahead) <= state.steps < state.most:
+                return forced
+            return 1 << (bits.STEP if state.steps < state.most else bits.CLOSE)
         available = (rules.all if state.place else rules.free) & ~state.closed
+        if state.ahead:
+            available &= 1 << state.ahead[0]
         intent = self.automaton.completes[state.node]
         if intent < 0 or not available >> intent & 1:
             return available
         count = len(state.taken) + 1
-        least, most = (state.steps, state.steps) if state.steps else (rules.minimum, rules.maximum)
-        if count >= least:
-            available |= 1 << self.plan_bits.END
+        least, most = (state.steps, state.steps) if state.steps else (rules.minimum, state.most)
+        if count >= least and len(state.ahead) < 2:
+            available |= 1 << bits.END
         if count < most:
             known = rules.all if state.place or rules.yields >> intent & 1 else rules.free
             if known & ~(state.closed | rules.closes[intent]):
-                available |= 1 << self.plan_bits.MORE
+                available |= 1 << bits.MORE
         return available
 
     def words(self, open_bits: int) -> np.ndarray:
@@ -363,24 +376,24 @@ class PlanGrammar:
 
     def follow(self, state: GrammarState, edge: Edge) -> GrammarState:
         """The state behind an open edge of ``state``; as ``advance``, but unchecked."""
-        node, closed, place, taken, steps = state
+        node, closed, place, taken, steps, most, ahead = state
         intent = self.automaton.completes[node]
         if intent >= 0 and edge.bits >> self.plan_bits.END:
             closed |= self.rules.closes[intent]
             place = place or bool(self.rules.yields >> intent & 1)
-            taken = (*taken, intent)
+            taken, ahead = (*taken, intent), ahead[1:]
         target = edge.target
-        return GrammarState(target, closed, place, taken, self.automaton.steps[target] or steps)
+        steps = self.automaton.steps[target] or steps
+        return GrammarState(target, closed, place, taken, steps, most, ahead)
 
     def forced_run(self, state: GrammarState) -> tuple[Tokens, GrammarState]:
         """The longest run in which exactly one edge is open, and the state behind it."""
         run: list[int] = []
         while True:
-            node, closed, place, taken, steps = state
-            tokens, target, announced = self.automaton.chains[node]
+            tokens, target, announced = self.automaton.chains[state.node]
             if tokens:
                 run += tokens
-                state = GrammarState(target, closed, place, taken, announced or steps)
+                state = state._replace(node=target, steps=announced or state.steps)
             edges = self.edges(state)
             if len(edges) != 1:
                 return tuple(run), state

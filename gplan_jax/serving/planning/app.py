@@ -172,12 +172,17 @@ class PlanEndpoints:
         request_id = request.state.request_id + suffix
         if self.settings.log_contexts:
             request.state.log.setdefault("columns", {})[request_id] = context.model_dump()
+        feedback = {}
+        if isinstance(body, PlanBody):
+            names = ("accepted", "dismissed", "shown")
+            feedback = {name: tuple(getattr(body, name)) for name in names}
         wanted = PlanRequest(
             context.sample(),
             deadline_s=(body.deadline_ms or self.settings.deadline_ms) / 1000,
             temperature=body.temperature,
             seed=body.seed,
             best=body.best,
+            **feedback,
         )
         try:
             answer = await self._plan(wanted, hung_up)

@@ -17,11 +17,12 @@ from gplan_jax.serving.http.settings import ServerSettings
 
 MAX_VALUE_CHARS = 16_384
 MAX_CONTEXTS = 64
-MAX_BEST = 20
+MAX_BEST, MAX_INTENTS = 20, 64
 MAX_SEED = 2**31 - 1
 
 # NUL ends texts in too many places to be let in; lone surrogates pydantic refuses by itself.
 Text = Annotated[str, StringConstraints(max_length=MAX_VALUE_CHARS, pattern=r"^[^\u0000]*$")]
+IntentBody = Annotated[dict[str, str], Field(max_length=16)]
 Group = Literal["profile", "history", "time and place", "trigger"]
 
 
@@ -103,10 +104,19 @@ class _Options(_Body):
     )
 
 
+def _intents(description: str) -> Any:
+    return Field(default=[], max_length=MAX_INTENTS, description=description)
+
+
 class PlanBody(_Options):
-    """One context to plan for."""
+    """One context to plan for, and what the user made of earlier plans for it."""
 
     context: ContextBody
+    accepted: list[IntentBody] = _intents("Intents that the plan begins with, in this order.")
+    dismissed: list[IntentBody] = _intents("Intents that the plan must not hold.")
+    shown: list[IntentBody] = _intents(
+        "All that the user has seen; where given, accepted and dismissed ones must be among them."
+    )
 
 
 class PlansBody(_Options):

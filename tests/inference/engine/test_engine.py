@@ -142,7 +142,7 @@ def test_a_search_answers_beside_plans_and_compiles_nothing(
     assert after.compilations == before.compilations
     taken = sum(answer.passes for answer in [*answers, alone])
     assert max(a.passes for a in answers) < after.passes - before.passes < taken
-    with pytest.raises(BadOption, match="temperature: a search draws nothing"):
+    with pytest.raises(BadOption, match="temperature is for draws"):
         engine.submit(PlanRequest(parts.row, best=2, temperature=1.0))
 
 
@@ -322,7 +322,7 @@ def test_load_and_answer(tiny_model_dir: Path, world_rows: list[Sample], mode: s
         for future in [engine.submit(PlanRequest(row)) for row in world_rows[:10]]
     ]
     if mode == "unconstrained":
-        with pytest.raises(BadOption, match="best: only plans under the grammar"):
+        with pytest.raises(BadOption, match="best works under the grammar alone"):
             engine.submit(PlanRequest(world_rows[0], best=2))
     engine.close()
     assert engine.name == tiny_model_dir.name

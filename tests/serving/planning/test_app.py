@@ -107,16 +107,28 @@ def test_the_best_plans_with_their_probabilities() -> None:
     }
 
 
+def test_feedback_goes_to_the_engine_as_it_is() -> None:
+    engine = FakeEngine()
+    feedback = {
+        "accepted": [{"工具名称": "tool_8"}],
+        "dismissed": [{"工具名称": "tool_7", "tag": "美食"}],
+        "shown": [{"工具名称": "tool_8"}, {"工具名称": "tool_7", "tag": "美食"}],
+    }
+    assert ask(engine, post({"context": CONTEXT} | feedback)).status_code == 200
+    [request] = engine.requests
+    assert {name: [*getattr(request, name)] for name in feedback} == feedback
+
+
 def test_an_option_that_the_engine_can_t_honour_is_named() -> None:
     def refuse(request: PlanRequest) -> None:
-        raise BadOption("temperature", "a search draws nothing.")
+        raise BadOption("temperature", "is for draws.")
 
     engine = FakeEngine()
     engine.refuse = refuse
     answer = ask(engine, post({"context": CONTEXT, "best": 2, "temperature": 1}))
     error = {
         "code": "bad_request",
-        "message": "temperature: a search draws nothing.",
+        "message": "temperature is for draws.",
         "column": "temperature",
     }
     assert (answer.status_code, answer.json()["error"]) == (422, error)
@@ -187,6 +199,9 @@ def nested(depth: int) -> bytes:
         (b'{"context": {}, "best": -1}', 422, "bad_request", "best"),
         (b'{"context": {}, "best": 21}', 422, "bad_request", "best"),
         (b'{"context": {}, "best": 2.5}', 422, "bad_request", "best"),
+        (b'{"context": {}, "accepted": {}}', 422, "bad_request", "accepted"),
+        (b'{"context": {}, "accepted": [[]]}', 422, "bad_request", "accepted.0"),
+        (b'{"context": {}, "dismissed": [{"a": 1}]}', 422, "bad_request", "dismissed.0.a"),
         (b'{"context": {}, "temperature": 1e999}', 400, "bad_json", "1e999"),
         (b'{"context": {}, "temperature": "1"}', 422, "bad_request", "temperature"),
         (b'{"context": {}, "deadline_ms": 0}', 422, "bad_request", "deadline_ms"),
@@ -214,7 +229,7 @@ def test_a_faulty_body_is_refused_by_what_is_wrong_with_it(
     error = answer.json()["error"]
     assert error["code"] == code and named in error["message"]
     assert engine.requests == []
-    if named in ("seed", "best", "temperature", "deadline_ms"):
+    if named.split(".")[0] in ("seed", "best", "temperature", "accepted", "dismissed"):
         assert error["column"] == named
 
 
