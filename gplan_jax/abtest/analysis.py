@@ -134,12 +134,7 @@ def _compare(table: UserTable, control: int, treatment: int, test: AbTest) -> di
         if metric is test.metric:
             headline = cuped or plain
             least = detectable(
-                first,
-                treated,
-                metric,
-                alpha=test.alpha,
-                power=test.power,
-                cuped=cuped is not None,
+                first, treated, metric, alpha=test.alpha, power=test.power, cuped=cuped is not None
             )
         metrics[str(metric)] = {
             "plain": dataclasses.asdict(plain),

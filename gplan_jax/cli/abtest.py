@@ -75,11 +75,7 @@ def analyse(
     rows = read_log(log)
     test = test or settings_for(rows, control, _values(changes))
     summary = run(
-        rows,
-        test,
-        sequential=sequential,
-        on_crossover=on_crossover,
-        sum_duplicates=sum_duplicates,
+        rows, test, sequential=sequential, on_crossover=on_crossover, sum_duplicates=sum_duplicates
     )
     write_summary(summary, out)
     console = Console()

@@ -111,12 +111,7 @@ def _make_pairs(data: Path, train_file: Path, test_file: Path, seed: int, consol
         console.print(report_table(report))
     if not test.is_file():
         write_counterfactuals(
-            test_file,
-            test,
-            library,
-            unchanged=unchanged,
-            per_anchor=PAIRS_OF_A_ROW,
-            seed=seed,
+            test_file, test, library, unchanged=unchanged, per_anchor=PAIRS_OF_A_ROW, seed=seed
         )
     console.print(f"Pairs to train on in {training}, to measure on in {test} and {unchanged}")
 

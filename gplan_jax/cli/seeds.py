@@ -16,8 +16,7 @@ seeds = typer.Typer(
 EXTRA = ("fastapi", "prometheus_client", "uvicorn")
 
 CandidatesFile = Annotated[
-    Path | None,
-    typer.Option(help="The candidates' file, where it isn't beside the review file."),
+    Path | None, typer.Option(help="The candidates' file, where it isn't beside the review file.")
 ]
 
 
@@ -60,15 +59,7 @@ def candidates(
     known = read_seeds(seeds, loaded) if seeds else []
     cache = cache or out.with_suffix(".cache.sqlite")
     asked = load_teacher(teacher, overrides or [], cache, loaded, known)
-    report = write_review_files(
-        data,
-        out,
-        loaded,
-        asked,
-        count=count,
-        seed=seed,
-        faulty=faulty,
-    )
+    report = write_review_files(data, out, loaded, asked, count=count, seed=seed, faulty=faulty)
     faulty.report()
     Console().print(strata_table(report.strata, "candidates", "users"))
     origins = "; ".join(f"{origin} {n}" for origin, n in sorted(report.origins.items()))

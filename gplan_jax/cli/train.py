@@ -16,8 +16,7 @@ def train(
         typer.Argument(metavar="[KEY=VALUE]...", help="Replace values, e.g. epochs=3."),
     ] = None,
     resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue the run in the output directory, exactly."),
+        bool, typer.Option("--resume", help="Continue the run in the output directory, exactly.")
     ] = False,
     allow_changes: Annotated[
         bool,

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,8 @@ class ChatEncoder:
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         # Worker processes rebuild the encoder: a Rust tokenizer and a cache do not travel.
-        return (_rebuild, (self._json, self.latents, self._source))
+        rebuild = partial(ChatEncoder, latents=self.latents, source=self._source)
+        return (rebuild, (self._json,))
 
     @classmethod
     def load(cls, model_dir: str | Path) -> ChatEncoder:
@@ -221,7 +222,3 @@ class ChatEncoder:
 def _fast_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     found = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     return [np.asarray(encoding.ids, np.int32) for encoding in found]
-
-
-def _rebuild(tokenizer_json: str, latents: LatentVocabulary, source: str) -> ChatEncoder:
-    return ChatEncoder(tokenizer_json, latents=latents, source=source)

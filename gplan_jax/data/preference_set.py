@@ -56,12 +56,7 @@ class PreferenceSet:
 
     @classmethod
     def read(
-        cls,
-        path: str | Path,
-        *,
-        encoder: ChatEncoder,
-        task: Task,
-        faulty: FaultyRows | None = None,
+        cls, path: str | Path, *, encoder: ChatEncoder, task: Task, faulty: FaultyRows | None = None
     ) -> PreferenceSet:
         encoder.require_latents()
         pairs = task.read_pairs(path, encoder.latents, faulty)
@@ -116,10 +111,7 @@ class PreferenceSet:
         )
 
     def fitting(
-        self,
-        *,
-        cache_dir: Path | None = None,
-        faulty: FaultyRows | None = None,
+        self, *, cache_dir: Path | None = None, faulty: FaultyRows | None = None
     ) -> tuple[PreferenceSet, np.ndarray]:
         """The pairs that can be trained on, and int32 [N, 3]: their tokens by level of the tree.
 

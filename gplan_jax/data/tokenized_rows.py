@@ -160,10 +160,7 @@ def _write(folder: Path, path: str | Path, tokenizer: _Tokenizer, faulty: Faulty
         tokenized = map_in_processes(tokenizer, chunks, processes=processes)
     else:
         tokenized = map(tokenizer, chunks)
-    with (
-        files.atomic_directory(folder) as temporary,
-        ProgressBar("tokenizing rows", None) as bar,
-    ):
+    with files.atomic_directory(folder) as temporary, ProgressBar("tokenizing rows", None) as bar:
         writer = ArrayRecordWriter(str(temporary / ROWS), "group_size:1,uncompressed")
         for records, row_lengths, row_kinds in tokenized:
             for record in records:

@@ -12,9 +12,10 @@ finite loss and a finite gradient (0 for what was clipped); NaN stays NaN. All i
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from typing import Annotated, Literal, Protocol, get_args
+from typing import Annotated, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -221,44 +222,27 @@ _EXAMPLE_LOSSES: dict[PreferenceLoss, Callable[[Array, Array, ScDpoConfig], Term
 }
 
 
-class BatchLoss(Protocol):
-    """A preference loss as training and papers have it: the mean over a batch."""
-
-    def __call__(
-        self,
-        policy_chosen: ArrayLike,
-        policy_rejected: ArrayLike,
-        reference_chosen: ArrayLike,
-        reference_rejected: ArrayLike,
-        config: ScDpoConfig = PAPER,
-    ) -> tuple[Array, Terms]:
-        """The mean loss, and the means of all else in ``preference_terms``; errors as there."""
-
-
-def _batch_mean(name: PreferenceLoss) -> BatchLoss:
-    def loss(
-        policy_chosen: ArrayLike,
-        policy_rejected: ArrayLike,
-        reference_chosen: ArrayLike,
-        reference_rejected: ArrayLike,
-        config: ScDpoConfig = PAPER,
-    ) -> tuple[Array, Terms]:
-        given = (policy_chosen, policy_rejected, reference_chosen, reference_rejected)
-        terms = preference_terms(name, *given, config)
-        means = {term: jnp.mean(values_B) for term, values_B in terms.items()}
-        return means["loss"], means
-
-    loss.__name__ = loss.__qualname__ = f"{name}_loss"
-    loss.__doc__ = f"{_EXAMPLE_LOSSES[name].__doc__}\n{BatchLoss.__call__.__doc__}"
-    return loss
+def preference_loss(
+    name: PreferenceLoss,
+    policy_chosen: ArrayLike,
+    policy_rejected: ArrayLike,
+    reference_chosen: ArrayLike,
+    reference_rejected: ArrayLike,
+    config: ScDpoConfig = PAPER,
+) -> tuple[Array, Terms]:
+    """The mean loss over a batch, and the means of all else in ``preference_terms``."""
+    given = (policy_chosen, policy_rejected, reference_chosen, reference_rejected)
+    terms = preference_terms(name, *given, config)
+    means = {term: jnp.mean(values_B) for term, values_B in terms.items()}
+    return means["loss"], means
 
 
-scdpo_loss = _batch_mean("scdpo")
-dpo_loss = _batch_mean("dpo")
-ipo_loss = _batch_mean("ipo")
-dpop_loss = _batch_mean("dpop")
-cal_dpo_loss = _batch_mean("cal_dpo")
-sppo_hard_loss = _batch_mean("sppo_hard")
+scdpo_loss = functools.partial(preference_loss, "scdpo")
+dpo_loss = functools.partial(preference_loss, "dpo")
+ipo_loss = functools.partial(preference_loss, "ipo")
+dpop_loss = functools.partial(preference_loss, "dpop")
+cal_dpo_loss = functools.partial(preference_loss, "cal_dpo")
+sppo_hard_loss = functools.partial(preference_loss, "sppo_hard")
 
 
 def _shifts(a_B: Array, b_B: Array, config: ScDpoConfig) -> tuple[Array, Array, Array, Array]:

@@ -11,9 +11,4 @@ from gplan_jax.reasoning.compression import (
 )
 from gplan_jax.reasoning.latents import GSISR_LATENTS, LatentVocabulary, check_block_name
 from gplan_jax.reasoning.prompt import Prompt
-from gplan_jax.reasoning.traces import (
-    ReasoningTrace,
-    parse_trace,
-    split_response,
-    write_trace,
-)
+from gplan_jax.reasoning.traces import ReasoningTrace, parse_trace, split_response, write_trace

@@ -95,7 +95,7 @@ class Arm:
     # Whether the validation rows say after how many epochs (``settings.epochs``) to stop. If not,
     # and with one trial, they choose nothing.
     stops_early: bool = True
-    constrains: bool = True  # constrained and free predictions differ
+    constrains: bool = True  # if not, the plans of the free predictions count as constrained
     floor: bool = False  # what the others have to beat: nothing to try, no seed
 
 

@@ -22,7 +22,7 @@ from gplan_jax.baselines.fitting.network import Batch, FitInput, FitSettings, Re
 from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode, history_only
 from gplan_jax.baselines.t5.model import T5, T5Config
-from gplan_jax.baselines.t5.plans import PlanT5, plan_constraint, plan_decoder, plan_loss
+from gplan_jax.baselines.t5.plans import plan_constraint, plan_decoder, plan_loss
 from gplan_jax.data.batch_plan import round_up
 from gplan_jax.gsisr import (
     Intent,
@@ -220,7 +220,7 @@ class P5Settings(FitSettings):
     decoding_batch: int = Field(default=64, ge=1)
 
 
-class P5Network(PlanT5):
+class P5Network(nnx.Module):
     """A T5, and a table [WHOLE_WORDS, D] whose row w is added to the source tokens of word w."""
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:

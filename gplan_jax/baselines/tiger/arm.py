@@ -27,7 +27,7 @@ from gplan_jax.baselines.fitting.network import Batch, FitInput, FitSettings, Re
 from gplan_jax.baselines.rows.atoms import Atoms, padded_plans
 from gplan_jax.baselines.rows.features import FeatureEncoder
 from gplan_jax.baselines.t5.model import T5, T5Config, dropout
-from gplan_jax.baselines.t5.plans import START, PlanT5, plan_constraint, plan_decoder, plan_loss
+from gplan_jax.baselines.t5.plans import START, plan_constraint, plan_decoder, plan_loss
 from gplan_jax.baselines.tiger.rqvae import RqVaeSettings, fit_rqvae
 from gplan_jax.data.batch_plan import round_up
 from gplan_jax.foundation.errors import GplanError
@@ -219,7 +219,7 @@ class TigerRqSettings(TigerSettings):
     company: int = Field(16, ge=0)  # dimensions for what an intent stands with in training plans
 
 
-class Tiger(PlanT5):
+class Tiger(nnx.Module):
     """A T5 over codes, and an embedding of the numbers that rows are made of, 0 (padding) included.
 
     Leaving out a whole number at a time (``feature_dropout``) costs a hundredth of the draws that

@@ -330,9 +330,7 @@ def _predicted_rows(setup: ComparisonSetup, texts: Mapping[str, _Texts]) -> Iter
             label=label,
             fold=fold_of[row],
             facts=RowFacts(
-                order_type=facts.order_type,
-                hour=facts.hour,
-                order_distance=facts.order_distance,
+                order_type=facts.order_type, hour=facts.hour, order_distance=facts.order_distance
             ),
             arms={
                 name: ArmTexts(

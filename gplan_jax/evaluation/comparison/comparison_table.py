@@ -102,7 +102,7 @@ def caption(about: ComparisonAbout, summary: ComparisonSummary) -> str:
     seen = "the whole row" if about.mode == "full" else "profile and histories, no context"
     parts = [
         f"{data.file}: {data.rows:,} rows of {data.ids:,} ids, {split}; arms see {seen}. Tools "
-        "alone: no parameter counts, as the paper scores its baselines.",
+        "alone: no parameter counts, as the paper scores its baselines."
     ]
     if len(about.arms) > len(about.floors) + len(about.added):
         parts.append(

@@ -21,7 +21,7 @@ from gplan_jax.evaluation.comparison.results import (
 )
 from gplan_jax.evaluation.comparison.setup import ComparisonSetup
 from gplan_jax.foundation.files import write_json
-from gplan_jax.gsisr import score_prediction
+from gplan_jax.gsisr import canonical_plan, parse_plan, score_prediction
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ def run_fit(setup: ComparisonSetup, job: FitJob) -> float | None:
     predictor = fitted.predictor
 
     if job.trial is not None:
-        texts = predictor.predict([row.with_label("") for row in judged], constrained=True)
+        rows = [row.with_label("") for row in judged]
+        texts = predictor.predict(rows, constrained=arm.constrains)
         scores = [
             score_prediction(text, row.raw_labels, setup.library)
             for text, row in zip(texts, judged, strict=True)
@@ -139,8 +140,12 @@ def run_fit(setup: ComparisonSetup, job: FitJob) -> float | None:
         return tried.acc1
 
     rows = [setup.rows.scored[i].with_label("") for i in fold.test]
-    constrained = predictor.predict(rows, constrained=True)
-    free = predictor.predict(rows, constrained=False) if arm.constrains else constrained
+    free = predictor.predict(rows, constrained=False)
+    if arm.constrains:
+        constrained = predictor.predict(rows, constrained=True)
+    else:
+        plans = (parse_plan(text, setup.library) for text in free)
+        constrained = [canonical_plan(plan, setup.library) for plan in plans]
     for texts in (constrained, free):
         if len(texts) != len(rows):
             raise ValueError(f"{len(texts)} predictions for {len(rows)} rows")

@@ -106,17 +106,13 @@ class PlannerPredictor:
         return count_parameters(self.planner.model)
 
     def predict(self, samples: Sequence[Sample], *, constrained: bool) -> list[str]:
-        """Greedy plans held to the grammar, or free answers as they are, latent tokens included.
-
-        No grammar describes reasoning in words: there the plans are those of the free answers.
-        """
+        """Greedy plans held to the grammar, or free answers as they are, latent tokens included."""
         shown = [_shown(sample, self.mode) for sample in samples]
         if not constrained:
             return self.planner.generate(shown)
-        free = self.planner.task.response == "reasoning"
-        planner = self.planner if free else replace(self.planner, mode="constrained")
+        texts = replace(self.planner, mode="constrained").generate(shown)
         library = self.planner.library
-        return [canonical_plan(parse_plan(t, library), library) for t in planner.generate(shown)]
+        return [canonical_plan(parse_plan(text, library), library) for text in texts]
 
 
 def planner_arm(name: str, title: str, recipe: PlannerRecipe, runs: Path | None = None) -> Arm:
@@ -126,7 +122,9 @@ def planner_arm(name: str, title: str, recipe: PlannerRecipe, runs: Path | None 
     and arms share what they have in common, as SC-DPO does the PICD model that it begins with.
     """
     fit = functools.partial(fit_planner, recipe, runs)  # Pickled on its way to another process.
-    return Arm(name, title, PlannerSettings, TRIALS, fit, stops_early=False)
+    # No grammar describes reasoning in words: there the plans are those of the free answers.
+    constrains = recipe.mode.response != "reasoning"
+    return Arm(name, title, PlannerSettings, TRIALS, fit, stops_early=False, constrains=constrains)
 
 
 def fit_planner(

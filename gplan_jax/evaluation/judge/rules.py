@@ -237,12 +237,7 @@ def _chain(case: Case) -> list[str]:
 
 
 # The judge: these two axes and the third, fit to time and place, from spatiotemporal.py.
-NAME = "rules"
 AXES: tuple[str, ...] = ("flow", "logic", "spatiotemporal")
-VERSION = 1
-CAUTION = (
-    "rules is no language model: it checks stage order, time fit, place fit and order state only"
-)
 
 
 def judge_by_rules(sample: Sample, plan: Plan, library: IntentLibrary) -> dict[str, AxisScore]:
@@ -255,7 +250,11 @@ def judge_by_rules(sample: Sample, plan: Plan, library: IntentLibrary) -> dict[s
 class RuleJudge:
     """The rules as a ``Judge``."""
 
-    name, axes, at_once, caution = NAME, AXES, 1, CAUTION
+    name, axes, at_once = "rules", AXES, 1
+    caution = (
+        "rules is no language model: "
+        "it checks stage order, time fit, place fit and order state only"
+    )
 
     def __init__(self, library: IntentLibrary) -> None:
         """Raises GplanError where ``library`` has a tool that the rules know nothing of."""
@@ -265,9 +264,10 @@ class RuleJudge:
                 f"{', '.join(unknown)}. Judge its plans with a language model (--judge FILE)."
             )
         self._library = library
+        # The version is that of the rules.
         self.settings: Mapping[str, Any] = {
-            "judge": NAME,
-            "version": VERSION,
+            "judge": self.name,
+            "version": 1,
             "library": library.name,
         }
 

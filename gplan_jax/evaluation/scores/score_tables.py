@@ -110,11 +110,7 @@ def _caption(metrics: Mapping[str, Any]) -> str:
 
 
 def plan_view(
-    text: str,
-    library: IntentLibrary,
-    *,
-    latents: LatentVocabulary = GSISR_LATENTS,
-    label: str = "",
+    text: str, library: IntentLibrary, *, latents: LatentVocabulary = GSISR_LATENTS, label: str = ""
 ) -> RenderableType:
     """One answer: its intents, Latent-Valid, the rule filter; a ``label``'s plan and the scores."""
     plan = parse_plan(text, library)

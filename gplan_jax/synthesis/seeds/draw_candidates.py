@@ -18,13 +18,7 @@ from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, Streak
 from gplan_jax.foundation.progress import track
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.foundation.tables import TextTable
-from gplan_jax.gsisr import (
-    IntentLibrary,
-    Sample,
-    canonical_plan,
-    check_plan,
-    read_numbered_samples,
-)
+from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, check_plan, read_numbered_samples
 from gplan_jax.synthesis.seeds.draft import Draft, faults_of
 from gplan_jax.synthesis.seeds.review_file import Decision, write_review
 from gplan_jax.synthesis.seeds.seed_candidates import (
@@ -48,13 +42,7 @@ class Draw:
     strata: Mapping[Stratum, tuple[int, int]]  # Stratum -> (users drawn, users there).
 
 
-def draw_rows(
-    path: str | Path,
-    count: int,
-    seed: int,
-    *,
-    faulty: FaultyRows | None = None,
-) -> Draw:
+def draw_rows(path: str | Path, count: int, seed: int, *, faulty: FaultyRows | None = None) -> Draw:
     """Draws up to ``count`` rows of ``path``, as many from each stratum as there are.
 
     Strata take turns, so an expert who stops half-way has seen all of them. One row of each user is

@@ -304,12 +304,7 @@ def write_contexts(
     with (
         _directory_beside(out) as temporary,
         open_log(
-            logs,
-            spec,
-            temporary=temporary,
-            users=users,
-            memory_limit=memory_limit,
-            faulty=faulty,
+            logs, spec, temporary=temporary, users=users, memory_limit=memory_limit, faulty=faulty
         ) as log,
     ):
         with closing(rows(log)) as found:

@@ -151,11 +151,7 @@ def _draw_moment(latest: datetime | None, order_type: str, generator: random.Ran
 
 
 def _draw_places(
-    person: Person,
-    order_type: str,
-    now: datetime,
-    geography: Geography,
-    generator: random.Random,
+    person: Person, order_type: str, now: datetime, geography: Geography, generator: random.Random
 ) -> tuple[Place, Place]:
     """Where the user is and where the order's place is, as far apart as the tables say."""
     distance = draw(generator, "distances", order_type)

@@ -30,12 +30,7 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.models.checkpoints.model_directory import storage_reason
 from gplan_jax.training.hosts.processes import any_fault, barrier, is_primary, log_once
 from gplan_jax.training.resume.array_digests import digest_arrays
-from gplan_jax.training.resume.run_record import (
-    Record,
-    check_belongs,
-    read_record,
-    wrong_arrays,
-)
+from gplan_jax.training.resume.run_record import Record, check_belongs, read_record, wrong_arrays
 from gplan_jax.training.steps.step import Params, TrainState
 
 Tree = TypeVar("Tree")
