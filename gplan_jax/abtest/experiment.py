@@ -63,10 +63,7 @@ class AbTest(Experiment):
 
 
 def assign_file(experiment: Experiment, users: Path, out: Path) -> Counter[str]:
-    """Writes user, arm and user_hash of each line of ``users``; the arm of who takes no part is "".
-
-    Returns the number of users of each arm, ``NO_PART`` for those who take none.
-    """
+    """Writes user, arm ("" for NO_PART) and user_hash of each line of ``users``; users by arm."""
     if out.exists():
         raise GplanError(f"{out} exists and is never overwritten; name another or remove it.")
     counts: Counter[str] = Counter()

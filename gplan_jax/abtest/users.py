@@ -221,10 +221,7 @@ def _by_user_day(rows: ExposureLog) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 
 
 def courses(period: Period, metric: Metric) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Numerator [U, K] and denominator [U, K] of each user up to the end of each day, and arms [U].
-
-    The ratio of their sums over an arm is the metric as a look on that day finds it.
-    """
+    """Numerator and denominator [U, K] of each user up to the end of each day, and arms [U]."""
     rows = period.test
     user_D, day_D, clicks_D, impressions_D = _by_user_day(rows)
     kept, place_D = np.unique(user_D, return_inverse=True)

@@ -88,10 +88,7 @@ class ChatConfig(Config):
 
 
 def read_api_key(config: ChatConfig) -> SecretStr | None:
-    """The key from the environment; None where the config names no variable.
-
-    Errors name the variable, never its value.
-    """
+    """The key from the environment, never shown in errors; None where no variable is named."""
     name = config.api_key_env
     if name is None:
         return None

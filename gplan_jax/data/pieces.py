@@ -55,10 +55,7 @@ def response_text(example: Example, shown: Shown, encoder: ChatEncoder) -> str:
 
 @lru_cache(maxsize=4096)
 def response_layout(encoder: ChatEncoder, shown: Shown) -> Layout:
-    """How a response that shows these blocks is put together from the pieces of a row.
-
-    GplanError where a latent block has no tokens in the encoder's latent vocabulary.
-    """
+    """How a response is put together from pieces; GplanError where a latent block has no tokens."""
     if not shown:
         return (ALONE,)
     parts: list[np.ndarray | int] = []

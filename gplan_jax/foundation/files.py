@@ -41,10 +41,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary directory that is renamed to ``path`` when the block ends well.
-
-    Nothing that exists is overwritten (GplanError).
-    """
+    """A temporary directory, renamed to the new ``path`` when the block ends well."""
     path = Path(path)
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)

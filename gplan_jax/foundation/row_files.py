@@ -77,10 +77,7 @@ def read_rows(
 
 
 def count_rows(path: Path) -> int:
-    """How many rows a file has, without a look into them; JSONL's blank lines count among them.
-
-    GplanError where the file is missing, of another kind, or broken as a whole.
-    """
+    """How many rows a file has, JSONL's blank lines among them; GplanError where it is broken."""
     _check_file(path)
     match path.suffix:
         case ".csv":

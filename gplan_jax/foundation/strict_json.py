@@ -34,10 +34,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """``value`` as JSON that every reader takes; half a character becomes U+FFFD.
-
-    ValueError where a number isn't finite: give None in its place (``finite``).
-    """
+    """JSON that every reader takes, half a character as U+FFFD; ValueError for NaN and infinity."""
     return whole(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent))
 
 

@@ -19,10 +19,7 @@ def token_nll(logits: Array, targets: Array) -> Array:
 def chunked_token_nll(
     hidden_NxD: Array, head_VxD: Array, targets_N: Array, *, vocab_chunk: int = 16384
 ) -> Array:
-    """``token_nll(hidden @ head.T, targets)`` that holds one slice of the vocabulary at a time.
-
-    Arguments as ``partition_and_picked``; targets in [0, V). Returns float32 [N].
-    """
+    """float32 [N]: ``token_nll(hidden @ head.T, targets)``; arguments: ``partition_and_picked``."""
     partition_N, picked_N = partition_and_picked(
         hidden_NxD, head_VxD, targets_N, vocab_chunk=vocab_chunk
     )

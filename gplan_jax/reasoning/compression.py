@@ -40,9 +40,7 @@ def compress_response(
 def read_response(
     raw_label: str, vocabulary: LatentVocabulary = GSISR_LATENTS
 ) -> tuple[tuple[Block, ...], str]:
-    """The blocks of a response, () where it has no reasoning, and its plan as compact JSON;
-    GplanError as ``compress_response``.
-    """
+    """A response's blocks, () for no reasoning, and plan; GplanError as ``compress_response``."""
     thought, plan_text = split_response(raw_label)
     plan = strict_json(plan_text, "The plan")
     if not isinstance(plan, list):

@@ -30,10 +30,7 @@ def start_range(hours: float | None) -> int | None:
 
 
 class Floor:
-    """A fitted floor: a predictor so simple that a planner which does not beat it learnt nothing.
-
-    It answers like any arm; its plans are the same, constrained or free.
-    """
+    """A fitted floor, so simple that a planner which does not beat it learnt nothing."""
 
     parameters: ClassVar[int] = 0
 

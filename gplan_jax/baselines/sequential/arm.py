@@ -308,10 +308,7 @@ VOCABULARY_STEP = 512
 
 
 def sequential_recipe(kind: SequentialKind, given: FitInput, settings: RowSettings) -> Recipe:
-    """How a row model reads rows and writes plans, greedily; a free plan may be empty.
-
-    The vocabulary is that of the training rows.
-    """
+    """How a row model reads rows and writes plans, greedily; words are those of training rows."""
     atoms, mask = given.atoms, given.mask
     encoder = FeatureEncoder.fit(given.train.samples, given.mode)
 

@@ -166,10 +166,7 @@ class CodeState(NamedTuple):
 
 
 class PlanConstraint(NamedTuple):
-    """A ``Constraint`` that lets through the codes of plans that obey the rules, and nothing else.
-
-    Its trie has M nodes, the root is 0.
-    """
+    """A ``Constraint`` to the codes of plans that obey the rules; its trie's root is node 0."""
 
     mask: PlanMask
     children: np.ndarray  # int32 [M, V], the node that a token leads to, M where it leads to none

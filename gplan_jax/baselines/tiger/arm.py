@@ -122,10 +122,7 @@ def coded_ids(codes_AxL: np.ndarray, codes: int) -> SemanticIds:
 def intent_vectors(
     intents: Sequence[Intent], library: IntentLibrary, plans: Plans, *, company: int
 ) -> np.ndarray:
-    """Float32 [A, F + company]: ``described`` beside ``company_vectors``, equal in mean square.
-
-    ``plans`` are training plans as indices of intents.
-    """
+    """Float32 [A, F + company]: ``described`` and ``company_vectors``, equal in mean square."""
     about = described(intents, library)
     beside = company_vectors(len(intents), plans, company)
     length = np.sqrt(np.mean(np.square(beside).sum(axis=1)))

@@ -222,10 +222,7 @@ def _mark(mark: ForestMark, y: float, scale: Scale, measure: str, signed: bool) 
 
 
 def hour_map(name: str, arms: Sequence[tuple[str, str]], hours: Sequence[Slice]) -> Markup:
-    """Acc@1 in per cent of each arm (name, title) and hour, and above it the hour's number of rows.
-
-    Hours without cells stay empty, those of few rows are pale.
-    """
+    """Acc@1 in per cent by arm and hour, pale where rows are few; above it the hours' rows."""
     most = max(slice.count for slice in hours) or 1
     top = BARS + 18
     parts = [text(HOUR_LEFT - 8, BARS, "rows", "tick", "end")]

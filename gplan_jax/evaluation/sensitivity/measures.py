@@ -51,9 +51,7 @@ Figures = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class AskedPair:
-    """Two contexts of one user: keys, whether the teacher's plans differ, and their predictions'
-    rows.
-    """
+    """Two contexts of a user, whether the teacher's plans differ, and the predictions' rows."""
 
     key: str
     anchor_id: str

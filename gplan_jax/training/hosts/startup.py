@@ -132,10 +132,7 @@ def joined() -> Iterator[RunProcess | None]:
 
 
 def initialize(environment: Mapping[str, str] = os.environ) -> RunProcess | None:
-    """Connects this process to the others; None and nothing done where it is the only one.
-
-    To be called before anything touches a device.
-    """
+    """Connects this process, before it touches a device; None where it is the only one."""
     timeout = _timeout(environment)
     own = find_process(environment)
     if own is None:

@@ -151,9 +151,7 @@ class RunCheckpoints:
         return None
 
     def restore_params(self, like: Params, step: int) -> Params:
-        """The weights of one checkpoint in the layout of ``like``; GplanError where it can't be
-        read.
-        """
+        """One checkpoint's weights in the layout of ``like``; GplanError where it can't be read."""
         names = [f"params.{number}" for number in range(len(jax.tree.leaves(like)))]
         try:
             record = read_record(self._directory / str(step))

@@ -154,10 +154,7 @@ def stored_inputs(directory: Path) -> dict[str, str]:
 
 
 def record_run(config: TrainConfig, inputs: Mapping[str, str], directory: Path) -> None:
-    """Writes inputs and config: from here on the directory holds a run, which --resume continues.
-
-    A resumed run writes them anew, so that they are what it goes on with.
-    """
+    """Writes inputs and config, anew where a run goes on: now the directory holds a run."""
     write_json(directory / INPUTS_NAME, dict(inputs))
     with atomic_write(directory / CONFIG_NAME) as temporary:
         text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
