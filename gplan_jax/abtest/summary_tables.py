@@ -22,7 +22,6 @@ def summary_tables(summary: Mapping[str, Any]) -> list[TextTable]:
 
 
 def verdict_table(summary: Mapping[str, Any]) -> TextTable:
-    """One row a treatment: the metric of the verdict, its lift, and what follows."""
     metric = summary["experiment"]["metric"]
     level = 100 * (1 - summary["experiment"]["alpha"])
     rows = []
@@ -62,7 +61,6 @@ def metric_table(summary: Mapping[str, Any]) -> TextTable:
 
 
 def ratio_table(summary: Mapping[str, Any]) -> TextTable:
-    """Users of each arm beside their share of the plan."""
     ratio = summary["sample_ratio"]
     users = ", ".join(f"{arm} {count:,}" for arm, count in ratio["users"].items())
     passed = "passed" if ratio["passed"] else "FAILED"

@@ -12,16 +12,3 @@ from gplan_jax.chat.messages import (
     request_key,
 )
 from gplan_jax.chat.server_config import ChatConfig
-
-__all__ = [
-    "BudgetSpent",
-    "ChatClient",
-    "ChatConfig",
-    "ChatReply",
-    "ChatRequest",
-    "Ledger",
-    "Message",
-    "RequestFailed",
-    "ServerUnavailable",
-    "request_key",
-]

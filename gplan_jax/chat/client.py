@@ -117,7 +117,6 @@ class ChatClient:
         return self._session
 
     async def _answer(self, session: _Session, key: str, request: ChatRequest) -> ChatReply:
-        """Sends the request until it is answered, or there is a reason why it can't be."""
         config, formats, name = self._config, self._formats, request.schema_name
 
         def failed(reason: str, mend: str = ASK_AGAIN) -> RequestFailed:

@@ -51,7 +51,6 @@ class Ledger:
         return self.prompt_tokens + self.completion_tokens
 
     def note(self) -> str:
-        """A short text for a progress bar: answers, retries, tokens, cost."""
         parts = [f"{self.requests:,} asked"]
         if self.from_cache:
             parts.append(f"{self.from_cache:,} cached")

@@ -77,7 +77,6 @@ class Script(Config):
 
 
 def delivery_fault(script: Script, key: str, prompt: str, attempt: int) -> Fault | None:
-    """What happens to the ``attempt``-th sending (from 0) of the request ``key``."""
     for index, fault in enumerate(script.faults):
         if fault.kind in CONTENT or not _applies(script, index, fault, key, prompt):
             continue

@@ -114,7 +114,6 @@ def is_loopback(host: str) -> bool:
 
 
 def _split(base_url: str) -> SplitResult:
-    """The parts of ``base_url``; a refused one is not repeated in the message."""
     try:
         url = urlsplit(base_url)
         whole = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0

@@ -7,19 +7,3 @@ from gplan_jax.data.loaders import PreferenceLoader, SampleLoader
 from gplan_jax.data.preference_set import PreferenceSet
 from gplan_jax.data.tasks.task import Example, Mode, Task
 from gplan_jax.data.training_set import TrainingSet
-
-__all__ = [
-    "Batch",
-    "BatchPlan",
-    "ChatEncoder",
-    "EncodedResponse",
-    "Example",
-    "Mode",
-    "PairRows",
-    "PreferenceLoader",
-    "PreferenceSet",
-    "SampleLoader",
-    "SampleRows",
-    "Task",
-    "TrainingSet",
-]

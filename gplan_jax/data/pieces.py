@@ -71,7 +71,6 @@ def response_layout(encoder: ChatEncoder, shown: Shown) -> Layout:
 
 
 def parts_of(layout: Layout, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """int32 arrays of a response in turn."""
     return [pieces[part] if isinstance(part, int) else part for part in layout]
 
 

@@ -1,5 +1,3 @@
 """Used by all rooms: errors that name the mend, atomic files, typed configs, progress."""
 
 from gplan_jax.foundation.errors import GplanError, RowError
-
-__all__ = ["GplanError", "RowError"]

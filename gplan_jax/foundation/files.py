@@ -9,12 +9,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.paths import LOCK
 from gplan_jax.foundation.strict_json import json_text, parse_json
 
@@ -142,6 +142,19 @@ def read_jsonl(path: str | Path) -> Iterator[Any]:
             yield value
     except FileNotFoundError:
         raise GplanError(f"{path} does not exist.") from None
+
+
+def read_records(
+    path: str | Path, texts: Sequence[str], mend: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSONL file, numbered from 1; RowError where one lacks one of these texts."""
+    for number, row in enumerate(read_jsonl(path), start=1):
+        if not isinstance(row, dict):
+            raise RowError(path, number, None, "is not a JSON object", mend)
+        for key in texts:
+            if not isinstance(row.get(key), str):
+                raise RowError(path, number, key, "is missing or not a string", mend)
+        yield number, row
 
 
 def json_lines(path: str | Path) -> Iterator[tuple[int, Any | ValueError]]:

@@ -54,7 +54,6 @@ class ReasoningTrace:
         return sum(step_number(name) is not None for name, _ in self.blocks)
 
     def __getitem__(self, name: str) -> str:
-        """The text of block ``name``; KeyError where the trace has none."""
         return dict(self.blocks)[name]
 
 

@@ -2,5 +2,3 @@
 
 from gplan_jax.training.steps.step import TrainState, make_train_step
 from gplan_jax.training.steps.train_config import TrainConfig
-
-__all__ = ["TrainConfig", "TrainState", "make_train_step"]

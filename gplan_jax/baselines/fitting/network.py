@@ -296,7 +296,6 @@ def network_arm(
     trials: tuple[dict[str, Any], ...],
     recipe: Callable[[FitInput, Any], Recipe],
 ) -> Arm:
-    """An arm from its recipe, which is made of the rows and the arm's settings."""
     return Arm(name, title, settings, trials, functools.partial(fit_recipe, recipe))
 
 

@@ -191,7 +191,6 @@ def with_plans(samples: Iterable[Sample], library: IntentLibrary) -> list[tuple[
 
 
 def most_common(texts: Iterable[str], count: int) -> list[str]:
-    """The ``count`` most frequent texts, ties in the order of the texts themselves."""
     ranked = sorted(Counter(texts).items(), key=lambda item: (-item[1], item[0]))
     return [text for text, _ in ranked[:count]]
 

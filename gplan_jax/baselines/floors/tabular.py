@@ -49,7 +49,6 @@ class TableEncoder:
 
     @property
     def categorical(self) -> tuple[bool, ...]:
-        """For each column whether its numbers are codes of categories."""
         return tuple(name in self.codes for name in self.columns)
 
     def encode(self, samples: Sequence[Sample]) -> np.ndarray:

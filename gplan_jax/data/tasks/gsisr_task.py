@@ -107,7 +107,6 @@ class GsisrTask(Task):
     def read(
         self, path: str | Path, latents: LatentVocabulary, faulty: FaultyRows | None = None
     ) -> Iterator[Example]:
-        """Samples whose labels agree with the library; see ``read_labelled_samples``."""
         rows = read_labelled_samples(path, self.library, vocabulary=latents, faulty=faulty)
         for sample, label in rows:
             steps = (f"STEP_{number}" for number in range(1, len(label.plan) + 1))
@@ -122,8 +121,6 @@ class GsisrTask(Task):
     def read_pairs(
         self, path: str | Path, latents: LatentVocabulary, faulty: FaultyRows | None = None
     ) -> Iterator[ExamplePair]:
-        """Pairs checked against library and rule filter; see ``read_context_pairs``."""
-
         def example(sample: Sample) -> Example:
             blocks, plan = read_response(sample.raw_labels, latents)
             return Example(sample.id, sample, blocks, tuple(name for name, _ in blocks), plan)

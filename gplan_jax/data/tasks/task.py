@@ -153,7 +153,6 @@ class Task(ABC):
 
     @property
     def most_prompt_tokens(self) -> int:
-        """What prompts are cut to, if they are."""
         return self.prompt_length if self.cuts_prompts else sys.maxsize
 
     def prompt_ids(self, context: Any, encoder: ChatEncoder) -> np.ndarray:

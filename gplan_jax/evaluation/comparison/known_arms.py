@@ -23,7 +23,6 @@ PLANNERS = {
 
 
 def known_arms() -> Arms:
-    """Every arm by its name, in the order of a table: networks, planners, floors."""
     floors = {name: entry for name, entry in ARMS.entries.items() if name not in NETWORKS}
     return Arms({**NETWORKS, **PLANNERS, **floors})
 

@@ -284,7 +284,6 @@ def _config(folder: Path, run: Path, settings: PlannerSettings, seed: int) -> di
 
 
 def _curve(log: Path) -> list[dict[str, Any]]:
-    """Mean loss of the steps of each epoch, counted from 1."""
     losses: defaultdict[int, list[float]] = defaultdict(list)
     for record in read_jsonl(log):
         if record["kind"] == "step":

@@ -14,7 +14,7 @@ from gplan_jax.baselines.rows.labelled_rows import check_apart, folds_by_id, lab
 from gplan_jax.evaluation.comparison.results import ComparedFile
 from gplan_jax.foundation.config import parse_config, parse_yaml
 from gplan_jax.foundation.errors import GplanError, RowError
-from gplan_jax.foundation.files import file_digest, read_jsonl
+from gplan_jax.foundation.files import file_digest, read_records
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, parse_plan, read_samples
 
 VALIDATION_PARTS = 7  # One of them, 14% of a fold's training rows, validates.
@@ -45,7 +45,6 @@ class ComparedRows:
 
     @property
     def order(self) -> list[int]:
-        """The rows that are scored, in the order of their file."""
         return sorted(row for fold in self.folds for row in fold.test)
 
 
@@ -131,12 +130,7 @@ def read_added(path: Path, rows: ComparedRows, library: IntentLibrary) -> list[s
     numbers = rows.order
     found: dict[int, str] = {}
     form = "Each row has the strings id, text and label, as gplan evaluate writes them."
-    for line, row in enumerate(read_jsonl(path), start=1):
-        if not isinstance(row, dict):
-            raise RowError(path, line, None, "is not a JSON object", form)
-        for key in ("id", "text", "label"):
-            if not isinstance(row.get(key), str):
-                raise RowError(path, line, key, "is missing or not a string", form)
+    for line, row in read_records(path, ("id", "text", "label"), form):
         number = row.get("row")
         if number is None:
             if line > len(numbers):

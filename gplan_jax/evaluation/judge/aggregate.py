@@ -88,7 +88,6 @@ def _figures(rows: Sequence[Judged], axes: Sequence[str], seed: int) -> dict[str
 
 
 def _together(ours: Mapping[str, Sequence[Judged]], how: Combine) -> list[Judged]:
-    """The judges' combined judgement of every row."""
     rows = []
     for of_row in zip(*ours.values(), strict=True):
         first = of_row[0]

@@ -83,7 +83,6 @@ class JudgePrompt:
 
     @classmethod
     def load(cls, name_or_dir: str | Path = "en") -> JudgePrompt:
-        """Reads a shipped template by its name, or another one from its folder."""
         name, sources = read_templates(name_or_dir, shipped=PROMPTS, files=FILES, kind=KIND)
         templates = Templates.compile(name, sources, kind=KIND)
         return cls(name, sources, templates)
@@ -95,7 +94,6 @@ class JudgePrompt:
     def score(
         self, sample: Sample, plan: Plan, rubric: Rubric, library: IntentLibrary
     ) -> tuple[str, str]:
-        """The system and the user text that ask for the scores of one plan."""
         system = self.templates.fill("system.j2", rubric=rubric, library=library)
         return system, self.templates.fill("user.j2", plan=quoted(plan), **_context(sample))
 

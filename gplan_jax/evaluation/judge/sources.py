@@ -10,7 +10,7 @@ from pathlib import Path
 from gplan_jax.baselines.fitting.arms import FLOORS
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
-from gplan_jax.foundation.files import read_jsonl
+from gplan_jax.foundation.files import read_records
 from gplan_jax.gsisr import (
     IntentLibrary,
     Plan,
@@ -71,7 +71,7 @@ def plans_of_predictions(
 
     ``cut`` says that ``rows`` are the first of the data, so the file may go on.
     """
-    lines = list(islice(read_jsonl(path), len(rows) + (not cut)))
+    lines = list(islice(read_records(path, ("id", "text"), _MEND), len(rows) + (not cut)))
     if len(lines) != len(rows):
         more = "more" if len(lines) > len(rows) else f"only {len(lines)}"
         raise GplanError(
@@ -79,12 +79,7 @@ def plans_of_predictions(
             "made from, with the --limit and --on-error of gplan evaluate."
         )
     texts: list[str] = []
-    for number, (line, sample) in enumerate(zip(lines, rows, strict=True), start=1):
-        if not isinstance(line, dict):
-            raise RowError(path, number, None, "is not a JSON object", _MEND)
-        for key in ("id", "text"):
-            if not isinstance(line.get(key), str):
-                raise RowError(path, number, key, "is missing or not a string", _MEND)
+    for (number, line), sample in zip(lines, rows, strict=True):
         if line["id"] != sample.id:
             problem = f"is {line['id']!r}, but row {number} of the data has id {sample.id!r}"
             mend = "Give the data that the predictions were made from, with the same --on-error."

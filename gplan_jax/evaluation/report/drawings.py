@@ -74,7 +74,6 @@ def drawing(
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
-    """A straight line of a class."""
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=kind)
 
 

@@ -89,7 +89,6 @@ def render_report(
     *,
     note: Callable[[str], object] | None = None,
 ) -> str:
-    """The report's HTML text; arguments and errors as for `write_report`."""
     if not runs:
         raise GplanError("Nothing to report on: name a run with --run DIR.")
     parts = []
@@ -212,7 +211,6 @@ def _forest(name: str, results: ComparisonResults, order: Sequence[str], measure
 def _leads(
     name: str, results: ComparisonResults, order: Sequence[str], measure: str
 ) -> Drawing | None:
-    """Each arm minus the reference, outlined where nothing is shown."""
     against = against_reference(results, measure)
     arms = [arm for arm in order if arm in against]
     if not arms:

@@ -36,7 +36,6 @@ class TableCell:
 
 
 def result_lines(results: ComparisonResults, scores: ArmRowScores) -> list[dict[str, Any]]:
-    """The main table: arms as given, floors last."""
     against = {measure: against_reference(results, measure) for measure in MEASURES}
     means = results.summary.arms
     top = {m: max(means[arm][m].mean for arm in results.arms) for m in MEASURES}
@@ -84,7 +83,6 @@ def result_lines(results: ComparisonResults, scores: ArmRowScores) -> list[dict[
 
 
 def pair_lines(results: ComparisonResults) -> list[dict[str, Any]]:
-    """Every comparison of the summary, one line a pair and one cell a measure."""
     pairs: dict[tuple[str, str], dict[str, ArmDifference]] = {}
     for stated in results.summary.comparisons:
         pairs.setdefault((stated.first, stated.second), {})[stated.measure] = stated

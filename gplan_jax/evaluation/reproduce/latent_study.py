@@ -135,7 +135,6 @@ def study_latents(
 
 
 def latent_rows(task: Task, encoder: ChatEncoder, examples: Sequence[Example]) -> LatentRows:
-    """The rows as the model reads them once all blocks are latent."""
     latent_ids = set(encoder.latent_ids)
     parts: list[list[np.ndarray]] = [[], [], [], []]
     for example in examples:

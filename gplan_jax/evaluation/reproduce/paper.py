@@ -54,7 +54,6 @@ class Claim:
     says: Literal["higher", "same"] = "higher"
 
     def words(self, titles: Mapping[str, str]) -> str:
-        """The claim as a line of a table; ``titles`` are the arms'."""
         relation = "above" if self.says == "higher" else "not below"
         return f"{titles[self.first]} {relation} {titles[self.second]}, {TITLES[self.measure]}"
 

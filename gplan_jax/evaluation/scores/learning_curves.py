@@ -177,7 +177,6 @@ def _dash(index: int) -> str:
 # How preference runs move the two responses of a pair.
 MARGIN = "rewards/margins"
 BAND_COLOUR, LINE_COLOUR = "#DFF0E8", "#7B8794"
-BAND = (0.10, 0.20)  # gamma_l and gamma_h
 SPREAD_FOR_TWO_SCALES = 10.0
 
 
@@ -211,18 +210,22 @@ def read_preference_logs(logs: Mapping[str, str | Path]) -> dict[str, Series]:
     return runs
 
 
-def draw_preference_curves(logs: Mapping[str, str | Path], out: str | Path) -> Path:
+def draw_preference_curves(
+    logs: Mapping[str, str | Path], out: str | Path, *, band: tuple[float, float] = (0.10, 0.20)
+) -> Path:
     """Draws reward shifts, margin, center, log-probabilities and band shares over the steps.
 
-    Where a run drifts far beyond BAND, which is shaded in the margin's panel, the shifts stand on a
-    scale that is linear up to twice its upper end and logarithmic beyond, so that a run inside it
-    can still be read.
+    Where a run drifts far beyond ``band`` (gamma_l and gamma_h, shaded in the margin's panel), the
+    shifts stand on a scale that is linear up to twice its upper end and logarithmic beyond, so that
+    a run inside the band can still be read.
     """
+    if band[0] > band[1]:
+        raise GplanError(f"The band of the margin goes from low to high, not {band}.")
     runs = read_preference_logs(logs)
     # All reward shifts share one scale.
     keys = [key for key, _, scale in PREFERENCE_PANELS if scale == "shift"]
     values = np.concatenate([one[key][1] for one in runs.values() for key in keys if key in one])
-    unit = 2 * BAND[1]
+    unit = 2 * max(map(abs, band))
     largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
     pyplot, out = load_pyplot(), Path(out)
     with pyplot.rc_context(STYLE):
@@ -235,8 +238,8 @@ def draw_preference_curves(logs: Mapping[str, str | Path], out: str | Path) -> P
             if scale == "shift":
                 axes.axhline(0, color=LINE_COLOUR, lw=0.9, zorder=1)
             if key == MARGIN:
-                axes.axhspan(*BAND, color=BAND_COLOUR, zorder=0, lw=0)
-            if scale == "shift" and largest > SPREAD_FOR_TWO_SCALES * unit:
+                axes.axhspan(*band, color=BAND_COLOUR, zorder=0, lw=0)
+            if scale == "shift" and unit > 0 and largest > SPREAD_FOR_TWO_SCALES * unit:
                 _two_scales(axes, unit)
         finish_figure(figure, runs, out)
     return out

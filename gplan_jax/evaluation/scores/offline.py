@@ -26,7 +26,7 @@ from gplan_jax.data.tasks.gsisr_task import (
 from gplan_jax.data.tasks.task import Example, RowScores, Task
 from gplan_jax.evaluation.scores.intervals import RESAMPLES, bootstrap_interval, wilson_interval
 from gplan_jax.foundation.errors import GplanError, RowError
-from gplan_jax.foundation.files import atomic_directory, read_jsonl, write_json, write_jsonl
+from gplan_jax.foundation.files import atomic_directory, read_records, write_json, write_jsonl
 from gplan_jax.gsisr import IntentLibrary, Sample, parse_plan
 from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary
 
@@ -149,8 +149,7 @@ def score_file(
     Needs "id", "text" and "label" (strings) in each row and reads "floors" where it stands;
     scores in the file are ignored. So it also scores another program's answers.
     """
-    rows = enumerate(read_jsonl(path), start=1)
-    predictions = [read_prediction(path, number, row, library) for number, row in rows]
+    predictions = read_predictions(path, library)
     if not predictions:
         raise GplanError(f"{path} holds no predictions.")
     if len({frozenset(p.floors) for p in predictions}) > 1:
@@ -243,17 +242,15 @@ def prediction_record(
     }
 
 
-def read_prediction(path: str | Path, number: int, row: Any, library: IntentLibrary) -> Prediction:
-    """The texts of one line of predictions.jsonl; RowError where one is missing or no plan."""
+def read_predictions(path: str | Path, library: IntentLibrary) -> list[Prediction]:
+    """The texts of a predictions.jsonl; RowError where one is missing or no plan."""
     mend = 'Each row is a JSON object with the strings "id", "text" and "label".'
-    if not isinstance(row, dict):
-        raise RowError(path, number, None, "is not a JSON object", mend)
-    for key in ("id", "text", "label"):
-        if not isinstance(row.get(key), str):
-            raise RowError(path, number, key, "is missing or not a string", mend)
-    if not parse_plan(row["label"], library):
-        raise RowError(path, number, "label", "holds no plan to score against", mend)
-    floors = row.get("floors", {})
-    if not isinstance(floors, dict) or not all(isinstance(t, str) for t in floors.values()):
-        raise RowError(path, number, "floors", "is not an object of plan texts", mend)
-    return Prediction(row["id"], row["text"], row["label"], floors)
+    predictions = []
+    for number, row in read_records(path, ("id", "text", "label"), mend):
+        if not parse_plan(row["label"], library):
+            raise RowError(path, number, "label", "holds no plan to score against", mend)
+        floors = row.get("floors", {})
+        if not isinstance(floors, dict) or not all(isinstance(t, str) for t in floors.values()):
+            raise RowError(path, number, "floors", "is not an object of plan texts", mend)
+        predictions.append(Prediction(row["id"], row["text"], row["label"], floors))
+    return predictions

@@ -22,11 +22,11 @@ from gplan_jax.evaluation.scores.offline import (
     Prediction,
     RowScores,
     prediction_record,
-    read_prediction,
+    read_predictions,
     score_text,
 )
 from gplan_jax.foundation.errors import GplanError, RowError
-from gplan_jax.foundation.files import atomic_directory, read_jsonl, write_json, write_jsonl
+from gplan_jax.foundation.files import atomic_directory, read_records, write_json, write_jsonl
 from gplan_jax.gsisr import (
     ContextPair,
     IntentLibrary,
@@ -151,12 +151,8 @@ def read_folder(
     folder: str | Path, library: IntentLibrary, latents: LatentVocabulary = GSISR_LATENTS
 ) -> Measured:
     """Measures again from the texts and pairs of a folder; what was computed there is ignored."""
-    path = Path(folder) / PREDICTIONS
-    rows = enumerate(read_jsonl(path), start=1)
-    predictions = [read_prediction(path, number, row, library) for number, row in rows]
-    path = Path(folder) / PAIRS
-    lines = enumerate(read_jsonl(path), start=1)
-    pairs = [_read_pair(path, number, row, len(predictions)) for number, row in lines]
+    predictions = read_predictions(Path(folder) / PREDICTIONS, library)
+    pairs = _read_pairs(Path(folder) / PAIRS, len(predictions))
     return score_pairs(predictions, pairs, library, latents)
 
 
@@ -262,17 +258,16 @@ def _figures(rows: Sequence[Mapping[str, float]], ids: Sequence[str]) -> Figures
     return figures
 
 
-def _read_pair(path: Path, number: int, row: Any, predictions: int) -> AskedPair:
+def _read_pairs(path: Path, predictions: int) -> list[AskedPair]:
     mend = f"Remove the folder and measure again; {PREDICTIONS} and {PAIRS} belong together."
-    if not isinstance(row, dict):
-        raise RowError(path, number, None, "is not a JSON object", mend)
-    for key in ("pair", "anchor_id", "perturbation"):
-        if not isinstance(row.get(key), str):
-            raise RowError(path, number, key, "is missing or not a string", mend)
-    if row.get("plans") not in ("differ", "equal"):
-        raise RowError(path, number, "plans", 'is neither "differ" nor "equal"', mend)
-    for key in ("anchor", "counterfactual"):
-        if type(row.get(key)) is not int or not 1 <= row[key] <= predictions:
-            raise RowError(path, number, key, f"is no row from 1 to {predictions}", mend)
-    rows = (row["anchor"] - 1, row["counterfactual"] - 1)
-    return AskedPair(row["pair"], row["anchor_id"], row["perturbation"], row["plans"], rows)
+    pairs = []
+    for number, row in read_records(path, ("pair", "anchor_id", "perturbation"), mend):
+        if row.get("plans") not in ("differ", "equal"):
+            raise RowError(path, number, "plans", 'is neither "differ" nor "equal"', mend)
+        for key in ("anchor", "counterfactual"):
+            if type(row.get(key)) is not int or not 1 <= row[key] <= predictions:
+                raise RowError(path, number, key, f"is no row from 1 to {predictions}", mend)
+        rows = (row["anchor"] - 1, row["counterfactual"] - 1)
+        found = AskedPair(row["pair"], row["anchor_id"], row["perturbation"], row["plans"], rows)
+        pairs.append(found)
+    return pairs

@@ -182,7 +182,6 @@ class ParameterStore:
 
 
 def _stored_leaves(folder: Path) -> dict[str, Any]:
-    """Parameter path -> what the index says of its array."""
     metadata = ocp.pytree_metadata(folder).metadata
     if not isinstance(metadata, dict):
         raise ValueError("no parameters in it")

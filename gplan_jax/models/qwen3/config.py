@@ -109,7 +109,6 @@ class Qwen3Config:
         return cls(**found | {"rope_theta": float(found["rope_theta"])})
 
     def to_hf(self) -> dict[str, Any]:
-        """Returns the ``config.json`` that transformers reads as this shape."""
         fields = dataclasses.asdict(self)
         theta = fields.pop("rope_theta")
         return {

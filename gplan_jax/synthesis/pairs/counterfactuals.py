@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +24,7 @@ from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, Streak
 from gplan_jax.foundation.files import write_json
 from gplan_jax.foundation.progress import track
 from gplan_jax.foundation.streams import map_ordered
+from gplan_jax.foundation.tables import TextTable
 from gplan_jax.gsisr import (
     ContextPair,
     IntentLibrary,
@@ -127,20 +128,18 @@ def report_path(out: str | Path) -> Path:
 
 
 def report_table(report: PairReport) -> Table:
-    """A line a perturbation: how often the teacher was asked, and what came of it."""
-    table = Table()
-    table.add_column("perturbation")
-    for heading in ("tried", "pairs", "equal plans", "failed", "not applicable"):
-        table.add_column(heading, justify="right")
     names = [name for name in report.verdicts if name != ANCHOR]
     lines = {name: report.verdicts[name] for name in names}
     verdicts: tuple[PairVerdict, ...] = (*TRIED, "not_applicable")
     lines["all"] = {v: sum(lines[name].get(v, 0) for name in names) for v in verdicts}
+    rows: list[Sequence[str] | None] = []
     for name, counts in lines.items():
         tried = sum(counts.get(verdict, 0) for verdict in TRIED)
         figures = [counts.get(verdict, 0) for verdict in verdicts]
-        table.add_row(name, *(f"{n:,}" for n in (tried, *figures)), end_section=name == names[-1])
-    return table
+        rows.append((name, *(f"{n:,}" for n in (tried, *figures))))
+    rows.insert(-1, None)
+    headings = ("perturbation", "tried", "pairs", "equal plans", "failed", "not applicable")
+    return TextTable(headings, rows).rich()
 
 
 async def candidates_of(sample: Sample, where: RowPlace, recipe: PairRecipe) -> list[PairCandidate]:

@@ -139,7 +139,6 @@ def write_review(
     decisions: Sequence[Decision],
     library: IntentLibrary,
 ) -> None:
-    """Writes a review file: one decision for each candidate, in the same order."""
     both = zip(candidates, decisions, strict=True)
     write_lines(path, (review_line(c, d, library) for c, d in both), library)
 

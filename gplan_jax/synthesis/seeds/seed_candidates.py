@@ -151,7 +151,6 @@ def candidates_of(review: Path) -> Path:
 def load_candidates(
     reviews: list[Path], candidates: Path | None, library: IntentLibrary
 ) -> tuple[Path, list[SeedCandidate]]:
-    """The candidates of one or more review files, and where they are."""
     paths = {(candidates or candidates_of(review)).resolve() for review in reviews}
     if len(paths) > 1:
         listed = ", ".join(sorted(map(str, paths)))

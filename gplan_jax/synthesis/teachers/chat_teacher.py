@@ -158,7 +158,6 @@ class ChatTeacher:
         return *read(second), [reply, second]
 
     def _messages(self, task: PromptKind, sample: Sample, plan: Plan | None) -> tuple[Message, ...]:
-        """System prompt, examples, and the context last: what rows share comes first."""
         turns = [self._system[task]]
         if self._seeds is not None:
             for seed in self._seeds.examples(sample, self._config.examples):

@@ -223,7 +223,6 @@ class TriggerReport:
         return self.moments.rows.total()
 
     def to_dict(self, spec: TriggerSpec) -> dict[str, Any]:
-        """The counts and the spec they were made with, for JSON."""
         by_trigger: dict[str, int] = {}
         for name, rule in spec.rules.items():
             by_trigger[rule.trigger] = by_trigger.get(rule.trigger, 0) + self.moments.rows[name]

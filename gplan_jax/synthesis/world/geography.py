@@ -65,7 +65,6 @@ class Geography:
     places: Mapping[tuple[str, str], tuple[Place, ...]]
 
     def find(self, category: str, *, city: str) -> Sequence[Place]:
-        """Places of one category in a city."""
         return self.places[city, category]
 
     def rains(self, city: str, day: date) -> bool:

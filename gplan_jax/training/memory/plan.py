@@ -59,7 +59,6 @@ class Roofline:
 
     @property
     def utilisation(self) -> float:
-        """The most useful-FLOPs utilisation that these limits allow."""
         return self.useful / self.seconds
 
 

@@ -269,7 +269,6 @@ def weights_dtype(config: TrainConfig) -> jnp.dtype:
 
 
 def kernel_of(config: TrainConfig, model: Qwen3, *, platform: str) -> Kernel:
-    """The attention kernel of a config on a platform ("cpu", "gpu" or "tpu")."""
     return resolve_kernel(
         config.precision.attention,
         platform=platform,
