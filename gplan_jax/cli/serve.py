@@ -23,6 +23,9 @@ def serve(
     ] = "drafted",
     slots: Annotated[int, typer.Option(min=1, max=256, help="Requests decoded together.")] = 8,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get 503.")] = 64,
+    replicas: Annotated[
+        str, typer.Option(help="Engines, each on a device of its own; auto takes all devices.")
+    ] = "1",
     deadline_ms: Annotated[
         int, typer.Option(min=1, help="Time for an answer where the request names none.")
     ] = 10_000,
@@ -80,6 +83,7 @@ def serve(
     from pydantic import SecretStr
 
     from gplan_jax.abtest.experiment import AbTest
+    from gplan_jax.foundation import GplanError
     from gplan_jax.foundation.config import load_config
     from gplan_jax.foundation.extras import require_extra
     from gplan_jax.inference.engine.requests import EngineConfig
@@ -92,6 +96,8 @@ def serve(
     from gplan_jax.serving.planning.serve import allowed_hosts, display_name, read_api_key
     from gplan_jax.serving.planning.serve import serve as run
 
+    if replicas != "auto" and not (replicas.isascii() and replicas.isdigit() and int(replicas)):
+        raise GplanError(f"--replicas {replicas} is none; it is a number from 1, or auto.")
     key = read_api_key(api_key_env)
     run(
         model,
@@ -122,5 +128,6 @@ def serve(
         library=str(library) if library else None,
         template=template,
         prompt_length=prompt_length,
+        replicas=None if replicas == "auto" else int(replicas),
         traces=traces,
     )

@@ -35,6 +35,7 @@ SEARCH_NODES = 64  # tokens of a pass for each row of a file whose best plans ar
 _TRIGGER_COLUMNS = tuple(f"trigger_{number}" for number in range(1, 8))
 _TIMES = ("2000-01-01 00:00:00", "2001-12-31 12:59:59")
 _TIME_COLUMNS = (REQUEST_TIME, *ORDER_TIMES)
+MOMENT_COLUMNS = (*SPATIOTEMPORAL_COLUMNS, *_TRIGGER_COLUMNS)  # the others are the user's own
 _ANY_CONTEXT = Sample(**dict.fromkeys(COLUMNS, "") | {"currenttime": "2000-01-01 00:00:00"})
 
 
@@ -146,7 +147,7 @@ class Prompter:
 def elsewhere(sample: Sample) -> Sample:
     """The same user at another time and place after another order: none of these columns agrees."""
     changed = {}
-    for column in (*SPATIOTEMPORAL_COLUMNS, *_TRIGGER_COLUMNS):
+    for column in MOMENT_COLUMNS:
         value = getattr(sample, column)
         if column in _TIME_COLUMNS:
             changed[column] = next(time for time in _TIMES if time != value)

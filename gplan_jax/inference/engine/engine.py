@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
+import jax
+
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.inference.engine.best_plans import SearchRow
@@ -86,6 +88,8 @@ class PlanEngine:
         self._ends: Counter[str] = Counter()
         self._seconds_between_answers = 0.0
         self._last_answer = time.monotonic()
+        # What a thread has chosen is its own: the engine's thread computes where it was loaded.
+        self._device = jax.config.jax_default_device  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._run, name="planning-engine", daemon=True)
         self._thread.start()
 
@@ -164,6 +168,7 @@ class PlanEngine:
                 compilations=decoder.programs.count,
                 expected_wait_s=self._expected_wait_s(),
                 grammar=str(decoder.grammar or ""),
+                replicas=(),
                 **{end: self._ends[end] for end in ENDS},
             )
 
@@ -194,15 +199,8 @@ class PlanEngine:
 
     def _run(self) -> None:
         try:
-            while self._wait():
-                self._free_abandoned()
-                if self._queue and self._decoder.free_slots:
-                    self._admit()
-                finished, now = self._decoder.step(), time.monotonic()
-                for entry in self._active.values():
-                    entry.passed.append(now)
-                for row in finished:
-                    self._answer(row)
+            with jax.default_device(self._device):
+                self._serve()
         except Exception as fault:  # Whatever the device runs into: nobody may wait for ever.
             _LOG.exception("The planning engine has failed")
             self._fault = fault
@@ -212,6 +210,17 @@ class PlanEngine:
             self._active.clear()
         for entry in left:
             _settle(entry.future, self._fault or Draining("The engine was closed."))
+
+    def _serve(self) -> None:
+        while self._wait():
+            self._free_abandoned()
+            if self._queue and self._decoder.free_slots:
+                self._admit()
+            finished, now = self._decoder.step(), time.monotonic()
+            for entry in self._active.values():
+                entry.passed.append(now)
+            for row in finished:
+                self._answer(row)
 
     def _wait(self) -> bool:
         """Sleeps while there is nothing to do; whether to go on."""

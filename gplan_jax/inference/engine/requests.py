@@ -165,6 +165,7 @@ class EngineSnapshot:
     compilations: int = 0  # programs compiled; it must not grow after the start
     expected_wait_s: float = 0.0  # how long a request that came now would probably wait for a slot
     grammar: str = ""  # size of the responses' grammar; empty where there is none
+    replicas: tuple[bool, ...] = ()  # which of several engines work; empty for one
 
 
 class Engine(Protocol):

@@ -128,6 +128,13 @@ class _EngineCollector(Collector):
         }
         for name, (value, text) in gauges.items():
             yield GaugeMetricFamily(f"gplan_{name}", text, value)
+        if state.replicas:
+            up = GaugeMetricFamily(
+                "gplan_replica_up", "Whether a replica works.", labels=["replica"]
+            )
+            for number, works in enumerate(state.replicas):
+                up.add_metric([str(number)], int(works))
+            yield up
         # What Kubernetes' inference gateways schedule by, under the names that they read.
         gateway: dict[str, tuple[float, str]] = {
             "num_requests_waiting": (state.queued, "As gplan_queued_requests."),

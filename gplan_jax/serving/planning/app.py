@@ -384,18 +384,21 @@ def _add_descriptions(app: FastAPI, library: IntentLibrary, settings: ServerSett
 
 def _add_probes(app: FastAPI, gate: Gate, metrics: ServerMetrics) -> None:
     @app.head("/healthz", include_in_schema=False)
-    @app.get("/healthz", responses={503: PLAN_ERRORS[503]})
+    @app.get("/healthz", responses={503: PLAN_ERRORS[503]}, response_model_exclude_none=True)
     async def healthz() -> StatusAnswer:
         """Whether the process is well: 503 once the engine has failed, and only a restart helps."""
         gate.check_alive()
         return StatusAnswer(status="ok")
 
     @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz", responses={503: PLAN_ERRORS[503]})
+    @app.get("/readyz", responses={503: PLAN_ERRORS[503]}, response_model_exclude_none=True)
     async def readyz() -> StatusAnswer:
         """Whether plan requests are taken: 503 while the model loads and once the server stops."""
         gate.check()
-        return StatusAnswer(status="ready")
+        works = gate.engine.snapshot().replicas
+        return StatusAnswer(
+            status="ready", replicas=f"{sum(works)} of {len(works)}" if works else None
+        )
 
     @app.head("/metrics", include_in_schema=False)
     @app.get("/metrics", response_class=Response)

@@ -260,9 +260,10 @@ class ModelAnswer(_Body):
 
 
 class StatusAnswer(_Body):
-    """One word on the server's state."""
+    """One word on the server's state; of several replicas, how many work."""
 
     status: str
+    replicas: str | None = None
 
 
 class Example(_Body):

@@ -15,6 +15,7 @@ from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.inference.engine.engine import PlanEngine
+from gplan_jax.inference.engine.replicas import load_replicas
 from gplan_jax.inference.engine.requests import (
     Draining,
     Engine,
@@ -101,12 +102,14 @@ def serve(
     template: str | None = None,
     library: str | None = None,
     prompt_length: int | None = None,
+    replicas: int | None = 1,
     traces: bool = False,
 ) -> None:
     """Serves a model until SIGTERM or Ctrl-C, and returns once it has drained.
 
     The port opens at once; ``/readyz`` says 503 until the model is loaded and compiled. Port 0
     takes a free one; ``template``, ``library`` and ``prompt_length`` are those of ``Planner.load``.
+    ``replicas`` engines, one a device, share the requests; None takes all devices.
     With ``traces``, spans go to an OpenTelemetry collector.
     """
     task = GsisrTask.load(
@@ -121,7 +124,7 @@ def serve(
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     started = time.monotonic()
 
-    def load() -> Engine:
+    def load_one() -> Engine:
         return PlanEngine.load(
             model_dir,
             engine_config,
@@ -129,6 +132,9 @@ def serve(
             library=library,
             prompt_length=prompt_length,
         )
+
+    def load() -> Engine:
+        return load_replicas(load_one, replicas)
 
     def loaded(engine: Engine) -> None:
         seconds = time.monotonic() - started
@@ -157,8 +163,9 @@ def serve(
 def ready_message(url: str, settings: ServerSettings, state: EngineSnapshot, seconds: float) -> str:
     """What the terminal shows once plans are taken."""
     grammar = f"  grammar              {state.grammar}\n" if state.grammar else ""
+    on = f" on {len(state.replicas)} devices" if state.replicas else ""
     return (
-        f"Ready: {url} serves {settings.model}, {settings.mode}, with {state.slots} slots; "
+        f"Ready: {url} serves {settings.model}, {settings.mode}, with {state.slots} slots{on}; "
         f"loading and compiling {state.compilations} programs took {seconds:.1f} s.\n"
         f"{grammar}"
         f"  try it in a browser  {url}/\n"

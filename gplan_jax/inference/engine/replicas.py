@@ -1,0 +1,157 @@
+"""Engines of one model on the devices of a host, used as one engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import jax
+
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr import COLUMNS, Sample
+from gplan_jax.inference.engine.decoder_setup import MOMENT_COLUMNS
+from gplan_jax.inference.engine.requests import (
+    ENDS,
+    Engine,
+    EngineSnapshot,
+    Overloaded,
+    PlanAnswer,
+    PlanRequest,
+)
+
+USERS = 100_000  # whose replica is remembered
+USER_COLUMNS = tuple(column for column in COLUMNS if column not in {*MOMENT_COLUMNS, "id"})
+_STATE = ("queued", "active", "slots", "queue_limit", "prefix_bytes")
+_COUNTS = (*ENDS, "passes", "prefix_hits", "prefix_misses", "compilations")
+
+
+def user_of(request: PlanRequest) -> Hashable:
+    """What a user's requests have in common: profile and history, whose prompt is cached."""
+    sample = request.sample
+    if not isinstance(sample, Sample):
+        return str(sample)
+    return hash(tuple(getattr(sample, column) for column in USER_COLUMNS))
+
+
+class Replicas:
+    """Sends each request to one of ``engines``, all of the same model.
+
+    That is the one that served the user last, whose cache holds the user's prompt, unless it has no
+    free slot while another has; else the one with the fewest requests. An engine that fails takes
+    nothing any more, and what it had accepted goes to another, until the request's deadline.
+    """
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self.engines = tuple(engines)
+        self._homes: OrderedDict[Hashable, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def submit(self, request: PlanRequest) -> Future[PlanAnswer]:
+        """Queues a request; see ``requests.Engine``."""
+        answer: Future[PlanAnswer] = Future()
+        self._send(request, answer, time.monotonic())
+        return answer
+
+    def snapshot(self) -> EngineSnapshot:
+        """The state of the engines that work, and the counts of all; ready while one is."""
+        states = [engine.snapshot() for engine in self.engines]
+        working = [state for state in states if state.ready] or states
+        rows: Counter[int] = Counter()
+        for state in states:
+            rows.update(state.rows_of_passes)
+        return EngineSnapshot(
+            ready=any(state.ready for state in states),
+            rows_of_passes=dict(rows),
+            expected_wait_s=min(state.expected_wait_s for state in working),
+            grammar=states[0].grammar,
+            replicas=tuple(state.ready for state in states),
+            **{name: sum(getattr(state, name) for state in working) for name in _STATE},
+            **{name: sum(getattr(state, name) for state in states) for name in _COUNTS},
+        )
+
+    def close(self, *, drain_s: float = 0.0) -> None:
+        """Closes all at once; see ``requests.Engine``."""
+        with ThreadPoolExecutor(len(self.engines)) as pool:
+            list(pool.map(lambda engine: engine.close(drain_s=drain_s), self.engines))
+
+    def _send(self, request: PlanRequest, answer: Future[PlanAnswer], arrived: float) -> None:
+        """Submits to the best engine, or the next where that refuses; raises what the last says."""
+        user = user_of(request)
+        order = self._order(user, [engine.snapshot() for engine in self.engines])
+        if not order:
+            raise GplanError("All replicas have failed; the server must be restarted.")
+        left_s = request.deadline_s
+        if left_s is not None:
+            left_s = max(0.0, left_s - (time.monotonic() - arrived))
+        for number in order:
+            try:
+                inner = self.engines[number].submit(dataclasses.replace(request, deadline_s=left_s))
+                break
+            except GplanError as refusal:
+                # Another may have room; what is wrong with the request is wrong everywhere.
+                broken = not self.engines[number].snapshot().ready
+                if number == order[-1] or not (broken or isinstance(refusal, Overloaded)):
+                    raise
+        with self._lock:
+            self._homes[user] = number
+            self._homes.move_to_end(user)
+            if len(self._homes) > USERS:
+                self._homes.popitem(last=False)
+
+        def settle(done: Future[PlanAnswer]) -> None:
+            if done.cancelled():
+                answer.cancel()
+                return
+            fault = done.exception()
+            # The engine broke, not the request: another one makes the plan.
+            if fault and not isinstance(fault, GplanError):
+                try:
+                    return self._send(request, answer, arrived)
+                except GplanError as refusal:
+                    fault = refusal
+            if answer.set_running_or_notify_cancel():
+                if fault is None:
+                    answer.set_result(done.result())
+                else:
+                    answer.set_exception(fault)
+
+        inner.add_done_callback(settle)
+        # A client that went away frees its slot.
+        answer.add_done_callback(lambda given: given.cancelled() and inner.cancel())
+
+    def _order(self, user: Hashable, states: Sequence[EngineSnapshot]) -> list[int]:
+        """Numbers of the engines that work, the one to ask first in front."""
+        load = {n: state.queued + state.active for n, state in enumerate(states) if state.ready}
+        with self._lock:
+            home = self._homes.get(user)
+        stays = home in load and load[home] < states[home].slots
+        return sorted(load, key=lambda n: (not (n == home and stays), load[n], n != home, n))
+
+
+def load_replicas(load: Callable[[], Engine], count: int | None = None) -> Engine:
+    """Calls ``load`` once for each of the first ``count`` local devices (all, if None), at once.
+
+    Raises:
+        GplanError: there are fewer devices than ``count``.
+    """
+    devices = jax.local_devices()
+    count = len(devices) if count is None else count
+    if count > len(devices):
+        kind = devices[0].device_kind
+        raise GplanError(
+            f"--replicas {count}: this process sees {len(devices)} device(s) ({kind}); a replica "
+            "has a device of its own. Say auto for all of them."
+        )
+
+    def on(device: jax.Device) -> Engine:
+        with jax.default_device(device):
+            return load()
+
+    if count == 1:
+        return on(devices[0])
+    with ThreadPoolExecutor(count) as pool:
+        return Replicas(list(pool.map(on, devices[:count])))
