@@ -137,9 +137,7 @@ def simulate(
     lift: Annotated[
         float, typer.Option(help="0: A/A tests on users' days; else a planted relative lift.")
     ] = 0.0,
-    sequential: Annotated[
-        bool, typer.Option("--sequential", help="Also with daily looks.")
-    ] = False,
+    sequential: Annotated[bool, typer.Option("--sequential", help="With daily looks too.")] = False,
     users: Annotated[int, typer.Option(min=20, help="Of an A/A test or the log.")] = 2000,
     days: Annotated[int, typer.Option(min=2, max=365, help="Of the test.")] = 14,
     before: Annotated[int, typer.Option(min=0, help="Days of the pre-period.")] = 7,

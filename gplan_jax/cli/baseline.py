@@ -156,12 +156,8 @@ def report(
             "side by side."
         ),
     ],
-    out: Annotated[
-        Path, typer.Option(help="The HTML file to write; an earlier report there is replaced.")
-    ],
-    library: Annotated[
-        Path | None, typer.Option(help="Intent library, if not the shipped Amap one.")
-    ] = None,
+    out: Annotated[Path, typer.Option(help="The HTML file; an earlier report there is replaced.")],
+    library: Annotated[Path | None, typer.Option(help="Intent library; else Amap's.")] = None,
 ) -> None:
     """Make one HTML file of baseline runs: tables, intervals, curves, slices, confusions.
 

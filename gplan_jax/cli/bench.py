@@ -33,9 +33,7 @@ def latency(
         list[str] | None,
         typer.Option(help="A model directory, DIR or NAME=DIR; repeat it for each table row."),
     ] = None,
-    url: Annotated[
-        str | None, typer.Option(help="A server that runs already, instead of --model.")
-    ] = None,
+    url: Annotated[str | None, typer.Option(help="A running server, instead of --model.")] = None,
     data: Annotated[
         Path | None,
         typer.Option(help="Rows to plan for: .csv, .jsonl or .parquet; else simulated ones."),

@@ -12,9 +12,7 @@ Model = Annotated[Path, typer.Option(help="A model directory, as convert or trai
 Library = Annotated[
     Path | None, typer.Option(help="Intent library (YAML); else the model's own, else Amap's.")
 ]
-Template = Annotated[
-    str | None, typer.Option(help="Prompt template, a name or folder; else the model's own.")
-]
+Template = Annotated[str | None, typer.Option(help="Prompt template or folder; else the model's.")]
 PromptLength = Annotated[
     int | None,
     typer.Option(min=1, help="Tokens that prompts are cut to; else as in training."),
@@ -47,9 +45,7 @@ def evaluate(
     model: Model,
     data: Annotated[Path, typer.Option(help="Labelled rows: .csv, .jsonl or .parquet.")],
     out: Annotated[Path, typer.Option(help="New directory for predictions and metrics.")],
-    train_data: Annotated[
-        Path | None, typer.Option(help="Training rows: the floors are fitted on them.")
-    ] = None,
+    train_data: Annotated[Path | None, typer.Option(help="Rows to fit the floors on.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
     on_error: Annotated[
         Literal["raise", "skip"], typer.Option(help="Stop at a faulty row, or leave it out.")

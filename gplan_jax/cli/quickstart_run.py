@@ -14,7 +14,7 @@ from gplan_jax.evaluation.scores.score_tables import comparison_table, plan_view
 from gplan_jax.evaluation.sensitivity.model_comparison import CURVES, TABLES, compare_sensitivity
 from gplan_jax.evaluation.sensitivity.sensitivity_tables import sensitivity_view
 from gplan_jax.foundation.config import load_config
-from gplan_jax.foundation.files import atomic_write, read_json, read_jsonl, refuse_existing
+from gplan_jax.foundation.files import read_json, read_jsonl, refuse_existing, write_text
 from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import (
     IntentLibrary,
@@ -137,8 +137,7 @@ def _train(config_name: str, run: Path, rows: Path, seed: int, overrides: list[s
 def _show(out: Path, test_rows: list[Sample], console: Console) -> None:
     runs: dict[str, Any] = {mode: read_json(out / "evaluation" / mode / METRICS) for mode in MODES}
     table = comparison_table(runs)
-    with atomic_write(out / "results.txt") as temporary:
-        temporary.write_text(plain_text(table), encoding="utf-8")
+    write_text(out / "results.txt", plain_text(table))
     curves = draw_learning_curves(
         {mode: out / mode / "log.jsonl" for mode in MODES}, out / "learning_curves.png"
     )

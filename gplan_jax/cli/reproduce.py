@@ -27,9 +27,7 @@ def reproduce(
             "tokens of those hold; or all of it."
         ),
     ],
-    out: Annotated[
-        Path, typer.Option(help="Results directory; the same one goes on where it stopped.")
-    ],
+    out: Annotated[Path, typer.Option(help="Results directory; what stands there goes on.")],
     scale: Annotated[
         Literal["tiny", "small", "paper"],
         typer.Option(help="2,000 rows and planners of a minute; 20,000; Qwen3 from --model."),

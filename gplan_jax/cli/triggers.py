@@ -15,9 +15,7 @@ def triggers(
         list[str] | None,
         typer.Option(help="A log: .csv, .jsonl, .parquet or a glob in quotes; repeat it for more."),
     ] = None,
-    out: Annotated[
-        str | None, typer.Option(help="Where the rows go: .csv, .jsonl or .parquet.")
-    ] = None,
+    out: Annotated[str | None, typer.Option(help="Rows: .csv, .jsonl or .parquet.")] = None,
     rules: Annotated[
         Path | None, typer.Option(help="Trigger rules (YAML); the shipped ones if left out.")
     ] = None,

@@ -100,10 +100,15 @@ def refuse_existing(path: Path) -> None:
         )
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Writes UTF-8, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Writes ``value`` as indented UTF-8 JSON, atomically; ValueError where it holds a NaN."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json_text(value, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json_text(value, indent=2) + "\n")
 
 
 def read_json(path: str | Path) -> Any:

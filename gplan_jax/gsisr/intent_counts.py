@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from gplan_jax.foundation.config import Config
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.foundation.files import atomic_write, read_json
+from gplan_jax.foundation.files import read_json, write_text
 from gplan_jax.gsisr.facts import Facts, facts_of
 from gplan_jax.gsisr.library import IntentLibrary
 from gplan_jax.gsisr.plans import Plan, canonical_plan
@@ -191,8 +191,7 @@ class IntentCounts:
                 for (key, plan), row in self._entries.items()
             ],
         )
-        with atomic_write(path) as temporary:
-            temporary.write_text(content.model_dump_json() + "\n", encoding="utf-8")
+        write_text(path, content.model_dump_json() + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> IntentCounts:

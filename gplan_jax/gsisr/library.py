@@ -12,7 +12,7 @@ from pydantic import Field
 
 from gplan_jax.foundation.config import Config, load_config
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.foundation.files import atomic_write
+from gplan_jax.foundation.files import write_text
 
 LIBRARIES = Path(__file__).parent / "libraries"
 DEFAULT_LIBRARY = LIBRARIES / "amap.yaml"
@@ -68,10 +68,7 @@ class IntentLibrary(Config):
 
     def save(self, path: str | Path) -> None:
         values = self.model_dump(exclude_defaults=True)
-        with atomic_write(path) as temporary:
-            temporary.write_text(
-                yaml.safe_dump(values, allow_unicode=True, sort_keys=False), encoding="utf-8"
-            )
+        write_text(path, yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
 
     @property
     def keys(self) -> tuple[str, ...]:

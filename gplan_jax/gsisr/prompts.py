@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gplan_jax.foundation.files import atomic_write
+from gplan_jax.foundation.files import write_text
 from gplan_jax.gsisr.facts import facts_of, place_kind
 from gplan_jax.gsisr.library import IntentLibrary
 from gplan_jax.gsisr.samples import Sample
@@ -48,8 +48,7 @@ class PromptTemplate:
 
     def save(self, folder: str | Path) -> None:
         for name, source in zip(_FILES, (self.system, self.user), strict=True):
-            with atomic_write(Path(folder) / name) as temporary:
-                temporary.write_text(source, encoding="utf-8")
+            write_text(Path(folder) / name, source)
 
     def render(self, sample: Sample, library: IntentLibrary, response: str | None = None) -> Prompt:
         """Fills the template in for one sample; ``response`` is what responses hold.

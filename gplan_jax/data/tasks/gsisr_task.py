@@ -13,8 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
-
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.task import (
     TASK_FILE,
@@ -27,7 +25,6 @@ from gplan_jax.data.tasks.task import (
 )
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
-from gplan_jax.foundation.files import atomic_write
 from gplan_jax.gsisr import (
     COLUMNS,
     IntentLibrary,
@@ -160,9 +157,7 @@ class GsisrTask(Task):
     def save(self, model_dir: Path, examples: Iterable[Example] = ()) -> None:
         """Writes the task into a model directory, with the counts of the plans of ``examples``."""
         self.template.save(model_dir / PROMPT_FOLDER)
-        with atomic_write(model_dir / LIBRARY_FILE) as temporary:
-            text = yaml.safe_dump(self.library.model_dump(), sort_keys=False, allow_unicode=True)
-            temporary.write_text(text, encoding="utf-8")
+        self.library.save(model_dir / LIBRARY_FILE)
         super().save(model_dir)
         plans = ((row.context, parse_plan(row.answer, self.library)) for row in examples)
         if len(counts := IntentCounts.fit(plans, self.library)):

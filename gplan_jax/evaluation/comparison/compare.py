@@ -42,7 +42,7 @@ from gplan_jax.evaluation.significance.arm_summary import (
 )
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.extras import require_extra
-from gplan_jax.foundation.files import atomic_write, json_digest, write_json, write_jsonl
+from gplan_jax.foundation.files import json_digest, write_json, write_jsonl, write_text
 from gplan_jax.foundation.paths import LOCK, alone_in
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr import canonical_plan, facts_of, parse_plan
@@ -274,8 +274,7 @@ def _write_results(
     write_json(out / SUMMARY, summary.model_dump())
     tables = {TABLE: terminal_text(about, summary), MARKDOWN: markdown_text(about, summary)}
     for file, text in tables.items():
-        with atomic_write(out / file) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(out / file, text)
     _write_about(out, about)
     return ComparisonOutcome(about, summary)
 

@@ -35,7 +35,7 @@ from gplan_jax.evaluation.report.row_scores import ArmRowScores, confusion_of, s
 from gplan_jax.evaluation.report.verdict import against_reference, figure, verdict
 from gplan_jax.evaluation.significance.arm_summary import MEASURES, TITLES
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.foundation.files import atomic_write
+from gplan_jax.foundation.files import write_text
 from gplan_jax.gsisr import IntentLibrary
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -64,8 +64,7 @@ def write_report(
     path = Path(path)
     refuse_foreign(path)
     text = render_report(runs, library, note=note)
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path
 
 

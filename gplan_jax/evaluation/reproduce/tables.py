@@ -44,7 +44,7 @@ from gplan_jax.evaluation.scores.intervals import (
 )
 from gplan_jax.evaluation.scores.offline import score_text
 from gplan_jax.foundation import GplanError
-from gplan_jax.foundation.files import atomic_write, write_json
+from gplan_jax.foundation.files import write_json, write_text
 from gplan_jax.foundation.tables import NOTHING, TextTable
 from gplan_jax.gsisr import (
     IntentLibrary,
@@ -182,9 +182,7 @@ def reproduce_table(
 
 
 def write_tables(path: Path, tables: Sequence[TextTable]) -> None:
-    with atomic_write(path) as temporary:
-        text = "\n".join(table.markdown() for table in tables)
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, "\n".join(table.markdown() for table in tables))
 
 
 def trained_model(out: Path, arm: str) -> Path:

@@ -29,12 +29,12 @@ from gplan_jax.evaluation.sensitivity.sensitivity_tables import sensitivity_view
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import (
-    atomic_write,
     file_digest,
     folder_hash,
     read_json,
     refuse_existing,
     write_json,
+    write_text,
 )
 from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import ContextPair, IntentLibrary, read_context_pairs
@@ -127,8 +127,7 @@ def compare_sensitivity(
         else:
             metrics[name]["difference"] = {"from": first[0], **difference(first[1], measured)}
     write_json(out / RESULTS, metrics)
-    with atomic_write(out / TABLES) as temporary:
-        temporary.write_text(plain_text(sensitivity_view(metrics)), encoding="utf-8")
+    write_text(out / TABLES, plain_text(sensitivity_view(metrics)))
     if logs:
         draw_preference_curves(logs, out / CURVES)
     return metrics

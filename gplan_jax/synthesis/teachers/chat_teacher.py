@@ -68,25 +68,15 @@ class ChatTeacher:
         self._schema = answer_schema(library)
         self._shown: dict[tuple[PromptKind, int], tuple[Message, Message]] = {}
         self._client = ChatClient(config.server, cache)
-
-    @property
-    def name(self) -> str:
-        return self._config.server.model
-
-    @property
-    def at_once(self) -> int:
-        """The most requests at once; the client stays below it where the server asks it to."""
-        return self._config.server.concurrency
+        # The client stays below so many requests at once where the server asks it to.
+        self.name, self.at_once = config.server.model, config.server.concurrency
+        values = config.model_dump(mode="json")
+        server = {k: v for k, v in values["server"].items() if k not in _TRANSPORT}
+        self.settings = {**values, "server": server, "prompt": dict(self._prompt.sources)}
 
     @property
     def ledger(self) -> Ledger:
         return self._client.ledger
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        values = self._config.model_dump(mode="json")
-        server = {k: v for k, v in values["server"].items() if k not in _TRANSPORT}
-        return {**values, "server": server, "prompt": dict(self._prompt.sources)}
 
     async def answer(self, sample: Sample) -> TeacherAnswer:
         """The model's plan and reasoning for a context; see ``Teacher.answer``.

@@ -15,13 +15,12 @@ import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 from tensorboardX import SummaryWriter
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.foundation.files import atomic_write, write_jsonl
+from gplan_jax.foundation.files import write_jsonl, write_text
 from gplan_jax.foundation.strict_json import finite, json_text
 from gplan_jax.training.hosts.processes import is_primary, log_once
 
@@ -63,12 +62,7 @@ class MetricsLog:
     def __enter__(self) -> MetricsLog:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._open:
             self._closing.close()
 
@@ -115,8 +109,7 @@ def open_wandb(directory: Path, *, project: str, config: dict[str, Any]) -> Wand
     wandb: Any = importlib.import_module("wandb")
     path = directory / WANDB_ID_NAME
     if not path.is_file():
-        with atomic_write(path) as temporary:
-            temporary.write_text(secrets.token_hex(8) + "\n", encoding="utf-8")
+        write_text(path, secrets.token_hex(8) + "\n")
     try:
         return wandb.init(
             project=project,

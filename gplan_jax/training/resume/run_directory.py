@@ -24,10 +24,10 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import parse_config, parse_yaml
 from gplan_jax.foundation.files import (
     TEMPORARY,
-    atomic_write,
     read_json,
     refuse_existing,
     write_json,
+    write_text,
 )
 from gplan_jax.foundation.paths import LOCK
 from gplan_jax.training.steps.setup import CACHE_NAME
@@ -156,9 +156,8 @@ def stored_inputs(directory: Path) -> dict[str, str]:
 def record_run(config: TrainConfig, inputs: Mapping[str, str], directory: Path) -> None:
     """Writes inputs and config, anew where a run goes on: now the directory holds a run."""
     write_json(directory / INPUTS_NAME, dict(inputs))
-    with atomic_write(directory / CONFIG_NAME) as temporary:
-        text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
-        temporary.write_text(text, encoding="utf-8")
+    text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+    write_text(directory / CONFIG_NAME, text)
 
 
 def _holds_only_counts(directory: Path) -> bool:
