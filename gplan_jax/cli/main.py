@@ -7,14 +7,16 @@ import errno
 import functools
 import io
 import logging
+import platform
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 
+import gplan_jax
 from gplan_jax.cli import baseline as baseline_command
 from gplan_jax.cli import bench, convert, evaluation, memory, sensitivity, serve, synthesis, train
 from gplan_jax.cli import judge as judge_command
@@ -30,7 +32,6 @@ from gplan_jax.foundation.errors import NothingKept
 from gplan_jax.foundation.paths import alone_in, is_cloud, local_path
 
 app = typer.Typer(
-    help="GPlan: from a Qwen3 checkpoint and user-context rows to a planner, in JAX.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -64,6 +65,34 @@ app.command("filter")(synthesis.filter_rows)
 app.add_typer(abtest, name="abtest")
 app.add_typer(bench.bench, name="bench")
 app.add_typer(seeds, name="seeds")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import jax  # its start costs a second, which other commands needn't pay
+
+        device = jax.local_devices()[0]
+        print(
+            f"gplan {gplan_jax.__version__}, JAX {jax.__version__}, Python "
+            f"{platform.python_version()}, {jax.local_device_count()} x {device.device_kind}"
+        )
+        raise typer.Exit
+
+
+@app.callback()
+def gplan(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show the versions of GPlan and JAX, and the devices.",
+        ),
+    ] = False,
+) -> None:
+    """GPlan: from a Qwen3 checkpoint and user-context rows to a planner, in JAX."""
+
 
 BAD_INPUT, FAILED, NOTHING_KEPT, INTERRUPTED, TERMINATED = 2, 1, 3, 130, 143
 STOPPED = (

@@ -61,3 +61,16 @@ def test_a_command_that_is_told_to_stop_leaves_nothing_behind(tmp_path: Path) ->
     assert process.returncode == 143
     assert said.startswith("error: interrupted; what was finished stays on disk")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_version_names_what_a_bug_report_needs() -> None:
+    import jax
+    from typer.testing import CliRunner
+
+    import gplan_jax
+    from gplan_jax.cli.main import app
+
+    said = CliRunner().invoke(app, ["--version"])
+    assert said.exit_code == 0
+    for part in (gplan_jax.__version__, f"JAX {jax.__version__}", jax.devices()[0].device_kind):
+        assert part in said.stdout
