@@ -7,15 +7,8 @@ from collections.abc import Container, Iterable
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import strict_json
+from gplan_jax.reasoning import traces
 from gplan_jax.reasoning.latents import GSISR_LATENTS, LatentVocabulary
-from gplan_jax.reasoning.traces import (
-    THOUGHT_CLOSE,
-    THOUGHT_OPEN,
-    Block,
-    check_plain,
-    scan_blocks,
-    split_response,
-)
 
 REASONING_SECTION, PLAN_SECTION = 1, 2
 
@@ -39,17 +32,17 @@ def compress_response(
 
 def read_response(
     raw_label: str, vocabulary: LatentVocabulary = GSISR_LATENTS
-) -> tuple[tuple[Block, ...], str]:
+) -> tuple[tuple[traces.Block, ...], str]:
     """A response's blocks, () for no reasoning, and plan; GplanError as ``compress_response``."""
-    thought, plan_text = split_response(raw_label)
+    thought, plan_text = traces.split_response(raw_label)
     plan = strict_json(plan_text, "The plan")
     if not isinstance(plan, list):
         raise GplanError("The plan must be a JSON array of objects.")
     compact_plan = json.dumps(plan, ensure_ascii=False, separators=(",", ":"))
-    check_plain(compact_plan, "The plan")
+    traces.check_plain(compact_plan, "The plan")
     if thought is None:
         return (), compact_plan
-    blocks = scan_blocks(thought, vocabulary)
+    blocks = traces.scan_blocks(thought, vocabulary)
     steps = len(blocks) - len(vocabulary.context_blocks)
     if steps != len(plan):
         raise GplanError(
@@ -57,7 +50,7 @@ def read_response(
             "write one STEP block for each intent."
         )
     for block in blocks:
-        check_plain(block.text or "", f"Block {block.name}")
+        traces.check_plain(block.text or "", f"Block {block.name}")
     return tuple(blocks), compact_plan
 
 
@@ -78,7 +71,7 @@ def write_response(
         else f"<{name}>{text}</{name}>"
         for index, (name, text) in enumerate(blocks)
     ]
-    return "".join([THOUGHT_OPEN, *parts, THOUGHT_CLOSE, answer]) if parts else answer
+    return "".join([traces.THOUGHT_OPEN, *parts, traces.THOUGHT_CLOSE, answer]) if parts else answer
 
 
 def latent_prefix(vocabulary: LatentVocabulary, steps: int) -> str:
@@ -86,7 +79,7 @@ def latent_prefix(vocabulary: LatentVocabulary, steps: int) -> str:
     that many steps once it is fully latent. What it says doesn't depend on the trace.
     """
     names = (*vocabulary.context_blocks, *(f"STEP_{i + 1}" for i in range(steps)))
-    return write_response((Block(name) for name in names), "", vocabulary)
+    return write_response((traces.Block(name) for name in names), "", vocabulary)
 
 
 def response_sections(text: str) -> list[tuple[int, int, int]]:
@@ -96,7 +89,7 @@ def response_sections(text: str) -> list[tuple[int, int, int]]:
     response without reasoning is one plan span (paper equation 5).
     """
     end = 0
-    if text.startswith(THOUGHT_OPEN) and THOUGHT_CLOSE in text:
-        end = text.index(THOUGHT_CLOSE) + len(THOUGHT_CLOSE)
+    if text.startswith(traces.THOUGHT_OPEN) and traces.THOUGHT_CLOSE in text:
+        end = text.index(traces.THOUGHT_CLOSE) + len(traces.THOUGHT_CLOSE)
     spans = [(0, end, REASONING_SECTION), (end, len(text), PLAN_SECTION)]
     return [span for span in spans if span[0] < span[1]]

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from gplan_jax import __version__
 from gplan_jax.evaluation.comparison.results import COMPARISON, ComparisonResults
-from gplan_jax.evaluation.report import row_scores
+from gplan_jax.evaluation.report import page_tables, row_scores
 from gplan_jax.evaluation.report.drawings import (
     ForestLine,
     ForestMark,
@@ -22,14 +22,6 @@ from gplan_jax.evaluation.report.drawings import (
     forest,
     hour_map,
     learning_curves,
-)
-from gplan_jax.evaluation.report.page_tables import (
-    facts_of_run,
-    pair_lines,
-    result_lines,
-    slice_table,
-    study_table,
-    tuning_lines,
 )
 from gplan_jax.evaluation.report.row_scores import ArmRowScores, confusion_of, score_results
 from gplan_jax.evaluation.report.verdict import against_reference, figure, verdict
@@ -101,7 +93,7 @@ def render_report(
         if note:
             note(f"scored {results.name}")
         studied = any(results.about.data.sha256 == r.about.data.sha256 for r in runs[: number - 1])
-        study = None if studied else study_table(results, library)
+        study = None if studied else page_tables.study_table(results, library)
         parts.append({**_run(f"r{number}", results, scores, library), "study": study})
         if note:
             note(f"drew {results.name}")
@@ -173,20 +165,20 @@ def _run(
         "verdict": verdict(results),
         "reference": results.title(reference) if reference in results.arms else None,
         "groups": sorted({results.group(arm) for arm in order}),
-        "lines": result_lines(results, scores),
+        "lines": page_tables.result_lines(results, scores),
         "forests": [_forest(f"{key}-means-{m}", results, order, m) for m in MEASURES],
         "leads": [d for m in MEASURES if (d := _leads(f"{key}-leads-{m}", results, order, m))],
-        "pairs": pair_lines(results),
+        "pairs": page_tables.pair_lines(results),
         "slices": [
-            slice_table(title, make(results, scores), titles, first_floor)
+            page_tables.slice_table(title, make(results, scores), titles, first_floor)
             for title, make in SLICES.items()
         ],
         "hours_note": hours_note,
         "hours": hour_map(f"{key}-hours", titles, hours),
         "confusions": confusions,
         "curves": curves,
-        "tuning": tuning_lines(results),
-        "facts": facts_of_run(results),
+        "tuning": page_tables.tuning_lines(results),
+        "facts": page_tables.facts_of_run(results),
     }
 
 

@@ -34,14 +34,7 @@ from gplan_jax.evaluation.reproduce.paper import (
     TITLES,
     Claim,
 )
-from gplan_jax.evaluation.scores.intervals import (
-    Clusters,
-    bca_intervals,
-    detectable_difference,
-    holm,
-    permutation_pvalues,
-    t_interval,
-)
+from gplan_jax.evaluation.scores import intervals
 from gplan_jax.evaluation.scores.offline import score_text
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import write_json, write_text
@@ -224,19 +217,21 @@ def judge_claims(
     "higher" holds where both intervals lie above 0 and p is below 0.05, "same" where both lie above
     minus the margin. Either is contradicted where both lie below 0 and p is below 0.05.
     """
-    clusters = Clusters.of(ids)
+    clusters = intervals.Clusters.of(ids)
     gaps_CxSxN = np.stack(
         [scores[c.first][c.measure] - scores[c.second][c.measure] for c in claims]
     )
     gaps_CxN = gaps_CxSxN.mean(axis=1)
-    ends_Cx2 = bca_intervals(gaps_CxN, clusters)
-    p_C = holm(permutation_pvalues(gaps_CxN, clusters))
+    ends_Cx2 = intervals.bca_intervals(gaps_CxN, clusters)
+    p_C = intervals.holm(intervals.permutation_pvalues(gaps_CxN, clusters))
     spread_C = clusters.standard_errors(gaps_CxN) * clusters.count**0.5
     verdicts = []
     for claim, gap_SxN, (low, high), p, spread in zip(
         claims, gaps_CxSxN, ends_Cx2.tolist(), p_C.tolist(), spread_C.tolist(), strict=True
     ):
-        seed_low, seed_high = t_interval(gap_SxN.mean(axis=1)) if len(gap_SxN) > 1 else (None, None)
+        seed_low, seed_high = (
+            intervals.t_interval(gap_SxN.mean(axis=1)) if len(gap_SxN) > 1 else (None, None)
+        )
         outcome: Outcome = NOT_TOLD_APART
         if seed_low is not None and seed_high is not None:
             least, most = min(low, seed_low), max(high, seed_high)
@@ -256,7 +251,7 @@ def judge_claims(
                 p=p,
                 seed_low=seed_low,
                 seed_high=seed_high,
-                detectable=detectable_difference(spread, clusters.count),
+                detectable=intervals.detectable_difference(spread, clusters.count),
             )
         )
     return verdicts

@@ -26,16 +26,9 @@ from gplan_jax.evaluation.sensitivity.measures import (
     write_folder,
 )
 from gplan_jax.evaluation.sensitivity.sensitivity_tables import sensitivity_view
+from gplan_jax.foundation import files
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
-from gplan_jax.foundation.files import (
-    file_digest,
-    folder_hash,
-    read_json,
-    refuse_existing,
-    write_json,
-    write_text,
-)
 from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import ContextPair, IntentLibrary, read_context_pairs
 from gplan_jax.inference.engine.planner import Planner
@@ -79,12 +72,12 @@ def compare_sensitivity(
         read_preference_logs(logs)
     library = _common_library(models)
     asked: dict[str, Any] = {
-        "pairs": file_digest(pairs),
-        "unchanged": unchanged and file_digest(unchanged),
+        "pairs": files.file_digest(pairs),
+        "unchanged": unchanged and files.file_digest(unchanged),
         "limit": limit,
         "max_new_tokens": max_new_tokens,
     }
-    identities = {name: {"model": folder_hash(at), **asked} for name, at in models.items()}
+    identities = {name: {"model": files.folder_hash(at), **asked} for name, at in models.items()}
     standing = {name for name in models if _stands(out / name, identities[name])}
     faulty = faulty or FaultyRows()
     differ = list(islice(read_context_pairs(pairs, library, plans="differ", faulty=faulty), limit))
@@ -119,15 +112,15 @@ def compare_sensitivity(
     metrics: dict[str, dict[str, Any]] = {}
     first: tuple[str, Measured] | None = None
     for name in models:
-        run = read_json(out / name / METRICS)["run"]
+        run = files.read_json(out / name / METRICS)["run"]
         measured = read_folder(out / name, library, LatentVocabulary.from_dict(run["latents"]))
         metrics[name] = {**summarize(measured), "run": run}
         if first is None:
             first = name, measured
         else:
             metrics[name]["difference"] = {"from": first[0], **difference(first[1], measured)}
-    write_json(out / RESULTS, metrics)
-    write_text(out / TABLES, plain_text(sensitivity_view(metrics)))
+    files.write_json(out / RESULTS, metrics)
+    files.write_text(out / TABLES, plain_text(sensitivity_view(metrics)))
     if logs:
         draw_preference_curves(logs, out / CURVES)
     return metrics
@@ -136,9 +129,9 @@ def compare_sensitivity(
 def _stands(folder: Path, identity: Mapping[str, Any]) -> bool:
     """Whether ``folder`` holds the figures of ``identity``; GplanError where it holds others."""
     if not (folder / METRICS).is_file():
-        refuse_existing(folder)
+        files.refuse_existing(folder)
         return False
-    metrics = read_json(folder / METRICS)
+    metrics = files.read_json(folder / METRICS)
     try:
         found = metrics["run"]["identity"]
         other = [words for key, words in IDENTITY.items() if found[key] != identity[key]]

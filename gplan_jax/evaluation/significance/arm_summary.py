@@ -11,19 +11,7 @@ import numpy as np
 import pydantic
 
 from gplan_jax.baselines.fitting.arms import ALL_FLOORS
-from gplan_jax.evaluation.scores.intervals import (
-    BCA_RESAMPLES,
-    DECIMALS,
-    POWER,
-    Clusters,
-    bca_intervals,
-    detectable_difference,
-    holm,
-    mcnemar_pvalue,
-    permutation_pvalues,
-    proportion_interval,
-    t_interval,
-)
+from gplan_jax.evaluation.scores import intervals
 from gplan_jax.evaluation.scores.offline import FLOOR_MEASURES, score_text
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary
@@ -122,7 +110,8 @@ def highest(
 ) -> str | None:
     """Which of ``names`` has the highest mean of the first measure, of equals of the next."""
     means = {
-        name: [round(float(arms[name][m].mean()), DECIMALS) for m in measures] for name in names
+        name: [round(float(arms[name][m].mean()), intervals.DECIMALS) for m in measures]
+        for name in names
     }
     return max(means, key=lambda name: means[name], default=None)
 
@@ -147,7 +136,7 @@ def summarize_arms(
     if not 0 < alpha < 1:
         raise GplanError(f"alpha is {alpha}; it lies between 0 and 1.")
     _check(arms, ids, measures)
-    clusters = Clusters.of(ids)
+    clusters = intervals.Clusters.of(ids)
     if reference is None:
         floors = sorted(name for name in arms if name in ALL_FLOORS)
         reference = highest(arms, floors, measures) or next(iter(arms))
@@ -162,14 +151,14 @@ def summarize_arms(
     shares = {m: all(np.isin(scores[m, name], (0, 1)).all() for name in arms) for m in measures}
     # All lines in one call: they see the same draws, which take most of the time.
     lines_CxN = np.stack([*rows.values(), *gaps.values()])
-    ends = bca_intervals(lines_CxN, clusters, alpha=alpha, seed=seed).tolist()
+    ends = intervals.bca_intervals(lines_CxN, clusters, alpha=alpha, seed=seed).tolist()
     bounds: dict[tuple[str, ...], list[float]] = dict(zip([*rows, *gaps], ends, strict=True))
 
     means: dict[str, dict[str, ArmMean]] = {name: {} for name in arms}
     for (measure, name), values_SxN in scores.items():
         low, high, method = *bounds[measure, name], BCA
         if shares[measure]:
-            low, high, method = proportion_interval(values_SxN, clusters, alpha=alpha)
+            low, high, method = intervals.proportion_interval(values_SxN, clusters, alpha=alpha)
         spread = _seed_spread(values_SxN.mean(axis=1), alpha)
         mean = float(values_SxN.mean())
         means[name][measure] = ArmMean(mean=mean, low=low, high=high, interval=method, **spread)
@@ -181,8 +170,8 @@ def summarize_arms(
     if detectable:
         figures = ", ".join(f"{TITLES.get(m, m)} {value:.3f}" for m, value in detectable.items())
         caption += (
-            f" A typical comparison here shows, with a power of {POWER:.0%} and before Holm, "
-            f"true differences of {figures} or more; smaller ones mostly stay unseen."
+            f" A typical comparison here shows, with a power of {intervals.POWER:.0%} and before "
+            f"Holm, true differences of {figures} or more; smaller ones mostly stay unseen."
         )
     tests = ", ".join(sorted({c.method for c in comparisons})) or "none"
     return ArmSummary(
@@ -190,7 +179,7 @@ def summarize_arms(
         comparisons=comparisons,
         method=f"{100 * (1 - alpha):.0f}% intervals over the rows of {clusters.count} ids: Wilson "
         "for shares of rows (with the effective number of rows where ids repeat or seeds are "
-        f"averaged), BCa bootstrap of ids otherwise and for differences ({BCA_RESAMPLES} "
+        f"averaged), BCa bootstrap of ids otherwise and for differences ({intervals.BCA_RESAMPLES} "
         f"resamples, seed {seed}); p: {tests}, paired by id, Holm over the comparisons of a "
         "measure; seeds are averaged row by row and their spread is kept apart (sd, t interval)",
         caption=caption,
@@ -230,7 +219,7 @@ def _seed_spread(means_S: np.ndarray, alpha: float) -> dict[str, Any]:
     seeds = len(means_S)
     if seeds < 2:
         return {"seeds": seeds}
-    low, high = t_interval(means_S, alpha=alpha)
+    low, high = intervals.t_interval(means_S, alpha=alpha)
     spread = float(means_S.std(ddof=1))
     return {"seeds": seeds, "seed_sd": spread, "seed_low": low, "seed_high": high}
 
@@ -240,25 +229,25 @@ def _comparisons(
     gaps: Mapping[tuple[str, str, str], np.ndarray],
     bounds: Mapping[tuple[str, ...], Sequence[float]],
     shares: Mapping[str, bool],
-    clusters: Clusters,
+    clusters: intervals.Clusters,
     alpha: float,
     seed: int,
 ) -> list[ArmDifference]:
     if not gaps:
         return []
     gaps_CxN = np.stack(list(gaps.values()))
-    permuted = permutation_pvalues(gaps_CxN, clusters, seed=seed)
+    permuted = intervals.permutation_pvalues(gaps_CxN, clusters, seed=seed)
     tests: dict[tuple[str, str, str], tuple[float, str]] = {}
     for (measure, first, second), p in zip(gaps, permuted, strict=True):
         one, other = scores[measure, first], scores[measure, second]
         tests[measure, first, second] = float(p), PERMUTATION
         # McNemar's needs independent rows and a single answer to each.
         if shares[measure] and clusters.independent and len(one) == len(other) == 1:
-            tests[measure, first, second] = mcnemar_pvalue(one[0], other[0]), MCNEMAR
+            tests[measure, first, second] = intervals.mcnemar_pvalue(one[0], other[0]), MCNEMAR
     adjusted: dict[tuple[str, str, str], float] = {}
     for measure in shares:
         family = [key for key in gaps if key[0] == measure]
-        values = holm(np.array([tests[key][0] for key in family]), alpha=alpha)
+        values = intervals.holm(np.array([tests[key][0] for key in family]), alpha=alpha)
         adjusted |= dict(zip(family, values.tolist(), strict=True))
     spreads = clusters.standard_errors(gaps_CxN) * clusters.count**0.5
     found = []
@@ -283,7 +272,9 @@ def _comparisons(
                 holds=p_holm < alpha and (low > 0 or high < 0),
                 method=method,
                 clusters=clusters.count,
-                detectable=detectable_difference(float(spread), clusters.count, alpha=alpha),
+                detectable=intervals.detectable_difference(
+                    float(spread), clusters.count, alpha=alpha
+                ),
                 seeds_agree=agree,
             )
         )

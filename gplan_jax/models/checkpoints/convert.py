@@ -12,25 +12,7 @@ import numpy as np
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_directory
 from gplan_jax.foundation.progress import track
-from gplan_jax.models.checkpoints.hugging_face import (
-    EMBEDDING,
-    LM_HEAD,
-    check_tensors,
-    checkpoint_tensors,
-    read_parameter,
-    rules,
-    stored_tensors,
-    write_sharded,
-)
-from gplan_jax.models.checkpoints.model_directory import (
-    PARAMS,
-    ModelRecord,
-    ParameterStore,
-    copy_companions,
-    is_model_directory,
-    read_config,
-    save_parameters,
-)
+from gplan_jax.models.checkpoints import hugging_face, model_directory
 from gplan_jax.models.checkpoints.tokenizer_files import (
     TokenizerExtension,
     check_size,
@@ -78,41 +60,41 @@ def convert_checkpoint(
     more ids than the embedding has rows; or ``out_dir`` holds something.
     """
     source = Path(hf_dir)
-    if is_model_directory(source):
+    if model_directory.is_model_directory(source):
         raise GplanError(f"{source} is a GPlan model directory already; it needs no conversion.")
-    config = read_config(source)
-    tensors = stored_tensors(source)
-    check_tensors(tensors, config, source=str(source))
+    config = model_directory.read_config(source)
+    tensors = hugging_face.stored_tensors(source)
+    hugging_face.check_tensors(tensors, config, source=str(source))
     extension = extend_tokenizer(source, new_tokens)
     rows = config.vocab_size
     if extension is not None:
         check_size(extension.size_before, source / "tokenizer.json", rows=rows)
         if extension.size_after > rows:
             rows = -(-extension.size_after // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
-    dtype = tensors[EMBEDDING].dtype
-    by_path = {rule.path: rule for rule in rules(config)}
+    dtype = tensors[hugging_face.EMBEDDING].dtype
+    by_path = {rule.path: rule for rule in hugging_face.rules(config)}
 
     def read(path: str) -> np.ndarray:
-        parameter = read_parameter(by_path[path], tensors, config)
+        parameter = hugging_face.read_parameter(by_path[path], tensors, config)
         if path in ("embedding", "head") and extension is not None:
             rng = np.random.default_rng([seed, path == "head"])
             return _with_new_rows(parameter, rows, extension, rng)
         return parameter
 
-    record = ModelRecord(
+    record = model_directory.ModelRecord(
         new_tokens=extension.ids if extension else {},
         original_tokens=extension.size_before if extension else None,
         original_vocab_size=config.vocab_size,
-        ships_lm_head=LM_HEAD in tensors,
+        ships_lm_head=hugging_face.LM_HEAD in tensors,
         source_dtype=str(dtype),
         metadata=metadata or {},
     )
     with atomic_directory(out_dir) as target:
-        copy_companions(source, target, vocab_size=rows, dtype=dtype)
+        model_directory.copy_companions(source, target, vocab_size=rows, dtype=dtype)
         if extension:
             extension.write(target)
         record.write(target)
-        written = save_parameters(target / PARAMS, by_path, read)
+        written = model_directory.save_parameters(target / model_directory.PARAMS, by_path, read)
         _exhaust(written, "converting", len(by_path), progress)
     return CheckpointReport(
         directory=Path(out_dir),
@@ -136,14 +118,18 @@ def export_checkpoint(
     ``out_dir`` holds something.
     """
     source = Path(model_dir)
-    record, config = ModelRecord.read(source), read_config(source)
+    record, config = model_directory.ModelRecord.read(source), model_directory.read_config(source)
     check_tokenizer(source, rows=config.vocab_size, needed=bool(record.new_tokens))
-    store = ParameterStore(source / PARAMS, config)
+    store = model_directory.ParameterStore(source / model_directory.PARAMS, config)
     dtypes = store.dtypes
-    tensors = checkpoint_tensors(store.read, dtypes, config, ships_lm_head=record.ships_lm_head)
+    tensors = hugging_face.checkpoint_tensors(
+        store.read, dtypes, config, ships_lm_head=record.ships_lm_head
+    )
     with atomic_directory(out_dir) as target:
-        copy_companions(source, target, vocab_size=config.vocab_size, dtype=dtypes["embedding"])
-        _exhaust(write_sharded(target, tensors), "exporting", len(tensors), progress)
+        model_directory.copy_companions(
+            source, target, vocab_size=config.vocab_size, dtype=dtypes["embedding"]
+        )
+        _exhaust(hugging_face.write_sharded(target, tensors), "exporting", len(tensors), progress)
     return CheckpointReport(
         directory=Path(out_dir),
         parameters=_count(config),
@@ -184,7 +170,7 @@ def _with_new_rows(
 
 
 def _count(config: Qwen3Config) -> int:
-    return sum(int(np.prod(rule.stacked_shape(config))) for rule in rules(config))
+    return sum(int(np.prod(rule.stacked_shape(config))) for rule in hugging_face.rules(config))
 
 
 def _exhaust(names: Iterator[str], description: str, total: int, progress: bool) -> None:

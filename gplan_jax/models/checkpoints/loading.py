@@ -13,14 +13,7 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.typing import DTypeLike
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.models.checkpoints.hugging_face import (
-    Rule,
-    StoredTensor,
-    check_tensors,
-    layers_of,
-    rules,
-    stored_tensors,
-)
+from gplan_jax.models.checkpoints import hugging_face
 from gplan_jax.models.checkpoints.model_directory import (
     PARAMS,
     ParameterStore,
@@ -68,17 +61,17 @@ def load_qwen3(
     if is_model_directory(directory):
         store = ParameterStore(directory / PARAMS, config)
 
-        def read(rule: Rule, sharding: Sharding) -> jax.Array:
+        def read(rule: hugging_face.Rule, sharding: Sharding) -> jax.Array:
             return store.read_to_devices(rule.path, param_dtype, sharding)
     else:
-        tensors = stored_tensors(directory)
-        check_tensors(tensors, config, source=str(directory))
+        tensors = hugging_face.stored_tensors(directory)
+        hugging_face.check_tensors(tensors, config, source=str(directory))
 
-        def read(rule: Rule, sharding: Sharding) -> jax.Array:
+        def read(rule: hugging_face.Rule, sharding: Sharding) -> jax.Array:
             return _tensors_to_devices(rule, tensors, config, param_dtype, sharding)
 
     arrays: dict[str, jax.Array] = {}
-    for rule in rules(config):
+    for rule in hugging_face.rules(config):
         *parents, name = rule.path.split(".")
         module, sharding = model, shardings
         for part in parents:
@@ -86,7 +79,7 @@ def load_qwen3(
         arrays[rule.path] = read(rule, sharding[name])
         getattr(module, name).set_value(arrays[rule.path])
     faults = jax.device_get(_not_finite(arrays))
-    if faulty := [rule for rule in rules(config) if faults[rule.path] >= 0]:
+    if faulty := [rule for rule in hugging_face.rules(config) if faults[rule.path] >= 0]:
         names = [r.names(config)[faults[r.path] if r.stacked else 0] for r in faulty]
         raise GplanError(
             f"{directory}: {', '.join(names)} holds NaN or infinity, which would make every plan "
@@ -109,8 +102,8 @@ def _not_finite(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def _tensors_to_devices(
-    rule: Rule,
-    tensors: Mapping[str, StoredTensor],
+    rule: hugging_face.Rule,
+    tensors: Mapping[str, hugging_face.StoredTensor],
     config: Qwen3Config,
     dtype: DTypeLike | None,
     sharding: Sharding,
@@ -125,7 +118,7 @@ def _tensors_to_devices(
         sizes = [len(range(*part.indices(size))) for part, size in zip(index, shape, strict=True)]
         buffers[str(index)] = np.empty(sizes, dtype or stored)
     # Layers are never split over devices, so every device takes its part of every tensor.
-    for layer, tensor in enumerate(layers_of(rule, tensors, config)):
+    for layer, tensor in enumerate(hugging_face.layers_of(rule, tensors, config)):
         for index in {str(index): index for index in devices.values()}.values():
             buffer = buffers[str(index)]
             if rule.stacked:

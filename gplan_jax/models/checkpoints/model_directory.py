@@ -26,14 +26,7 @@ from orbax.checkpoint import v1 as ocp
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_directory, read_json, write_json
 from gplan_jax.foundation.paths import refuse_pattern
-from gplan_jax.models.checkpoints.hugging_face import (
-    EMBEDDING,
-    LM_HEAD,
-    require_finite,
-    rules,
-    shape_faults,
-    stored_tensors,
-)
+from gplan_jax.models.checkpoints import hugging_face
 from gplan_jax.models.checkpoints.tokenizer_files import write_end_token
 from gplan_jax.models.qwen3.config import Qwen3Config
 from gplan_jax.models.qwen3.model import Qwen3
@@ -144,9 +137,9 @@ class ParameterStore:
         self._folder = folder.resolve()
         with storage_errors(folder):
             self._leaves = _stored_leaves(self._folder)
-        wanted = {rule.path: rule.stacked_shape(config) for rule in rules(config)}
+        wanted = {rule.path: rule.stacked_shape(config) for rule in hugging_face.rules(config)}
         found = {path: tuple(leaf.shape) for path, leaf in self._leaves.items()}
-        if faults := shape_faults(found, wanted, layers=config.num_hidden_layers):
+        if faults := hugging_face.shape_faults(found, wanted, layers=config.num_hidden_layers):
             raise GplanError(f"{folder} does not match its config.json:\n  " + "\n  ".join(faults))
 
     @property
@@ -156,7 +149,7 @@ class ParameterStore:
     def read(self, path: str) -> np.ndarray:
         """Reads one parameter into host memory; GplanError where it is not finite."""
         array: np.ndarray = self._load(path, self._leaves[path], np.ndarray)
-        require_finite(array, f"{self._folder}: {path}")
+        hugging_face.require_finite(array, f"{self._folder}: {path}")
         return array
 
     def read_to_devices(
@@ -247,7 +240,7 @@ def save_shards(model: Qwen3, folder: Path) -> None:
 def model_parameters(model: Qwen3) -> dict[str, Any]:
     """Returns parameter path -> array of a live model, in table order."""
     found = dict(_flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param))))
-    return {rule.path: found[rule.path] for rule in rules(model.config)}
+    return {rule.path: found[rule.path] for rule in hugging_face.rules(model.config)}
 
 
 def _record_of(source: Path, model: Qwen3) -> ModelRecord:
@@ -260,13 +253,13 @@ def _record_of(source: Path, model: Qwen3) -> ModelRecord:
         )
     if is_model_directory(source):
         return ModelRecord.read(source)
-    tensors = stored_tensors(source)
+    tensors = hugging_face.stored_tensors(source)
     return ModelRecord(
         new_tokens={},
         original_tokens=None,
         original_vocab_size=config.vocab_size,
-        ships_lm_head=LM_HEAD in tensors,
-        source_dtype=str(tensors[EMBEDDING].dtype),
+        ships_lm_head=hugging_face.LM_HEAD in tensors,
+        source_dtype=str(tensors[hugging_face.EMBEDDING].dtype),
         metadata={},
     )
 

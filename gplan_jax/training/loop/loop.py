@@ -25,17 +25,10 @@ from gplan_jax.training.hosts.processes import barrier, differing, is_primary, l
 from gplan_jax.training.loop.metrics_log import MetricsLog, evaluation_scores, require_wandb
 from gplan_jax.training.loop.reference import with_reference
 from gplan_jax.training.loop.reporter import StepReporter
+from gplan_jax.training.resume import run_directory
 from gplan_jax.training.resume.array_digests import digest_arrays
 from gplan_jax.training.resume.checkpoints import RunCheckpoints, abstract, best_steps, named_arrays
 from gplan_jax.training.resume.preemption import StopSignals
-from gplan_jax.training.resume.run_directory import (
-    BEST_NAME,
-    CHECKPOINTS_NAME,
-    MODEL_NAME,
-    open_run,
-    record_run,
-    stored_inputs,
-)
 from gplan_jax.training.resume.run_record import changed_content, fingerprint_inputs, make_record
 from gplan_jax.training.steps.setup import Run, prepare
 from gplan_jax.training.steps.step import Params, TrainState
@@ -76,8 +69,8 @@ def _train(
     _check_evaluation(config, evaluate)
     if config.logging.wandb_project is not None:
         require_wandb()
-    directory, changes = open_run(config, resume=resume, allow_changes=allow_changes)
-    finished = directory / MODEL_NAME
+    directory, changes = run_directory.open_run(config, resume=resume, allow_changes=allow_changes)
+    finished = directory / run_directory.MODEL_NAME
     if finished.is_dir():
         return finished
     if changes.all:
@@ -94,7 +87,7 @@ def _train(
     with (
         jax.set_mesh(run.mesh),
         RunCheckpoints(
-            directory / CHECKPOINTS_NAME,
+            directory / run_directory.CHECKPOINTS_NAME,
             keep=config.checkpoint.keep,
             keep_best=config.checkpoint.keep_best,
             scores=scores,
@@ -105,7 +98,7 @@ def _train(
         for step in [step for step in scores if step > taken]:
             del scores[step]
         if is_primary():
-            record_run(config, inputs, directory)
+            run_directory.record_run(config, inputs, directory)
 
         with (
             MetricsLog(
@@ -187,16 +180,15 @@ def _train(
 
         # Finish. The last checkpoint was that of the last epoch.
         checkpoints.wait()
-        if config.checkpoint.keep_best and not (directory / BEST_NAME).is_dir():
+        if config.checkpoint.keep_best and not (directory / run_directory.BEST_NAME).is_dir():
             for step in best_steps(checkpoints.steps, scores):
                 try:
                     best = checkpoints.restore_params(abstract(state.params), step)
                 except GplanError as error:
-                    log_once(
-                        f"warning: the next best checkpoint is taken for {BEST_NAME}/: {error}"
-                    )
+                    name = run_directory.BEST_NAME
+                    log_once(f"warning: the next best checkpoint is taken for {name}/: {error}")
                     continue
-                _save_model(run, best, directory / BEST_NAME)
+                _save_model(run, best, directory / run_directory.BEST_NAME)
                 break
         _save_model(run, state.params, finished)
     return finished
@@ -222,7 +214,7 @@ def _check_inputs(directory: Path, inputs: dict[str, str], *, allow_changes: boo
             f"The processes of this run read different {' and '.join(different)}; each trains on "
             "its share of the same rows, so give every host the same files."
         )
-    changed = changed_content(stored_inputs(directory), inputs)
+    changed = changed_content(run_directory.stored_inputs(directory), inputs)
     if changed and not allow_changes:
         raise GplanError(
             f"{directory} was started with other content of: {'; '.join(changed)}. Bring the files "

@@ -22,15 +22,9 @@ from gplan_jax.models.qwen3.model import LayeredContext, abstract_qwen3
 from gplan_jax.reasoning import GSISR_LATENTS
 from gplan_jax.training.hosts.mesh import check_mesh
 from gplan_jax.training.memory.batch_shape import BatchShape, abstract_batch, levels_of_row
+from gplan_jax.training.steps import setup
 from gplan_jax.training.steps.objectives import make_objective
 from gplan_jax.training.steps.optimizer import make_optimizer, make_schedule
-from gplan_jax.training.steps.setup import (
-    add_adapters,
-    curriculum_of,
-    kernel_of,
-    trained_filters,
-    weights_dtype,
-)
 from gplan_jax.training.steps.step import TrainState, make_train_step
 from gplan_jax.training.steps.train_config import TrainConfig
 
@@ -101,16 +95,16 @@ def abstract_step(
     parts = config.accumulation_steps
     check_mesh(mesh, shape, batch_size=config.batch_size, accumulation_steps=parts)
     model = abstract_model(config, shape)
-    model.kernel = kernel_of(config, model, platform=platform)
+    model.kernel = setup.kernel_of(config, model, platform=platform)
     # Only the learning rate depends on the number of steps, and it costs nothing.
     schedule = make_schedule(
         config.optimizer,
         steps_per_epoch=1000,
         total_steps=1000 * config.epochs,
-        curriculum=curriculum_of(config, 1000),
+        curriculum=setup.curriculum_of(config, 1000),
     )
     optimizer = make_optimizer(config.optimizer, schedule)
-    graphdef, params, *frozen = nnx.split(model, *trained_filters(config))
+    graphdef, params, *frozen = nnx.split(model, *setup.trained_filters(config))
     shardings = TrainState.shardings(params, optimizer, mesh)
     state = jax.eval_shape(lambda weights: TrainState.create(weights, optimizer), params)
     step = make_train_step(
@@ -133,10 +127,10 @@ def abstract_model(config: TrainConfig, shape: Qwen3Config) -> Qwen3:
     """The model of a run, of shapes: adapters beside frozen weights where the config has LoRA."""
     precision = config.precision
     model = abstract_qwen3(
-        shape, weights_dtype(config), jnp.dtype(precision.compute), precision.remat
+        shape, setup.weights_dtype(config), jnp.dtype(precision.compute), precision.remat
     )
     # As many rows as there are latent tokens; which ones changes no shape.
-    add_adapters(model, config, latent_ids=range(len(GSISR_LATENTS.tokens)))
+    setup.add_adapters(model, config, latent_ids=range(len(GSISR_LATENTS.tokens)))
     return model
 
 
@@ -166,7 +160,7 @@ def kept_activation_bytes(
         # It wants a GPU to be traced; another flash kernel keeps as much.
         model = nnx.merge(*nnx.split(model))
         model.kernel = "xla" if shape.head_dim % 128 else "splash"
-    graphdef, params, *frozen = nnx.split(model, *trained_filters(config))
+    graphdef, params, *frozen = nnx.split(model, *setup.trained_filters(config))
     prefix: Any = ()
     if batch.prefix:
         heads = (shape.num_key_value_heads, shape.head_dim)

@@ -20,15 +20,8 @@ from typing import Any
 
 import yaml
 
-from gplan_jax.foundation import GplanError
+from gplan_jax.foundation import GplanError, files
 from gplan_jax.foundation.config import parse_config, parse_yaml
-from gplan_jax.foundation.files import (
-    TEMPORARY,
-    read_json,
-    refuse_existing,
-    write_json,
-    write_text,
-)
 from gplan_jax.foundation.paths import LOCK
 from gplan_jax.training.steps.setup import CACHE_NAME
 from gplan_jax.training.steps.train_config import TrainConfig
@@ -122,7 +115,7 @@ def open_run(
                 "directory with output=DIR."
             )
         if not _holds_only_counts(directory):
-            refuse_existing(directory)
+            files.refuse_existing(directory)
         return directory, ConfigChanges()
     if not stored.is_file():
         raise GplanError(f"{directory} holds no run to resume; start one without --resume.")
@@ -150,19 +143,19 @@ def open_run(
 def stored_inputs(directory: Path) -> dict[str, str]:
     """The fingerprints that a run was started with; empty where it died before it wrote them."""
     path = directory / INPUTS_NAME
-    return read_json(path) if path.is_file() else {}
+    return files.read_json(path) if path.is_file() else {}
 
 
 def record_run(config: TrainConfig, inputs: Mapping[str, str], directory: Path) -> None:
     """Writes inputs and config, anew where a run goes on: now the directory holds a run."""
-    write_json(directory / INPUTS_NAME, dict(inputs))
+    files.write_json(directory / INPUTS_NAME, dict(inputs))
     text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
-    write_text(directory / CONFIG_NAME, text)
+    files.write_text(directory / CONFIG_NAME, text)
 
 
 def _holds_only_counts(directory: Path) -> bool:
     """A start that was killed leaves counted tokens, a reference and temporary files."""
     if not directory.is_dir() or any((directory / CHECKPOINTS_NAME).glob("*")):
         return False
-    names = {path.name for path in directory.iterdir() if TEMPORARY not in path.name}
+    names = {path.name for path in directory.iterdir() if files.TEMPORARY not in path.name}
     return names <= {CACHE_NAME, INPUTS_NAME, CHECKPOINTS_NAME, LOCK}
