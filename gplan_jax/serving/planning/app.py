@@ -1,19 +1,11 @@
-"""The HTTP app: plans for contexts, health, metrics and the page.
-
-The two endpoints that plan go from a body through the engine to its answer.
-"""
+"""The HTTP app: its routes, health, metrics and the page."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -22,279 +14,33 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse, Response
 
 import gplan_jax
-from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import COLUMNS, IntentLibrary, Sample, check_plan, latent_valid, parse_plan
-from gplan_jax.inference.engine.requests import (
-    BadOption,
-    DeadlineExceeded,
-    Draining,
-    Engine,
-    FoundPlans,
-    NotFinite,
-    Overloaded,
-    PlanAnswer,
-    PlanRequest,
-)
+from gplan_jax.gsisr import IntentLibrary, Sample
+from gplan_jax.inference.engine.requests import Engine
 from gplan_jax.reasoning import LatentVocabulary
-from gplan_jax.serving.http.bodies import read_json, validate
-from gplan_jax.serving.http.errors import ApiError, draining, overloaded
+from gplan_jax.serving.http.errors import ApiError
 from gplan_jax.serving.http.middleware import HUNG_UP, SHARED_PAGE_FILES, Gate, RequestShell
 from gplan_jax.serving.http.settings import ServerSettings
-from gplan_jax.serving.http.telemetry import ServerMetrics, log
+from gplan_jax.serving.http.telemetry import ServerMetrics
+from gplan_jax.serving.planning.endpoints import HungUp, PlanEndpoints
 from gplan_jax.serving.planning.schemas import (
     ERRORS,
     PLAN_ERRORS,
-    BestAnswer,
-    BestPlanAnswer,
     ContextBody,
     Example,
     ExamplesAnswer,
-    ExperimentAnswer,
-    FirstIntentAnswer,
     ModelAnswer,
     PlanBody,
     PlanResult,
     PlansBody,
     PlansResult,
     StatusAnswer,
-    Timings,
     ToolAnswer,
-    Usage,
-    ViolationAnswer,
     describe,
 )
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
-
-Body = TypeVar("Body", PlanBody, PlansBody)
-# The engine keeps deadlines; this much later the server gives up waiting for it to say so.
-DEADLINE_GRACE_S = 0.25
-
-
-class HungUp(Exception):
-    """The client has gone before its answer was there."""
-
-
-def _sound(text: str) -> str:
-    """Text that UTF-8 can carry: a model may write the escape of half a surrogate pair."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _api_error(error: GplanError) -> ApiError:
-    """What a client is told of an engine's refusal."""
-    match error:
-        case Overloaded():
-            return overloaded(error.retry_after_s)
-        case Draining():
-            return draining()
-        case NotFinite():
-            return ApiError(500, "not_finite", str(error))
-        case DeadlineExceeded():
-            return ApiError(504, "deadline", "The answer was not ready in time.")
-        case BadOption():
-            return ApiError(422, "bad_request", str(error), column=error.path)
-        case _:
-            column = next((name for name in reversed(COLUMNS) if name in str(error)), None)
-            return ApiError(422, "bad_context", str(error), column=column)
-
-
-@dataclass(frozen=True)
-class PlanEndpoints:
-    """`POST /v1/plan` and `POST /v1/plans`."""
-
-    engine: Engine
-    library: IntentLibrary
-    latents: LatentVocabulary | None  # None where the model writes no latent prefix.
-    metrics: ServerMetrics
-    settings: ServerSettings
-
-    async def plan(self, request: Request) -> Response:
-        """Plans for one context."""
-        body = await self._body(request, PlanBody)
-        async with watch_hang_up(request) as hung_up:
-            result = await self._answer(request, body, body.context, hung_up)
-        timings, usage = result.timings_ms.model_dump(), result.usage.model_dump()
-        request.state.log.update(timings_ms=timings, usage=usage)
-        return JSONResponse(result.body())
-
-    async def plans(self, request: Request) -> Response:
-        """Plans for several contexts; each gets an answer or an error of its own, in order."""
-        body = await self._body(request, PlansBody)
-        request.state.log["contexts"] = len(body.contexts)
-        # No more of them go to the engine at once than it has slots.
-        room = asyncio.Semaphore(max(1, self.engine.snapshot().slots))
-
-        async def one(
-            number: int, context: ContextBody, hung_up: asyncio.Future[None]
-        ) -> dict[str, Any]:
-            async with room:
-                try:
-                    suffix = f"-{number}"
-                    return (await self._answer(request, body, context, hung_up, suffix)).body()
-                except ApiError as error:
-                    self.metrics.count_outcome(error.code)
-                    return {"error": error.to_dict()}
-
-        async with watch_hang_up(request) as hung_up:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [
-                        group.create_task(one(number, context, hung_up))
-                        for number, context in enumerate(body.contexts)
-                    ]
-            except BaseExceptionGroup as failures:
-                raise failures.exceptions[0] from None
-        results = [task.result() for task in tasks]
-        request.state.log["errors"] = sum("error" in result for result in results)
-        return JSONResponse({"results": results})
-
-    async def _body(self, request: Request, kind: type[Body]) -> Body:
-        max_bytes = self.settings.max_body_kib * 1024
-        timeout_s = self.settings.body_timeout_s
-        value, size = await read_json(request, max_bytes=max_bytes, timeout_s=timeout_s)
-        request.state.log["body_bytes"] = size
-        body = validate(kind, value)
-        if body.deadline_ms and body.deadline_ms > self.settings.max_deadline_ms:
-            message = f"deadline_ms may be at most {self.settings.max_deadline_ms}."
-            raise ApiError(422, "bad_request", message)
-        return body
-
-    async def _answer(
-        self,
-        request: Request,
-        body: PlanBody | PlansBody,
-        context: ContextBody,
-        hung_up: asyncio.Future[None],
-        suffix: str = "",
-    ) -> PlanResult:
-        request_id = request.state.request_id + suffix
-        if self.settings.log_contexts:
-            request.state.log.setdefault("columns", {})[request_id] = context.model_dump()
-        feedback = {}
-        if isinstance(body, PlanBody):
-            names = ("accepted", "dismissed", "shown")
-            feedback = {name: tuple(getattr(body, name)) for name in names}
-        wanted = PlanRequest(
-            context.sample(),
-            deadline_s=(body.deadline_ms or self.settings.deadline_ms) / 1000,
-            temperature=body.temperature,
-            seed=body.seed,
-            best=body.best,
-            **feedback,
-        )
-        try:
-            answer = await self._plan(wanted, hung_up)
-        except GplanError as error:
-            raise _api_error(error) from None
-        request.state.pass_ms = answer.pass_ms  # for the trace
-        text = answer.text
-        violations = check_plan(text, self.library)
-        valid = latent_valid(text, self.latents, self.library) if self.latents else None
-        total_ms = round(1000 * (time.monotonic() - request.state.started), 3)
-        self.metrics.observe(answer, passed=not violations, total_ms=total_ms)
-        return PlanResult(
-            id=request_id,
-            model=self.settings.model,
-            plan=self._read(text),
-            text=text,
-            latent_valid=valid,
-            passed=not violations,
-            violations=[
-                ViolationAnswer(tier=v.tier, code=v.code, message=_sound(v.message))
-                for v in violations
-            ],
-            timings_ms=Timings(
-                queue=round(answer.queue_ms, 3),
-                prefill=round(answer.prefill_ms, 3),
-                decode=round(answer.decode_ms, 3),
-                total=total_ms,
-            ),
-            usage=Usage(
-                prompt_tokens=answer.prompt_tokens,
-                cached_tokens=answer.cached_tokens,
-                response_tokens=answer.tokens,
-                passes=answer.passes,
-                drafted_tokens=answer.drafted,
-                accepted_tokens=answer.accepted,
-            ),
-            experiment=self._expose(context.id, request_id),
-            best=self._best(answer.found) if answer.found else None,
-        )
-
-    def _read(self, text: str) -> list[dict[str, str]]:
-        plan = parse_plan(text, self.library)
-        return [{_sound(key): _sound(value) for key, value in i.items()} for i in plan]
-
-    def _best(self, found: FoundPlans) -> BestAnswer:
-        return BestAnswer(
-            plans=[
-                BestPlanAnswer(
-                    plan=self._read(plan.text),
-                    text=plan.text,
-                    log_probability=round(plan.log_probability, 6),
-                )
-                for plan in found.plans
-            ],
-            exact=found.exact,
-            first_intents=[
-                FirstIntentAnswer(intent=intent, probability=round(probability, 6))
-                for intent, probability in found.first
-            ],
-        )
-
-    async def _plan(self, request: PlanRequest, hung_up: asyncio.Future[None]) -> PlanAnswer:
-        """The engine's answer; its slot is freed where the client hangs up or the time is over."""
-        if hung_up.done():
-            raise HungUp
-        # Submitting renders and encodes the prompt: milliseconds that others need not wait for.
-        submitted = await asyncio.to_thread(self.engine.submit, request)
-        future: asyncio.Future[PlanAnswer] = asyncio.wrap_future(submitted)
-        timeout = None if request.deadline_s is None else request.deadline_s + DEADLINE_GRACE_S
-        try:
-            either: set[asyncio.Future[Any]] = {future, hung_up}
-            await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if future.done():
-                if future.cancelled():
-                    raise Draining("The engine was closed.")
-                return future.result()
-            if hung_up.done():
-                raise HungUp
-            raise DeadlineExceeded("The answer was not ready in time.")
-        finally:
-            future.cancel()
-
-    def _expose(self, user: str, request_id: str) -> ExperimentAnswer | None:
-        """The user's arm, None without one; logs the exposure."""
-        experiment = self.settings.experiment
-        arm = experiment.assign(user) if experiment and user else None
-        if experiment is None or arm is None:
-            return None
-        log(
-            "exposure",
-            request_id=request_id,
-            experiment=experiment.name,
-            arm=arm,
-            user=experiment.pseudonym(user),
-        )
-        return ExperimentAnswer(name=experiment.name, arm=arm)
-
-
-@contextlib.asynccontextmanager
-async def watch_hang_up(request: Request) -> AsyncIterator[asyncio.Future[None]]:
-    """A future that is done once the client has gone; the body must have been read."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    task = asyncio.create_task(gone())
-    try:
-        yield task
-    finally:
-        task.cancel()
-
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {
