@@ -146,6 +146,17 @@ class ChatEncoder:
             for prompt, user in zip(prompts, users, strict=True)
         )
 
+    def read_prompt(self, text: str, system: str) -> Prompt | None:
+        """The prompt whose chat layout ``text`` is, None where it isn't that of this system part.
+
+        What stands in the user part is text, whatever it looks like.
+        """
+        head = f"{START}system\n{system}{END}\n{START}user\n"
+        tail = f"{END}\n{START}assistant\n"
+        if not (text.startswith(head) and text.endswith(tail) and len(text) >= len(head + tail)):
+            return None
+        return Prompt(system, text[len(head) : -len(tail)])
+
     def user_ids(self, prompts: Sequence[Prompt]) -> list[np.ndarray]:
         """int32 [U] each: the whole user parts of prompts, without what stands around them."""
         return _fast_ids(self._plain_tokenizer, [prompt.user for prompt in prompts])

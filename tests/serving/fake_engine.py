@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
+from functools import partial
 
 from gplan_jax.inference.engine.requests import (
     DeadlineExceeded,
@@ -173,9 +174,15 @@ class FakeEngine:
                 prefill_ms=1000 * (now - job.admitted) / 2,
                 decode_ms=1000 * (now - job.admitted) / 2,
                 pass_ms=(250 * (now - job.admitted),) * 2,
+                by_token=partial(by_character, text),
                 found=found_plans(text, job.request.best) if job.request.best else None,
             ),
         )
+
+
+def by_character(text: str) -> tuple[tuple[str, float], ...]:
+    """Every character a token, the first of them a decision."""
+    return tuple((letter, 0.0 if place else -0.25) for place, letter in enumerate(text))
 
 
 def found_plans(text: str, count: int) -> FoundPlans:

@@ -195,5 +195,4 @@ class SearchRow(SequenceState):
         except StopIteration as end:
             self.found = end.value
             best = end.value.plans[0]
-            self.response, self.state = list(best.tokens), best.state
-            self.log_probability, self.finished = best.score, True
+            self.response, self.state, self.finished = list(best.tokens), best.state, True

@@ -258,7 +258,7 @@ class ContinuousDecoder:
         row.finished = token == self._end_id
         if not row.finished:
             row.response.append(token)
-            row.finished = len(row.response) >= self._max_new_tokens
+            row.finished = row.cut = len(row.response) >= self._max_new_tokens
 
 
 def decode_all(

@@ -21,7 +21,7 @@ from gplan_jax.gsisr.facts import ORDER_TIMES, REQUEST_TIME
 from gplan_jax.gsisr.intent_counts import IntentCounts, context_key
 from gplan_jax.inference.engine.continuous import ContinuousDecoder, Prompted
 from gplan_jax.inference.engine.programs import PAGE, Programs, shapes_of
-from gplan_jax.inference.engine.requests import EngineConfig, PlanRequest
+from gplan_jax.inference.engine.requests import BadOption, EngineConfig, PlanRequest
 from gplan_jax.inference.engine.sequences import longest_prefix, longest_response
 from gplan_jax.inference.grammar.drafts import DraftModel
 from gplan_jax.inference.grammar.plan_grammar import PlanGrammar
@@ -36,7 +36,7 @@ _TRIGGER_COLUMNS = tuple(f"trigger_{number}" for number in range(1, 8))
 _TIMES = ("2000-01-01 00:00:00", "2001-12-31 12:59:59")
 _TIME_COLUMNS = (REQUEST_TIME, *ORDER_TIMES)
 MOMENT_COLUMNS = (*SPATIOTEMPORAL_COLUMNS, *_TRIGGER_COLUMNS)  # the others are the user's own
-_ANY_CONTEXT = Sample(**dict.fromkeys(COLUMNS, "") | {"currenttime": "2000-01-01 00:00:00"})
+ANY_CONTEXT = Sample(**dict.fromkeys(COLUMNS, "") | {"currenttime": "2000-01-01 00:00:00"})
 
 
 @dataclass(frozen=True)
@@ -115,15 +115,34 @@ class Prompter:
     find_shared: bool = True
 
     def prompted(self, request: PlanRequest) -> Prompted:
-        """The prompt of a request; GplanError where a time or the template is at fault."""
-        sample, ids = request.sample, self._ids(request.sample)
-        shared, known = 0, tuple[str, ...]()
+        """The prompt of a request; GplanError where a time or the template is at fault, BadOption
+        where a whole prompt is not one of this model.
+        """
+        sample, shared, known = request.sample, 0, tuple[str, ...]()
+        ids = self._given_ids(sample) if isinstance(sample, str | tuple) else self._ids(sample)
         if isinstance(sample, Sample):
-            shared, known = (
-                self._shared(sample, ids) if self.find_shared else 0,
-                context_key(sample),
-            )
+            known = context_key(sample)
+            shared = self._shared(sample, ids) if self.find_shared else 0
         return Prompted(ids, shared, known, request.temperature, request.seed, request.best)
+
+    def _given_ids(self, prompt: str | tuple[int, ...]) -> list[int]:
+        """The tokens of a whole prompt, which has to begin with the system prompt."""
+        system = self.task.prompt(ANY_CONTEXT).system
+        mend = "is not in the chat layout of this model's prompts, with its system part."
+        if isinstance(prompt, str):
+            if (read := self.encoder.read_prompt(prompt, system)) is None:
+                raise BadOption("prompt", mend)
+            most = self.task.most_prompt_tokens
+            return [int(token) for token in self.encoder.prompt_ids(read, max_length=most)]
+        head = self.system_ids(ANY_CONTEXT)
+        if [*prompt[: len(head)]] != head:
+            raise BadOption("prompt", mend)
+        if not len(head) < len(prompt) <= self.task.most_prompt_tokens:
+            most = self.task.most_prompt_tokens
+            raise BadOption("prompt", f"has {len(prompt)} tokens, not {len(head) + 1} to {most}.")
+        if not 0 <= min(prompt) <= max(prompt) < self.encoder.vocabulary_size:
+            raise BadOption("prompt", "holds a token that the tokenizer lacks.")
+        return [*prompt]
 
     def system_ids(self, sample: Sample | Prompt) -> list[int]:
         """What the prompts of all samples begin with; it does not depend on the sample's values."""
@@ -169,7 +188,7 @@ def build_decoder(
     prompter: Prompter,
     *,
     prompts: Sequence[Prompted] = (),
-    sample: Sample | Prompt = _ANY_CONTEXT,
+    sample: Sample | Prompt = ANY_CONTEXT,
     ahead: bool = True,
 ) -> ContinuousDecoder:
     """A decoder for a model's prompts and responses, its programs compiled now where ``ahead``;

@@ -13,11 +13,13 @@ import time
 from collections import Counter, deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import jax
 
+from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.inference.engine.best_plans import SearchRow
@@ -295,6 +297,8 @@ class PlanEngine:
                 1e3 * (end - start) for start, end in pairwise([entry.prefilled, *entry.passed])
             ),
             found=self._found(row) if isinstance(row, SearchRow) else None,
+            cut=row.cut,
+            by_token=partial(_by_token, self.encoder, row),
         )
         with self._changed:
             del self._active[row.slot]
@@ -317,6 +321,15 @@ class PlanEngine:
                 for intent, probability in sorted(found.first.items(), key=lambda pair: -pair[1])
             ),
         )
+
+
+def _by_token(encoder: ChatEncoder, row: SequenceState) -> tuple[tuple[str, float], ...]:
+    """See ``PlanAnswer.by_token``. A character may take several tokens: the last one writes it."""
+    whole = encoder.decode(row.response)
+    begun = [encoder.decode(row.response[:end]) for end in range(len(row.response))]
+    ends = [*(len(text.rstrip("\ufffd")) for text in begun), len(whole)]
+    pieces = (whole[start:end] for start, end in pairwise(ends))
+    return tuple((piece, row.logs.get(place, 0.0)) for place, piece in enumerate(pieces))
 
 
 def _settle(future: Future[PlanAnswer], outcome: PlanAnswer | Exception) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -81,7 +81,9 @@ class DeadlineExceeded(GplanError):
 class PlanRequest:
     """One context to plan for."""
 
-    sample: Sample | Prompt  # the context; its ``raw_labels`` are not looked at
+    # the context, whose ``raw_labels`` are not looked at; or the whole prompt in the layout of a
+    # chat, as text or as tokens
+    sample: Sample | Prompt | str | tuple[int, ...]
     deadline_s: float | None = None  # seconds from submission after which the answer is of no use
     # 0 is greedy; above, tokens are drawn from softmax(logits / temperature) over what the
     # grammar allows
@@ -132,6 +134,10 @@ class PlanAnswer:
     decode_ms: float
     # from the end of the prefill, or of the pass before, to the end of each pass
     pass_ms: tuple[float, ...] = ()
+    cut: bool = False  # whether the response ended because it became too long
+    # to be worked out by whoever wants it: what each token adds to the text, and its
+    # log-probability among what the grammar allows
+    by_token: Callable[[], tuple[tuple[str, float], ...]] = tuple
     found: FoundPlans | None = None  # where the request asked for the best plans; ``text`` is first
 
 

@@ -37,14 +37,21 @@ class SequenceState:
     path: tuple[int, ...] = ()
     chain: tuple[int, ...] = ()  # the last tokens of ``response``, which no pass has seen
     response: list[int] = field(default_factory=list)  # the tokens so far
-    # log p of the decisions so far, each among the edges that were open; 0 in plain decoding
-    log_probability: float = 0.0
-    finished: bool = False  # whether the response is whole, or given up for ``fault``
+    # place in the response -> log p of what was decided there, among the edges that were open; of
+    # forced tokens and of plain decoding there is none
+    logs: dict[int, float] = field(default_factory=dict)
+    finished: bool = False  # whether the response is whole, cut, or given up for ``fault``
+    cut: bool = False  # whether a free response has become too long
     fault: NotFinite | None = None
     # see ``PlanAnswer``
     passes: int = 0
     drafted: int = 0
     accepted: int = 0
+
+    @property
+    def log_probability(self) -> float:
+        """log p of all decisions so far."""
+        return sum(self.logs.values())
 
 
 def longest_response(grammar: PlanGrammar) -> int:
@@ -139,7 +146,7 @@ def choose(row: SequenceState, edges: Sequence[Edge], logits_E: np.ndarray) -> E
         generator = np.random.default_rng((row.seed, len(row.response)))
         scores = scores / row.temperature + generator.gumbel(size=len(edges))
     chosen = int(np.argmax(scores))
-    row.log_probability += float(log_softmax(logits)[chosen])
+    row.logs[len(row.response)] = float(log_softmax(logits)[chosen])
     return edges[chosen]
 
 

@@ -8,6 +8,7 @@ import math
 from starlette.responses import JSONResponse
 
 RETRY_AFTER_S = 1.0
+OPENAI_ROUTES = ("/v1/models", "/v1/chat/", "/v1/completions")
 
 
 class ApiError(Exception):
@@ -35,8 +36,10 @@ class ApiError(Exception):
         fields = {"code": self.code, "message": self.message}
         return fields | ({"column": self.column} if self.column else {})
 
-    def response(self) -> JSONResponse:
-        """The whole response. A body that was not read to its end ends the connection."""
+    def response(self, path: str = "") -> JSONResponse:
+        """The whole response to a request for ``path``, in OpenAI's form on its routes. A body that
+        was not read to its end ends the connection.
+        """
         headers = {}
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
@@ -44,7 +47,11 @@ class ApiError(Exception):
             headers["WWW-Authenticate"] = "Bearer"
         if self.status in (408, 413):
             headers["Connection"] = "close"
-        return AsciiResponse({"error": self.to_dict()}, self.status, headers)
+        if not path.startswith(OPENAI_ROUTES):
+            return AsciiResponse({"error": self.to_dict()}, self.status, headers)
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        error = {"message": self.message, "type": kind, "param": self.column, "code": self.code}
+        return AsciiResponse({"error": error}, 400 if self.status == 422 else self.status, headers)
 
 
 class AsciiResponse(JSONResponse):

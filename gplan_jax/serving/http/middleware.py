@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 PROTECTED = "/v1/"
-PLANNING = ("/v1/plan", "/v1/plans")
+PLANNING = ("/v1/plan", "/v1/plans", "/v1/chat/completions", "/v1/completions")
 HUNG_UP = 499
 # The stylesheet and the helpers that the pages of all servers use.
 SHARED_PAGE_FILES = tuple(Path(__file__).parent / "page" / name for name in ("style.css", "dom.js"))
@@ -131,7 +131,7 @@ class RequestShell:
             if refusal is not None:
                 request.fields["code"] = refusal.code
                 self._metrics.count_outcome(refusal.code)
-                await refusal.response()(scope, receive, send_marked)
+                await refusal.response(scope["path"])(scope, receive, send_marked)
             else:
                 await self._app(scope, receive, send_marked)
         except Exception as error:
@@ -141,7 +141,7 @@ class RequestShell:
             message = f"Something failed in the server; the log names it by request {request.id}."
             fault = ApiError(500, "internal", message)
             self._metrics.count_outcome(fault.code)
-            await fault.response()(scope, receive, send_marked)
+            await fault.response(scope["path"])(scope, receive, send_marked)
         finally:
             self._gate.inside -= entered
             self._finish(scope, request)

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 
 import gplan_jax
 from gplan_jax.gsisr import IntentLibrary, Sample
@@ -22,6 +22,7 @@ from gplan_jax.serving.http.middleware import HUNG_UP, SHARED_PAGE_FILES, Gate, 
 from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.http.telemetry import ServerMetrics
 from gplan_jax.serving.planning.endpoints import HungUp, PlanEndpoints
+from gplan_jax.serving.planning.openai_routes import OpenAiEndpoints
 from gplan_jax.serving.planning.schemas import (
     ERRORS,
     PLAN_ERRORS,
@@ -84,6 +85,12 @@ def create_app(
         app.add_api_route(
             path, endpoint, methods=["POST"], response_model=answer, responses=PLAN_ERRORS
         )
+    openai = OpenAiEndpoints(endpoints)
+    routes = {"/v1/chat/completions": openai.chat, "/v1/completions": openai.completions}
+    for path, route in routes.items():  # OpenAI describes their form
+        app.add_api_route(path, route, methods=["POST"], include_in_schema=False)
+    app.add_api_route("/v1/models", openai.models, include_in_schema=False)
+    app.add_api_route("/v1/models/{model:path}", openai.model, include_in_schema=False)
     _add_descriptions(app, library, settings)
     _add_probes(app, gate, metrics)
     _add_error_handlers(app, metrics)
@@ -94,8 +101,8 @@ def create_app(
 
         return serve
 
-    for route, file in PAGE_FILES.items():
-        app.add_api_route(route, page_file(file), methods=["GET", "HEAD"], include_in_schema=False)
+    for path, file in PAGE_FILES.items():
+        app.add_api_route(path, page_file(file), methods=["GET", "HEAD"], include_in_schema=False)
     describe(app, settings, {"/v1/plan": PlanBody, "/v1/plans": PlansBody})
     app.add_middleware(RequestShell, settings=settings, metrics=metrics, gate=gate, tracer=tracer)
     return app
@@ -159,13 +166,14 @@ def _add_error_handlers(app: FastAPI, metrics: ServerMetrics) -> None:
         if request.url.path.startswith("/v1/"):
             metrics.count_outcome(error.code)
         request.state.log["code"] = error.code
-        return error.response()
+        return error.response(request.url.path)
 
     @app.exception_handler(HTTPException)
     async def no_such_route(request: Request, error: HTTPException) -> Response:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-        content = {"error": {"code": code, "message": f"{error.detail}."}}
-        return JSONResponse(content, error.status_code, headers=error.headers)
+        response = ApiError(error.status_code, code, f"{error.detail}.").response(request.url.path)
+        response.headers.update(error.headers or {})
+        return response
 
     @app.exception_handler(HungUp)
     @app.exception_handler(ClientDisconnect)

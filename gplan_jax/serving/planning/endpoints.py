@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -177,18 +177,16 @@ class PlanEndpoints:
         request_id = request.state.request_id + suffix
         if self.settings.log_contexts:
             request.state.log.setdefault("columns", {})[request_id] = context.model_dump()
-        feedback = {}
-        if isinstance(body, PlanBody):
-            names = ("accepted", "dismissed", "shown")
-            feedback = {name: tuple(getattr(body, name)) for name in names}
         wanted = PlanRequest(
             context.sample(),
             deadline_s=(body.deadline_ms or self.settings.deadline_ms) / 1000,
             temperature=body.temperature,
             seed=body.seed,
             best=body.best,
-            **feedback,
         )
+        if isinstance(body, PlanBody):
+            accepted, dismissed, shown = map(tuple, (body.accepted, body.dismissed, body.shown))
+            wanted = replace(wanted, accepted=accepted, dismissed=dismissed, shown=shown)
         answer, violations, total_ms = await self.decode(request, wanted, hung_up)
         text = answer.text
         valid = latent_valid(text, self.latents, self.library) if self.latents else None

@@ -116,7 +116,7 @@ def some_feedback(seed: int) -> PlanRequest:
     return PlanRequest(row, accepted=accepted, dismissed=dismissed)
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [12, pytest.param(100, marks=pytest.mark.slow)])
 def test_plans_are_those_of_a_plain_loop_over_what_is_left(case: Case, count: int) -> None:
     prompts, wanted, lefts = [], [], []
     for request in map(some_feedback, range(count)):
