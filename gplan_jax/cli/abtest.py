@@ -61,7 +61,7 @@ def analyse(
     from gplan_jax.abtest.log import read_log
     from gplan_jax.abtest.summary_tables import summary_tables
     from gplan_jax.foundation import GplanError
-    from gplan_jax.foundation.config import load_config
+    from gplan_jax.foundation.config import load_config, override
     from gplan_jax.foundation.files import refuse_existing
 
     refuse_existing(out)
@@ -73,7 +73,7 @@ def analyse(
         raise GplanError("--control is for logs without --config; the config names its control.")
     test = load_config(AbTest, config, changes) if config else None
     rows = read_log(log)
-    test = test or settings_for(rows, control, _values(changes))
+    test = test or settings_for(rows, control, override({}, changes))
     summary = run(
         rows, test, sequential=sequential, on_crossover=on_crossover, sum_duplicates=sum_duplicates
     )
@@ -230,16 +230,3 @@ def assign(
     for arm, count in counts.items():
         typer.echo(f"  {arm:12} {count:,}")
     typer.echo(f"The arms of {sum(counts.values()):,} users are in {out}.")
-
-
-def _values(changes: list[str]) -> dict[str, Any]:
-    from gplan_jax.foundation import GplanError
-    from gplan_jax.foundation.config import parse_yaml
-
-    values: dict[str, Any] = {}
-    for change in changes:
-        key, equals, text = change.partition("=")
-        if not equals:
-            raise GplanError(f"{change!r} is not of the form key=value.")
-        values[key] = parse_yaml(text, source=change)
-    return values

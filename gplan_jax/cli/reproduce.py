@@ -72,12 +72,9 @@ def reproduce(
     from gplan_jax.evaluation.reproduce import latent_study, tables, task_arms
     from gplan_jax.evaluation.reproduce.paper import PAPER
     from gplan_jax.foundation import GplanError
-    from gplan_jax.foundation.config import parse_config, parse_yaml
+    from gplan_jax.foundation.config import override, parse_config
 
-    changed = {
-        key: parse_yaml(text, source=f"--set {key}")
-        for key, _, text in (option.partition("=") for option in set_ or [])
-    }
+    changed = override({}, set_ or [])
     parse_config(PlannerSettings, changed, source="--set")
     studies = task or TASKS[scale]
     if unknown := sorted(set(studies) - set(task_arms.STUDIES)):

@@ -35,9 +35,7 @@ def load_config(kind: type[C], path: str | Path, overrides: Sequence[str] = ()) 
 
     GplanError names every fault in one message, and near keys for an unknown one.
     """
-    values = _read_yaml(local_path(path))
-    for override in overrides:
-        _apply_override(values, override)
+    values = override(_read_yaml(local_path(path)), overrides)
     return parse_config(kind, values, source=str(path))
 
 
@@ -115,18 +113,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise GplanError(f"Override {override!r} is not of the form key=value.")
-    value = parse_yaml(text, source=f"The value of the override {override!r}")
-    *parents, last = key.split(".")
-    here = values
-    for parent in parents:
-        here = here.setdefault(parent, {})
-        if not isinstance(here, dict):
-            raise GplanError(f"Override {override!r}: {parent} is a value, not a section.")
-    here[last] = value
+def override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Sets what ``key=value`` texts say in ``values``, and returns it."""
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise GplanError(f"Override {text!r} is not of the form key=value.")
+        *parents, last = key.split(".")
+        here = values
+        for parent in parents:
+            here = here.setdefault(parent, {})
+            if not isinstance(here, dict):
+                raise GplanError(f"Override {text!r}: {parent} is a value, not a section.")
+        here[last] = parse_yaml(value, source=f"The value of the override {text!r}")
+    return values
 
 
 def _explain(kind: type[Config], fault: Any) -> str:

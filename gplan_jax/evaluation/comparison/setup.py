@@ -12,7 +12,7 @@ from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.baselines.rows.labelled_rows import check_apart, folds_by_id, labelled_rows
 from gplan_jax.evaluation.comparison.results import ComparedFile
-from gplan_jax.foundation.config import parse_config, parse_yaml
+from gplan_jax.foundation.config import override, parse_config
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.files import file_digest, read_records
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, parse_plan, read_samples
@@ -163,8 +163,7 @@ def parse_overrides(
     for name, texts in options.items():
         if name not in names:
             raise GplanError(f"--set {name}.{texts[0]}: {name} takes no part in the comparison.")
-        pairs = (text.partition("=") for text in texts)
-        values = {key: parse_yaml(value, source=f"--set {name}.{key}") for key, _, value in pairs}
+        values = override({}, texts)
         for trial in arms[name].trials[:trials]:
             if tried := sorted(set(trial) & set(values)):
                 raise GplanError(

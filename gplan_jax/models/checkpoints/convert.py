@@ -19,7 +19,6 @@ from gplan_jax.models.checkpoints.tokenizer_files import (
     check_tokenizer,
     extend_tokenizer,
 )
-from gplan_jax.models.qwen3.config import Qwen3Config
 
 _VOCABULARY_MULTIPLE = 128
 _NOISE = 0.1  # of the spread of the real rows: new tokens start alike, but not the same
@@ -98,7 +97,7 @@ def convert_checkpoint(
         _exhaust(written, "converting", len(by_path), progress)
     return CheckpointReport(
         directory=Path(out_dir),
-        parameters=_count(dataclasses.replace(config, vocab_size=rows)),
+        parameters=hugging_face.parameter_count(dataclasses.replace(config, vocab_size=rows)),
         dtype=str(dtype),
         tokens_added=len(extension.added) if extension else 0,
         new_tokens=record.new_tokens,
@@ -132,7 +131,7 @@ def export_checkpoint(
         _exhaust(hugging_face.write_sharded(target, tensors), "exporting", len(tensors), progress)
     return CheckpointReport(
         directory=Path(out_dir),
-        parameters=_count(config),
+        parameters=hugging_face.parameter_count(config),
         dtype=str(dtypes["embedding"]),
         tokens_added=0,
         new_tokens=record.new_tokens,
@@ -167,10 +166,6 @@ def _with_new_rows(
         matrix_VxD.dtype
     )
     return matrix_VxD
-
-
-def _count(config: Qwen3Config) -> int:
-    return sum(int(np.prod(rule.stacked_shape(config))) for rule in hugging_face.rules(config))
 
 
 def _exhaust(names: Iterator[str], description: str, total: int, progress: bool) -> None:

@@ -106,6 +106,10 @@ def rules(config: Qwen3Config) -> tuple[Rule, ...]:
     return tuple(r for r in _TABLE if not (r.path == "head" and config.tie_word_embeddings))
 
 
+def parameter_count(config: Qwen3Config) -> int:
+    return sum(math.prod(rule.stacked_shape(config)) for rule in rules(config))
+
+
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
     """Where one tensor lies in a checkpoint."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import jax
 
 from gplan_jax.data.batches import CONTEXTS
+from gplan_jax.models.checkpoints.hugging_face import parameter_count
 from gplan_jax.training.memory.plan import MemoryPlan
 from gplan_jax.training.memory.topologies import GIB
 
@@ -21,11 +22,7 @@ def describe(plan: MemoryPlan) -> str:
 
     # What is planned, a line each.
     shape = plan.shape
-    heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads
-    layer = shape.hidden_size * (shape.head_dim * heads + 3 * shape.intermediate_size + 2)
-    layer += 2 * shape.head_dim
-    tables = shape.vocab_size * (1 if shape.tie_word_embeddings else 2)
-    count = shape.num_hidden_layers * layer + (tables + 1) * shape.hidden_size
+    count = parameter_count(shape)
     parameters = f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.2f} M"
     data, fsdp, tensor = plan.mesh
     shared = f" after a shared prefix of {batch.prefix:,}" if batch.prefix else ""
