@@ -48,6 +48,10 @@ def serve(
     api_key_env: Annotated[
         str | None, typer.Option(help="Environment variable with the key that clients must send.")
     ] = None,
+    admin_key_env: Annotated[
+        str | None,
+        typer.Option(help="Environment variable with the key of POST /admin/reload."),
+    ] = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -98,7 +102,7 @@ def serve(
 
     if replicas != "auto" and not (replicas.isascii() and replicas.isdigit() and int(replicas)):
         raise GplanError(f"--replicas {replicas} is none; it is a number from 1, or auto.")
-    key = read_api_key(api_key_env)
+    key, admin_key = read_api_key(api_key_env), read_api_key(admin_key_env)
     run(
         model,
         EngineConfig(
@@ -119,6 +123,7 @@ def serve(
             max_body_kib=max_body_kib,
             drain_s=drain_s,
             api_key=SecretStr(key) if key else None,
+            admin_key=SecretStr(admin_key) if admin_key else None,
             hosts=allowed_hosts(host, allow_host or []),
             log_contexts=log_contexts,
             experiment=load_config(AbTest, experiment) if experiment else None,

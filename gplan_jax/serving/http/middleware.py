@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-PROTECTED = "/v1/"
+PROTECTED, ADMIN = "/v1/", "/admin/"
 PLANNING = ("/v1/plan", "/v1/plans", "/v1/chat/completions", "/v1/completions")
 HUNG_UP = 499
 # The stylesheet and the helpers that the pages of all servers use.
@@ -150,8 +150,9 @@ class RequestShell:
         if (hosts := self._settings.hosts) and (host := host_of(scope)) not in hosts:
             message = f"This server does not answer for the host {host!r}; see --allow-host."
             return ApiError(421, "unknown_host", message)
-        key = self._settings.api_key
-        if key is not None and scope["path"].startswith(PROTECTED):
+        for key, below in ((self._settings.api_key, PROTECTED), (self._settings.admin_key, ADMIN)):
+            if key is None or not scope["path"].startswith(below):
+                continue
             scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
             sound = hmac.compare_digest(given.encode("latin-1"), key.get_secret_value().encode())
             if scheme.lower() != "bearer" or not sound:

@@ -6,8 +6,11 @@ import asyncio
 import errno
 import logging
 import math
+import signal
 import socket
+import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -75,8 +78,16 @@ class DrainingServer(uvicorn.Server):
     signal ends it at once. The exit code is the caller's: the signals are not raised again.
     """
 
-    def __init__(self, app: FastAPI, engine: Engine, *, drain_s: float) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        engine: Engine,
+        *,
+        drain_s: float,
+        on_hangup: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__(quiet_config(app))
+        self._on_hangup = on_hangup  # called on SIGHUP
         self._gate: Gate = app.state.gate
         self._engine, self._drain_s = engine, drain_s
         self._told, self._deadline = 0, math.inf
@@ -93,7 +104,10 @@ class DrainingServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Opens the port; where no connection can be accepted, one line a while tells."""
-        asyncio.get_running_loop().set_exception_handler(self._loop_fault)
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._loop_fault)
+        if self._on_hangup is not None and threading.current_thread() is threading.main_thread():
+            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         await super().startup(sockets)
 
     def _loop_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

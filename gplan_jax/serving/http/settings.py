@@ -19,6 +19,7 @@ class ServerSettings(Config):
     body_timeout_s: float = Field(default=10.0, gt=0)  # Within which a body must have arrived.
     drain_s: float = Field(default=30.0, ge=0)  # For accepted requests to finish at the end.
     api_key: SecretStr | None = None  # Where set, `/v1/` wants it as a bearer token.
+    admin_key: SecretStr | None = None  # Where set, `/admin/` is there and wants it.
     # The names that a request's Host header may hold; any where it is empty.
     hosts: tuple[str, ...] = ()
     log_contexts: bool = False  # Write contexts to the log; they are users' data.

@@ -76,6 +76,10 @@ class ServerMetrics:
         self._decode_s = histogram("gplan_decode_seconds", "Decoding after the prefill.")
         self._total_s = histogram("gplan_request_seconds", "From arrival to a plan's answer.")
 
+    def tell_model(self, current: Callable[[], tuple[str, str]]) -> None:
+        """Shows the name and revision that ``current`` gives when metrics are read."""
+        self.registry.register(_ModelCollector(current))
+
     def count_http(self, path: str, status: int) -> None:
         """Counts a response; ``path`` is a route, never what a client made up."""
         self._http.labels(path, str(status)).inc()
@@ -105,6 +109,21 @@ class ServerMetrics:
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _ModelCollector(Collector):
+    def __init__(self, current: Callable[[], tuple[str, str]]) -> None:
+        self._current = current
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        info = GaugeMetricFamily(
+            "gplan_model_info", "The model that plans now.", labels=["model", "revision"]
+        )
+        info.add_metric([*self._current()], 1)
+        yield info
 
 
 class _EngineCollector(Collector):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
@@ -14,15 +15,18 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, Response
 
 import gplan_jax
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.paths import local_path
 from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.inference.engine.requests import Engine
 from gplan_jax.reasoning import LatentVocabulary
+from gplan_jax.serving.http.bodies import read_json, validate
 from gplan_jax.serving.http.errors import ApiError
 from gplan_jax.serving.http.middleware import HUNG_UP, SHARED_PAGE_FILES, Gate, RequestShell
 from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.http.telemetry import ServerMetrics
 from gplan_jax.serving.planning.endpoints import HungUp, PlanEndpoints
-from gplan_jax.serving.planning.openai_routes import OpenAiEndpoints
+from gplan_jax.serving.planning.models import Models
 from gplan_jax.serving.planning.schemas import (
     ERRORS,
     PLAN_ERRORS,
@@ -34,6 +38,7 @@ from gplan_jax.serving.planning.schemas import (
     PlanResult,
     PlansBody,
     PlansResult,
+    ReloadBody,
     StatusAnswer,
     ToolAnswer,
     describe,
@@ -68,7 +73,8 @@ def create_app(
     ``tracer`` takes the spans of requests.
     """
     metrics, gate = ServerMetrics(engine.snapshot), Gate(engine)
-    endpoints = PlanEndpoints(engine, library, latents, metrics, settings)
+    models = Models(PlanEndpoints(engine, library, latents, metrics, settings))
+    metrics.tell_model(lambda: (models.current.planning.settings.model, models.current.revision))
     app = FastAPI(
         title="GPlan",
         summary="Plans for the contexts of users.",
@@ -77,21 +83,31 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.gate, app.state.metrics = gate, metrics
+    app.state.gate, app.state.metrics, app.state.models = gate, metrics, models
     for path, endpoint, answer in (
-        ("/v1/plan", endpoints.plan, PlanResult),
-        ("/v1/plans", endpoints.plans, PlansResult),
+        ("/v1/plan", models.handler(lambda model: model.planning.plan), PlanResult),
+        ("/v1/plans", models.handler(lambda model: model.planning.plans), PlansResult),
     ):
         app.add_api_route(
             path, endpoint, methods=["POST"], response_model=answer, responses=PLAN_ERRORS
         )
-    openai = OpenAiEndpoints(endpoints)
-    routes = {"/v1/chat/completions": openai.chat, "/v1/completions": openai.completions}
-    for path, route in routes.items():  # OpenAI describes their form
+    for path, route in (  # OpenAI describes their form
+        ("/v1/chat/completions", models.handler(lambda model: model.openai.chat)),
+        ("/v1/completions", models.handler(lambda model: model.openai.completions)),
+    ):
         app.add_api_route(path, route, methods=["POST"], include_in_schema=False)
-    app.add_api_route("/v1/models", openai.models, include_in_schema=False)
-    app.add_api_route("/v1/models/{model:path}", openai.model, include_in_schema=False)
-    _add_descriptions(app, library, settings)
+
+    @app.get("/v1/models", include_in_schema=False)
+    async def served_models() -> dict[str, Any]:
+        return await models.current.openai.models()
+
+    @app.get("/v1/models/{model:path}", include_in_schema=False)
+    async def served_model(model: str) -> dict[str, Any]:
+        return await models.current.openai.model(model)
+
+    _add_descriptions(app, models, settings)
+    if settings.admin_key is not None:
+        _add_reload(app, settings)
     _add_probes(app, gate, metrics)
     _add_error_handlers(app, metrics)
 
@@ -108,31 +124,51 @@ def create_app(
     return app
 
 
-def _add_descriptions(app: FastAPI, library: IntentLibrary, settings: ServerSettings) -> None:
+def _add_descriptions(app: FastAPI, models: Models, settings: ServerSettings) -> None:
     """For the page: the model, its tools, and contexts to start from."""
-    tools = {
-        name: ToolAnswer(meaning=tool.meaning, parameters=[*tool.parameters, *tool.optional])
-        for name, tool in library.tools.items()
-    }
-    model_answer = ModelAnswer(
-        model=settings.model,
-        mode=settings.mode,
-        library=library.name,
-        tool_key=library.tool_key,
-        tools=tools,
-        deadline_ms=settings.deadline_ms,
-    )
     examples_answer = ExamplesAnswer(examples=[*example_contexts(settings.examples)])
 
     @app.get("/v1/model", responses=ERRORS)
     async def model() -> ModelAnswer:
         """What the server runs, and what its tools mean."""
-        return model_answer
+        planning = models.current.planning
+        library = planning.library
+        return ModelAnswer(
+            model=planning.settings.model,
+            mode=settings.mode,
+            library=library.name,
+            tool_key=library.tool_key,
+            tools={
+                name: ToolAnswer(
+                    meaning=tool.meaning, parameters=[*tool.parameters, *tool.optional]
+                )
+                for name, tool in library.tools.items()
+            },
+            deadline_ms=settings.deadline_ms,
+        )
 
     @app.get("/v1/examples", responses=ERRORS)
     async def examples() -> ExamplesAnswer:
         """Simulated contexts to try."""
         return examples_answer
+
+
+def _add_reload(app: FastAPI, settings: ServerSettings) -> None:
+    @app.post("/admin/reload", include_in_schema=False)
+    async def reload(request: Request) -> dict[str, Any]:
+        """Puts another model in the place of this one; see ``Reloader``."""
+        value, _ = await read_json(
+            request, max_bytes=settings.max_body_kib * 1024, timeout_s=settings.body_timeout_s
+        )
+        body = validate(ReloadBody, value)
+        path = None if body.model is None else local_path(body.model)
+        try:
+            return await asyncio.to_thread(app.state.reload, path)
+        except GplanError as error:
+            raise ApiError(422, "bad_model", str(error), column="model") from None
+        except Exception as error:  # the device's memory, say; the model before stays
+            message = f"The model can't be served ({type(error).__name__}); the one before stays."
+            raise ApiError(500, "bad_model", message) from error
 
 
 def _add_probes(app: FastAPI, gate: Gate, metrics: ServerMetrics) -> None:

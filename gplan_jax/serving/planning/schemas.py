@@ -259,6 +259,12 @@ class ModelAnswer(_Body):
     deadline_ms: int
 
 
+class ReloadBody(_Body):
+    """A model directory on the server's disk; left out, the one that it was started with."""
+
+    model: str | None = None
+
+
 class StatusAnswer(_Body):
     """One word on the server's state; of several replicas, how many work."""
 

@@ -4,92 +4,30 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from pathlib import Path
 
 import gplan_jax
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.files import folder_hash
+from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.inference.engine.engine import PlanEngine
 from gplan_jax.inference.engine.replicas import load_replicas
-from gplan_jax.inference.engine.requests import (
-    Draining,
-    Engine,
-    EngineConfig,
-    EngineSnapshot,
-    PlanAnswer,
-    PlanRequest,
-)
+from gplan_jax.inference.engine.requests import EngineConfig, EngineSnapshot
+from gplan_jax.reasoning import LatentVocabulary
 from gplan_jax.serving.http.server import DrainingServer, listen
 from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.http.telemetry import configure_logging, log
 from gplan_jax.serving.http.traces import load_tracer
-from gplan_jax.serving.planning.app import create_app
+from gplan_jax.serving.planning.app import create_app, example_contexts
+from gplan_jax.serving.planning.models import LateEngine, LoadedModel, Reloader
 
 SWITCH_INTERVAL_S = 5e-4
+TRIAL_EXAMPLES = 6  # that a new model has to plan for before it takes over
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_NOTHING = EngineSnapshot(ready=False, queued=0, active=0, slots=0, queue_limit=0)
-
-
-class LateEngine:
-    """Loads an engine in a thread and is that engine from then on; until then it is not ready.
-
-    ``on_loaded`` is called with the engine, in the loading thread.
-    """
-
-    def __init__(self, load: Callable[[], Engine], on_loaded: Callable[[Engine], None]) -> None:
-        self._load, self._on_loaded = load, on_loaded
-        self._engine: Engine | None = None
-        self._lock, self._closed = threading.Lock(), False
-        self.failure: BaseException | None = None  # What kept the engine from being loaded.
-        self._thread: threading.Thread | None = None
-
-    def start(self, on_failure: Callable[[], None]) -> None:
-        """Begins to load; where that fails, ``on_failure`` is called and ``failure`` is set."""
-        self._thread = threading.Thread(
-            target=self._run, args=(on_failure,), name="gplan-load", daemon=True
-        )
-        self._thread.start()
-
-    @property
-    def loading(self) -> bool:
-        """Whether the loading thread still runs; it can't be stopped from outside."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def submit(self, request: PlanRequest) -> Future[PlanAnswer]:
-        """As ``Engine.submit``; before the engine stands it refuses everything."""
-        if self._engine is None:
-            raise Draining("The engine is not there yet.")
-        return self._engine.submit(request)
-
-    def snapshot(self) -> EngineSnapshot:
-        """As ``Engine.snapshot``."""
-        return _NOTHING if self._engine is None else self._engine.snapshot()
-
-    def close(self, *, drain_s: float = 0.0) -> None:
-        """As ``Engine.close``; an engine that comes later is closed at once."""
-        with self._lock:
-            self._closed = True
-        if self._engine is not None:
-            self._engine.close(drain_s=drain_s)
-
-    def _run(self, on_failure: Callable[[], None]) -> None:
-        try:
-            engine = self._load()
-            with self._lock:
-                if not self._closed:
-                    self._engine = engine
-            if self._engine is None:
-                engine.close()
-            else:
-                self._on_loaded(engine)
-        except BaseException as error:  # the main thread raises it again
-            self.failure = error
-            on_failure()
 
 
 def serve(
@@ -112,11 +50,22 @@ def serve(
     ``replicas`` engines, one a device, share the requests; None takes all devices.
     With ``traces``, spans go to an OpenTelemetry collector.
     """
-    task = GsisrTask.load(
-        model_dir, template=template, library=library, prompt_length=prompt_length
-    )
-    encoder = ChatEncoder.load(model_dir)
-    latents = encoder.latents if (engine_config.response or task.response) == "latent" else None
+    prompts = {"template": template, "library": library, "prompt_length": prompt_length}
+
+    def read_by(directory: Path) -> tuple[IntentLibrary, LatentVocabulary | None]:
+        task = GsisrTask.load(directory, **prompts)  # type: ignore[arg-type]
+        latent = (engine_config.response or task.response) == "latent"
+        return task.library, ChatEncoder.load(directory).latents if latent else None
+
+    def load(directory: Path) -> LoadedModel:
+        revision, answers = folder_hash(directory)[:16], read_by(directory)
+        engine = load_replicas(
+            lambda: PlanEngine.load(directory, engine_config, **prompts),  # type: ignore[arg-type]
+            replicas,
+        )
+        return LoadedModel(display_name(directory), revision, engine, *answers)
+
+    answers = read_by(model_dir)  # what is wrong with the directory is said before the port opens
     listener = listen(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     configure_logging()
@@ -124,27 +73,23 @@ def serve(
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     started = time.monotonic()
 
-    def load_one() -> Engine:
-        return PlanEngine.load(
-            model_dir,
-            engine_config,
-            template=template,
-            library=library,
-            prompt_length=prompt_length,
-        )
-
-    def load() -> Engine:
-        return load_replicas(load_one, replicas)
-
-    def loaded(engine: Engine) -> None:
+    def loaded(model: LoadedModel) -> None:
+        app.state.models.take_over(model)
         seconds = time.monotonic() - started
-        say(ready_message(url, settings, engine.snapshot(), seconds))
+        say(ready_message(url, settings, model.engine.snapshot(), seconds))
         log("ready", seconds=round(seconds, 1))
 
-    engine = LateEngine(load, loaded)
+    engine = LateEngine(lambda: load(model_dir), loaded)
     tracer = load_tracer(gplan_jax.__version__) if traces else None
-    app = create_app(engine, task.library, latents, settings=settings, tracer=tracer)
-    server = DrainingServer(app, engine, drain_s=settings.drain_s)
+    app = create_app(engine, *answers, settings=settings, tracer=tracer)
+    examples = [example.context.sample() for example in example_contexts(TRIAL_EXAMPLES)]
+    reloader = Reloader(
+        load, model_dir, engine, app.state.models, examples, drain_s=settings.drain_s
+    )
+    app.state.reload = reloader.reload
+    server = DrainingServer(
+        app, engine, drain_s=settings.drain_s, on_hangup=reloader.reload_and_tell
+    )
     say(f"Loading {model_dir}; {url}/readyz says when it is done.")
     if host not in LOOPBACK and settings.api_key is None:
         say(f"Mind: whoever reaches {url} may ask for plans; see --api-key-env.")
@@ -174,15 +119,12 @@ def ready_message(url: str, settings: ServerSettings, state: EngineSnapshot, sec
     )
 
 
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-
-
 def allowed_hosts(host: str, named: Sequence[str]) -> tuple[str, ...]:
     """Host headers that are answered: ``named`` ones, and loopback names where it listens there.
 
     A page that rebinds its own name to this machine is then refused. Empty, any is answered.
     """
-    here = LOOPBACK if host in (*LOOPBACK, "::1") else ()
+    here = ("localhost", "127.0.0.1", "[::1]") if host in LOOPBACK else ()
     return (*here, *(name.lower() for name in named))
 
 

@@ -19,10 +19,12 @@ from fake_engine import FakeEngine
 from pydantic import SecretStr
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.inference.engine.requests import Engine, EngineSnapshot
+from gplan_jax.gsisr import IntentLibrary
+from gplan_jax.inference.engine.requests import EngineSnapshot
 from gplan_jax.serving.http import connections
 from gplan_jax.serving.http.server import listen
-from gplan_jax.serving.planning.serve import LateEngine, allowed_hosts
+from gplan_jax.serving.planning.models import LateEngine, LoadedModel
+from gplan_jax.serving.planning.serve import allowed_hosts
 
 HEAD = b"POST /v1/plan HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
 BODY = b'{"context":{}}'
@@ -298,9 +300,9 @@ def test_an_address_of_another_machine_is_named(host: str) -> None:
 def test_an_engine_that_is_loaded_late_is_not_ready_until_then() -> None:
     real, loaded = FakeEngine(), Future[None]()
 
-    def load() -> Engine:
+    def load() -> LoadedModel:
         loaded.result(timeout=10)
-        return real
+        return LoadedModel("it", "0", real, IntentLibrary.load(), None)
 
     late = LateEngine(load, on_loaded=lambda engine: None)
     assert late.snapshot() == EngineSnapshot(
@@ -317,9 +319,9 @@ def test_an_engine_that_is_loaded_late_is_not_ready_until_then() -> None:
 def test_an_engine_that_comes_after_the_end_is_closed() -> None:
     real, loaded = FakeEngine(), Future[None]()
 
-    def load() -> Engine:
+    def load() -> LoadedModel:
         loaded.result(timeout=10)
-        return real
+        return LoadedModel("it", "0", real, IntentLibrary.load(), None)
 
     late = LateEngine(load, on_loaded=lambda engine: pytest.fail("it is too late"))
     late.start(on_failure=lambda: None)
@@ -330,7 +332,7 @@ def test_an_engine_that_comes_after_the_end_is_closed() -> None:
 
 
 def test_an_engine_that_cannot_be_loaded_says_why() -> None:
-    def load() -> Engine:
+    def load() -> LoadedModel:
         raise GplanError("no weights")
 
     ended = Future[None]()
