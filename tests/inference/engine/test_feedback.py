@@ -137,7 +137,7 @@ def test_plans_are_those_of_a_plain_loop_over_what_is_left(case: Case, count: in
         rows = planners.decode(case.decoder(drafts), prompts)
         assert [row.response for row in rows] == wanted
     # Where all plans are asked for that are left, they come, and nothing else.
-    searched = [dataclasses.replace(prompt, best=500, least_first=1e-9) for prompt in prompts[:5]]
+    searched = [dataclasses.replace(prompt, best=500, least_first=1e-9) for prompt in prompts[:2]]
     for row, left in zip(planners.decode(case.decoder(), searched), lefts, strict=False):
         assert isinstance(row, SearchRow) and row.found is not None and row.found.exact
         assert {plan.tokens for plan in row.found.plans} == left
