@@ -10,14 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gplan_jax.abtest.estimates import (
-    Estimate,
-    estimate,
-    import_tea_tasting,
-    needed,
-    sample_ratio_p,
-    variance_saved,
-)
+from gplan_jax.abtest import estimates
 from gplan_jax.abtest.experiment import Metric
 from gplan_jax.abtest.log import COLUMNS
 from gplan_jax.abtest.sequential import Spending, bounds, course, independent
@@ -137,7 +130,7 @@ def simulate_aa(
     as in an analysis; the bounds of the daily looks come from the looks' mean correlation.
     ``peeking`` is the fixed test, looked at daily and stopped at the first p < alpha.
     """
-    import_tea_tasting()
+    estimates.import_tea_tasting()
     tests = [*Metric, *([f"{Metric.UV_CTR}_cuped"] if before else []), "sample_ratio"]
     p_values: dict[str, list[float | None]] = {str(name): [] for name in tests}
     saved, rates, looks = [], [], []
@@ -152,9 +145,9 @@ def simulate_aa(
         if before:
             cuped = _compared(table, Metric.UV_CTR, alpha, cuped=True)
             p_values[f"{Metric.UV_CTR}_cuped"].append(cuped.p)
-            saved.append(variance_saved(found[Metric.UV_CTR], cuped) or 0.0)
+            saved.append(estimates.variance_saved(found[Metric.UV_CTR], cuped) or 0.0)
         counts = {arm: int(np.sum(table.arm_U == code)) for code, arm in enumerate(ARMS)}
-        p_values["sample_ratio"].append(sample_ratio_p(counts, dict.fromkeys(ARMS, 0.5)))
+        p_values["sample_ratio"].append(estimates.sample_ratio_p(counts, dict.fromkeys(ARMS, 0.5)))
         rates.append(found[Metric.UV_CTR].control)
         if sequential:
             daily = course(*drawn.courses(), drawn.treated_U)
@@ -180,9 +173,11 @@ def simulate_aa(
     }
 
 
-def _compared(table: UserTable, metric: Metric, alpha: float, *, cuped: bool = False) -> Estimate:
+def _compared(
+    table: UserTable, metric: Metric, alpha: float, *, cuped: bool = False
+) -> estimates.Estimate:
     control, treatment = (table.aggregates(arm, metric) for arm in (0, 1))
-    return estimate(control, treatment, metric, alpha=alpha, cuped=cuped)
+    return estimates.estimate(control, treatment, metric, alpha=alpha, cuped=cuped)
 
 
 def simulate_power(
@@ -202,21 +197,21 @@ def simulate_power(
     Users are alike and come once, the same number each day, so that an arm is a binomial draw a
     day and a million users cost nothing. The fixed test at the end runs as in an analysis.
     """
-    import_tea_tasting()
+    estimates.import_tea_tasting()
     rng = np.random.default_rng(seed)
-    need = needed(baseline, lift, alpha=alpha, power=power)
+    need = estimates.needed(baseline, lift, alpha=alpha, power=power)
     rates = np.array([baseline, baseline * (1 + lift)])
     found = 0
     clicked_Ex2 = rng.binomial((need.control, need.treatment), rates, (experiments, 2))
     for clicked in track(clicked_Ex2, "Experiments with a lift"):
         control = _binomial_moments(int(clicked[0]), need.control)
         treatment = _binomial_moments(int(clicked[1]), need.treatment)
-        result = estimate(control, treatment, Metric.UV_CTR, alpha=alpha)
+        result = estimates.estimate(control, treatment, Metric.UV_CTR, alpha=alpha)
         found += result.p is not None and result.p < alpha and result.difference * lift > 0
     answer: dict[str, Any] = {"need": vars(need), "found": share_with_interval(found, experiments)}
     if not sequential:
         return answer
-    need = needed(baseline, lift, alpha=alpha, power=power, looks=days, spending=spending)
+    need = estimates.needed(baseline, lift, alpha=alpha, power=power, looks=days, spending=spending)
     shares = np.arange(1, days + 1) / days
     users_2xK = np.outer((need.control, need.treatment), shares).round().astype(int)
     limits = bounds(independent(shares), shares, alpha=alpha, spending=spending)

@@ -9,29 +9,9 @@ from statistics import median
 from typing import Any
 
 from gplan_jax import __version__
+from gplan_jax.evaluation.comparison import results
 from gplan_jax.evaluation.comparison.comparison_table import markdown_text, terminal_text
 from gplan_jax.evaluation.comparison.fit_jobs import FitJob, all_jobs
-from gplan_jax.evaluation.comparison.results import (
-    COMPARISON,
-    CURVES,
-    MARKDOWN,
-    PREDICTIONS,
-    SUMMARY,
-    TABLE,
-    ArmCost,
-    ArmTexts,
-    ComparisonAbout,
-    ComparisonSummary,
-    CurvePoint,
-    FailedFit,
-    FoldTrials,
-    PredictedRow,
-    RowFacts,
-    SeedFit,
-    read_part,
-    seed_path,
-    trials_path,
-)
 from gplan_jax.evaluation.comparison.setup import ComparisonSetup, read_added
 from gplan_jax.evaluation.comparison.worker_pool import run_jobs
 from gplan_jax.evaluation.significance.arm_summary import (
@@ -54,8 +34,8 @@ DIGITS = 16  # of a digest that tells two settings or libraries apart
 class ComparisonOutcome:
     """What a comparison came to; without a finished arm there is no summary."""
 
-    about: ComparisonAbout
-    summary: ComparisonSummary | None
+    about: results.ComparisonAbout
+    summary: results.ComparisonSummary | None
 
 
 @dataclass(frozen=True)
@@ -122,18 +102,18 @@ def compare(
         return _write_results(setup, about, extra)
 
 
-def _write_about(out: Path, about: ComparisonAbout) -> None:
-    write_json(out / COMPARISON, about.model_dump(exclude_none=True))
+def _write_about(out: Path, about: results.ComparisonAbout) -> None:
+    write_json(out / results.COMPARISON, about.model_dump(exclude_none=True))
 
 
-def _open(setup: ComparisonSetup, command: str) -> ComparisonAbout:
+def _open(setup: ComparisonSetup, command: str) -> results.ComparisonAbout:
     """Makes the results directory, or checks that it is of this comparison; its comparison.json."""
     declared = {}
     for name in setup.names:
         arm = setup.arms[name]
         facts = {"defaults": arm.settings().model_dump(mode="json"), "trials": arm.trials}
         declared[name] = json_digest(facts)[:DIGITS]
-    about = ComparisonAbout(
+    about = results.ComparisonAbout(
         data=setup.rows.data,
         train_data=setup.rows.train_data,
         mode=setup.mode.value,
@@ -152,8 +132,8 @@ def _open(setup: ComparisonSetup, command: str) -> ComparisonAbout:
         version=__version__,
         command=command,
     )
-    if (setup.out / COMPARISON).exists():
-        before = read_part(ComparisonAbout, setup.out / COMPARISON)
+    if (setup.out / results.COMPARISON).exists():
+        before = results.read_part(results.ComparisonAbout, setup.out / results.COMPARISON)
         _check_same(before, about, setup.out)
         about = about.model_copy(
             update={
@@ -170,7 +150,7 @@ def _open(setup: ComparisonSetup, command: str) -> ComparisonAbout:
     return about
 
 
-def _check_same(before: ComparisonAbout, now: ComparisonAbout, out: Path) -> None:
+def _check_same(before: results.ComparisonAbout, now: results.ComparisonAbout, out: Path) -> None:
     """Refuses a directory that was made with other data or options, naming each difference."""
     sums = [about.train_data and about.train_data.sha256 for about in (before, now)]
     odd = []
@@ -196,7 +176,7 @@ def _check_same(before: ComparisonAbout, now: ComparisonAbout, out: Path) -> Non
         )
 
 
-def _fit_all(setup: ComparisonSetup, workers: int) -> tuple[str, list[FailedFit]]:
+def _fit_all(setup: ComparisonSetup, workers: int) -> tuple[str, list[results.FailedFit]]:
     """Does all jobs that are not done; the hardware they ran on and the failures."""
     jobs = all_jobs(setup)
     pending = [job for job in jobs if not job.is_done(setup.out)]
@@ -210,7 +190,9 @@ def _fit_all(setup: ComparisonSetup, workers: int) -> tuple[str, list[FailedFit]
             hardware = result.hardware or hardware
             if result.reason:
                 failures.append(
-                    FailedFit(arm=job.arm, fold=job.fold, seed=job.seed, reason=result.reason)
+                    results.FailedFit(
+                        arm=job.arm, fold=job.fold, seed=job.seed, reason=result.reason
+                    )
                 )
                 continue
             if result.acc1 is not None and not setup.is_floor(job.arm):
@@ -225,13 +207,13 @@ def _fit_all(setup: ComparisonSetup, workers: int) -> tuple[str, list[FailedFit]
 
 
 def _write_results(
-    setup: ComparisonSetup, about: ComparisonAbout, extra: Mapping[str, list[list[str]]]
+    setup: ComparisonSetup, about: results.ComparisonAbout, extra: Mapping[str, list[list[str]]]
 ) -> ComparisonOutcome:
     """Writes predictions, curves, summary and tables of the arms that ``about`` names."""
     out, rows = setup.out, setup.rows
     texts = {name: _Texts(given, given) for name, given in extra.items()}
-    costs: dict[str, ArmCost] = {}
-    curves: dict[str, list[CurvePoint]] = {}
+    costs: dict[str, results.ArmCost] = {}
+    curves: dict[str, list[results.CurvePoint]] = {}
     for name in about.arms:
         if name not in extra:
             texts[name], costs[name], curves[name] = _read_arm(setup, name)
@@ -255,7 +237,7 @@ def _write_results(
         }
     # The best floor by Acc@1, of equals by NES: so the first intents of `gradient_boosting` are not
     # told from `gradient_boosting_first`.
-    summary = ComparisonSummary(
+    summary = results.ComparisonSummary(
         **dict(
             summarize_arms(
                 scores,
@@ -268,18 +250,23 @@ def _write_results(
     about = about.model_copy(update={"costs": costs})
 
     lines = _predicted_rows(setup, {name: texts[name] for name in about.arms})
-    write_jsonl(out / PREDICTIONS, (line.model_dump() for line in lines))
+    write_jsonl(out / results.PREDICTIONS, (line.model_dump() for line in lines))
     points = {n: [point.model_dump() for point in curve] for n, curve in curves.items() if curve}
-    write_json(out / CURVES, points)
-    write_json(out / SUMMARY, summary.model_dump())
-    tables = {TABLE: terminal_text(about, summary), MARKDOWN: markdown_text(about, summary)}
+    write_json(out / results.CURVES, points)
+    write_json(out / results.SUMMARY, summary.model_dump())
+    tables = {
+        results.TABLE: terminal_text(about, summary),
+        results.MARKDOWN: markdown_text(about, summary),
+    }
     for file, text in tables.items():
         write_text(out / file, text)
     _write_about(out, about)
     return ComparisonOutcome(about, summary)
 
 
-def _read_arm(setup: ComparisonSetup, name: str) -> tuple[_Texts, ArmCost, list[CurvePoint]]:
+def _read_arm(
+    setup: ComparisonSetup, name: str
+) -> tuple[_Texts, results.ArmCost, list[results.CurvePoint]]:
     """An arm's predictions in the order of the scored rows, its costs and its curves.
 
     The curves are those of the chosen trials, one a fold, which show a validation loss; without
@@ -287,12 +274,12 @@ def _read_arm(setup: ComparisonSetup, name: str) -> tuple[_Texts, ArmCost, list[
     vocabularies differ.
     """
 
-    def points(fold: int, seed: int, curve: list[dict[str, Any]]) -> list[CurvePoint]:
-        return [CurvePoint(**{**point, "fold": fold, "seed": seed}) for point in curve]
+    def points(fold: int, seed: int, curve: list[dict[str, Any]]) -> list[results.CurvePoint]:
+        return [results.CurvePoint(**{**point, "fold": fold, "seed": seed}) for point in curve]
 
-    curves: list[CurvePoint] = []
+    curves: list[results.CurvePoint] = []
     for fold in range(len(setup.rows.folds)):
-        trials = read_part(FoldTrials, trials_path(setup.out, name, fold))
+        trials = results.read_part(results.FoldTrials, results.trials_path(setup.out, name, fold))
         curves += points(fold, 0, trials.trials[trials.chosen].curve)
     of_trials = bool(curves)
     texts, fits = _Texts([], []), []
@@ -300,8 +287,8 @@ def _read_arm(setup: ComparisonSetup, name: str) -> tuple[_Texts, ArmCost, list[
         constrained: dict[int, str] = {}
         free: dict[int, str] = {}
         for fold, parts in enumerate(setup.rows.folds):
-            path = seed_path(setup.out, name, fold, seed)
-            fit = read_part(SeedFit, path)
+            path = results.seed_path(setup.out, name, fold, seed)
+            fit = results.read_part(results.SeedFit, path)
             if fit.rows != list(parts.test):
                 raise GplanError(f"{path} is of other rows than its fold; remove the file.")
             constrained |= dict(zip(fit.rows, fit.constrained, strict=True))
@@ -310,29 +297,31 @@ def _read_arm(setup: ComparisonSetup, name: str) -> tuple[_Texts, ArmCost, list[
             fits.append(fit)
         texts.constrained.append([constrained[row] for row in setup.rows.order])
         texts.free.append([free[row] for row in setup.rows.order])
-    cost = ArmCost(
+    cost = results.ArmCost(
         parameters=max(fit.parameters or 0 for fit in fits),
         seconds=median(fit.seconds or 0.0 for fit in fits),
     )
     return texts, cost, curves
 
 
-def _predicted_rows(setup: ComparisonSetup, texts: Mapping[str, _Texts]) -> Iterator[PredictedRow]:
+def _predicted_rows(
+    setup: ComparisonSetup, texts: Mapping[str, _Texts]
+) -> Iterator[results.PredictedRow]:
     fold_of = {row: fold for fold, parts in enumerate(setup.rows.folds) for row in parts.test}
     for place, row in enumerate(setup.rows.order):
         sample = setup.rows.scored[row]
         facts = facts_of(sample)
         label = canonical_plan(parse_plan(sample.raw_labels, setup.library), setup.library)
-        yield PredictedRow(
+        yield results.PredictedRow(
             row=row + 1,
             id=sample.id,
             label=label,
             fold=fold_of[row],
-            facts=RowFacts(
+            facts=results.RowFacts(
                 order_type=facts.order_type, hour=facts.hour, order_distance=facts.order_distance
             ),
             arms={
-                name: ArmTexts(
+                name: results.ArmTexts(
                     constrained=[line[place] for line in arm.constrained],
                     free=[line[place] for line in arm.free],
                 )

@@ -11,14 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gplan_jax.evaluation.comparison.results import (
-    FoldTrials,
-    SeedFit,
-    Trial,
-    read_part,
-    seed_path,
-    trials_path,
-)
+from gplan_jax.evaluation.comparison import results
 from gplan_jax.evaluation.comparison.setup import ComparisonSetup
 from gplan_jax.foundation.files import write_json
 from gplan_jax.gsisr import canonical_plan, parse_plan, score_prediction
@@ -40,12 +33,12 @@ class FitJob:
 
     def path(self, out: Path) -> Path:
         if self.trial is None:
-            return seed_path(out, self.arm, self.fold, self.seed)
-        return trials_path(out, self.arm, self.fold).with_name(f"trial_{self.trial}.json")
+            return results.seed_path(out, self.arm, self.fold, self.seed)
+        return results.trials_path(out, self.arm, self.fold).with_name(f"trial_{self.trial}.json")
 
     def is_done(self, out: Path) -> bool:
         """Whether its file is there; those of trials become one file when a trial is chosen."""
-        chosen = trials_path(out, self.arm, self.fold).exists()
+        chosen = results.trials_path(out, self.arm, self.fold).exists()
         if self.trial is None:
             return chosen and self.path(out).exists()
         return chosen or self.path(out).exists()
@@ -84,17 +77,17 @@ def next_job(
 
 def choose_trial(setup: ComparisonSetup, arm: str, fold: int) -> None:
     """Writes a fold's trials with the index of the best, by Acc@1 and then NES, unless it has."""
-    path = trials_path(setup.out, arm, fold)
+    path = results.trials_path(setup.out, arm, fold)
     if path.exists():
         return
     parts: list[Path] = []
-    trials = [Trial()]
+    trials = [results.Trial()]
     if setup.tries(arm):
         count = setup.trials_of(arm)
         parts = [FitJob(arm, fold, trial=trial).path(setup.out) for trial in range(count)]
-        trials = [read_part(Trial, part) for part in parts]
+        trials = [results.read_part(results.Trial, part) for part in parts]
     chosen = max(range(len(trials)), key=lambda i: (trials[i].acc1 or 0.0, trials[i].nes or 0.0))
-    write_json(path, FoldTrials(trials=trials, chosen=chosen).model_dump())
+    write_json(path, results.FoldTrials(trials=trials, chosen=chosen).model_dump())
     for part in parts:
         part.unlink()
 
@@ -108,7 +101,9 @@ def run_fit(setup: ComparisonSetup, job: FitJob) -> float | None:
         settings = setup.settings(job.arm, job.trial)
         train, held = fold.train, fold.validation
     else:
-        trials = read_part(FoldTrials, trials_path(setup.out, job.arm, job.fold))
+        trials = results.read_part(
+            results.FoldTrials, results.trials_path(setup.out, job.arm, job.fold)
+        )
         settings = setup.settings(job.arm, trials.chosen)
         if (epochs := trials.trials[trials.chosen].epochs) is not None:
             settings = settings.model_copy(update={"stop_after": epochs})
@@ -127,7 +122,7 @@ def run_fit(setup: ComparisonSetup, job: FitJob) -> float | None:
             for text, row in zip(texts, judged, strict=True)
         ]
         best = fitted.best
-        tried = Trial(
+        tried = results.Trial(
             overrides=arm.trials[job.trial],
             acc1=sum(score.acc1 for score in scores) / len(scores),
             nes=sum(score.nes for score in scores) / len(scores),
@@ -149,7 +144,7 @@ def run_fit(setup: ComparisonSetup, job: FitJob) -> float | None:
     for texts in (constrained, free):
         if len(texts) != len(rows):
             raise ValueError(f"{len(texts)} predictions for {len(rows)} rows")
-    fit = SeedFit(
+    fit = results.SeedFit(
         settings=settings.model_dump(mode="json"),
         parameters=predictor.parameters,
         seconds=seconds,

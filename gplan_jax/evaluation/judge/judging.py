@@ -15,17 +15,7 @@ from typing import Any, TypeVar
 
 from gplan_jax.chat.ledger import Spending
 from gplan_jax.chat.messages import same_model
-from gplan_jax.evaluation.judge.aggregate import (
-    Combine,
-    Compared,
-    Judged,
-    Outcome,
-    Status,
-    counted_reasons,
-    outcome_of,
-    summarize_pairs,
-    summarize_scores,
-)
+from gplan_jax.evaluation.judge import aggregate
 from gplan_jax.evaluation.judge.judgement import Judge, Judgement, Preference
 from gplan_jax.evaluation.judge.sources import PlanToJudge
 from gplan_jax.foundation.errors import GplanError
@@ -46,7 +36,7 @@ def judge_plans(
     judges: Sequence[Judge],
     out: Path,
     *,
-    combine: Combine = "mean",
+    combine: aggregate.Combine = "mean",
     seed: int = 0,
     filtered: bool = False,
     run: dict[str, Any] | None = None,
@@ -59,7 +49,7 @@ def judge_plans(
     """
     axes = _axes(judges)
     refuse_existing(out)
-    judged: dict[str, list[Judged]] = {judge.name: [] for judge in judges}
+    judged: dict[str, list[aggregate.Judged]] = {judge.name: [] for judge in judges}
     spent = {judge.name: Spending() for judge in judges}
 
     def ask_of(judge: Judge) -> Callable[[PlanToJudge], Awaitable[Judgement | None]]:
@@ -77,7 +67,7 @@ def judge_plans(
                 answers = _answers(judge, ask_of(judge), plans)
                 for plan, told in zip(plans, answers, strict=True):
                     told_or_none = told or Judgement({})
-                    status: Status = "scored"
+                    status: aggregate.Status = "scored"
                     if told is None:
                         status = "no_plan" if not plan.plan else "filtered"
                     else:
@@ -88,7 +78,7 @@ def judge_plans(
                         values = tuple(float(told.scores[axis].score) for axis in axes)
                     why = told_or_none.unscored or ""
                     user = plan.sample.id
-                    row = Judged(plan.source, plan.row, user, status, values, why)
+                    row = aggregate.Judged(plan.source, plan.row, user, status, values, why)
                     judged[judge.name].append(row)
                     record = {
                         "source": plan.source,
@@ -111,7 +101,7 @@ def judge_plans(
             "rows": len({plan.row for plan in plans}),
             "users": len({plan.sample.id for plan in plans}),
             "axes": list(axes),
-            **summarize_scores(judged, axes, combine=combine, seed=seed),
+            **aggregate.summarize_scores(judged, axes, combine=combine, seed=seed),
             "filter_pass": _filter_pass(plans),
             "judges": _describe(judges, spent),
             "run": {**(run or {}), "combine": combine, "seed": seed, "filtered": filtered},
@@ -126,7 +116,7 @@ def compare_plans(
     judges: Sequence[Judge],
     out: Path,
     *,
-    combine: Combine = "mean",
+    combine: aggregate.Combine = "mean",
     seed: int = 0,
     filtered: bool = False,
     run: dict[str, Any] | None = None,
@@ -138,12 +128,14 @@ def compare_plans(
     _axes(judges)
     refuse_existing(out)
     pairs = list(zip(first, second, strict=True))
-    compared: dict[str, list[Compared]] = {judge.name: [] for judge in judges}
+    compared: dict[str, list[aggregate.Compared]] = {judge.name: [] for judge in judges}
     unscored: dict[str, list[str]] = {judge.name: [] for judge in judges}
     spent = {judge.name: Spending() for judge in judges}
 
-    def ask_of(judge: Judge) -> Callable[[Pair], Awaitable[tuple[Outcome, Sequence[Preference]]]]:
-        async def ask(pair: Pair) -> tuple[Outcome, Sequence[Preference]]:
+    def ask_of(
+        judge: Judge,
+    ) -> Callable[[Pair], Awaitable[tuple[aggregate.Outcome, Sequence[Preference]]]]:
+        async def ask(pair: Pair) -> tuple[aggregate.Outcome, Sequence[Preference]]:
             a, b = pair
             if not (a.plan and b.plan):
                 return "no_plan", ()
@@ -153,7 +145,7 @@ def compare_plans(
                 return "identical", ()
             forth = await judge.compare(a.sample, a.plan, b.plan)
             back = await judge.compare(a.sample, b.plan, a.plan)
-            return outcome_of(forth, back), (forth, back)
+            return aggregate.outcome_of(forth, back), (forth, back)
 
         return ask
 
@@ -168,7 +160,7 @@ def compare_plans(
                         unscored[judge.name] += failed[:1]
                         streak.add(failed[0] if failed else None)
                     choices = (told[0].choice, told[1].choice) if told else (None, None)
-                    compared[judge.name].append(Compared(a.sample.id, outcome, choices))
+                    compared[judge.name].append(aggregate.Compared(a.sample.id, outcome, choices))
                     orders = zip(("shown_first", "shown_second"), told, strict=False)
                     record = {
                         "row": a.row,
@@ -186,8 +178,8 @@ def compare_plans(
             "users": len({a.sample.id for a, _ in pairs}),
             "first": first[0].source,
             "second": second[0].source,
-            **summarize_pairs(compared, combine=combine, seed=seed),
-            "unscored": {name: counted_reasons(whys) for name, whys in unscored.items()},
+            **aggregate.summarize_pairs(compared, combine=combine, seed=seed),
+            "unscored": {name: aggregate.counted_reasons(whys) for name, whys in unscored.items()},
             "filter_pass": _filter_pass([*first, *second]),
             "judged_by": _describe(judges, spent),
             "run": {**(run or {}), "combine": combine, "seed": seed, "filtered": filtered},

@@ -14,17 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gplan_jax.evaluation.scores import offline
 from gplan_jax.evaluation.scores.intervals import RESAMPLES, bootstrap_interval
-from gplan_jax.evaluation.scores.offline import (
-    METRICS,
-    MODEL_MEASURES,
-    PREDICTIONS,
-    Prediction,
-    RowScores,
-    prediction_record,
-    read_predictions,
-    score_text,
-)
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.files import atomic_directory, read_records, write_json, write_jsonl
 from gplan_jax.gsisr import (
@@ -64,15 +55,15 @@ class AskedPair:
 class Measured:
     """One model's answers on a set of pairs, and what each pair and context adds to a figure."""
 
-    predictions: Sequence[Prediction]
+    predictions: Sequence[offline.Prediction]
     pairs: Sequence[AskedPair]
-    scores: Sequence[RowScores]
+    scores: Sequence[offline.RowScores]
     pair_values: Sequence[Mapping[str, float]]
 
     @property
     def label_values(self) -> list[dict[str, float]]:
         """Of each prediction, its scores against its label."""
-        return [{m: score.values[m] for m in MODEL_MEASURES} for score in self.scores]
+        return [{m: score.values[m] for m in offline.MODEL_MEASURES} for score in self.scores]
 
     @property
     def pair_ids(self) -> list[str]:
@@ -86,7 +77,7 @@ class Measured:
 
 def ask(
     differ: Iterable[ContextPair], equal: Iterable[ContextPair], generate: Generate
-) -> tuple[list[Prediction], list[AskedPair]]:
+) -> tuple[list[offline.Prediction], list[AskedPair]]:
     """Plans every distinct context of the pairs once; ``generate`` never sees a label."""
     row_of: dict[Sample, int] = {}
     pairs = []
@@ -101,14 +92,14 @@ def ask(
     contexts = list(dict.fromkeys(unlabelled))
     texts = dict(zip(contexts, generate(contexts), strict=True))
     predictions = [
-        Prediction(sample.id, texts[context], sample.raw_labels)
+        offline.Prediction(sample.id, texts[context], sample.raw_labels)
         for sample, context in zip(row_of, unlabelled, strict=True)
     ]
     return predictions, pairs
 
 
 def score_pairs(
-    predictions: Sequence[Prediction],
+    predictions: Sequence[offline.Prediction],
     pairs: Sequence[AskedPair],
     library: IntentLibrary,
     latents: LatentVocabulary = GSISR_LATENTS,
@@ -116,7 +107,7 @@ def score_pairs(
     """Scores what ``ask`` returned; GplanError where there are no pairs."""
     if not pairs:
         raise GplanError("There are no context pairs to measure.")
-    scores = [score_text(p.text, p.label, library, latents) for p in predictions]
+    scores = [offline.score_text(p.text, p.label, library, latents) for p in predictions]
     return Measured(
         predictions, pairs, scores, [pair_values(pair, predictions, library) for pair in pairs]
     )
@@ -128,8 +119,8 @@ def write_folder(
     """Writes predictions.jsonl, pairs.jsonl and metrics.json together into a new directory."""
     with atomic_directory(out_dir) as folder:
         rows = enumerate(zip(measured.predictions, measured.scores, strict=True), start=1)
-        records = (prediction_record(n, p, s, library) for n, (p, s) in rows)
-        write_jsonl(folder / PREDICTIONS, records)
+        records = (offline.prediction_record(n, p, s, library) for n, (p, s) in rows)
+        write_jsonl(folder / offline.PREDICTIONS, records)
         pairs = zip(measured.pairs, measured.pair_values, strict=True)
         lines = (
             {
@@ -144,14 +135,14 @@ def write_folder(
             for pair, values in pairs
         )
         write_jsonl(folder / PAIRS, lines)
-        write_json(folder / METRICS, {**summarize(measured), "run": dict(run)})
+        write_json(folder / offline.METRICS, {**summarize(measured), "run": dict(run)})
 
 
 def read_folder(
     folder: str | Path, library: IntentLibrary, latents: LatentVocabulary = GSISR_LATENTS
 ) -> Measured:
     """Measures again from the texts and pairs of a folder; what was computed there is ignored."""
-    predictions = read_predictions(Path(folder) / PREDICTIONS, library)
+    predictions = offline.read_predictions(Path(folder) / offline.PREDICTIONS, library)
     pairs = _read_pairs(Path(folder) / PAIRS, len(predictions))
     return score_pairs(predictions, pairs, library, latents)
 
@@ -207,7 +198,7 @@ def _less(
 
 
 def pair_values(
-    pair: AskedPair, predictions: Sequence[Prediction], library: IntentLibrary
+    pair: AskedPair, predictions: Sequence[offline.Prediction], library: IntentLibrary
 ) -> dict[str, float]:
     """What one pair adds to each figure, in [0, 1].
 
@@ -259,7 +250,9 @@ def _figures(rows: Sequence[Mapping[str, float]], ids: Sequence[str]) -> Figures
 
 
 def _read_pairs(path: Path, predictions: int) -> list[AskedPair]:
-    mend = f"Remove the folder and measure again; {PREDICTIONS} and {PAIRS} belong together."
+    mend = (
+        f"Remove the folder and measure again; {offline.PREDICTIONS} and {PAIRS} belong together."
+    )
     pairs = []
     for number, row in read_records(path, ("pair", "anchor_id", "perturbation"), mend):
         if row.get("plans") not in ("differ", "equal"):
