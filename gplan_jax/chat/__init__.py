@@ -1,6 +1,6 @@
 """Asks OpenAI-compatible servers: bounded concurrency, retries, a disk cache, a ledger."""
 
-from gplan_jax.chat.client import ChatClient
+from gplan_jax.chat.client import ChatClient, Connect
 from gplan_jax.chat.ledger import Ledger
 from gplan_jax.chat.messages import (
     BudgetSpent,

@@ -1,4 +1,10 @@
-"""Paid answers on disk: one SQLite file, in which an answer is safe before anybody sees it."""
+"""Paid answers on disk: one SQLite file, in which an answer is safe before anybody sees it.
+
+Workers on several machines, which can't share such a file, have one each, a shard of it:
+
+NAME                        the cache, which nobody writes while they work
+NAME.shards/WORKER.sqlite   what a worker has paid for; it finds the answers in NAME too
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,6 +52,17 @@ WRITE_OFF = (
     "INSERT INTO unusable VALUES (:key, :reason, :model, :prompt_tokens, :completion_tokens, "
     ":cost, :currency, :answered_at)"
 )
+# What a shard has beyond the cache. Done again after a kill, it changes nothing. An answer that
+# another worker was given to the same request is paid for too.
+MERGE = (
+    "INSERT INTO unusable SELECT key, 'another worker had the answer first', s.model, "
+    "s.prompt_tokens, s.completion_tokens, s.cost, s.currency, s.answered_at FROM shard.answers s "
+    "JOIN main.answers m USING (key) WHERE (s.text, s.answered_at) IS NOT (m.text, m.answered_at) "
+    "EXCEPT SELECT * FROM main.unusable",
+    "INSERT INTO unusable SELECT * FROM shard.unusable EXCEPT SELECT * FROM main.unusable",
+    "INSERT OR IGNORE INTO answers SELECT * FROM shard.answers",
+)
+SHARDS = ".shards"
 TOTALS = """
 SELECT count(*), total(prompt_tokens), total(completion_tokens), total(cost),
        count(*) - count(prompt_tokens + completion_tokens),
@@ -80,29 +97,28 @@ class Cache:
     """
 
     def __init__(self, path: Path, currency: str) -> None:
-        self.path, self._currency = path, currency
+        self.path = self.whole = path  # This file, and where its answers come to be.
+        self._currency = currency
         self._entries: list[_Entry] = []
         self._committing: asyncio.Task[None] | None = None
         self._writer = ThreadPoolExecutor(1, "chat-cache")
-        with self._naming_the_file():
+        with _naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._write_connection = _open(path)
-            self._read_connection = _connect(path)
+            self._read_connections = [_connect(path)]
+            if path.parent.suffix == SHARDS:
+                self.whole = Path(str(path.resolve().parent).removesuffix(SHARDS))
+                if self.whole.exists():
+                    self._read_connections.append(_connect(self.whole, read_only=True))
 
     def totals(self) -> Totals:
         """Sums over all answers, those of earlier runs and other processes included."""
-        with self._naming_the_file():
-            row = self._read_connection.execute(TOTALS, (self._currency,)).fetchone()
-        if row[5]:
-            raise GplanError(
-                f"{self.path} holds costs in another currency than {self._currency}; keep one "
-                "currency, or name another cache."
-            )
-        return Totals(row[0], int(row[1]), int(row[2]), row[3], row[4])
+        return totals_of(self.path, self._currency)
 
     def get(self, key: str) -> ChatReply | None:
-        with self._naming_the_file():
-            row = self._read_connection.execute(READ, (key,)).fetchone()
+        with _naming(self.path):
+            rows = (one.execute(READ, (key,)).fetchone() for one in self._read_connections)
+            row = next(filter(None, rows), None)
         if row is None:
             return None
         text, finish_reason, model, prompt, completion, attempts, structured, cost = row
@@ -128,8 +144,8 @@ class Cache:
         if self._committing is not None:
             await self._committing
         self._writer.shutdown()
-        self._read_connection.close()
-        self._write_connection.close()
+        for connection in (*self._read_connections, self._write_connection):
+            connection.close()
 
     async def _commit_all(self) -> None:
         loop = asyncio.get_running_loop()
@@ -150,7 +166,7 @@ class Cache:
     def _commit(self, entries: list[_Entry]) -> list[ChatReply]:
         connection = self._write_connection
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        with self._naming_the_file(), connection:
+        with _naming(self.path), connection:
             connection.execute("BEGIN IMMEDIATE")
             return [self._insert(entry, now) for entry in entries]
 
@@ -165,12 +181,58 @@ class Cache:
         row = execute(READ, (reply.key,)).fetchone()
         return reply if row is None else replace(reply, text=row[0], finish_reason=row[1])
 
-    @contextmanager
-    def _naming_the_file(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise GplanError(_explain(self.path, error)) from None
+
+def shard_of(cache: Path, worker: str) -> Path:
+    """A worker's own file."""
+    return cache.with_name(f"{cache.name}{SHARDS}") / f"{worker}.sqlite"
+
+
+def totals_of(cache: Path, currency: str) -> Totals:
+    """The totals of a cache that others may be reading, zeros where there is none."""
+    if not cache.exists():
+        return Totals(0, 0, 0, 0.0, 0)
+    with _naming(cache), closing(_connect(cache, read_only=True)) as connection:
+        row = connection.execute(TOTALS, (currency,)).fetchone()
+    if row[5]:
+        raise GplanError(
+            f"{cache} holds costs in another currency than {currency}; keep one currency, or name "
+            "another cache."
+        )
+    return Totals(row[0], int(row[1]), int(row[2]), row[3], row[4])
+
+
+def merge_shards(cache: Path) -> None:
+    """Puts what all shards hold into the cache, and removes them; no worker is at work then.
+
+    GplanError where one of the files can't be used; what is merged by then stays so.
+    """
+    shards = sorted(shard_of(cache, "*").parent.glob("*.sqlite"))
+    if not shards and not cache.exists():
+        return
+    with _naming(cache), closing(_open(cache)) as connection:
+        for shard in shards:
+            with _naming(shard):
+                _open(shard).close()
+                connection.execute("ATTACH ? AS shard", (str(shard),))
+                with connection:
+                    connection.execute("BEGIN IMMEDIATE")
+                    for statement in MERGE:
+                        connection.execute(statement)
+                connection.execute("DETACH shard")
+                for ending in ("", "-wal", "-shm"):
+                    shard.with_name(shard.name + ending).unlink(missing_ok=True)
+        # Without a log beside it, the file can be read where machines share a disk.
+        connection.execute("PRAGMA journal_mode = DELETE")
+    if shards:
+        shards[0].parent.rmdir()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise GplanError(_explain(path, error)) from None
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -192,10 +254,14 @@ def _open(path: Path) -> sqlite3.Connection:
             raise
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     # Autocommit (isolation_level None): transactions are begun and ended explicitly.
     connection = sqlite3.connect(
-        path, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False
+        f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}",
+        timeout=LOCK_WAIT_S,
+        isolation_level=None,
+        check_same_thread=False,
+        uri=True,
     )
     connection.execute("PRAGMA synchronous = FULL")
     return connection

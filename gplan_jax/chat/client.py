@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -57,11 +58,16 @@ class ChatClient:
     def __init__(self, config: ChatConfig, cache: Path) -> None:
         self._config = config
         self._cache = Cache(Path(cache), config.currency)
-        self._account = Account(config, self._cache.totals(), self._cache.path)
+        self._account = Account(config, self._cache.totals(), self._cache.whole)
         self._session: _Session | None = None
         self._formats: dict[str, str] = {}
         self._got_through = 0
         self._stopped = ""
+
+    @property
+    def at_once(self) -> int:
+        """The most requests that it sends at once."""
+        return self._config.concurrency
 
     @property
     def ledger(self) -> Ledger:
@@ -268,8 +274,12 @@ class ChatClient:
         return ServerUnavailable(
             f"{self._config.base_url} ({self._config.model}) answers no more requests: {reason}. "
             f"Mend that and run the same command again: every answer so far is in "
-            f"{self._cache.path}."
+            f"{self._cache.whole}."
         )
+
+
+# Makes what a teacher or judge asks by, over a cache's file.
+Connect = Callable[[ChatConfig, Path], ChatClient]
 
 
 def _land(session: _Session, key: str, flight: asyncio.Task[ChatReply]) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from gplan_jax.chat import Connect
 
 Model = Annotated[Path, typer.Option(help="A model directory, as convert or train writes it.")]
 Library = Annotated[
@@ -35,10 +38,31 @@ Temperature = Annotated[
     float, typer.Option(min=0.0, help="Draw from the grammar's tokens; 0 takes the likeliest.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of the draws.")]
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option(help="ray: in shards over a cluster, or over --workers on this machine."),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Of Ray; else one a node, or a GPU or TPU host to plan.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="Of a Ray cluster; else RAY_ADDRESS, or one started here.")
+]
 Best = Annotated[
     int,
     typer.Option(min=0, help="Search for so many of the likeliest whole plans; else greedily."),
 ]
+
+
+def connection(engine: str, workers: int | None, address: str | None) -> Connect:
+    """What chat servers are asked by: a client here, or one that has actors of Ray ask."""
+    from gplan_jax.chat import ChatClient
+
+    if engine == "local":
+        return ChatClient
+    from gplan_jax.integrations.ray import ClientOfWorkers
+
+    return functools.partial(ClientOfWorkers, workers=workers, address=address)
 
 
 def evaluate(
@@ -193,16 +217,9 @@ def predict(
     merge: Annotated[
         Path | None, typer.Option(help="Instead of planning: directory that holds all shards.")
     ] = None,
-    engine: Annotated[
-        Literal["local", "ray"],
-        typer.Option(help="ray: in shards over a cluster, or over --workers on this machine."),
-    ] = "local",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Of Ray; else one a GPU, TPU host or node.")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster; else RAY_ADDRESS, or one started here.")
-    ] = None,
+    engine: Engine = "local",
+    workers: Workers = None,
+    address: Address = None,
     on_error: Annotated[
         Literal["raise", "skip"], typer.Option(help="Stop at a faulty row, or leave it out.")
     ] = "raise",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from gplan_jax.cli.evaluation import Address, Engine, Workers, connection
+
 if TYPE_CHECKING:
     from gplan_jax.evaluation.judge.judgement import Judge
     from gplan_jax.evaluation.judge.sources import PlanToJudge
@@ -53,6 +55,9 @@ def judge(
     cache: Annotated[
         Path | None, typer.Option(help="Where paid replies are kept; else OUT.cache.sqlite.")
     ] = None,
+    engine: Engine = "local",
+    workers: Workers = None,
+    address: Address = None,
     library: Annotated[
         Path | None, typer.Option(help="Intent library file; the shipped Amap library if left out.")
     ] = None,
@@ -68,11 +73,16 @@ def judge(
 
     Example: gplan judge --predictions a.jsonl --against b.jsonl --data test.csv --out run/pairs
     --judge configs/judge_vllm.yaml
+
+    Example: gplan judge --engine ray --workers 8 --predictions a.jsonl --data test.csv
+    --out run/judged --judge configs/judge_vllm.yaml
     """
     from rich.console import Console
 
     from gplan_jax.chat.ledger import spent_line
     from gplan_jax.evaluation.judge import judge_tables, judging
+    from gplan_jax.evaluation.judge.chat_judge import ChatJudge, JudgeConfig
+    from gplan_jax.evaluation.judge.rules import RuleJudge
     from gplan_jax.evaluation.judge.sources import plans_of_predictions, read_rows
     from gplan_jax.foundation.errors import GplanError, NothingKept
     from gplan_jax.foundation.faulty_rows import FaultyRows
@@ -96,7 +106,13 @@ def judge(
         name: plans_of_predictions(name, path, rows, intents, cut=cut)
         for name, path in _named("--predictions", predictions or []).items()
     }
-    judges = _judges(judge or [RULES], set_ or [], cache, intents)
+    connect = connection(engine, workers, address)
+    judges: list[Judge] = [
+        RuleJudge(intents)
+        if spec == RULES
+        else ChatJudge(JudgeConfig.load(spec, set_ or []), cache, intents, connect)
+        for spec in judge or [RULES]
+    ]
     paid = cache.exists()
     about: dict[str, Any] = {"data": str(data), "limit": limit, "predictions": predictions or []}
     settings: dict[str, Any] = {"combine": combine, "seed": seed, "filtered": filtered}
@@ -135,22 +151,6 @@ def judge(
             typer.echo(f"  {one.name}, this run  {note}")
     if silent := judge_tables.silent_judges(result):
         raise NothingKept(f"No plan was scored by {', '.join(silent)}; {out / each} says why.")
-
-
-def _judges(
-    wanted: list[str], overrides: list[str], cache: Path, library: IntentLibrary
-) -> list[Judge]:
-    """The judges in the order of the options; GplanError names what is wrong with one."""
-    from gplan_jax.evaluation.judge.chat_judge import ChatJudge, JudgeConfig
-    from gplan_jax.evaluation.judge.rules import RuleJudge
-
-    judges: list[Judge] = []
-    for value in wanted:
-        if value == RULES:
-            judges.append(RuleJudge(library))
-            continue
-        judges.append(ChatJudge(JudgeConfig.load(value, overrides), cache, library))
-    return judges
 
 
 def _calibration(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gplan_jax.cli.evaluation import Address, Engine, Workers, connection
+
 if TYPE_CHECKING:
     from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.teachers.protocol import Teacher
@@ -53,6 +55,9 @@ def synthesize(
         Path | None,
         typer.Option(help="Rows whose plans the report compares with; the seeds if left out."),
     ] = None,
+    engine: Engine = "local",
+    workers: Workers = None,
+    address: Address = None,
     library: Library = None,
     on_error: Annotated[
         Literal["raise", "skip"], typer.Option(help="Stop at an unreadable row, or leave it out.")
@@ -68,6 +73,9 @@ def synthesize(
 
     Example: gplan synthesize --data contexts.csv --seeds seeds.csv --teacher teacher.yaml
     --out rows.csv --test-fraction 0.1
+
+    Example: gplan synthesize --engine ray --workers 8 --data contexts.csv --teacher teacher.yaml
+    --out rows.csv
     """
     from rich.console import Console
 
@@ -88,6 +96,7 @@ def synthesize(
         overrides=tuple(overrides or ()),
         cache=cache,
         compare=compare,
+        connect=connection(engine, workers, address),
     )
     faulty = FaultyRows(on_error)
     result = factory.synthesize(settings, IntentLibrary.load(library), faulty=faulty)

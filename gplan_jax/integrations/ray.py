@@ -1,31 +1,44 @@
-"""Planning over many machines with Ray: `gplan predict --engine ray`, and a class for any dataset.
+"""Many machines with Ray: `gplan predict|synthesize|judge --engine ray`, and classes for datasets.
 
     ds = ray.data.read_parquet("s3://contexts").map_batches(
         PlanBatch, fn_constructor_kwargs={"model": "run/model"}, concurrency=8, num_gpus=1
     )
 
-The command deals the parts of a file to tasks, each of which plans a shard of it as one machine
-does. A task whose worker dies runs again and goes on at its first missing part, so the bytes are
-those of one process. OUT and the data lie where all nodes see them.
+predict deals the parts of a file to tasks, each of which plans a shard of it as one machine does. A
+task whose worker dies runs again and goes on at its first missing part. synthesize and judge have
+actors ask the language model, each of which pays into a cache of its own, a shard of the command's.
+An actor that dies starts again on the same shard. So the bytes are those of one process. What
+commands read and write lies where all nodes see it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gplan_jax.chat import ChatClient, ChatConfig, ChatReply, ChatRequest, Ledger, RequestFailed
+from gplan_jax.chat.cache import merge_shards as merge_caches
+from gplan_jax.chat.cache import shard_of, totals_of
+from gplan_jax.chat.ledger import Account
+from gplan_jax.chat.messages import request_key
+from gplan_jax.evaluation.judge.chat_judge import ChatJudge, JudgeConfig
+from gplan_jax.evaluation.judge.judgement import Judgement
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.extras import load_extra
-from gplan_jax.foundation.faulty_rows import FaultyRows, OnError
+from gplan_jax.foundation.faulty_rows import FaultyRows, OnError, Streak
 from gplan_jax.foundation.files import refuse_existing
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.row_files import count_rows
 from gplan_jax.foundation.strict_json import json_text
+from gplan_jax.gsisr import IntentLibrary, parse_plan
 from gplan_jax.inference.prediction.manifest import Manifest, merge_shards
 from gplan_jax.inference.prediction.predict import (
     PART_ROWS,
@@ -34,8 +47,12 @@ from gplan_jax.inference.prediction.predict import (
     plan_rows,
     predict,
 )
+from gplan_jax.synthesis.factory.removals import Duplicates, Removal
+from gplan_jax.synthesis.factory.synthesize import check_answer
+from gplan_jax.synthesis.teachers.load import load_teacher
+from gplan_jax.synthesis.teachers.seed import read_seeds
 
-PURPOSE = "planning with Ray"
+PURPOSE = "work on many machines"
 # A worker that dies is replaced; what kills as many as this is no accident.
 RETRIES = 5
 
@@ -68,6 +85,181 @@ class PlanBatch:
         for name in ("text", "latent_valid", "passed", "log_probability"):
             found[name] = np.array([record[name] for record in records])
         return found
+
+
+class SynthesizeBatch:
+    """Batches of contexts -> the same with a teacher's labels, for ``Dataset.map_batches``.
+
+    New columns: ``raw_labels``, reasoning and plan; ``removed``, why the filter removes them ("" if
+    not); ``origin``, requests and tokens (JSON). Duplicates are not looked for; rows that repeat
+    others may be paid for twice.
+
+    Args:
+        teacher: a teacher file. It, ``cache`` and the other files are seen by every node.
+        cache, workers: see ``shard_client``; workers are as many as ``concurrency``.
+        overrides, library, seeds: as for ``gplan synthesize``.
+
+    Raises:
+        GplanError: a context can't be read, or nothing more can be asked.
+    """
+
+    def __init__(
+        self,
+        teacher: str,
+        cache: str,
+        *,
+        workers: int = 1,
+        overrides: Sequence[str] = (),
+        library: str | None = None,
+        seeds: str | None = None,
+    ) -> None:
+        self._library = IntentLibrary.load(library)
+        known = (self._library, read_seeds(seeds, self._library) if seeds else ())
+        connect = partial(shard_client, workers=workers)
+        self._teacher = load_teacher(teacher, overrides, Path(cache), *known, connect)
+        self._streak = Streak(f"teacher {self._teacher.name}")
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        rows = [(number, row.with_label("")) for number, _, row in contexts_of(_cells(batch))]
+        labels, removed, origins = [], [], []
+        answers = asyncio.run(_all_of(self._teacher.answer(sample) for _, sample in rows))
+        for (number, sample), answer in zip(rows, answers, strict=True):
+            found, why = check_answer(number, sample, answer, self._library, Duplicates()), ""
+            if isinstance(found, Removal):
+                why = f"{found.tier}/{found.code}: {'; '.join(found.messages)}"
+            labels.append("" if isinstance(found, Removal) else found.text)
+            removed.append(why)
+            origins.append(json_text(getattr(answer, "origin", {})))
+            self._streak.add(why or None)
+        return {**batch, "raw_labels": labels, "removed": removed, "origin": origins}
+
+
+class JudgeBatch:
+    """Batches of contexts and plans -> the same with a judge's scores, for ``map_batches``.
+
+    ``plan`` is JSON, as ``PlanBatch`` writes it. New columns: ``scores``, axis -> reason and score
+    (JSON), and ``unscored``, why there are none ("" if there are). Arguments and errors are those
+    of ``SynthesizeBatch``, with a judge file.
+    """
+
+    def __init__(
+        self,
+        judge: str,
+        cache: str,
+        *,
+        workers: int = 1,
+        overrides: Sequence[str] = (),
+        library: str | None = None,
+    ) -> None:
+        self._library = IntentLibrary.load(library)
+        config, connect = JudgeConfig.load(judge, overrides), partial(shard_client, workers=workers)
+        self._judge = ChatJudge(config, Path(cache), self._library, connect)
+        self._streak = Streak(f"judge {self._judge.name}")
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        cells = _cells(batch)
+        plans = [parse_plan(text, self._library) for text in cells["plan"]]
+        rows = zip(contexts_of(cells), plans, strict=True)
+        asked = [(row.with_label(""), plan) for (_, _, row), plan in rows if plan]
+        answers = iter(asyncio.run(_all_of(self._judge.judge(*one) for one in asked)))
+        told = [next(answers) if plan else Judgement({}, "no plan") for plan in plans]
+        for plan, one in zip(plans, told, strict=True):
+            self._streak.add(one.unscored if plan else None)
+        scores = [json_text({k: asdict(score) for k, score in one.scores.items()}) for one in told]
+        return {**batch, "scores": scores, "unscored": [one.unscored or "" for one in told]}
+
+
+async def _all_of(calls: Iterable[Awaitable[Any]]) -> list[Any]:
+    """What each call returns, or its RequestFailed. Another error is raised, but only when all are
+    through: what is on the wire is paid for. The client sees to how many are sent at once.
+    """
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    for one in found:
+        if isinstance(one, BaseException) and not isinstance(one, RequestFailed):
+            raise one
+    return found
+
+
+def shard_client(config: ChatConfig, cache: Path, *, workers: int = 1) -> ChatClient:
+    """A client that pays into this actor's shard of ``cache``, the same when Ray starts it again.
+
+    Whoever uses it merges the shards (``chat.cache.merge_shards``) once all actors are through.
+    """
+    ray = load_extra("ray", "ray", PURPOSE)
+    name = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else "alone"
+    return ChatClient(_share(config, cache, workers), shard_of(cache, name))
+
+
+def _share(config: ChatConfig, cache: Path, workers: int) -> ChatConfig:
+    """The config of a worker, which may spend an equal part of what is left of the budget."""
+    spent, part = totals_of(cache, config.currency), dict[str, float]()
+    if config.budget is not None:
+        part["budget"] = max(0.0, config.budget - spent.cost) / workers
+    if config.token_budget is not None:
+        tokens = spent.prompt_tokens + spent.completion_tokens
+        part["token_budget"] = max(0, config.token_budget - tokens) // workers
+    return config.model_copy(update=part)
+
+
+class ClientOfWorkers(ChatClient):
+    """Has clients on actors of a Ray cluster send what it is asked.
+
+    The key of a request decides which, so what is asked twice is paid for once. Each pays into a
+    shard of ``cache``; shards are merged at the end, those of a killed command at the start.
+
+    Args:
+        workers: actors, each with up to ``concurrency`` requests; None for one a node.
+        address: of the cluster; None for ``RAY_ADDRESS``, or a cluster on this machine.
+    """
+
+    def __init__(
+        self, config: ChatConfig, cache: Path, *, workers: int | None, address: str | None
+    ) -> None:
+        self._ray = load_extra("ray", "ray", PURPOSE)
+        self._config, self._whole = config, cache.resolve()
+        self._workers, self._address = workers, address
+        self._actors: list[Any] = []
+
+    @property
+    def at_once(self) -> int:
+        """As many as keep all actors at work though some are behind. The first call starts them."""
+        ray, config, cache = self._ray, self._config, self._whole
+        if not self._actors:
+            merge_caches(cache)
+            self._account = Account(config, totals_of(cache, config.currency), cache)
+            ray.init(self._address, log_to_driver=False, include_dashboard=False)
+            count = self._workers or len(ray.nodes())
+            options = {"max_restarts": RETRIES, "max_task_retries": RETRIES}
+            actor = ray.remote(scheduling_strategy="SPREAD", **options)(ChatClient)
+            share = _share(config, cache, count)
+            self._actors = [actor.remote(share, shard_of(cache, f"{n}")) for n in range(count)]
+        return 2 * len(self._actors) * config.concurrency
+
+    @property
+    def ledger(self) -> Ledger:
+        """The books of all actors, without what they tried in vain."""
+        return self._account.ledger
+
+    async def ask(self, request: ChatRequest) -> ChatReply:
+        """As ``ChatClient.ask``; or an actor died again and again. What is paid for stays."""
+        number = int(request_key(self._config, request), 16) % len(self._actors)
+        try:
+            reply: ChatReply = await self._actors[number].ask.remote(request)
+        except self._ray.exceptions.RayError as error:
+            raise _explained(error, f"What is paid for stays beside {self._whole}") from None
+        if reply.cached:
+            self._account.count(from_cache=1)
+        else:
+            self._account.paid(reply)
+        return reply
+
+    async def close(self) -> None:
+        """Waits for answers on the wire, lets go of the cluster and merges the shards."""
+        closing = (actor.close.remote() for actor in self._actors)
+        await asyncio.gather(*closing, return_exceptions=True)
+        self._ray.shutdown()
+        self._actors = []
+        merge_caches(self._whole)
 
 
 def predict_with_ray(
@@ -122,14 +314,8 @@ def predict_with_ray(
                 bar.advance(steps=1)
         for fault in itertools.chain.from_iterable(ray.get(tasks)):
             faulty.add(fault)
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        raise cause if isinstance(cause, GplanError) else GplanError(f"{error}") from None
     except ray.exceptions.RayError as error:
-        raise GplanError(
-            f"A worker of Ray died {RETRIES + 1} times ({str(error).splitlines()[0]}). What is "
-            f"planned stays in {shards}; run the command again, perhaps with more memory a worker."
-        ) from None
+        raise _explained(error, f"What is planned stays in {shards}") from None
     finally:
         ray.shutdown()
     manifest = merge_shards(shards, out)
@@ -145,7 +331,17 @@ def _plan_shard(
     return faulty.errors
 
 
-def _cells(batch: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
+def _explained(error: Any, stays: str) -> GplanError:
+    """What a worker raised, or that it died."""
+    if isinstance(cause := getattr(error, "cause", None), GplanError):
+        return cause
+    return GplanError(
+        f"A worker of Ray died {RETRIES + 1} times ({str(error).splitlines()[0]}). {stays}; run "
+        "the command again, perhaps with more memory a worker."
+    )
+
+
+def _cells(batch: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Columns as Python's values; of times, NumPy would make numbers of nanoseconds."""
     columns = {name: np.asarray(column) for name, column in batch.items()}
     return {

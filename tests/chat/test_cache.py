@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gplan_jax.chat import cache as cache_module
-from gplan_jax.chat.cache import VERSION, Cache
+from gplan_jax.chat.cache import VERSION, Cache, merge_shards, shard_of, totals_of
 from gplan_jax.chat.messages import ChatReply
 from gplan_jax.foundation import GplanError
 
@@ -201,3 +201,37 @@ def test_an_answer_that_can_not_be_written_fails_alone(tmp_path: Path) -> None:
         await cache.close()
 
     asyncio.run(main())
+
+
+def test_shards_become_one_cache(tmp_path: Path) -> None:
+    """Workers find what the cache holds, pay into their own files, and all that is paid for counts
+    once, also where a merge was killed before its files were gone."""
+    whole = tmp_path / "cache.sqlite"
+    keep(whole, REPLY)
+    merge_shards(whole)
+    one, other = (shard_of(whole, worker) for worker in "ab")
+    assert read(one, "k") == replace(REPLY, cached=True)
+    keep(one, replace(REPLY, key="both"), replace(REPLY, key="a"))
+    keep(one, replace(REPLY, key="filtered"), unusable="filtered")
+    keep(other, replace(REPLY, key="both", text="another", cost=0.5), replace(REPLY, key="b"))
+    assert totals_of(whole, "USD").answers == 1  # While they work, nobody writes it.
+    before = {path: path.read_bytes() for path in (one, other)}
+    for _ in range(2):
+        merge_shards(whole)
+        assert [path.name for path in tmp_path.iterdir()] == ["cache.sqlite"]
+        found = totals_of(whole, "USD")
+        assert (found.answers, found.cost) == (6, 5 * REPLY.cost + 0.5)  # type: ignore[operator]
+        assert read(whole, "both") == replace(REPLY, key="both", cached=True)
+        assert read(whole, "a") and read(whole, "b") and read(whole, "filtered") is None
+        one.parent.mkdir()
+        for path, content in before.items():
+            path.write_bytes(content)
+    (one.parent / "c.sqlite").write_text("no cache")
+    with pytest.raises(GplanError, match=r"c\.sqlite is damaged or no answer cache"):
+        merge_shards(whole)
+
+
+def test_a_cache_that_is_missing_has_no_totals(tmp_path: Path) -> None:
+    assert totals_of(tmp_path / "nowhere.sqlite", "USD").answers == 0
+    merge_shards(tmp_path / "nowhere.sqlite")
+    assert list(tmp_path.iterdir()) == []

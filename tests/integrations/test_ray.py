@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +13,7 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import Sample, write_samples
 from gplan_jax.inference.prediction.predict import predict
+from tests.integrations.ray_workers import killed
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 pytest.importorskip("ray.data", reason="the extra ray is not installed")
@@ -53,26 +49,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_two_workers_write_what_one_process_writes_though_one_is_killed(
     whole: Path, tiny_model_dir: Path, data: Path, tmp_path: Path
 ) -> None:
-    out, killed = tmp_path / "plans", []
-
-    def kill_one() -> None:
-        """The worker of a shard whose first part is there."""
-        deadline = time.monotonic() + 500
-        while not killed and time.monotonic() < deadline:
-            if list(out.with_name("plans.shards").glob("*/part-*")):
-                pids = subprocess.run(
-                    ["pgrep", "-f", "ray::_plan_shard"], capture_output=True, text=True
-                ).stdout.split()
-                for pid in pids[:1]:
-                    os.kill(int(pid), signal.SIGKILL)
-                    killed.append(pid)
-            time.sleep(0.05)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    predict_with_ray(tiny_model_dir, data, out, workers=2, part_rows=4, **OPTIONS)
-    killer.join()
-    assert killed
+    out = tmp_path / "plans"
+    with killed("_plan_shard", when=lambda: any(tmp_path.glob("plans.shards/*/part-*"))):
+        predict_with_ray(tiny_model_dir, data, out, workers=2, part_rows=4, **OPTIONS)
     assert contents(out) == contents(whole)
     assert not out.with_name("plans.shards").exists()
 

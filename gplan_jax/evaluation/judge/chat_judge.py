@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gplan_jax.chat import ChatClient, ChatConfig, ChatReply, ChatRequest, Message, RequestFailed
+from gplan_jax.chat.client import Connect
 from gplan_jax.chat.reading import UnreadableReply, check_shape, object_schema, read_object
 from gplan_jax.evaluation.judge.judgement import (
     HIGHEST,
@@ -115,14 +116,19 @@ class ChatJudge:
 
     caution = "a language model may reward a mere mention of the context"
 
-    def __init__(self, config: JudgeConfig, cache: Path, library: IntentLibrary) -> None:
+    def __init__(
+        self,
+        config: JudgeConfig,
+        cache: Path,
+        library: IntentLibrary,
+        connect: Connect = ChatClient,
+    ) -> None:
         """Raises GplanError where rubric, template or cache can't be used."""
         server, self._library = config.server, library
         self._rubric = Rubric.load(config.rubric)
         self._prompt = JudgePrompt.load(config.template)
-        self._client = ChatClient(server, cache)
+        self._client = connect(server, cache)
         self.name, self.axes = config.judge_name, tuple(self._rubric.axes)
-        self.at_once = server.concurrency
         self.settings: Mapping[str, Any] = {
             "judge": "chat",
             "base_url": server.base_url,
@@ -136,6 +142,10 @@ class ChatJudge:
             "template": {"name": self._prompt.name, "sha256": self._prompt.digest},
             "library": library.name,
         }
+
+    @property
+    def at_once(self) -> int:
+        return self._client.at_once
 
     async def judge(self, sample: Sample, plan: Plan) -> Judgement:
         texts = self._prompt.score(sample, plan, self._rubric, self._library)

@@ -50,9 +50,11 @@ class Judge(Protocol):
 
     name: str  # how tables call it
     axes: tuple[str, ...]  # the keys of its rubric's axes, in order
-    at_once: int  # how many calls are worth having under way at a time
     settings: Mapping[str, Any]  # what its scores depend on, in plain JSON values
     caution: str  # what a reader of its scores must know, "" where nothing
+
+    @property
+    def at_once(self) -> int: ...  # how many calls are worth having under way at a time
 
     async def judge(self, sample: Sample, plan: Plan) -> Judgement:
         """Scores a plan of at least one intent. An answer of no use is an unscored judgement;

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gplan_jax.chat import RequestFailed
+from gplan_jax.chat import ChatClient, Connect, RequestFailed
 from gplan_jax.chat.ledger import spent_line
 from gplan_jax.chat.messages import ASK_AGAIN
 from gplan_jax.foundation.errors import GplanError, RowError
@@ -62,6 +62,7 @@ class SynthesisSettings:
     overrides: Sequence[str] = ()  # ``key=value`` changes to the teacher file.
     cache: Path | None = None  # A paid teacher's answers; beside ``out`` where None.
     compare: Path | None = None  # Rows that the report compares with instead of the seeds.
+    connect: Connect = ChatClient  # What a language model is asked by.
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ def synthesize(
         teacher = RuleTeacher(library, FAULTY_SHARE)
     else:
         cache = settings.cache or files.cache
-        teacher = load_teacher(settings.teacher, settings.overrides, cache, library, seeds)
+        named = (settings.teacher, settings.overrides, cache, library, seeds)
+        teacher = load_teacher(*named, settings.connect)
     library_text = library.model_dump_json()
     report = run_factory(
         contexts,

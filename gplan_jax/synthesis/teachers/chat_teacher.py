@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field
 
 from gplan_jax.chat import ChatClient, ChatConfig, ChatReply, ChatRequest, Ledger, Message
+from gplan_jax.chat.client import Connect
 from gplan_jax.chat.messages import ASK_AGAIN, RequestFailed
 from gplan_jax.chat.reading import BEYOND_REPAIR, answer_text
 from gplan_jax.chat.server_config import read_api_key
@@ -59,6 +60,7 @@ class ChatTeacher:
         cache: Path,
         library: IntentLibrary,
         seeds: SeedPool | None = None,
+        connect: Connect = ChatClient,
     ) -> None:
         """Opens the cache; nothing is sent before the first call."""
         read_api_key(config.server)
@@ -67,12 +69,16 @@ class ChatTeacher:
         self._system = {task: self._prompt.system(task, library) for task in ("answer", "explain")}
         self._schema = answer_schema(library)
         self._shown: dict[tuple[PromptKind, int], tuple[Message, Message]] = {}
-        self._client = ChatClient(config.server, cache)
-        # The client stays below so many requests at once where the server asks it to.
-        self.name, self.at_once = config.server.model, config.server.concurrency
+        self._client = connect(config.server, cache)
+        self.name = config.server.model
         values = config.model_dump(mode="json")
         server = {k: v for k, v in values["server"].items() if k not in _TRANSPORT}
         self.settings = {**values, "server": server, "prompt": dict(self._prompt.sources)}
+
+    @property
+    def at_once(self) -> int:
+        # The client stays below it where the server asks it to.
+        return self._client.at_once
 
     @property
     def ledger(self) -> Ledger:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gplan_jax.chat import ChatClient, Connect
 from gplan_jax.foundation.config import load_config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary
@@ -27,6 +28,7 @@ def load_teacher(
     cache: Path,
     library: IntentLibrary,
     seeds: Sequence[Seed] = (),
+    connect: Connect = ChatClient,
 ) -> Teacher:
     """The teacher that ``--teacher`` names: "rules", or the path of a YAML ``TeacherConfig``.
 
@@ -41,7 +43,7 @@ def load_teacher(
                 "No --seeds: %s is asked without examples (examples=0 says that this is meant).",
                 config.server.model,
             )
-        return ChatTeacher(config, cache, library, SeedPool(seeds) if seeds else None)
+        return ChatTeacher(config, cache, library, SeedPool(seeds) if seeds else None, connect)
     if overrides:
         raise GplanError(f"--set changes a teacher file; {RULES} has no settings.")
     return RuleTeacher(library)

@@ -26,7 +26,9 @@ class Teacher(Protocol):
     """Plans and explains: rules, or a language model behind the same calls."""
 
     name: str  # Its name in the provenance of what it wrote.
-    at_once: int  # How many calls may run at a time.
+
+    @property
+    def at_once(self) -> int: ...  # How many calls may run at a time.
 
     async def answer(self, sample: Sample) -> TeacherAnswer:
         """The teacher's own plan for the context of ``sample``, with its reasoning.

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from gplan_jax.chat import ChatReply, ChatRequest, RequestFailed, request_key
 from gplan_jax.chat.reading import UnreadableReply
-from gplan_jax.evaluation.judge import chat_judge
 from gplan_jax.evaluation.judge.chat_judge import (
     ChatJudge,
     JudgeConfig,
@@ -95,11 +94,10 @@ def test_random_rows_neither(tmp_path: Path, columns: list[str], data: st.DataOb
             requests.append(request)
             raise RequestFailed("recorded")
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chat_judge, "ChatClient", Recorder)
-        judge = ChatJudge(some_config(), tmp_path / "c", LIBRARY)
-        asyncio.run(judge.judge(candidate.sample, candidate.plan))
-        asyncio.run(judge.compare(candidate.sample, candidate.plan, PLANS[1]))
+    connect: Any = Recorder
+    judge = ChatJudge(some_config(), tmp_path / "c", LIBRARY, connect)
+    asyncio.run(judge.judge(candidate.sample, candidate.plan))
+    asyncio.run(judge.compare(candidate.sample, candidate.plan, PLANS[1]))
     assert len(requests) == 2
     assert all(PLANTED not in json.dumps(dataclasses.asdict(request)) for request in requests)
 
@@ -137,10 +135,9 @@ GOOD = {axis: {"reason": "so", "score": 4} for axis in ("flow", "logic", "spatio
     ],
 )
 def test_a_reply_that_is_no_judgement_is_unscored_never_a_three(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, finish_reason: str, why: str | None
+    tmp_path: Path, text: str, finish_reason: str, why: str | None
 ) -> None:
-    monkeypatch.setattr(chat_judge, "ChatClient", answering(text, finish_reason))
-    judge = ChatJudge(some_config(), tmp_path / "c", LIBRARY)
+    judge = ChatJudge(some_config(), tmp_path / "c", LIBRARY, answering(text, finish_reason))
     verdict = asyncio.run(judge.judge(rows(1)[0], PLANS[0]))
     assert isinstance(verdict, Judgement)
     assert verdict.origin["model"] == "m-1" and len(verdict.origin["key"]) == 64
@@ -151,9 +148,8 @@ def test_a_reply_that_is_no_judgement_is_unscored_never_a_three(
         assert verdict.scores == {}
 
 
-def test_a_choice_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(chat_judge, "ChatClient", answering('{"winner": "A"}'))
-    judge = ChatJudge(some_config(), tmp_path / "c", LIBRARY)
+def test_a_choice_that_is_none(tmp_path: Path) -> None:
+    judge = ChatJudge(some_config(), tmp_path / "c", LIBRARY, answering('{"winner": "A"}'))
     found = asyncio.run(judge.compare(rows(1)[0], PLANS[0], PLANS[1]))
     assert isinstance(found, Preference) and found.choice is None
     assert "lacks reason" in found.reason

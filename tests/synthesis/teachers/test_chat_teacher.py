@@ -13,7 +13,6 @@ from gplan_jax.chat import ChatConfig, ChatReply, ChatRequest, RequestFailed, re
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, RowPlace, Sample, parse_plan
 from gplan_jax.synthesis.amap.rules import Rules
-from gplan_jax.synthesis.teachers import chat_teacher
 from gplan_jax.synthesis.teachers.chat_teacher import ChatTeacher, TeacherConfig
 from gplan_jax.synthesis.teachers.load import load_teacher, note_of, settings_of
 from gplan_jax.synthesis.teachers.protocol import Teacher
@@ -54,14 +53,14 @@ Replies = Callable[[ChatRequest], tuple[str, str]]
 
 
 @pytest.fixture
-def make_teacher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ChatTeacher]:
+def make_teacher(tmp_path: Path) -> Callable[..., ChatTeacher]:
     """A teacher behind a fake client."""
 
     def teacher_for(reply: Replies, seeds: SeedPool | None = None, **changes: Any) -> ChatTeacher:
-        monkeypatch.setattr(chat_teacher, "ChatClient", FakeClient)
         FakeClient.reply, FakeClient.asked, FakeClient.kept = staticmethod(reply), [], set()
         config = CONFIG.model_copy(update=changes)
-        return ChatTeacher(config, tmp_path / "cache.sqlite", LIBRARY, seeds)
+        connect: Any = FakeClient
+        return ChatTeacher(config, tmp_path / "cache.sqlite", LIBRARY, seeds, connect)
 
     return teacher_for
 
