@@ -32,6 +32,9 @@ def serve(
     draft_tokens: Annotated[
         int, typer.Option(min=1, max=1024, help="Tokens of a drafted pass, over all its rows.")
     ] = 64,
+    prefill_chunk: Annotated[
+        int, typer.Option(min=0, help="Long prompts go in parts of so many tokens; 0: whole.")
+    ] = 1024,
     prefix_cache_mib: Annotated[
         int, typer.Option(min=0, help="Memory for cached profiles and histories.")
     ] = 256,
@@ -111,6 +114,7 @@ def serve(
             queue=queue,
             response=response,
             draft_tokens=draft_tokens,
+            prefill_chunk=prefill_chunk,
             prefix_cache_mib=prefix_cache_mib,
             weights=weights,
             compute_dtype=dtype,

@@ -69,6 +69,7 @@ def decoder(
     drafter: Drafter | None = None,
     *,
     programs: Programs | None = None,
+    shapes: Shapes = SHAPES,
     **options: int,
 ) -> ContinuousDecoder:
     system = prompter(encoder).system_ids(row)
@@ -76,7 +77,7 @@ def decoder(
     programs = programs or Programs(
         model,
         system,
-        SHAPES,
+        shapes,
         vocabulary=encoder.vocabulary_size,
         grammar=grammar,
         pages=pages,

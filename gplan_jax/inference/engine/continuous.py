@@ -7,7 +7,7 @@ for all rows there are. A row that is finished or given up leaves its slot free 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -88,6 +88,7 @@ class ContinuousDecoder:
         self._end_id, self._max_new_tokens = end_id, max_new_tokens
         self._free = sorted(range(max(programs.shapes.nodes)), reverse=True)
         self.rows: dict[int, SequenceState] = {}
+        self._begun: dict[int, int] = {}  # slot -> tokens that it holds of a prompt in parts
         self.pages = PrefixPages(PAGE, prefix_cache_bytes)
         self.counts = Counts()
 
@@ -97,9 +98,20 @@ class ContinuousDecoder:
         return len(self._free)
 
     def admit(self, prompted: Prompted) -> tuple[SequenceState, int]:
-        """Prefills a prompt into a free slot; returns its row and the tokens found in the cache.
+        """As ``admission``, all parts at once."""
+        parts = self.admission(prompted)
+        while True:
+            try:
+                next(parts)
+            except StopIteration as ended:
+                return ended.value
+
+    def admission(self, prompted: Prompted) -> Generator[None, None, tuple[SequenceState, int]]:
+        """Prefills a prompt into a free slot, a part each time that it is asked; returns its row
+        and the tokens found in the cache.
+
         The row may be finished already; it keeps its slot until ``release``. NotFinite where its
-        first logits are not finite; then it holds none.
+        first logits are not finite; then, and where the generator is closed, it holds none.
         """
         if not self._free:
             raise GplanError("No slot is free; release a row first.")
@@ -112,10 +124,12 @@ class ContinuousDecoder:
             )
         slot = self._free.pop()
         try:
-            row, cached = self._prefill(slot, ids, prompted)
+            row, cached = yield from self._prefill(slot, ids, prompted)
         except BaseException:
             self._give_back(slot)
             raise
+        finally:
+            self._begun.pop(slot, None)
         self.rows[slot] = row
         return row, self._system + cached
 
@@ -132,6 +146,9 @@ class ContinuousDecoder:
 
         # Each row's tree goes where its slot is; what no row fills in is padding.
         trees = empty_trees(size, nodes, shapes.window)
+        for slot, held in self._begun.items():  # Padding goes behind what the slot holds.
+            if slot < size:
+                trees.lengths_b[slot] = trees.base_b[slot] = held
         allowed = self.programs.no_edges(size, nodes)
         drafted = []
         for row in rows:
@@ -185,7 +202,9 @@ class ContinuousDecoder:
         # The lowest free slot is taken first, so that passes reach over few rows.
         self._free = sorted([*self._free, slot], reverse=True)
 
-    def _prefill(self, slot: int, ids: list[int], prompted: Prompted) -> tuple[SequenceState, int]:
+    def _prefill(
+        self, slot: int, ids: list[int], prompted: Prompted
+    ) -> Generator[None, None, tuple[SequenceState, int]]:
         grammar, shapes = self.grammar, self.programs.shapes
         # A prefill may decide as well: along what is drafted, or the first token alone. A search
         # begins behind it.
@@ -199,6 +218,15 @@ class ContinuousDecoder:
                 start = Start((), ((0, state),))
         shared = ids[: max(0, min(prompted.shared - self._system, len(ids) - 1))]
         held = self._restore(slot, shared, len(ids) + len(start.tokens))
+        cached, passes, chunk = held, 1, shapes.chunk
+        # The last part has the prompt's last token, whose logits decide, and what is drafted.
+        while chunk and (left := len(ids) - held) > 1 and left + len(start.tokens) > chunk:
+            part = ids[held : held + min(chunk, left - 1)]
+            self.programs.prefill(slot, part, held, (), self.programs.no_edges(shapes.queries))
+            self.counts.passes += 1
+            held, passes = held + len(part), passes + 1
+            self._begun[slot] = held
+            yield
         rest = [*ids[held:], *start.tokens]
         row = SequenceState(
             slot,
@@ -208,7 +236,7 @@ class ContinuousDecoder:
             temperature=prompted.temperature,
             seed=prompted.seed,
             base=len(ids),
-            passes=1,
+            passes=passes,
         )
         if prompted.best:
             assert grammar is not None, "only plans under a grammar can be searched for"
@@ -232,7 +260,7 @@ class ContinuousDecoder:
             self._take_freely(row, int(choices[0]))
         for number in self.pages.missing(shared):
             self.pages.put(shared, number, self.programs.read_page(slot, number * PAGE))
-        return row, held
+        return row, cached
 
     def _restore(self, slot: int, shared: list[int], tokens: int) -> int:
         """Puts the cached pages of a user prefix into a slot; how many tokens they are."""

@@ -210,6 +210,7 @@ def build_decoder(
         slots=config.slots,
         nodes=config.draft_tokens if drafted else 1,
         queries=START_DECISIONS if drafted else 1,
+        chunk=config.prefill_chunk,
     )
     searched = any(prompt.best for prompt in prompts)
     if not ahead and (searched or not drafted):

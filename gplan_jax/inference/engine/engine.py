@@ -7,10 +7,12 @@ free; so a pass is the longest that anything waits to be noticed.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -59,6 +61,8 @@ class _Request:
     deadline: float
     submitted: float
     future: Future[PlanAnswer] = field(default_factory=Future)
+    # the rest of its prefill, while it is admitted
+    admission: Generator[None, None, tuple[SequenceState, int]] | None = None
     row: SequenceState | None = None
     cached: int = 0
     admitted: float = 0.0
@@ -83,6 +87,7 @@ class PlanEngine:
         self._decoder, self._prompter = decoder, prompter
         self._queue_limit, self._slots = queue, slots
         self._queue: deque[_Request] = deque()
+        self._admitting: list[_Request] = []  # in order of arrival
         self._active: dict[int, _Request] = {}
         self._changed = threading.Condition()
         self._closing = self._abandon = False
@@ -159,7 +164,7 @@ class PlanEngine:
             return EngineSnapshot(
                 ready=not self._closing and self._fault is None,
                 queued=len(self._queue),
-                active=len(self._active),
+                active=len(self._active) + len(self._admitting),
                 slots=self._slots,
                 queue_limit=self._queue_limit,
                 passes=decoder.counts.passes,
@@ -191,7 +196,8 @@ class PlanEngine:
             raise GplanError(f"The engine has failed and must be restarted: {self._fault}.")
         if self._closing:
             raise Draining("The engine is being closed and takes no new requests.")
-        idle, wait_s = self._slots - len(self._active), self._expected_wait_s()
+        idle = self._slots - len(self._active) - len(self._admitting)
+        wait_s = self._expected_wait_s()
         full = len(self._queue) >= self._queue_limit + max(0, idle)
         # What could only expire would take the place of what can still be answered.
         if full or (request.deadline_s is not None and wait_s > request.deadline_s):
@@ -207,16 +213,22 @@ class PlanEngine:
             _LOG.exception("The planning engine has failed")
             self._fault = fault
         with self._changed:
-            left = [*self._queue, *self._active.values()]
+            left = [*self._queue, *self._admitting, *self._active.values()]
             self._queue.clear()
+            self._admitting.clear()
             self._active.clear()
         for entry in left:
             _settle(entry.future, self._fault or Draining("The engine was closed."))
 
     def _serve(self) -> None:
+        turns = itertools.cycle((True, False))
         while self._wait():
             self._free_abandoned()
-            if self._queue and self._decoder.free_slots:
+            # A short prompt need not wait for a long one, nor a long one for many short ones.
+            new = self._queue and self._decoder.free_slots
+            if self._admitting and not (new and next(turns)):
+                self._prefill(self._admitting[0])
+            elif new:
                 self._admit()
             finished, now = self._decoder.step(), time.monotonic()
             for entry in self._active.values():
@@ -227,9 +239,10 @@ class PlanEngine:
     def _wait(self) -> bool:
         """Sleeps while there is nothing to do; whether to go on."""
         with self._changed:
-            while not (self._queue or self._active or self._closing):
+            while not (self._queue or self._admitting or self._active or self._closing):
                 self._changed.wait()
-            return not self._abandon and bool(self._queue or self._active)
+            busy = self._queue or self._admitting or self._active
+            return not self._abandon and bool(busy)
 
     def _free_abandoned(self) -> None:
         """Frees what was cancelled or is too late, queued or active."""
@@ -250,6 +263,11 @@ class PlanEngine:
             waiting = [entry for entry in self._queue if not abandoned(entry)]
             self._queue.clear()
             self._queue.extend(waiting)
+            for entry in [*self._admitting]:
+                if abandoned(entry):
+                    assert entry.admission is not None
+                    entry.admission.close()  # gives its slot back
+                    self._admitting.remove(entry)
             for slot, entry in list(self._active.items()):
                 if abandoned(entry):
                     assert entry.row is not None
@@ -257,17 +275,32 @@ class PlanEngine:
                     del self._active[slot]
 
     def _admit(self) -> None:
+        """Begins the prefill of the request that has waited longest."""
         with self._changed:
             entry = self._queue.popleft()
+            self._admitting.append(entry)
         entry.admitted = time.monotonic()
+        entry.admission = self._decoder.admission(entry.prompted)
+        self._prefill(entry)
+
+    def _prefill(self, entry: _Request) -> None:
+        """Runs the next part of a prefill; after the last one the request has a row."""
+        assert entry.admission is not None
         try:
-            entry.row, entry.cached = self._decoder.admit(entry.prompted)
+            next(entry.admission)
+            return
+        except StopIteration as ended:
+            entry.row, entry.cached = ended.value
         except GplanError as error:
-            self._ends["failed"] += 1
+            with self._changed:
+                self._admitting.remove(entry)
+                self._ends["failed"] += 1
             _settle(entry.future, error)
             return
         entry.prefilled = time.monotonic()
+        assert entry.row is not None
         with self._changed:
+            self._admitting.remove(entry)
             self._active[entry.row.slot] = entry
         if entry.row.finished:
             self._answer(entry.row)

@@ -48,6 +48,7 @@ class Shapes:
     queries: int  # places of a prefill whose logits are wanted
     places: int  # tokens that a slot of the cache holds
     tail: int = 0  # tokens of the response that a prefill may carry
+    chunk: int = 0  # the bucket that longer prompts are prefilled in parts of; 0: all at once
 
     @property
     def window(self) -> int:
@@ -68,7 +69,7 @@ class Shapes:
 
 
 def shapes_of(
-    *, prompt: int, tail: int, response: int, slots: int, nodes: int, queries: int
+    *, prompt: int, tail: int, response: int, slots: int, nodes: int, queries: int, chunk: int = 0
 ) -> Shapes:
     """The shapes for prompts and responses of at most so many tokens.
 
@@ -80,6 +81,8 @@ def shapes_of(
         nodes: tokens of one pass, shared out over its rows; a tree has so many, or 16, however
             many rows there are.
         queries: places of a prefill whose logits are wanted.
+        chunk: prompts that may be more than twice as long are prefilled in parts of about so many
+            tokens; 0: never.
     """
     longest = prompt + tail
     step = max(PAGE, -(-longest // (_MOST_BUCKETS * PAGE)) * PAGE)
@@ -88,8 +91,12 @@ def shapes_of(
         buckets = (PAGE, *buckets)
     rows = sorted({*(2**i for i in range(slots.bit_length()) if 2**i <= slots), slots})
     of_rows = {r: max(min(nodes, _FEWEST_NODES), nodes // r) for r in rows}
-    places = max(buckets[-1], longest + response) + max(of_rows.values())
-    return Shapes(buckets, of_rows, queries, places, tail)
+    part = 0
+    if 0 < 2 * chunk < longest:
+        part = max(bucket for bucket in buckets if bucket <= max(chunk, step))
+    # A part is padded to its bucket, wherever it begins.
+    places = max(buckets[-1], longest + max(response, part)) + max(of_rows.values())
+    return Shapes(buckets, of_rows, queries, places, tail, part)
 
 
 # One jit a function for the whole process: decoders of models of one shape share what is compiled.
@@ -207,7 +214,8 @@ class Programs:
         served, cache, number = self._served, self._cache, np.int32(0)
         calls: list[tuple] = []
         for bucket in self.shapes.buckets:
-            for continues in (False, True) if pages and self.shapes.continues(bucket) else (False,):
+            goes_on = (pages and self.shapes.continues(bucket)) or bucket <= self.shapes.chunk
+            for continues in (False, True) if goes_on else (False,):
                 prompt = self._empty_prompt(bucket, continues)
                 allowed = self.no_edges(self.shapes.queries)
                 calls.append((_PREFILL, served, cache, prompt, allowed))

@@ -34,6 +34,9 @@ class EngineConfig(Config):
     max_new_tokens: int = Field(default=512, ge=1)
     # tokens of one pass, shared by the rows that decode together
     draft_tokens: int = Field(default=64, ge=1, le=1024)
+    # where prompts may be more than twice as long, they are prefilled in parts of so many tokens,
+    # between the passes of other rows; 0 prefills them whole
+    prefill_chunk: int = Field(default=1024, ge=0)
     # memory for the keys and values of users' profiles and histories
     prefix_cache_mib: int = Field(default=256, ge=0)
     # "stored" keeps them as they are on disk; "int8" rounds each matrix to 8 bits with one scale

@@ -40,7 +40,7 @@ class Case:
             self.rows[0],
             self.grammar,
             drafter,  # type: ignore[arg-type]
-            programs=None if options.get("prefix_cache_bytes") else self.programs,
+            programs=None if options.keys() & {"prefix_cache_bytes", "shapes"} else self.programs,
             **options,
         )
 
@@ -117,6 +117,41 @@ def test_plans_are_valid(case: Case, constrained: list[list[int]]) -> None:
         assert check_plan(text, planners.LIBRARY) == []
         assert case.form == "plan" or latent_valid(text)
         assert max(response) < case.encoder.vocabulary_size
+
+
+@pytest.mark.parametrize("cached_bytes", [0, 2**24])
+def test_prompts_in_parts_between_the_passes_of_others_change_no_token(
+    case: Case, constrained: list[list[int]], cached_bytes: int
+) -> None:
+    options = {"prefix_cache_bytes": cached_bytes}
+    shapes = dataclasses.replace(planners.SHAPES, buckets=(64, 128, 192), chunk=64, places=600)
+    drafter = DraftModel(case.grammar, IntentCounts())
+    decoder = case.decoder(drafter, shapes=shapes, **options)  # type: ignore[arg-type]
+    compiled = decoder.programs.count
+    other, _ = decoder.admit(case.prompts[-1])
+    parts = []
+    for prompt, response in zip(case.prompts, constrained, strict=True):
+        admission, pauses = decoder.admission(prompt), 0
+        try:
+            while True:
+                next(admission)
+                decoder.step()
+                pauses += 1
+        except StopIteration as ended:
+            row, found = ended.value
+        parts.append(pauses)
+        assert row.passes == pauses + 1 and found >= 0
+        while not row.finished:
+            decoder.step()
+        assert row.response == response
+        decoder.release(row)
+    assert max(parts) >= 2 and other.response == constrained[-1]
+    assert decoder.programs.count == compiled
+    begun = decoder.admission(case.prompts[0])
+    next(begun)
+    assert decoder.free_slots == 0
+    begun.close()
+    assert decoder.free_slots == 1
 
 
 def test_rows_that_come_and_go_decode_as_if_alone(case: Case, constrained: list[list[int]]) -> None:
