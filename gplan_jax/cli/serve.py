@@ -76,6 +76,9 @@ def serve(
     experiment: Annotated[
         Path | None, typer.Option(help="experiment.yaml of an A/B test: answers name users' arms.")
     ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="labels.yaml: words for the codes in contexts, on the page.")
+    ] = None,
     library: Library = None,
     template: Template = None,
     prompt_length: PromptLength = None,
@@ -99,7 +102,7 @@ def serve(
     if traces:
         require_extra(OTEL, "otel", "traces")
 
-    from gplan_jax.serving.http.settings import ServerSettings
+    from gplan_jax.serving.http.settings import Labels, ServerSettings
     from gplan_jax.serving.planning.serve import allowed_hosts, display_name, read_api_key
     from gplan_jax.serving.planning.serve import serve as run
 
@@ -131,6 +134,7 @@ def serve(
             hosts=allowed_hosts(host, allow_host or []),
             log_contexts=log_contexts,
             experiment=load_config(AbTest, experiment) if experiment else None,
+            labels=load_config(Labels, labels).labels if labels else {},
         ),
         host=host,
         port=port,

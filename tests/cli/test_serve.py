@@ -157,3 +157,10 @@ def test_an_experiment_that_adds_up_to_more_than_all_users_is_refused(tmp_path: 
     config.write_text("name: x\narms: {a: 0.6, b: 0.6}\ncontrol: a\n", encoding="utf-8")
     with pytest.raises(GplanError, match=r"experiment\.yaml.*\n.*add up to 1\.2"):
         serve("--model", tmp_path, "--experiment", config)
+
+
+def test_labels_that_are_no_text_are_named(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.yaml"
+    labels.write_text("labels: {act_7: 3}\n", encoding="utf-8")
+    with pytest.raises(GplanError, match=r"labels\.yaml.*\n.*labels\.act_7"):
+        serve("--model", tmp_path, "--labels", labels)

@@ -8,6 +8,12 @@ from gplan_jax.foundation.buckets import Experiment
 from gplan_jax.foundation.config import Config
 
 
+class Labels(Config):
+    """What codes in contexts mean, as the page shows them to people."""
+
+    labels: dict[str, str]  # code -> words, such as act_7, pf_23, p_9001893, profile_feat_2:3
+
+
 class ServerSettings(Config):
     """Options of the HTTP side; those of decoding are in ``EngineConfig``."""
 
@@ -24,5 +30,6 @@ class ServerSettings(Config):
     hosts: tuple[str, ...] = ()
     log_contexts: bool = False  # Write contexts to the log; they are users' data.
     examples: int = Field(default=6, ge=0, le=50)  # Simulated contexts offered to the page.
+    labels: dict[str, str] = Field(default={})  # Words for codes in contexts, for the page.
     # Where set, answers name the arm of their user, and the log their exposure.
     experiment: Experiment | None = None

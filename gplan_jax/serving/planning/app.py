@@ -53,6 +53,7 @@ PAGE_FILES = {
     "/": PAGE / "index.html",
     "/docs": PAGE / "docs.html",
     "/page/app.js": PAGE / "app.js",
+    "/page/portrait.js": PAGE / "portrait.js",
     "/page/docs.js": PAGE / "docs.js",
     **{f"/page/{path.name}": path for path in SHARED_PAGE_FILES},
 }
@@ -145,6 +146,7 @@ def _add_descriptions(app: FastAPI, models: Models, settings: ServerSettings) ->
                 for name, tool in library.tools.items()
             },
             deadline_ms=settings.deadline_ms,
+            labels=settings.labels,
         )
 
     @app.get("/v1/examples", responses=ERRORS)

@@ -257,6 +257,7 @@ class ModelAnswer(_Body):
     tool_key: str
     tools: dict[str, ToolAnswer]
     deadline_ms: int
+    labels: dict[str, str] = Field(description="Words for codes in contexts, for people.")
 
 
 class ReloadBody(_Body):

@@ -1,7 +1,9 @@
-"""The page in a headless Chromium: plans side by side, errors, keyboard, phones, its key."""
+"""The page in a headless Chromium: plans side by side, feedback, errors, keyboard, phones, key."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from fake_engine import FakeEngine
 from pydantic import SecretStr
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.inference.engine.requests import Overloaded, PlanRequest
+from gplan_jax.inference.engine.requests import BadOption, Overloaded, PlanRequest
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,8 +29,8 @@ CARS, ORDER, WEATHER, REVIEW = (
     '{"工具名称":"tool_10"}',
 )
 FIRST, SECOND = (ORDER, WEATHER, REVIEW), (WEATHER, CARS, ORDER)
-READY = "!document.getElementById('submit').disabled"
-DONE = f"{READY} && !document.getElementById('plans').hidden"
+READY = "!document.getElementById('submit').disabled && !document.querySelector('[aria-busy=true]')"
+DONE = f"({READY}) && !document.getElementById('plans').hidden"
 
 
 def by_time(request: PlanRequest) -> str:
@@ -93,6 +95,78 @@ def test_two_plans_stand_side_by_side_with_what_changed(
     ]
     assert texts(chromium, ".plan h2") == ["As it is", "4 hours later"]
     assert chromium.messages == []
+
+
+def around(request: PlanRequest) -> str:
+    """What was accepted, then the first plan without what was dismissed, with a word on each."""
+    rest = [i for i in map(json.loads, FIRST) if i not in (*request.accepted, *request.dismissed)]
+    plan = [*request.accepted, *rest]
+    steps = "".join(f"<STEP_{n}>because {n}</STEP_{n}>" for n in range(1, len(plan) + 1))
+    return f"<THOUGHT>{steps}</THOUGHT>{json.dumps(plan, ensure_ascii=False)}"
+
+
+def press(page: Browser, name: str) -> None:
+    """Presses the first plan's button of that name, as a keyboard does."""
+    button = f"document.querySelector('#plan-first [aria-label={json.dumps(name)}]')"
+    page.run(f"{button}.focus()")
+    page.press("Enter", code=13, text="\r")
+    page.wait_for(DONE)
+
+
+def test_the_plan_is_made_anew_around_cards_kept_and_waved_away(chromium: Browser) -> None:
+    engine = FakeEngine(respond=around)
+    with running(engine, examples=1) as server:
+        open_page(chromium, server)  # and the example is planned at once
+        assert texts(chromium, "#plan-first .meaning") == ["订单提醒", "查天气", "写评价"]
+        assert texts(chromium, "#plan-first .reason")[1] == "Why: because 2"
+        press(chromium, "Keep: 写评价")
+        assert texts(chromium, "#plan-first .meaning") == ["写评价", "订单提醒", "查天气"]
+        focused = "[document.activeElement.ariaLabel, document.activeElement.ariaPressed]"
+        assert chromium.run(focused) == ["Keep: 写评价", "true"]
+        press(chromium, "Wave away: 订单提醒")
+        assert texts(chromium, "#plan-first .meaning") == ["写评价", "查天气"]
+        assert len(texts(chromium, "#plan-second .meaning")) == 3  # the other moment has its own
+        chromium.run("document.querySelector('#plan-first .others summary').click()")
+        chromium.wait_for("document.querySelectorAll('.best li').length === 3")
+        assert texts(chromium, ".best strong")[:2] == ["50%", "25%"]
+        assert engine.requests[-1].best == 3 and len(engine.requests[-1].dismissed) == 1
+        press(chromium, "Let it return: 订单提醒")
+        press(chromium, "Keep: 写评价")
+        assert texts(chromium, "#plan-first .meaning") == ["订单提醒", "查天气", "写评价"]
+
+        def refuse(request: PlanRequest) -> None:
+            raise BadOption("accepted.0", "can't stand first.")
+
+        engine.refuse = refuse
+        press(chromium, "Keep: 查天气")
+        assert "can't stand first" in texts(chromium, "#plan-first .problem")[0]
+        assert len(texts(chromium, "#plan-first .card")) == 3
+        assert chromium.messages == [m for m in chromium.messages if "422" in m]
+
+
+def test_the_user_is_told_in_words_and_codes_stay_in_the_form(chromium: Browser) -> None:
+    words = {"act_4": "searched", "act_7": "looked"}
+    with running(FakeEngine(), examples=1, labels=words) as server:
+        open_page(chromium, server)
+        (told,) = texts(chromium, "#portrait")
+        assert "searched" in told and "home" in told and " times" in told
+        assert not re.search(r"act_|pf_|p_\d", told)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("<THOUGHT><STEP_1>so</STEP_1><STEP_2>and so</STEP_2></THOUGHT>[]", "and so"),
+        ("<THOUGHT><T_1_a><T_2_a></THOUGHT>[]", "latent"),
+        ("<THOUGHT><T_1_a></THOUGHT>[]", None),
+        ("[]", None),
+    ],
+)
+def test_the_reason_of_a_card(
+    chromium: Browser, served: tuple[Running, FakeEngine], text: str, reason: str | None
+) -> None:
+    open_page(chromium, served[0])
+    assert chromium.run(f"import('/page/app.js').then((m) => m.reasonOf({text!r}, 2))") == reason
 
 
 @pytest.mark.parametrize(

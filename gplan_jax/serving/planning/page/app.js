@@ -1,6 +1,8 @@
-// The page: a context is edited, planned at two moments, and the two plans are shown side by side.
+// The page: a user's context is planned at two moments, side by side. Cards are kept or waved away, and
+// the plan is made anew around them.
 
-import { byId, element } from "./dom.js";
+import { byId, element, same } from "./dom.js";
+import { portrait } from "./portrait.js";
 
 const GROUPS = {
   profile: "Profile",
@@ -12,7 +14,10 @@ const MOMENT = "time and place";
 const SIDES = ["first", "second"];
 const RETRY_MS = 2000;
 
-const page = { columns: {}, examples: [], model: null, key: sessionStorage.getItem("key") ?? "" };
+const BEST = 3;
+
+// `asked` holds each side's last request, `results` what came of it: {body, answer} or {body, problem}.
+const page = { columns: {}, examples: [], model: null, asked: {}, results: {}, key: sessionStorage.getItem("key") ?? "" };
 
 // ---- small helpers
 
@@ -54,13 +59,11 @@ const columnsOf = (group) => Object.keys(page.columns).filter((name) => page.col
 function buildForm() {
   for (const [group, title] of Object.entries(GROUPS)) {
     const fields = element("div", { class: "fields" }, ...columnsOf(group).map((name) => field(name, "first")));
-    const preview = element("span", { class: "quiet", "data-group": group });
-    const summary = element("summary", {}, title, preview);
-    byId("groups").append(element("details", {}, summary, fields));
+    byId("groups").append(element("fieldset", {}, element("legend", { text: title }), fields));
   }
   byId("moment-fields").append(...columnsOf(MOMENT).map((name) => field(name, "second")));
   for (const [name, moment] of Object.entries(MOMENTS)) {
-    const radio = element("input", { type: "radio", name: "moment", value: name, onchange: applyMoment });
+    const radio = element("input", { type: "radio", name: "moment", value: name, onchange: chooseMoment });
     byId("moments").append(element("label", {}, radio, moment.title));
   }
   byId("moments").querySelector("input").checked = true;
@@ -68,7 +71,7 @@ function buildForm() {
     document.querySelector('input[name="moment"][value="own"]').checked = true;
   });
   byId("groups").addEventListener("input", () => {
-    showPreviews();
+    showPortrait();
     applyMoment();
   });
 }
@@ -76,23 +79,21 @@ function buildForm() {
 function fillExamples() {
   const options = page.examples.map((example, index) => element("option", { value: index, text: example.name }));
   byId("example").replaceChildren(...options);
-  byId("example").addEventListener("change", () => fill(page.examples[byId("example").value].context));
+  byId("example").addEventListener("change", () => {
+    fill(page.examples[byId("example").value].context);
+    planIfReady();
+  });
   if (page.examples.length) fill(page.examples[0].context);
 }
 
 function fill(context) {
   for (const name of Object.keys(page.columns)) byId(`first-${name}`).value = context[name] ?? "";
-  showPreviews();
+  page.asked = {};
+  showPortrait();
   applyMoment();
 }
 
-/** What a closed group holds, beside its name. */
-function showPreviews() {
-  for (const preview of document.querySelectorAll("[data-group]")) {
-    const values = columnsOf(preview.dataset.group).map((name) => byId(`first-${name}`).value);
-    preview.textContent = values.filter((value) => value).join(" · ");
-  }
-}
+const showPortrait = () => byId("portrait").replaceChildren(...portrait(contextOf("first"), page.model.labels));
 
 function contextOf(side) {
   const context = {};
@@ -145,6 +146,12 @@ const MOMENTS = {
 
 const chosenMoment = () => MOMENTS[document.querySelector('input[name="moment"]:checked').value];
 
+function chooseMoment() {
+  delete page.asked.second;
+  applyMoment();
+  planIfReady();
+}
+
 function applyMoment() {
   const { change } = chosenMoment();
   byId("moment-details").open ||= change === null;
@@ -184,22 +191,61 @@ export function compare(first, second) {
 
 // ---- the plans
 
-function card(intent, position, mark, side) {
-  const { tool_key: key, tools } = page.model;
-  const name = intent[key] ?? "";
-  const words = { same: "", added: "added", removed: "left out", moved: "moved" };
-  const badge = mark && words[mark] ? element("span", { class: "badge", text: words[mark] }) : null;
-  const parameters = Object.entries(intent).filter(([parameter]) => parameter !== key);
-  const list = parameters.map(([parameter, value]) =>
+const titleOf = (intent) => page.model.tools[intent[page.model.tool_key]]?.meaning || intent[page.model.tool_key] || "no tool";
+const parametersOf = (intent) => Object.entries(intent).filter(([name]) => name !== page.model.tool_key);
+const holds = (intents, intent) => intents.some((other) => same(other, intent));
+const without = (intents, intent) => intents.filter((other) => !same(other, intent));
+
+/** Why the step is there: the model's words, "latent" where it thinks in latent tokens, null where nothing is known. */
+export function reasonOf(text, step) {
+  const words = new RegExp(`<STEP_${step}>(.*?)</STEP_${step}>`, "s").exec(text);
+  return words ? words[1].trim() : text.includes(`<T_${step}_`) ? "latent" : null;
+}
+
+function card(side, intent, index, mark) {
+  const { answer } = page.results[side];
+  const words = { added: "added", removed: "left out", moved: "moved" };
+  const reason = reasonOf(answer.text, index + 1);
+  const list = parametersOf(intent).map(([parameter, value]) =>
     element("div", {}, element("dt", { text: parameter }), element("dd", { text: value })));
   return element(
     "li",
-    { class: `card ${badge ? mark : ""}`, "data-side": side },
-    element("span", { class: "place", text: position }),
-    element("span", { class: "meaning", text: tools[name]?.meaning || name || "no tool", title: name }),
-    badge ?? element("span"),
+    { class: `card ${words[mark] ? mark : ""}` },
+    element("span", { class: "place", text: index + 1 }),
+    element("div", {},
+      element("span", { class: "meaning", text: titleOf(intent), title: intent[page.model.tool_key] }),
+      words[mark] ? element("span", { class: "badge", text: words[mark] }) : null),
+    ...choices(side, intent),
     list.length ? element("dl", { class: "parameters" }, ...list) : null,
+    reason && element("p", { class: "quiet reason", text: `Why: ${reason}`,
+      title: reason === "latent" ? "The model thinks in latent tokens, which have no words." : null }),
   );
+}
+
+/** The buttons of a card. Without the grammar there is no feedback, nor for what is no tool. */
+function choices(side, intent) {
+  if (!page.model.tools[intent[page.model.tool_key]] || page.model.mode === "unconstrained") return [];
+  const { accepted, dismissed } = page.results[side].body;
+  const kept = holds(accepted, intent);
+  const choice = (text, label, pressed, change) => element("button", {
+    type: "button", class: "choice", text, title: label, "aria-label": `${label}: ${titleOf(intent)}`, "aria-pressed": pressed,
+    "data-key": label + JSON.stringify(intent),
+    onclick: () => send({ [side]: { ...page.results[side].body, ...change } }),
+  });
+  const rest = without(accepted, intent);
+  return [element("span", { class: "choices" },
+    choice("✓", "Keep", String(kept), { accepted: kept ? rest : [...accepted, intent] }),
+    choice("✕", "Wave away", null, { accepted: rest, dismissed: [...dismissed, intent] }))];
+}
+
+function wavedAway(side) {
+  const { dismissed } = page.results[side].body;
+  if (!dismissed.length) return null;
+  const back = (intent) => element("button", {
+    type: "button", text: `${brief(intent)} ↺`, "aria-label": `Let it return: ${titleOf(intent)}`,
+    onclick: () => send({ [side]: { ...page.results[side].body, dismissed: without(dismissed, intent) } }),
+  });
+  return element("p", { class: "away" }, element("span", { class: "quiet", text: "Waved away" }), ...dismissed.map(back));
 }
 
 function verdicts(answer) {
@@ -214,17 +260,20 @@ function verdicts(answer) {
   return [list, element("ul", { class: "violations" }, ...lines)];
 }
 
+/** Figures and a strip of time: waiting, the prefill, and each pass after it. */
 function costs(answer) {
   const { usage, timings_ms: timings } = answer;
   const pair = (title, value) => element("div", {}, element("dt", { text: title }), element("dd", { text: value }));
-  const parts = ["queue", "prefill", "decode"];
-  const whole = parts.reduce((sum, part) => sum + timings[part], 0) || 1;
-  const bar = element("div", { class: "bar", "aria-hidden": "true" }, ...parts.map((part) => {
+  const passes = Math.max(1, usage.passes - 1);
+  const whole = timings.queue + timings.prefill + timings.decode || 1;
+  const segments = [["queue", timings.queue], ["prefill", timings.prefill], ...Array(passes).fill(["decode", timings.decode / passes])];
+  const bar = element("div", { class: "bar", "aria-hidden": "true" }, ...segments.map(([part, ms]) => {
     const span = element("span", { class: part });
-    span.style.width = `${(100 * timings[part]) / whole}%`;
+    span.style.width = `${(100 * ms) / whole}%`;
     return span;
   }));
-  const legend = parts.map((part) => element("span", {}, element("i", { class: part }), `${part} ${figure(timings[part])} ms`));
+  const legend = ["queue", "prefill", "decode"].map((part) =>
+    element("span", {}, element("i", { class: part }), `${part} ${figure(timings[part])} ms`));
   const cached = usage.cached_tokens ? `, ${usage.cached_tokens} of them cached` : "";
   return [
     element("dl", { class: "costs" },
@@ -233,22 +282,64 @@ function costs(answer) {
       pair("tokens", usage.response_tokens),
       pair("drafts accepted", usage.drafted_tokens ? `${usage.accepted_tokens} of ${usage.drafted_tokens}` : "none")),
     bar,
-    element("p", { class: "legend" }, ...legend),
-    element("p", { class: "quiet", text: `Prompt of ${usage.prompt_tokens} tokens${cached}.` }),
+    element("p", { class: "legend" }, ...legend, `prompt of ${usage.prompt_tokens} tokens${cached}`),
     element("details", {}, element("summary", { text: "What the model wrote" }), element("pre", { text: answer.text })),
   ];
 }
 
-const momentOf = (context) =>
-  [context.currenttime, context.current_city, context.current_district, context.current_tag].filter((part) => part).join(" · ");
+/** Time and place in a line; what differs from the other moment is marked. */
+function moment(context, other) {
+  return ["currenttime", "current_city", "current_district", "current_tag"].filter((name) => context[name]).flatMap((name, index) => [
+    index ? " · " : null, other && other[name] !== context[name] ? element("mark", { text: context[name] }) : context[name]]);
+}
 
-function showPlan(side, answer, marks, context) {
-  const cards = answer.plan.map((intent, index) => card(intent, index + 1, marks?.[index], side));
-  const plan = cards.length
-    ? element("ol", { class: "cards" }, ...cards)
-    : element("p", { class: "problem", text: "The answer holds no plan." });
-  byId(`plan-${side}`).querySelector(".body").replaceChildren(
-    element("p", { class: "quiet when", text: momentOf(context) }), plan, ...verdicts(answer), ...costs(answer));
+function showPlan(side, marks) {
+  const { body, answer, refused } = page.results[side];
+  const cards = answer.plan.map((intent, index) => card(side, intent, index, marks?.[index]));
+  replace(side,
+    element("p", { class: "quiet when" }, ...moment(body.context, side === "second" && page.results.first.body.context)),
+    refused && element("p", { class: "problem", role: "alert", text: `The plan stays as it was: ${refused}` }),
+    cards.length ? element("ol", { class: "cards" }, ...cards) : element("p", { class: "problem", text: "The answer holds no plan." }),
+    wavedAway(side), ...verdicts(answer), ...costs(answer));
+}
+
+/** Puts new parts into a plan; a card that had the focus keeps it, or the first card gets it. */
+function replace(side, ...parts) {
+  const body = byId(`plan-${side}`).querySelector(".body");
+  const focused = body.contains(document.activeElement) && (document.activeElement.dataset.key ?? "none");
+  body.replaceChildren(...parts.filter((part) => part));
+  const buttons = [...body.querySelectorAll("[data-key]")];
+  if (focused) (buttons.find((button) => button.dataset.key === focused) ?? buttons[0])?.focus();
+}
+
+// ---- other likely plans
+
+const percent = (share) => (share < 0.001 ? "< 0.1%" : `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`);
+const brief = (intent) => {
+  const values = parametersOf(intent).map(([, value]) => value).join(", ");
+  return values ? `${titleOf(intent)} (${values})` : titleOf(intent);
+};
+
+/** Fetches them where they are wanted; what is in them but not in the plan above is marked. */
+async function showOthers(side) {
+  const details = byId(`plan-${side}`).querySelector(".others");
+  const [, body] = details.children;
+  const result = page.results[side];
+  details.hidden = !result?.answer || page.model.mode === "unconstrained";
+  body.replaceChildren();
+  if (!details.open || details.hidden) return;
+  body.textContent = "Searching…";
+  const parts = await ask("v1/plan", { ...result.body, best: BEST }).then(({ best }) => [
+    element("ol", { class: "best" }, ...best.plans.map(({ plan, log_probability: log }) => element("li", {},
+      element("strong", { text: percent(Math.exp(log)) }),
+      element("span", {}, ...plan.flatMap((intent, index) => [
+        index ? " → " : null, element(holds(result.answer.plan, intent) ? "span" : "mark", { text: brief(intent) })]),
+        same(plan, result.answer.plan) ? element("span", { class: "quiet", text: " (the one above)" }) : null)))),
+    element("p", { class: "quiet", text: `${result.body.accepted.length ? "Next" : "First"}: ${best.first_intents.slice(0, BEST)
+      .map(({ intent, probability }) => `${brief(intent)} ${percent(probability)}`).join(", ")}.` }),
+    best.exact ? null : element("p", { class: "quiet", text: "The search ended early: another plan may be likelier." }),
+  ], (problem) => [element("p", { class: "problem", text: EXPLAINED[problem.code] ?? problem.message })]);
+  if (result === page.results[side]) body.replaceChildren(...parts.filter((part) => part));
 }
 
 // ---- errors, kindly
@@ -267,8 +358,8 @@ const EXPLAINED = {
 function showProblem(side, problem) {
   const known = EXPLAINED[problem.code];
   const wait = problem.retryAfter ? ` It asks to wait ${problem.retryAfter} s.` : "";
-  const again = element("button", { type: "button", text: "Try again", onclick: plan });
-  byId(`plan-${side}`).querySelector(".body").replaceChildren(
+  const again = element("button", { type: "button", text: "Try again", onclick: () => send(page.asked) });
+  replace(side,
     element("div", { class: "problem", role: "alert" },
       element("p", { text: (known ?? problem.message ?? "Something in this page has failed.") + wait }),
       problem.status === 422 ? null : again));
@@ -300,27 +391,43 @@ function askForKey() {
 
 // ---- what happens when
 
-async function plan() {
+/** Plans at both moments; what was kept and waved away holds on until another user or moment is chosen. */
+function plan() {
   document.querySelectorAll('[aria-invalid="true"]').forEach(clearFault);
-  const contexts = SIDES.map(contextOf);
-  byId("submit").disabled = true;
+  return send(Object.fromEntries(SIDES.map((side) =>
+    [side, { accepted: [], dismissed: [], ...page.asked[side], context: contextOf(side) }])));
+}
+
+const planIfReady = () => byId("submit").disabled || plan();
+
+/** Asks for the sides' bodies and shows what comes; answers that a later request has overtaken are dropped. */
+async function send(bodies) {
+  Object.assign(page.asked, bodies);
+  byId("plans").setAttribute("aria-busy", "true");
   byId("progress").textContent = "Planning…";
-  document.querySelectorAll(".plan .body").forEach((body) => body.setAttribute("data-waiting", ""));
-  const outcomes = await Promise.allSettled(contexts.map((context) => ask("v1/plan", { context })));
-  const answers = outcomes.map((outcome) => outcome.value);
-  const marks = answers.every((answer) => answer) ? compare(answers[0].plan, answers[1].plan) : [];
+  await Promise.all(Object.entries(bodies).map(async ([side, body]) => {
+    const before = page.results[side];
+    const result = await ask("v1/plan", body).then((answer) => ({ body, answer }), (problem) => ({ body, problem }));
+    if (page.asked[side] !== body) return;
+    page.results[side] = result;
+    if (/^(accepted|dismissed)/.test(result.problem?.column)) {
+      page.results[side] = { ...before, refused: result.problem.message };
+      page.asked[side] = before.body;
+    }
+  }));
+  if (SIDES.every((side) => page.results[side]?.body === page.asked[side])) show(Object.keys(bodies));
+}
+
+function show(changed) {
   byId("plans").hidden = false;
+  byId("plans").setAttribute("aria-busy", "false");
   byId("title-second").textContent = chosenMoment().title;
-  SIDES.forEach((side, index) => {
-    byId(`plan-${side}`).querySelector(".body").removeAttribute("data-waiting");
-    if (answers[index]) showPlan(side, answers[index], marks[index], contexts[index]);
-    else showProblem(side, outcomes[index].reason);
-  });
-  const changed = marks.flat().filter((mark) => mark !== "same").length;
-  byId("progress").textContent = marks.length ? (changed ? "The plans differ; see the marks." : "Both plans are the same.") : "";
-  byId("submit").disabled = false;
-  if (byId("plans").getBoundingClientRect().top > innerHeight * 0.6 && !document.querySelector('[aria-invalid="true"]'))
-    byId("plans").scrollIntoView();
+  const answers = SIDES.map((side) => page.results[side].answer);
+  const marks = answers.every((answer) => answer) ? compare(answers[0].plan, answers[1].plan) : [];
+  SIDES.forEach((side, index) => (answers[index] ? showPlan(side, marks[index]) : showProblem(side, page.results[side].problem)));
+  changed.forEach(showOthers);
+  const differ = marks.flat().some((mark) => mark !== "same");
+  byId("progress").textContent = marks.length ? (differ ? "The plans differ; see the marks." : "Both plans are the same.") : "";
 }
 
 function showState(state, text) {
@@ -352,21 +459,27 @@ async function load() {
     return;
   }
   byId("key-section").hidden = true;
+  byId("hint").hidden = page.model.mode === "unconstrained";
   byId("model").textContent = `${page.model.model}, ${page.model.mode}`;
   fillExamples();
   showState("starting", EXPLAINED.starting);
   await untilReady();
   byId("submit").disabled = false;
+  if (page.examples.length) plan();
 }
 
 async function start() {
   const description = await ask("openapi.json");
   page.columns = description.components.schemas.Context.properties;
   buildForm();
-  byId("form").addEventListener("submit", (event) => {
+  byId("portrait-details").open = matchMedia("(min-width: 64rem)").matches;
+  byId("form").addEventListener("submit", async (event) => {
     event.preventDefault();
-    if (!byId("submit").disabled) plan();
+    await planIfReady();
+    if (byId("plans").getBoundingClientRect().top > innerHeight * 0.6 && !document.querySelector('[aria-invalid="true"]'))
+      byId("plans").scrollIntoView();
   });
+  for (const side of SIDES) byId(`plan-${side}`).querySelector(".others").addEventListener("toggle", () => showOthers(side));
   const useKey = () => {
     page.key = byId("key").value;
     sessionStorage.setItem("key", page.key);
