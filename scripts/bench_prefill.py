@@ -4,7 +4,7 @@
     python scripts/bench_prefill.py --long 8000 --seconds 60 --rate 4 --rounds 2
 
 A small random Qwen3 plans for prompts of ``--short`` tokens, ``--rate`` a second (Poisson), alone
-and beside one prompt of ``--long`` tokens after another, ``prefill_chunk`` being 1024 and 0 in turns.
+and beside one prompt of ``--long`` tokens after another, in parts (``--chunk``) and whole in turns.
 Prints one JSON line: milliseconds of the short requests, median and 99th percentile, by case.
 """
 
