@@ -152,7 +152,7 @@ def test_requests_from_many_threads_are_each_answered_once(row: Sample) -> None:
 
 
 def main() -> None:
-    """In a process with four devices: plans of one engine and of four replicas, as JSON."""
+    """In a process with two devices: plans of one engine and of two replicas, as JSON."""
     import jax
 
     from gplan_jax.gsisr import read_samples
@@ -161,10 +161,17 @@ def main() -> None:
     from gplan_jax.inference.engine.requests import EngineConfig
 
     model, data = sys.argv[1:]
-    rows, config = list(read_samples(data))[:6], EngineConfig(slots=1, response="latent")
+    rows, config = (
+        list(read_samples(data))[:6],
+        EngineConfig(slots=1, response="latent", prefix_cache_mib=0, draft_tokens=16),
+    )
     found: list[list[str]] = []
-    for count in (1, 3):
-        engine = load_replicas(lambda: PlanEngine.load(model, config, template="compact_zh"), count)
+
+    def load() -> PlanEngine:  # prompts so short that few programs are compiled
+        return PlanEngine.load(model, config, template="compact_zh", prompt_length=128)
+
+    for count in (1, 2):
+        engine = load_replicas(load, count)
         futures = [engine.submit(PlanRequest(row)) for row in rows]
         found.append([future.result(timeout=120).text for future in futures])
         used = [e.snapshot().answered for e in getattr(engine, "engines", (engine,))]
@@ -176,14 +183,14 @@ def main() -> None:
 def test_replicas_on_devices_of_their_own_give_the_plans_of_one(
     tiny_model_dir: Path, world_file: Path
 ) -> None:
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=3"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     done = subprocess.run(
         [sys.executable, __file__, tiny_model_dir, world_file],
         env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
-    assert report["equal"] and report["devices"] == 3
+    assert report["equal"] and report["devices"] == 2
     assert sum(report["answered"]) == 6 and all(report["answered"])
 
 
