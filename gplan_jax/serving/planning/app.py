@@ -237,7 +237,10 @@ def example_contexts(count: int) -> tuple[Example, ...]:
     return tuple(
         Example(
             name=f"{sample.trigger_1} · {sample.current_tag} · {sample.currenttime[5:16]}",
-            context=ContextBody(**{k: v for k, v in sample.to_dict().items() if k != "raw_labels"}),
+            # Without an id they take no part in an A/B test.
+            context=ContextBody(
+                **{k: v for k, v in sample.to_dict().items() if k not in ("raw_labels", "id")}
+            ),
         )
         for sample in chosen
     )
