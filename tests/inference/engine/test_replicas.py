@@ -33,31 +33,35 @@ class Engine:
     def __init__(self, slots: int = 2, queue: int = 2) -> None:
         self.slots, self.queue, self.ready = slots, queue, True
         self.held: list[tuple[PlanRequest, Future[PlanAnswer]]] = []
-        self.answered = 0
+        self.answered, self.lock = 0, threading.RLock()
 
     def submit(self, request: PlanRequest) -> Future[PlanAnswer]:
         if request.best > 9:
             raise BadOption("best", "is too large")
-        self.sweep()
-        if len(self.held) >= self.slots + self.queue:
-            raise Overloaded("full", 1.0)
-        self.held.append((request, Future()))
-        return self.held[-1][1]
+        with self.lock:
+            self.sweep()
+            if len(self.held) >= self.slots + self.queue:
+                raise Overloaded("full", 1.0)
+            future = Future[PlanAnswer]()
+            self.held.append((request, future))
+            return future
 
     def sweep(self) -> None:
-        self.held = [(request, future) for request, future in self.held if not future.cancelled()]
+        with self.lock:
+            self.held = [(request, left) for request, left in self.held if not left.cancelled()]
 
     def snapshot(self) -> EngineSnapshot:
         self.sweep()
-        active = min(len(self.held), self.slots)
+        held = len(self.held)
+        active = min(held, self.slots)
         return EngineSnapshot(
-            self.ready, len(self.held) - active, active, self.slots, self.queue,
-            answered=self.answered,
-        )  # fmt: skip
+            self.ready, held - active, active, self.slots, self.queue, answered=self.answered
+        )
 
     def answer(self) -> None:
-        _, future = self.held.pop(0)
-        self.answered += 1
+        with self.lock:
+            _, future = self.held.pop(0)
+            self.answered += 1
         future.set_result(ANSWER)
 
     def fail(self) -> None:
