@@ -6,6 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.console import Console
+
+from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.config import load_config
+from gplan_jax.foundation.files import refuse_existing, write_json
 
 abtest = typer.Typer(
     help="A/B tests: lift, interval, power, daily looks, and users' arms (section 5.5).",
@@ -52,7 +57,6 @@ def analyse(
     Example: gplan abtest simulate --log-out log.csv --lift 0.2 && gplan abtest analyse --log
     log.csv --start 2026-11-02 --out runs/abtest
     """
-    from rich.console import Console
 
     from gplan_jax.abtest.analysis import analyse as run
     from gplan_jax.abtest.analysis import settings_for, write_summary
@@ -60,9 +64,7 @@ def analyse(
     from gplan_jax.abtest.experiment import AbTest
     from gplan_jax.abtest.log import read_log
     from gplan_jax.abtest.summary_tables import summary_tables
-    from gplan_jax.foundation import GplanError
     from gplan_jax.foundation.config import load_config, override
-    from gplan_jax.foundation.files import refuse_existing
 
     refuse_existing(out)
     import_tea_tasting()
@@ -157,12 +159,9 @@ def simulate(
 
     Example: gplan abtest simulate --lift 0.2 --users 20000 --log-out log.csv
     """
-    from rich.console import Console
 
     from gplan_jax.abtest import simulate as simulation
     from gplan_jax.abtest.summary_tables import simulation_table
-    from gplan_jax.foundation import GplanError
-    from gplan_jax.foundation.files import write_json
 
     for path in (out, log_out):
         if path is not None and path.exists():
@@ -224,7 +223,6 @@ def assign(
     Example: gplan abtest assign --config experiment.yaml --users ids.txt --out arms.csv
     """
     from gplan_jax.abtest.experiment import AbTest, assign_file
-    from gplan_jax.foundation.config import load_config
 
     counts = assign_file(load_config(AbTest, config), users, out)
     for arm, count in counts.items():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
 
-if TYPE_CHECKING:
-    from gplan_jax.evaluation.comparison.compare import ComparisonOutcome
-
+from gplan_jax.cli.options import Library, Processes, named_paths
+from gplan_jax.foundation import GplanError
+from gplan_jax.gsisr import IntentLibrary
 
 LIST = "list"
 
@@ -36,9 +37,7 @@ def baseline(
     test: Annotated[
         Path | None, typer.Option(help="Score these rows instead of folds; no id may be in both.")
     ] = None,
-    library: Annotated[
-        Path | None, typer.Option(help="Intent library file; the shipped Amap library if left out.")
-    ] = None,
+    library: Library = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="arm.key=value over an arm's settings, e.g. sasrec.epochs=10."),
@@ -47,9 +46,7 @@ def baseline(
         list[str] | None,
         typer.Option(help="NAME=predictions.jsonl: an arm that gplan evaluate has predicted."),
     ] = None,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes of one thread each; one on an accelerator.")
-    ] = 2,
+    workers: Processes = 2,
 ) -> None:
     """Fit arms in every fold, tune them equally, and compare them with the floors in one table.
 
@@ -69,11 +66,10 @@ def baseline(
     """
     import sys
 
-    from rich.console import Console
-
     from gplan_jax.baselines.rows.features import InputMode
-    from gplan_jax.cli.sensitivity import named_paths
+    from gplan_jax.evaluation.comparison import results
     from gplan_jax.evaluation.comparison.compare import compare
+    from gplan_jax.evaluation.comparison.comparison_table import comparison_table
     from gplan_jax.evaluation.comparison.known_arms import (
         arms_table,
         chosen_arms,
@@ -86,8 +82,7 @@ def baseline(
         rows_of_files,
         rows_of_folds,
     )
-    from gplan_jax.foundation import GplanError
-    from gplan_jax.gsisr import IntentLibrary
+    from gplan_jax.evaluation.comparison.worker_pool import LOG
 
     arms = known_arms()
     if name == LIST:
@@ -109,17 +104,6 @@ def baseline(
             typer.echo(f"{what}: {len(reasons)} rows, the first: {reasons[0]}.", err=True)
     setup = ComparisonSetup(rows, arms, tuple(names), overrides, seen, intents, trials, seeds, out)
     outcome = compare(setup, added=predicted, workers=workers, command=" ".join(sys.argv[1:]))
-    _report(outcome, out)
-
-
-def _report(outcome: ComparisonOutcome, out: Path) -> None:
-    """Shows the table, says where everything is and what failed; exits with 1 where fits failed."""
-    from rich.console import Console
-
-    from gplan_jax.evaluation.comparison import results
-    from gplan_jax.evaluation.comparison.comparison_table import comparison_table
-    from gplan_jax.evaluation.comparison.worker_pool import LOG
-
     if outcome.summary is not None:
         console = Console()
         console.print(comparison_table(outcome.about, outcome.summary, console.width))
@@ -167,14 +151,11 @@ def report(
 
     Example: gplan report --run full=run/full --run history=run/history --out report.html
     """
-    from rich.console import Console
 
-    from gplan_jax.cli.sensitivity import named_paths
     from gplan_jax.evaluation.comparison.results import read_results
     from gplan_jax.evaluation.report.page import STEPS, refuse_foreign, write_report
     from gplan_jax.evaluation.report.verdict import summary_table
     from gplan_jax.foundation.progress import ProgressBar
-    from gplan_jax.gsisr import IntentLibrary
 
     refuse_foreign(out)
     folders = named_paths("--run", run, called=lambda path: path.name, form="NAME=DIR")
@@ -182,6 +163,6 @@ def report(
     runs = [read_results(folder, name) for name, folder in folders.items()]
     with ProgressBar("report", STEPS * len(runs)) as bar:
         write_report(runs, out, intents, note=bar.advance)
-    for results in runs:
-        Console().print(summary_table(results))
+    for found in runs:
+        Console().print(summary_table(found))
     typer.echo(f"Finished. The report is in {out} ({out.stat().st_size / 1000:,.0f} kB)")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import typer
+from rich.console import Console
 
+from gplan_jax.cli.options import named_paths, read_api_key
 from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.extras import require_extra
 from gplan_jax.inference.engine.requests import DecodingMode
 
 bench = typer.Typer(
@@ -79,10 +81,7 @@ def latency(
 
     Example: gplan bench latency --url http://127.0.0.1:8000 --qps 5,10,20 --out runs/latency
     """
-    from rich.console import Console
 
-    from gplan_jax.cli.sensitivity import named_paths
-    from gplan_jax.foundation.extras import require_extra
     from gplan_jax.gsisr import read_samples
 
     require_extra(("h11", "httpx2"), "serve", "the load generator")
@@ -116,7 +115,7 @@ def latency(
     else:
         samples = list(islice(read_samples(data), contexts_needed(plan)))
     if url:
-        results = measure_running(url, samples, out, plan, api_key=key_from(api_key_env))
+        results = measure_running(url, samples, out, plan, api_key=read_api_key(api_key_env))
     else:
         results = compare_latency(
             models,
@@ -159,12 +158,3 @@ def parse_modes(values: list[str]) -> dict[str, DecodingMode]:
             raise GplanError(f"--mode {value!r}: write NAME=MODE with one of {known}.")
         modes[name] = cast(DecodingMode, mode)
     return modes
-
-
-def key_from(variable: str | None) -> str | None:
-    """The value of an environment variable; GplanError where it is named but not set."""
-    if variable is None:
-        return None
-    if not (key := os.environ.get(variable)):
-        raise GplanError(f"--api-key-env {variable}: this environment variable is not set.")
-    return key

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gplan_jax.gsisr import IntentLibrary
+
 if TYPE_CHECKING:
     from gplan_jax.models import CheckpointReport
 
@@ -74,26 +76,19 @@ def export(
 
     Example: gplan export runs/picd/model --out qwen3-planner-hf
     """
+    from gplan_jax.data import ChatEncoder
     from gplan_jax.data.tasks.gsisr_task import LIBRARY_FILE
+    from gplan_jax.inference.grammar.guided_files import write_guided_files
     from gplan_jax.models import export_checkpoint
 
     report = export_checkpoint(model_dir, out, progress=True)
     typer.echo(f"Exported. The Hugging Face checkpoint is in {report.directory}")
     _describe(report)
     if (model_dir / LIBRARY_FILE).is_file():
-        _write_guided(model_dir, out / "guided")
-
-
-def _write_guided(model_dir: Path, folder: Path) -> None:
-    from gplan_jax.data import ChatEncoder
-    from gplan_jax.data.tasks.gsisr_task import LIBRARY_FILE
-    from gplan_jax.gsisr import IntentLibrary
-    from gplan_jax.inference.grammar.guided_files import write_guided_files
-
-    library = IntentLibrary.load(model_dir / LIBRARY_FILE)
-    paths = write_guided_files(folder, library, ChatEncoder.load(model_dir))
-    names = ", ".join(path.name for path in paths)
-    typer.echo(f"  plan grammars  {names} in {folder}, for guided decoding in vLLM and SGLang")
+        library = IntentLibrary.load(model_dir / LIBRARY_FILE)
+        paths = write_guided_files(out / "guided", library, ChatEncoder.load(model_dir))
+        where = f"{', '.join(path.name for path in paths)} in {out / 'guided'}"
+        typer.echo(f"  plan grammars  {where}, for guided decoding in vLLM and SGLang")
 
 
 def _describe(report: CheckpointReport) -> None:

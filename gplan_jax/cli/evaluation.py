@@ -4,65 +4,32 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from rich.console import Console
 
-if TYPE_CHECKING:
-    from gplan_jax.chat import Connect
-
-Model = Annotated[Path, typer.Option(help="A model directory, as convert or train writes it.")]
-Library = Annotated[
-    Path | None, typer.Option(help="Intent library (YAML); else the model's own, else Amap's.")
-]
-Template = Annotated[str | None, typer.Option(help="Prompt template or folder; else the model's.")]
-PromptLength = Annotated[
-    int | None,
-    typer.Option(min=1, help="Tokens that prompts are cut to; else as in training."),
-]
-MaxNewTokens = Annotated[
-    int | None,
-    typer.Option(min=1, help="Longest free answer, in tokens; else 512."),
-]
-Mode = Annotated[
-    Literal["unconstrained", "constrained", "drafted"],
-    typer.Option(
-        help="Plain greedy decoding; by the plan grammar; or that in fewer passes with drafts."
-    ),
-]
-Response = Annotated[
-    Literal["plan", "latent"] | None,
-    typer.Option(help="What answers hold, for the grammar; else what training stored."),
-]
-Temperature = Annotated[
-    float, typer.Option(min=0.0, help="Draw from the grammar's tokens; 0 takes the likeliest.")
-]
-Seed = Annotated[int, typer.Option(min=0, help="Of the draws.")]
-Engine = Annotated[
-    Literal["local", "ray"],
-    typer.Option(help="ray: in shards over a cluster, or over --workers on this machine."),
-]
-Workers = Annotated[
-    int | None, typer.Option(min=1, help="Of Ray; else one a node, or a GPU or TPU host to plan.")
-]
-Address = Annotated[
-    str | None, typer.Option(help="Of a Ray cluster; else RAY_ADDRESS, or one started here.")
-]
-Best = Annotated[
-    int,
-    typer.Option(min=0, help="Search for so many of the likeliest whole plans; else greedily."),
-]
-
-
-def connection(engine: str, workers: int | None, address: str | None) -> Connect:
-    """What chat servers are asked by: a client here, or one that has actors of Ray ask."""
-    from gplan_jax.chat import ChatClient
-
-    if engine == "local":
-        return ChatClient
-    from gplan_jax.integrations.ray import ClientOfWorkers
-
-    return functools.partial(ClientOfWorkers, workers=workers, address=address)
+from gplan_jax.cli.options import (
+    Address,
+    BatchSize,
+    Best,
+    Dtype,
+    Engine,
+    MaxNewTokens,
+    Mode,
+    Model,
+    ModelsLibrary,
+    OnError,
+    PromptLength,
+    Response,
+    Seed,
+    Temperature,
+    Template,
+    Workers,
+)
+from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.faulty_rows import FaultyRows
+from gplan_jax.gsisr import IntentLibrary
 
 
 def evaluate(
@@ -71,12 +38,10 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="New directory for predictions and metrics.")],
     train_data: Annotated[Path | None, typer.Option(help="Rows to fit the floors on.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
-    on_error: Annotated[
-        Literal["raise", "skip"], typer.Option(help="Stop at a faulty row, or leave it out.")
-    ] = "raise",
-    library: Library = None,
+    on_error: OnError = "raise",
+    library: ModelsLibrary = None,
     template: Template = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded together.")] = 16,
+    batch_size: BatchSize = 16,
     prompt_length: PromptLength = None,
     max_new_tokens: MaxNewTokens = None,
     mode: Mode = "unconstrained",
@@ -91,12 +56,10 @@ def evaluate(
 
     Example: gplan evaluate --model run/model --data test.csv --out run/test
     """
-    from rich.console import Console
 
     from gplan_jax.evaluation.scores.model_evaluation import evaluate_model
     from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS
     from gplan_jax.evaluation.scores.score_tables import metrics_table
-    from gplan_jax.foundation.faulty_rows import FaultyRows
 
     metrics = evaluate_model(
         model,
@@ -124,17 +87,15 @@ def evaluate(
 
 def score(
     predictions: Annotated[Path, typer.Option(help="A predictions.jsonl: id, text, label a row.")],
-    library: Library = None,
+    library: ModelsLibrary = None,
 ) -> None:
     """Compute the scores of a predictions file again, from its texts alone.
 
     Example: gplan score --predictions run/test/predictions.jsonl
     """
-    from rich.console import Console
 
     from gplan_jax.evaluation.scores.offline import score_file
     from gplan_jax.evaluation.scores.score_tables import metrics_table
-    from gplan_jax.gsisr import IntentLibrary
 
     metrics = score_file(predictions, IntentLibrary.load(library))
     Console().print(metrics_table(metrics, name="predictions"))
@@ -149,7 +110,7 @@ def plan(
     context: Annotated[
         Path | None, typer.Option(help="JSON object, column -> text, instead of a data file.")
     ] = None,
-    library: Library = None,
+    library: ModelsLibrary = None,
     template: Template = None,
     prompt_length: PromptLength = None,
     max_new_tokens: MaxNewTokens = None,
@@ -165,11 +126,9 @@ def plan(
 
     Example: gplan plan --model run/model --context context.json
     """
-    from rich.console import Console
 
     from gplan_jax.evaluation.scores.model_evaluation import find_sample, read_context
     from gplan_jax.evaluation.scores.score_tables import plan_view
-    from gplan_jax.foundation import GplanError
     from gplan_jax.inference.engine.planner import Planner
 
     if data is None and context is not None and row is None and prompt_id is None:
@@ -220,15 +179,11 @@ def predict(
     engine: Engine = "local",
     workers: Workers = None,
     address: Address = None,
-    on_error: Annotated[
-        Literal["raise", "skip"], typer.Option(help="Stop at a faulty row, or leave it out.")
-    ] = "raise",
-    library: Library = None,
+    on_error: OnError = "raise",
+    library: ModelsLibrary = None,
     template: Template = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded together.")] = 16,
-    dtype: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="Of matrix products and the cache.")
-    ] = "float32",
+    batch_size: BatchSize = 16,
+    dtype: Dtype = "float32",
     prompt_length: PromptLength = None,
     max_new_tokens: MaxNewTokens = None,
     mode: Annotated[
@@ -253,8 +208,6 @@ def predict(
     Example: gplan predict --engine ray --workers 8 --model run/model --data contexts.parquet
     --out plans
     """
-    from gplan_jax.foundation.errors import GplanError
-    from gplan_jax.foundation.faulty_rows import FaultyRows
     from gplan_jax.inference.prediction import predict as prediction
     from gplan_jax.inference.prediction.manifest import MANIFEST, merge_shards
 

@@ -6,13 +6,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.console import Console
 
-from gplan_jax.cli.evaluation import Address, Engine, Workers, connection
+from gplan_jax.cli.options import (
+    Address,
+    Engine,
+    Library,
+    OnError,
+    Workers,
+    connection,
+    named_paths,
+)
+from gplan_jax.foundation.faulty_rows import FaultyRows
+from gplan_jax.foundation.files import refuse_existing
+from gplan_jax.gsisr import IntentLibrary
 
 if TYPE_CHECKING:
     from gplan_jax.evaluation.judge.judgement import Judge
-    from gplan_jax.evaluation.judge.sources import PlanToJudge
-    from gplan_jax.gsisr import IntentLibrary, Sample
 
 RULES = "rules"
 
@@ -58,12 +68,8 @@ def judge(
     engine: Engine = "local",
     workers: Workers = None,
     address: Address = None,
-    library: Annotated[
-        Path | None, typer.Option(help="Intent library file; the shipped Amap library if left out.")
-    ] = None,
-    on_error: Annotated[
-        Literal["raise", "skip"], typer.Option(help="As for gplan evaluate: stop, or leave it out.")
-    ] = "raise",
+    library: Library = None,
+    on_error: OnError = "raise",
 ) -> None:
     """Score plans for flow, logic and fit to time and place, 1 to 5, without showing their labels.
 
@@ -77,17 +83,19 @@ def judge(
     Example: gplan judge --engine ray --workers 8 --predictions a.jsonl --data test.csv
     --out run/judged --judge configs/judge_vllm.yaml
     """
-    from rich.console import Console
 
     from gplan_jax.chat.ledger import spent_line
     from gplan_jax.evaluation.judge import judge_tables, judging
     from gplan_jax.evaluation.judge.chat_judge import ChatJudge, JudgeConfig
     from gplan_jax.evaluation.judge.rules import RuleJudge
-    from gplan_jax.evaluation.judge.sources import plans_of_predictions, read_rows
+    from gplan_jax.evaluation.judge.sources import (
+        LABELS,
+        plans_of_floors,
+        plans_of_labels,
+        plans_of_predictions,
+        read_rows,
+    )
     from gplan_jax.foundation.errors import GplanError, NothingKept
-    from gplan_jax.foundation.faulty_rows import FaultyRows
-    from gplan_jax.foundation.files import refuse_existing
-    from gplan_jax.gsisr import IntentLibrary
 
     if not (predictions or labels or train_data):
         raise GplanError("Nothing to judge: give --predictions FILE, --labels or --train-data.")
@@ -118,7 +126,10 @@ def judge(
     settings: dict[str, Any] = {"combine": combine, "seed": seed, "filtered": filtered}
     try:
         if against is None:
-            plans |= _calibration(rows, labels, train_data, intents)
+            if labels:
+                plans[LABELS] = plans_of_labels(rows, intents)
+            if train_data is not None:
+                plans |= plans_of_floors(rows, train_data, intents)
             everything = [plan for of_source in plans.values() for plan in of_source]
             result = judging.judge_plans(everything, judges, out, **settings, run=about)
         else:
@@ -153,22 +164,8 @@ def judge(
         raise NothingKept(f"No plan was scored by {', '.join(silent)}; {out / each} says why.")
 
 
-def _calibration(
-    rows: list[Sample], labels: bool, train_data: Path | None, library: IntentLibrary
-) -> dict[str, list[PlanToJudge]]:
-    from gplan_jax.evaluation.judge.sources import LABELS, plans_of_floors, plans_of_labels
-
-    found: dict[str, list[PlanToJudge]] = {}
-    if labels:
-        found[LABELS] = plans_of_labels(rows, library)
-    if train_data is not None:
-        found |= plans_of_floors(rows, train_data, library)
-    return found
-
-
 def _named(option: str, values: list[str]) -> dict[str, Path]:
     """NAME=FILE, or FILE alone, which is called as its directory is (test/predictions.jsonl)."""
-    from gplan_jax.cli.sensitivity import named_paths
 
     def called(path: Path) -> str:
         generic = path.stem == "predictions" and path.parent.name

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from gplan_jax.foundation.config import load_config
 
 
 def plan_memory(
@@ -52,7 +55,6 @@ def plan_memory(
     """
     import jax
 
-    from gplan_jax.foundation.config import load_config
     from gplan_jax.training.memory.abstract_step import model_shape
     from gplan_jax.training.memory.batch_shape import RowLengths
     from gplan_jax.training.memory.plan import MemoryPlan
@@ -79,9 +81,7 @@ def plan_memory(
     def plan_of(candidate: TrainConfig) -> MemoryPlan:
         return plan_memory(candidate, shape, devices, lengths)
 
-    def progress(line: str) -> None:
-        typer.echo(line, err=True)
-
+    progress = functools.partial(typer.echo, err=True)
     progress(f"planning {config} on {topology}; compiling takes about a minute")
     plan = plan_of(settings)
     typer.echo(describe(plan))

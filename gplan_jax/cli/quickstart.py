@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 
 def quickstart(
@@ -19,7 +20,6 @@ def quickstart(
 
     Example: gplan quickstart --out runs/quickstart
     """
-    from rich.console import Console
 
     from gplan_jax.cli.quickstart_run import quickstart as run
 

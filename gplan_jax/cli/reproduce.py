@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.console import Console
+
+from gplan_jax.cli.options import Processes
+from gplan_jax.foundation import GplanError
 
 if TYPE_CHECKING:
     from gplan_jax.foundation.tables import TextTable
@@ -51,9 +55,7 @@ def reproduce(
     arm: Annotated[
         list[str] | None, typer.Option(help="Tasks: only these ways of training; repeatable.")
     ] = None,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes of one thread each; one on an accelerator.")
-    ] = 2,
+    workers: Processes = 2,
 ) -> None:
     """Train every arm, show the paper's figures beside ours, and judge its claims.
 
@@ -66,12 +68,10 @@ def reproduce(
 
     Example: gplan reproduce all --scale paper --model qwen3-1.7b --data rows.csv --out runs/paper
     """
-    from rich.console import Console
 
     from gplan_jax.evaluation.comparison.planner_arms import PlannerSettings
     from gplan_jax.evaluation.reproduce import latent_study, tables, task_arms
     from gplan_jax.evaluation.reproduce.paper import PAPER
-    from gplan_jax.foundation import GplanError
     from gplan_jax.foundation.config import override, parse_config
 
     changed = override({}, set_ or [])

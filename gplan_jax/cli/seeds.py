@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
 
-from gplan_jax.cli.synthesis import Cache, Library, Overrides, Seeds, TeacherName
+from gplan_jax.cli.options import Library, OnError
+from gplan_jax.cli.synthesis import Cache, Overrides, Seeds, TeacherName, named_teacher
+from gplan_jax.foundation.extras import require_extra
+from gplan_jax.foundation.faulty_rows import FaultyRows
+from gplan_jax.foundation.files import write_json
+from gplan_jax.gsisr import IntentLibrary
 
 seeds = typer.Typer(
     help="Seeds: expert-calibrated triplets of intents, environment and logic (section 3.2).",
@@ -31,9 +37,7 @@ def candidates(
     cache: Cache = None,
     seeds: Seeds = None,
     library: Library = None,
-    on_error: Annotated[
-        Literal["raise", "skip"], typer.Option(help="Stop at a faulty row, or leave it out.")
-    ] = "raise",
+    on_error: OnError = "raise",
 ) -> None:
     """Draw rows over all triggers and places, with a plan and reasoning each, for experts to judge.
 
@@ -42,23 +46,17 @@ def candidates(
 
     Example: gplan seeds candidates --data rows.csv --out review.csv --count 1000
     """
-    from rich.console import Console
 
-    from gplan_jax.foundation.faulty_rows import FaultyRows
-    from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.seeds.draw_candidates import (
         check_out,
         strata_table,
         write_review_files,
     )
-    from gplan_jax.synthesis.teachers.load import load_teacher, note_of
-    from gplan_jax.synthesis.teachers.seed import read_seeds
+    from gplan_jax.synthesis.teachers.load import note_of
 
     check_out(out)
     loaded, faulty = IntentLibrary.load(library), FaultyRows(on_error)
-    known = read_seeds(seeds, loaded) if seeds else []
-    cache = cache or out.with_suffix(".cache.sqlite")
-    asked = load_teacher(teacher, overrides or [], cache, loaded, known)
+    asked = named_teacher(teacher, overrides, cache, out, loaded, seeds)
     report = write_review_files(data, out, loaded, asked, count=count, seed=seed, faulty=faulty)
     faulty.report()
     Console().print(strata_table(report.strata, "candidates", "users"))
@@ -88,8 +86,6 @@ def review(
 
     Example: gplan seeds review review.csv --reviewer anna
     """
-    from gplan_jax.foundation.extras import require_extra
-    from gplan_jax.gsisr import IntentLibrary
 
     require_extra(EXTRA, "serve", "the page")
 
@@ -117,9 +113,7 @@ def import_(
     Example: gplan seeds import review.anna.csv review.bo.csv --out seeds.csv
     --on-disagreement first
     """
-    from rich.console import Console
 
-    from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.seeds.draw_candidates import strata_table
     from gplan_jax.synthesis.seeds.import_reviews import import_reviews, report_path
 
@@ -160,10 +154,6 @@ def agreement(
     """
     from dataclasses import asdict
 
-    from rich.console import Console
-
-    from gplan_jax.foundation.files import write_json
-    from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.seeds.review_file import read_reviews
     from gplan_jax.synthesis.seeds.reviewer_agreement import agreement_of, agreement_tables
     from gplan_jax.synthesis.seeds.seed_candidates import load_candidates

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from gplan_jax.cli.evaluation import MaxNewTokens
-from gplan_jax.foundation import GplanError
-from gplan_jax.foundation.paths import local_path
+from gplan_jax.cli.options import BatchSize, MaxNewTokens, OnError, named_paths
+from gplan_jax.foundation.faulty_rows import FaultyRows
 
 
 def sensitivity(
@@ -34,10 +33,8 @@ def sensitivity(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many pairs of each file.")
     ] = None,
-    on_error: Annotated[
-        Literal["raise", "skip"], typer.Option(help="Stop at a faulty pair, or leave it out.")
-    ] = "raise",
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded together.")] = 16,
+    on_error: OnError = "raise",
+    batch_size: BatchSize = 16,
     max_new_tokens: MaxNewTokens = None,
 ) -> None:
     """Plan both contexts of every pair: does the plan change when it should, and to the right one?
@@ -45,7 +42,6 @@ def sensitivity(
     Example: gplan sensitivity --model picd=run/picd/model --model scdpo=run/scdpo/model --pairs
     test_pairs.jsonl --unchanged test_same.jsonl --log scdpo=run/scdpo/log.jsonl --out run/context
     """
-    from rich.console import Console
 
     from gplan_jax.evaluation.sensitivity.model_comparison import (
         CURVES,
@@ -54,7 +50,6 @@ def sensitivity(
         compare_sensitivity,
     )
     from gplan_jax.evaluation.sensitivity.sensitivity_tables import sensitivity_view
-    from gplan_jax.foundation.faulty_rows import FaultyRows
 
     metrics = compare_sensitivity(
         named_paths("--model", model),
@@ -74,31 +69,3 @@ def sensitivity(
     if log:
         typer.echo(f"  curves of the training runs {out / CURVES}")
     typer.echo(f"  every model's answers       {out / 'NAME'}")
-
-
-def run_of(path: Path) -> str:
-    """How a model is called: as its directory, or as its run where that is RUN/model."""
-    return path.parent.name if path.name == "model" else path.name
-
-
-def named_paths(
-    option: str,
-    values: list[str],
-    *,
-    called: Callable[[Path], str] = run_of,
-    form: str = "NAME=PATH",
-) -> dict[str, Path]:
-    """NAME=PATH, or PATH alone, which ``called`` gives a name by its absolute path.
-
-    Raises:
-        GplanError: two values have the same name; the message shows ``form``.
-    """
-    paths: dict[str, Path] = {}
-    for value in values:
-        name, equals, path = value.partition("=")
-        if not equals:
-            name, path = called(local_path(value).resolve()), value
-        if name in paths:
-            raise GplanError(f"{option}: two are called {name!r}; name them apart, {form}.")
-        paths[name] = local_path(path)
-    return paths

@@ -7,7 +7,19 @@ from typing import Annotated, Literal
 
 import typer
 
-from gplan_jax.cli.evaluation import Library, Model, PromptLength, Template
+from gplan_jax.cli.options import (
+    Dtype,
+    Mode,
+    Model,
+    ModelsLibrary,
+    PromptLength,
+    Response,
+    Template,
+    read_api_key,
+)
+from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.config import load_config
+from gplan_jax.foundation.extras import require_extra
 
 EXTRA = ("fastapi", "prometheus_client", "uvicorn")
 OTEL = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
@@ -17,10 +29,7 @@ def serve(
     model: Model,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    mode: Annotated[
-        Literal["drafted", "constrained", "unconstrained"],
-        typer.Option(help="How plans are decoded; drafted and constrained give the same ones."),
-    ] = "drafted",
+    mode: Mode = "drafted",
     slots: Annotated[int, typer.Option(min=1, max=256, help="Requests decoded together.")] = 8,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get 503.")] = 64,
     replicas: Annotated[
@@ -41,13 +50,8 @@ def serve(
     weights: Annotated[
         Literal["stored", "int8"], typer.Option(help="Weights as on disk, or rounded to 8 bits.")
     ] = "stored",
-    response: Annotated[
-        Literal["plan", "latent"] | None,
-        typer.Option(help="What responses hold; else as the model was trained."),
-    ] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="Of matrix products and the cache.")
-    ] = "float32",
+    response: Response = None,
+    dtype: Dtype = "float32",
     api_key_env: Annotated[
         str | None, typer.Option(help="Environment variable with the key that clients must send.")
     ] = None,
@@ -79,7 +83,7 @@ def serve(
     labels: Annotated[
         Path | None, typer.Option(help="labels.yaml: words for the codes in contexts, on the page.")
     ] = None,
-    library: Library = None,
+    library: ModelsLibrary = None,
     template: Template = None,
     prompt_length: PromptLength = None,
 ) -> None:
@@ -93,9 +97,6 @@ def serve(
     from pydantic import SecretStr
 
     from gplan_jax.abtest.experiment import AbTest
-    from gplan_jax.foundation import GplanError
-    from gplan_jax.foundation.config import load_config
-    from gplan_jax.foundation.extras import require_extra
     from gplan_jax.inference.engine.requests import EngineConfig
 
     require_extra(EXTRA, "serve", "the server")
@@ -103,7 +104,7 @@ def serve(
         require_extra(OTEL, "otel", "traces")
 
     from gplan_jax.serving.http.settings import Labels, ServerSettings
-    from gplan_jax.serving.planning.serve import allowed_hosts, display_name, read_api_key
+    from gplan_jax.serving.planning.serve import allowed_hosts, display_name
     from gplan_jax.serving.planning.serve import serve as run
 
     if replicas != "auto" and not (replicas.isascii() and replicas.isdigit() and int(replicas)):

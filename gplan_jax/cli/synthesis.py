@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
-from gplan_jax.cli.evaluation import Address, Engine, Workers, connection
+from gplan_jax.cli.options import Address, Engine, Library, OnError, Workers, connection
+from gplan_jax.foundation.faulty_rows import FaultyRows
+from gplan_jax.gsisr import IntentLibrary
 
 if TYPE_CHECKING:
-    from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.teachers.protocol import Teacher
 
-Library = Annotated[
-    Path | None, typer.Option(help="Intent library file; the shipped Amap library if left out.")
-]
 TeacherName = Annotated[
     str, typer.Option(help="Who answers: rules, or a teacher file (YAML) that names a chat server.")
 ]
@@ -59,9 +58,7 @@ def synthesize(
     workers: Workers = None,
     address: Address = None,
     library: Library = None,
-    on_error: Annotated[
-        Literal["raise", "skip"], typer.Option(help="Stop at an unreadable row, or leave it out.")
-    ] = "raise",
+    on_error: OnError = "raise",
 ) -> None:
     """Ask a teacher for a plan and its reasoning in every context, and keep what passes the filter.
 
@@ -77,10 +74,7 @@ def synthesize(
     Example: gplan synthesize --engine ray --workers 8 --data contexts.csv --teacher teacher.yaml
     --out rows.csv
     """
-    from rich.console import Console
 
-    from gplan_jax.foundation.faulty_rows import FaultyRows
-    from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.factory import synthesize as factory
     from gplan_jax.synthesis.factory.factory_report import mix_table, removal_table
 
@@ -112,9 +106,7 @@ def filter_rows(
     data: Annotated[Path, typer.Option(help="Rows with plans: .csv, .jsonl or .parquet.")],
     out: Annotated[Path, typer.Option(help="Where the rows that pass go, same kinds.")],
     library: Library = None,
-    on_error: Annotated[
-        Literal["raise", "skip"], typer.Option(help="Stop at an unreadable row, or leave it out.")
-    ] = "raise",
+    on_error: OnError = "raise",
 ) -> None:
     """Re-apply the filter (format, schema, logic) to rows that have plans, and keep what passes.
 
@@ -122,10 +114,7 @@ def filter_rows(
 
     Example: gplan filter --data rows.csv --out kept.csv
     """
-    from rich.console import Console
 
-    from gplan_jax.foundation.faulty_rows import FaultyRows
-    from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.factory.labelled_files import filter_file, pass_rate_table
     from gplan_jax.synthesis.factory.output_files import OutputFiles
 
@@ -148,10 +137,7 @@ def explain(
     overrides: Overrides = None,
     cache: Cache = None,
     library: Library = None,
-    on_error: Annotated[
-        Literal["raise", "skip"],
-        typer.Option(help="Stop at a faulty row or one without an answer, or leave it out."),
-    ] = "raise",
+    on_error: OnError = "raise",
 ) -> None:
     """Write a structured reasoning trace before the plan of every row.
 
@@ -160,20 +146,17 @@ def explain(
 
     Example: gplan explain --data gsisr_dev.csv --out explained.csv --on-error skip
     """
-    from rich.console import Console
 
-    from gplan_jax.foundation.faulty_rows import FaultyRows
-    from gplan_jax.gsisr import IntentLibrary
-    from gplan_jax.synthesis.factory.labelled_files import explain_file, explain_table
+    from gplan_jax.synthesis.factory.labelled_files import explain_file
     from gplan_jax.synthesis.teachers.load import note_of
 
     intents = IntentLibrary.load(library)
-    loaded = _load_teacher(teacher, overrides, cache, out, intents, seeds)
+    loaded = named_teacher(teacher, overrides, cache, out, intents, seeds)
     faulty = FaultyRows(on_error)
     report = explain_file(data, out, intents, teacher=loaded, faulty=faulty)
     faulty.report()
-    Console().print(explain_table(report))
     typer.echo(f"{report.rows} rows with reasoning are in {out}, {report.skipped} skipped.")
+    typer.echo(f"  characters a row      {report.mean_characters:,.0f}, of reasoning")
     if spent := note_of(loaded):
         typer.echo(f"  requests of this run  {spent}")
 
@@ -199,10 +182,7 @@ def counterfactuals(
     overrides: Overrides = None,
     cache: Cache = None,
     library: Library = None,
-    on_error: Annotated[
-        Literal["raise", "skip"],
-        typer.Option(help="Stop at a faulty row or answer of the teacher, or leave it out."),
-    ] = "raise",
+    on_error: OnError = "raise",
 ) -> None:
     """Put every row into another time or place and write pairs of contexts with their own plans.
 
@@ -211,10 +191,7 @@ def counterfactuals(
 
     Example: gplan counterfactuals --data world.csv --out pairs.jsonl --unchanged same.jsonl
     """
-    from rich.console import Console
 
-    from gplan_jax.foundation.faulty_rows import FaultyRows
-    from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.pairs.counterfactuals import (
         report_path,
         report_table,
@@ -224,7 +201,7 @@ def counterfactuals(
     from gplan_jax.synthesis.teachers.load import note_of
 
     intents = IntentLibrary.load(library)
-    loaded = _load_teacher(teacher, overrides, cache, out, intents, seeds)
+    loaded = named_teacher(teacher, overrides, cache, out, intents, seeds)
     faulty = FaultyRows(on_error)
     report = write_counterfactuals(
         data,
@@ -252,7 +229,7 @@ def counterfactuals(
     typer.echo(f"  counts and settings     {report_path(out)}")
 
 
-def _load_teacher(
+def named_teacher(
     teacher: str,
     overrides: list[str] | None,
     cache: Path | None,
@@ -260,11 +237,11 @@ def _load_teacher(
     library: IntentLibrary,
     seeds: Path | None,
 ) -> Teacher:
+    """Who answers, as the options of a command that writes ``out`` say."""
     from gplan_jax.synthesis.factory.output_files import OutputFiles
     from gplan_jax.synthesis.teachers.load import load_teacher
     from gplan_jax.synthesis.teachers.seed import read_seeds
 
     examples = read_seeds(seeds, library) if seeds else []
-    return load_teacher(
-        teacher, overrides or [], cache or OutputFiles(out).cache, library, examples
-    )
+    cache = cache or OutputFiles(out).cache
+    return load_teacher(teacher, overrides or [], cache, library, examples)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from gplan_jax.foundation.config import load_config
+
 
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file of the run; configs/ holds some.")],
@@ -36,7 +38,6 @@ def train(
     a full or read-only disk with 1.
     """
     from gplan_jax.evaluation.scores.training_evaluation import train_and_evaluate
-    from gplan_jax.foundation.config import load_config
     from gplan_jax.training.hosts.rendezvous import StartTimeout
     from gplan_jax.training.hosts.startup import joined
     from gplan_jax.training.loop.metrics_log import best_evaluation

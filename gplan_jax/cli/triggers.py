@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
 
+from gplan_jax.cli.options import OnError
 from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.faulty_rows import FaultyRows
+from gplan_jax.foundation.files import write_json
+from gplan_jax.foundation.paths import is_cloud, local_path
 
 
 def triggers(
@@ -30,9 +35,7 @@ def triggers(
         str, typer.Option(help="Memory for sorting; more than that is spilled beside OUT.")
     ] = "2GB",
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many rows.")] = None,
-    on_error: Annotated[
-        Literal["raise", "skip"], typer.Option(help="Stop at a faulty row, or leave it out.")
-    ] = "raise",
+    on_error: OnError = "raise",
     engine: Annotated[
         Literal["local", "spark"],
         typer.Option(
@@ -57,25 +60,30 @@ def triggers(
     Example: spark-submit ... gplan triggers --engine spark --log 's3a://logs/*.parquet'
     --out s3a://contexts
     """
-    if example_log is not None:
-        if log or out:
-            raise GplanError("--example-log writes a log; read it with a second command.")
-        _write_example(example_log, example_users, seed)
-        return
-    if not log or out is None:
-        raise GplanError("Name a log and an output: gplan triggers --log FILE --out FILE.")
-
-    from rich.console import Console
-
-    from gplan_jax.foundation.faulty_rows import FaultyRows
-    from gplan_jax.foundation.files import write_json
-    from gplan_jax.foundation.paths import is_cloud, local_path
+    from gplan_jax.synthesis.triggers.example_log import (
+        EVENTS_FILE,
+        RULES_FILE,
+        USERS_FILE,
+        write_example_log,
+    )
     from gplan_jax.synthesis.triggers.trigger_spec import load_triggers
     from gplan_jax.synthesis.triggers.write_contexts import (
         report_path,
         report_table,
         write_contexts,
     )
+
+    if example_log is not None:
+        if log or out:
+            raise GplanError("--example-log writes a log; read it with a second command.")
+        events = write_example_log(example_log, example_users, seed)
+        made = f"{events:,} events of {example_users:,} made-up users"
+        typer.echo(f"{made} are in {example_log / EVENTS_FILE}.")
+        typer.echo(f"  what is known of some  {example_log / USERS_FILE}")
+        typer.echo(f"  the rules, to change   {example_log / RULES_FILE}")
+        return
+    if not log or out is None:
+        raise GplanError("Name a log and an output: gplan triggers --log FILE --out FILE.")
 
     spec = load_triggers(rules, change or ())
     faulty = FaultyRows(on_error, keep=20)
@@ -125,17 +133,3 @@ def triggers(
         years = ", ".join(map(str, report["undeclared_years"]))
         typer.echo(f"  no holidays declared   for {years}: holidayflag is 0 there")
     typer.echo(f"  counts and settings    {kept}")
-
-
-def _write_example(directory: Path, users: int, seed: int) -> None:
-    from gplan_jax.synthesis.triggers.example_log import (
-        EVENTS_FILE,
-        RULES_FILE,
-        USERS_FILE,
-        write_example_log,
-    )
-
-    events = write_example_log(directory, users, seed)
-    typer.echo(f"{events:,} events of {users:,} made-up users are in {directory / EVENTS_FILE}.")
-    typer.echo(f"  what is known of some  {directory / USERS_FILE}")
-    typer.echo(f"  the rules, to change   {directory / RULES_FILE}")

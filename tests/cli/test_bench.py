@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from gplan_jax.cli.bench import key_from, parse_modes, parse_rates
+from gplan_jax.cli.bench import parse_modes, parse_rates
 from gplan_jax.cli.main import app
+from gplan_jax.cli.options import read_api_key
 from gplan_jax.foundation import GplanError
 
 
@@ -31,10 +32,10 @@ def test_modes_belong_to_names() -> None:
 
 def test_a_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLANNER_KEY", "secret")
-    assert key_from("PLANNER_KEY") == "secret"
-    assert key_from(None) is None
+    assert read_api_key("PLANNER_KEY") == "secret"
+    assert read_api_key(None) is None
     with pytest.raises(GplanError, match="NO_SUCH_KEY"):
-        key_from("NO_SUCH_KEY")
+        read_api_key("NO_SUCH_KEY")
 
 
 def failure(*arguments: str) -> str:

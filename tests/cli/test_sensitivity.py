@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from gplan_jax.cli import main, sensitivity
-from gplan_jax.cli.sensitivity import named_paths
+from gplan_jax.cli.options import named_paths
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import ContextPair, Provenance, Sample, canonical_plan, write_context_pairs
 from gplan_jax.inference.engine.planner import Planner

@@ -11,7 +11,6 @@ from pathlib import Path
 import gplan_jax
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
-from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import folder_hash
 from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.inference.engine.engine import PlanEngine
@@ -133,18 +132,6 @@ def display_name(model_dir: Path) -> str:
     folder = model_dir.resolve()
     of_run = folder.name in ("model", "best") and folder.parent.name
     return f"{folder.parent.name}/{folder.name}" if of_run else folder.name
-
-
-def read_api_key(variable: str | None) -> str | None:
-    """The API key from an environment variable, None where none is named."""
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "")
-    if not key:
-        raise GplanError(f"{variable} is not set; put the API key into it.")
-    if not (key.isascii() and key.isprintable() and " " not in key):
-        raise GplanError(f"{variable} may hold visible ASCII characters only: a header carries it.")
-    return key
 
 
 def say(text: str) -> None:

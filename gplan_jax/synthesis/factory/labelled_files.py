@@ -129,16 +129,6 @@ class ExplainReport:
     mean_characters: float
 
 
-def explain_table(report: ExplainReport) -> Table:
-    """The figures, one a line."""
-    rows = (
-        ("rows with reasoning", f"{report.rows:,}"),
-        ("left out", f"{report.skipped:,}"),
-        ("characters of reasoning a row", f"{report.mean_characters:,.0f}"),
-    )
-    return TextTable(("", ""), rows).rich()
-
-
 def explain_file(
     source: str | Path,
     out: str | Path,

@@ -1,0 +1,126 @@
+"""Options that several commands have, and how their values are read."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.paths import local_path
+
+if TYPE_CHECKING:
+    from gplan_jax.chat import Connect
+
+# Files and their rows.
+OnError = Annotated[
+    Literal["raise", "skip"],
+    typer.Option(help="Stop at what is faulty, a row or its answer, or leave it out."),
+]
+Library = Annotated[
+    Path | None, typer.Option(help="Intent library file; the shipped Amap library if left out.")
+]
+
+# Models and how they decode.
+Model = Annotated[Path, typer.Option(help="A model directory, as convert or train writes it.")]
+ModelsLibrary = Annotated[
+    Path | None, typer.Option(help="Intent library (YAML); else the model's own, else Amap's.")
+]
+Template = Annotated[str | None, typer.Option(help="Prompt template or folder; else the model's.")]
+PromptLength = Annotated[
+    int | None, typer.Option(min=1, help="Tokens that prompts are cut to; else as in training.")
+]
+MaxNewTokens = Annotated[
+    int | None, typer.Option(min=1, help="Longest free answer, in tokens; else 512.")
+]
+Mode = Annotated[
+    Literal["unconstrained", "constrained", "drafted"],
+    typer.Option(
+        help="Plain greedy decoding; by the plan grammar; or that in fewer passes with drafts."
+    ),
+]
+Response = Annotated[
+    Literal["plan", "latent"] | None,
+    typer.Option(help="What answers hold, for the grammar; else what training stored."),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Rows decoded together.")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16"], typer.Option(help="Of matrix products and the cache.")
+]
+Temperature = Annotated[
+    float, typer.Option(min=0.0, help="Draw from the grammar's tokens; 0 takes the likeliest.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of the draws.")]
+Best = Annotated[
+    int, typer.Option(min=0, help="Search for so many of the likeliest whole plans; else greedily.")
+]
+
+# Where the work is done.
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option(help="ray: in shards over a cluster, or over --workers on this machine."),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Of Ray; else one a node, or a GPU or TPU host to plan.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="Of a Ray cluster; else RAY_ADDRESS, or one started here.")
+]
+Processes = Annotated[
+    int, typer.Option(min=1, help="Processes of one thread each; one on an accelerator.")
+]
+
+
+def connection(engine: str, workers: int | None, address: str | None) -> Connect:
+    """What chat servers are asked by: a client here, or one that has actors of Ray ask."""
+    from gplan_jax.chat import ChatClient
+
+    if engine == "local":
+        return ChatClient
+    from gplan_jax.integrations.ray import ClientOfWorkers
+
+    return functools.partial(ClientOfWorkers, workers=workers, address=address)
+
+
+def read_api_key(variable: str | None) -> str | None:
+    """The API key from an environment variable, None where none is named."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "")
+    if not key:
+        raise GplanError(f"{variable} is not set; put the API key into it.")
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise GplanError(f"{variable} may hold visible ASCII characters only: a header carries it.")
+    return key
+
+
+def run_of(path: Path) -> str:
+    """How a model is called: as its directory, or as its run where that is RUN/model."""
+    return path.parent.name if path.name == "model" else path.name
+
+
+def named_paths(
+    option: str,
+    values: list[str],
+    *,
+    called: Callable[[Path], str] = run_of,
+    form: str = "NAME=PATH",
+) -> dict[str, Path]:
+    """NAME=PATH, or PATH alone, which ``called`` gives a name by its absolute path.
+
+    Raises:
+        GplanError: two values have the same name; the message shows ``form``.
+    """
+    paths: dict[str, Path] = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not equals:
+            name, path = called(local_path(value).resolve()), value
+        if name in paths:
+            raise GplanError(f"{option}: two are called {name!r}; name them apart, {form}.")
+        paths[name] = local_path(path)
+    return paths
