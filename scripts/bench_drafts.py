@@ -148,7 +148,7 @@ def replay(model: DraftModel, tokens: Sequence[int], key: ContextKey, budget: in
         return end + len(grammar.forced_run(states[end])[0])
 
     found = Replay(1, 0, 0, [])
-    prefix = grammar.decisions_of_prefix().tokens
+    prefix = grammar.prefix()[0]
     pairs = zip(prefix, tokens, strict=False)
     held = next((i for i, (one, other) in enumerate(pairs) if one != other), len(prefix))
     end = forced(held + 1)

@@ -207,9 +207,8 @@ class ClientOfWorkers(ChatClient):
     The key of a request decides which, so what is asked twice is paid for once. Each pays into a
     shard of ``cache``; shards are merged at the end, those of a killed command at the start.
 
-    Args:
-        workers: actors, each with up to ``concurrency`` requests; None for one a node.
-        address: of the cluster; None for ``RAY_ADDRESS``, or a cluster on this machine.
+    There are ``workers`` actors, each with up to ``concurrency`` requests; None for one a node.
+    ``address`` is as for ``predict_with_ray``.
     """
 
     def __init__(

@@ -134,7 +134,12 @@ def search_group(
     names = [*COLUMNS, REPORT]
     if not events.num_rows:  # Users of whom no event is known.
         return pyarrow.table({name: pyarrow.array([], "string") for name in names})
-    with tempfile.TemporaryDirectory() as name, _quiet():
+    # Without the progress of one search: there are thousands, side by side.
+    with (
+        tempfile.TemporaryDirectory() as name,
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        redirect_stderr(nowhere),
+    ):
         folder = Path(name)
         log = _write(events, folder / "log")
         known = _write(users, folder / "users") if users is not None and users.num_rows else None
@@ -277,10 +282,3 @@ def _write(table: Any, stem: Path) -> Path:
     path = stem.with_suffix(".parquet")
     parquet.write_table(table.select(names), path)
     return path
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress of one search: there are thousands, side by side."""
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
-        yield

@@ -16,12 +16,12 @@ from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.gsisr import IntentLibrary, Plan, PromptTemplate, Sample, parse_plan
 from gplan_jax.gsisr.intent_counts import intent_texts
-from gplan_jax.inference.engine.continuous import ContinuousDecoder, Drafter, Prompted, decode_all
+from gplan_jax.inference.engine.continuous import ContinuousDecoder, Prompted, decode_all
 from gplan_jax.inference.engine.decoder_setup import Prompter
 from gplan_jax.inference.engine.programs import Programs, Shapes
 from gplan_jax.inference.engine.requests import PlanRequest
 from gplan_jax.inference.engine.sequences import SequenceState
-from gplan_jax.inference.grammar.drafts import DraftTree, Start
+from gplan_jax.inference.grammar.drafts import DraftModel, DraftTree, Start
 from gplan_jax.inference.grammar.plan_grammar import GrammarState, PlanGrammar
 from gplan_jax.models import Qwen3, read_config
 
@@ -66,7 +66,7 @@ def decoder(
     encoder: ChatEncoder,
     row: Sample,
     grammar: PlanGrammar | None,
-    drafter: Drafter | None = None,
+    drafter: DraftModel | None = None,
     *,
     programs: Programs | None = None,
     shapes: Shapes = SHAPES,

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.inference.engine.best_plans import SearchRow, best_plans
@@ -17,23 +16,8 @@ from gplan_jax.inference.engine.prefix_pages import PrefixPages
 from gplan_jax.inference.engine.programs import PAGE, Programs, empty_trees, set_tree
 from gplan_jax.inference.engine.requests import NotFinite
 from gplan_jax.inference.engine.sequences import SequenceState, accept_start, accept_tree
-from gplan_jax.inference.grammar.drafts import DraftTree, Start
+from gplan_jax.inference.grammar.drafts import DraftModel, DraftTree, Start
 from gplan_jax.inference.grammar.plan_grammar import GrammarState, PlanGrammar
-
-
-class Drafter(Protocol):
-    """What proposes tokens for a prefill or a pass to verify; ``DraftModel`` does."""
-
-    def start(self, state: GrammarState, context: tuple[str, ...], budget: int, most: int) -> Start:
-        """What a response probably begins with: so many tokens and decisions at most."""
-
-    def tree(
-        self, state: GrammarState, chain: tuple[int, ...], context: tuple[str, ...], budget: int
-    ) -> DraftTree:
-        """A tree of at most ``budget`` nodes that begins with the chain; ``state`` is behind it."""
-
-    def learn(self, context: tuple[str, ...], taken: tuple[int, ...]) -> None:
-        """Takes note of a whole plan: its intents by number."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +46,8 @@ class Counts:
 class ContinuousDecoder:
     """Decodes rows that come and go; one thread may use it.
 
-    Args:
-        programs: the compiled programs, with the weights and the cache.
-        system: tokens of the system prompt, which the programs hold.
-        grammar: of the responses; None decodes freely until the end token.
-        drafter: proposes trees; None runs one token a pass.
-        end_id: the token that ends a free response.
-        max_new_tokens: the longest free response.
-        prefix_cache_bytes: see ``PrefixPages``.
+    Without a ``grammar`` it decodes freely, until ``end_id`` or ``max_new_tokens``; without a
+    ``drafter``, one token a pass. ``system`` tokens of each prompt are what the programs hold.
     """
 
     def __init__(
@@ -78,7 +56,7 @@ class ContinuousDecoder:
         *,
         system: int,
         grammar: PlanGrammar | None,
-        drafter: Drafter | None,
+        drafter: DraftModel | None,
         end_id: int,
         max_new_tokens: int,
         prefix_cache_bytes: int = 0,

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -51,22 +52,9 @@ class Parts:
     counts: IntentCounts  # of the plans it was trained on; empty where they are not known
 
 
-def load_parts(
-    model_dir: Path,
-    config: EngineConfig,
-    *,
-    template: str | None = None,
-    library: str | None = None,
-    prompt_length: int | None = None,
-) -> Parts:
-    """Loads a model directory; what is named replaces what training stored there."""
-    task = GsisrTask.load(
-        model_dir,
-        template=template,
-        library=library,
-        prompt_length=prompt_length,
-        response=config.response,
-    )
+def load_parts(model_dir: Path, config: EngineConfig, **prompts: Any) -> Parts:
+    """Loads a model directory; see ``PlanEngine.load``."""
+    task = GsisrTask.load(model_dir, response=config.response, **prompts)
     encoder = ChatEncoder.load(model_dir)
     grammar = None
     if config.mode != "unconstrained":

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -102,31 +103,19 @@ class PlanEngine:
 
     @classmethod
     def load(
-        cls,
-        model_dir: str | Path,
-        config: EngineConfig | None = None,
-        *,
-        template: str | None = None,
-        library: str | None = None,
-        prompt_length: int | None = None,
+        cls, model_dir: str | Path, config: EngineConfig | None = None, **prompts: Any
     ) -> PlanEngine:
         """Loads a model directory, compiles all programs and starts.
 
-        Prompt template, intent library, the length of prompts and the form of responses are those
-        that training stored in the directory, unless others are given.
+        Template, library, prompt_length and the form of responses are those that training stored
+        in the directory, unless ``prompts`` or ``config`` name others.
 
         Raises:
             GplanError: the directory is broken, the form of its responses is not known or can't be
                 constrained, or the library can't be compiled into a grammar.
         """
         config = config or EngineConfig()
-        parts = load_parts(
-            Path(model_dir),
-            config,
-            template=template,
-            library=library,
-            prompt_length=prompt_length,
-        )
+        parts = load_parts(Path(model_dir), config, **prompts)
         prompter = build_prompter(parts.task, parts.encoder, config)
         decoder = build_decoder(parts, config, prompter)
         return cls(parts.name, decoder, prompter, queue=config.queue, slots=config.slots)

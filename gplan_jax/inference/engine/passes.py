@@ -69,11 +69,7 @@ class Served:
     def of(
         cls, model: Qwen3, system_P: Array, vocabulary: int, grammar: PlanGrammar | None
     ) -> Served:
-        """Runs the system prompt and puts the tables of a grammar, if there is one, on the device.
-
-        Args:
-            system_P: tokens of the system prompt.
-        """
+        """Runs the system prompt and puts the tables of a grammar, if any, on the device."""
         graphdef, params = nnx.split(model, nnx.Param)
         system = _system_context(graphdef, params, system_P)
         if grammar is None:
@@ -129,11 +125,8 @@ class PromptRest:
 def prefill(
     served: Served, cache: KVCache, prompt: PromptRest, allowed: AllowedEdges | None
 ) -> tuple[KVCache, jax.Array]:
-    """Runs the rest of one prompt into its slot.
-
-    Returns:
-        The cache with the tokens, and edge logits [Q, E] (the most likely token [Q] where nothing
-        is said of what is allowed).
+    """Runs the rest of one prompt into its slot: the cache with its tokens, and edge logits [Q, E],
+    or the most likely token [Q] where nothing is said of what is allowed.
     """
     model = _model(served.graphdef, served.params)
     slot, start = prompt.slot, prompt.start
@@ -167,12 +160,8 @@ class Trees:
 def verify(
     served: Served, cache: KVCache, trees: Trees, allowed: AllowedEdges | None
 ) -> tuple[KVCache, jax.Array]:
-    """Runs a tree of tokens for each of the first b slots.
-
-    Returns:
-        The cache with the last commit done and all nodes of the trees behind each row's tokens, and
-        edge logits [b, T, E] (the most likely token [b, T] where nothing is said of what is
-        allowed).
+    """Runs a tree of tokens for each of the first b slots: the cache with the last commit done and
+    all nodes behind each row's tokens, and edge logits [b, T, E] or the most likely token [b, T].
     """
     model = _model(served.graphdef, served.params)
     rows, nodes = trees.ids_bxT.shape

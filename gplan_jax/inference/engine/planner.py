@@ -171,11 +171,7 @@ class Planner:
         """The answers to each prompt, likeliest first; several where ``best`` asks for them.
 
         The same prompts in the same order give the same answers to the last bit: nothing is kept
-        from call to call.
-
-        Args:
-            context: of any of the prompts, which all begin alike.
-            on_row: called after each prompt.
+        from call to call. ``context`` is that of any of the prompts, which all begin alike.
         """
         grammar = self.grammar
         config = EngineConfig(
@@ -194,8 +190,10 @@ class Planner:
         answers = []
         for row in decode_all(decoder, prompts, on_row=on_row):
             if isinstance(row, SearchRow) and (found := row.found) is not None:
-                of_row = [Answer(decode(p.tokens), p.score, found.exact) for p in found.plans]
+                answers.append(
+                    [Answer(decode(p.tokens), p.score, found.exact) for p in found.plans]
+                )
             else:
-                of_row = [Answer(decode(row.response), row.log_probability if grammar else None)]
-            answers.append(of_row)
+                log = row.log_probability if grammar else None
+                answers.append([Answer(decode(row.response), log)])
         return answers

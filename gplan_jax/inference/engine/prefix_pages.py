@@ -19,12 +19,7 @@ from gplan_jax.inference.engine.passes import KVCache
 
 
 class PrefixPages:
-    """A cache from tokens to pages of keys and values.
-
-    Args:
-        page: tokens of a page.
-        budget: bytes of keys and values that may be kept; 0 keeps none.
-    """
+    """A cache from tokens to pages of ``page`` tokens each, ``budget`` bytes of them at most."""
 
     def __init__(self, page: int, budget: int) -> None:
         self.page = page

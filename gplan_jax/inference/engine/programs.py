@@ -71,18 +71,12 @@ class Shapes:
 def shapes_of(
     *, prompt: int, tail: int, response: int, slots: int, nodes: int, queries: int, chunk: int = 0
 ) -> Shapes:
-    """The shapes for prompts and responses of at most so many tokens.
+    """The shapes for a prompt of so many tokens after its system part, ``tail`` tokens of the
+    response that are appended to it, and a response of so many.
 
-    Args:
-        prompt: tokens of a prompt after its system part.
-        tail: tokens of the response that are appended to it.
-        response: tokens of the longest response.
-        slots: rows there may be.
-        nodes: tokens of one pass, shared out over its rows; a tree has so many, or 16, however
-            many rows there are.
-        queries: places of a prefill whose logits are wanted.
-        chunk: prompts that may be more than twice as long are prefilled in parts of about so many
-            tokens; 0: never.
+    ``nodes`` tokens of a pass are shared out over its rows; a tree has so many, or 16, however many
+    rows there are. Prompts that may be more than twice as long as ``chunk`` are prefilled in parts
+    of about so many tokens; 0: never.
     """
     longest = prompt + tail
     step = max(PAGE, -(-longest // (_MOST_BUCKETS * PAGE)) * PAGE)
@@ -109,14 +103,9 @@ _WRITE_PAGE = jax.jit(write_page, donate_argnames="cache")
 class Programs:
     """An engine's weights, cache and compiled programs; the cache is written in place.
 
-    Args:
-        model: the model to serve.
-        system_ids: tokens of the system prompt.
-        shapes: what to compile for.
-        vocabulary: tokens that the tokenizer has.
-        grammar: whose edges are wanted; None for plain decoding over the vocabulary.
-        pages: whether user prefixes will be read from and written to the cache.
-        ahead: whether to compile everything now, or each program when it is first called.
+    Without a ``grammar`` they decode plainly, over the ``vocabulary`` of the tokenizer. ``pages``
+    says whether user prefixes will be read from and written to the cache, ``ahead`` whether to
+    compile everything now, or each program when it is first called.
 
     Raises:
         GplanError: the longest sequence has more positions than the model.
@@ -162,10 +151,8 @@ class Programs:
         queries: Sequence[int] = (),
         allowed: AllowedEdges | None = None,
     ) -> np.ndarray:
-        """Runs tokens of a prompt into a slot that holds ``start`` of them; see ``passes``.
-
-        Returns:
-            Edge logits [Q, E] at the tokens ``queries``, or the most likely token [Q].
+        """Runs tokens of a prompt into a slot that holds ``start`` of them: edge logits [Q, E] at
+        the tokens ``queries``, or the most likely token [Q].
         """
         prompt = replace(
             self._empty_prompt(self.shapes.bucket(len(ids)), start > 0),
@@ -260,12 +247,8 @@ def empty_trees(rows: int, nodes: int, window: int) -> Trees:
 
 
 def set_tree(trees: Trees, row: int, tokens: Sequence[int], parents: Sequence[int]) -> None:
-    """Puts one tree into padding: its tokens, who sees whom, and how deep each node lies.
-
-    Args:
-        trees: see ``empty_trees``; changed in place.
-        parents: of each token, -1 for what stands right behind the prompt; a parent comes before
-            its children.
+    """Puts one tree into the padding of ``empty_trees``: its tokens, who sees whom, and how deep
+    each node lies. See ``DraftTree`` for ``parents``.
     """
     trees.ids_bxT[row, : len(tokens)] = tokens
     mask_TxT, depths_T = trees.mask_bxTxT[row], trees.depths_bxT[row]

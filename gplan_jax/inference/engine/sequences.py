@@ -65,19 +65,14 @@ def longest_response(grammar: PlanGrammar) -> int:
 def longest_prefix(grammar: PlanGrammar) -> int:
     """Tokens in front of the first intent that no response exceeds."""
     close = grammar.latent.close if grammar.latent else ()
-    return len(grammar.decisions_of_prefix().tokens) + len(close)
+    return len(grammar.prefix()[0]) + len(close)
 
 
 def accept_start(
     row: SequenceState, grammar: PlanGrammar, start: Start, logits_QxE: np.ndarray
 ) -> None:
-    """Reads what a prefill has decided; the tokens of ``start`` that stay are held from now on.
-
-    Args:
-        row: fresh from its prefill: ``held`` counts the prompt, ``state`` is in front of ``start``.
-        grammar: of its response.
-        start: what was appended to the prompt.
-        logits_QxE: at ``start.decisions``.
+    """Reads what a prefill has decided at ``start.decisions``; the tokens of ``start`` that stay
+    are held from now on. Until now ``row.held`` counts the prompt, ``row.state`` is in front.
     """
     asked = {state: index for index, (_, state) in enumerate(start.decisions)}
     kept, state = 0, row.state

@@ -116,7 +116,7 @@ def _intent_rules(library: IntentLibrary) -> Iterator[tuple[str, list[str]]]:
     values = {
         key: ["TEXT"]
         if p.values is None
-        else [_literal(_json(value)) for value in p.values if value]
+        else [_literal(_literal(value)) for value in p.values if value]
         for key, p in library.parameters.items()
     }
     terminals = {key: f"VALUE{number}" for number, key in enumerate(values, 1) if values[key]}
@@ -126,22 +126,18 @@ def _intent_rules(library: IntentLibrary) -> Iterator[tuple[str, list[str]]]:
             continue
         parts = []
         for key, terminal in terminals.items():
-            pair = f"{_literal(',' + _json(key) + ':')} {terminal}"
+            pair = f"{_literal(',' + _literal(key) + ':')} {terminal}"
             if key in tool.parameters:
                 parts.append(pair)
             elif key in tool.optional:
                 parts.append(f"({pair})?")
-        head = _literal(f"{{{_json(library.tool_key)}:{_json(name)}")
+        head = _literal(f"{{{_literal(library.tool_key)}:{_literal(name)}")
         tools.setdefault(" ".join([*parts, _literal("}")]), []).append(head)
     yield "intent", [f"TOOL{number} {rest}" for number, rest in enumerate(tools, 1)]
     yield from ((f"TOOL{number}", heads) for number, heads in enumerate(tools.values(), 1))
     yield from ((terminal, values[key]) for key, terminal in terminals.items())
 
 
-def _json(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
-
-
 def _literal(text: str) -> str:
-    """A literal of either notation, which both escape as JSON does."""
-    return _json(text)
+    """A literal of either notation, which both escape as JSON does; and JSON's own text."""
+    return json.dumps(text, ensure_ascii=False)

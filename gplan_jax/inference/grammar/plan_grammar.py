@@ -17,6 +17,7 @@ an edge.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -236,27 +237,6 @@ class GrammarState(NamedTuple):
     ahead: tuple[int, ...] = ()  # the intents that come next, whatever the model thinks of them
 
 
-@dataclass(frozen=True)
-class PrefixDecision:
-    """A plan length that a latent prefix may announce: closed there, or one more step."""
-
-    steps: int  # the plan length if it is closed
-    index: int  # of the token after which that is decided
-    state: GrammarState  # after that token
-
-
-class ResponsePrefix(NamedTuple):
-    """What is known of every response before it is written."""
-
-    # in plan form what every plan begins with; in latent form ``<THOUGHT>``, the context blocks
-    # and the most steps that a plan may have (where all plans have one length, also what every
-    # plan begins with)
-    tokens: Tokens
-    # in latent form one for every plan length but the longest, ascending
-    decisions: tuple[PrefixDecision, ...]
-    state: GrammarState  # after all of ``tokens``
-
-
 @dataclass(frozen=True, eq=False)
 class PlanGrammar:
     """A compiled grammar; ``compile`` makes it."""
@@ -404,14 +384,12 @@ class PlanGrammar:
         """Whether the plan is closed."""
         return state.node == self.automaton.final
 
-    def decisions_of_prefix(self) -> ResponsePrefix:
-        """What every response begins with, and where in it the plan length is decided."""
+    def prefix(self) -> tuple[Tokens, GrammarState]:
+        """What every response begins with, as far as the longest plan does, and the state there."""
         tokens, state = self.forced_run(self.start)
-        if self.latent is None:
-            return ResponsePrefix(tokens, (), state)
-        decisions = []
-        for steps in range(self.rules.minimum, self.rules.maximum):
-            decisions.append(PrefixDecision(steps, len(tokens) - 1, state))
-            for token in self.latent.steps[steps]:
+        if self.latent is not None:
+            for token in itertools.chain(
+                *self.latent.steps[self.rules.minimum : self.rules.maximum]
+            ):
                 tokens, state = (*tokens, token), self.advance(state, token)
-        return ResponsePrefix(tokens, tuple(decisions), state)
+        return tokens, state

@@ -17,7 +17,7 @@ from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.progress import track
 from gplan_jax.gsisr import Intent, IntentLibrary, canonical_plan
-from gplan_jax.reasoning import LatentVocabulary, latent_prefix
+from gplan_jax.reasoning import latent_prefix
 from gplan_jax.reasoning.traces import THOUGHT_CLOSE, check_plain
 
 Tokens = tuple[int, ...]
@@ -58,7 +58,13 @@ def plan_pieces(
     alone = [_ids([intents[i]], library, encoder) for i in everything]
     paired = [_ids([intents[i], intents[other[i]]], library, encoder) for i in everything]
     for intent, ids in zip(intents, alone, strict=True):
-        _check_text(intent, ids, library, encoder)
+        text = canonical_plan([intent], library)
+        check_plain(text, f"The intent {text[1:-1]} of the library {library.name}")
+        if (written := encoder.decode(ids)) != text:
+            raise GplanError(
+                f"The tokenizer turns {text[1:-1]} into {written[1:-1]}, which the library does "
+                "not admit; write its names and values in Unicode's composed form (NFC)."
+            )
     parting = [common_prefix(a, p) for a, p in zip(alone, paired, strict=True)]
     shared = min(common_prefix(alone[0], ids) for ids in alone)
     begin = min(shared, *parting)
@@ -102,7 +108,8 @@ def latent_pieces(
     """The tokens of the latent prefixes, checked in front of every intent."""
     encoder.require_latents()
     latents = encoder.latents
-    steps = tuple(_block(f"STEP_{i + 1}", latents, encoder) for i in range(latents.max_steps))
+    blocks = ("".join(latents.block_tokens(f"STEP_{i + 1}")) for i in range(latents.max_steps))
+    steps = tuple(_encode(block, encoder) for block in blocks)
     prefix = latent_prefix(latents, latents.max_steps)
     responses = [_encode(prefix + canonical_plan([i], library), encoder) for i in intents]
     border = responses[0].index(steps[-1][-1]) + 1
@@ -125,24 +132,10 @@ def _ids(plan: Sequence[Intent], library: IntentLibrary, encoder: ChatEncoder) -
     return _encode(canonical_plan(plan, library), encoder)
 
 
-def _block(name: str, latents: LatentVocabulary, encoder: ChatEncoder) -> Tokens:
-    return _encode("".join(latents.block_tokens(name)), encoder)
-
-
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     """How many tokens both begin with."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
-
-
-def _check_text(intent: Intent, ids: Tokens, library: IntentLibrary, encoder: ChatEncoder) -> None:
-    text = canonical_plan([intent], library)
-    check_plain(text, f"The intent {text[1:-1]} of the library {library.name}")
-    if (written := encoder.decode(ids)) != text:
-        raise GplanError(
-            f"The tokenizer turns {text[1:-1]} into {written[1:-1]}, which the library does not "
-            "admit; write its names and values in Unicode's composed form (NFC)."
-        )
 
 
 def _check_row(

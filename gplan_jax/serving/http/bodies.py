@@ -17,6 +17,13 @@ from gplan_jax.foundation import strict_json
 from gplan_jax.foundation.config import fields_at
 from gplan_jax.serving.http.errors import ApiError
 
+
+class StrictBody(pydantic.BaseModel):
+    """A body whose keys are all known and whose values have their types."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
 Body = TypeVar("Body", bound=pydantic.BaseModel)
 MOST_FAULTS, LONGEST_KEY = 5, 60
 _PLAINER = {

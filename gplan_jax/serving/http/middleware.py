@@ -8,7 +8,6 @@ import secrets
 import time
 import traceback
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gplan_jax.inference.engine.requests import Engine
 from gplan_jax.serving.http.errors import RETRY_AFTER_S, ApiError, draining, overloaded
+from gplan_jax.serving.http.pages import SECURITY_HEADERS
 from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.http.telemetry import ServerMetrics, log
 from gplan_jax.serving.http.traces import RequestTrace
@@ -28,17 +28,6 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 PROTECTED, ADMIN = "/v1/", "/admin/"
 PLANNING = ("/v1/plan", "/v1/plans", "/v1/chat/completions", "/v1/completions")
 HUNG_UP = 499
-# The stylesheet and the helpers that the pages of all servers use.
-SHARED_PAGE_FILES = tuple(Path(__file__).parent / "page" / name for name in ("style.css", "dom.js"))
-SECURITY_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 
 
 @dataclass

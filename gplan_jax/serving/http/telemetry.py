@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -54,7 +54,7 @@ class ServerMetrics:
 
     def __init__(self, snapshot: Callable[[], EngineSnapshot]) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_EngineCollector(snapshot))
+        self.registry.register(_WhenRead(lambda: _engine_metrics(snapshot())))
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=self.registry)
@@ -71,14 +71,23 @@ class ServerMetrics:
         self._drafted = counter("gplan_drafted_tokens", "Tokens offered to a pass as drafts.")
         self._accepted = counter("gplan_accepted_tokens", "Drafted tokens that were right.")
         self._passes = histogram("gplan_plan_passes", "Sequential passes of a plan.", PASSES)
-        self._queue_s = histogram("gplan_queue_seconds", "Wait for a slot.")
-        self._prefill_s = histogram("gplan_prefill_seconds", "Prefill of a plan.")
-        self._decode_s = histogram("gplan_decode_seconds", "Decoding after the prefill.")
-        self._total_s = histogram("gplan_request_seconds", "From arrival to a plan's answer.")
+        self._seconds = (
+            histogram("gplan_queue_seconds", "Wait for a slot."),
+            histogram("gplan_prefill_seconds", "Prefill of a plan."),
+            histogram("gplan_decode_seconds", "Decoding after the prefill."),
+            histogram("gplan_request_seconds", "From arrival to a plan's answer."),
+        )
 
     def tell_model(self, current: Callable[[], tuple[str, str]]) -> None:
         """Shows the name and revision that ``current`` gives when metrics are read."""
-        self.registry.register(_ModelCollector(current))
+
+        def model() -> Iterator[Metric]:
+            text, labels = "The model that plans now.", ["model", "revision"]
+            info = GaugeMetricFamily("gplan_model_info", text, labels=labels)
+            info.add_metric([*current()], 1)
+            yield info
+
+        self.registry.register(_WhenRead(model))
 
     def count_http(self, path: str, status: int) -> None:
         """Counts a response; ``path`` is a route, never what a client made up."""
@@ -98,12 +107,8 @@ class ServerMetrics:
         self._drafted.inc(answer.drafted)
         self._accepted.inc(answer.accepted)
         self._passes.observe(answer.passes)
-        for histogram, milliseconds in (
-            (self._queue_s, answer.queue_ms),
-            (self._prefill_s, answer.prefill_ms),
-            (self._decode_s, answer.decode_ms),
-            (self._total_s, total_ms),
-        ):
+        parts = (answer.queue_ms, answer.prefill_ms, answer.decode_ms, total_ms)
+        for histogram, milliseconds in zip(self._seconds, parts, strict=True):
             histogram.observe(milliseconds / 1000)
 
     def text(self) -> bytes:
@@ -111,82 +116,61 @@ class ServerMetrics:
         return generate_latest(self.registry)
 
 
-class _ModelCollector(Collector):
-    def __init__(self, current: Callable[[], tuple[str, str]]) -> None:
-        self._current = current
+class _WhenRead(Collector):
+    """Metrics that are worked out each time that they are asked for."""
 
-    def describe(self) -> list[Metric]:
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        info = GaugeMetricFamily(
-            "gplan_model_info", "The model that plans now.", labels=["model", "revision"]
-        )
-        info.add_metric([*self._current()], 1)
-        yield info
-
-
-class _EngineCollector(Collector):
-    """Reads the engine's snapshot when metrics are asked for."""
-
-    def __init__(self, snapshot: Callable[[], EngineSnapshot]) -> None:
-        self._snapshot = snapshot
-
-    def describe(self) -> list[Metric]:
-        return []
+    def __init__(self, read: Callable[[], Iterator[Metric]]) -> None:
+        self._read = read
 
     def collect(self) -> Iterator[Metric]:
-        state = self._snapshot()
-        gauges = {
-            "ready": (int(state.ready), "1 once all programs are compiled."),
-            "queued_requests": (state.queued, "Requests that wait for a slot."),
-            "queue_limit": (state.queue_limit, "Requests that may wait."),
-            "active_slots": (state.active, "Requests that hold a slot."),
-            "slots": (state.slots, "Requests that may be decoded together."),
-            "prefix_cache_bytes": (state.prefix_bytes, "Memory of cached user prefixes."),
-        }
-        for name, (value, text) in gauges.items():
-            yield GaugeMetricFamily(f"gplan_{name}", text, value)
-        if state.replicas:
-            up = GaugeMetricFamily(
-                "gplan_replica_up", "Whether a replica works.", labels=["replica"]
-            )
-            for number, works in enumerate(state.replicas):
-                up.add_metric([str(number)], int(works))
-            yield up
+        return self._read()
+
+
+def _labelled(
+    metric: GaugeMetricFamily | CounterMetricFamily, values: Mapping[str, float]
+) -> Metric:
+    for label, value in values.items():
+        metric.add_metric([label], value)
+    return metric
+
+
+def _engine_metrics(state: EngineSnapshot) -> Iterator[Metric]:
+    share = state.active / state.slots if state.slots else 0.0
+    gauges: dict[str, tuple[float, str]] = {
+        "gplan_ready": (int(state.ready), "1 once all programs are compiled."),
+        "gplan_queued_requests": (state.queued, "Requests that wait for a slot."),
+        "gplan_queue_limit": (state.queue_limit, "Requests that may wait."),
+        "gplan_active_slots": (state.active, "Requests that hold a slot."),
+        "gplan_slots": (state.slots, "Requests that may be decoded together."),
+        "gplan_prefix_cache_bytes": (state.prefix_bytes, "Memory of cached user prefixes."),
         # What Kubernetes' inference gateways schedule by, under the names that they read.
-        gateway: dict[str, tuple[float, str]] = {
-            "num_requests_waiting": (state.queued, "As gplan_queued_requests."),
-            "num_requests_running": (state.active, "As gplan_active_slots."),
-            "kv_cache_usage_perc": (
-                state.active / state.slots if state.slots else 0.0,
-                "Share of the slots' keys and values that requests hold; 1 is all.",
-            ),
-        }
-        for name, (share, text) in gateway.items():
-            yield GaugeMetricFamily(f"vllm:{name}", text, share)
-        counters = {
-            "passes": (state.passes, "Passes over the weights, prefills included."),
-            "prefix_hits": (state.prefix_hits, "Requests that found a cached user prefix."),
-            "prefix_misses": (state.prefix_misses, "Requests that found none."),
-            "compilations": (state.compilations, "Programs compiled; constant once ready."),
-        }
-        for name, (value, text) in counters.items():
-            yield CounterMetricFamily(f"gplan_{name}", text, value)
-        ended = CounterMetricFamily(
-            "gplan_engine_requests", "The engine's requests by how they ended.", labels=["ended"]
-        )
-        for outcome in ENDS:
-            ended.add_metric([outcome], getattr(state, outcome))
-        yield ended
-        # Rows decoded together as a histogram, one observation a pass.
-        rows = dict(state.rows_of_passes)
-        buckets = [
-            (str(float(edge)), float(sum(count for size, count in rows.items() if size <= edge)))
-            for edge in ROWS
-        ]
-        buckets.append(("+Inf", float(sum(rows.values()))))
-        total = float(sum(size * count for size, count in rows.items()))
-        yield HistogramMetricFamily(
-            "gplan_batch_rows", "Rows decoded together in a pass.", buckets, total
-        )
+        "vllm:num_requests_waiting": (state.queued, "As gplan_queued_requests."),
+        "vllm:num_requests_running": (state.active, "As gplan_active_slots."),
+        "vllm:kv_cache_usage_perc": (
+            share,
+            "Share of the slots' keys and values that requests hold; 1 is all.",
+        ),
+    }
+    for name, (value, text) in gauges.items():
+        yield GaugeMetricFamily(name, text, value)
+    if state.replicas:
+        up = GaugeMetricFamily("gplan_replica_up", "Whether a replica works.", labels=["replica"])
+        yield _labelled(up, {str(n): int(works) for n, works in enumerate(state.replicas)})
+    counters = {
+        "gplan_passes": (state.passes, "Passes over the weights, prefills included."),
+        "gplan_prefix_hits": (state.prefix_hits, "Requests that found a cached user prefix."),
+        "gplan_prefix_misses": (state.prefix_misses, "Requests that found none."),
+        "gplan_compilations": (state.compilations, "Programs compiled; constant once ready."),
+    }
+    for name, (count, text) in counters.items():
+        yield CounterMetricFamily(name, text, count)
+    text = "The engine's requests by how they ended."
+    ended = CounterMetricFamily("gplan_engine_requests", text, labels=["ended"])
+    yield _labelled(ended, {end: getattr(state, end) for end in ENDS})
+    # Rows decoded together as a histogram, one observation a pass.
+    rows = state.rows_of_passes
+    below = {str(float(edge)): sum(n for size, n in rows.items() if size <= edge) for edge in ROWS}
+    buckets = [*below.items(), ("+Inf", sum(rows.values()))]
+    total = sum(size * count for size, count in rows.items())
+    text = "Rows decoded together in a pass."
+    yield HistogramMetricFamily("gplan_batch_rows", text, buckets, total)

@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,32 +54,25 @@ class RequestTrace:
     """The trace of one request, from its arrival on."""
 
     def __init__(self, header: str, tracer: Tracer | None) -> None:
-        self._parent, self._tracer = read_traceparent(header), tracer
-        self._arrived_ns = time.time_ns()
+        self._tracer, self._arrived_ns = tracer, time.time_ns()
         self._span: Any = None
         if tracer is not None:
             from opentelemetry.trace import SpanKind
+            from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-            self._span = tracer.start_span(
-                "request", context=_otel_context(self._parent), kind=SpanKind.SERVER
-            )
+            caller = TraceContextTextMapPropagator().extract({"traceparent": header})
+            self._span = tracer.start_span("request", context=caller, kind=SpanKind.SERVER)
             context = self._span.get_span_context()
             self.context = TraceContext(
                 f"{context.trace_id:032x}", f"{context.span_id:016x}", context.trace_flags.sampled
             )
         else:
-            trace_id = self._parent.trace_id if self._parent else secrets.token_hex(16)
-            sampled = self._parent is not None and self._parent.sampled
-            self.context = TraceContext(trace_id, secrets.token_hex(8), sampled)
+            parent = read_traceparent(header) or TraceContext(secrets.token_hex(16), "")
+            self.context = replace(parent, span_id=secrets.token_hex(8))
 
     def finish(self, name: str, status: int, fields: Mapping[str, Any]) -> None:
-        """Ends the span, and adds those of the engine's work where ``fields`` has their times.
-
-        Args:
-            name: method and route.
-            status: of the response; 500 and more mark the span as failed.
-            fields: of the log line; ``timings_ms`` holds milliseconds of ``queue``, ``prefill``,
-                ``decode`` and ``total``, ``pass_ms`` those of each decode pass.
+        """Ends the span, as failed from status 500 on, and adds those of the engine's work where
+        ``fields`` has their times: the log line's ``timings_ms``, and ``pass_ms`` of each pass.
         """
         if self._span is None or self._tracer is None:
             return
@@ -120,22 +113,3 @@ def load_tracer(version: str) -> Tracer:
     provider = TracerProvider(resource=Resource.create({"service.version": version}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider.get_tracer("gplan_jax", version)
-
-
-def _otel_context(parent: TraceContext | None) -> Any:
-    if parent is None:
-        return None
-    from opentelemetry.trace import (
-        NonRecordingSpan,
-        SpanContext,
-        TraceFlags,
-        set_span_in_context,
-    )
-
-    remote = SpanContext(
-        int(parent.trace_id, 16),
-        int(parent.span_id, 16),
-        is_remote=True,
-        trace_flags=TraceFlags(int(parent.sampled)),
-    )
-    return set_span_in_context(NonRecordingSpan(remote))

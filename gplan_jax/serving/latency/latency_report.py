@@ -55,12 +55,8 @@ def spread(values: Sequence[float]) -> dict[str, float] | None:
 def summarize(
     exchanges: Sequence[Exchange], *, duration_s: float, deadline_ms: float | None = None
 ) -> RunFigures:
-    """The figures of a run; all times in milliseconds unless the name says otherwise.
-
-    Args:
-        exchanges: all of the run, in the order of their intended times.
-        duration_s: length of the schedule that they were drawn from.
-        deadline_ms: latency up to which an answer is of use; None: any.
+    """The figures of a run, its exchanges in the order of their intended times; all times in
+    milliseconds unless the name says otherwise. ``deadline_ms`` None: every answer is of use.
     """
     answered = [exchange for exchange in exchanges if exchange.answered]
     failed = [exchange for exchange in exchanges if not exchange.answered]

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -176,15 +177,8 @@ def compare_latency(
 
     The paper decodes all arms alike, greedily. So a model that the grammar or drafts speed up is
     also measured unconstrained, as ``NAME-free``: only such rows give ratios like the paper's.
-
-    Args:
-        models: name -> model directory.
-        samples: contexts, taken in order by every run; their labels are left out.
-        out: new directory.
-        plan: the load.
-        modes: name -> the one decoding mode to measure; ``own_mode`` and unconstrained otherwise.
-        serve_options: further options for `gplan serve`, the same for all models.
-        start_timeout_s: seconds a server may take to be ready.
+    ``modes`` names the one mode of a model to measure instead; every run takes the samples in
+    order.
 
     Returns:
         What stands in OUT/latency.json: "ran_on", "load", and "models": name -> its directory,
@@ -208,12 +202,7 @@ def compare_latency(
         # The server gives up on no request before its client does.
         patience = ["--deadline-ms", str(round(plan.timeout_s * 1000))]
         options = ["--mode", mode, *patience, *serve_options]
-
-        def command(
-            port: int, folder: Path = folder, options: Sequence[str] = options
-        ) -> list[str]:
-            return serve_command(folder, port, options)
-
+        command = partial(serve_command, folder, options=options)
         log = out / name / LOG
         started = f"{name}: gplan serve loads {folder} and compiles; its log is {log}"
         Console(stderr=True).print(started, highlight=False, markup=False, soft_wrap=True)

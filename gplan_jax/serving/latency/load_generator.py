@@ -236,13 +236,9 @@ async def send_on_schedule(
     *,
     ended: Callable[[Exchange], None] | None = None,
 ) -> list[Exchange]:
-    """Sends a request at each intended time; the exchanges, in the order of ``intended_s``.
-
-    Args:
-        send: sends one body; never raises for what a server or network does.
-        bodies: taken in order, and over again where there are fewer of them than times.
-        intended_s: ascending seconds from the start of the run.
-        ended: called with each exchange as it ends.
+    """Sends a request at each intended time, ascending seconds from the start of the run; the
+    exchanges in that order, each told to ``ended`` as it ends. Bodies are taken in order, and over
+    again where there are fewer of them than times.
     """
     clock = asyncio.get_running_loop().time
     start = clock() + LEAD_S

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 import gplan_jax
 from gplan_jax.foundation.errors import GplanError
@@ -20,9 +20,10 @@ from gplan_jax.foundation.paths import local_path
 from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.inference.engine.requests import Engine
 from gplan_jax.reasoning import LatentVocabulary
-from gplan_jax.serving.http.bodies import read_json, validate
+from gplan_jax.serving.http.bodies import validate
 from gplan_jax.serving.http.errors import ApiError
-from gplan_jax.serving.http.middleware import HUNG_UP, SHARED_PAGE_FILES, Gate, RequestShell
+from gplan_jax.serving.http.middleware import HUNG_UP, Gate, RequestShell
+from gplan_jax.serving.http.pages import SHARED_PAGE_FILES, serve_files
 from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.http.telemetry import ServerMetrics
 from gplan_jax.serving.planning.endpoints import HungUp, PlanEndpoints
@@ -85,18 +86,15 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.gate, app.state.metrics, app.state.models = gate, metrics, models
-    for path, endpoint, answer in (
-        ("/v1/plan", models.handler(lambda model: model.planning.plan), PlanResult),
-        ("/v1/plans", models.handler(lambda model: model.planning.plans), PlansResult),
-    ):
-        app.add_api_route(
-            path, endpoint, methods=["POST"], response_model=answer, responses=PLAN_ERRORS
-        )
-    for path, route in (  # OpenAI describes their form
-        ("/v1/chat/completions", models.handler(lambda model: model.openai.chat)),
-        ("/v1/completions", models.handler(lambda model: model.openai.completions)),
-    ):
-        app.add_api_route(path, route, methods=["POST"], include_in_schema=False)
+    app.post("/v1/plan", response_model=PlanResult, responses=PLAN_ERRORS)(
+        models.handler(lambda model: model.planning.plan)
+    )
+    app.post("/v1/plans", response_model=PlansResult, responses=PLAN_ERRORS)(
+        models.handler(lambda model: model.planning.plans)
+    )
+    hidden = partial(app.post, include_in_schema=False)  # OpenAI describes their form.
+    hidden("/v1/chat/completions")(models.handler(lambda model: model.openai.chat))
+    hidden("/v1/completions")(models.handler(lambda model: model.openai.completions))
 
     @app.get("/v1/models", include_in_schema=False)
     async def served_models() -> dict[str, Any]:
@@ -106,29 +104,7 @@ def create_app(
     async def served_model(model: str) -> dict[str, Any]:
         return await models.current.openai.model(model)
 
-    _add_descriptions(app, models, settings)
-    if settings.admin_key is not None:
-        _add_reload(app, settings)
-    _add_probes(app, gate, metrics)
-    _add_error_handlers(app, metrics)
-
-    def page_file(path: Path) -> Any:
-        async def serve() -> FileResponse:
-            return FileResponse(path, headers={"Cache-Control": "no-cache"})
-
-        return serve
-
-    for path, file in PAGE_FILES.items():
-        app.add_api_route(path, page_file(file), methods=["GET", "HEAD"], include_in_schema=False)
-    describe(app, settings, {"/v1/plan": PlanBody, "/v1/plans": PlansBody})
-    app.add_middleware(RequestShell, settings=settings, metrics=metrics, gate=gate, tracer=tracer)
-    return app
-
-
-def _add_descriptions(app: FastAPI, models: Models, settings: ServerSettings) -> None:
-    """For the page: the model, its tools, and contexts to start from."""
-    examples_answer = ExamplesAnswer(examples=[*example_contexts(settings.examples)])
-
+    # For the page: the model, its tools, and contexts to start from.
     @app.get("/v1/model", responses=ERRORS)
     async def model() -> ModelAnswer:
         """What the server runs, and what its tools mean."""
@@ -149,47 +125,49 @@ def _add_descriptions(app: FastAPI, models: Models, settings: ServerSettings) ->
             labels=settings.labels,
         )
 
+    examples_answer = ExamplesAnswer(examples=[*example_contexts(settings.examples)])
+
     @app.get("/v1/examples", responses=ERRORS)
     async def examples() -> ExamplesAnswer:
         """Simulated contexts to try."""
         return examples_answer
 
+    # For who runs the server.
+    if settings.admin_key is not None:
 
-def _add_reload(app: FastAPI, settings: ServerSettings) -> None:
-    @app.post("/admin/reload", include_in_schema=False)
-    async def reload(request: Request) -> dict[str, Any]:
-        """Puts another model in the place of this one; see ``Reloader``."""
-        value, _ = await read_json(
-            request, max_bytes=settings.max_body_kib * 1024, timeout_s=settings.body_timeout_s
-        )
-        body = validate(ReloadBody, value)
-        path = None if body.model is None else local_path(body.model)
-        try:
-            return await asyncio.to_thread(app.state.reload, path)
-        except GplanError as error:
-            raise ApiError(422, "bad_model", str(error), column="model") from None
-        except Exception as error:  # the device's memory, say; the model before stays
-            message = f"The model can't be served ({type(error).__name__}); the one before stays."
-            raise ApiError(500, "bad_model", message) from error
+        @app.post("/admin/reload", include_in_schema=False)
+        async def reload(request: Request) -> dict[str, Any]:
+            """Puts another model in the place of this one; see ``Reloader``."""
+            body = validate(ReloadBody, await models.current.planning.read(request))
+            path = None if body.model is None else local_path(body.model)
+            try:
+                return await asyncio.to_thread(app.state.reload, path)
+            except GplanError as error:
+                raise ApiError(422, "bad_model", str(error), column="model") from None
+            except Exception as error:  # the device's memory, say; the model before stays
+                message = f"The model can't be served ({type(error).__name__})"
+                raise ApiError(500, "bad_model", f"{message}; the one before stays.") from error
 
+    probe: dict[str, Any] = {
+        "responses": {503: PLAN_ERRORS[503]},
+        "response_model_exclude_none": True,
+    }
 
-def _add_probes(app: FastAPI, gate: Gate, metrics: ServerMetrics) -> None:
     @app.head("/healthz", include_in_schema=False)
-    @app.get("/healthz", responses={503: PLAN_ERRORS[503]}, response_model_exclude_none=True)
+    @app.get("/healthz", **probe)
     async def healthz() -> StatusAnswer:
         """Whether the process is well: 503 once the engine has failed, and only a restart helps."""
         gate.check_alive()
         return StatusAnswer(status="ok")
 
     @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz", responses={503: PLAN_ERRORS[503]}, response_model_exclude_none=True)
+    @app.get("/readyz", **probe)
     async def readyz() -> StatusAnswer:
         """Whether plan requests are taken: 503 while the model loads and once the server stops."""
         gate.check()
         works = gate.engine.snapshot().replicas
-        return StatusAnswer(
-            status="ready", replicas=f"{sum(works)} of {len(works)}" if works else None
-        )
+        replicas = f"{sum(works)} of {len(works)}" if works else None
+        return StatusAnswer(status="ready", replicas=replicas)
 
     @app.head("/metrics", include_in_schema=False)
     @app.get("/metrics", response_class=Response)
@@ -197,8 +175,7 @@ def _add_probes(app: FastAPI, gate: Gate, metrics: ServerMetrics) -> None:
         """Metrics in Prometheus' text format."""
         return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-
-def _add_error_handlers(app: FastAPI, metrics: ServerMetrics) -> None:
+    # What is told of errors.
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> Response:
         if request.url.path.startswith("/v1/"):
@@ -218,6 +195,11 @@ def _add_error_handlers(app: FastAPI, metrics: ServerMetrics) -> None:
     async def hung_up(request: Request, error: Exception) -> Response:
         metrics.count_outcome("cancelled")
         return Response(status_code=HUNG_UP)
+
+    serve_files(app, PAGE_FILES)
+    describe(app, settings, {"/v1/plan": PlanBody, "/v1/plans": PlansBody})
+    app.add_middleware(RequestShell, settings=settings, metrics=metrics, gate=gate, tracer=tracer)
+    return app
 
 
 @lru_cache

@@ -16,14 +16,13 @@ from functools import partial
 from itertools import accumulate
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-import pydantic
 from fastapi import Request
 from pydantic import Field, StringConstraints
 from starlette.responses import JSONResponse, Response
 
 from gplan_jax.gsisr import Sample
 from gplan_jax.inference.engine.requests import PlanAnswer, PlanRequest
-from gplan_jax.serving.http.bodies import parse_json, validate
+from gplan_jax.serving.http.bodies import StrictBody, parse_json, validate
 from gplan_jax.serving.http.errors import ApiError
 from gplan_jax.serving.planning.endpoints import PlanEndpoints, watch_hang_up
 from gplan_jax.serving.planning.schemas import MAX_BEST, MAX_SEED, ContextBody
@@ -53,36 +52,32 @@ MAX_MESSAGES = 256
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 
 
-class _Body(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class StreamOptions(_Body):
+class StreamOptions(StrictBody):
     """What a stream has beside the text."""
 
     include_usage: bool = False
 
 
-class _Options(_Body):
+class _Options(StrictBody):
     model: str
     n: int = Field(default=1, ge=1, le=MAX_BEST)
     temperature: float = Field(default=0.0, ge=0.0, le=10.0, allow_inf_nan=False)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] = []
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] = Field(default=[])
     max_tokens: int | None = Field(default=None, ge=1)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     user: str = ""  # nothing hangs on it
 
 
-class TextPart(_Body):
+class TextPart(StrictBody):
     """A part of a message."""
 
     type: Literal["text"]
     text: str
 
 
-class Message(_Body):
+class Message(StrictBody):
     """A turn of a chat. Only the last one is read: a plan hangs on its context alone."""
 
     role: Literal["user", "assistant"]

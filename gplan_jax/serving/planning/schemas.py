@@ -13,6 +13,7 @@ from pydantic import Field, StringConstraints
 from pydantic.json_schema import models_json_schema
 
 from gplan_jax.gsisr import Sample
+from gplan_jax.serving.http.bodies import StrictBody
 from gplan_jax.serving.http.settings import ServerSettings
 
 MAX_VALUE_CHARS = 16_384
@@ -26,17 +27,13 @@ IntentBody = Annotated[dict[str, str], Field(max_length=16)]
 Group = Literal["profile", "history", "time and place", "trigger"]
 
 
-class _Body(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
 def _column(group: Group, description: str, example: str = "") -> Any:
     extra: dict[str, Any] = {"x-group": group}
     examples = [example] if example else None
     return Field(default="", description=description, examples=examples, json_schema_extra=extra)
 
 
-class ContextBody(_Body):
+class ContextBody(StrictBody):
     """The columns of one row, every value text; one that is left out is empty."""
 
     id: Text = _column("profile", "Id of the user", "1000001")
@@ -84,7 +81,7 @@ class ContextBody(_Body):
         return Sample.from_context(self.model_dump())
 
 
-class _Options(_Body):
+class _Options(StrictBody):
     deadline_ms: int | None = Field(
         default=None, ge=1, description="Milliseconds after which the answer is of no use."
     )
@@ -125,7 +122,7 @@ class PlansBody(_Options):
     contexts: list[ContextBody] = Field(min_length=1, max_length=MAX_CONTEXTS)
 
 
-class ErrorDetail(_Body):
+class ErrorDetail(StrictBody):
     """Why there is no answer."""
 
     code: str = Field(description="For programs.")
@@ -133,13 +130,13 @@ class ErrorDetail(_Body):
     column: str | None = Field(default=None, description="The column at fault, where one is.")
 
 
-class ErrorAnswer(_Body):
+class ErrorAnswer(StrictBody):
     """Body of every answer that is no plan."""
 
     error: ErrorDetail
 
 
-class ViolationAnswer(_Body):
+class ViolationAnswer(StrictBody):
     """A rule that the plan breaks."""
 
     tier: Literal["format", "schema", "logic"]
@@ -147,7 +144,7 @@ class ViolationAnswer(_Body):
     message: str
 
 
-class Timings(_Body):
+class Timings(StrictBody):
     """Milliseconds: waiting for a slot, prefill, decoding, and all from arrival to answer."""
 
     queue: float
@@ -156,7 +153,7 @@ class Timings(_Body):
     total: float
 
 
-class Usage(_Body):
+class Usage(StrictBody):
     """What the answer cost.
 
     Prompt tokens, those of them that came from the prefix cache, tokens of the response,
@@ -171,7 +168,7 @@ class Usage(_Body):
     accepted_tokens: int
 
 
-class ExperimentAnswer(_Body):
+class ExperimentAnswer(StrictBody):
     """The A/B test that the server divides users for, and the arm of this one."""
 
     name: str
@@ -181,7 +178,7 @@ class ExperimentAnswer(_Body):
 PlanSteps = list[dict[str, str]]
 
 
-class BestPlanAnswer(_Body):
+class BestPlanAnswer(StrictBody):
     """One of the likeliest plans; the log-probability is natural, among all valid plans."""
 
     plan: PlanSteps
@@ -189,14 +186,14 @@ class BestPlanAnswer(_Body):
     log_probability: float
 
 
-class FirstIntentAnswer(_Body):
+class FirstIntentAnswer(StrictBody):
     """An intent, and the probability that a plan begins with it."""
 
     intent: dict[str, str]
     probability: float
 
 
-class BestAnswer(_Body):
+class BestAnswer(StrictBody):
     """The likeliest plans, likeliest first."""
 
     plans: list[BestPlanAnswer]
@@ -206,7 +203,7 @@ class BestAnswer(_Body):
     )
 
 
-class PlanResult(_Body):
+class PlanResult(StrictBody):
     """A plan, whether it may be carried out, and what it cost."""
 
     id: str = Field(description="Id of the request, as in X-Request-Id.")
@@ -235,20 +232,20 @@ class PlanResult(_Body):
         return self.model_dump(exclude={key for key, value in optional.items() if value is None})
 
 
-class PlansResult(_Body):
+class PlansResult(StrictBody):
     """One answer or error a context, in their order."""
 
     results: list[PlanResult | ErrorAnswer]
 
 
-class ToolAnswer(_Body):
+class ToolAnswer(StrictBody):
     """A tool of the intent library."""
 
     meaning: str
     parameters: list[str]
 
 
-class ModelAnswer(_Body):
+class ModelAnswer(StrictBody):
     """What the server runs."""
 
     model: str
@@ -260,27 +257,27 @@ class ModelAnswer(_Body):
     labels: dict[str, str] = Field(description="Words for codes in contexts, for people.")
 
 
-class ReloadBody(_Body):
+class ReloadBody(StrictBody):
     """A model directory on the server's disk; left out, the one that it was started with."""
 
     model: str | None = None
 
 
-class StatusAnswer(_Body):
+class StatusAnswer(StrictBody):
     """One word on the server's state; of several replicas, how many work."""
 
     status: str
     replicas: str | None = None
 
 
-class Example(_Body):
+class Example(StrictBody):
     """A simulated context under a name."""
 
     name: str
     context: ContextBody
 
 
-class ExamplesAnswer(_Body):
+class ExamplesAnswer(StrictBody):
     """Simulated contexts, no real users'."""
 
     examples: list[Example]

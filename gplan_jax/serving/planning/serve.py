@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import gplan_jax
 from gplan_jax.data.encoding import ChatEncoder
@@ -36,31 +37,27 @@ def serve(
     *,
     host: str,
     port: int,
-    template: str | None = None,
-    library: str | None = None,
-    prompt_length: int | None = None,
     replicas: int | None = 1,
     traces: bool = False,
+    **prompts: Any,
 ) -> None:
     """Serves a model until SIGTERM or Ctrl-C, and returns once it has drained.
 
     The port opens at once; ``/readyz`` says 503 until the model is loaded and compiled. Port 0
-    takes a free one; ``template``, ``library`` and ``prompt_length`` are those of ``Planner.load``.
-    ``replicas`` engines, one a device, share the requests; None takes all devices.
+    takes a free one; ``prompts`` are those of ``PlanEngine.load``. ``replicas`` engines, one a
+    device, share the requests; None takes all devices.
     With ``traces``, spans go to an OpenTelemetry collector.
     """
-    prompts = {"template": template, "library": library, "prompt_length": prompt_length}
 
     def read_by(directory: Path) -> tuple[IntentLibrary, LatentVocabulary | None]:
-        task = GsisrTask.load(directory, **prompts)  # type: ignore[arg-type]
+        task = GsisrTask.load(directory, **prompts)
         latent = (engine_config.response or task.response) == "latent"
         return task.library, ChatEncoder.load(directory).latents if latent else None
 
     def load(directory: Path) -> LoadedModel:
         revision, answers = folder_hash(directory)[:16], read_by(directory)
         engine = load_replicas(
-            lambda: PlanEngine.load(directory, engine_config, **prompts),  # type: ignore[arg-type]
-            replicas,
+            lambda: PlanEngine.load(directory, engine_config, **prompts), replicas
         )
         return LoadedModel(display_name(directory), revision, engine, *answers)
 

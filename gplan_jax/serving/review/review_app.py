@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -13,16 +12,16 @@ from typing import Annotated, Any
 import pydantic
 import uvicorn
 from fastapi import FastAPI, Request
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.middleware.base import RequestResponseEndpoint
+from starlette.responses import Response
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary
-from gplan_jax.serving.http.bodies import read_json, validate
+from gplan_jax.serving.http.bodies import StrictBody, read_json, validate
 from gplan_jax.serving.http.errors import ApiError, AsciiResponse
-from gplan_jax.serving.http.middleware import SECURITY_HEADERS, SHARED_PAGE_FILES
+from gplan_jax.serving.http.pages import SECURITY_HEADERS, SHARED_PAGE_FILES, serve_files
 from gplan_jax.serving.http.server import listen, quiet_config
 from gplan_jax.serving.review.review_store import (
     NotASeed,
@@ -52,10 +51,8 @@ LONGEST_TEXT, MOST_INTENTS = 4000, 50
 Text = Annotated[str, pydantic.StringConstraints(max_length=LONGEST_TEXT, pattern=r"^[^\x00]*$")]
 
 
-class DecisionBody(pydantic.BaseModel):
+class DecisionBody(StrictBody):
     """A reviewer's decision; ``version`` is that of the decision the reviewer saw."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
 
     version: str
     plan: Annotated[list[dict[Text, Text]], pydantic.Field(max_length=MOST_INTENTS)]
@@ -69,14 +66,7 @@ def create_review_app(store: ReviewStore) -> FastAPI:
     app = FastAPI(title="GPlan seeds", docs_url=None, redoc_url=None, openapi_url=None)
     library = store.library
 
-    def page_file(path: Path) -> Callable[[], Awaitable[FileResponse]]:
-        async def serve() -> FileResponse:
-            return FileResponse(path)
-
-        return serve
-
-    for route, path in FILES.items():
-        app.add_api_route(route, page_file(path), methods=["GET"])
+    serve_files(app, FILES)
 
     @app.get("/api/review")
     async def review() -> Response:
@@ -151,7 +141,16 @@ def create_review_app(store: ReviewStore) -> FastAPI:
         content = {"error": {"code": "not_found", "message": f"{error.detail}."}}
         return AsciiResponse(content, error.status_code, error.headers)
 
-    app.add_middleware(OwnPageOnly)
+    # A page of another site can send requests to 127.0.0.1, and by rebinding its name to that
+    # address even read the answers. So the Host must be a name of this machine, and whatever
+    # changes something must come from a page under that same Host.
+    @app.middleware("http")
+    async def own_page_only(request: Request, answer: RequestResponseEndpoint) -> Response:
+        refusal = _refusal(request.method, request.headers)
+        response = await answer(request) if refusal is None else refusal.response()
+        response.headers.update(SECURITY_HEADERS | {"Cache-Control": "no-store"})
+        return response
+
     return app
 
 
@@ -164,36 +163,6 @@ def _state_json(saved: SavedDecision) -> dict[str, Any]:
         "version": saved.version,
         "faults": [{key: getattr(fault, key) for key in keys} for fault in saved.faults],
     }
-
-
-class OwnPageOnly:
-    """Lets in only what this machine's own page asks for, and marks every answer.
-
-    A page of another site can send requests to 127.0.0.1, and by rebinding its name to that address
-    even read the answers. So the Host must be a name of this machine, and whatever changes
-    something must come from a page under that same Host.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles one connection event of the ASGI server."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def send_marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["Cache-Control"] = "no-store"
-                for name, value in SECURITY_HEADERS.items():
-                    headers[name] = value
-            await send(message)
-
-        refusal = _refusal(scope["method"], Headers(scope=scope))
-        answer = self._app if refusal is None else refusal.response()
-        await answer(scope, receive, send_marked)
 
 
 def _refusal(method: str, headers: Headers) -> ApiError | None:

@@ -16,7 +16,7 @@ from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.gsisr import Intent, IntentLibrary, Plan, Sample, canonical_plan, check_plan
 from gplan_jax.gsisr.intent_counts import IntentCounts
 from gplan_jax.inference.engine.best_plans import SearchRow
-from gplan_jax.inference.engine.continuous import ContinuousDecoder, Drafter
+from gplan_jax.inference.engine.continuous import ContinuousDecoder
 from gplan_jax.inference.engine.feedback import start_after
 from gplan_jax.inference.engine.programs import Programs
 from gplan_jax.inference.engine.requests import BadOption, PlanRequest
@@ -57,7 +57,7 @@ class Case:
     forward: planners.Forward
     plans: list[tuple[Plan, tuple[int, ...]]]
 
-    def decoder(self, drafter: Drafter | None = None) -> ContinuousDecoder:
+    def decoder(self, drafter: DraftModel | None = None) -> ContinuousDecoder:
         row = next(iter(simulate_rows(1, seed=1)))
         return planners.decoder(
             None,  # type: ignore[arg-type]

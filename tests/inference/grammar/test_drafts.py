@@ -215,7 +215,7 @@ def test_a_plan_that_is_sure_is_drafted_as_a_whole(small: PlanGrammar) -> None:
     for _ in range(1000):
         counts.add(KEY, intent_texts(plan, SMALL))
     tokens = tokens_of(small, plan)
-    known = len(small.decisions_of_prefix().tokens)
+    known = len(small.prefix()[0])
     if small.form == "latent":  # The most steps there may be are those of this plan.
         assert small.rules.maximum == len(plan)
     state, chain, rest = after(small, tokens[:known]), tokens[:known], tokens[known:]

@@ -283,22 +283,19 @@ def test_forced_runs_end_where_something_is_to_be_decided(amap: PlanGrammar) -> 
 
 
 def test_what_every_response_begins_with(amap: PlanGrammar, qwen3: ChatEncoder) -> None:
-    prefix = amap.decisions_of_prefix()
-    state = functools.reduce(amap.advance, prefix.tokens, amap.start)
-    assert state == prefix.state
+    prefix, end = amap.prefix()
+    states = [*itertools.accumulate(prefix, amap.advance, initial=amap.start)]
+    assert states[-1] == end
+    decided = [place for place, state in enumerate(states[:-1]) if len(amap.edges(state)) > 1]
     if amap.form == "plan":
-        assert qwen3.decode(prefix.tokens) == '[{"工具名称":"tool_'
-        assert prefix.decisions == ()
+        assert qwen3.decode(prefix) == '[{"工具名称":"tool_' and not decided
         return
-    longest = latent_text(9).removesuffix("</THOUGHT>")
-    assert qwen3.decode(prefix.tokens) == longest
-    assert [decision.steps for decision in prefix.decisions] == [3, 4, 5, 6, 7, 8]
-    for decision in prefix.decisions:
-        tokens = prefix.tokens[: decision.index + 1]
-        assert qwen3.decode(tokens) == latent_text(decision.steps).removesuffix("</THOUGHT>")
-        assert functools.reduce(amap.advance, tokens, amap.start) == decision.state
-        assert decision.state.steps == decision.steps
-        assert {edge.bits for edge in amap.edges(decision.state)} == {
+    assert qwen3.decode(prefix) == latent_text(9).removesuffix("</THOUGHT>")
+    assert [states[place].steps for place in decided] == [3, 4, 5, 6, 7, 8]
+    for place in decided:
+        written = latent_text(states[place].steps).removesuffix("</THOUGHT>")
+        assert qwen3.decode(prefix[:place]) == written
+        assert {edge.bits for edge in amap.edges(states[place])} == {
             1 << amap.plan_bits.STEP,
             1 << amap.plan_bits.CLOSE,
         }
@@ -514,7 +511,7 @@ def test_a_library_of_one_intent(plain: ChatEncoder) -> None:
     assert plain.decode(tokens) == '[{"tool":"tool_2"}]'
     assert grammar.finished(state)
     latent = PlanGrammar.compile(single, plain, "latent")
-    prefix = latent.decisions_of_prefix()
-    assert plain.decode(prefix.tokens).endswith('<T_1_a></THOUGHT>[{"tool":"tool_2"}]')
-    assert (prefix.decisions, latent.finished(prefix.state)) == ((), True)
-    assert prefix.state.steps == 1
+    prefix, end = latent.prefix()
+    assert plain.decode(prefix).endswith('<T_1_a></THOUGHT>[{"tool":"tool_2"}]')
+    assert latent.finished(end) and end.steps == 1
+    assert (prefix, end) == latent.forced_run(latent.start)
