@@ -93,7 +93,7 @@ def speed(options: argparse.Namespace, data: Path) -> dict[str, Any]:
     seconds: dict[str, list[tuple[float, float]]] = {"predict": [], "engine": []}
     for turn in range(1, turns + 1):
         contexts = list(islice(rows, part_rows))
-        # Whoever comes first compiles for the lengths of these prompts: the first round isn't timed.
+        # The first round isn't timed: it compiles for the lengths of these prompts.
         for round_ in range(2):
             for name in ("engine", "predict") if turn % 2 else ("predict", "engine"):
                 wall, processor = time.perf_counter(), time.process_time()

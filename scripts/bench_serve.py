@@ -12,6 +12,8 @@ overload  finds the rate that the server sustains (no refusal, deadline met), th
           and it must be back to its normal latency within seconds.
 hang_up   --hang-ups clients go away in the middle of their request, some in the middle of sending
           it; no slot may stay taken, and later requests must be answered.
+reload    --reloads times the model is loaded anew and takes over, at --steady-qps; no request may
+          fail. Not among the parts by default, and only for `gplan serve`.
 
 Prints one line of JSON with figures, verdicts and what it ran on. Latencies count from the intended
 send times, docs/latency.md.
@@ -24,6 +26,7 @@ import asyncio
 import json
 import os
 import random
+import secrets
 import shlex
 import sys
 import tempfile
@@ -61,7 +64,8 @@ from gplan_jax.serving.latency.load_generator import (
     send_on_schedule,
 )
 
-PARTS = ("steady", "overload", "hang_up")
+PARTS = ("steady", "overload", "hang_up")  # by default; and there is "reload"
+ADMIN_KEY = "GPLAN_BENCH_ADMIN_KEY"
 MIB = 2**20
 OVERLOAD = 10  # times the sustainable rate
 FIRST_GUESS, STEP_DOWN, MOST_TRIALS = 0.9, 0.85, 10
@@ -89,12 +93,13 @@ def parse_options() -> argparse.Namespace:
     add("--overload-s", type=float, default=60.0)
     add("--recovery-s", type=float, default=20.0)
     add("--hang-ups", type=int, default=200)
+    add("--reloads", type=int, default=50)
     add("--seed", type=int, default=0)
     options = parser.parse_args()
     if bool(options.model) == bool(options.command):
         parser.error("name either --model or --command")
-    if unknown := set(options.parts.split(",")) - set(PARTS):
-        parser.error(f"--parts knows {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
+    if unknown := set(options.parts.split(",")) - {*PARTS, "reload"}:
+        parser.error(f"--parts knows {', '.join(PARTS)}, reload, not {', '.join(sorted(unknown))}")
     return options
 
 
@@ -146,6 +151,7 @@ async def measure(server: LocalServer, options: argparse.Namespace) -> dict[str,
         "steady": steady,
         "overload": overload,
         "hang_up": hang_up,
+        "reload": reload,
     }
     async with http_sender(
         server.url, path=PLAN_PATH, timeout_s=4 * options.deadline_ms / 1000
@@ -271,6 +277,36 @@ async def hang_up(bench: Bench) -> dict[str, Any]:
     }
 
 
+async def reload(bench: Bench) -> dict[str, Any]:
+    """Traffic while one model after another takes over."""
+    qps, count = bench.options.steady_qps, bench.options.reloads
+    headers = {"Authorization": f"Bearer {os.environ[ADMIN_KEY]}"}
+    seconds, exchanges = list[float](), list[Exchange]()
+    ended, clock = asyncio.Event(), asyncio.get_running_loop().time
+    start = clock()
+
+    async def traffic() -> None:
+        while not ended.is_set():
+            exchanges.extend(await bench.run(f"{qps:g} QPS, reloading", bench.poisson(qps, 10.0)))
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(traffic())
+        async with httpx2.AsyncClient(
+            base_url=bench.server.url, headers=headers, trust_env=False, timeout=600
+        ) as client:
+            for _ in range(count):
+                answer = await client.post("/admin/reload", json={})
+                if answer.status_code != 200:
+                    sys.exit(f"error: a reload failed: {answer.text}")
+                seconds.append(answer.json()["seconds"])
+        ended.set()
+    return {
+        "reloads": len(seconds),
+        "reload_s": {"median": float(np.median(seconds)), "max": max(seconds)},
+        **bench.summary(exchanges, clock() - start),
+    }
+
+
 async def send_once(bench: Bench) -> Exchange:
     [exchange] = await send_on_schedule(bench.send, bench.bodies, [0.0])
     return exchange
@@ -332,7 +368,11 @@ def main() -> None:
     def command(port: int) -> list[str]:
         if options.command:
             return shlex.split(options.command.format(port=port))
-        return serve_command(options.model, port, shlex.split(options.serve))
+        more = shlex.split(options.serve)
+        if "reload" in options.parts.split(","):
+            os.environ[ADMIN_KEY] = secrets.token_hex(16)
+            more += ["--admin-key-env", ADMIN_KEY]
+        return serve_command(options.model, port, more)
 
     with tempfile.TemporaryDirectory() as temporary:
         log = (options.out or Path(temporary)) / "server.log"

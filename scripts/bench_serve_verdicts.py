@@ -86,6 +86,8 @@ def verdicts(figures: Mapping[str, Any], *, exit_code: int) -> dict[str, bool]:
             "overload_back_to_normal": overload["recovery_s"] is not None
             and overload["recovery_s"] <= SOON_S,
         }
+    if reload := figures.get("reload"):
+        found["reload_without_an_error"] = not reload["errors"]
     if hung := figures.get("hang_up"):
         found |= {
             "hang_up_no_slot_leaked": hung["held_after"] == 0,
