@@ -67,42 +67,41 @@ def baseline(
     import sys
 
     from gplan_jax.baselines.rows.features import InputMode
-    from gplan_jax.evaluation.comparison import results
+    from gplan_jax.evaluation.comparison import known_arms, results
+    from gplan_jax.evaluation.comparison import setup as comparison
     from gplan_jax.evaluation.comparison.compare import compare
     from gplan_jax.evaluation.comparison.comparison_table import comparison_table
-    from gplan_jax.evaluation.comparison.known_arms import (
-        arms_table,
-        chosen_arms,
-        known_arms,
-        overrides_of,
-    )
-    from gplan_jax.evaluation.comparison.setup import (
-        ComparisonSetup,
-        parse_overrides,
-        rows_of_files,
-        rows_of_folds,
-    )
     from gplan_jax.evaluation.comparison.worker_pool import LOG
 
-    arms = known_arms()
+    arms = known_arms.known_arms()
     if name == LIST:
-        Console().print(arms_table(arms))
+        Console().print(known_arms.arms_table(arms))
         return
     if data is None or out is None:
         raise GplanError("Name the rows and a results directory: --data FILE --out DIR.")
     seen = InputMode(mode)
-    names = chosen_arms([part.strip() for part in name.split(",") if part.strip()], arms, seen)
-    overrides = parse_overrides(overrides_of(set_ or [], arms), arms, names, trials)
+    names = known_arms.chosen_arms(
+        [part.strip() for part in name.split(",") if part.strip()], arms, seen
+    )
+    overrides = comparison.parse_overrides(
+        known_arms.overrides_of(set_ or [], arms), arms, names, trials
+    )
     predicted = named_paths("--add", add or [], called=lambda path: path.stem, form="NAME=FILE")
     intents = IntentLibrary.load(library)
-    rows = rows_of_files(data, test, intents) if test else rows_of_folds(data, intents, folds)
+    rows = (
+        comparison.rows_of_files(data, test, intents)
+        if test
+        else comparison.rows_of_folds(data, intents, folds)
+    )
     for reasons, what in (
         (rows.without_plan, "Left out, as there is no plan to learn or score"),
         (rows.not_learnt, "Scored but not learnt from, as the library does not admit the plan"),
     ):
         if reasons:
             typer.echo(f"{what}: {len(reasons)} rows, the first: {reasons[0]}.", err=True)
-    setup = ComparisonSetup(rows, arms, tuple(names), overrides, seen, intents, trials, seeds, out)
+    setup = comparison.ComparisonSetup(
+        rows, arms, tuple(names), overrides, seen, intents, trials, seeds, out
+    )
     outcome = compare(setup, added=predicted, workers=workers, command=" ".join(sys.argv[1:]))
     if outcome.summary is not None:
         console = Console()

@@ -85,22 +85,13 @@ def latency(
     from gplan_jax.gsisr import read_samples
 
     require_extra(("h11", "httpx2"), "serve", "the load generator")
-    from gplan_jax.serving.latency.latency_study import (
-        RESULTS,
-        TABLES,
-        LoadPlan,
-        compare_latency,
-        contexts_needed,
-        latency_view,
-        measure_running,
-        simulated_contexts,
-    )
+    from gplan_jax.serving.latency import latency_study as study
 
     if bool(model) == bool(url):
         raise GplanError("Name what to measure: --model NAME=DIR, repeated, or --url of a server.")
     if url and (mode or serve):
         raise GplanError("--mode and --serve are for servers started here; leave out --url.")
-    plan = LoadPlan(
+    plan = study.LoadPlan(
         qps=parse_rates(qps or ["10"]),
         duration_s=duration,
         deadline_ms=deadline_ms,
@@ -111,13 +102,13 @@ def latency(
     models = named_paths("--model", model or [])
     modes = parse_modes(mode or [])
     if data is None:
-        samples = simulated_contexts(plan)
+        samples = study.simulated_contexts(plan)
     else:
-        samples = list(islice(read_samples(data), contexts_needed(plan)))
+        samples = list(islice(read_samples(data), study.contexts_needed(plan)))
     if url:
-        results = measure_running(url, samples, out, plan, api_key=read_api_key(api_key_env))
+        results = study.measure_running(url, samples, out, plan, api_key=read_api_key(api_key_env))
     else:
-        results = compare_latency(
+        results = study.compare_latency(
             models,
             samples,
             out,
@@ -126,10 +117,10 @@ def latency(
             serve_options=shlex.split(serve),
             start_timeout_s=start_timeout,
         )
-    Console().print(latency_view(results))
+    Console().print(study.latency_view(results))
     typer.echo(f"Finished. The result is in {out}")
-    typer.echo(f"  these tables     {out / TABLES}")
-    typer.echo(f"  all figures      {out / RESULTS}")
+    typer.echo(f"  these tables     {out / study.TABLES}")
+    typer.echo(f"  all figures      {out / study.RESULTS}")
     typer.echo(f"  every request    {out / 'NAME' / 'qps_RATE.jsonl'}")
 
 

@@ -9,46 +9,23 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from gplan_jax.cli.options import (
-    Address,
-    BatchSize,
-    Best,
-    Dtype,
-    Engine,
-    MaxNewTokens,
-    Mode,
-    Model,
-    ModelsLibrary,
-    OnError,
-    PromptLength,
-    Response,
-    Seed,
-    Temperature,
-    Template,
-    Workers,
-)
+from gplan_jax.cli import options
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary
 
 
+@options.with_decoding
 def evaluate(
-    model: Model,
+    model: options.Model,
     data: Annotated[Path, typer.Option(help="Labelled rows: .csv, .jsonl or .parquet.")],
     out: Annotated[Path, typer.Option(help="New directory for predictions and metrics.")],
     train_data: Annotated[Path | None, typer.Option(help="Rows to fit the floors on.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
-    on_error: OnError = "raise",
-    library: ModelsLibrary = None,
-    template: Template = None,
-    batch_size: BatchSize = 16,
-    prompt_length: PromptLength = None,
-    max_new_tokens: MaxNewTokens = None,
-    mode: Mode = "unconstrained",
-    response: Response = None,
-    temperature: Temperature = 0.0,
-    seed: Seed = 0,
-    best: Best = 0,
+    on_error: options.OnError = "raise",
+    batch_size: options.BatchSize = 16,
+    mode: options.Mode = "unconstrained",
+    **decoding: Any,
 ) -> None:
     """Plan every row of a file and score the plans against their labels, beside the floors.
 
@@ -68,16 +45,9 @@ def evaluate(
         train_data=train_data,
         limit=limit,
         faulty=FaultyRows(on_error),
-        template=template,
-        library=str(library) if library else None,
         batch_size=batch_size,
-        prompt_length=prompt_length,
-        max_new_tokens=max_new_tokens,
         mode=mode,
-        response=response,
-        temperature=temperature,
-        seed=seed,
-        best=best,
+        **decoding,
     )
     Console().print(metrics_table(metrics, name=model.name))
     typer.echo(f"Finished. The result is in {out}")
@@ -87,7 +57,7 @@ def evaluate(
 
 def score(
     predictions: Annotated[Path, typer.Option(help="A predictions.jsonl: id, text, label a row.")],
-    library: ModelsLibrary = None,
+    library: options.ModelsLibrary = None,
 ) -> None:
     """Compute the scores of a predictions file again, from its texts alone.
 
@@ -102,23 +72,17 @@ def score(
     typer.echo(f"Computed from the texts in {predictions}; nothing was written.")
 
 
+@options.with_decoding
 def plan(
-    model: Model,
+    model: options.Model,
     data: Annotated[Path | None, typer.Option(help="Rows: .csv, .jsonl or .parquet.")] = None,
     row: Annotated[int | None, typer.Option(min=1, help="Row of the file, from 1.")] = None,
     prompt_id: Annotated[str | None, typer.Option("--id", help="Id of the row instead.")] = None,
     context: Annotated[
         Path | None, typer.Option(help="JSON object, column -> text, instead of a data file.")
     ] = None,
-    library: ModelsLibrary = None,
-    template: Template = None,
-    prompt_length: PromptLength = None,
-    max_new_tokens: MaxNewTokens = None,
-    mode: Mode = "unconstrained",
-    response: Response = None,
-    temperature: Temperature = 0.0,
-    seed: Seed = 0,
-    best: Best = 0,
+    mode: options.Mode = "unconstrained",
+    **decoding: Any,
 ) -> None:
     """Plan for one context and show the plan as a table.
 
@@ -139,16 +103,9 @@ def plan(
         raise GplanError("Name the row: --data FILE with --row N or --id ID, or --context FILE.")
     planner = Planner.load(
         model,
-        template=template,
-        library=str(library) if library else None,
-        prompt_length=prompt_length,
-        max_new_tokens=max_new_tokens,
         batch_size=1,
         mode=mode,
-        response=response,
-        temperature=temperature,
-        seed=seed,
-        best=best,
+        **decoding,
     )
     known = planner.library  # before it plans: a model of another task has none
     [text] = planner.generate([sample])
@@ -156,6 +113,7 @@ def plan(
     Console().print(view)
 
 
+@options.with_decoding
 def predict(
     out: Annotated[Path, typer.Option(help="Directory of the plans; where it has some, goes on.")],
     model: Annotated[
@@ -176,24 +134,17 @@ def predict(
     merge: Annotated[
         Path | None, typer.Option(help="Instead of planning: directory that holds all shards.")
     ] = None,
-    engine: Engine = "local",
-    workers: Workers = None,
-    address: Address = None,
-    on_error: OnError = "raise",
-    library: ModelsLibrary = None,
-    template: Template = None,
-    batch_size: BatchSize = 16,
-    dtype: Dtype = "float32",
-    prompt_length: PromptLength = None,
-    max_new_tokens: MaxNewTokens = None,
+    engine: options.Engine = "local",
+    workers: options.Workers = None,
+    address: options.Address = None,
+    on_error: options.OnError = "raise",
+    batch_size: options.BatchSize = 16,
+    dtype: options.Dtype = "float32",
     mode: Annotated[
         Literal["unconstrained", "constrained", "drafted"] | None,
         typer.Option(help="As for evaluate; else drafted where answers have a grammar."),
     ] = None,
-    response: Response = None,
-    temperature: Temperature = 0.0,
-    seed: Seed = 0,
-    best: Best = 0,
+    **decoding: Any,
 ) -> None:
     """Plan every row of a file, however many there are, on all devices of this machine.
 
@@ -229,17 +180,10 @@ def predict(
             faulty=faulty,
             part_rows=part_rows,
             output=output,
-            template=template,
-            library=str(library) if library else None,
             batch_size=batch_size,
             compute_dtype=dtype,
-            prompt_length=prompt_length,
-            max_new_tokens=max_new_tokens,
             mode=mode,
-            response=response,
-            temperature=temperature,
-            seed=seed,
-            best=best,
+            **decoding,
         )
         faulty.report()
     else:

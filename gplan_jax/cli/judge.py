@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from gplan_jax.cli.options import (
-    Address,
-    Engine,
-    Library,
-    OnError,
-    Workers,
-    connection,
-    named_paths,
-)
+from gplan_jax.cli import options
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import refuse_existing
 from gplan_jax.gsisr import IntentLibrary
@@ -65,11 +57,11 @@ def judge(
     cache: Annotated[
         Path | None, typer.Option(help="Where paid replies are kept; else OUT.cache.sqlite.")
     ] = None,
-    engine: Engine = "local",
-    workers: Workers = None,
-    address: Address = None,
-    library: Library = None,
-    on_error: OnError = "raise",
+    engine: options.Engine = "local",
+    workers: options.Workers = None,
+    address: options.Address = None,
+    library: options.Library = None,
+    on_error: options.OnError = "raise",
 ) -> None:
     """Score plans for flow, logic and fit to time and place, 1 to 5, without showing their labels.
 
@@ -85,16 +77,9 @@ def judge(
     """
 
     from gplan_jax.chat.ledger import spent_line
-    from gplan_jax.evaluation.judge import judge_tables, judging
+    from gplan_jax.evaluation.judge import judge_tables, judging, sources
     from gplan_jax.evaluation.judge.chat_judge import ChatJudge, JudgeConfig
     from gplan_jax.evaluation.judge.rules import RuleJudge
-    from gplan_jax.evaluation.judge.sources import (
-        LABELS,
-        plans_of_floors,
-        plans_of_labels,
-        plans_of_predictions,
-        read_rows,
-    )
     from gplan_jax.foundation.errors import GplanError, NothingKept
 
     if not (predictions or labels or train_data):
@@ -107,14 +92,14 @@ def judge(
     cache = cache or out.with_name(f"{out.name}.cache.sqlite")
     intents = IntentLibrary.load(library)
     faulty = FaultyRows(on_error)
-    rows = read_rows(data, intents, limit=limit, faulty=faulty)
+    rows = sources.read_rows(data, intents, limit=limit, faulty=faulty)
     faulty.report()
     cut = limit is not None
     plans = {
-        name: plans_of_predictions(name, path, rows, intents, cut=cut)
+        name: sources.plans_of_predictions(name, path, rows, intents, cut=cut)
         for name, path in _named("--predictions", predictions or []).items()
     }
-    connect = connection(engine, workers, address)
+    connect = options.connection(engine, workers, address)
     judges: list[Judge] = [
         RuleJudge(intents)
         if spec == RULES
@@ -127,16 +112,16 @@ def judge(
     try:
         if against is None:
             if labels:
-                plans[LABELS] = plans_of_labels(rows, intents)
+                plans[sources.LABELS] = sources.plans_of_labels(rows, intents)
             if train_data is not None:
-                plans |= plans_of_floors(rows, train_data, intents)
+                plans |= sources.plans_of_floors(rows, train_data, intents)
             everything = [plan for of_source in plans.values() for plan in of_source]
             result = judging.judge_plans(everything, judges, out, **settings, run=about)
         else:
             [first] = plans.values()
             [(name, path)] = _named("--against", [against]).items()
             name = f"{name} (against)" if name in plans else name
-            second = plans_of_predictions(name, path, rows, intents, cut=cut)
+            second = sources.plans_of_predictions(name, path, rows, intents, cut=cut)
             about["against"] = against
             result = judging.compare_plans(first, second, judges, out, **settings, run=about)
     except KeyboardInterrupt:
@@ -171,4 +156,4 @@ def _named(option: str, values: list[str]) -> dict[str, Path]:
         generic = path.stem == "predictions" and path.parent.name
         return path.parent.name if generic else path.stem
 
-    return named_paths(option, values, called=called, form="NAME=FILE")
+    return options.named_paths(option, values, called=called, form="NAME=FILE")

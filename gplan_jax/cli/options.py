@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import inspect
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
@@ -15,6 +18,8 @@ from gplan_jax.foundation.paths import local_path
 
 if TYPE_CHECKING:
     from gplan_jax.chat import Connect
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 # Files and their rows.
 OnError = Annotated[
@@ -51,13 +56,45 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Rows decoded together.")]
 Dtype = Annotated[
     Literal["float32", "bfloat16"], typer.Option(help="Of matrix products and the cache.")
 ]
-Temperature = Annotated[
-    float, typer.Option(min=0.0, help="Draw from the grammar's tokens; 0 takes the likeliest.")
-]
-Seed = Annotated[int, typer.Option(min=0, help="Of the draws.")]
-Best = Annotated[
-    int, typer.Option(min=0, help="Search for so many of the likeliest whole plans; else greedily.")
-]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Options of ``Planner.load`` that all commands have which plan; see ``with_decoding``."""
+
+    library: ModelsLibrary = None
+    template: Template = None
+    prompt_length: PromptLength = None
+    max_new_tokens: MaxNewTokens = None
+    response: Response = None
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="Draw from the grammar's tokens; 0 takes the likeliest.")
+    ] = 0.0
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0
+    best: Annotated[
+        int,
+        typer.Option(min=0, help="Search for so many of the likeliest whole plans; else greedily."),
+    ] = 0
+
+
+def with_decoding(command: Command) -> Command:
+    """The command, whose ``**decoding`` the command line knows as the options of ``Decoding``."""
+    signature = inspect.signature(command, eval_str=True)
+    *own, _ = signature.parameters.values()
+    kinds = get_type_hints(Decoding, include_extras=True)
+    shared = [
+        inspect.Parameter(
+            option.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=option.default,
+            annotation=kinds[option.name],
+        )
+        for option in dataclasses.fields(Decoding)
+    ]
+    command.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
+    command.__annotations__ |= kinds
+    return command
+
 
 # Where the work is done.
 Engine = Annotated[

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from gplan_jax import gsisr
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.evaluation.scores.learning_curves import draw_learning_curves
 from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS, evaluate
@@ -16,16 +17,6 @@ from gplan_jax.evaluation.sensitivity.sensitivity_tables import sensitivity_view
 from gplan_jax.foundation.config import load_config
 from gplan_jax.foundation.files import read_json, read_jsonl, refuse_existing, write_text
 from gplan_jax.foundation.tables import plain_text
-from gplan_jax.gsisr import (
-    IntentLibrary,
-    PromptTemplate,
-    Sample,
-    facts_of,
-    read_samples,
-    split_by_id,
-    training_texts,
-    write_samples,
-)
 from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.models import convert_checkpoint
 from gplan_jax.models.checkpoints.tiny import write_tiny_checkpoint
@@ -54,23 +45,22 @@ def quickstart(out: Path, *, rows: int, seed: int, console: Console) -> None:
     A sixth of the simulated rows is kept back by id; ``seed`` is that of the world, the weights and
     the shuffles. Where ``out`` holds something else, it is a GplanError.
     """
-    data, checkpoint = out / "data", out / "checkpoint"
+    data, checkpoint, library = out / "data", out / "checkpoint", gsisr.IntentLibrary.load()
     train_file, test_file = data / "train.csv", data / "test.csv"
     if not data.is_dir():
         refuse_existing(out)
     if not test_file.is_file():
         console.rule("1. A small simulated world")
-        train_rows, test_rows = split_by_id(list(simulate_rows(rows, seed)), 1 / 6, seed)
-        write_samples(train_file, train_rows)
-        write_samples(test_file, test_rows)
+        train_rows, test_rows = gsisr.split_by_id(list(simulate_rows(rows, seed)), 1 / 6, seed)
+        gsisr.write_samples(train_file, train_rows)
+        gsisr.write_samples(test_file, test_rows)
         console.print(f"{len(train_rows)} training rows, {len(test_rows)} test rows in {data}")
     if not checkpoint.is_dir():
         console.rule("2. A tiny Qwen3 checkpoint in Hugging Face format, converted")
         hugging_face = out / "checkpoint_hf"
         if not hugging_face.is_dir():
-            texts = training_texts(
-                read_samples(train_file), PromptTemplate.load(TEMPLATE), IntentLibrary.load()
-            )
+            template = gsisr.PromptTemplate.load(TEMPLATE)
+            texts = gsisr.training_texts(gsisr.read_samples(train_file), template, library)
             write_tiny_checkpoint(
                 hugging_face, texts, layers=3, heads=2, kv_heads=1, head_dim=64, seed=seed
             )
@@ -82,12 +72,24 @@ def quickstart(out: Path, *, rows: int, seed: int, console: Console) -> None:
             seed=seed,
         )
         console.print(f"{hugging_face} -> {checkpoint}, with {len(GSISR_LATENTS.tokens)} latents")
-    test_rows = list(read_samples(test_file))
+    test_rows = list(gsisr.read_samples(test_file))
     for number, mode in enumerate(MODES, start=3):
         console.rule(f"{number}. Training: {mode}")
-        _train_and_evaluate(out, mode, train_file, test_rows, seed)
+        scores = out / "evaluation" / mode
+        model = _train(mode, out / mode, train_file, seed, [f"model={checkpoint}"])
+        if not scores.is_dir():
+            planner = Planner.load(model, max_new_tokens=MAX_NEW_TOKENS, batch_size=64)
+            answers, learnt = planner.generate(test_rows), list(gsisr.read_samples(train_file))
+            evaluate(test_rows, answers, learnt, planner.library, scores)
     console.rule("5. Other times, other places: pairs of contexts")
-    _make_pairs(data, train_file, test_file, seed, console)
+    # Pairs to train on, of the training rows; of the test rows also those with equal plans.
+    more: dict[str, Any] = {"per_anchor": PAIRS_OF_A_ROW, "seed": seed}
+    training, test, unchanged = (data / name for name in PAIR_FILES)
+    if not training.is_file():
+        console.print(report_table(write_counterfactuals(train_file, training, library, **more)))
+    if not test.is_file():
+        write_counterfactuals(test_file, test, library, unchanged=unchanged, **more)
+    console.print(f"Pairs to train on in {training}, to measure on in {test} and {unchanged}")
     for number, loss in enumerate(LOSSES, start=6):
         console.rule(f"{number}. Preferences from PICD: {loss}")
         overrides = [
@@ -100,33 +102,6 @@ def quickstart(out: Path, *, rows: int, seed: int, console: Console) -> None:
     _show(out, test_rows, console)
 
 
-def _make_pairs(data: Path, train_file: Path, test_file: Path, seed: int, console: Console) -> None:
-    """Pairs to train on, of the training rows; of the test rows also those with equal plans."""
-    library = IntentLibrary.load()
-    training, test, unchanged = (data / name for name in PAIR_FILES)
-    if not training.is_file():
-        report = write_counterfactuals(
-            train_file, training, library, per_anchor=PAIRS_OF_A_ROW, seed=seed
-        )
-        console.print(report_table(report))
-    if not test.is_file():
-        write_counterfactuals(
-            test_file, test, library, unchanged=unchanged, per_anchor=PAIRS_OF_A_ROW, seed=seed
-        )
-    console.print(f"Pairs to train on in {training}, to measure on in {test} and {unchanged}")
-
-
-def _train_and_evaluate(
-    out: Path, mode: str, train_file: Path, test_rows: list[Sample], seed: int
-) -> None:
-    scores = out / "evaluation" / mode
-    model = _train(mode, out / mode, train_file, seed, [f"model={out / 'checkpoint'}"])
-    if not scores.is_dir():
-        planner = Planner.load(model, max_new_tokens=MAX_NEW_TOKENS, batch_size=64)
-        texts = planner.generate(test_rows)
-        evaluate(test_rows, texts, list(read_samples(train_file)), planner.library, scores)
-
-
 def _train(config_name: str, run: Path, rows: Path, seed: int, overrides: list[str]) -> Path:
     """Trains, or goes on, with the config of that name beside this file; the finished model."""
     overrides = [*overrides, f"output={run}", f"data.train={rows}", f"seed={seed}"]
@@ -134,7 +109,7 @@ def _train(config_name: str, run: Path, rows: Path, seed: int, overrides: list[s
     return train(config, resume=(run / "config.yaml").is_file())
 
 
-def _show(out: Path, test_rows: list[Sample], console: Console) -> None:
+def _show(out: Path, test_rows: list[gsisr.Sample], console: Console) -> None:
     runs: dict[str, Any] = {mode: read_json(out / "evaluation" / mode / METRICS) for mode in MODES}
     table = comparison_table(runs)
     write_text(out / "results.txt", plain_text(table))
@@ -182,9 +157,9 @@ def _show(out: Path, test_rows: list[Sample], console: Console) -> None:
         console.print(f"Try: {command}", highlight=False, soft_wrap=True)
 
 
-def _different_contexts(samples: list[Sample], count: int) -> list[int]:
+def _different_contexts(samples: list[gsisr.Sample], count: int) -> list[int]:
     """The first rows of different order types: contexts that call for different plans."""
     by_type: dict[str, int] = {}
     for row, sample in enumerate(samples):
-        by_type.setdefault(facts_of(sample).order_type, row)
+        by_type.setdefault(gsisr.facts_of(sample).order_type, row)
     return list(by_type.values())[:count]

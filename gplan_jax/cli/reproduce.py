@@ -95,8 +95,15 @@ def reproduce(
             options |= {"scale": scale, "seeds": seeds, "workers": workers}
             show(name, tables.reproduce_table(name, out, **options))
     if what in ("table5", "all"):
+        from gplan_jax.serving.latency import latency_study as latency
+
         console.rule("table5")
-        console.print(_latency(out))
+        # Response times of the models that table 2 has trained, its first seed's.
+        models = {name: tables.trained_model(out, arm) for name, arm in LATENCY_ARMS.items()}
+        plan = latency.LoadPlan(qps=(10.0,), duration_s=60.0, deadline_ms=None, seed=0, warmup=20)
+        samples = latency.simulated_contexts(plan)
+        found = latency.compare_latency(models, samples, out / "table5", plan)
+        console.print(latency.latency_view(found))
     if what in ("tasks", "all"):
         for name in studies:
             options = {"arms": arm or (), "seeds": seeds, "workers": workers}
@@ -108,18 +115,3 @@ def reproduce(
     if (out / "comparison").is_dir():
         page = f"gplan report --run {out}/comparison --out {out}/report.html"
         typer.echo(f"For a page with every arm of the tables: {page}")
-
-
-def _latency(out: Path) -> Any:
-    """Response times of the models that table 2 has trained, its first seed's."""
-    from gplan_jax.evaluation.reproduce.tables import trained_model
-    from gplan_jax.serving.latency.latency_study import (
-        LoadPlan,
-        compare_latency,
-        latency_view,
-        simulated_contexts,
-    )
-
-    plan = LoadPlan(qps=(10.0,), duration_s=60.0, deadline_ms=None, seed=0, warmup=20)
-    models = {name: trained_model(out, arm) for name, arm in LATENCY_ARMS.items()}
-    return latency_view(compare_latency(models, simulated_contexts(plan), out / "table5", plan))

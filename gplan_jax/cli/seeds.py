@@ -47,19 +47,17 @@ def candidates(
     Example: gplan seeds candidates --data rows.csv --out review.csv --count 1000
     """
 
-    from gplan_jax.synthesis.seeds.draw_candidates import (
-        check_out,
-        strata_table,
-        write_review_files,
-    )
+    from gplan_jax.synthesis.seeds import draw_candidates
     from gplan_jax.synthesis.teachers.load import note_of
 
-    check_out(out)
+    draw_candidates.check_out(out)
     loaded, faulty = IntentLibrary.load(library), FaultyRows(on_error)
     asked = named_teacher(teacher, overrides, cache, out, loaded, seeds)
-    report = write_review_files(data, out, loaded, asked, count=count, seed=seed, faulty=faulty)
+    report = draw_candidates.write_review_files(
+        data, out, loaded, asked, count=count, seed=seed, faulty=faulty
+    )
     faulty.report()
-    Console().print(strata_table(report.strata, "candidates", "users"))
+    Console().print(draw_candidates.strata_table(report.strata, "candidates", "users"))
     origins = "; ".join(f"{origin} {n}" for origin, n in sorted(report.origins.items()))
     typer.echo(f"{report.candidates} candidates are in {out}.")
     typer.echo(f"  proposed by          {origins}")

@@ -43,15 +43,10 @@ def sensitivity(
     test_pairs.jsonl --unchanged test_same.jsonl --log scdpo=run/scdpo/log.jsonl --out run/context
     """
 
-    from gplan_jax.evaluation.sensitivity.model_comparison import (
-        CURVES,
-        RESULTS,
-        TABLES,
-        compare_sensitivity,
-    )
+    from gplan_jax.evaluation.sensitivity import model_comparison
     from gplan_jax.evaluation.sensitivity.sensitivity_tables import sensitivity_view
 
-    metrics = compare_sensitivity(
+    metrics = model_comparison.compare_sensitivity(
         named_paths("--model", model),
         pairs,
         out,
@@ -64,8 +59,8 @@ def sensitivity(
     )
     Console().print(sensitivity_view(metrics))
     typer.echo(f"Finished. The result is in {out}")
-    typer.echo(f"  these tables                {out / TABLES}")
-    typer.echo(f"  all figures                 {out / RESULTS}")
+    typer.echo(f"  these tables                {out / model_comparison.TABLES}")
+    typer.echo(f"  all figures                 {out / model_comparison.RESULTS}")
     if log:
-        typer.echo(f"  curves of the training runs {out / CURVES}")
+        typer.echo(f"  curves of the training runs {out / model_comparison.CURVES}")
     typer.echo(f"  every model's answers       {out / 'NAME'}")

@@ -7,16 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gplan_jax.cli.options import (
-    Dtype,
-    Mode,
-    Model,
-    ModelsLibrary,
-    PromptLength,
-    Response,
-    Template,
-    read_api_key,
-)
+from gplan_jax.cli import options
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import load_config
 from gplan_jax.foundation.extras import require_extra
@@ -26,10 +17,10 @@ OTEL = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 
 
 def serve(
-    model: Model,
+    model: options.Model,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    mode: Mode = "drafted",
+    mode: options.Mode = "drafted",
     slots: Annotated[int, typer.Option(min=1, max=256, help="Requests decoded together.")] = 8,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get 503.")] = 64,
     replicas: Annotated[
@@ -50,8 +41,8 @@ def serve(
     weights: Annotated[
         Literal["stored", "int8"], typer.Option(help="Weights as on disk, or rounded to 8 bits.")
     ] = "stored",
-    response: Response = None,
-    dtype: Dtype = "float32",
+    response: options.Response = None,
+    dtype: options.Dtype = "float32",
     api_key_env: Annotated[
         str | None, typer.Option(help="Environment variable with the key that clients must send.")
     ] = None,
@@ -83,9 +74,9 @@ def serve(
     labels: Annotated[
         Path | None, typer.Option(help="labels.yaml: words for the codes in contexts, on the page.")
     ] = None,
-    library: ModelsLibrary = None,
-    template: Template = None,
-    prompt_length: PromptLength = None,
+    library: options.ModelsLibrary = None,
+    template: options.Template = None,
+    prompt_length: options.PromptLength = None,
 ) -> None:
     """Serve plans over HTTP, with a page to try them, until Ctrl-C or SIGTERM.
 
@@ -109,7 +100,7 @@ def serve(
 
     if replicas != "auto" and not (replicas.isascii() and replicas.isdigit() and int(replicas)):
         raise GplanError(f"--replicas {replicas} is none; it is a number from 1, or auto.")
-    key, admin_key = read_api_key(api_key_env), read_api_key(admin_key_env)
+    key, admin_key = options.read_api_key(api_key_env), options.read_api_key(admin_key_env)
     run(
         model,
         EngineConfig(

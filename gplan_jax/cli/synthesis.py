@@ -192,18 +192,14 @@ def counterfactuals(
     Example: gplan counterfactuals --data world.csv --out pairs.jsonl --unchanged same.jsonl
     """
 
-    from gplan_jax.synthesis.pairs.counterfactuals import (
-        report_path,
-        report_table,
-        write_counterfactuals,
-    )
+    from gplan_jax.synthesis.pairs import counterfactuals as pairs
     from gplan_jax.synthesis.pairs.perturbations import load_spec
     from gplan_jax.synthesis.teachers.load import note_of
 
     intents = IntentLibrary.load(library)
     loaded = named_teacher(teacher, overrides, cache, out, intents, seeds)
     faulty = FaultyRows(on_error)
-    report = write_counterfactuals(
+    report = pairs.write_counterfactuals(
         data,
         out,
         intents,
@@ -216,7 +212,7 @@ def counterfactuals(
         faulty=faulty,
     )
     faulty.report()
-    Console().print(report_table(report))
+    Console().print(pairs.report_table(report))
     typer.echo(
         f"{report.total('pair')} pairs of {report.anchors} rows are in {out}; "
         f"{report.without_pair} rows gave none."
@@ -226,7 +222,7 @@ def counterfactuals(
     typer.echo(f"  faults skipped          {report.skipped}{report.reasons()}")
     if spent := note_of(loaded):
         typer.echo(f"  requests of this run    {spent}")
-    typer.echo(f"  counts and settings     {report_path(out)}")
+    typer.echo(f"  counts and settings     {pairs.report_path(out)}")
 
 
 def named_teacher(

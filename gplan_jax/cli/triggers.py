@@ -60,27 +60,18 @@ def triggers(
     Example: spark-submit ... gplan triggers --engine spark --log 's3a://logs/*.parquet'
     --out s3a://contexts
     """
-    from gplan_jax.synthesis.triggers.example_log import (
-        EVENTS_FILE,
-        RULES_FILE,
-        USERS_FILE,
-        write_example_log,
-    )
+    from gplan_jax.synthesis.triggers import example_log as example
+    from gplan_jax.synthesis.triggers import write_contexts as contexts
     from gplan_jax.synthesis.triggers.trigger_spec import load_triggers
-    from gplan_jax.synthesis.triggers.write_contexts import (
-        report_path,
-        report_table,
-        write_contexts,
-    )
 
     if example_log is not None:
         if log or out:
             raise GplanError("--example-log writes a log; read it with a second command.")
-        events = write_example_log(example_log, example_users, seed)
+        events = example.write_example_log(example_log, example_users, seed)
         made = f"{events:,} events of {example_users:,} made-up users"
-        typer.echo(f"{made} are in {example_log / EVENTS_FILE}.")
-        typer.echo(f"  what is known of some  {example_log / USERS_FILE}")
-        typer.echo(f"  the rules, to change   {example_log / RULES_FILE}")
+        typer.echo(f"{made} are in {example_log / example.EVENTS_FILE}.")
+        typer.echo(f"  what is known of some  {example_log / example.USERS_FILE}")
+        typer.echo(f"  the rules, to change   {example_log / example.RULES_FILE}")
         return
     if not log or out is None:
         raise GplanError("Name a log and an output: gplan triggers --log FILE --out FILE.")
@@ -102,11 +93,11 @@ def triggers(
             memory_limit=memory_limit,
         )
         report = spark.write_rows(rows, str(out))
-        kept = report_path(Path(out).name if is_cloud(out) else out)
+        kept = contexts.report_path(Path(out).name if is_cloud(out) else out)
         write_json(kept, report)
     else:
-        kept = report_path(local_path(out))
-        report = write_contexts(
+        kept = contexts.report_path(local_path(out))
+        report = contexts.write_contexts(
             log,
             local_path(out),
             spec,
@@ -116,7 +107,7 @@ def triggers(
             limit=limit,
         ).to_dict(spec)
     faulty.report()
-    Console().print(report_table(report))
+    Console().print(contexts.report_table(report))
     typer.echo(
         f"{report['rows']:,} rows of {report['users']:,} users ({report['events']:,} events) are "
         f"in {out}."

@@ -11,9 +11,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Literal
 
-from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.faulty_rows import SKIP_HINT
 from gplan_jax.gsisr.samples import Sample
 
 _SHORT = re.compile(
@@ -158,6 +160,15 @@ class Facts:
     locality: str  # the latest behaviour's, see ``Behavior``; "" without any
     recent_count: int  # behaviours of the last two hours
     other_category: str  # of the latest recent place, neither here nor the order's; or ""
+
+
+def facts_of_row(sample: Sample, path: str | Path, row: int) -> Facts:
+    """As ``facts_of``, of a row of a file, which RowError names."""
+    try:
+        return facts_of(sample)
+    except GplanError as error:
+        mend = f"Mend it, or {SKIP_HINT}."
+        raise RowError(path, row, None, str(error).rstrip("."), mend) from None
 
 
 def facts_of(sample: Sample) -> Facts:

@@ -39,14 +39,8 @@ from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.row_files import count_rows
 from gplan_jax.foundation.strict_json import json_text
 from gplan_jax.gsisr import IntentLibrary, parse_plan
+from gplan_jax.inference.prediction import predict as prediction
 from gplan_jax.inference.prediction.manifest import Manifest, merge_shards
-from gplan_jax.inference.prediction.predict import (
-    PART_ROWS,
-    contexts_of,
-    load_planner,
-    plan_rows,
-    predict,
-)
 from gplan_jax.synthesis.factory.removals import Duplicates, Removal
 from gplan_jax.synthesis.factory.synthesize import check_answer
 from gplan_jax.synthesis.teachers.load import load_teacher
@@ -62,22 +56,20 @@ class PlanBatch:
 
     A batch is a dict of columns [B]; those of the public schema make the context, others are
     passed on, and columns that lack are empty. New ones: ``plan`` (JSON), ``text``,
-    ``latent_valid``, ``passed``, ``log_probability``. The model is loaded once an actor.
-
-    Args:
-        model: a model directory that every node can read.
-        options: of ``Planner.load``; plans are drafted unless a ``mode`` is given.
+    ``latent_valid``, ``passed``, ``log_probability``. The model is loaded once an actor, from a
+    directory that every node can read. Of the options of ``Planner.load``, ``mode`` is drafted
+    unless it is given.
 
     Raises:
         GplanError: a row's prompt can't be made; the row is named by its place in the batch.
     """
 
     def __init__(self, model: str, **options: Any) -> None:
-        self._planner = load_planner(model, **options)
+        self._planner = prediction.load_planner(model, **options)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        contexts = contexts_of(_cells(batch))
-        records, _ = plan_rows(
+        contexts = prediction.contexts_of(_cells(batch))
+        records, _ = prediction.plan_rows(
             self._planner, Path("the batch"), contexts, skips=False, on_row=lambda: None
         )
         found: dict[str, Any] = dict(batch)
@@ -120,7 +112,9 @@ class SynthesizeBatch:
         self._streak = Streak(f"teacher {self._teacher.name}")
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        rows = [(number, row.with_label("")) for number, _, row in contexts_of(_cells(batch))]
+        rows = [
+            (number, row.with_label("")) for number, _, row in prediction.contexts_of(_cells(batch))
+        ]
         labels, removed, origins = [], [], []
         answers = asyncio.run(_all_of(self._teacher.answer(sample) for _, sample in rows))
         for (number, sample), answer in zip(rows, answers, strict=True):
@@ -159,7 +153,7 @@ class JudgeBatch:
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         cells = _cells(batch)
         plans = [parse_plan(text, self._library) for text in cells["plan"]]
-        rows = zip(contexts_of(cells), plans, strict=True)
+        rows = zip(prediction.contexts_of(cells), plans, strict=True)
         asked = [(row.with_label(""), plan) for (_, _, row), plan in rows if plan]
         answers = iter(asyncio.run(_all_of(self._judge.judge(*one) for one in asked)))
         told = [next(answers) if plan else Judgement({}, "no plan") for plan in plans]
@@ -269,16 +263,14 @@ def predict_with_ray(
     faulty: FaultyRows | None = None,
     workers: int | None = None,
     address: str | None = None,
-    part_rows: int = PART_ROWS,
+    part_rows: int = prediction.PART_ROWS,
     **options: Any,
 ) -> Manifest:
-    """What ``predict`` does with a file, as tasks of a Ray cluster.
+    """What ``predict`` does with a file, as tasks of a Ray cluster at ``address``; None is that of
+    ``RAY_ADDRESS``, or one on this machine.
 
-    Args:
-        workers: shards that are planned at once; None for as many as the cluster has GPUs or TPU
-            hosts, or else nodes.
-        address: of the cluster; None for ``RAY_ADDRESS``, or a cluster on this machine.
-        faulty, part_rows, options: of ``predict``.
+    ``workers`` shards are planned at once; None: as many as the cluster has GPUs or TPU hosts, or
+    else nodes.
 
     Raises:
         GplanError: as ``predict``; or a worker died again and again. What is planned stays.
@@ -326,7 +318,7 @@ def _plan_shard(
     model: Path, data: Path, out: Path, shard: str, on_error: OnError, options: Mapping[str, Any]
 ) -> list[RowError]:
     faulty = FaultyRows(on_error)
-    predict(model, data, out, shard=shard, faulty=faulty, **options)
+    prediction.predict(model, data, out, shard=shard, faulty=faulty, **options)
     return faulty.errors
 
 

@@ -23,13 +23,7 @@ from gplan_jax.foundation.faulty_rows import FaultyRows, OnError
 from gplan_jax.foundation.paths import is_cloud, local_path
 from gplan_jax.gsisr.samples import COLUMNS
 from gplan_jax.inference.engine.planner import Planner
-from gplan_jax.inference.prediction.predict import (
-    PART_ROWS,
-    answer_table,
-    contexts_of,
-    load_planner,
-    plan_rows,
-)
+from gplan_jax.inference.prediction import predict as prediction
 from gplan_jax.synthesis.triggers.trigger_spec import TriggerSpec
 from gplan_jax.synthesis.triggers.write_contexts import write_contexts
 
@@ -197,27 +191,23 @@ def plan_partitions(
     model: str,
     *,
     on_error: OnError = "raise",
-    part_rows: int = PART_ROWS,
+    part_rows: int = prediction.PART_ROWS,
     **options: Any,
 ) -> Any:
     """DataFrame of contexts -> one of their plans, with the columns that ``gplan predict`` writes.
 
     A Python worker loads the model once, and plans the rows of its partitions so many at a time.
-    ``row`` numbers the rows of the whole DataFrame, without holes inside a partition.
-
-    Args:
-        contexts: the columns of the public schema, of which all but ``id`` may lack; others are
-            not looked at.
-        model: a model directory that every worker can read, as ``template`` and ``library`` are.
-        on_error: "skip" leaves rows out that can't be planned for.
-        options: of ``Planner.load``; plans are drafted unless a ``mode`` is given.
+    ``row`` numbers the rows of the whole DataFrame, without holes inside a partition. Columns of
+    the public schema may lack but for ``id``; others are not looked at. Every worker must be able
+    to read ``model``, and ``template`` and ``library`` of the options, which are those of
+    ``Planner.load``; plans are drafted unless a ``mode`` is given.
 
     Raises:
         GplanError: there is no id. What is wrong with a row is told by whatever Spark is asked for.
     """
     functions = load_extra("pyspark.sql.functions", "spark", "planning in Spark")
     names = [name for name in contexts.columns if name in COLUMNS]
-    contexts_of(dict.fromkeys(names, ()))
+    prediction.contexts_of(dict.fromkeys(names, ()))
     # Its own names, for ``row`` may be a column of the DataFrame.
     number = (functions.monotonically_increasing_id() + 1).alias(LINE)
     several = ("rank bigint", "exact boolean") if options.get("best") else ()
@@ -231,17 +221,19 @@ def plan_partitions(
         for batch in batches:
             for start in range(0, batch.num_rows, part_rows):
                 part = batch.slice(start, part_rows).to_pydict()
-                rows = contexts_of(part, part[LINE][0])
+                rows = prediction.contexts_of(part, part[LINE][0])
                 skips = on_error == "skip"
-                records, _ = plan_rows(planner, Path(model), rows, skips, on_row=lambda: None)
-                yield from answer_table(planner, records).to_batches()
+                records, _ = prediction.plan_rows(
+                    planner, Path(model), rows, skips, on_row=lambda: None
+                )
+                yield from prediction.answer_table(planner, records).to_batches()
 
     return contexts.select(number, *names).mapInArrow(plan, ", ".join(schema))
 
 
 @functools.cache
 def _planner(model: str, **options: Any) -> Planner:
-    return load_planner(model, **options)
+    return prediction.load_planner(model, **options)
 
 
 def spark_session() -> Any:

@@ -9,19 +9,19 @@ from pathlib import Path
 
 from gplan_jax.baselines.fitting.arms import FLOORS
 from gplan_jax.foundation.errors import GplanError, RowError
-from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import read_records
 from gplan_jax.gsisr import (
     IntentLibrary,
     Plan,
     Sample,
     check_plan,
-    facts_of,
     parse_plan,
     read_labelled_samples,
     read_numbered_samples,
     read_samples,
 )
+from gplan_jax.gsisr.facts import facts_of_row
 
 LABELS = "labels"
 _MEND = 'Each row is a JSON object with the strings "id" and "text", as gplan evaluate writes it.'
@@ -55,11 +55,7 @@ def read_rows(
         return list(islice((sample for sample, _ in pairs), limit))
     rows = []
     for number, sample in islice(read_numbered_samples(path), limit):
-        try:
-            facts_of(sample)
-        except GplanError as error:
-            problem = str(error).rstrip(".")
-            raise RowError(path, number, None, problem, f"Mend it, or {SKIP_HINT}.") from None
+        facts_of_row(sample, path, number)
         rows.append(sample)
     return rows
 

@@ -25,29 +25,10 @@ import jax
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.inference.engine import decoder_setup, requests
 from gplan_jax.inference.engine.best_plans import SearchRow
 from gplan_jax.inference.engine.continuous import ContinuousDecoder, Prompted
-from gplan_jax.inference.engine.decoder_setup import (
-    Prompter,
-    build_decoder,
-    build_prompter,
-    load_parts,
-)
 from gplan_jax.inference.engine.feedback import start_after
-from gplan_jax.inference.engine.requests import (
-    ENDS,
-    LEAST_FIRST,
-    BadOption,
-    DeadlineExceeded,
-    Draining,
-    EngineConfig,
-    EngineSnapshot,
-    FoundPlan,
-    FoundPlans,
-    Overloaded,
-    PlanAnswer,
-    PlanRequest,
-)
 from gplan_jax.inference.engine.sequences import SequenceState
 
 _LOG = logging.getLogger(__name__)
@@ -61,7 +42,7 @@ class _Request:
     prompted: Prompted
     deadline: float
     submitted: float
-    future: Future[PlanAnswer] = field(default_factory=Future)
+    future: Future[requests.PlanAnswer] = field(default_factory=Future)
     # the rest of its prefill, while it is admitted
     admission: Generator[None, None, tuple[SequenceState, int]] | None = None
     row: SequenceState | None = None
@@ -80,7 +61,13 @@ class PlanEngine:
     """
 
     def __init__(
-        self, name: str, decoder: ContinuousDecoder, prompter: Prompter, *, queue: int, slots: int
+        self,
+        name: str,
+        decoder: ContinuousDecoder,
+        prompter: decoder_setup.Prompter,
+        *,
+        queue: int,
+        slots: int,
     ) -> None:
         self.name = name
         assert isinstance(prompter.task, GsisrTask)
@@ -103,7 +90,7 @@ class PlanEngine:
 
     @classmethod
     def load(
-        cls, model_dir: str | Path, config: EngineConfig | None = None, **prompts: Any
+        cls, model_dir: str | Path, config: requests.EngineConfig | None = None, **prompts: Any
     ) -> PlanEngine:
         """Loads a model directory, compiles all programs and starts.
 
@@ -114,19 +101,19 @@ class PlanEngine:
             GplanError: the directory is broken, the form of its responses is not known or can't be
                 constrained, or the library can't be compiled into a grammar.
         """
-        config = config or EngineConfig()
-        parts = load_parts(Path(model_dir), config, **prompts)
-        prompter = build_prompter(parts.task, parts.encoder, config)
-        decoder = build_decoder(parts, config, prompter)
+        config = config or requests.EngineConfig()
+        parts = decoder_setup.load_parts(Path(model_dir), config, **prompts)
+        prompter = decoder_setup.build_prompter(parts.task, parts.encoder, config)
+        decoder = decoder_setup.build_decoder(parts, config, prompter)
         return cls(parts.name, decoder, prompter, queue=config.queue, slots=config.slots)
 
-    def submit(self, request: PlanRequest) -> Future[PlanAnswer]:
+    def submit(self, request: requests.PlanRequest) -> Future[requests.PlanAnswer]:
         """Queues a request; see ``requests.Engine``."""
         with self._changed:
             self._check_room(request)  # Before any work is done for what would be refused.
         grammar, start = self._decoder.grammar, None
         if request.best and request.temperature > 0:
-            raise BadOption(
+            raise requests.BadOption(
                 "temperature", "is for draws, and a search draws nothing; leave out one."
             )
         if grammar is not None:
@@ -134,9 +121,9 @@ class PlanEngine:
         else:
             for option in ("temperature", "best", "accepted", "dismissed", "shown"):
                 if getattr(request, option):
-                    raise BadOption(option, "works under the grammar alone; see --mode.")
+                    raise requests.BadOption(option, "works under the grammar alone; see --mode.")
         prompted = self._prompter.prompted(request)
-        prompted = replace(prompted, start=start, least_first=LEAST_FIRST)
+        prompted = replace(prompted, start=start, least_first=requests.LEAST_FIRST)
         now = time.monotonic()
         deadline = float("inf") if request.deadline_s is None else now + request.deadline_s
         entry = _Request(prompted, deadline, now)
@@ -146,11 +133,11 @@ class PlanEngine:
             self._changed.notify()
         return entry.future
 
-    def snapshot(self) -> EngineSnapshot:
+    def snapshot(self) -> requests.EngineSnapshot:
         """State and counts; see ``requests.Engine``."""
         decoder = self._decoder
         with self._changed:
-            return EngineSnapshot(
+            return requests.EngineSnapshot(
                 ready=not self._closing and self._fault is None,
                 queued=len(self._queue),
                 active=len(self._active) + len(self._admitting),
@@ -165,7 +152,7 @@ class PlanEngine:
                 expected_wait_s=self._expected_wait_s(),
                 grammar=str(decoder.grammar or ""),
                 replicas=(),
-                **{end: self._ends[end] for end in ENDS},
+                **{end: self._ends[end] for end in requests.ENDS},
             )
 
     def close(self, *, drain_s: float = 0.0) -> None:
@@ -180,11 +167,11 @@ class PlanEngine:
     def _expected_wait_s(self) -> float:
         return len(self._queue) * self._seconds_between_answers
 
-    def _check_room(self, request: PlanRequest) -> None:
+    def _check_room(self, request: requests.PlanRequest) -> None:
         if self._fault is not None:
             raise GplanError(f"The engine has failed and must be restarted: {self._fault}.")
         if self._closing:
-            raise Draining("The engine is being closed and takes no new requests.")
+            raise requests.Draining("The engine is being closed and takes no new requests.")
         idle = self._slots - len(self._active) - len(self._admitting)
         wait_s = self._expected_wait_s()
         full = len(self._queue) >= self._queue_limit + max(0, idle)
@@ -192,7 +179,7 @@ class PlanEngine:
         if full or (request.deadline_s is not None and wait_s > request.deadline_s):
             self._ends["refused"] += 1
             waiting = f"{len(self._queue)} requests are waiting already, for about {wait_s:.2g} s."
-            raise Overloaded(waiting, max(_LEAST_RETRY_S, wait_s))
+            raise requests.Overloaded(waiting, max(_LEAST_RETRY_S, wait_s))
 
     def _run(self) -> None:
         try:
@@ -207,7 +194,7 @@ class PlanEngine:
             self._admitting.clear()
             self._active.clear()
         for entry in left:
-            _settle(entry.future, self._fault or Draining("The engine was closed."))
+            _settle(entry.future, self._fault or requests.Draining("The engine was closed."))
 
     def _serve(self) -> None:
         turns = itertools.cycle((True, False))
@@ -245,7 +232,7 @@ class PlanEngine:
                 return False
             self._ends["expired"] += 1
             late = f"No answer within {entry.deadline - entry.submitted:.3g} s."
-            _settle(entry.future, DeadlineExceeded(late))
+            _settle(entry.future, requests.DeadlineExceeded(late))
             return True
 
         with self._changed:
@@ -304,7 +291,7 @@ class PlanEngine:
             _settle(entry.future, row.fault)
             return
         now = time.monotonic()
-        answer = PlanAnswer(
+        answer = requests.PlanAnswer(
             text=self.encoder.decode(row.response),
             tokens=len(row.response),
             prompt_tokens=len(entry.prompted.ids),
@@ -331,12 +318,12 @@ class PlanEngine:
             self._last_answer = now
         _settle(entry.future, answer)
 
-    def _found(self, row: SearchRow) -> FoundPlans:
+    def _found(self, row: SearchRow) -> requests.FoundPlans:
         grammar, found = self._decoder.grammar, row.found
         assert grammar is not None and found is not None
         decode = self.encoder.decode
-        return FoundPlans(
-            tuple(FoundPlan(decode(plan.tokens), plan.score) for plan in found.plans),
+        return requests.FoundPlans(
+            tuple(requests.FoundPlan(decode(plan.tokens), plan.score) for plan in found.plans),
             found.exact,
             tuple(
                 (grammar.intents[intent], probability)
@@ -354,7 +341,7 @@ def _by_token(encoder: ChatEncoder, row: SequenceState) -> tuple[tuple[str, floa
     return tuple((piece, row.logs.get(place, 0.0)) for place, piece in enumerate(pieces))
 
 
-def _settle(future: Future[PlanAnswer], outcome: PlanAnswer | Exception) -> None:
+def _settle(future: Future[requests.PlanAnswer], outcome: requests.PlanAnswer | Exception) -> None:
     """Gives a future its outcome, unless somebody has cancelled it meanwhile."""
     if not future.set_running_or_notify_cancel():
         return

@@ -18,16 +18,9 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.gsisr.intent_counts import IntentCounts
+from gplan_jax.inference.engine import decoder_setup
 from gplan_jax.inference.engine.best_plans import SearchRow
 from gplan_jax.inference.engine.continuous import Prompted, decode_all
-from gplan_jax.inference.engine.decoder_setup import (
-    Parts,
-    Prompter,
-    build_decoder,
-    build_prompter,
-    grammar_of,
-    load_counts,
-)
 from gplan_jax.inference.engine.requests import DecodingMode, EngineConfig, PlanRequest
 from gplan_jax.inference.grammar.plan_grammar import PlanGrammar
 from gplan_jax.models import Qwen3, load_qwen3
@@ -118,7 +111,7 @@ class Planner:
             max_new_tokens=max_new_tokens or MAX_NEW_TOKENS,
             batch_size=batch_size,
             mode=mode,
-            counts=load_counts(folder),
+            counts=decoder_setup.load_counts(folder),
             temperature=temperature,
             seed=seed,
             best=best,
@@ -135,16 +128,20 @@ class Planner:
         return self.task.library
 
     @cached_property
-    def prompter(self) -> Prompter:
+    def prompter(self) -> decoder_setup.Prompter:
         """What makes its prompts."""
-        return build_prompter(self.task, self.encoder, EngineConfig(prefix_cache_mib=0))
+        return decoder_setup.build_prompter(
+            self.task, self.encoder, EngineConfig(prefix_cache_mib=0)
+        )
 
     @cached_property
     def grammar(self) -> PlanGrammar | None:
         """The grammar of its answers, None where they are decoded freely."""
         if self.mode == "unconstrained":
             return None
-        return grammar_of("this model", self.task.response, self.library, self.encoder)
+        return decoder_setup.grammar_of(
+            "this model", self.task.response, self.library, self.encoder
+        )
 
     def generate(self, contexts: Sequence[Sample | Prompt]) -> list[str]:
         """Answers of the model, one text a context, in order; a progress bar counts them.
@@ -182,8 +179,8 @@ class Planner:
         )
         # The drafts learn from the answers of this call alone.
         counts = copy.deepcopy(self.counts)
-        parts = Parts("planner", self.model, self.encoder, self.task, grammar, counts)
-        decoder = build_decoder(
+        parts = decoder_setup.Parts("planner", self.model, self.encoder, self.task, grammar, counts)
+        decoder = decoder_setup.build_decoder(
             parts, config, self.prompter, prompts=prompts, sample=context, ahead=False
         )
         decode = self.encoder.decode

@@ -19,17 +19,7 @@ import numpy as np
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.progress import ProgressBar
-from gplan_jax.inference.engine.passes import (
-    AllowedEdges,
-    KVCache,
-    PromptRest,
-    Served,
-    Trees,
-    prefill,
-    read_page,
-    verify,
-    write_page,
-)
+from gplan_jax.inference.engine import passes
 from gplan_jax.inference.grammar.plan_grammar import PlanGrammar
 from gplan_jax.models import Qwen3
 
@@ -94,10 +84,10 @@ def shapes_of(
 
 
 # One jit a function for the whole process: decoders of models of one shape share what is compiled.
-_PREFILL = jax.jit(prefill, donate_argnames="cache")
-_VERIFY = jax.jit(verify, donate_argnames="cache")
-_READ_PAGE = jax.jit(partial(read_page, size=PAGE))
-_WRITE_PAGE = jax.jit(write_page, donate_argnames="cache")
+_PREFILL = jax.jit(passes.prefill, donate_argnames="cache")
+_VERIFY = jax.jit(passes.verify, donate_argnames="cache")
+_READ_PAGE = jax.jit(partial(passes.read_page, size=PAGE))
+_WRITE_PAGE = jax.jit(passes.write_page, donate_argnames="cache")
 
 
 class Programs:
@@ -130,8 +120,10 @@ class Programs:
                 "(--prompt-length) or answers (--max-new-tokens)."
             )
         self.shapes = shapes
-        self._served = Served.of(model, np.asarray(system_ids, np.int32), vocabulary, grammar)
-        self._cache = KVCache.empty(model, max(shapes.nodes), shapes.places)
+        self._served = passes.Served.of(
+            model, np.asarray(system_ids, np.int32), vocabulary, grammar
+        )
+        self._cache = passes.KVCache.empty(model, max(shapes.nodes), shapes.places)
         self._words = None if grammar is None else grammar.table.bits_MxW.shape[1]
         self._ahead = ahead
         self._compiled: dict[tuple, Callable] = {}
@@ -149,7 +141,7 @@ class Programs:
         ids: Sequence[int],
         start: int,
         queries: Sequence[int] = (),
-        allowed: AllowedEdges | None = None,
+        allowed: passes.AllowedEdges | None = None,
     ) -> np.ndarray:
         """Runs tokens of a prompt into a slot that holds ``start`` of them: edge logits [Q, E] at
         the tokens ``queries``, or the most likely token [Q].
@@ -165,29 +157,31 @@ class Programs:
         self._cache, choices = self._call(_PREFILL, self._served, self._cache, prompt, allowed)
         return np.asarray(choices)
 
-    def verify(self, trees: Trees, allowed: AllowedEdges | None) -> np.ndarray:
+    def verify(self, trees: passes.Trees, allowed: passes.AllowedEdges | None) -> np.ndarray:
         """Runs the trees of the first b slots; edge logits [b, T, E] or likely tokens [b, T]."""
         self._cache, choices = self._call(_VERIFY, self._served, self._cache, trees, allowed)
         return np.asarray(choices)
 
-    def read_page(self, slot: int, start: int) -> KVCache:
+    def read_page(self, slot: int, start: int) -> passes.KVCache:
         """A page of a slot's keys and values."""
         return self._call(_READ_PAGE, self._cache, np.int32(slot), np.int32(start))
 
-    def write_page(self, slot: int, start: int, page: KVCache) -> None:
+    def write_page(self, slot: int, start: int, page: passes.KVCache) -> None:
         """Puts a page into a slot."""
         self._cache = self._call(_WRITE_PAGE, self._cache, page, np.int32(slot), np.int32(start))
 
-    def no_edges(self, *shape: int) -> AllowedEdges | None:
+    def no_edges(self, *shape: int) -> passes.AllowedEdges | None:
         """Nothing that is allowed, to be filled in; None for plain decoding."""
         if self._words is None:
             return None
-        return AllowedEdges(np.zeros(shape, np.int32), np.zeros((*shape, self._words), np.uint32))
+        return passes.AllowedEdges(
+            np.zeros(shape, np.int32), np.zeros((*shape, self._words), np.uint32)
+        )
 
-    def _empty_prompt(self, bucket: int, continues: bool) -> PromptRest:
+    def _empty_prompt(self, bucket: int, continues: bool) -> passes.PromptRest:
         zero = np.int32(0)
         query_Q = np.zeros(self.shapes.queries, np.int32)
-        return PromptRest(np.zeros(bucket, np.int32), zero, zero, zero, query_Q, continues)
+        return passes.PromptRest(np.zeros(bucket, np.int32), zero, zero, zero, query_Q, continues)
 
     def _call(self, function: Any, *operands: Any) -> Any:
         if not self._ahead:
@@ -226,17 +220,17 @@ def _shape_key(function: Any, operands: Sequence[Any]) -> tuple:
     """What tells the programs of one engine apart; its weights and cache never change shape."""
     shapes = (
         (operand.ids_S.shape, operand.continues)
-        if isinstance(operand, PromptRest)
+        if isinstance(operand, passes.PromptRest)
         else operand.ids_bxT.shape
         for operand in operands
-        if isinstance(operand, PromptRest | Trees)
+        if isinstance(operand, passes.PromptRest | passes.Trees)
     )
     return (function, *shapes)
 
 
-def empty_trees(rows: int, nodes: int, window: int) -> Trees:
+def empty_trees(rows: int, nodes: int, window: int) -> passes.Trees:
     """Trees of padding, to be filled in: every node sees itself alone and nothing is moved."""
-    return Trees(
+    return passes.Trees(
         ids_bxT=np.zeros((rows, nodes), np.int32),
         depths_bxT=np.zeros((rows, nodes), np.int32),
         mask_bxTxT=np.tile(np.eye(nodes, dtype=bool), (rows, 1, 1)),
@@ -246,7 +240,7 @@ def empty_trees(rows: int, nodes: int, window: int) -> Trees:
     )
 
 
-def set_tree(trees: Trees, row: int, tokens: Sequence[int], parents: Sequence[int]) -> None:
+def set_tree(trees: passes.Trees, row: int, tokens: Sequence[int], parents: Sequence[int]) -> None:
     """Puts one tree into the padding of ``empty_trees``: its tokens, who sees whom, and how deep
     each node lies. See ``DraftTree`` for ``parents``.
     """

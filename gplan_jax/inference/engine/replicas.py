@@ -13,23 +13,16 @@ import jax
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, Sample
+from gplan_jax.inference.engine import requests
 from gplan_jax.inference.engine.decoder_setup import MOMENT_COLUMNS
-from gplan_jax.inference.engine.requests import (
-    ENDS,
-    Engine,
-    EngineSnapshot,
-    Overloaded,
-    PlanAnswer,
-    PlanRequest,
-)
 
 USERS = 100_000  # whose replica is remembered
 USER_COLUMNS = tuple(column for column in COLUMNS if column not in {*MOMENT_COLUMNS, "id"})
 _STATE = ("queued", "active", "slots", "queue_limit", "prefix_bytes")
-_COUNTS = (*ENDS, "passes", "prefix_hits", "prefix_misses", "compilations")
+_COUNTS = (*requests.ENDS, "passes", "prefix_hits", "prefix_misses", "compilations")
 
 
-def user_of(request: PlanRequest) -> Hashable:
+def user_of(request: requests.PlanRequest) -> Hashable:
     """What a user's requests have in common: profile and history, whose prompt is cached."""
     sample = request.sample
     if not isinstance(sample, Sample):
@@ -45,25 +38,25 @@ class Replicas:
     nothing any more, and what it had accepted goes to another, until the request's deadline.
     """
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
+    def __init__(self, engines: Sequence[requests.Engine]) -> None:
         self.engines = tuple(engines)
         self._homes: OrderedDict[Hashable, int] = OrderedDict()
         self._lock = threading.Lock()
 
-    def submit(self, request: PlanRequest) -> Future[PlanAnswer]:
+    def submit(self, request: requests.PlanRequest) -> Future[requests.PlanAnswer]:
         """Queues a request; see ``requests.Engine``."""
-        answer: Future[PlanAnswer] = Future()
+        answer: Future[requests.PlanAnswer] = Future()
         self._send(request, answer, time.monotonic())
         return answer
 
-    def snapshot(self) -> EngineSnapshot:
+    def snapshot(self) -> requests.EngineSnapshot:
         """The state of the engines that work, and the counts of all; ready while one is."""
         states = [engine.snapshot() for engine in self.engines]
         working = [state for state in states if state.ready] or states
         rows: Counter[int] = Counter()
         for state in states:
             rows.update(state.rows_of_passes)
-        return EngineSnapshot(
+        return requests.EngineSnapshot(
             ready=any(state.ready for state in states),
             rows_of_passes=dict(rows),
             expected_wait_s=min(state.expected_wait_s for state in working),
@@ -78,7 +71,9 @@ class Replicas:
         with ThreadPoolExecutor(len(self.engines)) as pool:
             list(pool.map(lambda engine: engine.close(drain_s=drain_s), self.engines))
 
-    def _send(self, request: PlanRequest, answer: Future[PlanAnswer], arrived: float) -> None:
+    def _send(
+        self, request: requests.PlanRequest, answer: Future[requests.PlanAnswer], arrived: float
+    ) -> None:
         """Submits to the best engine, or the next where that refuses; raises what the last says."""
         user = user_of(request)
         order = self._order(user, [engine.snapshot() for engine in self.engines])
@@ -94,7 +89,7 @@ class Replicas:
             except GplanError as refusal:
                 # Another may have room; what is wrong with the request is wrong everywhere.
                 broken = not self.engines[number].snapshot().ready
-                if number == order[-1] or not (broken or isinstance(refusal, Overloaded)):
+                if number == order[-1] or not (broken or isinstance(refusal, requests.Overloaded)):
                     raise
         with self._lock:
             self._homes[user] = number
@@ -102,7 +97,7 @@ class Replicas:
             if len(self._homes) > USERS:
                 self._homes.popitem(last=False)
 
-        def settle(done: Future[PlanAnswer]) -> None:
+        def settle(done: Future[requests.PlanAnswer]) -> None:
             if done.cancelled():
                 answer.cancel()
                 return
@@ -123,7 +118,7 @@ class Replicas:
         # A client that went away frees its slot.
         answer.add_done_callback(lambda given: given.cancelled() and inner.cancel())
 
-    def _order(self, user: Hashable, states: Sequence[EngineSnapshot]) -> list[int]:
+    def _order(self, user: Hashable, states: Sequence[requests.EngineSnapshot]) -> list[int]:
         """Numbers of the engines that work, the one to ask first in front."""
         load = {n: state.queued + state.active for n, state in enumerate(states) if state.ready}
         with self._lock:
@@ -132,7 +127,7 @@ class Replicas:
         return sorted(load, key=lambda n: (not (n == home and stays), load[n], n != home, n))
 
 
-def load_replicas(load: Callable[[], Engine], count: int | None = None) -> Engine:
+def load_replicas(load: Callable[[], requests.Engine], count: int | None = None) -> requests.Engine:
     """Calls ``load`` once for each of the first ``count`` local devices (all, if None), at once.
 
     Raises:
@@ -147,7 +142,7 @@ def load_replicas(load: Callable[[], Engine], count: int | None = None) -> Engin
             "has a device of its own. Say auto for all of them."
         )
 
-    def on(device: jax.Device) -> Engine:
+    def on(device: jax.Device) -> requests.Engine:
         with jax.default_device(device):
             return load()
 

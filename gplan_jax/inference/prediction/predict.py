@@ -24,16 +24,9 @@ import gplan_jax
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.data.tasks.registry import load_task
 from gplan_jax.data.tasks.task import Task
+from gplan_jax.foundation import files
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows, empty_data_set
-from gplan_jax.foundation.files import (
-    atomic_write,
-    file_digest,
-    folder_hash,
-    json_digest,
-    refuse_existing,
-    write_jsonl,
-)
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.row_files import ROW_MEND, cell_text, count_rows, import_parquet
 from gplan_jax.foundation.streams import map_ordered
@@ -78,11 +71,9 @@ def predict(
 ) -> Manifest:
     """Plans the rows of ``data`` into ``out``, or those of them that are not there yet.
 
-    Args:
-        shard: "i/n" takes only the i-th of n equal ranges of whole parts.
-        part_rows: rows of the file that a part of the output answers.
-        devices: what to plan on, an engine each; all of this process where None.
-        options: of ``Planner.load``. Without a ``mode``, answers that have a grammar are drafted.
+    The ``shard`` "i/n" is only the i-th of n equal ranges of whole parts, each of which answers
+    ``part_rows`` rows. Each device has an engine; None takes all of this process. ``options`` are
+    those of ``Planner.load``; without a ``mode``, answers that have a grammar are drafted.
 
     Raises:
         GplanError: ``out`` holds something else, or plans of other inputs or settings.
@@ -103,12 +94,12 @@ def predict(
     # What is there already must be of the same inputs and settings.
     devices = devices or jax.local_devices()
     run = {
-        "model": folder_hash(model),
-        "data": file_digest(data),
+        "model": files.folder_hash(model),
+        "data": files.file_digest(data),
         "rows": rows,
         "part_rows": part_rows,
         "output": output,
-        "prompts": json_digest(task.prompt_sources),
+        "prompts": files.json_digest(task.prompt_sources),
         "prompt_length": task.prompt_length,
         "response": task.response,
         **{name: value for name, value in options.items() if name not in OF_TASK},
@@ -126,7 +117,7 @@ def predict(
         if found.parts is not None and all((out / part.file).is_file() for part in found.parts):
             return found
     else:
-        refuse_existing(out)
+        files.refuse_existing(out)
         manifest.write(out)
 
     total = -(-rows // part_rows)
@@ -156,7 +147,12 @@ def predict(
             try:
                 with jax.default_device(device):
                     records, faults = plan_rows(planner, data, contexts, faulty.skips, on_row)
-                _write_part(paths[part], records, planner)
+                if output == "jsonl":
+                    files.write_jsonl(paths[part], records)
+                else:
+                    with files.atomic_write(paths[part]) as temporary:
+                        table = answer_table(planner, records)
+                        import_parquet().write_table(table, temporary)
             finally:
                 idle.put((device, planner))
             return faults
@@ -176,7 +172,7 @@ def predict(
             finally:
                 stop.set()
     written = [
-        PartFile(file=path.name, answers=count_rows(path), sha256=file_digest(path))
+        PartFile(file=path.name, answers=count_rows(path), sha256=files.file_digest(path))
         for path in paths.values()
         if path.is_file()  # None where all rows of a part are faulty.
     ]
@@ -273,16 +269,6 @@ def _record(
         "text": answer.text,
         "log_probability": None if log is None else round(log, 6),
     }
-
-
-def _write_part(path: Path, records: list[dict[str, Any]], planner: Planner) -> None:
-    """Writes a part whole or not at all."""
-    if path.suffix == ".jsonl":
-        write_jsonl(path, records)
-        return
-    parquet = import_parquet()
-    with atomic_write(path) as temporary:
-        parquet.write_table(answer_table(planner, records), temporary)
 
 
 def answer_table(planner: Planner, records: list[dict[str, Any]]) -> Any:

@@ -124,7 +124,10 @@ class RequestShell:
             else:
                 await self._app(scope, receive, send_marked)
         except Exception as error:
-            _log_fault(error, request.id)
+            # An exception's type and place; its message might quote a user.
+            frames = traceback.extract_tb(error.__traceback__)[-6:]
+            places = [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in frames]
+            log("fault", request_id=request.id, error=type(error).__name__, at=places)
             if request.status is not None:
                 raise
             message = f"Something failed in the server; the log names it by request {request.id}."
@@ -196,10 +199,3 @@ class _Request:
         self.started = time.monotonic()
         self.status: int | None = None
         self.fields: dict[str, object] = {}
-
-
-def _log_fault(error: Exception, request_id: str) -> None:
-    """Logs an exception's type and place; its message might quote a user."""
-    frames = traceback.extract_tb(error.__traceback__)
-    places = [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in frames[-6:]]
-    log("fault", request_id=request_id, error=type(error).__name__, at=places)

@@ -13,13 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client import CollectorRegistry, Counter, Histogram, core, generate_latest
 from prometheus_client.registry import Collector
 
 from gplan_jax.inference.engine.requests import ENDS, EngineSnapshot, PlanAnswer
@@ -81,9 +75,9 @@ class ServerMetrics:
     def tell_model(self, current: Callable[[], tuple[str, str]]) -> None:
         """Shows the name and revision that ``current`` gives when metrics are read."""
 
-        def model() -> Iterator[Metric]:
+        def model() -> Iterator[core.Metric]:
             text, labels = "The model that plans now.", ["model", "revision"]
-            info = GaugeMetricFamily("gplan_model_info", text, labels=labels)
+            info = core.GaugeMetricFamily("gplan_model_info", text, labels=labels)
             info.add_metric([*current()], 1)
             yield info
 
@@ -119,22 +113,22 @@ class ServerMetrics:
 class _WhenRead(Collector):
     """Metrics that are worked out each time that they are asked for."""
 
-    def __init__(self, read: Callable[[], Iterator[Metric]]) -> None:
+    def __init__(self, read: Callable[[], Iterator[core.Metric]]) -> None:
         self._read = read
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[core.Metric]:
         return self._read()
 
 
 def _labelled(
-    metric: GaugeMetricFamily | CounterMetricFamily, values: Mapping[str, float]
-) -> Metric:
+    metric: core.GaugeMetricFamily | core.CounterMetricFamily, values: Mapping[str, float]
+) -> core.Metric:
     for label, value in values.items():
         metric.add_metric([label], value)
     return metric
 
 
-def _engine_metrics(state: EngineSnapshot) -> Iterator[Metric]:
+def _engine_metrics(state: EngineSnapshot) -> Iterator[core.Metric]:
     share = state.active / state.slots if state.slots else 0.0
     gauges: dict[str, tuple[float, str]] = {
         "gplan_ready": (int(state.ready), "1 once all programs are compiled."),
@@ -152,9 +146,11 @@ def _engine_metrics(state: EngineSnapshot) -> Iterator[Metric]:
         ),
     }
     for name, (value, text) in gauges.items():
-        yield GaugeMetricFamily(name, text, value)
+        yield core.GaugeMetricFamily(name, text, value)
     if state.replicas:
-        up = GaugeMetricFamily("gplan_replica_up", "Whether a replica works.", labels=["replica"])
+        up = core.GaugeMetricFamily(
+            "gplan_replica_up", "Whether a replica works.", labels=["replica"]
+        )
         yield _labelled(up, {str(n): int(works) for n, works in enumerate(state.replicas)})
     counters = {
         "gplan_passes": (state.passes, "Passes over the weights, prefills included."),
@@ -163,9 +159,9 @@ def _engine_metrics(state: EngineSnapshot) -> Iterator[Metric]:
         "gplan_compilations": (state.compilations, "Programs compiled; constant once ready."),
     }
     for name, (count, text) in counters.items():
-        yield CounterMetricFamily(name, text, count)
+        yield core.CounterMetricFamily(name, text, count)
     text = "The engine's requests by how they ended."
-    ended = CounterMetricFamily("gplan_engine_requests", text, labels=["ended"])
+    ended = core.CounterMetricFamily("gplan_engine_requests", text, labels=["ended"])
     yield _labelled(ended, {end: getattr(state, end) for end in ENDS})
     # Rows decoded together as a histogram, one observation a pass.
     rows = state.rows_of_passes
@@ -173,4 +169,4 @@ def _engine_metrics(state: EngineSnapshot) -> Iterator[Metric]:
     buckets = [*below.items(), ("+Inf", sum(rows.values()))]
     total = sum(size * count for size, count in rows.items())
     text = "Rows decoded together in a pass."
-    yield HistogramMetricFamily("gplan_batch_rows", text, buckets, total)
+    yield core.HistogramMetricFamily("gplan_batch_rows", text, buckets, total)

@@ -149,7 +149,7 @@ def waiting_table(summaries: Mapping[str, RunFigures], *, title: str = "") -> Ta
     rows: list[Sequence[Cell]] = []
     for name, run in summaries.items():
         latency = run["latency_ms"] or {}
-        cells: Sequence[Cell] = (
+        row: Sequence[Cell] = (
             Text(name, style="bold"),
             str(run["requests"]),
             _percent(_ratio(sum(run["errors"].values()), run["requests"])),
@@ -157,7 +157,7 @@ def waiting_table(summaries: Mapping[str, RunFigures], *, title: str = "") -> Ta
             _number(run["goodput"]["qps"]),
             _number((run["lag_ms"] or {}).get("p99")),
         )
-        rows.append(cells)
+        rows.append(row)
     return TextTable(("", *headings), rows, title=title, plain=True).rich()
 
 
@@ -167,14 +167,14 @@ def server_table(summaries: Mapping[str, RunFigures], *, title: str = "") -> Tab
     rows: list[Sequence[Cell]] = []
     for name, run in summaries.items():
         server, usage = run["server_ms"], run["usage"]
-        cells: Sequence[Cell] = (
+        row: Sequence[Cell] = (
             Text(name, style="bold"),
             *(_number((server[stage] or {}).get("mean")) for stage in STAGES[:3]),
             _number(usage.get("passes")),
             _percent(_ratio(usage.get("accepted_tokens"), usage.get("drafted_tokens"))),
             _percent(run["cached_share"]),
         )
-        rows.append(cells)
+        rows.append(row)
     return TextTable(("", *headings, "prompt\ncached"), rows, title=title, plain=True).rich()
 
 

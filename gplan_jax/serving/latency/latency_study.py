@@ -31,27 +31,8 @@ from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import Sample
 from gplan_jax.inference.engine.requests import DecodingMode
-from gplan_jax.serving.latency.latency_report import (
-    RunFigures,
-    describe_machine,
-    latency_table,
-    machine,
-    server_table,
-    summarize,
-    waiting_table,
-    warning_lines,
-)
-from gplan_jax.serving.latency.load_generator import (
-    OK,
-    PLAN_PATH,
-    Exchange,
-    Send,
-    exchange_row,
-    http_sender,
-    plan_bodies,
-    poisson_schedule,
-    send_on_schedule,
-)
+from gplan_jax.serving.latency import latency_report as report
+from gplan_jax.serving.latency import load_generator as load
 
 HOST = "127.0.0.1"
 POLL_S = 0.2
@@ -197,7 +178,7 @@ def compare_latency(
         arms[name] = folder, modes.get(name) or own_mode(folder)
         if name not in modes and arms[name][1] != "unconstrained":
             arms[name + FREE] = folder, "unconstrained"
-    results: dict[str, Any] = {"ran_on": machine(), "load": asdict(plan), "models": {}}
+    results: dict[str, Any] = {"ran_on": report.machine(), "load": asdict(plan), "models": {}}
     for name, (folder, mode) in arms.items():
         # The server gives up on no request before its client does.
         patience = ["--deadline-ms", str(round(plan.timeout_s * 1000))]
@@ -226,7 +207,7 @@ def measure_running(
     wait_until_ready(url, READY_S)
     runs = asyncio.run(load_server(url, "server", samples, plan, out / "server", api_key=api_key))
     results = {
-        "ran_on": machine(),
+        "ran_on": report.machine(),
         "load": asdict(plan),
         "models": {"server": {"url": url, "runs": runs}},
     }
@@ -242,42 +223,44 @@ async def load_server(
     out: Path,
     *,
     api_key: str | None = None,
-) -> dict[str, RunFigures]:
+) -> dict[str, report.RunFigures]:
     """Warms a server up and sends it one run for each rate; QPS as text -> ``summarize``.
 
     Every exchange goes to OUT/qps_RATE.jsonl. An unanswered request of the warm-up is a GplanError.
     """
-    bodies = plan_bodies(samples, deadline_ms=plan.deadline_ms)
-    summaries: dict[str, RunFigures] = {}
-    async with http_sender(url, path=PLAN_PATH, timeout_s=plan.timeout_s, api_key=api_key) as send:
+    bodies = load.plan_bodies(samples, deadline_ms=plan.deadline_ms)
+    summaries: dict[str, report.RunFigures] = {}
+    async with load.http_sender(
+        url, path=load.PLAN_PATH, timeout_s=plan.timeout_s, api_key=api_key
+    ) as send:
         await warm_up(send, bodies[: plan.warmup], url)
         taken = plan.warmup
         for qps in plan.qps:
-            schedule_s = poisson_schedule(qps, plan.duration_s, plan.seed)
+            schedule_s = load.poisson_schedule(qps, plan.duration_s, plan.seed)
             failed = 0
             with ProgressBar(f"{name} at {qps:g} QPS", len(schedule_s)) as bar:
 
-                def ended(exchange: Exchange, bar: ProgressBar = bar) -> None:
+                def ended(exchange: load.Exchange, bar: ProgressBar = bar) -> None:
                     nonlocal failed
                     failed += not exchange.answered
                     bar.advance(f"{failed} not answered" if failed else "")
 
                 # Other bodies than before, so that runs don't meet what a cache still holds.
                 fresh = islice(cycle(bodies), taken, None)
-                exchanges = await send_on_schedule(send, fresh, schedule_s, ended=ended)
+                exchanges = await load.send_on_schedule(send, fresh, schedule_s, ended=ended)
             taken += len(schedule_s)
-            summaries[f"{qps:g}"] = summarize(
+            summaries[f"{qps:g}"] = report.summarize(
                 exchanges, duration_s=plan.duration_s, deadline_ms=plan.deadline_ms
             )
-            write_jsonl(out / f"qps_{qps:g}.jsonl", map(exchange_row, exchanges))
+            write_jsonl(out / f"qps_{qps:g}.jsonl", map(load.exchange_row, exchanges))
     return summaries
 
 
-async def warm_up(send: Send, bodies: Iterable[bytes], url: str) -> None:
+async def warm_up(send: load.Send, bodies: Iterable[bytes], url: str) -> None:
     """Sends some requests one after the other; GplanError where one is not answered."""
     for body in bodies:
         reply = await send(body)
-        if reply.status != OK:
+        if reply.status != load.OK:
             said = reply.body.decode("utf-8", errors="replace")[:300] or reply.problem
             raise GplanError(
                 f"{url} did not answer the first requests ({reply.status or 'no answer'}: {said})."
@@ -321,9 +304,9 @@ def latency_view(results: Mapping[str, Any]) -> RenderableType:
     }
     by_model = {name: model["runs"] for name, model in models.items()}
     return Group(
-        latency_table(by_model, title="Response times (as in the paper's table 5)"),
-        waiting_table(runs, title="Every run; latencies count from the intended send time"),
-        server_table(runs, title="What the server says, means of the answered requests"),
-        *warning_lines(runs),
-        Text(describe_machine(results["ran_on"])),
+        report.latency_table(by_model, title="Response times (as in the paper's table 5)"),
+        report.waiting_table(runs, title="Every run; latencies count from the intended send time"),
+        report.server_table(runs, title="What the server says, means of the answered requests"),
+        *report.warning_lines(runs),
+        Text(report.describe_machine(results["ran_on"])),
     )

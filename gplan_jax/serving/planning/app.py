@@ -26,24 +26,9 @@ from gplan_jax.serving.http.middleware import HUNG_UP, Gate, RequestShell
 from gplan_jax.serving.http.pages import SHARED_PAGE_FILES, serve_files
 from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.http.telemetry import ServerMetrics
+from gplan_jax.serving.planning import schemas
 from gplan_jax.serving.planning.endpoints import HungUp, PlanEndpoints
 from gplan_jax.serving.planning.models import Models
-from gplan_jax.serving.planning.schemas import (
-    ERRORS,
-    PLAN_ERRORS,
-    ContextBody,
-    Example,
-    ExamplesAnswer,
-    ModelAnswer,
-    PlanBody,
-    PlanResult,
-    PlansBody,
-    PlansResult,
-    ReloadBody,
-    StatusAnswer,
-    ToolAnswer,
-    describe,
-)
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 if TYPE_CHECKING:
@@ -86,10 +71,10 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.gate, app.state.metrics, app.state.models = gate, metrics, models
-    app.post("/v1/plan", response_model=PlanResult, responses=PLAN_ERRORS)(
+    app.post("/v1/plan", response_model=schemas.PlanResult, responses=schemas.PLAN_ERRORS)(
         models.handler(lambda model: model.planning.plan)
     )
-    app.post("/v1/plans", response_model=PlansResult, responses=PLAN_ERRORS)(
+    app.post("/v1/plans", response_model=schemas.PlansResult, responses=schemas.PLAN_ERRORS)(
         models.handler(lambda model: model.planning.plans)
     )
     hidden = partial(app.post, include_in_schema=False)  # OpenAI describes their form.
@@ -105,18 +90,18 @@ def create_app(
         return await models.current.openai.model(model)
 
     # For the page: the model, its tools, and contexts to start from.
-    @app.get("/v1/model", responses=ERRORS)
-    async def model() -> ModelAnswer:
+    @app.get("/v1/model", responses=schemas.ERRORS)
+    async def model() -> schemas.ModelAnswer:
         """What the server runs, and what its tools mean."""
         planning = models.current.planning
         library = planning.library
-        return ModelAnswer(
+        return schemas.ModelAnswer(
             model=planning.settings.model,
             mode=settings.mode,
             library=library.name,
             tool_key=library.tool_key,
             tools={
-                name: ToolAnswer(
+                name: schemas.ToolAnswer(
                     meaning=tool.meaning, parameters=[*tool.parameters, *tool.optional]
                 )
                 for name, tool in library.tools.items()
@@ -125,10 +110,10 @@ def create_app(
             labels=settings.labels,
         )
 
-    examples_answer = ExamplesAnswer(examples=[*example_contexts(settings.examples)])
+    examples_answer = schemas.ExamplesAnswer(examples=[*example_contexts(settings.examples)])
 
-    @app.get("/v1/examples", responses=ERRORS)
-    async def examples() -> ExamplesAnswer:
+    @app.get("/v1/examples", responses=schemas.ERRORS)
+    async def examples() -> schemas.ExamplesAnswer:
         """Simulated contexts to try."""
         return examples_answer
 
@@ -138,7 +123,7 @@ def create_app(
         @app.post("/admin/reload", include_in_schema=False)
         async def reload(request: Request) -> dict[str, Any]:
             """Puts another model in the place of this one; see ``Reloader``."""
-            body = validate(ReloadBody, await models.current.planning.read(request))
+            body = validate(schemas.ReloadBody, await models.current.planning.read(request))
             path = None if body.model is None else local_path(body.model)
             try:
                 return await asyncio.to_thread(app.state.reload, path)
@@ -149,25 +134,25 @@ def create_app(
                 raise ApiError(500, "bad_model", f"{message}; the one before stays.") from error
 
     probe: dict[str, Any] = {
-        "responses": {503: PLAN_ERRORS[503]},
+        "responses": {503: schemas.PLAN_ERRORS[503]},
         "response_model_exclude_none": True,
     }
 
     @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", **probe)
-    async def healthz() -> StatusAnswer:
+    async def healthz() -> schemas.StatusAnswer:
         """Whether the process is well: 503 once the engine has failed, and only a restart helps."""
         gate.check_alive()
-        return StatusAnswer(status="ok")
+        return schemas.StatusAnswer(status="ok")
 
     @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", **probe)
-    async def readyz() -> StatusAnswer:
+    async def readyz() -> schemas.StatusAnswer:
         """Whether plan requests are taken: 503 while the model loads and once the server stops."""
         gate.check()
         works = gate.engine.snapshot().replicas
         replicas = f"{sum(works)} of {len(works)}" if works else None
-        return StatusAnswer(status="ready", replicas=replicas)
+        return schemas.StatusAnswer(status="ready", replicas=replicas)
 
     @app.head("/metrics", include_in_schema=False)
     @app.get("/metrics", response_class=Response)
@@ -197,13 +182,13 @@ def create_app(
         return Response(status_code=HUNG_UP)
 
     serve_files(app, PAGE_FILES)
-    describe(app, settings, {"/v1/plan": PlanBody, "/v1/plans": PlansBody})
+    schemas.describe(app, settings, {"/v1/plan": schemas.PlanBody, "/v1/plans": schemas.PlansBody})
     app.add_middleware(RequestShell, settings=settings, metrics=metrics, gate=gate, tracer=tracer)
     return app
 
 
 @lru_cache
-def example_contexts(count: int) -> tuple[Example, ...]:
+def example_contexts(count: int) -> tuple[schemas.Example, ...]:
     """``count`` simulated contexts, as different as their orders and current places are."""
     samples = list(simulate_rows(EXAMPLE_ROWS, EXAMPLE_SEED)) if count else []
     kinds: dict[tuple[str, str], Sample] = {}
@@ -217,10 +202,10 @@ def example_contexts(count: int) -> tuple[Example, ...]:
         seen[sample.trigger_1] += 1
     chosen = [sample for _, sample in sorted(rounds, key=lambda entry: entry[0])[:count]]
     return tuple(
-        Example(
+        schemas.Example(
             name=f"{sample.trigger_1} · {sample.current_tag} · {sample.currenttime[5:16]}",
             # Without an id they take no part in an A/B test.
-            context=ContextBody(
+            context=schemas.ContextBody(
                 **{k: v for k, v in sample.to_dict().items() if k not in ("raw_labels", "id")}
             ),
         )

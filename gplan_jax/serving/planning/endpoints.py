@@ -16,37 +16,15 @@ from starlette.responses import JSONResponse, Response
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, check_plan, latent_valid, parse_plan
 from gplan_jax.gsisr.filter import Violation
-from gplan_jax.inference.engine.requests import (
-    BadOption,
-    DeadlineExceeded,
-    Draining,
-    Engine,
-    FoundPlans,
-    NotFinite,
-    Overloaded,
-    PlanAnswer,
-    PlanRequest,
-)
+from gplan_jax.inference.engine import requests
 from gplan_jax.reasoning import LatentVocabulary
 from gplan_jax.serving.http.bodies import read_json, validate
 from gplan_jax.serving.http.errors import ApiError, draining, overloaded
 from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.http.telemetry import ServerMetrics, log
-from gplan_jax.serving.planning.schemas import (
-    BestAnswer,
-    BestPlanAnswer,
-    ContextBody,
-    ExperimentAnswer,
-    FirstIntentAnswer,
-    PlanBody,
-    PlanResult,
-    PlansBody,
-    Timings,
-    Usage,
-    ViolationAnswer,
-)
+from gplan_jax.serving.planning import schemas
 
-Body = TypeVar("Body", PlanBody, PlansBody)
+Body = TypeVar("Body", schemas.PlanBody, schemas.PlansBody)
 Result = TypeVar("Result")
 # The engine keeps deadlines; this much later the server gives up waiting for it to say so.
 DEADLINE_GRACE_S = 0.25
@@ -64,15 +42,15 @@ def _sound(text: str) -> str:
 def _api_error(error: GplanError) -> ApiError:
     """What a client is told of an engine's refusal."""
     match error:
-        case Overloaded():
+        case requests.Overloaded():
             return overloaded(error.retry_after_s)
-        case Draining():
+        case requests.Draining():
             return draining()
-        case NotFinite():
+        case requests.NotFinite():
             return ApiError(500, "not_finite", str(error))
-        case DeadlineExceeded():
+        case requests.DeadlineExceeded():
             return ApiError(504, "deadline", "The answer was not ready in time.")
-        case BadOption():
+        case requests.BadOption():
             return ApiError(422, "bad_request", str(error), column=error.path)
         case _:
             column = next((name for name in reversed(COLUMNS) if name in str(error)), None)
@@ -83,7 +61,7 @@ def _api_error(error: GplanError) -> ApiError:
 class PlanEndpoints:
     """`POST /v1/plan` and `POST /v1/plans`."""
 
-    engine: Engine
+    engine: requests.Engine
     library: IntentLibrary
     latents: LatentVocabulary | None  # None where the model writes no latent prefix.
     metrics: ServerMetrics
@@ -91,7 +69,7 @@ class PlanEndpoints:
 
     async def plan(self, request: Request) -> Response:
         """Plans for one context."""
-        body = await self._body(request, PlanBody)
+        body = await self._body(request, schemas.PlanBody)
         async with watch_hang_up(request) as hung_up:
             result = await self._answer(request, body, body.context, hung_up)
         timings, usage = result.timings_ms.model_dump(), result.usage.model_dump()
@@ -100,11 +78,11 @@ class PlanEndpoints:
 
     async def plans(self, request: Request) -> Response:
         """Plans for several contexts; each gets an answer or an error of its own, in order."""
-        body = await self._body(request, PlansBody)
+        body = await self._body(request, schemas.PlansBody)
         request.state.log["contexts"] = len(body.contexts)
 
         async def one(
-            number: int, context: ContextBody, hung_up: asyncio.Future[None]
+            number: int, context: schemas.ContextBody, hung_up: asyncio.Future[None]
         ) -> dict[str, Any]:
             try:
                 return (await self._answer(request, body, context, hung_up, f"-{number}")).body()
@@ -151,8 +129,8 @@ class PlanEndpoints:
         return body
 
     async def decode(
-        self, request: Request, wanted: PlanRequest, hung_up: asyncio.Future[None]
-    ) -> tuple[PlanAnswer, list[Violation], float]:
+        self, request: Request, wanted: requests.PlanRequest, hung_up: asyncio.Future[None]
+    ) -> tuple[requests.PlanAnswer, list[Violation], float]:
         """The engine's answer, what the rule filter finds in it, and the milliseconds since the
         request came; counted. ApiError says why there is none.
         """
@@ -169,28 +147,28 @@ class PlanEndpoints:
     async def _answer(
         self,
         request: Request,
-        body: PlanBody | PlansBody,
-        context: ContextBody,
+        body: schemas.PlanBody | schemas.PlansBody,
+        context: schemas.ContextBody,
         hung_up: asyncio.Future[None],
         suffix: str = "",
-    ) -> PlanResult:
+    ) -> schemas.PlanResult:
         request_id = request.state.request_id + suffix
         if self.settings.log_contexts:
             request.state.log.setdefault("columns", {})[request_id] = context.model_dump()
-        wanted = PlanRequest(
+        wanted = requests.PlanRequest(
             context.sample(),
             deadline_s=(body.deadline_ms or self.settings.deadline_ms) / 1000,
             temperature=body.temperature,
             seed=body.seed,
             best=body.best,
         )
-        if isinstance(body, PlanBody):
+        if isinstance(body, schemas.PlanBody):
             accepted, dismissed, shown = map(tuple, (body.accepted, body.dismissed, body.shown))
             wanted = replace(wanted, accepted=accepted, dismissed=dismissed, shown=shown)
         answer, violations, total_ms = await self.decode(request, wanted, hung_up)
         text = answer.text
         valid = latent_valid(text, self.latents, self.library) if self.latents else None
-        return PlanResult(
+        return schemas.PlanResult(
             id=request_id,
             model=self.settings.model,
             plan=self._read(text),
@@ -198,16 +176,16 @@ class PlanEndpoints:
             latent_valid=valid,
             passed=not violations,
             violations=[
-                ViolationAnswer(tier=v.tier, code=v.code, message=_sound(v.message))
+                schemas.ViolationAnswer(tier=v.tier, code=v.code, message=_sound(v.message))
                 for v in violations
             ],
-            timings_ms=Timings(
+            timings_ms=schemas.Timings(
                 queue=round(answer.queue_ms, 3),
                 prefill=round(answer.prefill_ms, 3),
                 decode=round(answer.decode_ms, 3),
                 total=total_ms,
             ),
-            usage=Usage(
+            usage=schemas.Usage(
                 prompt_tokens=answer.prompt_tokens,
                 cached_tokens=answer.cached_tokens,
                 response_tokens=answer.tokens,
@@ -223,10 +201,10 @@ class PlanEndpoints:
         plan = parse_plan(text, self.library)
         return [{_sound(key): _sound(value) for key, value in i.items()} for i in plan]
 
-    def _best(self, found: FoundPlans) -> BestAnswer:
-        return BestAnswer(
+    def _best(self, found: requests.FoundPlans) -> schemas.BestAnswer:
+        return schemas.BestAnswer(
             plans=[
-                BestPlanAnswer(
+                schemas.BestPlanAnswer(
                     plan=self._read(plan.text),
                     text=plan.text,
                     log_probability=round(plan.log_probability, 6),
@@ -235,33 +213,35 @@ class PlanEndpoints:
             ],
             exact=found.exact,
             first_intents=[
-                FirstIntentAnswer(intent=intent, probability=round(probability, 6))
+                schemas.FirstIntentAnswer(intent=intent, probability=round(probability, 6))
                 for intent, probability in found.first
             ],
         )
 
-    async def _plan(self, request: PlanRequest, hung_up: asyncio.Future[None]) -> PlanAnswer:
+    async def _plan(
+        self, request: requests.PlanRequest, hung_up: asyncio.Future[None]
+    ) -> requests.PlanAnswer:
         """The engine's answer; its slot is freed where the client hangs up or the time is over."""
         if hung_up.done():
             raise HungUp
         # Submitting renders and encodes the prompt: milliseconds that others need not wait for.
         submitted = await asyncio.to_thread(self.engine.submit, request)
-        future: asyncio.Future[PlanAnswer] = asyncio.wrap_future(submitted)
+        future: asyncio.Future[requests.PlanAnswer] = asyncio.wrap_future(submitted)
         timeout = None if request.deadline_s is None else request.deadline_s + DEADLINE_GRACE_S
         try:
             either: set[asyncio.Future[Any]] = {future, hung_up}
             await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if future.done():
                 if future.cancelled():
-                    raise Draining("The engine was closed.")
+                    raise requests.Draining("The engine was closed.")
                 return future.result()
             if hung_up.done():
                 raise HungUp
-            raise DeadlineExceeded("The answer was not ready in time.")
+            raise requests.DeadlineExceeded("The answer was not ready in time.")
         finally:
             future.cancel()
 
-    def _expose(self, user: str, request_id: str) -> ExperimentAnswer | None:
+    def _expose(self, user: str, request_id: str) -> schemas.ExperimentAnswer | None:
         """The user's arm, None without one; logs the exposure."""
         experiment = self.settings.experiment
         arm = experiment.assign(user) if experiment and user else None
@@ -274,7 +254,7 @@ class PlanEndpoints:
             arm=arm,
             user=experiment.pseudonym(user),
         )
-        return ExperimentAnswer(name=experiment.name, arm=arm)
+        return schemas.ExperimentAnswer(name=experiment.name, arm=arm)
 
 
 @contextlib.asynccontextmanager

@@ -16,20 +16,14 @@ from starlette.responses import Response
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample, parse_plan
-from gplan_jax.inference.engine.requests import (
-    Draining,
-    Engine,
-    EngineSnapshot,
-    PlanAnswer,
-    PlanRequest,
-)
+from gplan_jax.inference.engine import requests
 from gplan_jax.reasoning import LatentVocabulary
 from gplan_jax.serving.http.telemetry import log
 from gplan_jax.serving.planning.endpoints import PlanEndpoints
 from gplan_jax.serving.planning.openai_routes import OpenAiEndpoints
 
 TRIAL_S = 60.0  # for one example of a new model
-_NOTHING = EngineSnapshot(ready=False, queued=0, active=0, slots=0, queue_limit=0)
+_NOTHING = requests.EngineSnapshot(ready=False, queued=0, active=0, slots=0, queue_limit=0)
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,7 @@ class LoadedModel:
 
     name: str
     revision: str  # hash of the model directory
-    engine: Engine
+    engine: requests.Engine
     library: IntentLibrary
     latents: LatentVocabulary | None  # None where the model writes no latent prefix
 
@@ -54,7 +48,7 @@ class LateEngine:
         self, load: Callable[[], LoadedModel], on_loaded: Callable[[LoadedModel], None]
     ) -> None:
         self._load, self._on_loaded = load, on_loaded
-        self._engine: Engine | None = None
+        self._engine: requests.Engine | None = None
         self._lock, self._closed = threading.Lock(), False
         self.failure: BaseException | None = None  # What kept the engine from being loaded.
         self._thread: threading.Thread | None = None
@@ -71,13 +65,13 @@ class LateEngine:
         """Whether the loading thread still runs; it can't be stopped from outside."""
         return self._thread is not None and self._thread.is_alive()
 
-    def submit(self, request: PlanRequest) -> Future[PlanAnswer]:
+    def submit(self, request: requests.PlanRequest) -> Future[requests.PlanAnswer]:
         """As ``Engine.submit``; before the engine stands it refuses everything."""
         if self._engine is None:
-            raise Draining("The engine is not there yet.")
+            raise requests.Draining("The engine is not there yet.")
         return self._engine.submit(request)
 
-    def snapshot(self) -> EngineSnapshot:
+    def snapshot(self) -> requests.EngineSnapshot:
         """As ``Engine.snapshot``."""
         return _NOTHING if self._engine is None else self._engine.snapshot()
 
@@ -88,21 +82,21 @@ class LateEngine:
         if self._engine is not None:
             self._engine.close(drain_s=drain_s)
 
-    def replace(self, engine: Engine) -> None:
+    def replace(self, engine: requests.Engine) -> None:
         """Is ``engine`` from now on; Draining where the server is being stopped."""
         with self._lock:
             if not self._closed:
                 self._engine = engine
                 return
         engine.close()
-        raise Draining("The server is being stopped.")
+        raise requests.Draining("The server is being stopped.")
 
     def _run(self, on_failure: Callable[[], None]) -> None:
         try:
             loaded = self._load()
             try:
                 self.replace(loaded.engine)
-            except Draining:
+            except requests.Draining:
                 return
             self._on_loaded(loaded)
         except BaseException as error:  # the main thread raises it again
@@ -177,12 +171,8 @@ class Reloader:
         """Loads, compiles and tries a model beside the current one, which answers meanwhile, and
         lets it take over between two requests. On any fault the current one stays.
 
-        Args:
-            path: a model directory; the one that the server was started with, if None: it may hold
-                another model by now, or be a link to another directory.
-
-        Returns:
-            name, revision, seconds, and how many examples were tried.
+        Without a ``path`` it is the directory that the server was started with: it may hold another
+        model by now, or be a link to another directory.
 
         Raises:
             GplanError: another reload is at work, or the model can't be loaded or fails its trial.
@@ -214,13 +204,9 @@ class Reloader:
         finally:
             self._busy.release()
         seconds = round(time.monotonic() - started, 1)
-        log("reloaded", model=loaded.name, revision=loaded.revision, seconds=seconds)
-        return {
-            "model": loaded.name,
-            "revision": loaded.revision,
-            "seconds": seconds,
-            "examples": len(self._examples),
-        }
+        now = {"model": loaded.name, "revision": loaded.revision, "seconds": seconds}
+        log("reloaded", **now)
+        return {**now, "examples": len(self._examples)}
 
     def reload_and_tell(self) -> None:
         """Reloads in a thread of its own; the log says what came of it."""
@@ -240,15 +226,15 @@ def prove(loaded: LoadedModel, examples: Sequence[Sample]) -> None:
         GplanError: which example got what.
     """
 
-    def text(future: Future[PlanAnswer], number: int) -> str:
+    def text(future: Future[requests.PlanAnswer], number: int) -> str:
         try:
             return future.result(timeout=TRIAL_S).text
         except GplanError as error:
             raise GplanError(f"{loaded.name} has no plan for example {number}: {error}") from None
 
-    requests = [PlanRequest(example) for example in examples]
-    alone = [text(loaded.engine.submit(request), n) for n, request in enumerate(requests, 1)]
-    futures = [loaded.engine.submit(request) for request in requests]
+    asked = [requests.PlanRequest(example) for example in examples]
+    alone = [text(loaded.engine.submit(request), n) for n, request in enumerate(asked, 1)]
+    futures = [loaded.engine.submit(request) for request in asked]
     for number, (one, future) in enumerate(zip(alone, futures, strict=True), 1):
         if not parse_plan(one, loaded.library):
             raise GplanError(f"{loaded.name} answers example {number} with no plan: {one[:200]}")

@@ -23,13 +23,7 @@ from gplan_jax.serving.http.bodies import StrictBody, read_json, validate
 from gplan_jax.serving.http.errors import ApiError, AsciiResponse
 from gplan_jax.serving.http.pages import SECURITY_HEADERS, SHARED_PAGE_FILES, serve_files
 from gplan_jax.serving.http.server import listen, quiet_config
-from gplan_jax.serving.review.review_store import (
-    NotASeed,
-    Outdated,
-    ReviewStore,
-    SavedDecision,
-    open_review,
-)
+from gplan_jax.serving.review import review_store
 from gplan_jax.synthesis.seeds.draft import CONTEXT_BLOCKS, Draft, block_names
 from gplan_jax.synthesis.seeds.review_file import Decision, ReviewVerdict
 
@@ -61,7 +55,7 @@ class DecisionBody(StrictBody):
     comment: Text
 
 
-def create_review_app(store: ReviewStore) -> FastAPI:
+def create_review_app(store: review_store.ReviewStore) -> FastAPI:
     """The app around one reviewer's store."""
     app = FastAPI(title="GPlan seeds", docs_url=None, redoc_url=None, openapi_url=None)
     library = store.library
@@ -118,11 +112,11 @@ def create_review_app(store: ReviewStore) -> FastAPI:
         decision = Decision(row, draft, body.verdict, body.comment.strip())
         try:
             saved = await asyncio.to_thread(store.change, decision, body.version)
-        except Outdated as error:
+        except review_store.Outdated as error:
             message = f"Row {row} was changed elsewhere."
             content = {"code": "outdated", "message": message, "state": _state_json(error.saved)}
             return AsciiResponse({"error": content}, 409)
-        except NotASeed as error:
+        except review_store.NotASeed as error:
             message = "; ".join(fault.problem for fault in error.faults)
             raise ApiError(422, "not_a_seed", message) from None
         except GplanError as error:
@@ -154,7 +148,7 @@ def create_review_app(store: ReviewStore) -> FastAPI:
     return app
 
 
-def _state_json(saved: SavedDecision) -> dict[str, Any]:
+def _state_json(saved: review_store.SavedDecision) -> dict[str, Any]:
     keys = ("column", "step", "tier", "message")
     return {
         **asdict(saved.decision.draft),
@@ -182,7 +176,7 @@ def _refusal(method: str, headers: Headers) -> ApiError | None:
 class ReviewServer(uvicorn.Server):
     """Uvicorn that ends on a signal without raising it again; the last answers are sent first."""
 
-    def __init__(self, store: ReviewStore) -> None:
+    def __init__(self, store: review_store.ReviewStore) -> None:
         super().__init__(quiet_config(create_review_app(store)))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -200,7 +194,7 @@ def serve_review(
     candidates: Path | None = None,
 ) -> None:
     """Serves the review page of one reviewer on 127.0.0.1 until Ctrl-C or SIGTERM."""
-    store = open_review(review, reviewer, library, candidates)
+    store = review_store.open_review(review, reviewer, library, candidates)
     listener = listen(HOST, port)
     url = f"http://{HOST}:{listener.getsockname()[1]}/"
     print(
@@ -213,7 +207,7 @@ def serve_review(
     print(end_message(store, review), flush=True)
 
 
-def end_message(store: ReviewStore, review: Path) -> str:
+def end_message(store: review_store.ReviewStore, review: Path) -> str:
     """What was decided, where it is, and what comes next."""
     verdicts = Counter(saved.decision.verdict for saved in store.all())
     decided = len(store.candidates) - verdicts[""]

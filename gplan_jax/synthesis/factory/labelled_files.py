@@ -24,11 +24,11 @@ from gplan_jax.gsisr import (
     Sample,
     Violation,
     canonical_plan,
-    facts_of,
     parse_label,
     read_numbered_samples,
     write_samples,
 )
+from gplan_jax.gsisr.facts import facts_of_row
 from gplan_jax.reasoning import write_trace
 from gplan_jax.synthesis.factory.factory_report import FactoryReport
 from gplan_jax.synthesis.factory.output_files import OutputFiles, file_identity, open_outputs
@@ -185,11 +185,7 @@ def _labelled(
 
     def labelled(numbered: tuple[int, Sample]) -> tuple[int, Sample, Label]:
         number, sample = numbered
-        try:
-            facts_of(sample)
-        except GplanError as error:
-            mend = f"Mend it, or {SKIP_HINT}."
-            raise RowError(source, number, None, str(error).rstrip("."), mend) from None
+        facts_of_row(sample, source, number)
         return number, sample, parse_label(sample, library, RowPlace(source, number))
 
     return faulty.sound(source, read_numbered_samples(source, faulty=faulty), labelled)

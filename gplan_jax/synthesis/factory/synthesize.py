@@ -17,18 +17,18 @@ from typing import Any, TypeVar
 from gplan_jax.chat import ChatClient, Connect, RequestFailed
 from gplan_jax.chat.ledger import spent_line
 from gplan_jax.chat.messages import ASK_AGAIN
-from gplan_jax.foundation.errors import GplanError, RowError
-from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, Streak
+from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.faulty_rows import FaultyRows, Streak
 from gplan_jax.foundation.progress import Note, ProgressBar
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.gsisr import (
     IntentLibrary,
     Label,
     Sample,
-    facts_of,
     read_numbered_samples,
     split_by_id,
 )
+from gplan_jax.gsisr.facts import facts_of_row
 from gplan_jax.synthesis.factory.factory_report import FactoryReport, Part, PlanMix
 from gplan_jax.synthesis.factory.output_files import OutputFiles, file_identity, open_outputs
 from gplan_jax.synthesis.factory.removals import Duplicates, Removal, check_label
@@ -244,11 +244,7 @@ def file_contexts(
 
     def checked(context: NumberedContext) -> NumberedContext:
         row, sample = context
-        try:
-            facts_of(sample)
-        except GplanError as error:
-            problem = str(error).rstrip(".")
-            raise RowError(path, row, None, problem, f"Mend the row, or {SKIP_HINT}.") from None
+        facts_of_row(sample, path, row)
         return row, sample.with_label("")
 
     return faulty.sound(path, read_numbered_samples(path, faulty=faulty, limit=limit), checked)

@@ -20,7 +20,7 @@ from gplan_jax.data.training_set import TrainingSet
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, PromptTemplate, Sample
 from gplan_jax.gsisr.context_pairs import SPATIOTEMPORAL_COLUMNS
-from gplan_jax.inference.engine import engine, planner
+from gplan_jax.inference.engine import decoder_setup, engine, planner
 from gplan_jax.inference.engine.decoder_setup import Prompter, build_prompter, elsewhere
 from gplan_jax.inference.engine.requests import EngineConfig, PlanRequest
 
@@ -127,8 +127,7 @@ def prompts(
             raise Found(build_prompter(task, encoder, config))
 
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Found) as found:
-            patch.setattr(planner, "build_prompter", build)
-            patch.setattr(engine, "build_prompter", build)
+            patch.setattr(decoder_setup, "build_prompter", build)
             plan()
         return found.value.args[0]
 

@@ -163,7 +163,7 @@ def shard(folder: Path, number: int, of: int = 2, **changed: Any) -> Path:
     write_jsonl(path / f"part-{number - 1:07}.jsonl", [{"row": number}])
     values = {"run": {"model": "m", "data": "d"}, "shard": f"{number}/{of}", "devices": "cpu"}
     part = {"file": f"part-{number - 1:07}.jsonl", "answers": 1, "sha256": ""}
-    part["sha256"] = module.file_digest(path / part["file"])
+    part["sha256"] = module.files.file_digest(path / part["file"])
     write_json(path / MANIFEST, values | {"parts": [part]} | changed)
     return path
 
@@ -267,7 +267,7 @@ def test_a_full_disk_leaves_whole_parts_only(
         written.append(path)
         write_jsonl(path, rows)
 
-    monkeypatch.setattr(module, "write_jsonl", full)
+    monkeypatch.setattr(module.files, "write_jsonl", full)
     with pytest.raises(OSError, match="No space left"):
         run(tmp_path / "out")
     monkeypatch.undo()
