@@ -99,7 +99,7 @@ def run(command: str, options: list[str], out: Path, rows: int) -> tuple[list[st
     else:
         kept = sum(1 for _ in target.open(encoding="utf-8")) - 1 if target.exists() else 0
         causes.update(one["code"] for one in _objects(out.with_name(f"{out.name}.removed.jsonl")))
-    causes["unnamed"] = rows - kept - causes.total()
+    causes["left out, see its .log"] = rows - kept - causes.total()
     told = "\n".join(f"{count} {cause}" for cause, count in causes.most_common() if count)
     said = log.read_text(encoding="utf-8").strip().splitlines()
     return (

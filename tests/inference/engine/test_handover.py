@@ -109,8 +109,8 @@ def test_generate_gives_the_tokens_of_our_greedy_decoder(
         max_new_tokens=NEW_TOKENS,
         prefix_cache_mib=0,
     )
-    parts, task = load_parts(trained, config, prompt_length=512)
-    prompter = build_prompter(task, parts.encoder, config)
+    parts = load_parts(trained, config, prompt_length=512)
+    prompter = build_prompter(parts.task, parts.encoder, config)
     prompts = [Prompted(ids) for ids in prompt_ids]
     decoder = build_decoder(parts, config, prompter, prompts=prompts, ahead=False)
     rows = decode_all(decoder, prompts, on_row=lambda: None)
