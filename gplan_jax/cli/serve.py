@@ -12,7 +12,7 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import load_config
 from gplan_jax.foundation.extras import require_extra
 
-EXTRA = ("fastapi", "prometheus_client", "uvicorn")
+EXTRA = ("fastapi", "opentelemetry", "prometheus_client", "uvicorn")
 OTEL = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 
 

@@ -12,10 +12,9 @@ finite loss and a finite gradient (0 for what was clipped); NaN stays NaN. All i
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
@@ -69,18 +68,27 @@ def preference_terms(
     reference_rejected: ArrayLike,
     config: ScDpoConfig = PAPER,
 ) -> Terms:
-    """The loss ``name``, of float [B] log-probabilities, and all metrics, example by example.
+    """The loss ``name`` and all metrics, example by example.
 
-    Returns float32 [B] each: ``loss``; for scdpo its terms before weighting, ``loss_dpo`` and,
-    where the weight is not 0, ``loss_anchor``, ``loss_gap_low``, ``loss_gap_high``,
-    ``loss_center``; ``rewards/chosen`` r+, ``rewards/rejected`` r-, ``rewards/margins`` gap,
-    ``center`` (r+ + r-) / 2; the indicators (0 or 1, NaN where the value is NaN)
-    ``rewards/accuracies`` r+ > r-, ``gap/below``, ``gap/inside`` (its ends belong to the band),
-    ``gap/above``, ``anchor_violations`` r+ < delta; ``logps/chosen``, ``logps/rejected`` of the
-    policy. The metrics don't depend on the loss.
+    Args:
+        name: which loss; the metrics beside it do not depend on it.
+        policy_chosen: [B] log pi(y+|x).
+        policy_rejected: [B] log pi(y-|x).
+        reference_chosen: [B] log ref(y+|x).
+        reference_rejected: [B] log ref(y-|x).
+        config: temperature, band, targets and weights.
 
-    ValueError where the four arrays differ in shape; GplanError where there is no loss of that
-    name.
+    Returns:
+        float32 [B] each: ``loss``; for scdpo its terms before weighting, ``loss_dpo`` and, where
+        the weight is not 0, ``loss_anchor``, ``loss_gap_low``, ``loss_gap_high``, ``loss_center``;
+        ``rewards/chosen`` r+, ``rewards/rejected`` r-, ``rewards/margins`` gap, ``center``
+        (r+ + r-) / 2; the indicators (0 or 1, NaN where the value is NaN) ``rewards/accuracies``
+        r+ > r-, ``gap/below``, ``gap/inside`` (its ends belong to the band), ``gap/above``,
+        ``anchor_violations`` r+ < delta; ``logps/chosen``, ``logps/rejected`` of the policy.
+
+    Raises:
+        ValueError: the four arrays differ in shape.
+        GplanError: there is no loss of that name.
     """
     _check_name(name)
     given = (policy_chosen, policy_rejected, reference_chosen, reference_rejected)
@@ -115,7 +123,10 @@ def loss_at_reference(name: PreferenceLoss, config: ScDpoConfig = PAPER) -> floa
 
     dpo and dpop: log 2. scdpo: ``log 2 + lambda_a max(0, delta)^2 + lambda_gl max(0, gamma_l)^2 +
     lambda_gh max(0, -gamma_h)^2 + lambda_c m^2`` (0.7931 with the paper's settings). ipo:
-    ``1 / (4 beta^2)``; sppo_hard twice that; cal_dpo log 2 more. GplanError for another name.
+    ``1 / (4 beta^2)``; sppo_hard twice that; cal_dpo log 2 more.
+
+    Raises:
+        GplanError: there is no loss of that name.
     """
     _check_name(name)
     square = (0.5 / config.beta) ** 2
@@ -222,27 +233,48 @@ _EXAMPLE_LOSSES: dict[PreferenceLoss, Callable[[Array, Array, ScDpoConfig], Term
 }
 
 
-def preference_loss(
-    name: PreferenceLoss,
-    policy_chosen: ArrayLike,
-    policy_rejected: ArrayLike,
-    reference_chosen: ArrayLike,
-    reference_rejected: ArrayLike,
-    config: ScDpoConfig = PAPER,
-) -> tuple[Array, Terms]:
-    """The mean loss over a batch, and the means of all else in ``preference_terms``."""
-    given = (policy_chosen, policy_rejected, reference_chosen, reference_rejected)
-    terms = preference_terms(name, *given, config)
-    means = {term: jnp.mean(values_B) for term, values_B in terms.items()}
-    return means["loss"], means
+class BatchLoss(Protocol):
+    """A preference loss as training and papers have it: the mean over a batch."""
+
+    def __call__(
+        self,
+        policy_chosen: ArrayLike,
+        policy_rejected: ArrayLike,
+        reference_chosen: ArrayLike,
+        reference_rejected: ArrayLike,
+        config: ScDpoConfig = PAPER,
+    ) -> tuple[Array, Terms]:
+        """Arguments and errors as ``preference_terms``.
+
+        Returns:
+            The scalar mean loss, and the batch means of everything in ``preference_terms``.
+        """
 
 
-scdpo_loss = functools.partial(preference_loss, "scdpo")
-dpo_loss = functools.partial(preference_loss, "dpo")
-ipo_loss = functools.partial(preference_loss, "ipo")
-dpop_loss = functools.partial(preference_loss, "dpop")
-cal_dpo_loss = functools.partial(preference_loss, "cal_dpo")
-sppo_hard_loss = functools.partial(preference_loss, "sppo_hard")
+def _batch_mean(name: PreferenceLoss) -> BatchLoss:
+    def loss(
+        policy_chosen: ArrayLike,
+        policy_rejected: ArrayLike,
+        reference_chosen: ArrayLike,
+        reference_rejected: ArrayLike,
+        config: ScDpoConfig = PAPER,
+    ) -> tuple[Array, Terms]:
+        given = (policy_chosen, policy_rejected, reference_chosen, reference_rejected)
+        terms = preference_terms(name, *given, config)
+        means = {term: jnp.mean(values_B) for term, values_B in terms.items()}
+        return means["loss"], means
+
+    loss.__name__ = loss.__qualname__ = f"{name}_loss"
+    loss.__doc__ = f"{_EXAMPLE_LOSSES[name].__doc__}\n{BatchLoss.__call__.__doc__}"
+    return loss
+
+
+scdpo_loss = _batch_mean("scdpo")
+dpo_loss = _batch_mean("dpo")
+ipo_loss = _batch_mean("ipo")
+dpop_loss = _batch_mean("dpop")
+cal_dpo_loss = _batch_mean("cal_dpo")
+sppo_hard_loss = _batch_mean("sppo_hard")
 
 
 def _shifts(a_B: Array, b_B: Array, config: ScDpoConfig) -> tuple[Array, Array, Array, Array]:

@@ -107,7 +107,7 @@ class RequestShell:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request.id
                 if request.trace is not None:
-                    headers["traceparent"] = request.trace.context.header
+                    headers["traceparent"] = request.trace.header
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
@@ -171,7 +171,7 @@ class RequestShell:
         log(
             "request",
             request_id=request.id,
-            trace_id=request.trace and request.trace.context.trace_id,
+            trace_id=request.trace and request.trace.trace_id,
             method=method,
             path=route or "other",
             status=status,

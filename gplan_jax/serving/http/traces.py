@@ -9,75 +9,43 @@ OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER ...).
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from opentelemetry.trace import Tracer
+from opentelemetry import trace
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-# https://www.w3.org/TR/trace-context/: version 00 has four fields, later ones may add some.
-TRACEPARENT = re.compile(
-    r"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})(?P<span>[0-9a-f]{16})"
-    r"-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?"
-)
-
-
-@dataclass(frozen=True)
-class TraceContext:
-    """The place of a span: its trace, itself, and whether its caller records the trace."""
-
-    trace_id: str
-    span_id: str
-    sampled: bool = False
-
-    @property
-    def header(self) -> str:
-        return f"00-{self.trace_id}-{self.span_id}-{int(self.sampled):02x}"
-
-
-def read_traceparent(header: str) -> TraceContext | None:
-    """The caller's span; None where the header is missing or malformed, which starts a new trace.
-
-    A malformed header is no error: the specification wants the request served all the same.
-    """
-    found = TRACEPARENT.fullmatch(header.strip())
-    if found is None or (found["version"] == "00" and found["more"]):
-        return None
-    return TraceContext(found["trace"], found["span"], bool(int(found["flags"], 16) & 1))
+# It ignores a malformed header, as the specification wants: the request starts a new trace.
+W3C = TraceContextTextMapPropagator()
 
 
 class RequestTrace:
-    """The trace of one request, from its arrival on."""
+    """The trace of one request, from its arrival on: ``header`` is its ``traceparent``."""
 
     def __init__(self, header: str, tracer: Tracer | None) -> None:
         self._tracer, self._arrived_ns = tracer, time.time_ns()
-        self._span: Any = None
+        caller = W3C.extract({"traceparent": header})
         if tracer is not None:
-            from opentelemetry.trace import SpanKind
-            from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-            caller = TraceContextTextMapPropagator().extract({"traceparent": header})
             self._span = tracer.start_span("request", context=caller, kind=SpanKind.SERVER)
-            context = self._span.get_span_context()
-            self.context = TraceContext(
-                f"{context.trace_id:032x}", f"{context.span_id:016x}", context.trace_flags.sampled
-            )
         else:
-            parent = read_traceparent(header) or TraceContext(secrets.token_hex(16), "")
-            self.context = replace(parent, span_id=secrets.token_hex(8))
+            parent = trace.get_current_span(caller).get_span_context()
+            trace_id = parent.trace_id or secrets.randbits(128) or 1
+            own = SpanContext(trace_id, secrets.randbits(64) or 1, False, parent.trace_flags)
+            self._span = trace.NonRecordingSpan(own)
+        carrier: dict[str, str] = {}
+        W3C.inject(carrier, trace.set_span_in_context(self._span))
+        self.header = carrier["traceparent"]
+        self.trace_id = trace.format_trace_id(self._span.get_span_context().trace_id)
 
     def finish(self, name: str, status: int, fields: Mapping[str, Any]) -> None:
         """Ends the span, as failed from status 500 on, and adds those of the engine's work where
         ``fields`` has their times: the log line's ``timings_ms``, and ``pass_ms`` of each pass.
         """
-        if self._span is None or self._tracer is None:
+        if self._tracer is None:
             return
-        from opentelemetry.trace import Status, StatusCode, set_span_in_context
-
         self._span.update_name(name)
         self._span.set_attribute("http.response.status_code", status)
         for key, value in (fields.get("usage") or {}).items():
@@ -94,7 +62,7 @@ class RequestTrace:
             # The engine's work ends with the answer; before it lie reading and checking the body.
             inside = timings["queue"] + timings["prefill"] + timings["decode"]
             at = self._arrived_ns + max(0.0, timings["total"] - inside) * 1e6
-            below = set_span_in_context(self._span)
+            below = trace.set_span_in_context(self._span)
             for part, ms in parts:
                 span = self._tracer.start_span(part, context=below, start_time=round(at))
                 at += ms * 1e6
