@@ -22,6 +22,7 @@ def summary_tables(summary: Mapping[str, Any]) -> list[TextTable]:
 
 
 def verdict_table(summary: Mapping[str, Any]) -> TextTable:
+    """One row a treatment: the metric of the verdict, its lift, and what follows."""
     metric = summary["experiment"]["metric"]
     level = 100 * (1 - summary["experiment"]["alpha"])
     rows = []
@@ -44,6 +45,7 @@ def headline_of(row: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
 
 
 def metric_table(summary: Mapping[str, Any]) -> TextTable:
+    """All metrics, plain and adjusted by the pre-period."""
     rows = []
     for row in summary["comparisons"]:
         for metric, both in row["metrics"].items():
@@ -61,6 +63,7 @@ def metric_table(summary: Mapping[str, Any]) -> TextTable:
 
 
 def ratio_table(summary: Mapping[str, Any]) -> TextTable:
+    """Users of each arm beside their share of the plan."""
     ratio = summary["sample_ratio"]
     users = ", ".join(f"{arm} {count:,}" for arm, count in ratio["users"].items())
     passed = "passed" if ratio["passed"] else "FAILED"
@@ -70,6 +73,7 @@ def ratio_table(summary: Mapping[str, Any]) -> TextTable:
 
 
 def look_table(treatment: str, found: Mapping[str, Any]) -> TextTable:
+    """The looks of a sequential test."""
     rows = [
         (
             look["day"],
@@ -102,6 +106,7 @@ def simulation_table(
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
+    """The whole summary as Markdown."""
     log = summary["log"]
     days = f"{log['days']} days from {log['first_day']} to {log['last_day']}"
     lines = [
@@ -129,6 +134,7 @@ def percent(value: float | None, *, sign: bool = False) -> str:
 
 
 def number(value: float | None) -> str:
+    """Three digits."""
     return NOTHING if value is None else f"{value:.3g}"
 
 

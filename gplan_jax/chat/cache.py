@@ -116,6 +116,7 @@ class Cache:
         return totals_of(self.path, self._currency)
 
     def get(self, key: str) -> ChatReply | None:
+        """The answer kept by ``key``, None where there is none."""
         with _naming(self.path):
             rows = (one.execute(READ, (key,)).fetchone() for one in self._read_connections)
             row = next(filter(None, rows), None)

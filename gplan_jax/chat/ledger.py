@@ -229,6 +229,7 @@ class Spending:
 
 
 def spent_line(spent: Mapping[str, Any]) -> str:
+    """``Spending.to_dict`` in words."""
     parts = [f"{spent['requests']:,} requests"]
     parts += [f"{n:,} {kind} tokens" for kind, n in spent["tokens"].items() if n is not None]
     return ", ".join(parts + ([f"{spent['cost']:,.2f} in all"] if spent["cost"] else []))

@@ -110,6 +110,7 @@ def check_shape(what: str, value: Mapping[str, Any], kinds: Mapping[str, type]) 
 def object_schema(
     properties: Mapping[str, Any], required: Sequence[str] | None = None
 ) -> dict[str, Any]:
+    """The JSON schema of an object with these properties and no others."""
     return {
         "type": "object",
         "properties": dict(properties),

@@ -77,6 +77,7 @@ class Script(Config):
 
 
 def delivery_fault(script: Script, key: str, prompt: str, attempt: int) -> Fault | None:
+    """What happens to the ``attempt``-th sending (from 0) of the request ``key``."""
     for index, fault in enumerate(script.faults):
         if fault.kind in CONTENT or not _applies(script, index, fault, key, prompt):
             continue
@@ -95,6 +96,7 @@ def content_fault(script: Script, key: str, prompt: str) -> Fault | None:
 
 
 def latency_s(script: Script, key: str) -> float:
+    """How long the request ``key`` is worked on."""
     spread = script.latency_spread * (2 * uniform(script.seed, "latency", key) - 1)
     return script.latency_s * (1 + spread)
 

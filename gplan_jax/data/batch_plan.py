@@ -82,6 +82,7 @@ class BatchPlan:
         return self.epochs * self.steps_per_epoch
 
     def batch(self, step: int) -> BatchSpec:
+        """The batch of optimizer step ``step`` (from 0)."""
         epoch, position = divmod(step, self.steps_per_epoch)
         rows = self._epoch(epoch)[position]  # type: ignore[attr-defined]
         stage = self.curriculum.stage_of_epoch(epoch)
@@ -119,4 +120,5 @@ class BatchPlan:
 
 
 def round_up(value: int, multiple: int) -> int:
+    """The least multiple that is not below ``value``."""
     return -(-value // multiple) * multiple

@@ -49,6 +49,7 @@ def shown_blocks(mode: Mode, order: BlockOrder, names: Sequence[str], stage: int
 
 
 def response_text(example: Example, shown: Shown, encoder: ChatEncoder) -> str:
+    """The response of a row that shows these blocks."""
     blocks = ((name, None if i is None else example.blocks[i][1]) for name, i in shown)
     return write_response(blocks, example.answer, encoder.latents)
 
@@ -71,6 +72,7 @@ def response_layout(encoder: ChatEncoder, shown: Shown) -> Layout:
 
 
 def parts_of(layout: Layout, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """int32 arrays of a response in turn."""
     return [pieces[part] if isinstance(part, int) else part for part in layout]
 
 

@@ -69,6 +69,7 @@ class PreferenceSet:
         return self.pairs[row].key
 
     def content_digest(self) -> str:
+        """A hash of the texts of every pair that training depends on."""
         digest = hashlib.sha256()
         for pair in self.pairs:
             texts = [text for row in pair.examples for text in dataclasses.astuple(row.context)]

@@ -65,6 +65,7 @@ class TrainingSet:
         return self.examples[row].id
 
     def content_digest(self) -> str:
+        """A hash of the texts of every row that training depends on."""
         return self.examples.digest
 
     @property

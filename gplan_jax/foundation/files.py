@@ -134,12 +134,14 @@ def strict_json(text: str | bytes, what: str) -> Any:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
+    """Writes one compact JSON object a line, atomically."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as out:
         for row in rows:
             out.write(json_text(row) + "\n")
 
 
 def read_jsonl(path: str | Path) -> Iterator[Any]:
+    """Yields the objects of a JSONL file; GplanError names the line that is broken."""
     try:
         for number, value in json_lines(path):
             if isinstance(value, ValueError):
@@ -174,6 +176,7 @@ def json_lines(path: str | Path) -> Iterator[tuple[int, Any | ValueError]]:
 
 
 def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits."""
     if not Path(path).is_file():
         raise GplanError(f"{path} does not exist or is not a file.")
     with Path(path).open("rb") as file:

@@ -88,6 +88,7 @@ def track(
 
 
 def pace_text(done: int, left: int | None, seconds: float) -> str:
+    """The rate of ``done`` steps, and the time left or taken: "12.5/s, 0:40 left"."""
     if seconds <= 0 or done <= 0:
         return ""
     rate = done / seconds

@@ -72,6 +72,7 @@ class ContextPair:
 
     @property
     def contexts(self) -> tuple[Sample, Sample]:
+        """The original context, then the changed one."""
         return self.anchor, self.counterfactual
 
 

@@ -278,6 +278,7 @@ def _phase(now: datetime, start: datetime | None, end: datetime | None) -> Phase
 
 
 def day_part_of(hour: int) -> DayPart:
+    """The part of the day that an hour is in."""
     bounds: tuple[tuple[int, DayPart], ...] = (
         (6, "night"), (11, "morning"), (14, "noon"), (18, "afternoon"), (24, "evening"),
     )  # fmt: skip

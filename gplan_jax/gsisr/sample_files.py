@@ -71,6 +71,7 @@ def write_samples(path: str | Path, samples: Iterable[Sample]) -> int:
 
 @contextmanager
 def sample_writer(path: str | Path) -> Iterator[SampleWriter]:
+    """Yields what writes one sample; the file changes only when the block ends well."""
     path = Path(path)
     check_suffix(path)
     kinds = {".csv": _csv_writer, ".jsonl": _jsonl_writer, ".parquet": _parquet_writer}

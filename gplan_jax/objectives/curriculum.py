@@ -21,6 +21,7 @@ class BlockOrder(Config):
     chunks: Literal["linear", "log"] = "linear"
 
     def hidden_blocks(self, stage: int, blocks: int) -> range:
+        """Indices of the hidden ones of so many blocks."""
         count = min(stage if self.chunks == "linear" else 2**stage - 1, blocks)
         return range(count) if self.order == "forward" else range(blocks - count, blocks)
 
@@ -72,7 +73,8 @@ class CompressionCurriculum:
     def first_epoch_beyond(self, blocks: int) -> int:
         """The first epoch in which more than ``blocks`` blocks are hidden of a row that has them.
 
-        ValueError where the curriculum stands still and never hides so many.
+        Raises:
+            ValueError: the curriculum stands still and never hides so many.
         """
         beyond = self.order.last_stage(blocks + 1)
         if self.first_stage >= beyond:

@@ -21,14 +21,24 @@ def calr_schedule(
     polish_decay_epochs: float = 0.0,
     curriculum: CompressionCurriculum | None = None,
 ) -> optax.Schedule:
-    """Compression-aware learning rate (paper, equation 4): step -> rate, usable in jit.
+    """Compression-aware learning rate (paper, equation 4).
 
-    ``lr(t) = structure_lr`` while g(t) <= B* (``target_blocks``), then ``polish_lr * (1 + cos(pi *
-    min((t - t*) / decay, 1))) / 2`` with t* the first step whose stage g exceeds B*. The boundary
-    is asked of the curriculum, one stage an epoch from 0 where none is given.
+    ``lr(t) = structure_lr`` while g(t) <= B*, then
+    ``polish_lr * (1 + cos(pi * min((t - t*) / decay, 1))) / 2`` with t* the first step whose stage
+    g exceeds B*. The boundary is asked of the curriculum, never set by hand.
 
-    ``warmup_ratio`` is the share of ``total_steps`` with a linear rise from 0 to ``structure_lr``;
-    ``polish_decay_epochs`` those over which the cosine falls to 0, all that remain where 0.
+    Args:
+        steps_per_epoch: optimizer steps in one epoch.
+        total_steps: optimizer steps of the whole run.
+        structure_lr: rate while the latent prefix is being formed.
+        polish_lr: rate at which refinement of the plan begins.
+        target_blocks: B*, the number of blocks after which the prefix counts as formed.
+        warmup_ratio: share of ``total_steps`` with a linear rise from 0 to ``structure_lr``.
+        polish_decay_epochs: epochs over which the cosine falls to 0; 0 means all that remain.
+        curriculum: the run's curriculum; one stage an epoch from 0 where it is not given.
+
+    Returns:
+        A schedule: step -> learning rate, usable in jit.
     """
     curriculum = curriculum or CompressionCurriculum(samples_per_epoch=1)
     polish_start = curriculum.first_epoch_beyond(target_blocks) * steps_per_epoch

@@ -25,14 +25,20 @@ def section_normalized_loss(
 ) -> tuple[Array, Metrics]:
     """L = sum_s w_s * mean_s / sum_s w_s over the sections s that hold a token (equation 5).
 
-    mean_s is the mean token loss over all tokens of section s in the whole batch. A section with no
-    token drops out of the average; with no token at all the loss is 0.
+    mean_s is the mean token loss over all tokens of section s in the whole batch. A section with
+    no token drops out of the average; with no token at all the loss is 0.
 
-    ``logits`` are [B, S, V]; ``labels`` [B, S] token ids, unshifted (position t is predicted from t
-    - 1), -100 for positions without supervision; ``sections`` [B, S]: 0 none, 1 reasoning, 2 plan;
-    ``reasoning_weight`` is w_1, ``plan_weight`` w_2. Returns the scalar loss and the metrics
-    ``loss_reasoning``, ``loss_plan`` (0 for an absent section), ``tokens_reasoning``,
-    ``tokens_plan``.
+    Args:
+        logits: [B, S, V].
+        labels: [B, S] token ids, unshifted (position t is predicted from t - 1); -100 marks
+            positions without supervision.
+        sections: [B, S], 0 none, 1 reasoning, 2 plan.
+        reasoning_weight: w_1.
+        plan_weight: w_2.
+
+    Returns:
+        The scalar loss, and metrics ``loss_reasoning``, ``loss_plan`` (0 for an absent section),
+        ``tokens_reasoning``, ``tokens_plan``.
     """
     chex.assert_rank(logits, 3)
     chex.assert_shape([labels, sections], logits.shape[:2])

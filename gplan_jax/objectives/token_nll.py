@@ -19,7 +19,10 @@ def token_nll(logits: Array, targets: Array) -> Array:
 def chunked_token_nll(
     hidden_NxD: Array, head_VxD: Array, targets_N: Array, *, vocab_chunk: int = 16384
 ) -> Array:
-    """float32 [N]: ``token_nll(hidden @ head.T, targets)``; arguments: ``partition_and_picked``."""
+    """``token_nll(hidden @ head.T, targets)`` that holds one slice of the vocabulary at a time.
+
+    Arguments as ``partition_and_picked``; targets in [0, V). Returns float32 [N].
+    """
     partition_N, picked_N = partition_and_picked(
         hidden_NxD, head_VxD, targets_N, vocab_chunk=vocab_chunk
     )
@@ -29,13 +32,19 @@ def chunked_token_nll(
 def partition_and_picked(
     hidden_NxD: Array, head_VxD: Array, targets_N: Array, *, vocab_chunk: int
 ) -> tuple[Array, Array]:
-    """log sum_v exp(logits) and each target's logit, float32 [N] each, by slices of the vocabulary.
+    """log sum_v exp(logits), and each target's logit, a slice of the vocabulary at a time.
 
-    The log-partition is a log-sum-exp over the slices' own; their logits are computed again in the
-    backward pass instead of being kept, so memory is O(N * vocab_chunk), the most rows of a slice.
+    The log-partition is a log-sum-exp over the slices' own log-partitions; the slices' logits are
+    computed again in the backward pass instead of being kept, so memory is O(N * vocab_chunk).
 
-    ``hidden_NxD`` are states after the final norm, ``head_VxD`` is the output matrix (the embedding
-    where the two are tied); a target outside [0, V) has 0 for its logit.
+    Args:
+        hidden_NxD: hidden states of the supervised positions, after the final norm.
+        head_VxD: output matrix (the embedding itself where the two are tied).
+        targets_N: rows of the head; one outside [0, V) has 0 for its logit.
+        vocab_chunk: upper bound on the rows of the head in one slice.
+
+    Returns:
+        float32 [N] each.
     """
     chex.assert_rank([hidden_NxD, head_VxD], 2)
     vocabulary, width = head_VxD.shape

@@ -15,6 +15,7 @@ Row = dict[str, Any]  # texts id, prompt and answer, and blocks: a list of {"nam
 
 
 def task_row(id: str, prompt: str, steps: dict[str, str], answer: str) -> Row:
+    """A row whose blocks are the names and texts of ``steps``."""
     blocks = [{"name": name, "text": text} for name, text in steps.items()]
     return {"id": id, "prompt": prompt, "blocks": blocks, "answer": answer}
 

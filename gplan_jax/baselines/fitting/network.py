@@ -131,6 +131,7 @@ def fit_network(
 
 
 def count_parameters(model: nnx.Module) -> int:
+    """How many numbers a model learns."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
@@ -296,6 +297,7 @@ def network_arm(
     trials: tuple[dict[str, Any], ...],
     recipe: Callable[[FitInput, Any], Recipe],
 ) -> Arm:
+    """An arm from its recipe, which is made of the rows and the arm's settings."""
     return Arm(name, title, settings, trials, functools.partial(fit_recipe, recipe))
 
 

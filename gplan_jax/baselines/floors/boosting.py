@@ -90,6 +90,7 @@ class GradientBoostingFirst(Floor):
     def fit(
         cls, samples: Sequence[Sample], library: IntentLibrary, mode: InputMode = InputMode.FULL
     ) -> GradientBoostingFirst:
+        """Fits on the rows' table; GplanError where no row has a usable plan."""
         atoms = Atoms.of(library)
         rows = labelled_rows(in_fixed_order(samples), atoms)
         table = TableEncoder.fit(rows.samples, mode)
@@ -121,6 +122,7 @@ class GradientBoosting(Floor):
     def fit(
         cls, samples: Sequence[Sample], library: IntentLibrary, mode: InputMode = InputMode.FULL
     ) -> GradientBoosting:
+        """Fits on the rows' table; GplanError where no row has a usable plan."""
         start = GradientBoostingFirst.fit(samples, library, mode)
         atoms = start.atoms
         rows = labelled_rows(in_fixed_order(samples), atoms)

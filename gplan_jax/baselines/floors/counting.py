@@ -52,6 +52,7 @@ class MajorityFirstIntent(Floor):
     def fit(
         cls, samples: Iterable[Sample], library: IntentLibrary, mode: InputMode = InputMode.FULL
     ) -> MajorityFirstIntent:
+        """Counts the first intents; GplanError where no row has a plan."""
         firsts = (canonical_plan(plan[:1], library) for _, plan in with_plans(samples, library))
         return cls(most_common(firsts, 1)[0])
 
@@ -102,6 +103,7 @@ class TriggerTable(Floor):
     def fit(
         cls, samples: Iterable[Sample], library: IntentLibrary, mode: InputMode = InputMode.FULL
     ) -> TriggerTable:
+        """Fills the table; GplanError for the mode HISTORY, or where no row has a plan."""
         _refuse_history("trigger_table", mode)
         rows = with_plans(samples, library)
         plans_of: dict[tuple[str, bool], list[Plan]] = {}
@@ -191,6 +193,7 @@ def with_plans(samples: Iterable[Sample], library: IntentLibrary) -> list[tuple[
 
 
 def most_common(texts: Iterable[str], count: int) -> list[str]:
+    """The ``count`` most frequent texts, ties in the order of the texts themselves."""
     ranked = sorted(Counter(texts).items(), key=lambda item: (-item[1], item[0]))
     return [text for text, _ in ranked[:count]]
 

@@ -58,6 +58,7 @@ class Atoms:
         return plan
 
     def text(self, ids: Iterable[int]) -> str:
+        """The canonical plan text of numbers up to the first END."""
         return canonical_plan(self.plan(ids), self.library)
 
 

@@ -167,6 +167,7 @@ class FeatureEncoder:
         return table
 
     def bags(self, sample: Sample) -> list[Bag]:
+        """The P bags of tokens of a row, an empty one for each position of padding."""
         habits = long_term(sample.long_term_behavior)[:HABITS]
         events = short_term(sample.short_term_behavior_seq, request_time(sample))[-EVENTS:]
         habit_bags = [self._habit(sample, habit) for habit in habits]

@@ -60,6 +60,7 @@ def plan_mask(atoms: Atoms) -> PlanMask:
 
 
 def initial_state(mask: PlanMask, batch: int) -> PlanState:
+    """The state of ``batch`` plans that have no intent yet."""
     return PlanState(
         closed=jnp.zeros((batch, mask.free.shape[0]), bool),
         place=jnp.zeros(batch, bool),

@@ -246,6 +246,7 @@ class T5(nnx.Module):
         self.decoder_norm = Norm(config)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
+        """The embeddings [..., D] of tokens."""
         return self.embedding[...][tokens]
 
     def encode(self, x: jax.Array, mask_BxS: jax.Array, key: jax.Array | None = None) -> jax.Array:

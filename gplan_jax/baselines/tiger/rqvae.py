@@ -94,6 +94,7 @@ class RqVae(nnx.Module):
 
 
 def rqvae_loss(model: RqVae, x_NxF: jax.Array, commitment: float) -> tuple[jax.Array, Quantized]:
+    """The mean loss of N vectors, and their codes."""
     encoded = model.encoder(x_NxF)
     found = quantize(model.codebooks[...], encoded)
     decoded = model.decoder(straight_through(encoded, found.vectors.sum(axis=1)))
@@ -128,6 +129,7 @@ def kmeans_codebooks(encoded_NxD: np.ndarray, levels: int, codes: int, seed: int
 def fit_rqvae(
     x_NxF: np.ndarray, settings: RqVaeSettings, seed: int = 0
 ) -> tuple[RqVae, np.ndarray]:
+    """Trains on N vectors; the model, and the loss of each step."""
     if not len(x_NxF):
         raise GplanError("There are no vectors to fit an RQ-VAE on.")
     model = RqVae(x_NxF.shape[1], settings, nnx.Rngs(seed))

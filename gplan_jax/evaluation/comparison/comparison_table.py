@@ -63,6 +63,7 @@ def comparison_table(
 
 
 def terminal_text(about: ComparisonAbout, summary: ComparisonSummary) -> str:
+    """The table as table.txt holds it."""
     return plain_text(comparison_table(about, summary), width=WIDTH)
 
 
@@ -93,6 +94,7 @@ def _table(
 
 
 def caption(about: ComparisonAbout, summary: ComparisonSummary) -> str:
+    """What was compared and how, in the words that stand below the table."""
     data, reference = about.data, summary.reference
     names = about.titles
     if about.folds > 1:

@@ -45,6 +45,7 @@ class FitJob:
 
 
 def all_jobs(setup: ComparisonSetup) -> list[FitJob]:
+    """Every job, arm by arm; floors first, as they are done at once."""
     jobs: list[FitJob] = []
     folds = range(len(setup.rows.folds))
     for name in sorted(setup.names, key=lambda name: not setup.is_floor(name)):

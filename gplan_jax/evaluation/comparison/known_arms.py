@@ -23,6 +23,7 @@ PLANNERS = {
 
 
 def known_arms() -> Arms:
+    """Every arm by its name, in the order of a table: networks, planners, floors."""
     floors = {name: entry for name, entry in ARMS.entries.items() if name not in NETWORKS}
     return Arms({**NETWORKS, **PLANNERS, **floors})
 
@@ -50,6 +51,7 @@ def chosen_arms(wanted: Iterable[str], known: Arms, mode: InputMode) -> list[str
 
 
 def arms_table(arms: Mapping[str, Arm]) -> Table:
+    """Name, title and search space of each arm."""
     rows = []
     for name, arm in arms.items():
         trials = (", ".join(f"{k}={v}" for k, v in trial.items()) for trial in arm.trials)

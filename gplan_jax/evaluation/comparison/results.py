@@ -168,9 +168,11 @@ class ComparisonResults:
 
     @property
     def arms(self) -> list[str]:
+        """Arm names in table order."""
         return self.about.arms
 
     def group(self, arm: str) -> Group:
+        """Whether an arm was trained here, predicted elsewhere, or is a floor."""
         if arm in self.about.floors:
             return "floor"
         return "added" if arm in self.about.added else "trained"
@@ -184,10 +186,12 @@ class ComparisonResults:
 
 
 def seed_path(out: Path, arm: str, fold: int, seed: int) -> Path:
+    """Where the `SeedFit` of a fold and seed lies."""
     return out / ARMS / arm / f"fold_{fold}" / f"seed_{seed}.json"
 
 
 def trials_path(out: Path, arm: str, fold: int) -> Path:
+    """Where the `FoldTrials` of a fold lie."""
     return out / ARMS / arm / f"fold_{fold}" / TRIALS_FILE
 
 

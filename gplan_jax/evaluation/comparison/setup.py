@@ -45,6 +45,7 @@ class ComparedRows:
 
     @property
     def order(self) -> list[int]:
+        """The rows that are scored, in the order of their file."""
         return sorted(row for fold in self.folds for row in fold.test)
 
 

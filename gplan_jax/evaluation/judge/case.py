@@ -24,6 +24,7 @@ class Case:
 
     @property
     def at_order_place(self) -> bool:
+        """Whether the user is where the order is for."""
         return self.situation.place is OrderPlace.AT
 
     @property

@@ -34,6 +34,7 @@ def score_schema(axes: Sequence[str]) -> dict[str, Any]:
 
 
 def pair_schema() -> dict[str, Any]:
+    """The JSON schema of a reply that prefers one of two plans."""
     return object_schema({"reason": {"type": "string"}, "winner": {"enum": list(CHOICES)}})
 
 
@@ -160,6 +161,7 @@ class ChatJudge:
             return Judgement({}, f"unusable reply: {fault}", _origin(reply))
 
     async def compare(self, sample: Sample, first: Plan, second: Plan) -> Preference:
+        """Asks which of two plans is better, in this order; see ``Judge.compare``."""
         texts = self._prompt.pair(sample, first, second, self._rubric, self._library)
         try:
             reply = await self._ask(texts, pair_schema(), "preference")

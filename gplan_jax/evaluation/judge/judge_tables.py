@@ -65,6 +65,7 @@ def unscored_of(result: Mapping[str, Any], *, most: int = 5) -> list[str]:
 
 
 def silent_judges(result: Mapping[str, Any]) -> list[str]:
+    """The judges that scored or compared nothing at all."""
     parts = [of_source["judges"] for of_source in result.get("sources", {}).values()]
     told = Counter[str]()
     for part in parts or [result["judges"]]:

@@ -62,6 +62,7 @@ class Rubric(Config):
 
     @property
     def digest(self) -> str:
+        """SHA-256 of the rubric's content."""
         return json_digest(self.model_dump(mode="json"))
 
 
@@ -89,6 +90,7 @@ class JudgePrompt:
 
     @cached_property
     def digest(self) -> str:
+        """SHA-256 of the template's files."""
         return json_digest(dict(self.sources))
 
     def score(

@@ -74,10 +74,12 @@ def drawing(
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+    """A straight line of a class."""
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=kind)
 
 
 def text(x: float, y: float, words: str | Markup, kind: str = "", anchor: str = "start") -> Markup:
+    """Text from, around or up to x on the base line y."""
     return element("text", words, x=x, y=y, class_=kind, text_anchor=anchor)
 
 

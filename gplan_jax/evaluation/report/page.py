@@ -80,6 +80,7 @@ def render_report(
     *,
     note: Callable[[str], object] | None = None,
 ) -> str:
+    """The report's HTML text; arguments and errors as for `write_report`."""
     if not runs:
         raise GplanError("Nothing to report on: name a run with --run DIR.")
     parts = []

@@ -36,6 +36,7 @@ class TableCell:
 
 
 def result_lines(results: ComparisonResults, scores: ArmRowScores) -> list[dict[str, Any]]:
+    """The main table: arms as given, floors last."""
     against = {measure: against_reference(results, measure) for measure in MEASURES}
     means = results.summary.arms
     top = {m: max(means[arm][m].mean for arm in results.arms) for m in MEASURES}
@@ -83,6 +84,7 @@ def result_lines(results: ComparisonResults, scores: ArmRowScores) -> list[dict[
 
 
 def pair_lines(results: ComparisonResults) -> list[dict[str, Any]]:
+    """Every comparison of the summary, one line a pair and one cell a measure."""
     pairs: dict[tuple[str, str], dict[str, ArmDifference]] = {}
     for stated in results.summary.comparisons:
         pairs.setdefault((stated.first, stated.second), {})[stated.measure] = stated
@@ -178,6 +180,7 @@ def study_table(results: ComparisonResults, library: IntentLibrary) -> dict[str,
 
 
 def facts_of_run(results: ComparisonResults) -> list[tuple[str, str]]:
+    """How a run was made, as pairs of words."""
     about, data, train = results.about, results.about.data, results.about.train_data
     counts = [len(results.rows[0].arms[arm].constrained) for arm in results.arms]
     seeds = str(max(counts)) + (" (one where an arm knows no chance)" if min(counts) == 1 else "")

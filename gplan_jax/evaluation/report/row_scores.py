@@ -179,6 +179,7 @@ def by_order_type(results: ComparisonResults, scores: ArmRowScores) -> list[Slic
 
 
 def by_day_part(results: ComparisonResults, scores: ArmRowScores) -> list[Slice]:
+    """One slice a part of the day."""
     keys = [day_part_of(row.facts.hour) for row in results.rows]
     labels = {part: DisplayName(f"{hours} h", part) for part, hours in DAY_PARTS.items()}
     return slices_of(keys, labels, results, scores)
@@ -192,6 +193,7 @@ def by_hour(results: ComparisonResults, scores: ArmRowScores) -> list[Slice]:
 
 
 def by_distance(results: ComparisonResults, scores: ArmRowScores) -> list[Slice]:
+    """One slice for each way the order's place may lie."""
     keys = [row.facts.order_distance for row in results.rows]
     known = {**DISTANCES, **{key: key for key in sorted(set(keys)) if key not in DISTANCES}}
     return slices_of(keys, {k: DisplayName(v) for k, v in known.items()}, results, scores)

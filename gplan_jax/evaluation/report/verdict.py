@@ -46,6 +46,7 @@ def against_reference(results: ComparisonResults, measure: str) -> dict[str, Arm
 
 
 def standing(difference: ArmDifference | None) -> Standing:
+    """How an arm stands to the reference that it is compared with."""
     if difference is None or not difference.holds:
         return "open"
     return "better" if difference.difference > 0 else "worse"

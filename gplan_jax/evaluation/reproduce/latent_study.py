@@ -135,6 +135,7 @@ def study_latents(
 
 
 def latent_rows(task: Task, encoder: ChatEncoder, examples: Sequence[Example]) -> LatentRows:
+    """The rows as the model reads them once all blocks are latent."""
     latent_ids = set(encoder.latent_ids)
     parts: list[list[np.ndarray]] = [[], [], [], []]
     for example in examples:
@@ -223,6 +224,7 @@ def donors(rows: LatentRows, rng: np.random.Generator) -> np.ndarray:
 
 
 def first_layers(model: Qwen3, count: int) -> Qwen3:
+    """The model cut down to its first layers."""
     graphdef, state = nnx.split(model)
     cut = nnx.merge(graphdef, state)
     cut.config = dataclasses.replace(model.config, num_hidden_layers=count)

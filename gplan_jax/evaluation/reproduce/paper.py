@@ -69,6 +69,7 @@ class PaperTable:
 
     @property
     def arms(self) -> tuple[str, ...]:
+        """The arms in the table's order."""
         return tuple(self.figures)
 
 

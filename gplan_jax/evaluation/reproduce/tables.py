@@ -175,6 +175,7 @@ def reproduce_table(
 
 
 def write_tables(path: Path, tables: Sequence[TextTable]) -> None:
+    """Tables below one another as Markdown."""
     write_text(path, "\n".join(table.markdown() for table in tables))
 
 
@@ -299,6 +300,8 @@ def _figures(
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> TextTable:
+    """Claims with their verdicts and what they rest on."""
+
     def interval(low: float | None, high: float | None) -> str:
         return NOTHING if low is None else f"{low:+.2f} {high:+.2f}"
 

@@ -217,6 +217,7 @@ def train_cell(study: TaskStudy, folder: Path, arm_name: str, seed: int) -> floa
 
 
 def cell_of(folder: Path, arm: str, seed: int) -> Path:
+    """Where one arm with one seed lies in the folder of a task."""
     return folder / arm / f"seed_{seed}"
 
 

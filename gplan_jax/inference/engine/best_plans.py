@@ -44,8 +44,7 @@ class BestPlans(NamedTuple):
     plans: list[Beginning]  # the likeliest first; fewer than wanted where there are no more
     exact: bool  # whether no other plan is likelier than the last of them
     # number of an intent -> the probability that the plan begins with it, behind the intents that
-    # are no decision; what lacks to 1 lies
-    # behind beginnings that nobody went on from
+    # are no decision; what lacks to 1 lies behind beginnings that nobody went on from
     first: dict[int, float]
 
 

@@ -85,6 +85,7 @@ def is_model_directory(directory: Path) -> bool:
 
 
 def read_config(directory: str | Path) -> Qwen3Config:
+    """Reads the shape of a model directory or Hugging Face checkpoint."""
     path = Path(directory) / "config.json"
     return Qwen3Config.from_hf(read_json(path), source=str(path))
 

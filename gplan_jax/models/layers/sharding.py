@@ -77,5 +77,6 @@ def mesh_in_force() -> AbstractMesh | None:
 
 
 def axis_size(mesh: Any, names: MeshAxes) -> int:
+    """Number of parts that mesh axes split an array axis into."""
     names = (names,) if isinstance(names, str) else names or ()
     return math.prod(mesh.shape[name] for name in names)

@@ -92,6 +92,7 @@ def one_place(tag: str) -> Intent:
 
 
 def simple(tool: str) -> Intent:
+    """A tool that takes no parameters."""
     return {TOOL: tool}
 
 

@@ -88,6 +88,7 @@ class Taste:
 
 
 def taste_of(sample: Sample) -> Taste:
+    """The taste of a row's user."""
     text = "\x1f".join(getattr(sample, column) for column in SHARED_COLUMNS)
     history = sample.short_term_behavior_seq + sample.long_term_behavior
     return Taste(

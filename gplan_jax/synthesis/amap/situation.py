@@ -167,6 +167,7 @@ class Situation:
 
 
 def situation_of(facts: Facts) -> Situation:
+    """The aspects of a row's facts that its reasoning may name."""
     evening = DayPart.DINNER if facts.hour < DINNER_ENDS else DayPart.EVENING
     at_work = Habitual.WORK if facts.at_work else None
     away = None if facts.in_home_city is None else Region.AWAY

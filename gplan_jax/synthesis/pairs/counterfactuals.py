@@ -128,6 +128,7 @@ def report_path(out: str | Path) -> Path:
 
 
 def report_table(report: PairReport) -> Table:
+    """A line a perturbation: how often the teacher was asked, and what came of it."""
     names = [name for name in report.verdicts if name != ANCHOR]
     lines = {name: report.verdicts[name] for name in names}
     verdicts: tuple[PairVerdict, ...] = (*TRIED, "not_applicable")

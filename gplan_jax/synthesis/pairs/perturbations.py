@@ -163,6 +163,7 @@ class PerturbationSpec(Config):
 
     @property
     def weights(self) -> dict[str, float]:
+        """Name -> weight of the perturbations in use, in the order of their declaration."""
         sections = {name: getattr(self, name) for name in type(self).model_fields}
         return {n: part.weight for n, part in sections.items() if isinstance(part, Perturbation)}
 

@@ -55,6 +55,7 @@ class Draft:
         return cls.make(plan, dict(trace.blocks) if trace else {}, library)
 
     def label(self, library: IntentLibrary) -> str:
+        """The raw label; GplanError where ``faults_of`` finds any in the reasoning."""
         names = block_names(len(self.plan))
         trace = ReasoningTrace(tuple((name, self.reasoning.get(name, "")) for name in names))
         return write_trace(trace) + canonical_plan(self.plan, library)
@@ -72,6 +73,7 @@ class DraftFault:
 
 
 def block_names(steps: int) -> list[str]:
+    """The blocks of a trace with so many steps."""
     return [*CONTEXT_BLOCKS, *(f"STEP_{i}" for i in range(1, steps + 1))]
 
 

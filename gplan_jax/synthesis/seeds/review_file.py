@@ -100,6 +100,7 @@ def raise_faults(path: Path | str, faults: Sequence[RowError]) -> None:
 
 
 def columns_of(library: IntentLibrary) -> tuple[str, ...]:
+    """The columns of a review file."""
     blocks = block_names(library.plan_length.maximum)
     return (
         *(_ROW, _ID, *_FIXED, _WORDS, PLAN),
@@ -108,6 +109,7 @@ def columns_of(library: IntentLibrary) -> tuple[str, ...]:
 
 
 def review_line(candidate: SeedCandidate, decision: Decision, library: IntentLibrary) -> str:
+    """The line of a review file for one candidate, its end included."""
     draft = decision.draft
     cells = {
         _ROW: str(candidate.row),
@@ -139,6 +141,7 @@ def write_review(
     decisions: Sequence[Decision],
     library: IntentLibrary,
 ) -> None:
+    """Writes a review file: one decision for each candidate, in the same order."""
     both = zip(candidates, decisions, strict=True)
     write_lines(path, (review_line(c, d, library) for c, d in both), library)
 

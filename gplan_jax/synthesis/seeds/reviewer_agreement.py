@@ -74,6 +74,7 @@ def agreement_of(
     *,
     seed: int = 0,
 ) -> Agreement:
+    """Compares two reviewers' decisions by row, as ``read_reviews`` gives them."""
     rows = sorted(first.keys() & second.keys())
     if not rows:
         raise GplanError("The two reviews have no decided row in common: nothing can be compared.")

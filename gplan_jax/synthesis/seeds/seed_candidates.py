@@ -88,6 +88,7 @@ def environment_text(environment: Environment) -> str:
 
 
 def write_candidates(path: Path, candidates: Iterable[SeedCandidate]) -> None:
+    """Writes candidates, a JSON object a line; the file appears whole or not at all."""
     write_jsonl(
         path,
         (
@@ -108,6 +109,7 @@ def write_candidates(path: Path, candidates: Iterable[SeedCandidate]) -> None:
 
 
 def read_candidates(path: Path, library: IntentLibrary) -> list[SeedCandidate]:
+    """Reads what ``write_candidates`` wrote."""
     found = []
     for line, value in enumerate(read_jsonl(path), start=1):
         try:
@@ -151,6 +153,7 @@ def candidates_of(review: Path) -> Path:
 def load_candidates(
     reviews: list[Path], candidates: Path | None, library: IntentLibrary
 ) -> tuple[Path, list[SeedCandidate]]:
+    """The candidates of one or more review files, and where they are."""
     paths = {(candidates or candidates_of(review)).resolve() for review in reviews}
     if len(paths) > 1:
         listed = ", ".join(sorted(map(str, paths)))

@@ -77,6 +77,7 @@ class ChatTeacher:
 
     @property
     def at_once(self) -> int:
+        """The most requests at once; the client stays below it where the server asks it to."""
         # The client stays below it where the server asks it to.
         return self._client.at_once
 

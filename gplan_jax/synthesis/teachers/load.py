@@ -50,6 +50,7 @@ def load_teacher(
 
 
 def settings_of(teacher: Teacher) -> dict[str, Any]:
+    """What a report says about a teacher."""
     settings = teacher.settings if isinstance(teacher, ChatTeacher) else {}
     return {"name": teacher.name, **settings}
 

@@ -97,4 +97,5 @@ def guarded(text: str, *, keep_lines: bool = False) -> str:
 
 
 def quoted(value: str) -> str:
+    """A JSON string; a template filter."""
     return json.dumps(value, ensure_ascii=False)

@@ -45,6 +45,7 @@ def answer_schema(library: IntentLibrary) -> dict[str, Any]:
 
 
 def explanation_schema(steps: int) -> dict[str, Any]:
+    """The JSON schema of a reply that explains a plan of ``steps`` intents."""
     return object_schema({REASONING: _reasoning_schema({"minItems": steps, "maxItems": steps})})
 
 

@@ -50,6 +50,7 @@ class MomentCounts:
 def find_contexts(
     events: Iterable[LogEvent], profile: Mapping[str, str], spec: TriggerSpec, counts: MomentCounts
 ) -> Iterator[Sample]:
+    """Yields the rows of one user, from events in order of time with declared words."""
     search = UserSearch(spec, profile, counts)
     for event in events:
         row = search.observe(event)

@@ -70,6 +70,7 @@ class OrderBook:
         return order
 
     def remembered(self, now: datetime) -> Sequence[TrackedOrder]:
+        """All orders that are not forgotten yet."""
         if not self._orders:
             return ()
         first = now - timedelta(days=self._spec.keep_days)
@@ -79,6 +80,7 @@ class OrderBook:
         return tuple(self._orders.values())
 
     def keys(self) -> Iterator[str]:
+        """The keys of the orders held."""
         return iter(self._orders)
 
 
@@ -184,6 +186,7 @@ class ShortTermMemory:
         self._entries: dict[tuple[datetime, str], BehaviorEntry] = {}
 
     def add(self, when: datetime, action: str, spot: Spot, user_city: str, ordered: bool) -> None:
+        """Notes an action about a place; an entry too many drops the oldest."""
         if action not in self._actions:
             return
         hour = when.replace(minute=0, second=0, microsecond=0)

@@ -32,15 +32,18 @@ class Shares:
         return cls(tuple(map(str, weights)), tuple(accumulate(weights.values())))
 
     def at(self, level: float) -> str:
+        """The value at ``level``, 0 <= level < 1, of the weights laid end to end."""
         place = bisect_right(self.bounds, level * self.bounds[-1])
         return self.values[min(place, len(self.values) - 1)]
 
     def draw(self, generator: random.Random) -> str:
+        """A value, each as often as its weight says."""
         return self.at(generator.random())
 
 
 @cache
 def tables() -> Mapping[str, Any]:
+    """All tables as the file has them."""
     found: dict[str, Any] = yaml.safe_load(CALIBRATION.read_text(encoding="utf-8"))
     return found
 
@@ -53,10 +56,12 @@ def shares(name: str, key: str | None = None) -> Shares:
 
 
 def draw(generator: random.Random, name: str, key: str | None = None) -> str:
+    """A value of the table ``name``, or of its part ``key``."""
     return shares(name, key).draw(generator)
 
 
 def has(name: str, key: str) -> bool:
+    """Whether the table ``name`` has a part ``key``."""
     return key in tables()[name]
 
 

@@ -42,6 +42,7 @@ REASONING_WEIGHT = 4.0
 
 
 def draw_code(generator: random.Random) -> str:
+    """A code of ``check_plan`` or BROKEN_REASONING, in proportion to its weight."""
     weights = {**CODES, BROKEN_REASONING: REASONING_WEIGHT}
     return generator.choices(list(weights), weights=list(weights.values()))[0]
 

@@ -102,6 +102,7 @@ class BatchShape:
 
 
 def of_pairs(config: TrainConfig) -> bool:
+    """Whether a row of a batch is a pair of contexts, with four sequences."""
     return Mode(config.mode) is Mode.SCDPO
 
 
@@ -136,6 +137,7 @@ def segments(config: TrainConfig, lengths: RowLengths) -> tuple[Segment, ...]:
 
 
 def batch_shape(config: TrainConfig, lengths: RowLengths) -> BatchShape:
+    """Sizes of the batch that holds rows of ``lengths``, padded as the config says."""
     data = config.data
     tree = data.layout == "prefix_tree"
     shared = lengths.prefix if tree else 0
@@ -168,6 +170,7 @@ def levels_of_row(batch: BatchShape) -> tuple[tuple[int, int], ...]:
 
 
 def abstract_batch(shape: BatchShape, mesh: Mesh) -> Batch:
+    """A batch of shapes, laid out over ``mesh`` as ``mesh.put_batch`` does."""
     by_rows = NamedSharding(mesh, partition_spec("batch"))
     everywhere = NamedSharding(mesh, PartitionSpec())
 

@@ -80,6 +80,7 @@ class HloCosts:
 
 
 def hlo_costs(module: Module) -> HloCosts:
+    """Adds up what one execution of ``module`` costs a device."""
     counts, unknown_loops = module.executions()
     fused = _fused(module)
     matmul, kernels, hbm, silent = 0.0, 0.0, 0.0, 0

@@ -201,6 +201,7 @@ class Module:
 
 
 def parse_module(text: str) -> Module:
+    """Reads the text that XLA prints for an optimised module."""
     computations: dict[str, Computation] = {}
     entry = ""
     lines: dict[str, Instruction] | None = None

@@ -312,6 +312,7 @@ def stages(
 
 
 def overrides(config: TrainConfig, candidate: TrainConfig) -> tuple[str, ...]:
+    """The KEY=VALUE arguments that turn ``config`` into ``candidate``."""
     changed = []
     if candidate.accumulation_steps != config.accumulation_steps:
         changed.append(f"accumulation_steps={candidate.accumulation_steps}")

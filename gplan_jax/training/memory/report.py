@@ -138,6 +138,7 @@ def describe(plan: MemoryPlan) -> str:
 
 
 def verdict(plan: MemoryPlan) -> str:
+    """One line: whether the plan fits a device, and by how much."""
     needed, capacity = gib(plan.needed), gib(plan.capacity)
     if not plan.capacity:
         return f"fits: unknown; a device needs {needed}, what it has is not in the table"

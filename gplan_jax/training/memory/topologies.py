@@ -79,6 +79,7 @@ class Topology:
 
 
 def parse_topology(name: str) -> Topology:
+    """Reads "v5e:4x4", "h100:8" or "local"."""
     if name == LOCAL:
         return Topology(name, local_chip(), len(jax.devices()))
     kind, _, shape = name.partition(":")
@@ -102,6 +103,7 @@ def local_chip() -> Chip | None:
 
 
 def topology_mesh(topology: Topology, config: MeshConfig) -> Mesh:
+    """The mesh a run on these devices would make, without the devices."""
     shape = mesh_shape(config, topology.devices)
     if not topology.needs_libtpu:
         return make_mesh(config)

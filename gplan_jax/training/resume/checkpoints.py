@@ -103,9 +103,11 @@ class RunCheckpoints:
 
     @property
     def steps(self) -> list[int]:
+        """Steps taken at each checkpoint, ascending; the one being written is the last."""
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
     def save(self, state: TrainState, record: Record) -> None:
+        """Copies the state, then writes it and its record while training goes on."""
         with disk_errors(self._directory):
             self._checkpointer.save_checkpointables_async(
                 record["step"],

@@ -62,6 +62,7 @@ def make_record(
     steps_per_epoch: int,
     digests: Mapping[str, ArrayDigest],
 ) -> Record:
+    """The record of the checkpoint of ``step``, with a digest of itself."""
     record: Record = {
         "step": step,
         "steps_per_epoch": steps_per_epoch,

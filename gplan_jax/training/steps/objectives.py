@@ -52,6 +52,7 @@ class Objective(Protocol[Rows, Sums, Scales]):
 
 
 def make_objective(config: TrainConfig) -> SectionObjective | PreferenceObjective:
+    """What a config's mode minimises."""
     mode = Mode(config.mode)
     if mode is Mode.SCDPO:
         return PreferenceObjective(config.preference, vocab_chunk=config.loss.vocab_chunk)

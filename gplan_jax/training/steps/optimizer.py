@@ -64,6 +64,7 @@ def make_schedule(
 def make_optimizer(
     config: OptimizerConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
+    """AdamW after clipping by the global norm; weight decay spares the norm weights."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(

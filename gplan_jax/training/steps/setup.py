@@ -269,6 +269,7 @@ def weights_dtype(config: TrainConfig) -> jnp.dtype:
 
 
 def kernel_of(config: TrainConfig, model: Qwen3, *, platform: str) -> Kernel:
+    """The attention kernel of a config on a platform ("cpu", "gpu" or "tpu")."""
     return resolve_kernel(
         config.precision.attention,
         platform=platform,
@@ -312,6 +313,7 @@ def curriculum_of(config: TrainConfig, samples: int) -> CompressionCurriculum:
 def batch_plan_of(
     config: TrainConfig, rows: TrainingSet | PreferenceSet, lengths_NxGx2: np.ndarray
 ) -> BatchPlan:
+    """The batches of a config over rows or pairs, given their tokens by stage."""
     return BatchPlan(
         lengths_NxGx2,
         curriculum_of(config, len(rows)),

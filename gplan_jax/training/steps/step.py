@@ -54,14 +54,21 @@ def make_train_step(
     accumulation_steps: int = 1,
     state_shardings: TrainState | None = None,
 ) -> TrainStep:
-    """Builds the step of a run: (state, batch, frozen=None) -> (state, metrics), compiled.
+    """Builds the step of a run.
 
-    ``graphdef`` is the static part of ``nnx.split(model, nnx.Param)``, or of
-    ``nnx.split(model, LoraParam, ...)`` where adapters train, whose rest is ``frozen``. The rows
-    are split into ``accumulation_steps`` micro-batches; sums are added up and scaled once by what
-    the whole batch says, so the loss does not depend on it. The state is donated, and lives by
-    ``state_shardings`` (None on one device). Metrics are scalars: the objective's and
-    ``grad_norm``.
+    Args:
+        graphdef: static part of the model, from ``nnx.split(model, nnx.Param)``, or from
+            ``nnx.split(model, LoraParam, ...)`` where adapters train.
+        optimizer: turns gradients into updates.
+        objective: what is minimised.
+        accumulation_steps: micro-batches that the rows are split into. Sums are added up and
+            scaled once by what the whole batch says, so the loss does not depend on it.
+        state_shardings: where the state lives, so that it stays there; None on one device.
+
+    Returns:
+        A compiled function (state, batch, frozen=None) that donates the state; ``frozen`` is what
+        ``nnx.split`` leaves beside the trained parameters, if anything. Metrics are scalars: those
+        of the objective, and ``grad_norm``.
     """
 
     def step(state: TrainState, batch: Batch, frozen: Params = None) -> tuple[TrainState, Metrics]:

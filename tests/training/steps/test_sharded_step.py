@@ -40,6 +40,7 @@ CONFIG = Qwen3Config(
 ROWS, LENGTH, RESPONSE, PREFIX = 16, 24, 8, 9
 MESHES = {
     "fsdp=8": MeshConfig(fsdp=8),
+    "fsdp=4 x tensor=2": MeshConfig(fsdp=4, tensor=2),
     "data=2 x fsdp=2 x tensor=2": MeshConfig(data=2, fsdp=2, tensor=2),
 }
 PAIR_MESHES = ("data=2 x fsdp=2 x tensor=2",)
