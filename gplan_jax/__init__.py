@@ -3,4 +3,4 @@
 docs/architecture.md says what each room is for and what it may import.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -40,7 +40,9 @@ def judge(
     ] = None,
     judge: Annotated[
         list[str] | None,
-        typer.Option(help="rules (the default), or the YAML file of a judge; repeat for more."),
+        typer.Option(
+            help="rules (the default), or a YAML file or gplan config name; repeat for more."
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -70,10 +72,10 @@ def judge(
     Example: gplan judge --predictions run/test/predictions.jsonl --data test.csv --out run/judged
 
     Example: gplan judge --predictions a.jsonl --against b.jsonl --data test.csv --out run/pairs
-    --judge configs/judge_vllm.yaml
+    --judge judge_vllm
 
     Example: gplan judge --engine ray --workers 8 --predictions a.jsonl --data test.csv
-    --out run/judged --judge configs/judge_vllm.yaml
+    --out run/judged --judge judge_vllm
     """
 
     from gplan_jax.chat.ledger import spent_line

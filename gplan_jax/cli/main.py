@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import importlib.metadata
+import importlib.util
 import io
 import logging
+import os
 import platform
 import signal
 import sys
@@ -25,6 +28,7 @@ from gplan_jax.cli import reproduce as reproduce_command
 from gplan_jax.cli import tasks as tasks_command
 from gplan_jax.cli import triggers as triggers_command
 from gplan_jax.cli.abtest import abtest
+from gplan_jax.cli.config import config
 from gplan_jax.cli.seeds import seeds
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.compilation_cache import keep_compiled_programs
@@ -33,7 +37,6 @@ from gplan_jax.foundation.paths import alone_in, is_cloud, local_path
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -64,19 +67,26 @@ for command in (
 app.command("filter")(synthesis.filter_rows)
 app.add_typer(abtest, name="abtest")
 app.add_typer(bench.bench, name="bench")
+app.add_typer(config, name="config")
 app.add_typer(seeds, name="seeds")
 
 
 def _show_version(wanted: bool) -> None:
-    if wanted:
-        import jax  # its start costs a second, which other commands needn't pay
-
-        device = jax.local_devices()[0]
-        print(
-            f"gplan {gplan_jax.__version__}, JAX {jax.__version__}, Python "
-            f"{platform.python_version()}, {jax.local_device_count()} x {device.device_kind}"
-        )
-        raise typer.Exit
+    """Without starting JAX, which takes seconds where there are accelerators."""
+    if not wanted:
+        return
+    found = [plugin.name for plugin in importlib.metadata.entry_points(group="jax_plugins")]
+    if importlib.util.find_spec("libtpu"):
+        found.append("tpu")
+    if not found or os.environ.get("JAX_PLATFORMS") == "cpu":
+        device = f"cpu ({os.cpu_count()} cores)"
+    else:
+        device = f"{', '.join(found)} (`gplan doctor` starts and names the devices)"
+    print(
+        f"gplan {gplan_jax.__version__}, JAX {importlib.metadata.version('jax')}, Python "
+        f"{platform.python_version()}, {device}"
+    )
+    raise typer.Exit
 
 
 @app.callback()
@@ -87,7 +97,7 @@ def gplan(
             "--version",
             callback=_show_version,
             is_eager=True,
-            help="Show the versions of GPlan and JAX, and the devices.",
+            help="Show the versions of GPlan, JAX and Python, and the kind of device.",
         ),
     ] = False,
 ) -> None:
@@ -121,7 +131,7 @@ def prepared(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-for group in (app, abtest, bench.bench, seeds):
+for group in (app, abtest, bench.bench, config, seeds):
     for info in group.registered_commands:
         info.callback = prepared(cast("Callable[..., Any]", info.callback))
 

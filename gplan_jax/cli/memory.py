@@ -12,7 +12,9 @@ from gplan_jax.foundation.config import load_config
 
 
 def plan_memory(
-    config: Annotated[Path, typer.Argument(help="YAML file of the run; configs/ holds some.")],
+    config: Annotated[
+        Path, typer.Argument(help="YAML file of the run, or a name of gplan config list.")
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Replace values, e.g. mesh.tensor=2."),
@@ -51,7 +53,7 @@ def plan_memory(
 
     Lengths that are not given are those of the public rows, docs/memory.md.
 
-    Example: gplan plan-memory configs/picd_qwen3_1_7b.yaml --topology v5e:4x4
+    Example: gplan plan-memory picd_qwen3_1_7b --topology v5e:4x4
     """
     import jax
 

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from gplan_jax.synthesis.teachers.protocol import Teacher
 
 TeacherName = Annotated[
-    str, typer.Option(help="Who answers: rules, or a teacher file (YAML) that names a chat server.")
+    str,
+    typer.Option(
+        help="rules, or a chat server: a teacher file (YAML), or one of gplan config list."
+    ),
 ]
 Seeds = Annotated[
     Path | None, typer.Option(help="Seed file; its rows are a chat teacher's examples.")

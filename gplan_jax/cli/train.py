@@ -12,7 +12,9 @@ from gplan_jax.foundation.config import load_config
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML file of the run; configs/ holds some.")],
+    config: Annotated[
+        Path, typer.Argument(help="YAML file of the run, or a name of gplan config list.")
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Replace values, e.g. epochs=3."),
@@ -31,7 +33,7 @@ def train(
 ) -> None:
     """Train a planner: Direct-SFT, CoT-SFT, PICD or SC-DPO, as the config's mode says.
 
-    Example: gplan train configs/picd_qwen3_1_7b.yaml data.train=rows.csv output=runs/picd
+    Example: gplan train picd_qwen3_1_7b data.train=rows.csv output=runs/picd
 
     On SIGTERM or Ctrl-C it finishes the step, writes a checkpoint and exits with
     143 or 130; the same command with --resume goes on. Bad input exits with 2,

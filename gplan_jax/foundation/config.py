@@ -28,14 +28,26 @@ class Config(pydantic.BaseModel):
 
 
 C = TypeVar("C", bound=Config)
+_SHIPPED = Path(__file__).parents[1] / "configs"
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Name -> file of the configs that come with the package: runs, teachers and judges."""
+    return {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
 
 
 def load_config(kind: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
     """Reads ``path`` and ``key=value`` overrides into a config of type ``kind``.
 
+    Where no file has that path, it may be the name of a shipped one (``picd_qwen3_1_7b``).
     GplanError names every fault in one message, and near keys for an unknown one.
     """
-    values = override(_read_yaml(local_path(path)), overrides)
+    file, shipped = local_path(path), shipped_configs()
+    if not file.exists():
+        if file.stem in shipped and str(path) != file.stem:
+            raise GplanError(f"{path} does not exist; a config of GPlan's own is {file.stem}.")
+        file = shipped.get(str(path), file)
+    values = override(_read_yaml(file), overrides)
     return parse_config(kind, values, source=str(path))
 
 

@@ -2,7 +2,7 @@
 # Trains on all hosts of a Cloud TPU slice: the same command on every worker, through gcloud.
 #
 #   scripts/launch/tpu_slice.sh TPU_NAME ZONE CONFIG RUN [key=value ...]
-#   scripts/launch/tpu_slice.sh gplan-v5e-16 us-west4-a configs/picd_qwen3_1_7b.yaml \
+#   scripts/launch/tpu_slice.sh gplan-v5e-16 us-west4-a picd_qwen3_1_7b \
 #     /shared/runs/picd data.train=/shared/train.csv
 #
 # Once, before: on every worker, clone the repository to ~/gplan-jax, make ~/gplan-jax/.venv with

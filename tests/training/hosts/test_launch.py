@@ -150,5 +150,5 @@ def test_the_pods_command_resumes_a_run_that_is_there(resume: bool, tmp_path: Pa
         text=True,
         check=True,
     )
-    assert done.stdout.startswith("train configs/picd_qwen3_1_7b.yaml output=")
+    assert done.stdout.startswith("train picd_qwen3_1_7b output=")
     assert done.stdout.rstrip().endswith("--resume") == resume
