@@ -24,19 +24,20 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
     on_error: options.OnError = "raise",
     batch_size: options.BatchSize = 16,
-    mode: options.Mode = "unconstrained",
+    mode: options.Mode = None,
     **decoding: Any,
 ) -> None:
     """Plan every row of a file and score the plans against their labels, beside the floors.
 
-    Latent-Valid is only honest without the grammar, which the default mode leaves out.
+    Answers are decoded as `serve` decodes them, by the plan grammar. Latent-Valid is asked of free
+    answers only: --mode unconstrained.
 
     Example: gplan evaluate --model run/model --data test.csv --out run/test
     """
 
     from gplan_jax.evaluation.scores.model_evaluation import evaluate_model
     from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS
-    from gplan_jax.evaluation.scores.score_tables import metrics_table
+    from gplan_jax.evaluation.scores.score_tables import failures_table, metrics_table
 
     metrics = evaluate_model(
         model,
@@ -50,6 +51,8 @@ def evaluate(
         **decoding,
     )
     Console().print(metrics_table(metrics, name=model.name))
+    if failures := failures_table(metrics):
+        Console().print(failures)
     typer.echo(f"Finished. The result is in {out}")
     typer.echo(f"  every answer with its scores  {out / PREDICTIONS}")
     typer.echo(f"  means and intervals           {out / METRICS}")
@@ -65,10 +68,12 @@ def score(
     """
 
     from gplan_jax.evaluation.scores.offline import score_file
-    from gplan_jax.evaluation.scores.score_tables import metrics_table
+    from gplan_jax.evaluation.scores.score_tables import failures_table, metrics_table
 
     metrics = score_file(predictions, IntentLibrary.load(library))
     Console().print(metrics_table(metrics, name="predictions"))
+    if failures := failures_table(metrics):
+        Console().print(failures)
     typer.echo(f"Computed from the texts in {predictions}; nothing was written.")
 
 
@@ -81,7 +86,7 @@ def plan(
     context: Annotated[
         Path | None, typer.Option(help="JSON object, column -> text, instead of a data file.")
     ] = None,
-    mode: options.Mode = "unconstrained",
+    mode: options.Mode = None,
     **decoding: Any,
 ) -> None:
     """Plan for one context and show the plan as a table.
@@ -93,7 +98,7 @@ def plan(
 
     from gplan_jax.evaluation.scores.model_evaluation import find_sample, read_context
     from gplan_jax.evaluation.scores.score_tables import plan_view
-    from gplan_jax.inference.engine.planner import Planner
+    from gplan_jax.inference.prediction.predict import load_planner
 
     if data is None and context is not None and row is None and prompt_id is None:
         sample = read_context(context)
@@ -101,15 +106,12 @@ def plan(
         sample = find_sample(data, row=row, prompt_id=prompt_id)
     else:
         raise GplanError("Name the row: --data FILE with --row N or --id ID, or --context FILE.")
-    planner = Planner.load(
-        model,
-        batch_size=1,
-        mode=mode,
-        **decoding,
-    )
+    planner = load_planner(model, batch_size=1, mode=mode, **decoding)
     known = planner.library  # before it plans: a model of another task has none
     [text] = planner.generate([sample])
-    view = plan_view(text, known, latents=planner.encoder.latents, label=sample.raw_labels)
+    free = planner.mode == "unconstrained" and planner.task.has_latents
+    latents = planner.encoder.latents if free else None
+    view = plan_view(text, known, latents=latents, label=sample.raw_labels)
     Console().print(view)
 
 
@@ -139,11 +141,7 @@ def predict(
     address: options.Address = None,
     on_error: options.OnError = "raise",
     batch_size: options.BatchSize = 16,
-    dtype: options.Dtype = "float32",
-    mode: Annotated[
-        Literal["unconstrained", "constrained", "drafted"] | None,
-        typer.Option(help="As for evaluate; else drafted where answers have a grammar."),
-    ] = None,
+    mode: options.Mode = None,
     **decoding: Any,
 ) -> None:
     """Plan every row of a file, however many there are, on all devices of this machine.
@@ -181,7 +179,6 @@ def predict(
             part_rows=part_rows,
             output=output,
             batch_size=batch_size,
-            compute_dtype=dtype,
             mode=mode,
             **decoding,
         )

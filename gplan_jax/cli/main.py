@@ -22,6 +22,7 @@ import typer
 import gplan_jax
 from gplan_jax.cli import baseline as baseline_command
 from gplan_jax.cli import bench, convert, evaluation, memory, sensitivity, serve, synthesis, train
+from gplan_jax.cli import compare as compare_command
 from gplan_jax.cli import judge as judge_command
 from gplan_jax.cli import quickstart as quickstart_command
 from gplan_jax.cli import reproduce as reproduce_command
@@ -54,6 +55,7 @@ for command in (
     memory.plan_memory,
     evaluation.evaluate,
     evaluation.score,
+    compare_command.compare,
     evaluation.plan,
     evaluation.predict,
     sensitivity.sensitivity,

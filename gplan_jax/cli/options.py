@@ -43,9 +43,10 @@ MaxNewTokens = Annotated[
     int | None, typer.Option(min=1, help="Longest free answer, in tokens; else 512.")
 ]
 Mode = Annotated[
-    Literal["unconstrained", "constrained", "drafted"],
+    Literal["unconstrained", "constrained", "drafted"] | None,
     typer.Option(
-        help="Plain greedy decoding; by the plan grammar; or that in fewer passes with drafts."
+        help="Plain greedy decoding; by the plan grammar; or that in fewer passes with drafts, the "
+        "default for all answers but reasoning in words."
     ),
 ]
 Response = Annotated[
@@ -54,7 +55,8 @@ Response = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows decoded together.")]
 Dtype = Annotated[
-    Literal["float32", "bfloat16"], typer.Option(help="Of matrix products and the cache.")
+    Literal["float32", "bfloat16"],
+    typer.Option("--dtype", help="Of matrix products and the cache."),
 ]
 
 
@@ -67,6 +69,7 @@ class Decoding:
     prompt_length: PromptLength = None
     max_new_tokens: MaxNewTokens = None
     response: Response = None
+    compute_dtype: Dtype = "float32"
     temperature: Annotated[
         float, typer.Option(min=0.0, help="Draw from the grammar's tokens; 0 takes the likeliest.")
     ] = 0.0

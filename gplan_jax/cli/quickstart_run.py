@@ -80,7 +80,8 @@ def quickstart(out: Path, *, rows: int, seed: int, console: Console) -> None:
         if not scores.is_dir():
             planner = Planner.load(model, max_new_tokens=MAX_NEW_TOKENS, batch_size=64)
             answers, learnt = planner.generate(test_rows), list(gsisr.read_samples(train_file))
-            evaluate(test_rows, answers, learnt, planner.library, scores)
+            latents = planner.encoder.latents if planner.task.has_latents else None
+            evaluate(test_rows, answers, learnt, planner.library, scores, latents=latents)
     console.rule("5. Other times, other places: pairs of contexts")
     # Pairs to train on, of the training rows; of the test rows also those with equal plans.
     more: dict[str, Any] = {"per_anchor": PAIRS_OF_A_ROW, "seed": seed}
@@ -122,7 +123,12 @@ def _show(out: Path, test_rows: list[gsisr.Sample], console: Console) -> None:
         console.print()
         console.print(task.template.render(test_rows[row], task.library).user, style="dim")
         console.print(
-            plan_view(answers[row]["text"], task.library, label=test_rows[row].raw_labels)
+            plan_view(
+                answers[row]["text"],
+                task.library,
+                latents=GSISR_LATENTS,
+                label=test_rows[row].raw_labels,
+            )
         )
     models = {name: out / name / "model" for name in ("picd", *LOSSES)}
     _, test_pairs, unchanged = (out / "data" / name for name in PAIR_FILES)

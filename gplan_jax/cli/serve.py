@@ -20,7 +20,7 @@ def serve(
     model: options.Model,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    mode: options.Mode = "drafted",
+    mode: options.Mode = None,
     slots: Annotated[int, typer.Option(min=1, max=256, help="Requests decoded together.")] = 8,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get 503.")] = 64,
     replicas: Annotated[
@@ -94,10 +94,13 @@ def serve(
     if traces:
         require_extra(OTEL, "otel", "traces")
 
+    from gplan_jax.data.tasks.registry import load_task
+    from gplan_jax.inference.prediction.predict import mode_of
     from gplan_jax.serving.http.settings import Labels, ServerSettings
     from gplan_jax.serving.planning.serve import allowed_hosts, display_name
     from gplan_jax.serving.planning.serve import serve as run
 
+    mode = mode or mode_of(load_task(model, response=response))
     if replicas != "auto" and not (replicas.isascii() and replicas.isdigit() and int(replicas)):
         raise GplanError(f"--replicas {replicas} is none; it is a number from 1, or auto.")
     key, admin_key = options.read_api_key(api_key_env), options.read_api_key(admin_key_env)

@@ -27,7 +27,8 @@ class TellingPlanner:
         latents = GSISR_LATENTS
 
     library = IntentLibrary.load()
-    task = SimpleNamespace(prompt_length=1888)
+    task = SimpleNamespace(prompt_length=1888, has_latents=True)
+    mode = "unconstrained"
     max_new_tokens = 512
 
     def generate(self, samples: Sequence[Sample]) -> list[str]:

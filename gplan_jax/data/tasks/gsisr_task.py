@@ -144,7 +144,8 @@ class GsisrTask(Task):
 
     def score(self, text: str, example: Example, encoder: ChatEncoder) -> RowScores:
         """The paper's measures; see ``score_text``."""
-        return score_text(text, example.answer, self.library, encoder.latents)
+        latents = encoder.latents if self.has_latents else None
+        return score_text(text, example.answer, self.library, latents)
 
     def read_answer(self, text: str, encoder: ChatEncoder) -> dict[str, Any]:
         """The plan, and whether the latent prefix (None for none) and the rule filter pass."""
@@ -165,17 +166,21 @@ class GsisrTask(Task):
 
 
 def score_text(
-    text: str, label: str, library: IntentLibrary, latents: LatentVocabulary = GSISR_LATENTS
+    text: str, label: str, library: IntentLibrary, latents: LatentVocabulary | None = GSISR_LATENTS
 ) -> RowScores:
-    """Scores one raw answer against one raw label (paper, section 5.1.2) and the rule filter."""
+    """Scores one raw answer against one raw label (paper, section 5.1.2) and the rule filter.
+
+    Without ``latents`` nobody asks whether it is Latent-Valid, and the scores don't say.
+    """
     score = score_prediction(text, label, library)
-    failure = latent_failure(text, latents, library)
+    failure = latent_failure(text, latents, library) if latents else None
     violations = tuple((v.tier, v.code) for v in check_plan(text, library))
     # What is no list at all has nothing that the later tiers could find fault with.
     unreadable = any(code in UNREADABLE for _, code in violations)
     broken = set(TIERS) if unreadable else {tier for tier, _ in violations}
     values = {measure: float(getattr(score, measure)) for measure in PLAN_MEASURES}
-    values["latent_valid"] = float(failure is None)
+    if latents:
+        values["latent_valid"] = float(failure is None)
     values["filter_pass"] = float(not violations)
     values |= {f"filter_pass_{tier}": float(tier not in broken) for tier in TIERS}
     return RowScores(values, failure, violations)

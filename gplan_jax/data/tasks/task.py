@@ -143,6 +143,11 @@ class Task(ABC):
         """All that prompts depend on beside the rows."""
         return []
 
+    @property
+    def has_latents(self) -> bool:
+        """Whether responses should begin with latent tokens, or the model doesn't tell."""
+        return self.response in ("latent", None)
+
     @abstractmethod
     def score(self, text: str, example: Example, encoder: ChatEncoder) -> RowScores:
         """What a model's whole text is worth."""

@@ -151,7 +151,7 @@ class TextTask(Task):
 
     def score(self, text: str, example: Example, encoder: ChatEncoder) -> RowScores:
         """Whether the answer is the row's to the letter; the share of the row's answer tokens that
-        stand in their place; whether what stands before is the row's latent prefix.
+        stand in their place; whether what stands before is the row's latent prefix, if one is due.
         """
         prefix, close, _ = text.partition(THOUGHT_CLOSE)
         answer = self.read_answer(text, encoder)["answer"]
@@ -159,17 +159,11 @@ class TextTask(Task):
         hits = sum(a == b for a, b in zip(tokens, wanted, strict=False))
         latent = ((name, None) for name in example.block_names)
         due = write_response(latent, "", encoder.latents) if self.response == "latent" else ""
-        failure = None
+        values = {"exact": float(answer == example.answer), "answer_tokens": hits / len(wanted)}
         if not due:
-            failure = "none: responses of this model have no latent prefix"
-        elif prefix + close != due:
-            failure = f"prefix: {prefix + close} where {due} is due"
-        values = {
-            "exact": float(answer == example.answer),
-            "answer_tokens": hits / len(wanted),
-            "latent_valid": float(failure is None),
-        }
-        return RowScores(values, failure)
+            return RowScores(values, None)
+        failure = None if prefix + close == due else f"prefix: {prefix + close} where {due} is due"
+        return RowScores({**values, "latent_valid": float(failure is None)}, failure)
 
     def read_answer(self, text: str, encoder: ChatEncoder) -> dict[str, Any]:
         """What follows the reasoning, or all of it where there is none."""

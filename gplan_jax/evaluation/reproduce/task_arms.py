@@ -251,6 +251,7 @@ def _scores(folder: Path, arm: str, seeds: int) -> dict[str, np.ndarray]:
     return {
         measure: np.array([[record["scores"][measure] for record in rows] for rows in records])
         for measure in ("exact", "answer_tokens", "latent_valid")
+        if measure != "latent_valid" or ARMS[arm].has_latents
     }
 
 

@@ -18,9 +18,9 @@ from gplan_jax.data.tasks.task import Example, Task
 from gplan_jax.evaluation.scores.offline import check_rows, evaluate_examples
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
-from gplan_jax.foundation.files import file_digest, read_json, refuse_existing
+from gplan_jax.foundation.files import file_digest, json_digest, read_json, refuse_existing
 from gplan_jax.gsisr import Sample, read_samples
-from gplan_jax.inference.engine.planner import Planner
+from gplan_jax.inference.prediction.predict import load_planner
 from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary
 
 
@@ -37,7 +37,7 @@ def evaluate_model(
     """Plans the rows of ``data`` and evaluates the answers into ``out_dir``; returns the metrics.
 
     All that can be wrong with the input is found before the model starts. The floors are fitted on
-    ``train_data``; ``planner_options``, those of ``Planner.load``, are kept in metrics.json.
+    ``train_data``; ``planner_options``, those of ``load_planner``, are kept in metrics.json.
     """
     refuse_existing(Path(out_dir))
     named = ("template", "library", "prompt_length", "response")
@@ -57,14 +57,16 @@ def evaluate_model(
     faulty.report()
     if isinstance(task, GsisrTask):
         check_rows(samples, train, task.library)
-    planner = Planner.load(model, **planner_options)
+    planner = load_planner(model, **planner_options)
     started = time.monotonic()
     texts = planner.generate(samples)
     run = {
         "model": str(model),
         **planner_options,
+        "mode": planner.mode,
         "task": task.name,
         **({"library": task.library.name} if isinstance(task, GsisrTask) else {}),
+        "prompts": json_digest(task.prompt_sources),
         "prompt_length": task.prompt_length,
         "max_new_tokens": planner.max_new_tokens,
         "data": {"file": str(data), "sha256": file_digest(data)},
@@ -74,7 +76,10 @@ def evaluate_model(
         "seconds_of_decoding": round(time.monotonic() - started, 1),
         **environment(),
     }
-    return evaluate_examples(task, examples, texts, train, planner.encoder, out_dir, run=run)
+    free = planner.mode == "unconstrained"
+    return evaluate_examples(
+        task, examples, texts, train, planner.encoder, out_dir, run=run, free=free
+    )
 
 
 def labelled_rows(

@@ -18,7 +18,6 @@ from gplan_jax.baselines.fitting.arms import FLOORS
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import (
     FILTER_MEASURES,
-    MODEL_MEASURES,
     PLAN_MEASURES,
     GsisrTask,
     score_text,
@@ -51,6 +50,7 @@ class Prediction:
     text: str
     label: str
     floors: Mapping[str, str] = field(default_factory=dict)
+    latent: bool = True  # whether anybody asks for its latent prefix
 
 
 def evaluate(
@@ -60,12 +60,13 @@ def evaluate(
     library: IntentLibrary,
     out_dir: str | Path,
     *,
-    latents: LatentVocabulary = GSISR_LATENTS,
+    latents: LatentVocabulary | None = GSISR_LATENTS,
     run: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Scores ``texts`` and the floors against the samples' labels; writes and returns the metrics.
 
-    Without ``train_samples`` the floors are left out. predictions.jsonl and metrics.json appear in
+    Without ``train_samples`` the floors are left out, without ``latents`` (where responses have
+    none, or a grammar writes them) Latent-Valid. predictions.jsonl and metrics.json appear in
     the new ``out_dir`` together; ``run`` (model, data, device ...) is kept in metrics.json.
     """
     check_rows(samples, train_samples, library)
@@ -99,17 +100,22 @@ def evaluate_examples(
     out_dir: str | Path,
     *,
     run: Mapping[str, Any] | None = None,
+    free: bool = True,
 ) -> dict[str, Any]:
-    """As ``evaluate``, for examples of any task; only plans have floors."""
+    """As ``evaluate``, for examples of any task; only plans have floors.
+
+    Answers that are not ``free`` followed the plan grammar, which makes every one Latent-Valid.
+    """
     if isinstance(task, GsisrTask):
-        samples, latents = [example.context for example in examples], encoder.latents
+        samples = [example.context for example in examples]
+        latents = encoder.latents if free and task.has_latents else None
         return evaluate(
             samples, texts, train_samples, task.library, out_dir, latents=latents, run=run
         )
     pairs = list(zip(examples, texts, strict=True))
     predictions = [Prediction(example.id, text, example.answer) for example, text in pairs]
     scores = [task.score(text, example, encoder) for example, text in pairs]
-    metrics = summarize(predictions, scores, measures=task.measures)
+    metrics = summarize(predictions, scores)
     with atomic_directory(out_dir) as folder:
         rows = enumerate(zip(predictions, scores, strict=True), start=1)
         write_jsonl(folder / PREDICTIONS, (prediction_record(n, p, s) for n, (p, s) in rows))
@@ -154,7 +160,9 @@ def score_file(
         raise GplanError(f"{path} holds no predictions.")
     if len({frozenset(p.floors) for p in predictions}) > 1:
         raise GplanError(f"{path}: some rows carry other floors than the rest; score them apart.")
-    scores = [score_text(p.text, p.label, library, latents) for p in predictions]
+    scores = [
+        score_text(p.text, p.label, library, latents if p.latent else None) for p in predictions
+    ]
     return summarize(predictions, scores, library)
 
 
@@ -162,8 +170,6 @@ def summarize(
     predictions: Sequence[Prediction],
     scores: Sequence[RowScores],
     library: IntentLibrary | None = None,
-    *,
-    measures: Sequence[str] = MODEL_MEASURES,
 ) -> dict[str, Any]:
     """Means with intervals of the model and each floor, all in [0, 1], and what failed how often.
 
@@ -173,6 +179,7 @@ def summarize(
     {"tier/code": rows}}.
     """
     ids = [p.prompt_id for p in predictions]
+    measures = [m for m in scores[0].values if all(m in score.values for score in scores)]
     model, model_intervals = _means(scores, measures, ids)
     floors: dict[str, dict[str, float]] = {}
     floor_intervals: dict[str, dict[str, list[float]]] = {}
@@ -252,5 +259,7 @@ def read_predictions(path: str | Path, library: IntentLibrary) -> list[Predictio
         floors = row.get("floors", {})
         if not isinstance(floors, dict) or not all(isinstance(t, str) for t in floors.values()):
             raise RowError(path, number, "floors", "is not an object of plan texts", mend)
-        predictions.append(Prediction(row["id"], row["text"], row["label"], floors))
+        # A file of `evaluate` has no such score where nobody asked for latents.
+        latent = "latent_valid" in row["scores"] if row.get("scores") else True
+        predictions.append(Prediction(row["id"], row["text"], row["label"], floors, latent))
     return predictions

@@ -19,7 +19,7 @@ from gplan_jax.gsisr import (
     parse_plan,
     score_prediction,
 )
-from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary
+from gplan_jax.reasoning import LatentVocabulary
 
 # Measure -> heading; those with a percent sign are shown times 100.
 HEADINGS = {
@@ -32,6 +32,16 @@ HEADINGS = {
     "filter_pass": "Filter\npass %",
 }
 BY_TOOLS = {"acc1": "acc1_tool", "ndcg3": "ndcg3_tool"}  # what stands below them
+# Why an answer is not Latent-Valid, by the code before the colon.
+LATENT_FAILURES = {
+    "block": "not one <THOUGHT> block",
+    "order": "latent tokens out of order, or a step cut short",
+    "repeat": "a latent token twice",
+    "residue": "words or tags among the latent tokens, or before them",
+    "steps": "another number of latent steps than of intents: a step is missing or too many",
+    "plan": "what follows the block is not one JSON array of intents",
+    "prefix": "not the latent prefix of its row",
+}
 PUBLIC_STATIC_NDCG3 = 0.746
 EXCERPT = 200
 
@@ -47,7 +57,8 @@ def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     if len({metrics["rows"] for metrics in runs.values()}) > 1:
         counts = ", ".join(f"{name} {metrics['rows']}" for name, metrics in runs.items())
         raise GplanError(f"Runs on different rows can't stand in one table (rows: {counts}).")
-    headings = {key: words for key, words in HEADINGS.items() if key in first["model"]}
+    told = {measure for metrics in runs.values() for measure in metrics["model"]}
+    headings = {key: words for key, words in HEADINGS.items() if key in told}
     rows: list[Sequence[Cell] | None] = []
     for name, metrics in runs.items():
         rows += run_rows(name, metrics["model"], metrics["intervals"]["model"], headings)
@@ -56,6 +67,22 @@ def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
         rows.append([name.replace("_", " "), *cells(means, headings)])
         rows += tool_rows(means, headings)
     return TextTable(["", *headings.values()], rows, caption=_caption(first)).rich()
+
+
+def failures_table(metrics: Mapping[str, Any]) -> Table | None:
+    """How many rows' latents and plans failed, by reason; None where none did."""
+    rows = [
+        ("Latent-Valid", LATENT_FAILURES.get(code, code), str(count))
+        for code, count in metrics["latent_failures"].items()
+    ]
+    rows += [
+        ("rule filter", why.replace("_", " ").replace("/", ": "), str(count))
+        for why, count in metrics["violations"].items()
+    ]
+    if not rows:
+        return None
+    caption = 'docs/troubleshooting.md, "A low Latent-Valid", leads from here to the cause.'
+    return TextTable(("Failed", "Why", "Rows"), rows, words=2, caption=caption).rich()
 
 
 def run_rows(
@@ -81,12 +108,13 @@ def tool_rows(means: Mapping[str, float], headings: Mapping[str, str]) -> list[l
 def cells(values: Mapping[str, float], headings: Mapping[str, str]) -> list[str]:
     """One cell a heading: times 100 where that has a percent sign, a dash where nothing is."""
     return [
-        _figure(heading, values[measure]) if measure in values else NOTHING
+        figure(heading, values[measure]) if measure in values else NOTHING
         for measure, heading in headings.items()
     ]
 
 
-def _figure(heading: str, value: float) -> str:
+def figure(heading: str, value: float) -> str:
+    """A value under a heading: times 100 where that has a percent sign."""
     return f"{100 * value:.1f}" if "%" in heading else f"{value:.3f}"
 
 
@@ -110,16 +138,18 @@ def _caption(metrics: Mapping[str, Any]) -> str:
 
 
 def plan_view(
-    text: str, library: IntentLibrary, *, latents: LatentVocabulary = GSISR_LATENTS, label: str = ""
+    text: str, library: IntentLibrary, *, latents: LatentVocabulary | None = None, label: str = ""
 ) -> RenderableType:
-    """One answer: its intents, Latent-Valid, the rule filter; a ``label``'s plan and the scores."""
+    """One answer: its intents, with ``latents`` whether it is Latent-Valid, the rule filter; a
+    ``label``'s plan and the scores.
+    """
     plan = parse_plan(text, library)
-    failure = latent_failure(text, latents, library)
+    failure = latent_failure(text, latents, library) if latents else None
     violations = check_plan(text, library)
     excerpt = text if len(text) <= EXCERPT else text[:EXCERPT] + "…"
     parts: list[RenderableType] = [
         _plan_table(plan, library, "Plan") if plan else Text(f"No plan in the answer: {excerpt!r}"),
-        Text(f"Latent-Valid: {'yes' if failure is None else f'no ({failure})'}"),
+        *([Text(f"Latent-Valid: {f'no ({failure})' if failure else 'yes'}")] if latents else []),
         Text(f"Rule filter:  {'not passed' if violations else 'passed'}"),
         *(Text(f"  {v.tier}/{v.code}: {v.message}") for v in violations),
     ]

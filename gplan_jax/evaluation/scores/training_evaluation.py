@@ -30,7 +30,11 @@ def train_and_evaluate(
     if not config.evaluation.every_epochs:
         return train(config, resume=resume, allow_changes=allow_changes)
     task = task_of(config)
-    logged = LOGGED if isinstance(task, GsisrTask) else task.measures
+    logged = [
+        name
+        for name in (LOGGED if isinstance(task, GsisrTask) else task.measures)
+        if name != "latent_valid" or task.has_latents
+    ]
     if config.checkpoint.keep_best and config.checkpoint.best_metric not in logged:
         raise GplanError(
             f"checkpoint.best_metric={config.checkpoint.best_metric} is no figure of an evaluation "

@@ -63,7 +63,7 @@ class Measured:
     @property
     def label_values(self) -> list[dict[str, float]]:
         """Of each prediction, its scores against its label."""
-        return [{m: score.values[m] for m in offline.MODEL_MEASURES} for score in self.scores]
+        return [score.values for score in self.scores]
 
     @property
     def pair_ids(self) -> list[str]:
@@ -102,7 +102,7 @@ def score_pairs(
     predictions: Sequence[offline.Prediction],
     pairs: Sequence[AskedPair],
     library: IntentLibrary,
-    latents: LatentVocabulary = GSISR_LATENTS,
+    latents: LatentVocabulary | None = GSISR_LATENTS,
 ) -> Measured:
     """Scores what ``ask`` returned; GplanError where there are no pairs."""
     if not pairs:
@@ -139,7 +139,7 @@ def write_folder(
 
 
 def read_folder(
-    folder: str | Path, library: IntentLibrary, latents: LatentVocabulary = GSISR_LATENTS
+    folder: str | Path, library: IntentLibrary, latents: LatentVocabulary | None = GSISR_LATENTS
 ) -> Measured:
     """Measures again from the texts and pairs of a folder; what was computed there is ignored."""
     predictions = offline.read_predictions(Path(folder) / offline.PREDICTIONS, library)
@@ -194,7 +194,7 @@ def _less(
     values: Sequence[Mapping[str, float]], base: Sequence[Mapping[str, float]]
 ) -> list[dict[str, float]]:
     rows = zip(values, base, strict=True)
-    return [{measure: row[measure] - other[measure] for measure in row} for row, other in rows]
+    return [{m: row[m] - other[m] for m in row if m in other} for row, other in rows]
 
 
 def pair_values(

@@ -93,7 +93,7 @@ def compare_sensitivity(
         planner = Planner.load(model, **options)
         started = time.monotonic()
         predictions, asked_pairs = ask(differ, equal, planner.generate)
-        latents = planner.encoder.latents
+        latents = planner.encoder.latents if planner.task.has_latents else None
         run = {
             "model": str(model),
             "identity": identities[name],
@@ -101,7 +101,7 @@ def compare_sensitivity(
             "unchanged": unchanged and str(unchanged),
             "pairs_skipped": faulty.total,
             **options,
-            "latents": latents.to_dict(),
+            "latents": latents and latents.to_dict(),
             "seconds_of_decoding": round(time.monotonic() - started, 1),
             **environment(),
         }
@@ -113,7 +113,8 @@ def compare_sensitivity(
     first: tuple[str, Measured] | None = None
     for name in models:
         run = files.read_json(out / name / METRICS)["run"]
-        measured = read_folder(out / name, library, LatentVocabulary.from_dict(run["latents"]))
+        stored = run["latents"]
+        measured = read_folder(out / name, library, stored and LatentVocabulary.from_dict(stored))
         metrics[name] = {**summarize(measured), "run": run}
         if first is None:
             first = name, measured

@@ -182,7 +182,8 @@ def test_scores(
     assert scores.values["latent_valid"] == (failure is None)
     assert (scores.latent_failure or "").startswith(failure or "")
     free = dataclasses.replace(LATENT, response="plan").score("10 01", example, encoder)
-    assert free.values["exact"] == 1 and free.latent_failure is not None
+    assert free.values["exact"] == 1 and free.latent_failure is None
+    assert "latent_valid" not in free.values
 
 
 def test_a_model_directory_says_which_task_is_its(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from gplan_jax.evaluation.scores import model_evaluation
 from gplan_jax.evaluation.scores.model_evaluation import evaluate_model, find_sample, read_context
-from gplan_jax.evaluation.scores.offline import METRICS
+from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS, score_file
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.foundation.files import read_json
+from gplan_jax.foundation.files import read_json, read_jsonl, write_json
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, write_samples
+from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.reasoning import GSISR_LATENTS
 
 PLAN = canonical_plan([{"工具名称": f"tool_{n}"} for n in (6, 8, 9)])
@@ -31,11 +31,14 @@ class TellingPlanner:
     library = IntentLibrary.load()
     task = SimpleNamespace(prompt_length=1888)
     max_new_tokens = 512
+    mode: str
     asked = 0
 
     @classmethod
     def load(cls, model: Path, **options: Any) -> TellingPlanner:
-        return cls()
+        planner = cls()
+        planner.mode = options["mode"]
+        return planner
 
     def generate(self, samples: Sequence[Sample]) -> list[str]:
         type(self).asked += len(samples)
@@ -44,7 +47,7 @@ class TellingPlanner:
 
 @pytest.fixture(autouse=True)
 def planner(monkeypatch: pytest.MonkeyPatch) -> type[TellingPlanner]:
-    monkeypatch.setattr(model_evaluation, "Planner", TellingPlanner)
+    monkeypatch.setattr(Planner, "load", TellingPlanner.load)
     TellingPlanner.asked = 0
     return TellingPlanner
 
@@ -73,6 +76,34 @@ def test_a_file_is_planned_scored_and_described(tmp_path: Path) -> None:
     assert run["data"]["file"] == str(data)
     assert run["data"]["sha256"] != run["train_data"]["sha256"]
     assert {"jax", "python", "devices", "seconds_of_decoding"} <= set(run)
+
+
+@pytest.mark.parametrize(
+    ("response", "mode", "asked"),
+    [
+        ("latent", "unconstrained", True),
+        ("latent", None, False),  # drafted: the grammar writes the latent prefix
+        ("plan", "unconstrained", False),
+        ("reasoning", None, False),
+        (None, "unconstrained", True),  # an older model, which does not tell
+    ],
+)
+def test_only_free_answers_with_latents_have_latent_valid(
+    response: str | None, mode: Any, asked: bool, tmp_path: Path
+) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    known = {"task": "gsisr", "prompt_length": 99, "response": response}
+    write_json(model / "task.json", {k: v for k, v in known.items() if v})
+    data = write_rows(tmp_path / "test.csv", [PLAN, OTHER])
+    metrics = evaluate_model(model, data, out, mode=mode)
+    assert ("latent_valid" in metrics["model"]) == asked
+    assert metrics["latent_failures"] == ({"block": 2} if asked else {})
+    rows = list(read_jsonl(out / PREDICTIONS))
+    assert all(("latent_valid" in row["scores"]) == asked for row in rows)
+    again = score_file(out / PREDICTIONS, IntentLibrary.load())
+    assert again["model"] == metrics["model"]
+    run = read_json(out / METRICS)["run"]
+    assert run["mode"] == (mode or ("unconstrained" if response == "reasoning" else "drafted"))
 
 
 @pytest.mark.parametrize("labels", [[PLAN, ""], ["no plan"]])

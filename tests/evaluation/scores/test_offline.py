@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gplan_jax.data.tasks.gsisr_task import MODEL_MEASURES
 from gplan_jax.evaluation.scores import offline
 from gplan_jax.evaluation.scores.offline import (
     FLOOR_MEASURES,
     METRICS,
-    MODEL_MEASURES,
     PREDICTIONS,
     evaluate,
     score_file,

@@ -83,7 +83,9 @@ def test_runs_on_different_rows_do_not_stand_in_one_table() -> None:
 
 def test_a_plan_shows_each_intent_with_its_meaning_and_the_verdicts() -> None:
     latents = "".join(GSISR_LATENTS.tokens[:15])
-    text = plain_text(plan_view(f"<THOUGHT>{latents}</THOUGHT>{PLAN}", LIBRARY))
+    text = plain_text(
+        plan_view(f"<THOUGHT>{latents}</THOUGHT>{PLAN}", LIBRARY, latents=GSISR_LATENTS)
+    )
     assert cells_of(text, " 3 ") == [
         "tool_5", LIBRARY.tools["tool_5"].meaning, "起始位置=当前位置 空间范围=附近 tag=美食",
     ]  # fmt: skip
@@ -93,7 +95,9 @@ def test_a_plan_shows_each_intent_with_its_meaning_and_the_verdicts() -> None:
 
 
 def test_what_is_wrong_with_a_plan_stands_below_it() -> None:
-    text = plain_text(plan_view('[{"工具名称":"tool_77"},{"工具名称":"tool_9"}]', LIBRARY))
+    text = plain_text(
+        plan_view('[{"工具名称":"tool_77"},{"工具名称":"tool_9"}]', LIBRARY, latents=GSISR_LATENTS)
+    )
     assert "not in the library" in text
     assert "Latent-Valid: no (block" in text
     assert "Rule filter:  not passed" in text
@@ -117,5 +121,7 @@ def test_a_model_cannot_style_the_terminal() -> None:
 
 
 def test_where_there_is_no_plan_the_answer_is_shown() -> None:
-    assert "No plan in the answer: 'sorry'" in plain_text(plan_view("sorry", LIBRARY))
+    sorry = plain_text(plan_view("sorry", LIBRARY))
+    assert "No plan in the answer: 'sorry'" in sorry
+    assert "Latent-Valid" not in sorry  # nobody asked
     assert plain_text(plan_view("x" * 5000, LIBRARY)).count("x") < 250

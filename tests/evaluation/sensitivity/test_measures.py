@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gplan_jax.data.tasks.gsisr_task import MODEL_MEASURES
 from gplan_jax.evaluation.scores.intervals import bootstrap_interval
-from gplan_jax.evaluation.scores.offline import METRICS, MODEL_MEASURES, PREDICTIONS, score_file
+from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS, score_file
 from gplan_jax.evaluation.sensitivity import measures as sensitivity
 from gplan_jax.evaluation.sensitivity.measures import (
     PAIRS,

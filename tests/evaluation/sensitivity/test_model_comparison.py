@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,6 +42,7 @@ class TellingPlanner:
     class encoder:
         latents = GSISR_LATENTS
 
+    task = SimpleNamespace(has_latents=True)
     asked: list[tuple[str, int]]
     options: dict[str, Any]
 
