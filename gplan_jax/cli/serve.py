@@ -71,6 +71,10 @@ def serve(
     experiment: Annotated[
         Path | None, typer.Option(help="experiment.yaml of an A/B test: answers name users' arms.")
     ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=DIR: users of this arm get this model's plans; repeatable."),
+    ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="labels.yaml: words for the codes in contexts, on the page.")
     ] = None,
@@ -97,7 +101,7 @@ def serve(
     from gplan_jax.data.tasks.registry import load_task
     from gplan_jax.inference.prediction.predict import mode_of
     from gplan_jax.serving.http.settings import Labels, ServerSettings
-    from gplan_jax.serving.planning.serve import allowed_hosts, display_name
+    from gplan_jax.serving.planning.serve import allowed_hosts
     from gplan_jax.serving.planning.serve import serve as run
 
     mode = mode or mode_of(load_task(model, response=response))
@@ -118,7 +122,6 @@ def serve(
             compute_dtype=dtype,
         ),
         ServerSettings(
-            model=display_name(model),
             mode=mode,
             deadline_ms=deadline_ms,
             max_deadline_ms=max(deadline_ms, 60_000),
@@ -131,6 +134,7 @@ def serve(
             experiment=load_config(AbTest, experiment) if experiment else None,
             labels=load_config(Labels, labels).labels if labels else {},
         ),
+        arms=options.named_paths("--arm", arm or [], form="NAME=DIR"),
         host=host,
         port=port,
         library=str(library) if library else None,

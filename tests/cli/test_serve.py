@@ -159,6 +159,35 @@ def test_an_experiment_that_adds_up_to_more_than_all_users_is_refused(tmp_path: 
         serve("--model", tmp_path, "--experiment", config)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--arm", "gplna=x"], "--arm gplna: there is no such arm; name --experiment too"),
+        (
+            ["--experiment", "experiment.yaml", "--arm", "gplna=x"],
+            "--arm gplna: there is no such arm; the arms are ctr, gplan",
+        ),
+        (
+            ["--experiment", "experiment.yaml", "--arm", "gplan=x", "--arm", "gplan=y"],
+            "--arm: two are called 'gplan'",
+        ),
+        (["--experiment", "experiment.yaml", "--arm", "gplan=nowhere"], "nowhere"),
+    ],
+)
+def test_an_arm_that_is_none_is_named_before_anything_is_loaded(
+    options: list[str],
+    message: str,
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "name: home\narms: {ctr: 0.5, gplan: 0.5}\ncontrol: ctr\n"
+    Path("experiment.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(GplanError, match=message):
+        serve("--model", tiny_model_dir, "--response", "latent", "--port", 0, *options)
+
+
 def test_labels_that_are_no_text_are_named(tmp_path: Path) -> None:
     labels = tmp_path / "labels.yaml"
     labels.write_text("labels: {act_7: 3}\n", encoding="utf-8")

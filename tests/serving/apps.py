@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx2
+import pytest
 from fake_engine import FakeEngine
 from fastapi import FastAPI
 from opentelemetry.trace import Tracer
 
 from gplan_jax.gsisr import IntentLibrary
+from gplan_jax.inference.engine.requests import Engine
 from gplan_jax.reasoning import GSISR_LATENTS
 from gplan_jax.serving.http.server import DrainingServer, listen
 from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.planning.app import create_app
+from gplan_jax.serving.planning.models import LoadedModel, Models
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -29,11 +32,22 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
         time.sleep(0.005)
 
 
-def make_app(engine: FakeEngine, tracer: Tracer | None = None, **settings: Any) -> FastAPI:
+def loaded_model(engine: Engine, name: str = "model", revision: str = "") -> LoadedModel:
+    """A model around ``engine`` with the shipped library."""
+    return LoadedModel(name, revision, engine, IntentLibrary.load(), GSISR_LATENTS)
+
+
+def models_of(engine: Engine, name: str = "model") -> Models:
+    """One model that is there from the start."""
+    return Models(loaded_model(engine, name), lambda path: pytest.fail("not asked for"), {})
+
+
+def make_app(
+    engine: Engine, tracer: Tracer | None = None, model: str = "model", **settings: Any
+) -> FastAPI:
     """An app around ``engine`` with the shipped library."""
     options = ServerSettings(**({"examples": 2} | settings))
-    library = IntentLibrary.load()
-    return create_app(engine, library, GSISR_LATENTS, settings=options, tracer=tracer)
+    return create_app(models_of(engine, model), settings=options, tracer=tracer)
 
 
 @asynccontextmanager
@@ -60,7 +74,7 @@ class Running:
 @contextmanager
 def running(engine: FakeEngine, *, drain_s: float = 5.0, **settings: Any) -> Iterator[Running]:
     """Serves an app on a free port, and stops it."""
-    server = DrainingServer(make_app(engine, **settings), engine, drain_s=drain_s)
+    server = DrainingServer(make_app(engine, **settings), drain_s=drain_s)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

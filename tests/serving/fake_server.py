@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import argparse
 
+from apps import models_of
 from fake_engine import FakeEngine
 
-from gplan_jax.gsisr import IntentLibrary
-from gplan_jax.reasoning import GSISR_LATENTS
 from gplan_jax.serving.http.server import DrainingServer, listen
 from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.planning.app import create_app
@@ -24,8 +23,8 @@ def main() -> None:
     parser.add_argument("--queue", type=int, default=16)
     options = parser.parse_args()
     engine = FakeEngine(delay_s=options.delay_s, slots=options.slots, queue=options.queue)
-    app = create_app(engine, IntentLibrary.load(), GSISR_LATENTS, settings=ServerSettings())
-    DrainingServer(app, engine, drain_s=5.0).run(sockets=[listen("127.0.0.1", options.port)])
+    app = create_app(models_of(engine), settings=ServerSettings())
+    DrainingServer(app, drain_s=5.0).run(sockets=[listen("127.0.0.1", options.port)])
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ class PlanEngine:
                 compilations=decoder.programs.count,
                 expected_wait_s=self._expected_wait_s(),
                 grammar=str(decoder.grammar or ""),
-                replicas=(),
+                replicas={},
                 **{end: self._ends[end] for end in requests.ENDS},
             )
 

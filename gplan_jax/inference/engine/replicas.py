@@ -6,7 +6,7 @@ import dataclasses
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
@@ -51,25 +51,11 @@ class Replicas:
 
     def snapshot(self) -> requests.EngineSnapshot:
         """The state of the engines that work, and the counts of all; ready while one is."""
-        states = [engine.snapshot() for engine in self.engines]
-        working = [state for state in states if state.ready] or states
-        rows: Counter[int] = Counter()
-        for state in states:
-            rows.update(state.rows_of_passes)
-        return requests.EngineSnapshot(
-            ready=any(state.ready for state in states),
-            rows_of_passes=dict(rows),
-            expected_wait_s=min(state.expected_wait_s for state in working),
-            grammar=states[0].grammar,
-            replicas=tuple(state.ready for state in states),
-            **{name: sum(getattr(state, name) for state in working) for name in _STATE},
-            **{name: sum(getattr(state, name) for state in states) for name in _COUNTS},
-        )
+        return sum_of({str(n): engine.snapshot() for n, engine in enumerate(self.engines)})
 
     def close(self, *, drain_s: float = 0.0) -> None:
         """Closes all at once; see ``requests.Engine``."""
-        with ThreadPoolExecutor(len(self.engines)) as pool:
-            list(pool.map(lambda engine: engine.close(drain_s=drain_s), self.engines))
+        close_all(self.engines, drain_s=drain_s)
 
     def _send(
         self, request: requests.PlanRequest, answer: Future[requests.PlanAnswer], arrived: float
@@ -125,6 +111,35 @@ class Replicas:
             home = self._homes.get(user)
         stays = home in load and load[home] < states[home].slots
         return sorted(load, key=lambda n: (not (n == home and stays), load[n], n != home, n))
+
+
+def sum_of(states: Mapping[str, requests.EngineSnapshot]) -> requests.EngineSnapshot:
+    """The state of the engines that work, and the counts of all, by their names."""
+    works = {
+        # a sum's own names below its name, and "main" where neither has one
+        "/".join(filter(None, (name, part))) or "main": ready
+        for name, state in states.items()
+        for part, ready in (state.replicas or {"": state.ready}).items()
+    }
+    working = [state for state in states.values() if state.ready] or [*states.values()]
+    rows: Counter[int] = Counter()
+    for state in states.values():
+        rows.update(state.rows_of_passes)
+    return requests.EngineSnapshot(
+        ready=any(state.ready for state in states.values()),
+        rows_of_passes=dict(rows),
+        expected_wait_s=min(state.expected_wait_s for state in working),
+        grammar=next(state.grammar for state in states.values()),
+        replicas=works,
+        **{name: sum(getattr(state, name) for state in working) for name in _STATE},
+        **{name: sum(getattr(state, name) for state in states.values()) for name in _COUNTS},
+    )
+
+
+def close_all(engines: Sequence[requests.Engine], *, drain_s: float = 0.0) -> None:
+    """Closes engines at once; see ``requests.Engine``."""
+    with ThreadPoolExecutor(max(1, len(engines))) as pool:
+        list(pool.map(lambda engine: engine.close(drain_s=drain_s), engines))
 
 
 def load_replicas(load: Callable[[], requests.Engine], count: int | None = None) -> requests.Engine:

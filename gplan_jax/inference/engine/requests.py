@@ -174,7 +174,8 @@ class EngineSnapshot:
     compilations: int = 0  # programs compiled; it must not grow after the start
     expected_wait_s: float = 0.0  # how long a request that came now would probably wait for a slot
     grammar: str = ""  # size of the responses' grammar; empty where there is none
-    replicas: tuple[bool, ...] = ()  # which of several engines work; empty for one
+    # which of several engines work, by their names; empty for one
+    replicas: Mapping[str, bool] = field(default_factory=dict)
 
 
 class Engine(Protocol):

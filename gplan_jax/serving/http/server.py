@@ -18,7 +18,6 @@ import uvicorn
 from fastapi import FastAPI
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.inference.engine.requests import Engine
 from gplan_jax.serving.http.connections import GuardedProtocol, connection_limits
 from gplan_jax.serving.http.middleware import Gate
 from gplan_jax.serving.http.telemetry import log
@@ -81,7 +80,6 @@ class DrainingServer(uvicorn.Server):
     def __init__(
         self,
         app: FastAPI,
-        engine: Engine,
         *,
         drain_s: float,
         on_hangup: Callable[[], None] | None = None,
@@ -89,7 +87,7 @@ class DrainingServer(uvicorn.Server):
         super().__init__(quiet_config(app))
         self._on_hangup = on_hangup  # called on SIGHUP
         self._gate: Gate = app.state.gate
-        self._engine, self._drain_s = engine, drain_s
+        self._drain_s = drain_s
         self._told, self._deadline = 0, math.inf
         self._close: asyncio.Task[None] | None = None
         self._next_fault_line = 0.0
@@ -127,7 +125,7 @@ class DrainingServer(uvicorn.Server):
             log("draining", accepted=self._gate.inside, drain_s=self._drain_s)
         left = self._deadline - time.monotonic()
         if self._gate.draining and self._close is None and (not self._gate.inside or left <= 0):
-            close = asyncio.to_thread(self._engine.close, drain_s=max(left, 0.0))
+            close = asyncio.to_thread(self._gate.engine.close, drain_s=max(left, 0.0))
             self._close = asyncio.create_task(close)
         if self._close is not None and self._close.done():
             self.should_exit = True

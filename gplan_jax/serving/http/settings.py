@@ -17,7 +17,6 @@ class Labels(Config):
 class ServerSettings(Config):
     """Options of the HTTP side; those of decoding are in ``EngineConfig``."""
 
-    model: str = "model"  # The name that answers carry.
     mode: str = "drafted"  # How the engine decodes, shown on the page.
     deadline_ms: int = Field(default=10_000, ge=1)  # From arrival, where a request names none.
     max_deadline_ms: int = Field(default=60_000, ge=1)  # The longest that a request may name.

@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, core, generate_latest
@@ -65,6 +65,13 @@ class ServerMetrics:
         self._drafted = counter("gplan_drafted_tokens", "Tokens offered to a pass as drafts.")
         self._accepted = counter("gplan_accepted_tokens", "Drafted tokens that were right.")
         self._passes = histogram("gplan_plan_passes", "Sequential passes of a plan.", PASSES)
+        self._arms = Histogram(
+            "gplan_arm_request_seconds",
+            "From arrival to the answer of users in an arm of the A/B test.",
+            ["arm"],
+            registry=self.registry,
+            buckets=SECONDS,
+        )
         self._seconds = (
             histogram("gplan_queue_seconds", "Wait for a slot."),
             histogram("gplan_prefill_seconds", "Prefill of a plan."),
@@ -72,16 +79,17 @@ class ServerMetrics:
             histogram("gplan_request_seconds", "From arrival to a plan's answer."),
         )
 
-    def tell_model(self, current: Callable[[], tuple[str, str]]) -> None:
-        """Shows the name and revision that ``current`` gives when metrics are read."""
+    def tell_models(self, current: Callable[[], Iterable[tuple[str, str]]]) -> None:
+        """Shows the names and revisions that ``current`` gives when metrics are read."""
 
-        def model() -> Iterator[core.Metric]:
-            text, labels = "The model that plans now.", ["model", "revision"]
+        def models() -> Iterator[core.Metric]:
+            text, labels = "The models that plan now.", ["model", "revision"]
             info = core.GaugeMetricFamily("gplan_model_info", text, labels=labels)
-            info.add_metric([*current()], 1)
+            for name_and_revision in current():
+                info.add_metric([*name_and_revision], 1)
             yield info
 
-        self.registry.register(_WhenRead(model))
+        self.registry.register(_WhenRead(models))
 
     def count_http(self, path: str, status: int) -> None:
         """Counts a response; ``path`` is a route, never what a client made up."""
@@ -104,6 +112,10 @@ class ServerMetrics:
         parts = (answer.queue_ms, answer.prefill_ms, answer.decode_ms, total_ms)
         for histogram, milliseconds in zip(self._seconds, parts, strict=True):
             histogram.observe(milliseconds / 1000)
+
+    def observe_arm(self, arm: str, total_ms: float) -> None:
+        """Counts an answer for a user of an arm."""
+        self._arms.labels(arm).observe(total_ms / 1000)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""
@@ -151,7 +163,7 @@ def _engine_metrics(state: EngineSnapshot) -> Iterator[core.Metric]:
         up = core.GaugeMetricFamily(
             "gplan_replica_up", "Whether a replica works.", labels=["replica"]
         )
-        yield _labelled(up, {str(n): int(works) for n, works in enumerate(state.replicas)})
+        yield _labelled(up, {name: int(works) for name, works in state.replicas.items()})
     counters = {
         "gplan_passes": (state.passes, "Passes over the weights, prefills included."),
         "gplan_prefix_hits": (state.prefix_hits, "Requests that found a cached user prefix."),

@@ -17,9 +17,8 @@ from starlette.responses import Response
 import gplan_jax
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.paths import local_path
-from gplan_jax.gsisr import IntentLibrary, Sample
-from gplan_jax.inference.engine.requests import Engine
-from gplan_jax.reasoning import LatentVocabulary
+from gplan_jax.gsisr import Sample
+from gplan_jax.inference.engine.requests import BadOption
 from gplan_jax.serving.http.bodies import validate
 from gplan_jax.serving.http.errors import ApiError
 from gplan_jax.serving.http.middleware import HUNG_UP, Gate, RequestShell
@@ -28,7 +27,12 @@ from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.http.telemetry import ServerMetrics
 from gplan_jax.serving.planning import schemas
 from gplan_jax.serving.planning.endpoints import HungUp, PlanEndpoints
-from gplan_jax.serving.planning.models import Models
+from gplan_jax.serving.planning.models import MAIN, LoadedModel, Models
+from gplan_jax.serving.planning.openai_routes import (
+    OpenAiEndpoints,
+    describe_model,
+    model_called,
+)
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 if TYPE_CHECKING:
@@ -47,21 +51,23 @@ EXAMPLE_SEED, EXAMPLE_ROWS = 7, 200
 
 
 def create_app(
-    engine: Engine,
-    library: IntentLibrary,
-    latents: LatentVocabulary | None,
+    models: Models,
     *,
     settings: ServerSettings,
     tracer: Tracer | None = None,
 ) -> FastAPI:
-    """The app around an engine; ``app.state.gate`` decides which requests are let in.
+    """The app around models; ``app.state.gate`` decides which requests are let in.
 
-    ``latents`` is the latent vocabulary of its responses, None for a model that writes none.
     ``tracer`` takes the spans of requests.
     """
-    metrics, gate = ServerMetrics(engine.snapshot), Gate(engine)
-    models = Models(PlanEndpoints(engine, library, latents, metrics, settings))
-    metrics.tell_model(lambda: (models.current.planning.settings.model, models.current.revision))
+    metrics, gate = ServerMetrics(models.snapshot), Gate(models)
+    planning = PlanEndpoints(metrics, settings)
+    openai = OpenAiEndpoints(planning)
+
+    def served() -> list[LoadedModel]:
+        return [*models.current.by_arm.values()]
+
+    metrics.tell_models(lambda: ((model.name, model.revision) for model in served()))
     app = FastAPI(
         title="GPlan",
         summary="Plans for the contexts of users.",
@@ -70,33 +76,33 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.gate, app.state.metrics, app.state.models = gate, metrics, models
+    app.state.gate, app.state.metrics = gate, metrics
     app.post("/v1/plan", response_model=schemas.PlanResult, responses=schemas.PLAN_ERRORS)(
-        models.handler(lambda model: model.planning.plan)
+        models.handler(planning.plan)
     )
     app.post("/v1/plans", response_model=schemas.PlansResult, responses=schemas.PLAN_ERRORS)(
-        models.handler(lambda model: model.planning.plans)
+        models.handler(planning.plans)
     )
     hidden = partial(app.post, include_in_schema=False)  # OpenAI describes their form.
-    hidden("/v1/chat/completions")(models.handler(lambda model: model.openai.chat))
-    hidden("/v1/completions")(models.handler(lambda model: model.openai.completions))
+    hidden("/v1/chat/completions")(models.handler(openai.chat))
+    hidden("/v1/completions")(models.handler(openai.completions))
 
     @app.get("/v1/models", include_in_schema=False)
     async def served_models() -> dict[str, Any]:
-        return await models.current.openai.models()
+        return {"object": "list", "data": [describe_model(model) for model in served()]}
 
     @app.get("/v1/models/{model:path}", include_in_schema=False)
     async def served_model(model: str) -> dict[str, Any]:
-        return await models.current.openai.model(model)
+        return describe_model(model_called(models.current, model))
 
     # For the page: the model, its tools, and contexts to start from.
     @app.get("/v1/model", responses=schemas.ERRORS)
     async def model() -> schemas.ModelAnswer:
         """What the server runs, and what its tools mean."""
-        planning = models.current.planning
-        library = planning.library
+        main = models.current.main
+        library = main.library
         return schemas.ModelAnswer(
-            model=planning.settings.model,
+            model=main.name,
             mode=settings.mode,
             library=library.name,
             tool_key=library.tool_key,
@@ -122,11 +128,13 @@ def create_app(
 
         @app.post("/admin/reload", include_in_schema=False)
         async def reload(request: Request) -> dict[str, Any]:
-            """Puts another model in the place of this one; see ``Reloader``."""
-            body = validate(schemas.ReloadBody, await models.current.planning.read(request))
+            """Puts another model in the place of one; see ``Models.reload``."""
+            body = validate(schemas.ReloadBody, await planning.read(request))
             path = None if body.model is None else local_path(body.model)
             try:
-                return await asyncio.to_thread(app.state.reload, path)
+                return await asyncio.to_thread(models.reload, path, body.arm or MAIN)
+            except BadOption as error:
+                raise ApiError(422, "bad_request", str(error), column=error.path) from None
             except GplanError as error:
                 raise ApiError(422, "bad_model", str(error), column="model") from None
             except Exception as error:  # the device's memory, say; the model before stays
@@ -150,9 +158,12 @@ def create_app(
     async def readyz() -> schemas.StatusAnswer:
         """Whether plan requests are taken: 503 while the model loads and once the server stops."""
         gate.check()
-        works = gate.engine.snapshot().replicas
-        replicas = f"{sum(works)} of {len(works)}" if works else None
-        return schemas.StatusAnswer(status="ready", replicas=replicas)
+        works = models.snapshot().replicas
+        replicas = f"{sum(works.values())} of {len(works)}" if works else None
+        arms = None
+        if settings.experiment:
+            arms = {arm: models.current.of(arm).name for arm in settings.experiment.arms}
+        return schemas.StatusAnswer(status="ready", replicas=replicas, arms=arms)
 
     @app.head("/metrics", include_in_schema=False)
     @app.get("/metrics", response_class=Response)

@@ -17,12 +17,12 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, check_plan, latent_valid, parse_plan
 from gplan_jax.gsisr.filter import Violation
 from gplan_jax.inference.engine import requests
-from gplan_jax.reasoning import LatentVocabulary
 from gplan_jax.serving.http.bodies import read_json, validate
 from gplan_jax.serving.http.errors import ApiError, draining, overloaded
 from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.http.telemetry import ServerMetrics, log
 from gplan_jax.serving.planning import schemas
+from gplan_jax.serving.planning.models import LoadedModel, ModelSet
 
 Body = TypeVar("Body", schemas.PlanBody, schemas.PlansBody)
 Result = TypeVar("Result")
@@ -61,22 +61,19 @@ def _api_error(error: GplanError) -> ApiError:
 class PlanEndpoints:
     """`POST /v1/plan` and `POST /v1/plans`."""
 
-    engine: requests.Engine
-    library: IntentLibrary
-    latents: LatentVocabulary | None  # None where the model writes no latent prefix.
     metrics: ServerMetrics
     settings: ServerSettings
 
-    async def plan(self, request: Request) -> Response:
+    async def plan(self, request: Request, models: ModelSet) -> Response:
         """Plans for one context."""
         body = await self._body(request, schemas.PlanBody)
         async with watch_hang_up(request) as hung_up:
-            result = await self._answer(request, body, body.context, hung_up)
+            result = await self._answer(request, models, body, body.context, hung_up)
         timings, usage = result.timings_ms.model_dump(), result.usage.model_dump()
         request.state.log.update(timings_ms=timings, usage=usage)
         return JSONResponse(result.body())
 
-    async def plans(self, request: Request) -> Response:
+    async def plans(self, request: Request, models: ModelSet) -> Response:
         """Plans for several contexts; each gets an answer or an error of its own, in order."""
         body = await self._body(request, schemas.PlansBody)
         request.state.log["contexts"] = len(body.contexts)
@@ -85,7 +82,8 @@ class PlanEndpoints:
             number: int, context: schemas.ContextBody, hung_up: asyncio.Future[None]
         ) -> dict[str, Any]:
             try:
-                return (await self._answer(request, body, context, hung_up, f"-{number}")).body()
+                answer = self._answer(request, models, body, context, hung_up, f"-{number}")
+                return (await answer).body()
             except ApiError as error:
                 self.metrics.count_outcome(error.code)
                 return {"error": error.to_dict()}
@@ -93,25 +91,9 @@ class PlanEndpoints:
         async with watch_hang_up(request) as hung_up:
             numbered = enumerate(body.contexts)
             calls = [partial(one, number, context, hung_up) for number, context in numbered]
-            results = await self.together(calls)
+            results = await together(models.main.engine, calls)
         request.state.log["errors"] = sum("error" in result for result in results)
         return JSONResponse({"results": results})
-
-    async def together(self, answers: Sequence[Callable[[], Awaitable[Result]]]) -> list[Result]:
-        """All of several answers in order; the first one's error where one has none."""
-        # No more of them go to the engine at once than it has slots.
-        room = asyncio.Semaphore(max(1, self.engine.snapshot().slots))
-
-        async def one(answer: Callable[[], Awaitable[Result]]) -> Result:
-            async with room:
-                return await answer()
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(answer)) for answer in answers]
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        return [task.result() for task in tasks]
 
     async def read(self, request: Request) -> Any:
         """The JSON value of a request's body; see ``read_json``."""
@@ -129,17 +111,21 @@ class PlanEndpoints:
         return body
 
     async def decode(
-        self, request: Request, wanted: requests.PlanRequest, hung_up: asyncio.Future[None]
+        self,
+        request: Request,
+        model: LoadedModel,
+        wanted: requests.PlanRequest,
+        hung_up: asyncio.Future[None],
     ) -> tuple[requests.PlanAnswer, list[Violation], float]:
-        """The engine's answer, what the rule filter finds in it, and the milliseconds since the
+        """A model's answer, what the rule filter finds in it, and the milliseconds since the
         request came; counted. ApiError says why there is none.
         """
         try:
-            answer = await self._plan(wanted, hung_up)
+            answer = await _plan(model.engine, wanted, hung_up)
         except GplanError as error:
             raise _api_error(error) from None
         request.state.pass_ms = answer.pass_ms  # for the trace
-        violations = check_plan(answer.text, self.library)
+        violations = check_plan(answer.text, model.library)
         total_ms = round(1000 * (time.monotonic() - request.state.started), 3)
         self.metrics.observe(answer, passed=not violations, total_ms=total_ms)
         return answer, violations, total_ms
@@ -147,6 +133,7 @@ class PlanEndpoints:
     async def _answer(
         self,
         request: Request,
+        models: ModelSet,
         body: schemas.PlanBody | schemas.PlansBody,
         context: schemas.ContextBody,
         hung_up: asyncio.Future[None],
@@ -165,15 +152,32 @@ class PlanEndpoints:
         if isinstance(body, schemas.PlanBody):
             accepted, dismissed, shown = map(tuple, (body.accepted, body.dismissed, body.shown))
             wanted = replace(wanted, accepted=accepted, dismissed=dismissed, shown=shown)
-        answer, violations, total_ms = await self.decode(request, wanted, hung_up)
-        text = answer.text
-        valid = latent_valid(text, self.latents, self.library) if self.latents else None
+        experiment = self.settings.experiment
+        arm = experiment.assign(context.id) if experiment and context.id else None
+        model = models.of(arm)
+        request.state.log.setdefault("arm", arm)
+        answer, violations, total_ms = await self.decode(request, model, wanted, hung_up)
+        # Where an arm's engine has failed, its users are planned for and not exposed to it.
+        exposed = None
+        if experiment and arm and model is models.by_arm.get(arm, models.main):
+            self.metrics.observe_arm(arm, total_ms)
+            log(
+                "exposure",
+                request_id=request_id,
+                experiment=experiment.name,
+                arm=arm,
+                user=experiment.pseudonym(context.id),
+                model=model.name,
+                revision=model.revision,
+            )
+            exposed = schemas.ExperimentAnswer(name=experiment.name, arm=arm)
+        text, library, latents = answer.text, model.library, model.latents
         return schemas.PlanResult(
             id=request_id,
-            model=self.settings.model,
-            plan=self._read(text),
+            model=model.name,
+            plan=_read(text, library),
             text=text,
-            latent_valid=valid,
+            latent_valid=latent_valid(text, latents, library) if latents else None,
             passed=not violations,
             violations=[
                 schemas.ViolationAnswer(tier=v.tier, code=v.code, message=_sound(v.message))
@@ -193,68 +197,75 @@ class PlanEndpoints:
                 drafted_tokens=answer.drafted,
                 accepted_tokens=answer.accepted,
             ),
-            experiment=self._expose(context.id, request_id),
-            best=self._best(answer.found) if answer.found else None,
+            experiment=exposed,
+            best=_best(answer.found, library) if answer.found else None,
         )
 
-    def _read(self, text: str) -> list[dict[str, str]]:
-        plan = parse_plan(text, self.library)
-        return [{_sound(key): _sound(value) for key, value in i.items()} for i in plan]
 
-    def _best(self, found: requests.FoundPlans) -> schemas.BestAnswer:
-        return schemas.BestAnswer(
-            plans=[
-                schemas.BestPlanAnswer(
-                    plan=self._read(plan.text),
-                    text=plan.text,
-                    log_probability=round(plan.log_probability, 6),
-                )
-                for plan in found.plans
-            ],
-            exact=found.exact,
-            first_intents=[
-                schemas.FirstIntentAnswer(intent=intent, probability=round(probability, 6))
-                for intent, probability in found.first
-            ],
-        )
+def _read(text: str, library: IntentLibrary) -> list[dict[str, str]]:
+    plan = parse_plan(text, library)
+    return [{_sound(key): _sound(value) for key, value in i.items()} for i in plan]
 
-    async def _plan(
-        self, request: requests.PlanRequest, hung_up: asyncio.Future[None]
-    ) -> requests.PlanAnswer:
-        """The engine's answer; its slot is freed where the client hangs up or the time is over."""
+
+def _best(found: requests.FoundPlans, library: IntentLibrary) -> schemas.BestAnswer:
+    return schemas.BestAnswer(
+        plans=[
+            schemas.BestPlanAnswer(
+                plan=_read(plan.text, library),
+                text=plan.text,
+                log_probability=round(plan.log_probability, 6),
+            )
+            for plan in found.plans
+        ],
+        exact=found.exact,
+        first_intents=[
+            schemas.FirstIntentAnswer(intent=intent, probability=round(probability, 6))
+            for intent, probability in found.first
+        ],
+    )
+
+
+async def together(
+    engine: requests.Engine, answers: Sequence[Callable[[], Awaitable[Result]]]
+) -> list[Result]:
+    """All of several answers in order; the first one's error where one has none."""
+    # No more of them are asked for at once than the engine has slots.
+    room = asyncio.Semaphore(max(1, engine.snapshot().slots))
+
+    async def one(answer: Callable[[], Awaitable[Result]]) -> Result:
+        async with room:
+            return await answer()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(answer)) for answer in answers]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _plan(
+    engine: requests.Engine, request: requests.PlanRequest, hung_up: asyncio.Future[None]
+) -> requests.PlanAnswer:
+    """The engine's answer; its slot is freed where the client hangs up or the time is over."""
+    if hung_up.done():
+        raise HungUp
+    # Submitting renders and encodes the prompt: milliseconds that others need not wait for.
+    submitted = await asyncio.to_thread(engine.submit, request)
+    future: asyncio.Future[requests.PlanAnswer] = asyncio.wrap_future(submitted)
+    timeout = None if request.deadline_s is None else request.deadline_s + DEADLINE_GRACE_S
+    try:
+        either: set[asyncio.Future[Any]] = {future, hung_up}
+        await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if future.done():
+            if future.cancelled():
+                raise requests.Draining("The engine was closed.")
+            return future.result()
         if hung_up.done():
             raise HungUp
-        # Submitting renders and encodes the prompt: milliseconds that others need not wait for.
-        submitted = await asyncio.to_thread(self.engine.submit, request)
-        future: asyncio.Future[requests.PlanAnswer] = asyncio.wrap_future(submitted)
-        timeout = None if request.deadline_s is None else request.deadline_s + DEADLINE_GRACE_S
-        try:
-            either: set[asyncio.Future[Any]] = {future, hung_up}
-            await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if future.done():
-                if future.cancelled():
-                    raise requests.Draining("The engine was closed.")
-                return future.result()
-            if hung_up.done():
-                raise HungUp
-            raise requests.DeadlineExceeded("The answer was not ready in time.")
-        finally:
-            future.cancel()
-
-    def _expose(self, user: str, request_id: str) -> schemas.ExperimentAnswer | None:
-        """The user's arm, None without one; logs the exposure."""
-        experiment = self.settings.experiment
-        arm = experiment.assign(user) if experiment and user else None
-        if experiment is None or arm is None:
-            return None
-        log(
-            "exposure",
-            request_id=request_id,
-            experiment=experiment.name,
-            arm=arm,
-            user=experiment.pseudonym(user),
-        )
-        return schemas.ExperimentAnswer(name=experiment.name, arm=arm)
+        raise requests.DeadlineExceeded("The answer was not ready in time.")
+    finally:
+        future.cancel()
 
 
 @contextlib.asynccontextmanager

@@ -24,7 +24,8 @@ from gplan_jax.gsisr import Sample
 from gplan_jax.inference.engine.requests import PlanAnswer, PlanRequest
 from gplan_jax.serving.http.bodies import StrictBody, parse_json, validate
 from gplan_jax.serving.http.errors import ApiError
-from gplan_jax.serving.planning.endpoints import PlanEndpoints, watch_hang_up
+from gplan_jax.serving.planning.endpoints import PlanEndpoints, together, watch_hang_up
+from gplan_jax.serving.planning.models import LoadedModel, ModelSet
 from gplan_jax.serving.planning.schemas import MAX_BEST, MAX_SEED, ContextBody
 
 # Options that are not for plans, with the values that ask for nothing.
@@ -112,24 +113,13 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class OpenAiEndpoints:
-    """`GET /v1/models`, `POST /v1/chat/completions`, `POST /v1/completions`."""
+    """`POST /v1/chat/completions` and `POST /v1/completions`."""
 
     planning: PlanEndpoints
 
-    async def models(self) -> dict[str, Any]:
-        """The model that is served."""
-        return {"object": "list", "data": [await self.model(self.planning.settings.model)]}
-
-    async def model(self, model: str) -> dict[str, Any]:
-        """The model of this name; ApiError (404) where another one is served."""
-        if model != self.planning.settings.model:
-            message = f"Only {self.planning.settings.model} is served here."
-            raise ApiError(404, "model_not_found", message, column="model")
-        return {"id": model, "object": "model", "created": 0, "owned_by": "gplan"}
-
-    async def chat(self, request: Request) -> Response:
+    async def chat(self, request: Request, models: ModelSet) -> Response:
         """Plans for the context that the last message is."""
-        body = await self._body(request, ChatBody)
+        body, model = await self._body(request, models, ChatBody)
         number, last = len(body.messages) - 1, body.messages[-1]
         where = f"messages.{number}.content"
         if last.role != "user":
@@ -144,7 +134,7 @@ class OpenAiEndpoints:
         if self.planning.settings.log_contexts:
             request.state.log["columns"] = {request.state.request_id: context.model_dump()}
         limits = [limit for limit in (body.max_tokens, body.max_completion_tokens) if limit]
-        plans, usage = await self._plans(request, body, context.sample(), limits)
+        plans, usage = await self._plans(request, model, body, context.sample(), limits)
 
         choices, chunks = list[dict[str, Any]](), list[dict[str, Any]]()
         for index, plan in enumerate(plans):
@@ -162,12 +152,12 @@ class OpenAiEndpoints:
             chunks.append({"delta": {}, "logprobs": None} | end)
         return _response(request, body, "chat.completion", choices, chunks, usage)
 
-    async def completions(self, request: Request) -> Response:
+    async def completions(self, request: Request, models: ModelSet) -> Response:
         """Plans that a whole prompt is followed by."""
-        body = await self._body(request, CompletionBody)
+        body, model = await self._body(request, models, CompletionBody)
         prompt = body.prompt if isinstance(body.prompt, str) else tuple(body.prompt)
         limits = [body.max_tokens] if body.max_tokens else []
-        plans, usage = await self._plans(request, body, prompt, limits)
+        plans, usage = await self._plans(request, model, body, prompt, limits)
         choices = list[dict[str, Any]]()
         for index, plan in enumerate(plans):
             logs = None
@@ -183,8 +173,12 @@ class OpenAiEndpoints:
             choices.append({"text": plan.text, "logprobs": logs} | end)
         return _response(request, body, "text_completion", choices, choices, usage)
 
-    async def _body(self, request: Request, kind: type[Body]) -> Body:
-        """A body without options that ask for nothing; ApiError names one that can't be done."""
+    async def _body(
+        self, request: Request, models: ModelSet, kind: type[Body]
+    ) -> tuple[Body, LoadedModel]:
+        """A body without options that ask for nothing, and the model that it names; ApiError names
+        an option that can't be done.
+        """
         value = await self.planning.read(request)
         if isinstance(value, dict):
             value = {key: wanted for key, wanted in value.items() if wanted is not None}
@@ -193,7 +187,7 @@ class OpenAiEndpoints:
                     message = f"{key} is not for plans; leave it out."
                     raise ApiError(422, "unsupported_parameter", message, column=key)
         body = validate(kind, value)
-        await self.model(body.model)
+        model = model_called(models, body.model)
         free = self.planning.settings.mode == "unconstrained"
         wants_logs = body.logprobs if isinstance(body, ChatBody) else body.logprobs is not None
         if wants_logs and free:
@@ -202,11 +196,12 @@ class OpenAiEndpoints:
         if body.n > 1 and body.temperature == 0:
             message = "n plans are drawn: name a temperature, or ask POST /v1/plan for the best."
             raise ApiError(422, "bad_request", message, column="n")
-        return body
+        return body, model
 
     async def _plans(
         self,
         request: Request,
+        model: LoadedModel,
         body: ChatBody | CompletionBody,
         sample: Sample | str | tuple[int, ...],
         limits: Sequence[int],
@@ -219,10 +214,10 @@ class OpenAiEndpoints:
             temperature=body.temperature,
         )
         async with watch_hang_up(request) as hung_up:
-            one = partial(self.planning.decode, request, hung_up=hung_up)
+            one = partial(self.planning.decode, request, model, hung_up=hung_up)
             seeds = [seed + number & MAX_SEED for number in range(body.n)]
             calls = [partial(one, replace(wanted, seed=seed)) for seed in seeds]
-            answers = [answer for answer, _, _ in await self.planning.together(calls)]
+            answers = [answer for answer, _, _ in await together(model.engine, calls)]
         stops = [body.stop] if isinstance(body.stop, str) else body.stop
         choices = [_cut(answer, stops, min(limits, default=None)) for answer in answers]
         prompt, written = answers[0].prompt_tokens, sum(len(choice.tokens) for choice in choices)
@@ -234,6 +229,21 @@ class OpenAiEndpoints:
         }
         request.state.log["usage"] = usage
         return choices, usage
+
+
+def model_called(models: ModelSet, name: str) -> LoadedModel:
+    """The model of this name; ApiError (404) names those that are served where it is none."""
+    for model in models.by_arm.values():
+        if model.name == name:
+            return model
+    names = ", ".join(model.name for model in models.by_arm.values())
+    message = f"Only {names} {'is' if len(models.by_arm) == 1 else 'are'} served here."
+    raise ApiError(404, "model_not_found", message, column="model")
+
+
+def describe_model(model: LoadedModel) -> dict[str, Any]:
+    """A model in the form of `GET /v1/models`."""
+    return {"id": model.name, "object": "model", "created": 0, "owned_by": "gplan"}
 
 
 def _cut(answer: PlanAnswer, stops: Sequence[str], limit: int | None) -> Choice:

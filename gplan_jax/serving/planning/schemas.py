@@ -258,16 +258,22 @@ class ModelAnswer(StrictBody):
 
 
 class ReloadBody(StrictBody):
-    """A model directory on the server's disk; left out, the one that it was started with."""
+    """A model directory on the server's disk; left out, the one that it was started with. With
+    ``arm`` it is that arm's of the A/B test.
+    """
 
     model: str | None = None
+    arm: str | None = Field(default=None, min_length=1)
 
 
 class StatusAnswer(StrictBody):
-    """One word on the server's state; of several replicas, how many work."""
+    """One word on the server's state; of several replicas, how many work; of an A/B test's arms,
+    which model plans for each.
+    """
 
     status: str
     replicas: str | None = None
+    arms: dict[str, str] | None = None
 
 
 class Example(StrictBody):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gplan_jax
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
+from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import folder_hash
 from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.inference.engine.engine import PlanEngine
@@ -23,7 +24,7 @@ from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.http.telemetry import configure_logging, log
 from gplan_jax.serving.http.traces import load_tracer
 from gplan_jax.serving.planning.app import create_app, example_contexts
-from gplan_jax.serving.planning.models import LateEngine, LoadedModel, Reloader
+from gplan_jax.serving.planning.models import MAIN, LoadedModel, Models, NoEngineYet
 
 SWITCH_INTERVAL_S = 5e-4
 TRIAL_EXAMPLES = 6  # that a new model has to plan for before it takes over
@@ -35,6 +36,7 @@ def serve(
     engine_config: EngineConfig,
     settings: ServerSettings,
     *,
+    arms: Mapping[str, Path] | None = None,
     host: str,
     port: int,
     replicas: int | None = 1,
@@ -46,8 +48,17 @@ def serve(
     The port opens at once; ``/readyz`` says 503 until the model is loaded and compiled. Port 0
     takes a free one; ``prompts`` are those of ``PlanEngine.load``. ``replicas`` engines, one a
     device, share the requests; None takes all devices.
+    ``arms`` of the A/B test in ``settings`` have models of their own in these directories.
     With ``traces``, spans go to an OpenTelemetry collector.
+
+    Raises:
+        GplanError: a directory is broken, the port is taken, or the A/B test has no such arm.
     """
+    known = settings.experiment.arms if settings.experiment else {}
+    for arm in arms or {}:
+        if arm not in known:
+            mend = f"the arms are {', '.join(known)}" if known else "name --experiment too"
+            raise GplanError(f"--arm {arm}: there is no such arm; {mend}.")
 
     def read_by(directory: Path) -> tuple[IntentLibrary, LatentVocabulary | None]:
         task = GsisrTask.load(directory, **prompts)
@@ -61,7 +72,9 @@ def serve(
         )
         return LoadedModel(display_name(directory), revision, engine, *answers)
 
-    answers = read_by(model_dir)  # what is wrong with the directory is said before the port opens
+    # What is wrong with a directory is said before the port opens.
+    directories = {MAIN: model_dir, **(arms or {})}
+    answers, *_ = [read_by(directory) for directory in directories.values()]
     listener = listen(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     configure_logging()
@@ -69,44 +82,39 @@ def serve(
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     started = time.monotonic()
 
-    def loaded(model: LoadedModel) -> None:
-        app.state.models.take_over(model)
+    def ready() -> None:
         seconds = time.monotonic() - started
-        say(ready_message(url, settings, model.engine.snapshot(), seconds))
+        names = ", ".join(model.name for model in models.current.by_arm.values())
+        say(ready_message(url, names, settings.mode, models.snapshot(), seconds))
         log("ready", seconds=round(seconds, 1))
 
-    engine = LateEngine(lambda: load(model_dir), loaded)
-    tracer = load_tracer(gplan_jax.__version__) if traces else None
-    app = create_app(engine, *answers, settings=settings, tracer=tracer)
     examples = [example.context.sample() for example in example_contexts(TRIAL_EXAMPLES)]
-    reloader = Reloader(
-        load, model_dir, engine, app.state.models, examples, drain_s=settings.drain_s
-    )
-    app.state.reload = reloader.reload
-    server = DrainingServer(
-        app, engine, drain_s=settings.drain_s, on_hangup=reloader.reload_and_tell
-    )
-    say(f"Loading {model_dir}; {url}/readyz says when it is done.")
+    main = LoadedModel(display_name(model_dir), "", NoEngineYet(), *answers)
+    models = Models(main, load, directories, examples, drain_s=settings.drain_s)
+    tracer = load_tracer(gplan_jax.__version__) if traces else None
+    app = create_app(models, settings=settings, tracer=tracer)
+    server = DrainingServer(app, drain_s=settings.drain_s, on_hangup=models.reload_and_tell)
+    say(f"Loading {', '.join(map(str, directories.values()))}; {url}/readyz says when it is done.")
     if host not in LOOPBACK and settings.api_key is None:
         say(f"Mind: whoever reaches {url} may ask for plans; see --api-key-env.")
-    engine.start(on_failure=server.stop)
+    models.start(ready, on_failure=server.stop)
     server.run(sockets=[listener])
-    if engine.failure is not None:
-        raise engine.failure
-    state = engine.snapshot()
+    if models.failure is not None:
+        raise models.failure
+    state = models.snapshot()
     say(f"Stopped. Answered {state.answered:,} requests in {time.monotonic() - started:,.0f} s.")
-    if engine.loading:
+    if models.loading:
         # The thread that compiles can't be stopped, and an interpreter can't end around it.
         sys.stdout.flush()
         os._exit(0)
 
 
-def ready_message(url: str, settings: ServerSettings, state: EngineSnapshot, seconds: float) -> str:
+def ready_message(url: str, names: str, mode: str, state: EngineSnapshot, seconds: float) -> str:
     """What the terminal shows once plans are taken."""
     grammar = f"  grammar              {state.grammar}\n" if state.grammar else ""
-    on = f" on {len(state.replicas)} devices" if state.replicas else ""
+    on = f" of {len(state.replicas)} engines" if state.replicas else ""
     return (
-        f"Ready: {url} serves {settings.model}, {settings.mode}, with {state.slots} slots{on}; "
+        f"Ready: {url} serves {names}, {mode}, with {state.slots} slots{on}; "
         f"loading and compiling {state.compilations} programs took {seconds:.1f} s.\n"
         f"{grammar}"
         f"  try it in a browser  {url}/\n"

@@ -117,7 +117,7 @@ def test_a_failed_engine_s_requests_are_answered_by_another(row: Sample) -> None
     futures = [replicas.submit(request_of(row, user, deadline_s=5.0)) for user in range(4)]
     time.sleep(0.01)
     engines[0].fail()
-    assert replicas.snapshot().replicas == (False, True) and replicas.snapshot().ready
+    assert replicas.snapshot().replicas == {"0": False, "1": True} and replicas.snapshot().ready
     assert [request.deadline_s for request, _ in engines[1].held] == pytest.approx([5.0] * 4, abs=1)
     assert all(request.deadline_s < 5.0 for request, _ in engines[1].held)
     while engines[1].held:

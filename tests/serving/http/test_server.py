@@ -9,21 +9,21 @@ import json
 import resource
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import httpx2
 import pytest
-from apps import Running, running, wait_until
+from apps import Running, loaded_model, running, wait_until
 from fake_engine import FakeEngine
 from pydantic import SecretStr
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.inference.engine.requests import EngineSnapshot
 from gplan_jax.serving.http import connections
 from gplan_jax.serving.http.server import listen
-from gplan_jax.serving.planning.models import LateEngine, LoadedModel
+from gplan_jax.serving.planning.models import MAIN, LoadedModel, Models, NoEngineYet
 from gplan_jax.serving.planning.serve import allowed_hosts
 
 HEAD = b"POST /v1/plan HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
@@ -297,34 +297,38 @@ def test_an_address_of_another_machine_is_named(host: str) -> None:
         listen(host, 0)
 
 
+def late_models(load: Callable[[Path], LoadedModel]) -> Models:
+    return Models(loaded_model(NoEngineYet()), load, {MAIN: Path("it")})
+
+
 def test_an_engine_that_is_loaded_late_is_not_ready_until_then() -> None:
     real, loaded = FakeEngine(), Future[None]()
 
-    def load() -> LoadedModel:
+    def load(path: Path) -> LoadedModel:
         loaded.result(timeout=10)
-        return LoadedModel("it", "0", real, IntentLibrary.load(), None)
+        return loaded_model(real, "it", "0")
 
-    late = LateEngine(load, on_loaded=lambda engine: None)
+    late, told = late_models(load), list[str]()
     assert late.snapshot() == EngineSnapshot(
         ready=False, queued=0, active=0, slots=0, queue_limit=0
     )
-    late.start(on_failure=lambda: None)
+    late.start(lambda: told.append(late.current.main.revision), on_failure=lambda: None)
     assert late.loading
     loaded.set_result(None)
     wait_until(lambda: late.snapshot().ready and not late.loading)
     late.close()
-    assert late.failure is None and not real._thread.is_alive()
+    assert told == ["0"] and late.failure is None and not real._thread.is_alive()
 
 
 def test_an_engine_that_comes_after_the_end_is_closed() -> None:
     real, loaded = FakeEngine(), Future[None]()
 
-    def load() -> LoadedModel:
+    def load(path: Path) -> LoadedModel:
         loaded.result(timeout=10)
-        return LoadedModel("it", "0", real, IntentLibrary.load(), None)
+        return loaded_model(real, "it", "0")
 
-    late = LateEngine(load, on_loaded=lambda engine: pytest.fail("it is too late"))
-    late.start(on_failure=lambda: None)
+    late = late_models(load)
+    late.start(lambda: pytest.fail("it is too late"), on_failure=lambda: None)
     late.close()
     loaded.set_result(None)
     wait_until(lambda: not late.loading)
@@ -332,11 +336,11 @@ def test_an_engine_that_comes_after_the_end_is_closed() -> None:
 
 
 def test_an_engine_that_cannot_be_loaded_says_why() -> None:
-    def load() -> LoadedModel:
+    def load(path: Path) -> LoadedModel:
         raise GplanError("no weights")
 
     ended = Future[None]()
-    late = LateEngine(load, on_loaded=lambda engine: None)
-    late.start(on_failure=lambda: ended.set_result(None))
+    late = late_models(load)
+    late.start(lambda: pytest.fail("it has not"), on_failure=lambda: ended.set_result(None))
     ended.result(timeout=10)
     assert str(late.failure) == "no weights"
