@@ -1,7 +1,4 @@
-"""Shapes of Qwen3 models and the floating-point operations that training them takes.
-
-A product of [m, k] with [k, n] counts 2mkn; norms, rotary embedding and softmax count nothing; the
-backward pass counts twice the forward pass; what remat computes again is never counted.
+"""Shapes of Qwen3 models and the work of rows: what ``gplan_jax.models.qwen3.work`` counts.
 
 Letters: D model, N query heads, K key/value heads, H head size, F feed-forward, L layers, V
 vocabulary.
@@ -9,11 +6,10 @@ vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from gplan_jax.models import Qwen3Config
+from gplan_jax.models.qwen3.work import Work
 
 
 def _shape(vocabulary: int, d: int, f: int, layers: int, n: int, k: int, h: int) -> Qwen3Config:
@@ -44,54 +40,6 @@ PEAKS = {
     "TPU v5": 459e12,
     "TPU v6": 918e12,
 }
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a training step multiplies.
-
-    Attributes:
-        tokens: positions that go through the layers.
-        pairs: query-key pairs of one layer and head.
-        logits: positions that meet the whole vocabulary.
-    """
-
-    tokens: float
-    pairs: float
-    logits: float
-
-    def __add__(self, other: Work) -> Work:
-        return Work(
-            self.tokens + other.tokens, self.pairs + other.pairs, self.logits + other.logits
-        )
-
-    def flops(self, shape: Qwen3Config) -> float:
-        """Operations of forward and backward pass."""
-        return 3 * (self.layer_flops(shape) + self.head_flops(shape))
-
-    def head_share(self, shape: Qwen3Config) -> float:
-        """Share of the operations that the vocabulary takes."""
-        return 3 * self.head_flops(shape) / self.flops(shape)
-
-    def attention_share(self, shape: Qwen3Config) -> float:
-        """Share of the operations that queries with keys and weights with values take."""
-        return 3 * self._attention_flops(shape) / self.flops(shape)
-
-    def layer_flops(self, shape: Qwen3Config) -> float:
-        """Operations of all layers, forward."""
-        d, h = shape.hidden_size, shape.head_dim
-        heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads
-        weights = d * h * heads + 3 * d * shape.intermediate_size
-        products = self.tokens * 2 * weights * shape.num_hidden_layers
-        return products + self._attention_flops(shape)
-
-    def head_flops(self, shape: Qwen3Config) -> float:
-        """Operations of the vocabulary, forward."""
-        return self.logits * 2 * shape.hidden_size * shape.vocab_size
-
-    def _attention_flops(self, shape: Qwen3Config) -> float:
-        pair = 4 * shape.num_attention_heads * shape.head_dim
-        return self.pairs * pair * shape.num_hidden_layers
 
 
 def plain_work(lengths_B: np.ndarray, targets: int) -> Work:

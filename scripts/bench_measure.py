@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from bench_flops import PEAKS
 from bench_layouts import Layout
 from bench_torch import TorchSteps
+
+from gplan_jax.training.hosts.peak import measured_peak
 
 TORCH = "torch_padded"
 Answer = dict[str, Any]  # seconds, processor, loss of one step
 # Threads of another library may spin for a moment after their step.
 SETTLE_SECONDS = 0.5
-PEAK_SIZE, PEAK_REPEATS = 1024, 10
 
 
 @dataclass
@@ -81,7 +81,7 @@ def measure(
                 compiled[layout.name, number] = by_shape[key]
         peaks = []
         for turn in range(rounds):
-            peaks.append(peak_flops())
+            peaks.append(peak_flops(layouts[0].run.config.precision.compute))
             answers: dict[str, list[Answer]] = {name: [] for name in timings}
             for number in numbers:
                 for layout in layouts:
@@ -127,18 +127,11 @@ def compile_step(layout: Layout, state: Any, batch: Any, timings: Timings) -> An
     return lambda state, batch: compiled(state, batch, *layout.constants)
 
 
-def peak_flops() -> float:
+def peak_flops(dtype: str) -> float:
     """Operations a second: the maker's figure, or on an unknown device a large product's best."""
     device = jax.devices()[0]
     for name, peak in PEAKS.items():
         if name.lower() in device.device_kind.lower():
             return peak * len(jax.devices())
-    ones = jnp.ones((PEAK_SIZE, PEAK_SIZE), jnp.float32)
-    product = jax.jit(jnp.matmul)
-    jax.block_until_ready(product(ones, ones))
-    seconds = []
-    for _ in range(PEAK_REPEATS):
-        started = time.perf_counter()
-        jax.block_until_ready(product(ones, ones))
-        seconds.append(time.perf_counter() - started)
-    return 2 * PEAK_SIZE**3 / min(seconds)
+    measured_peak.cache_clear()  # Other work comes and goes; the figure is to be of this round.
+    return measured_peak(dtype)

@@ -285,6 +285,7 @@ def _compare(work: Path) -> list[str]:
     from flax import nnx
 
     from gplan_jax.models import load_qwen3
+    from gplan_jax.training.loop.metrics_log import TIMINGS
 
     faults = []
     for folder in ("model", "best"):
@@ -297,7 +298,7 @@ def _compare(work: Path) -> list[str]:
                 faults.append(f"array {number} of {folder}/ differs")
     logs = [
         [
-            {key: value for key, value in record.items() if key != "tokens_per_second"}
+            {key: value for key, value in record.items() if key not in TIMINGS}
             for record in _records(work / name / "log.jsonl")
         ]
         for name in ("unbroken", "killed")

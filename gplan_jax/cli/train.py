@@ -42,7 +42,7 @@ def train(
     from gplan_jax.evaluation.scores.training_evaluation import train_and_evaluate
     from gplan_jax.training.hosts.rendezvous import StartTimeout
     from gplan_jax.training.hosts.startup import joined
-    from gplan_jax.training.loop.metrics_log import best_evaluation
+    from gplan_jax.training.loop.metrics_log import best_evaluation, speed_and_time
     from gplan_jax.training.resume.preemption import RunStopped
     from gplan_jax.training.steps.train_config import TrainConfig
 
@@ -74,6 +74,8 @@ def train(
         return
     typer.echo(f"Finished. The model is in {model}")
     typer.echo(f"  figures of every step  {settings.output}/log.jsonl (tensorboard beside it)")
+    for name, text in speed_and_time(model.parent).items():
+        typer.echo(f"  {name:<21}  {text}")
     best = best_evaluation(model.parent, settings.checkpoint.best_metric)
     if best:
         kept = f", model in {model.parent / 'best'}" if settings.checkpoint.keep_best else ""

@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from flax import struct
 
+from gplan_jax.models.qwen3.work import Work
+
 CONTEXTS, RESPONSES = 2, 2  # of a pair
 CHOSEN, REJECTED = 0, 1
 
@@ -92,6 +94,31 @@ class LoadedBatch:
             count += rows.tree.shared_lengths_N.sum() * CONTEXTS * RESPONSES
             count += rows.tree.context_lengths_Nx2.sum() * RESPONSES
         return int(count)
+
+    def work(self, shares: float = 1.0) -> Work:
+        """What the real tokens of the batch must multiply; what rows share counts once.
+
+        The whole batch has ``shares`` times the rows of this process.
+        """
+        rows, prefix = self.batch.rows, self.batch.prefix
+        shared = 0 if prefix is None else int(prefix.length)
+        if isinstance(rows, SampleRows):
+            levels, targets = [rows.lengths_B], np.count_nonzero(rows.sections_BxR)
+        else:
+            tree = rows.tree
+            above = [] if tree is None else [tree.shared_lengths_N, tree.context_lengths_Nx2]
+            levels, targets = (
+                [*above, rows.lengths_Nx2x2],
+                np.count_nonzero(rows.supervised_Nx2x2xR),
+            )
+        before, tokens, pairs = np.asarray(shared), 0.0, 0.0
+        for lengths in levels:  # A segment sees all of what is above it.
+            before = before[..., None] if before.ndim < lengths.ndim else before
+            tokens += float(lengths.sum())
+            pairs += float((lengths * (lengths + 1) / 2 + lengths * before).sum())
+            before = before + lengths
+        once = Work(shared, shared * (shared + 1) / 2, 0)
+        return Work(tokens * shares, pairs * shares, targets * shares) + once
 
 
 def check_shapes(batch: Batch) -> None:

@@ -21,10 +21,17 @@ from gplan_jax.models import Qwen3, save_model_directory
 from gplan_jax.models.checkpoints.model_directory import save_shards
 from gplan_jax.models.qwen3.lora import merged
 from gplan_jax.training.hosts.mesh import put_batch
+from gplan_jax.training.hosts.peak import measured_peak
 from gplan_jax.training.hosts.processes import barrier, differing, is_primary, log_once
-from gplan_jax.training.loop.metrics_log import MetricsLog, evaluation_scores, require_wandb
+from gplan_jax.training.loop.metrics_log import (
+    MetricsLog,
+    evaluation_scores,
+    require_wandb,
+    seconds_before,
+)
 from gplan_jax.training.loop.reference import with_reference
 from gplan_jax.training.loop.reporter import StepReporter
+from gplan_jax.training.loop.run_clock import RunClock
 from gplan_jax.training.resume import run_directory
 from gplan_jax.training.resume.array_digests import digest_arrays
 from gplan_jax.training.resume.checkpoints import RunCheckpoints, abstract, best_steps, named_arrays
@@ -73,8 +80,10 @@ def _train(
     finished = directory / run_directory.MODEL_NAME
     if finished.is_dir():
         return finished
+    clock = RunClock()
     if changes.all:
         log_once(changes.describe())
+    peak = measured_peak(config.precision.compute)
     run = prepare(config, directory)
     inputs = fingerprint_inputs(run)
     _check_inputs(directory, inputs, allow_changes=allow_changes)
@@ -97,6 +106,7 @@ def _train(
         state, taken = _first_state(run, checkpoints, inputs)
         for step in [step for step in scores if step > taken]:
             del scores[step]
+        earlier = seconds_before(directory, taken)
         if is_primary():
             run_directory.record_run(config, inputs, directory)
 
@@ -111,22 +121,23 @@ def _train(
             if is_primary()
             else nullcontext() as bar,
             StopSignals() as signals,
+            closing(clock),
         ):
             if changes.all:
                 log.write({"kind": "resume", "step": taken, "changes": list(changes.all)})
-            reporter, train_step = StepReporter(run, log, bar), run.train_step()
+            reporter, train_step = StepReporter(run, log, clock, peak, bar), run.train_step()
 
             def save_checkpoint() -> None:
                 # What is not finite must stop the run before it is checkpointed.
                 reporter.flush()
-                digests = digest_arrays(named_arrays(state))
-                reporter.require_finite(taken, digests)
-                per_epoch = plan.steps_per_epoch
-                record = make_record(
-                    config, inputs, step=taken, steps_per_epoch=per_epoch, digests=digests
-                )
-                checkpoints.save(state, record)
-                reporter.restart_clock()
+                with clock.spending("checkpoint"):
+                    digests = digest_arrays(named_arrays(state))
+                    reporter.require_finite(taken, digests)
+                    per_epoch = plan.steps_per_epoch
+                    record = make_record(
+                        config, inputs, step=taken, steps_per_epoch=per_epoch, digests=digests
+                    )
+                    checkpoints.save(state, record)
 
             def evaluate_if_due() -> None:
                 epoch, rest = divmod(taken, plan.steps_per_epoch)
@@ -137,10 +148,14 @@ def _train(
                 if evaluate is None or rest or not due or folder.exists():
                     return
                 # Its checkpoint comes first, so that a kill in an evaluation costs no step.
-                with signals.interruptible(taken, plan.total_steps):
+                with clock.spending("evaluation"), signals.interruptible(taken, plan.total_steps):
                     nnx.update(run.model, state.params)
                     found = evaluate(run.model, run.training_set.task, folder)
-                log.write({"kind": "evaluation", "step": taken, "epoch": epoch, **found})
+                clock.idle(clock.now())
+                spent = {phase: round(value, 4) for phase, value in clock.seconds.items()}
+                log.write(
+                    {"kind": "evaluation", "step": taken, "epoch": epoch, **found, "seconds": spent}
+                )
                 if config.checkpoint.keep_best:
                     metric = config.checkpoint.best_metric
                     if metric not in found:
@@ -149,7 +164,6 @@ def _train(
                             f"are {', '.join(found)}."
                         )
                     scores[taken] = found[metric]
-                reporter.restart_clock()
 
             def stop() -> NoReturn:
                 if taken and taken not in checkpoints.steps:
@@ -159,17 +173,29 @@ def _train(
 
             # Train. The step is only dispatched here: the reporter reads the metrics of the step
             # before, so the device never waits for the host.
+            clock.first_step(earlier)
             evaluate_if_due()
+            compiled = set()
             with closing(run.batches(taken)) as batches:
                 while taken < plan.total_steps:
                     try:
-                        loaded: LoadedBatch = next(batches)
+                        with clock.spending("data"):
+                            loaded: LoadedBatch = next(batches)
+                            batch = put_batch(loaded.batch, run.mesh)
                     except Exception:
                         if signals.received:  # Reader processes may have got it too, and be gone.
                             stop()
                         raise
-                    state, metrics = train_step(state, put_batch(loaded.batch, run.mesh))
+                    begin, shapes = clock.now(), tuple(x.shape for x in jax.tree.leaves(batch))
+                    if shapes in compiled:
+                        state, metrics = train_step(state, batch)
+                    else:
+                        compiled.add(shapes)
+                        with clock.spending("compile"):
+                            state, metrics = train_step(state, batch)
+                        begin = clock.now()
                     taken += 1
+                    clock.dispatch(taken, begin, metrics)
                     reporter.hold(taken, loaded, metrics)
                     every = config.checkpoint.every_steps
                     if taken % plan.steps_per_epoch == 0 or (every and taken % every == 0):

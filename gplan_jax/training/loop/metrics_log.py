@@ -25,6 +25,8 @@ from gplan_jax.foundation.strict_json import finite, json_text
 from gplan_jax.training.hosts.processes import is_primary, log_once
 
 LOG_NAME, WANDB_ID_NAME = "log.jsonl", "wandb-id.txt"
+# What two runs with the same losses need not have in common.
+TIMINGS = frozenset({"tokens_per_second", "mfu", "step_seconds", "goodput", "seconds"})
 
 
 class MetricsLog:
@@ -155,6 +157,43 @@ def best_evaluation(directory: Path, metric: str) -> str | None:
     return f"{metric} {scores[step]:.4f} at step {step}"
 
 
+def seconds_before(directory: Path, step: int) -> dict[str, float]:
+    """Seconds by phase that a run's log tells of, where it goes on from the checkpoint of ``step``.
+
+    What steps beyond it took is "lost". What a killed run did after its last record isn't known.
+    """
+    path = directory / LOG_NAME
+    records = [r for r in _whole_records(path) if "seconds" in r] if path.is_file() else []
+    if not records:
+        return {}
+    kept = [record["seconds"]["step"] for record in records if record["step"] <= step]
+    spent = dict(records[-1]["seconds"])
+    lost = spent["step"] - (kept[-1] if kept else 0.0)
+    return spent | {"step": spent["step"] - lost, "lost": spent["lost"] + lost}
+
+
+def speed_and_time(directory: Path) -> dict[str, str]:
+    """The speed of a run's steps, and where its wall time went, in words by name."""
+    path = directory / LOG_NAME
+    records = [r for r in _whole_records(path) if "seconds" in r] if path.is_file() else []
+    steps = [r for r in records if r["kind"] == "step" and r.get("step_seconds")]
+    if not steps:
+        return {}
+    total = sum(r["step_seconds"] for r in steps)
+    tokens, mfu = (
+        sum(r[name] * r["step_seconds"] for r in steps) / total
+        for name in ("tokens_per_second", "mfu")
+    )
+    spent = records[-1]["seconds"]
+    shares = {phase: value / sum(spent.values()) for phase, value in spent.items()}
+    others = sorted(shares.keys() - {"step"}, key=lambda phase: -shares[phase])
+    listed = [f"{phase} {shares[phase]:.0%}" for phase in others if shares[phase] >= 0.005]
+    return {
+        "speed": f"{tokens:,.0f} tokens/s, MFU {mfu:.1%} of the measured peak",
+        "wall time": ", ".join([f"steps {shares['step']:.0%} (goodput)", *listed]),
+    }
+
+
 def _whole_records(path: Path) -> Iterator[dict[str, Any]]:
     """The records that can be read; a damaged line must not keep a run from going on."""
     lines = path.read_bytes().splitlines()
@@ -176,3 +215,6 @@ def _scalars(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in record.items():
         if isinstance(value, int | float) and name != "step" and math.isfinite(value):
             yield f"{group}/{name}", value
+    spent = record.get("seconds", {})
+    for phase, seconds in spent.items():
+        yield f"wall_time/{phase}", seconds / sum(spent.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -21,6 +20,7 @@ from gplan_jax.objectives.preference import loss_at_reference
 from gplan_jax.training.hosts.processes import is_primary
 from gplan_jax.training.loop.metrics_log import MetricsLog
 from gplan_jax.training.loop.reference import reference_folder
+from gplan_jax.training.loop.run_clock import RunClock
 from gplan_jax.training.resume.array_digests import ArrayDigest
 from gplan_jax.training.steps.objectives import Metrics
 from gplan_jax.training.steps.setup import Run
@@ -43,15 +43,17 @@ class StepReporter:
     """Holds the newest step's metrics until the next step is on its way.
 
     Reading a metric waits for the device; a step that is read only after the next was dispatched
-    costs no idle time. ``bar`` is None in all processes but the first.
+    costs no idle time. ``bar`` is None in all processes but the first; ``peak`` is what all devices
+    could multiply, in operations a second.
     """
 
     run: Run
     log: MetricsLog
+    clock: RunClock
+    peak: float
     bar: ProgressBar | None
     _held: tuple[int, LoadedBatch, Metrics] | None = field(default=None, init=False)
     _rates: np.ndarray = field(init=False, repr=False)
-    _last_report: float = field(default_factory=time.monotonic, init=False)
 
     def __post_init__(self) -> None:
         # All at once: a rate computed between two steps would wait in the queue of the device.
@@ -69,16 +71,18 @@ class StepReporter:
             return
         taken, loaded, metrics = self._held
         self._held = None
+        seconds = max(self.clock.step_ended(), 1e-9)
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        now = time.monotonic()
-        seconds, self._last_report = now - self._last_report, now
 
         # Token counts serve the metrics only, and a section without tokens has no loss.
         left_out = {"tokens_reasoning", "tokens_plan"}
         if values.get("tokens_reasoning", 1) == 0:
             left_out.add("loss_reasoning")
         # This process counts its share of the tokens; all shares have as many rows.
-        tokens = loaded.token_count() * self.run.plan.batch_size / len(loaded.indices_B)
+        shares = self.run.plan.batch_size / len(loaded.indices_B)
+        model, frozen = self.run.model.config, bool(self.run.config.lora.rank)
+        flops = loaded.work(shares).flops(model, frozen=frozen)
+        spent = self.clock.seconds
         record = {
             "kind": "step",
             "step": taken,
@@ -86,7 +90,11 @@ class StepReporter:
             **({} if loaded.stage is None else {"stage": int(loaded.stage)}),
             **{name: value for name, value in values.items() if name not in left_out},
             "learning_rate": float(self._rates[taken - 1]),
-            "tokens_per_second": round(tokens / seconds, 1),
+            "tokens_per_second": round(loaded.token_count() * shares / seconds, 1),
+            "mfu": float(f"{flops / seconds / self.peak:.4g}"),
+            "step_seconds": round(seconds, 5),
+            "goodput": round(spent["step"] / sum(spent.values()), 4),
+            "seconds": {phase: round(value, 4) for phase, value in spent.items()},
         }
         self.log.write(record)
         if self.bar:
@@ -95,7 +103,7 @@ class StepReporter:
                 f"{word} {values[name]:.3f}" for name, word in _NOTED.items() if name in record
             ]
             note.append(f"lr {record['learning_rate']:.1e}")
-            note.append(f"{record['tokens_per_second']:,.0f} tokens/s")
+            note.append(f"{record['tokens_per_second']:,.0f} tokens/s  MFU {record['mfu']:.1%}")
             self.bar.advance("  ".join(note))
 
         for name, what in (("loss", "loss"), ("grad_norm", "norm of the gradient")):
@@ -119,10 +127,6 @@ class StepReporter:
         if names:
             more = f" and {len(names) - 1} other arrays" if len(names) > 1 else ""
             self._stop(taken, {}, f"After step {taken}, {names[0]}{more} of the state isn't finite")
-
-    def restart_clock(self) -> None:
-        """Leaves out of the throughput what was not training: an evaluation, a checkpoint."""
-        self._last_report = time.monotonic()
 
     def _stop(self, taken: int, values: Mapping[str, float], problem: str) -> NoReturn:
         """Writes RUN/bad-batch-<step>.json and raises."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gplan_jax.models.qwen3.config import Qwen3Config
+from gplan_jax.models.qwen3.work import Work
 from gplan_jax.training.memory.batch_shape import BatchShape, RowLengths, segments
 from gplan_jax.training.memory.hlo_costs import HloCosts
 from gplan_jax.training.memory.topologies import Chip, Topology
@@ -112,17 +113,14 @@ def useful_flops(shape: Qwen3Config, config: TrainConfig, lengths: RowLengths) -
     what rows share counts once. Weights that LoRA freezes have no gradient of their own: theirs is
     2 x (forward), and the adapters are left out.
     """
-    d, h = shape.hidden_size, shape.head_dim
-    heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads
-    layer = d * h * heads + 3 * d * shape.intermediate_size
     parts = segments(config, lengths)
-    tokens = sum(part.count * part.tokens for part in parts)
-    pairs = sum(
-        part.count * (part.tokens * (part.tokens + 1) / 2 + part.tokens * part.after)
-        for part in parts
+    work = Work(
+        tokens=sum(part.count * part.tokens for part in parts),
+        pairs=sum(
+            part.count * (part.tokens * (part.tokens + 1) / 2 + part.tokens * part.after)
+            for part in parts
+        ),
+        # The last segments are the sequences' own: each ends in a response.
+        logits=parts[-1].count * lengths.response,
     )
-    weights = shape.num_hidden_layers * 2 * layer * tokens
-    # The last segments are the sequences' own: each ends in a response.
-    weights += 2 * shape.vocab_size * d * parts[-1].count * lengths.response
-    attention = shape.num_hidden_layers * 4 * shape.num_attention_heads * h * pairs
-    return (2.0 if config.lora.rank else 3.0) * weights + 3.0 * attention
+    return work.flops(shape, frozen=bool(config.lora.rank))

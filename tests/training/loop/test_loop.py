@@ -25,7 +25,7 @@ from gplan_jax.gsisr import read_samples
 from gplan_jax.gsisr.intent_counts import IntentCounts
 from gplan_jax.models import Qwen3, load_qwen3
 from gplan_jax.training.loop.loop import train
-from gplan_jax.training.loop.metrics_log import read_log
+from gplan_jax.training.loop.metrics_log import TIMINGS, read_log
 from gplan_jax.training.steps.train_config import TrainConfig
 
 MakeConfig = Callable[..., TrainConfig]
@@ -33,7 +33,7 @@ MakeConfig = Callable[..., TrainConfig]
 
 def steps_of(run: str | Path) -> list[dict[str, Any]]:
     records = read_log(Path(run) / "log.jsonl")
-    return [{k: v for k, v in r.items() if k != "tokens_per_second"} for r in records]
+    return [{k: v for k, v in r.items() if k not in TIMINGS} for r in records]
 
 
 def weights(model: Path) -> list[np.ndarray]:

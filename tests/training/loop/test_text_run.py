@@ -18,7 +18,7 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.models.checkpoints.model_directory import ParameterStore, read_config
 from gplan_jax.reasoning import write_response
-from gplan_jax.training.loop.metrics_log import read_log
+from gplan_jax.training.loop.metrics_log import TIMINGS, read_log
 from gplan_jax.training.resume.preemption import RunStopped, StopSignals
 from gplan_jax.training.steps.train_config import TrainConfig
 
@@ -81,7 +81,8 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
         [r for r in read_log(r / "log.jsonl") if r["kind"] != "resume"] for r in (run, unbroken)
     ]
     for mine, theirs in zip(*logs, strict=True):
-        assert {**mine, "tokens_per_second": 0} == {**theirs, "tokens_per_second": 0}
+        assert mine.keys() == theirs.keys()
+        assert all(mine[key] == theirs[key] for key in mine.keys() - TIMINGS)
     assert [r["stage"] for r in logs[0] if r["kind"] == "step"] == [0, 0, 1, 1, 2, 2, 3, 3]
     # Log chunks: more than B* = 2 blocks are latent from stage 2 on, where CALR's rate drops.
     rates = [r["learning_rate"] for r in logs[0] if r["kind"] == "step"]

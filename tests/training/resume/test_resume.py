@@ -22,7 +22,7 @@ from gplan_jax.foundation.files import read_json, write_json
 from gplan_jax.gsisr import read_samples, write_samples
 from gplan_jax.models import Qwen3, load_qwen3
 from gplan_jax.training.loop.loop import train
-from gplan_jax.training.loop.metrics_log import best_evaluation, read_log
+from gplan_jax.training.loop.metrics_log import TIMINGS, best_evaluation, read_log
 from gplan_jax.training.resume.preemption import RunStopped, StopSignals
 from gplan_jax.training.steps.setup import Run
 from gplan_jax.training.steps.train_config import TrainConfig
@@ -33,7 +33,7 @@ STOPPED_AT = 7  # In the middle of the second epoch, where no checkpoint is due.
 
 def steps_of(run: str | Path) -> list[dict[str, Any]]:
     records = [r for r in read_log(Path(run) / "log.jsonl") if r["kind"] == "step"]
-    return [{k: v for k, v in r.items() if k != "tokens_per_second"} for r in records]
+    return [{k: v for k, v in r.items() if k not in TIMINGS} for r in records]
 
 
 def weights(model: Path) -> list[np.ndarray]:
