@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,12 +29,18 @@ def convert(
         int, typer.Option(min=1, max=26, help="Latent tokens a block, K in the paper.")
     ] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the new tokens' embedding noise.")] = 0,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(help="LoRA adapter in PEFT's format to merge into the weights."),
+    ] = None,
 ) -> None:
     """Turn a Hugging Face Qwen3 checkpoint into a GPlan model directory.
 
     Example: gplan convert Qwen3-1.7B --out models/qwen3-1.7b
 
     Example: gplan convert Qwen3-1.7B --out models/mine --latents rows.jsonl
+
+    Example: gplan convert Qwen3-1.7B --adapter my-lora --out models/mine
     """
     from gplan_jax.data.tasks.text_task import text_latents
     from gplan_jax.models import convert_checkpoint
@@ -51,6 +57,7 @@ def convert(
         new_tokens=vocabulary.tokens if vocabulary else (),
         metadata={"latents": vocabulary.to_dict()} if vocabulary else {},
         seed=seed,
+        adapter=adapter,
         progress=True,
     )
     typer.echo(f"Converted. The model is in {report.directory}")
@@ -68,6 +75,13 @@ def convert(
 def export(
     model_dir: Annotated[Path, typer.Argument(help="GPlan model directory.")],
     out: Annotated[Path, typer.Option(help="New directory for the Hugging Face checkpoint.")],
+    adapter: Annotated[
+        Literal["peft", "vllm"] | None,
+        typer.Option(
+            help="The LoRA adapter of the run alone: for peft, trained rows of the embedding with "
+            "it; for vllm, which takes none, OUT/adapter and OUT/base with those rows."
+        ),
+    ] = None,
 ) -> None:
     """Turn a GPlan model directory into a Hugging Face checkpoint that transformers loads.
 
@@ -75,12 +89,23 @@ def export(
     decoding of vLLM and SGLang; docs/other_servers.md shows how to use them.
 
     Example: gplan export runs/picd/model --out qwen3-planner-hf
+
+    Example: gplan export runs/lora/model --adapter peft --out planner-lora
     """
     from gplan_jax.data import ChatEncoder
     from gplan_jax.data.tasks.gsisr_task import LIBRARY_FILE
     from gplan_jax.inference.grammar.guided_files import write_guided_files
-    from gplan_jax.models import export_checkpoint
+    from gplan_jax.models import export_adapter, export_checkpoint
+    from gplan_jax.models.checkpoints.model_directory import is_model_directory
 
+    if adapter is not None:
+        found = export_adapter(model_dir, out, rows_in_base=adapter == "vllm")
+        typer.echo(f"Exported. The adapter is in {out}")
+        kind = f" (gplan export {found.base} first)" if is_model_directory(Path(found.base)) else ""
+        typer.echo(f"  its base       {found.base}{kind}")
+        for name, (ids, _) in found.rows.items():
+            typer.echo(f"  rows           {len(ids)} of the {name}, ids {min(ids)} to {max(ids)}")
+        return
     report = export_checkpoint(model_dir, out, progress=True)
     typer.echo(f"Exported. The Hugging Face checkpoint is in {report.directory}")
     _describe(report)

@@ -3,6 +3,7 @@
 from gplan_jax.models.checkpoints.convert import (
     CheckpointReport,
     convert_checkpoint,
+    export_adapter,
     export_checkpoint,
 )
 from gplan_jax.models.checkpoints.loading import load_qwen3

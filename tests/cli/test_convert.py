@@ -92,6 +92,25 @@ def test_a_model_with_a_library_is_exported_with_its_plan_grammars(
     assert "tool_10" in (guided / "plan.ebnf").read_text(encoding="utf-8")
 
 
+def test_an_adapter_goes_out_and_comes_back(tiny_model_dir: Path, tmp_path: Path) -> None:
+    from gplan_jax.models import load_qwen3, save_model_directory
+    from gplan_jax.models.checkpoints.adapters import adapter_of
+    from gplan_jax.models.qwen3.lora import add_lora, merged
+
+    model, trained = load_qwen3(tiny_model_dir), tmp_path / "model"
+    add_lora(model, rank=2, alpha=4.0, targets=["up"], trained_rows=(512, 513))
+    save_model_directory(merged(model), trained, source_dir=tiny_model_dir)
+    adapter_of(model, base=str(tiny_model_dir)).write(trained / "adapter")
+    said = run("export", trained, "--adapter", "peft", "--out", tmp_path / "lora")
+    assert f"base {tiny_model_dir} (gplan export {tiny_model_dir} first)" in said
+    assert "2 of the embedding, ids 512 to 513" in said
+    said = run("export", trained, "--adapter", "vllm", "--out", tmp_path / "vllm")
+    assert f"base {tmp_path / 'vllm' / 'base'}" in said and "rows" not in said
+    base, adapter = tmp_path / "vllm" / "base", tmp_path / "lora"
+    said = run("convert", base, "--adapter", adapter, "--out", tmp_path / "again")
+    assert "0 added, 33 already there" in said
+
+
 @pytest.mark.parametrize("command", ["convert", "export"])
 def test_help_shows_an_example(command: str) -> None:
     assert f"Example: gplan {command}" in run(command, "--help")

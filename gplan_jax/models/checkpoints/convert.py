@@ -13,6 +13,7 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_directory
 from gplan_jax.foundation.progress import track
 from gplan_jax.models.checkpoints import hugging_face, model_directory
+from gplan_jax.models.checkpoints.adapters import CONFIG, FOLDER, Adapter, read_adapter
 from gplan_jax.models.checkpoints.tokenizer_files import (
     TokenizerExtension,
     check_size,
@@ -45,6 +46,7 @@ def convert_checkpoint(
     new_tokens: Sequence[str] = (),
     metadata: dict[str, Any] | None = None,
     seed: int = 0,
+    adapter: str | Path | None = None,
     progress: bool = False,
 ) -> CheckpointReport:
     """Turns a Hugging Face Qwen3 checkpoint into a GPlan model directory.
@@ -53,23 +55,40 @@ def convert_checkpoint(
     of an untied head) are the mean of the rows of existing tokens plus noise from ``seed``; all
     other weights keep their bytes and dtype. Where the ids do not fit, the matrices grow to a
     multiple of 128 rows. ``metadata`` is kept in gplan.json; ``out_dir`` appears whole or not at
-    all.
+    all. An ``adapter`` in PEFT's format is merged into the weights; its rows win over new ones, and
+    where it brings a tokenizer, that replaces the checkpoint's.
 
     GplanError where the checkpoint is not whole, does not match its config, or its tokenizer has
-    more ids than the embedding has rows; or ``out_dir`` holds something.
+    more ids than the embedding has rows; the adapter does not fit it (``read_adapter``) or gives a
+    token another id; or ``out_dir`` holds something.
     """
     source = Path(hf_dir)
     if model_directory.is_model_directory(source):
-        raise GplanError(f"{source} is a GPlan model directory already; it needs no conversion.")
+        mend = "it needs no conversion" if adapter is None else "gplan export it first"
+        raise GplanError(f"{source} is a GPlan model directory already; {mend}.")
     config = model_directory.read_config(source)
     tensors = hugging_face.stored_tensors(source)
     hugging_face.check_tensors(tensors, config, source=str(source))
-    extension = extend_tokenizer(source, new_tokens)
+    folder = None if adapter is None else Path(adapter)
+    brings_tokenizer = folder is not None and (folder / "tokenizer.json").is_file()
+    extension = extend_tokenizer(source, () if brings_tokenizer else new_tokens)
     rows = config.vocab_size
     if extension is not None:
         check_size(extension.size_before, source / "tokenizer.json", rows=rows)
-        if extension.size_after > rows:
-            rows = -(-extension.size_after // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+    if folder is not None and brings_tokenizer:
+        ours = extension.tokenizer.get_vocab() if extension else {}
+        extension = extend_tokenizer(folder, new_tokens)
+        theirs = extension.tokenizer.get_vocab() if extension else {}
+        if other := [token for token in ours if theirs.get(token) != ours[token]]:
+            raise GplanError(
+                f"{folder / 'tokenizer.json'} is of another vocabulary: {other[0]!r} is "
+                f"{theirs.get(other[0])} there and {ours[other[0]]} in {source} ({len(other)} "
+                f"tokens differ); give the base that {CONFIG} names."
+            )
+    if extension is not None and extension.size_after > rows:
+        rows = -(-extension.size_after // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+    low_rank = None if folder is None else read_adapter(folder, config, rows=rows)
+    tensors = tensors if low_rank is None else low_rank.merged_into(tensors)
     dtype = tensors[hugging_face.EMBEDDING].dtype
     by_path = {rule.path: rule for rule in hugging_face.rules(config)}
 
@@ -77,8 +96,8 @@ def convert_checkpoint(
         parameter = hugging_face.read_parameter(by_path[path], tensors, config)
         if path in ("embedding", "head") and extension is not None:
             rng = np.random.default_rng([seed, path == "head"])
-            return _with_new_rows(parameter, rows, extension, rng)
-        return parameter
+            parameter = _with_new_rows(parameter, rows, extension, rng)
+        return low_rank.put_rows(path, parameter) if low_rank else parameter
 
     record = model_directory.ModelRecord(
         new_tokens=extension.ids if extension else {},
@@ -90,6 +109,8 @@ def convert_checkpoint(
     )
     with atomic_directory(out_dir) as target:
         model_directory.copy_companions(source, target, vocab_size=rows, dtype=dtype)
+        if folder is not None:
+            model_directory.copy_tokenizer(folder, target)
         if extension:
             extension.write(target)
         record.write(target)
@@ -107,12 +128,17 @@ def convert_checkpoint(
 
 
 def export_checkpoint(
-    model_dir: str | Path, out_dir: str | Path, *, progress: bool = False
+    model_dir: str | Path,
+    out_dir: str | Path,
+    *,
+    rows_of: Adapter | None = None,
+    progress: bool = False,
 ) -> CheckpointReport:
     """Turns a GPlan model directory into a Hugging Face checkpoint that transformers loads.
 
     Weights that training has not touched come out byte for byte as they were converted;
-    ``lm_head.weight`` of a tied model is written only where its source held it. GplanError where
+    ``lm_head.weight`` of a tied model is written only where its source held it; rows of embedding
+    and head that an adapter (``rows_of``) has trained take their places. GplanError where
     ``model_dir`` is not whole, its tokenizer has more ids than the embedding has rows, or
     ``out_dir`` holds something.
     """
@@ -121,8 +147,12 @@ def export_checkpoint(
     check_tokenizer(source, rows=config.vocab_size, needed=bool(record.new_tokens))
     store = model_directory.ParameterStore(source / model_directory.PARAMS, config)
     dtypes = store.dtypes
+
+    def read(path: str) -> np.ndarray:
+        return rows_of.put_rows(path, store.read(path)) if rows_of else store.read(path)
+
     tensors = hugging_face.checkpoint_tensors(
-        store.read, dtypes, config, ships_lm_head=record.ships_lm_head
+        read, dtypes, config, ships_lm_head=record.ships_lm_head
     )
     with atomic_directory(out_dir) as target:
         model_directory.copy_companions(
@@ -138,6 +168,33 @@ def export_checkpoint(
         rows_before=record.original_vocab_size,
         rows_after=config.vocab_size,
     )
+
+
+def export_adapter(
+    model_dir: str | Path, out_dir: str | Path, *, rows_in_base: bool = False
+) -> Adapter:
+    """Writes the adapter that a run trained, and its tokenizer, for PEFT.
+
+    vLLM refuses rows of the vocabulary. ``rows_in_base`` writes ``out_dir``/adapter without them
+    and ``out_dir``/base, the checkpoint it was trained on with them; an adapter without rows needs
+    that not. GplanError where the run trained no adapter, or its base is gone from its place.
+    """
+    source, out = Path(model_dir), Path(out_dir)
+    if not (source / FOLDER).is_dir():
+        raise GplanError(
+            f"{source} has no {FOLDER}/: only a run with lora.rank leaves one; export its weights "
+            "without --adapter."
+        )
+    config = model_directory.read_config(source)
+    adapter = read_adapter(source / FOLDER, config, rows=config.vocab_size)
+    with atomic_directory(out) as target:
+        folder = target
+        if rows_in_base and adapter.rows:
+            export_checkpoint(adapter.base, target / "base", rows_of=adapter)
+            adapter, folder = adapter.without_rows(str(out / "base")), target / FOLDER
+        adapter.write(folder)
+        model_directory.copy_tokenizer(source, folder)
+    return adapter
 
 
 def _with_new_rows(

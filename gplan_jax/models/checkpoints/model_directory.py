@@ -90,11 +90,16 @@ def read_config(directory: str | Path) -> Qwen3Config:
     return Qwen3Config.from_hf(read_json(path), source=str(path))
 
 
-def copy_companions(source: Path, target: Path, *, vocab_size: int, dtype: np.dtype) -> None:
-    """Copies what lies beside the weights; config.json is rewritten only where it differs."""
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copies the tokenizer and what else says how text becomes tokens, over what is there."""
     for name in _COMPANIONS:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+
+
+def copy_companions(source: Path, target: Path, *, vocab_size: int, dtype: np.dtype) -> None:
+    """Copies what lies beside the weights; config.json is rewritten only where it differs."""
+    copy_tokenizer(source, target)
     values = read_json(source / "config.json")
     dtype_key = "torch_dtype" if "torch_dtype" in values else "dtype"
     changed = {**values, "vocab_size": vocab_size, dtype_key: str(dtype)}

@@ -18,6 +18,7 @@ from gplan_jax.foundation.files import atomic_directory
 from gplan_jax.foundation.paths import alone_in
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.models import Qwen3, save_model_directory
+from gplan_jax.models.checkpoints import adapters
 from gplan_jax.models.checkpoints.model_directory import save_shards
 from gplan_jax.models.qwen3.lora import merged
 from gplan_jax.training.hosts.mesh import put_batch
@@ -276,8 +277,10 @@ def _first_state(
 def _save_model(run: Run, params: Params, folder: Path) -> None:
     """Writes weights with all that reads them as a model directory, once for all processes."""
     nnx.update(run.model, params)
-    model = merged(run.model) if run.config.lora.rank else run.model
-    shards = None
+    model, adapter, shards = run.model, None, None
+    if run.config.lora.rank:
+        adapter = adapters.adapter_of(run.model, base=run.config.model)
+        model = merged(run.model)
     if jax.process_count() > 1:
         shards = folder.with_name(f"{folder.name}-shards")
         if is_primary():
@@ -290,4 +293,6 @@ def _save_model(run: Run, params: Params, folder: Path) -> None:
         with atomic_directory(folder) as temporary:
             save_model_directory(model, temporary, source_dir=Path(run.config.model), shards=shards)
             run.training_set.task.save(temporary, run.training_set.examples)
+            if adapter is not None:
+                adapter.write(temporary / adapters.FOLDER)
     barrier(f"{folder.name} is written")

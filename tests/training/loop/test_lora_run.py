@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gplan_jax.data import ChatEncoder
-from gplan_jax.models import load_qwen3
+from gplan_jax.models import convert_checkpoint, load_qwen3
 from gplan_jax.models.checkpoints.model_directory import model_parameters
 from gplan_jax.training.loop.loop import train
 from gplan_jax.training.loop.metrics_log import read_log
@@ -17,7 +17,7 @@ from gplan_jax.training.steps.train_config import TrainConfig
 
 
 def test_adapters_train_and_are_merged_at_the_end(
-    training_data: dict[str, Any], tiny_model_dir: Path, tmp_path: Path
+    training_data: dict[str, Any], tiny_hf_dir: Path, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     config = TrainConfig.model_validate(
         {
@@ -48,3 +48,11 @@ def test_adapters_train_and_are_merged_at_the_end(
     update = after["layers.mlp.down"] - before["layers.mlp.down"]
     for layer in update:
         assert jnp.linalg.matrix_rank(layer, rtol=1e-3) <= 4
+
+    # The adapter itself lies beside the weights, and merged into the checkpoint gives them again.
+    tokens = ChatEncoder.load(tiny_model_dir).latents.tokens
+    adapter = finished / "adapter"
+    convert_checkpoint(tiny_hf_dir, tmp_path / "again", new_tokens=tokens, adapter=adapter)
+    again = model_parameters(load_qwen3(tmp_path / "again"))
+    for path in changed:
+        np.testing.assert_allclose(again[path], after[path], rtol=0, atol=1e-6)
