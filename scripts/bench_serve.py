@@ -14,6 +14,10 @@ hang_up   --hang-ups clients go away in the middle of their request, some in the
           it; no slot may stay taken, and later requests must be answered.
 reload    --reloads times the model is loaded anew and takes over, at --steady-qps; no request may
           fail. Not among the parts by default, and only for `gplan serve`.
+replica   one of several engines fails in the middle of --replica-s seconds at --replica-qps; no
+          request may fail, and /readyz and the metrics must tell. Not among the parts by default,
+          only for `gplan serve` with --replicas, and the last one: the engine stays lost. Without
+          several devices: XLA_FLAGS=--xla_force_host_platform_device_count=2.
 
 Prints one line of JSON with figures, verdicts and what it ran on. Latencies count from the intended
 send times, docs/latency.md.
@@ -28,6 +32,7 @@ import os
 import random
 import secrets
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -39,6 +44,7 @@ from typing import Any
 
 import httpx2
 import numpy as np
+from bench_serve_faulty import HELD
 from bench_serve_verdicts import flatness, recovery_seconds, sustains, verdicts
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -64,7 +70,10 @@ from gplan_jax.serving.latency.load_generator import (
     send_on_schedule,
 )
 
-PARTS = ("steady", "overload", "hang_up")  # by default; and there is "reload"
+PARTS = ("steady", "overload", "hang_up")  # by default
+MORE_PARTS = ("reload", "replica")
+FAULTY_SERVE = Path(__file__).parent / "bench_serve_faulty.py"
+POLL_S = 0.05
 ADMIN_KEY = "GPLAN_BENCH_ADMIN_KEY"
 MIB = 2**20
 OVERLOAD = 10  # times the sustainable rate
@@ -94,12 +103,20 @@ def parse_options() -> argparse.Namespace:
     add("--recovery-s", type=float, default=20.0)
     add("--hang-ups", type=int, default=200)
     add("--reloads", type=int, default=50)
+    add("--replica-qps", type=float, default=10.0)
+    add("--replica-s", type=float, default=60.0)
     add("--seed", type=int, default=0)
     options = parser.parse_args()
     if bool(options.model) == bool(options.command):
         parser.error("name either --model or --command")
-    if unknown := set(options.parts.split(",")) - {*PARTS, "reload"}:
-        parser.error(f"--parts knows {', '.join(PARTS)}, reload, not {', '.join(sorted(unknown))}")
+    options.parts = options.parts.split(",")
+    if unknown := {*options.parts} - {*PARTS, *MORE_PARTS}:
+        known = ", ".join((*PARTS, *MORE_PARTS))
+        parser.error(f"--parts knows {known}, not {', '.join(sorted(unknown))}")
+    if "replica" in options.parts[:-1]:
+        parser.error("replica must be the last part: the engine that fails stays lost")
+    if options.command and {*MORE_PARTS} & {*options.parts}:
+        parser.error(f"{' and '.join(MORE_PARTS)} need --model")
     return options
 
 
@@ -152,13 +169,14 @@ async def measure(server: LocalServer, options: argparse.Namespace) -> dict[str,
         "overload": overload,
         "hang_up": hang_up,
         "reload": reload,
+        "replica": replica,
     }
     async with http_sender(
         server.url, path=PLAN_PATH, timeout_s=4 * options.deadline_ms / 1000
     ) as send:
         bench = Bench(server, send, bodies, options)
         await warm_up(send, bodies[:20], server.url)
-        return {name: await parts[name](bench) for name in options.parts.split(",")}
+        return {name: await parts[name](bench) for name in options.parts}
 
 
 async def steady(bench: Bench) -> dict[str, Any]:
@@ -307,6 +325,54 @@ async def reload(bench: Bench) -> dict[str, Any]:
     }
 
 
+async def replica(bench: Bench) -> dict[str, Any]:
+    """Traffic while an engine fails: what becomes of the requests, and who is told."""
+    qps, seconds = bench.options.replica_qps, bench.options.replica_s
+    clock = asyncio.get_running_loop().time
+    told = dict[str, float]()  # state that /readyz shows -> seconds after the failure
+
+    async def watch(client: httpx2.AsyncClient) -> None:
+        await asyncio.sleep(seconds / 2)
+        os.kill(bench.server.process.pid, signal.SIGUSR1)
+        failed = clock()
+        while True:
+            answer = await client.get("/readyz")
+            state = answer.json().get("replicas") or str(answer.status_code)
+            told.setdefault(state, round(clock() - failed, 3))
+            await asyncio.sleep(POLL_S)
+
+    before = await bench.metrics()
+    if sum(name.startswith("gplan_replica_up") for name in before) < 2:
+        sys.exit("error: replica needs several engines; name --serve '--replicas 2'")
+    async with httpx2.AsyncClient(
+        base_url=bench.server.url, trust_env=False, timeout=METRICS_S
+    ) as client:
+        watching = asyncio.create_task(watch(client))
+        exchanges = await bench.run(f"{qps:g} QPS, losing one", bench.poisson(qps, seconds))
+        if watching.done():  # It ends by a fault alone.
+            watching.result()
+        watching.cancel()
+        health = (await client.get("/healthz")).status_code
+    after = await bench.metrics()
+    halves = [
+        [e for e in exchanges if (e.intended_s < seconds / 2) == early] for early in (True, False)
+    ]
+    log = bench.server.log.read_text(encoding="utf-8", errors="replace")
+    held = [line.removeprefix(HELD) for line in log.splitlines() if line.startswith(HELD)]
+    up = [value for name, value in after.items() if name.startswith("gplan_replica_up")]
+    return {
+        **bench.summary(exchanges, seconds),
+        "before": bench.summary(halves[0], seconds / 2),
+        "after": bench.summary(halves[1], seconds / 2),
+        "held": int(held[0]) if held else 0,  # requests in the engine that failed
+        "readyz_after_s": told,
+        "healthz": health,
+        "up": up,
+        "slots": [before["gplan_slots"], after["gplan_slots"]],
+        "compilations": _grown(before, after, "gplan_compilations_total"),
+    }
+
+
 async def send_once(bench: Bench) -> Exchange:
     [exchange] = await send_on_schedule(bench.send, bench.bodies, [0.0])
     return exchange
@@ -369,10 +435,13 @@ def main() -> None:
         if options.command:
             return shlex.split(options.command.format(port=port))
         more = shlex.split(options.serve)
-        if "reload" in options.parts.split(","):
+        if "reload" in options.parts:
             os.environ[ADMIN_KEY] = secrets.token_hex(16)
             more += ["--admin-key-env", ADMIN_KEY]
-        return serve_command(options.model, port, more)
+        command = serve_command(options.model, port, more)
+        if "replica" in options.parts:
+            command[1:3] = [str(FAULTY_SERVE)]  # in the place of -m gplan_jax.cli.main
+        return command
 
     with tempfile.TemporaryDirectory() as temporary:
         log = (options.out or Path(temporary)) / "server.log"

@@ -88,6 +88,16 @@ def verdicts(figures: Mapping[str, Any], *, exit_code: int) -> dict[str, bool]:
         }
     if reload := figures.get("reload"):
         found["reload_without_an_error"] = not reload["errors"]
+    if replica := figures.get("replica"):
+        engines = len(replica["up"])
+        told_s = replica["readyz_after_s"].get(f"{engines - 1} of {engines}")
+        found |= {
+            "replica_without_an_error": not replica["errors"],
+            "replica_was_at_work": replica["held"] > 0,
+            "replica_one_is_lost": sum(replica["up"]) == engines - 1,
+            "replica_told_soon": told_s is not None and told_s <= SOON_S,
+            "replica_server_goes_on": replica["healthz"] == 200,
+        }
     if hung := figures.get("hang_up"):
         found |= {
             "hang_up_no_slot_leaked": hung["held_after"] == 0,

@@ -99,6 +99,13 @@ def figures() -> dict[str, Any]:
             "alive": True,
         },
         "hang_up": {"held_after": 0, "later": summary({}), "alive": True},
+        "replica": {
+            **summary({}),
+            "held": 3,
+            "readyz_after_s": {"2 of 2": 0.0, "1 of 2": 0.4},
+            "healthz": 200,
+            "up": [1.0, 0.0],
+        },
     }
 
 
@@ -121,6 +128,11 @@ def test_every_fault_has_a_verdict_of_its_own() -> None:
         "hang_up_no_slot_leaked": (("hang_up", "held_after"), 1),
         "hang_up_later_answered": (("hang_up", "later", "errors"), {"504 deadline": 1}),
         "hang_up_no_crash": (("hang_up", "alive"), False),
+        "replica_without_an_error": (("replica", "errors"), {"500 internal": 1}),
+        "replica_was_at_work": (("replica", "held"), 0),
+        "replica_one_is_lost": (("replica", "up"), [1.0, 1.0]),
+        "replica_told_soon": (("replica", "readyz_after_s"), {"2 of 2": 0.0, "1 of 2": 9.0}),
+        "replica_server_goes_on": (("replica", "healthz"), 503),
     }
     for verdict, (path, value) in faults.items():
         broken = figures()
