@@ -26,6 +26,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # imported; the processes that tests start inherit it.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
+# No test asks the hub but through a server of its own.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 # And to compile once: what one test has compiled, later tests, other workers and the processes that
 # tests start read from disk. A run begins with what the last one left, as long as that is not much.
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ from typing import Annotated, cast, get_args
 import typer
 from rich.console import Console
 
-from gplan_jax.cli.options import named_paths, read_api_key
+from gplan_jax.cli.options import model_directory, named_paths, read_api_key
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.extras import require_extra
 from gplan_jax.inference.engine.requests import DecodingMode
@@ -99,7 +99,8 @@ def latency(
         warmup=warmup,
         timeout_s=timeout,
     )
-    models = named_paths("--model", model or [])
+    named = named_paths("--model", model or [])
+    models = {name: model_directory(path) for name, path in named.items()}
     modes = parse_modes(mode or [])
     if data is None:
         samples = study.simulated_contexts(plan)

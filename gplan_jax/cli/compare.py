@@ -19,7 +19,7 @@ def compare(
         Path,
         typer.Argument(
             metavar="A",
-            help="A model directory, what evaluate or predict wrote, or a predictions.jsonl.",
+            help="A model directory or hub id, what evaluate or predict wrote, or a predictions.jsonl.",
         ),
     ],
     second: Annotated[Path, typer.Argument(metavar="B", help="The same of the other planner.")],
@@ -49,6 +49,7 @@ def compare(
         pair_view,
     )
 
+    first, second = (options.model_directory(given) for given in (first, second))
     asked = {"limit": limit, "batch_size": batch_size, "mode": mode, **decoding}
     result, differing = compare_planners(
         first, second, data=data, out=out, faulty=FaultyRows(on_error), **asked

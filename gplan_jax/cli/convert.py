@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 
 def convert(
     hf_dir: Annotated[
-        Path, typer.Argument(help="Qwen3 checkpoint: config.json, *.safetensors, tokenizer.json.")
+        Path,
+        typer.Argument(help="Qwen3 checkpoint: a directory, or an id on the hub: Qwen/Qwen3-1.7B."),
     ],
     out: Annotated[Path, typer.Option(help="New directory for the model.")],
+    revision: Annotated[
+        str | None, typer.Option(help="Of a hub id: branch, tag or commit; else main.")
+    ] = None,
     latents: Annotated[
         str,
         typer.Option(
@@ -36,14 +40,17 @@ def convert(
 ) -> None:
     """Turn a Hugging Face Qwen3 checkpoint into a GPlan model directory.
 
-    Example: gplan convert Qwen3-1.7B --out models/qwen3-1.7b
+    What is fetched from the hub stays in its cache (HF_HOME), as transformers keeps it.
 
-    Example: gplan convert Qwen3-1.7B --out models/mine --latents rows.jsonl
+    Example: gplan convert Qwen/Qwen3-1.7B --out models/Qwen3-1.7B
 
-    Example: gplan convert Qwen3-1.7B --adapter my-lora --out models/mine
+    Example: gplan convert Qwen/Qwen3-1.7B --out models/mine --latents rows.jsonl
+
+    Example: gplan convert Qwen/Qwen3-1.7B --adapter my-lora --out models/mine
     """
     from gplan_jax.data.tasks.text_task import text_latents
     from gplan_jax.models import convert_checkpoint
+    from gplan_jax.models.checkpoints.hub import model_path
     from gplan_jax.reasoning import LatentVocabulary
 
     vocabulary = None
@@ -52,7 +59,7 @@ def convert(
     elif latents != "none":
         vocabulary = text_latents(latents, width=latents_per_block)
     report = convert_checkpoint(
-        hf_dir,
+        model_path(hf_dir, revision),
         out,
         new_tokens=vocabulary.tokens if vocabulary else (),
         metadata={"latents": vocabulary.to_dict()} if vocabulary else {},

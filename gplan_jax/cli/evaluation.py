@@ -38,6 +38,7 @@ def evaluate(
     from gplan_jax.evaluation.scores.model_evaluation import evaluate_model
     from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS
     from gplan_jax.evaluation.scores.score_tables import failures_table, metrics_table
+    from gplan_jax.models.checkpoints.hub import hub_name
 
     metrics = evaluate_model(
         model,
@@ -50,7 +51,7 @@ def evaluate(
         mode=mode,
         **decoding,
     )
-    Console().print(metrics_table(metrics, name=model.name))
+    Console().print(metrics_table(metrics, name=hub_name(model) or model.name))
     if failures := failures_table(metrics):
         Console().print(failures)
     typer.echo(f"Finished. The result is in {out}")

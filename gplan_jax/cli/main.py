@@ -30,6 +30,7 @@ from gplan_jax.cli import tasks as tasks_command
 from gplan_jax.cli import triggers as triggers_command
 from gplan_jax.cli.abtest import abtest
 from gplan_jax.cli.config import config
+from gplan_jax.cli.options import model_directory
 from gplan_jax.cli.seeds import seeds
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.compilation_cache import keep_compiled_programs
@@ -112,6 +113,7 @@ STOPPED = (
     "command again (train goes on with --resume)"
 )
 OUTPUTS = ("out", "log_out", "example_log")
+MODELS = ("model", "model_dir")  # directories, or ids on the hub
 
 
 def prepared(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -122,6 +124,8 @@ def prepared(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, value in options.items():
             if isinstance(value, Path) or (value and name in OUTPUTS and not is_cloud(value)):
                 options[name] = local_path(value)
+                if name in MODELS:
+                    options[name] = model_directory(options[name])
             elif isinstance(value, list):
                 options[name] = [local_path(v) if isinstance(v, Path) else v for v in value]
         with contextlib.ExitStack() as locks:
@@ -165,6 +169,8 @@ def describe_os_error(error: OSError) -> str:
     path = error.filename2 or error.filename
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
+            if error.strerror and ";" in error.strerror:  # Says it all already.
+                return error.strerror
             return "the disk is full; free some space and run the command again"
         case errno.EISDIR:
             return f"{path} is a directory; name a file"

@@ -31,7 +31,9 @@ Library = Annotated[
 ]
 
 # Models and how they decode.
-Model = Annotated[Path, typer.Option(help="A model directory, as convert or train writes it.")]
+Model = Annotated[
+    Path, typer.Option(help="Model directory, as convert or train writes it, or an id on the hub.")
+]
 ModelsLibrary = Annotated[
     Path | None, typer.Option(help="Intent library (YAML); else the model's own, else Amap's.")
 ]
@@ -138,8 +140,19 @@ def read_api_key(variable: str | None) -> str | None:
     return key
 
 
+def model_directory(given: Path) -> Path:
+    """A model's directory, itself or fetched from the hub; JAX is started for the latter alone."""
+    if given.exists():
+        return given
+    from gplan_jax.models.checkpoints.hub import model_path
+
+    return model_path(given)
+
+
 def run_of(path: Path) -> str:
     """How a model is called: as its directory, or as its run where that is RUN/model."""
+    if path.parent.name == "snapshots":  # Fetched from the hub.
+        return path.parents[1].name.rpartition("--")[2]
     return path.parent.name if path.name == "model" else path.name
 
 

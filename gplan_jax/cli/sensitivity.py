@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from gplan_jax.cli.options import BatchSize, MaxNewTokens, OnError, named_paths
+from gplan_jax.cli.options import BatchSize, MaxNewTokens, OnError, model_directory, named_paths
 from gplan_jax.foundation.faulty_rows import FaultyRows
 
 
@@ -47,7 +47,7 @@ def sensitivity(
     from gplan_jax.evaluation.sensitivity.sensitivity_tables import sensitivity_view
 
     metrics = model_comparison.compare_sensitivity(
-        named_paths("--model", model),
+        {name: model_directory(path) for name, path in named_paths("--model", model).items()},
         pairs,
         out,
         unchanged=unchanged,

@@ -134,7 +134,10 @@ def serve(
             experiment=load_config(AbTest, experiment) if experiment else None,
             labels=load_config(Labels, labels).labels if labels else {},
         ),
-        arms=options.named_paths("--arm", arm or [], form="NAME=DIR"),
+        arms={
+            name: options.model_directory(path)
+            for name, path in options.named_paths("--arm", arm or [], form="NAME=DIR").items()
+        },
         host=host,
         port=port,
         library=str(library) if library else None,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from gplan_jax.cli import options
 from gplan_jax.foundation.config import load_config
 
 
@@ -47,6 +48,9 @@ def train(
     from gplan_jax.training.steps.train_config import TrainConfig
 
     settings = load_config(TrainConfig, config, overrides or [])
+    settings = settings.model_copy(
+        update={"model": str(options.model_directory(Path(settings.model)))}
+    )
     stopped: RunStopped | None = None
     try:
         with joined() as place:

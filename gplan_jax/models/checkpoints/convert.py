@@ -14,6 +14,7 @@ from gplan_jax.foundation.files import atomic_directory
 from gplan_jax.foundation.progress import track
 from gplan_jax.models.checkpoints import hugging_face, model_directory
 from gplan_jax.models.checkpoints.adapters import CONFIG, FOLDER, Adapter, read_adapter
+from gplan_jax.models.checkpoints.hub import model_path, origin_of
 from gplan_jax.models.checkpoints.tokenizer_files import (
     TokenizerExtension,
     check_size,
@@ -49,20 +50,21 @@ def convert_checkpoint(
     adapter: str | Path | None = None,
     progress: bool = False,
 ) -> CheckpointReport:
-    """Turns a Hugging Face Qwen3 checkpoint into a GPlan model directory.
+    """Turns a Hugging Face Qwen3 checkpoint, a directory or hub id, into a GPlan model directory.
 
     New tokens take the ids after the tokenizer's, in their order. Their rows (of the embedding, and
     of an untied head) are the mean of the rows of existing tokens plus noise from ``seed``; all
     other weights keep their bytes and dtype. Where the ids do not fit, the matrices grow to a
-    multiple of 128 rows. ``metadata`` is kept in gplan.json; ``out_dir`` appears whole or not at
-    all. An ``adapter`` in PEFT's format is merged into the weights; its rows win over new ones, and
-    where it brings a tokenizer, that replaces the checkpoint's.
+    multiple of 128 rows. ``metadata`` is kept in gplan.json, beside the ``base``: name, revision
+    and license, where known. ``out_dir`` appears whole or not at all. An ``adapter`` in PEFT's
+    format is merged into the weights; its rows win over new ones, and where it brings a tokenizer,
+    that replaces the checkpoint's.
 
     GplanError where the checkpoint is not whole, does not match its config, or its tokenizer has
     more ids than the embedding has rows; the adapter does not fit it (``read_adapter``) or gives a
     token another id; or ``out_dir`` holds something.
     """
-    source = Path(hf_dir)
+    source = model_path(hf_dir)
     if model_directory.is_model_directory(source):
         mend = "it needs no conversion" if adapter is None else "gplan export it first"
         raise GplanError(f"{source} is a GPlan model directory already; {mend}.")
@@ -99,13 +101,14 @@ def convert_checkpoint(
             parameter = _with_new_rows(parameter, rows, extension, rng)
         return low_rank.put_rows(path, parameter) if low_rank else parameter
 
+    origin = origin_of(source)
     record = model_directory.ModelRecord(
         new_tokens=extension.ids if extension else {},
         original_tokens=extension.size_before if extension else None,
         original_vocab_size=config.vocab_size,
         ships_lm_head=hugging_face.LM_HEAD in tensors,
         source_dtype=str(dtype),
-        metadata=metadata or {},
+        metadata=({"base": origin} if origin else {}) | (metadata or {}),
     )
     with atomic_directory(out_dir) as target:
         model_directory.copy_companions(source, target, vocab_size=rows, dtype=dtype)

@@ -27,7 +27,7 @@ from gplan_jax.models.qwen3.config import Qwen3Config
 SHARD_BYTES = 1_000_000_000
 LM_HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -141,7 +141,7 @@ class LazyTensor:
 
 def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
     """Reads the headers of a checkpoint's shards; GplanError lists every fault found."""
-    index = directory / _INDEX
+    index = directory / INDEX
     promised: dict[str, str] = {}  # tensor -> shard
     if index.is_file():
         content = read_json(index)
@@ -155,15 +155,15 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
                 f"{index} has no weight_map of tensors to shards; download the checkpoint again."
             )
         promised = weight_map
-    elif not (directory / _SINGLE).is_file():
+    elif not (directory / SINGLE).is_file():
         raise GplanError(
-            f"{directory} holds neither {_INDEX} nor {_SINGLE}; name a Hugging Face checkpoint in "
+            f"{directory} holds neither {INDEX} nor {SINGLE}; name a Hugging Face checkpoint in "
             "safetensors format (pickled .bin weights are not read)."
         )
     tensors: dict[str, StoredTensor] = {}
     faults: list[str] = []
     unread: list[str] = []
-    for file in sorted(set(promised.values())) or [_SINGLE]:
+    for file in sorted(set(promised.values())) or [SINGLE]:
         if not (directory / file).is_file():
             faults.append(f"{file}: this shard is missing")
             continue
@@ -339,7 +339,7 @@ def write_sharded(
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        file = _SINGLE if len(shards) == 1 else file
+        file = SINGLE if len(shards) == 1 else file
         arrays = {}
         for tensor in shard:
             values = np.ascontiguousarray(tensor.values())
@@ -359,7 +359,7 @@ def write_sharded(
     if len(shards) > 1:
         total = sum(tensor.nbytes for tensor in tensors)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        write_json(directory / _INDEX, index)
+        write_json(directory / INDEX, index)
 
 
 def _transposed(matrix: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.models.checkpoints import hugging_face
+from gplan_jax.models.checkpoints.hub import model_path
 from gplan_jax.models.checkpoints.model_directory import (
     PARAMS,
     ParameterStore,
@@ -36,7 +37,7 @@ def load_qwen3(
     remat: Remat = "none",
     mesh: Mesh | None = None,
 ) -> Qwen3:
-    """Loads a Hugging Face checkpoint or a GPlan model directory.
+    """Loads a Hugging Face checkpoint or a GPlan model directory; or fetches it, by its hub id.
 
     Weights go straight to where they live: a process reads the slices that its devices hold, a
     tensor of a Hugging Face checkpoint (a parameter of a model directory) at a time, so host memory
@@ -45,9 +46,9 @@ def load_qwen3(
     ``param_dtype`` None keeps each parameter's stored dtype, ``compute_dtype`` None multiplies in
     that of the embedding; ``remat`` as for ``Qwen3``. GplanError where the directory does not hold
     a whole Qwen3 dense checkpoint that matches its config.json (every fault is listed), a weight is
-    not finite, or its tokenizer has ids beyond the embedding.
+    not finite, or its tokenizer has ids beyond the embedding; and as ``hub.model_path``.
     """
-    directory = Path(path)
+    directory = model_path(path)
     config = read_config(directory)
     check_tokenizer(directory, rows=config.vocab_size)
     model = abstract_qwen3(config, param_dtype or jnp.float32, compute_dtype, remat)

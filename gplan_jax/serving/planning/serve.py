@@ -18,6 +18,7 @@ from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.inference.engine.engine import PlanEngine
 from gplan_jax.inference.engine.replicas import load_replicas
 from gplan_jax.inference.engine.requests import EngineConfig, EngineSnapshot
+from gplan_jax.models.checkpoints.hub import hub_name
 from gplan_jax.reasoning import LatentVocabulary
 from gplan_jax.serving.http.server import DrainingServer, listen
 from gplan_jax.serving.http.settings import ServerSettings
@@ -135,6 +136,8 @@ def allowed_hosts(host: str, named: Sequence[str]) -> tuple[str, ...]:
 def display_name(model_dir: Path) -> str:
     """A model's name in answers: its directory, after its run's where training named it."""
     folder = model_dir.resolve()
+    if name := hub_name(folder):
+        return name
     of_run = folder.name in ("model", "best") and folder.parent.name
     return f"{folder.parent.name}/{folder.name}" if of_run else folder.name
 
