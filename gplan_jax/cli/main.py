@@ -23,6 +23,7 @@ import gplan_jax
 from gplan_jax.cli import baseline as baseline_command
 from gplan_jax.cli import bench, convert, evaluation, memory, sensitivity, serve, synthesis, train
 from gplan_jax.cli import compare as compare_command
+from gplan_jax.cli import doctor as doctor_command
 from gplan_jax.cli import judge as judge_command
 from gplan_jax.cli import quickstart as quickstart_command
 from gplan_jax.cli import reproduce as reproduce_command
@@ -45,6 +46,7 @@ app = typer.Typer(
 
 for command in (
     quickstart_command.quickstart,
+    doctor_command.doctor,
     convert.convert,
     convert.export,
     triggers_command.triggers,

@@ -1,0 +1,1 @@
+"""`gplan doctor`: what works on this machine, at which speed; each check caught by itself."""

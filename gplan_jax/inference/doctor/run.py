@@ -1,0 +1,116 @@
+"""Runs the checks, those that need JAX in a process of their own: what aborts or hangs takes no
+other check with it.
+
+That process writes a line of JSON for each check that it starts and each finding, and is started
+again, without what is done, where it ends early.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+
+from gplan_jax.foundation.progress import ProgressBar
+from gplan_jax.inference.doctor.findings import Finding
+from gplan_jax.inference.doctor.machine import machine_checks
+
+_CHILD = (sys.executable, "-m", "gplan_jax.inference.doctor.run")
+_START, _DEVICES = "JAX", "devices"  # where these fail, the rest is checked on the CPU
+
+
+def caught(name: str, check: Callable[[str], Finding]) -> Finding:
+    """What a check finds, or the row that says how it failed."""
+    try:
+        return check(name)
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0][:200]
+        seen = f"{type(error).__name__}: {said}"
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said:
+            return Finding(name, "absent", seen, "too little memory: end what else uses the device")
+        mend = "install a driver and JAX that fit each other"
+        if name.startswith("attention"):
+            mend += "; until then runs take xla (precision.attention=auto)"
+        return Finding(name, "wrong", seen, mend)
+
+
+def examine(check_seconds: float, command: Sequence[str] = _CHILD) -> list[Finding]:
+    """All findings in the order of the checks; stderr shows what was checked last.
+
+    No check takes longer than ``check_seconds``. ``command`` starts the process of the checks that
+    need JAX; the names of those that are done are its arguments.
+    """
+    findings = [caught(name, check) for name, check in machine_checks().items()]
+    done, environment = list[str](), dict(os.environ)
+    with ProgressBar("doctor", None) as bar:
+        while True:
+            name, fault = _one_process([*command, *done], environment, check_seconds, findings, bar)
+            done = [finding.check for finding in findings]
+            if fault is None or name in done:  # All is done, or a second start fails as the first.
+                return findings
+            mend = "update driver and JAX, or choose others with JAX_PLATFORMS"
+            findings.append(Finding(name, "wrong", fault, mend))
+            done.append(name)
+            if name in (_START, _DEVICES):
+                environment["JAX_PLATFORMS"] = "cpu"
+
+
+def _one_process(
+    command: Sequence[str],
+    environment: dict[str, str],
+    limit: float,
+    findings: list[Finding],
+    bar: ProgressBar,
+) -> tuple[str, str | None]:
+    """Adds what one process finds; the check it came to last, and how it ended there if early."""
+    lines: queue.Queue[str] = queue.Queue()
+
+    def read(child: subprocess.Popen[str]) -> None:
+        for line in child.stdout or ():
+            lines.put(line)
+        lines.put("")
+
+    name, fault = _START, None
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        child = subprocess.Popen(command, stdout=-1, stderr=said, text=True, env=environment)
+        threading.Thread(target=read, args=(child,), daemon=True).start()
+        try:
+            while line := lines.get(timeout=limit):
+                message = json.loads(line) if line.startswith("{") else {}  # or a library's words
+                name = message.get("check", name)
+                if "finding" in message:
+                    findings.append(Finding(**message["finding"]))
+                    bar.advance(f"{name}: {findings[-1].state}")
+            if code := child.wait():
+                fault = f"the process ended with code {code}"
+        except queue.Empty:
+            fault = f"no answer in {limit:.0f} s"
+        finally:
+            child.kill()
+            child.wait()
+        said.seek(0)
+        last = [text for text in said.read().splitlines() if text.strip()][-1:]
+    return name, fault and ": ".join([fault, *last])[:240]
+
+
+def main(done: Sequence[str]) -> None:
+    """The process of the checks: all but those that are done."""
+    print(json.dumps({"check": _START}), flush=True)
+    from gplan_jax.inference.doctor.devices import device_checks
+
+    for name, check in device_checks().items():
+        if name not in done:
+            print(json.dumps({"check": name}), flush=True)
+            # Without a backend this process ends, and another goes on with the CPU.
+            finding = check(name) if name == _DEVICES else caught(name, check)
+            print(json.dumps({"finding": dataclasses.asdict(finding)}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
