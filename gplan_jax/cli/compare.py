@@ -19,7 +19,7 @@ def compare(
         Path,
         typer.Argument(
             metavar="A",
-            help="A model directory or hub id, what evaluate or predict wrote, or a predictions.jsonl.",
+            help="A model (directory or hub id), what evaluate or predict wrote, or predictions.",
         ),
     ],
     second: Annotated[Path, typer.Argument(metavar="B", help="The same of the other planner.")],

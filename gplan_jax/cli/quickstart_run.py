@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,10 @@ def _show(out: Path, test_rows: list[gsisr.Sample], console: Console) -> None:
     runs: dict[str, Any] = {mode: read_json(out / "evaluation" / mode / METRICS) for mode in MODES}
     table = comparison_table(runs)
     write_text(out / "results.txt", plain_text(table))
-    curves = draw_learning_curves(
-        {mode: out / mode / "log.jsonl" for mode in MODES}, out / "learning_curves.png"
-    )
+    curves = out / "learning_curves.png"
+    drawn = importlib.util.find_spec("matplotlib") is not None  # An extra: the rest goes without.
+    if drawn:
+        draw_learning_curves({mode: out / mode / "log.jsonl" for mode in MODES}, curves)
     answers = list(read_jsonl(out / "evaluation" / "picd" / PREDICTIONS))
     task = GsisrTask.load(out / "picd" / "model")
     for row in _different_contexts(test_rows, 3):
@@ -137,7 +139,7 @@ def _show(out: Path, test_rows: list[gsisr.Sample], console: Console) -> None:
         test_pairs,
         out / "sensitivity",
         unchanged=unchanged,
-        logs={loss: out / loss / "log.jsonl" for loss in LOSSES},
+        logs={loss: out / loss / "log.jsonl" for loss in LOSSES if drawn},
         batch_size=64,
         max_new_tokens=MAX_NEW_TOKENS,
     )
@@ -155,7 +157,11 @@ def _show(out: Path, test_rows: list[gsisr.Sample], console: Console) -> None:
         ("ablation", out / "sensitivity" / TABLES),
         ("reward shifts", out / "sensitivity" / CURVES),
     ):
-        console.print(f"  {what:16}{where}", highlight=False)
+        if drawn or where.suffix != ".png":
+            console.print(f"  {what:16}{where}", highlight=False)
+    if not drawn:
+        mend = "pip install 'gplan-jax[plots]', then gplan quickstart again, which only draws"
+        console.print(f"No curves: {mend}.", highlight=False, markup=False, soft_wrap=True)
     for command in (
         f"gplan plan --model {out}/scdpo/model --data {out}/data/test.csv --row 5",
         f"gplan serve --model {out}/scdpo/model",
