@@ -56,6 +56,9 @@ def latency(
             "NAME-free, unconstrained; a model that writes its reasoning only unconstrained."
         ),
     ] = None,
+    replicas: Annotated[
+        str, typer.Option(help="Engines of a server: 1, or 1,2 to measure each as NAME-xN too.")
+    ] = "1",
     serve: Annotated[
         str, typer.Option(help="More options for `gplan serve`, e.g. '--slots 16 --weights int8'.")
     ] = "",
@@ -89,8 +92,13 @@ def latency(
 
     if bool(model) == bool(url):
         raise GplanError("Name what to measure: --model NAME=DIR, repeated, or --url of a server.")
-    if url and (mode or serve):
-        raise GplanError("--mode and --serve are for servers started here; leave out --url.")
+    counts = [int(part) for part in replicas.split(",") if part.isascii() and part.isdigit()]
+    if len({*counts} - {0}) != len(replicas.split(",")):
+        raise GplanError(f"--replicas {replicas}: write numbers from 1, each once, e.g. 1,2.")
+    if url and (mode or serve or counts != [1]):
+        raise GplanError(
+            "--mode, --replicas and --serve are for servers started here; leave out --url."
+        )
     plan = study.LoadPlan(
         qps=parse_rates(qps or ["10"]),
         duration_s=duration,
@@ -115,6 +123,7 @@ def latency(
             out,
             plan,
             modes=modes,
+            replicas=counts,
             serve_options=shlex.split(serve),
             start_timeout_s=start_timeout,
         )

@@ -50,6 +50,9 @@ def test_what_to_measure_must_be_named_and_there(tmp_path: Path) -> None:
     assert "--model NAME=DIR" in failure(*out)
     assert "--model NAME=DIR" in failure(*out, "--model", "a=b", *address)
     assert "leave out --url" in failure(*out, *address, "--mode", "a=drafted")
+    assert "leave out --url" in failure(*out, *address, "--replicas", "1,2")
+    for wrong in ("0", "1,1", "two", "1,"):
+        assert "numbers from 1" in failure(*out, "--model", "a=b", "--replicas", wrong)
     assert "is not a directory" in failure(*out, "--model", f"picd={tmp_path / 'absent'}")
     assert "absent.csv does not exist" in failure(
         *out, *address, "--data", str(tmp_path / "absent.csv")

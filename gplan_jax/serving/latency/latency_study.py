@@ -151,6 +151,7 @@ def compare_latency(
     plan: LoadPlan,
     *,
     modes: Mapping[str, DecodingMode] | None = None,
+    replicas: Sequence[int] = (1,),
     serve_options: Sequence[str] = (),
     start_timeout_s: float = 900.0,
 ) -> dict[str, Any]:
@@ -158,8 +159,8 @@ def compare_latency(
 
     The paper decodes all arms alike, greedily. So a model that the grammar or drafts speed up is
     also measured unconstrained, as ``NAME-free``: only such rows give ratios like the paper's.
-    ``modes`` names the one mode of a model to measure instead; every run takes the samples in
-    order.
+    ``modes`` names the one mode of a model to measure instead. All of it is measured with each
+    number of ``replicas``, N of them as ``NAME-xN``. Every run takes the samples in order.
 
     Returns:
         What stands in OUT/latency.json: "ran_on", "load", and "models": name -> its directory,
@@ -167,22 +168,25 @@ def compare_latency(
     """
     refuse_existing(out)
     modes = modes or {}
-    for name in models:
-        taken = (".", "..", RESULTS, TABLES, *(f"{other}{FREE}" for other in models))
-        if not name or name in taken or {"/", "\\"} & set(name):
-            raise GplanError(f"{name!r} can't name a model's folder; use NAME=DIR.")
     if unknown := [name for name in modes if name not in models]:
         raise GplanError(f"--mode names {', '.join(unknown)}; the models are {', '.join(models)}.")
-    arms: dict[str, tuple[Path, DecodingMode]] = {}
+    arms: dict[str, tuple[Path, DecodingMode, int]] = {}
     for name, folder in models.items():
-        arms[name] = folder, modes.get(name) or own_mode(folder)
-        if name not in modes and arms[name][1] != "unconstrained":
-            arms[name + FREE] = folder, "unconstrained"
+        decoded = {name: modes.get(name) or own_mode(folder)}
+        if name not in modes and decoded[name] != "unconstrained":
+            decoded[name + FREE] = "unconstrained"
+        for count in replicas:
+            for arm, mode in decoded.items():
+                key = arm if count == 1 else f"{arm}-x{count}"
+                if key in ("", ".", "..", RESULTS, TABLES, *arms) or {"/", "\\"} & set(key):
+                    raise GplanError(f"{key!r} can't name a model's folder; use NAME=DIR.")
+                arms[key] = folder, mode, count
     results: dict[str, Any] = {"ran_on": report.machine(), "load": asdict(plan), "models": {}}
-    for name, (folder, mode) in arms.items():
+    for name, (folder, mode, count) in arms.items():
         # The server gives up on no request before its client does.
         patience = ["--deadline-ms", str(round(plan.timeout_s * 1000))]
         options = ["--mode", mode, *patience, *serve_options]
+        options += ["--replicas", str(count)] if count > 1 else []
         command = partial(serve_command, folder, options=options)
         log = out / name / LOG
         started = f"{name}: gplan serve loads {folder} and compiles; its log is {log}"
@@ -192,6 +196,7 @@ def compare_latency(
         results["models"][name] = {
             "model": str(folder),
             "mode": mode,
+            "replicas": count,
             "serve_options": list(serve_options),
             "runs": runs,
         }

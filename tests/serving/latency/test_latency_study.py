@@ -89,6 +89,22 @@ def test_every_model_meets_every_rate_with_the_same_arrivals(
         assert line in shown
 
 
+def test_more_replicas_are_arms_of_their_own(
+    tmp_path: Path, commands: list[tuple[Path, list[str]]], world_rows: list[Sample]
+) -> None:
+    models = {"direct": model_dir(tmp_path / "direct")}
+    plan = LoadPlan(qps=(20.0,), duration_s=0.2, warmup=1, timeout_s=30.0)
+    results = compare_latency(models, world_rows, tmp_path / "out", plan, replicas=(1, 2))
+    assert {name: (arm["mode"], arm["replicas"]) for name, arm in results["models"].items()} == {
+        "direct": ("drafted", 1),
+        "direct-free": ("unconstrained", 1),
+        "direct-x2": ("drafted", 2),
+        "direct-free-x2": ("unconstrained", 2),
+    }
+    assert [options[4:] for _, options in commands] == [[], [], *[["--replicas", "2"]] * 2]
+    assert "direct-free-x2" in (tmp_path / "out" / "latency.txt").read_text()
+
+
 def test_a_running_server_is_measured_and_left_alone(
     tmp_path: Path, world_rows: list[Sample]
 ) -> None:
