@@ -5,7 +5,7 @@ Letters: B batch, T queries, C keys, N query heads, K key/value heads, H head si
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -53,6 +53,16 @@ def check_attention(
     reference = partial(_dense, lengths, seen)
     operands = (normal(rows, _QUERIES, heads), kv)
     return compare(call, reference, operands, unit=rounding(dtype, platform), mesh=mesh)
+
+
+@cache
+def attention_fault(kernel: str, **sizes: Any) -> str | None:
+    """What ``check_attention`` finds wrong, or why the kernel can't run; None where it is right."""
+    try:
+        found = check_attention(kernel, **sizes)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+    return None if found.right else str(found)
 
 
 def _attend(kernel: Any, lengths: Any, seen: Any, operands: Any) -> jax.Array:

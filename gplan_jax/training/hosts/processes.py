@@ -37,7 +37,7 @@ def differing(digests: Mapping[str, str]) -> list[str]:
     return [key for n, key in enumerate(keys) if (of_all[:, n] != of_all[0, n]).any()]
 
 
-def any_fault(fault: str | None) -> str | None:
+def any_fault(fault: str | None, elsewhere: str = "could not read it") -> str | None:
     """The fault of this process, or word of another's; None where no process has one.
 
     Every process must call it, so that all take the same way on.
@@ -46,5 +46,5 @@ def any_fault(fault: str | None) -> str | None:
         return fault
     faulty = np.flatnonzero(multihost_utils.process_allgather(np.asarray(fault is not None)))
     if fault is None and len(faulty):
-        return "process " + ", ".join(map(str, faulty)) + " could not read it"
+        return "process " + ", ".join(map(str, faulty)) + f" {elsewhere}"
     return fault

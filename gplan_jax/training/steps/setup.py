@@ -32,12 +32,13 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.models import Qwen3, load_qwen3
 from gplan_jax.models.attention.causal import Kernel, resolve_kernel
+from gplan_jax.models.attention.check import attention_fault
 from gplan_jax.models.checkpoints.model_directory import read_config
 from gplan_jax.models.layers.projection import LoraParam
 from gplan_jax.models.qwen3.lora import add_lora
 from gplan_jax.objectives.curriculum import CompressionCurriculum
 from gplan_jax.training.hosts.mesh import batch_share, check_mesh, make_mesh
-from gplan_jax.training.hosts.processes import log_once
+from gplan_jax.training.hosts.processes import any_fault, log_once
 from gplan_jax.training.steps.objectives import (
     PreferenceObjective,
     SectionObjective,
@@ -199,7 +200,7 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
         remat=config.precision.remat,
         mesh=mesh,
     )
-    model.kernel = kernel_of(config, model, platform=mesh.devices.flat[0].platform)
+    model.kernel = checked_kernel(config, model, mesh)
     add_adapters(model, config, latent_ids=encoder.latent_ids, mesh=mesh)
     optimizer = make_optimizer(config.optimizer, schedule)
     run = Run(config, directory, mesh, model, loader, schedule, optimizer)
@@ -276,6 +277,38 @@ def kernel_of(config: TrainConfig, model: Qwen3, *, platform: str) -> Kernel:
         dtype=model.compute_dtype,
         head_dim=model.config.head_dim,
     )
+
+
+def checked_kernel(config: TrainConfig, model: Qwen3, mesh: Mesh) -> Kernel:
+    """The kernel of ``kernel_of``, if it computes here what it should: compared with a plain
+    computation on a device of each process, at the size that one has. What is wrong or refuses is
+    replaced by xla with a warning; GplanError where the config asks for it by name.
+    """
+    platform, config_of = mesh.devices.flat[0].platform, model.config
+    kernel = kernel_of(config, model, platform=platform)
+    if kernel == "xla":
+        return kernel
+    parts = mesh.shape["tensor"]
+    fault = any_fault(
+        attention_fault(
+            kernel,
+            dtype=model.compute_dtype,
+            heads=config_of.num_attention_heads // parts,
+            kv_heads=config_of.num_key_value_heads // parts,
+            head_dim=config_of.head_dim,
+            platform=platform,
+        ),
+        "could not run it",
+    )
+    if fault is None:
+        return kernel
+    said = f"the attention kernel {kernel} fails its check here ({fault})"
+    if config.precision.attention != "auto":
+        raise GplanError(
+            f"precision.attention={kernel}: {said}. Choose auto or xla; gplan doctor says more."
+        )
+    log_once(f"warning: {said}; this run takes xla instead. gplan doctor says more.")
+    return "xla"
 
 
 def add_adapters(
