@@ -38,7 +38,7 @@ def train(
 
     On SIGTERM or Ctrl-C it finishes the step, writes a checkpoint and exits with
     143 or 130; the same command with --resume goes on. Bad input exits with 2,
-    a full or read-only disk with 1.
+    a full or read-only disk with 1, a run that takes no step any more with 75.
     """
     from gplan_jax.evaluation.scores.training_evaluation import train_and_evaluate
     from gplan_jax.training.hosts.rendezvous import StartTimeout

@@ -9,6 +9,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
+last_barrier = "none"  # what a process that hangs was last at
+
 
 def is_primary() -> bool:
     """True in the one process that writes logs, configs and models."""
@@ -23,6 +25,8 @@ def log_once(message: str) -> None:
 
 def barrier(name: str) -> None:
     """Waits until every process has come to the point ``name``."""
+    global last_barrier
+    last_barrier = name
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 

@@ -12,6 +12,7 @@ JAX 0.10 itself reads the first and the fourth; the second and third are read he
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -32,7 +33,9 @@ ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PRO
 DEVICES, BIND = "JAX_LOCAL_DEVICE_IDS", "JAX_COORDINATOR_BIND_ADDRESS"
 TIMEOUT, DEFAULT_TIMEOUT = "GPLAN_START_TIMEOUT", 300.0
 WATCH_SECONDS, GRACE_SECONDS = 1.0, 5.0
-FAILED_EXIT = 1
+FAILED_EXIT, STALLED_EXIT = 1, 75  # EX_TEMPFAIL of sysexits.h: to start again may mend it
+# Of a process that is killed or loses its network the others hear after this time, and abort.
+HEARTBEAT_SECONDS, SHUTDOWN_SECONDS = 100, 300
 # What the key-value store raises where the coordinator has ended.
 COORDINATOR_ENDED = jax.errors.JaxRuntimeError
 _FAILURES = "gplan/failed/"
@@ -57,10 +60,7 @@ class PeerWatch:
     """
 
     def __init__(self, process: int) -> None:
-        from jax._src.distributed import global_state  # The store has no public name.
-
         self._process, self._over = process, threading.Event()
-        self._store: Any = global_state.client
         self._thread = threading.Thread(target=self._look, name="gplan-watch", daemon=True)
         self._thread.start()
 
@@ -69,19 +69,12 @@ class PeerWatch:
         self._over.set()
         self._thread.join()
 
-    def announce(self, message: str) -> None:
-        """Tells the others why this process fails."""
-        said = {"host": socket.gethostname(), "message": message}
-        with suppress(COORDINATOR_ENDED):
-            self._store.key_value_set(f"{_FAILURES}{self._process}", json.dumps(said))
-
     def _look(self) -> None:
         failures: list[tuple[str, str]] = []
         while not failures:
             if self._over.wait(WATCH_SECONDS):
                 return
-            with suppress(COORDINATOR_ENDED):
-                failures = self._store.key_value_dir_get(_FAILURES)
+            failures = announced()
         # Often all fail alike, by bad input: then each ends by itself, with its own message.
         if self._over.wait(GRACE_SECONDS):
             return
@@ -93,11 +86,34 @@ class PeerWatch:
             file=sys.stderr,
             flush=True,
         )
+        if said["exit_code"] == STALLED_EXIT:
+            faulthandler.dump_traceback(sys.stderr, all_threads=True)
+            os._exit(STALLED_EXIT)
         # The main thread may wait in a collective that nothing interrupts. JAX's shutdown is a
         # barrier: without us the one that failed would wait there, and be aborted.
         with suppress(COORDINATOR_ENDED):
             jax.distributed.shutdown()
         os._exit(FAILED_EXIT)
+
+
+def announce(message: str, exit_code: int = FAILED_EXIT) -> None:
+    """Tells the other processes why this one fails, and the code that they are to end with."""
+    said = {"host": socket.gethostname(), "message": message, "exit_code": exit_code}
+    with suppress(COORDINATOR_ENDED):
+        _store().key_value_set(f"{_FAILURES}{jax.process_index()}", json.dumps(said))
+
+
+def announced() -> list[tuple[str, str]]:
+    """What failing processes have told so far, by key; nothing where the coordinator has ended."""
+    with suppress(COORDINATOR_ENDED):
+        return _store().key_value_dir_get(_FAILURES)
+    return []
+
+
+def _store() -> Any:
+    from jax._src.distributed import global_state  # The store has no public name.
+
+    return global_state.client
 
 
 @contextmanager
@@ -116,6 +132,7 @@ def joined() -> Iterator[RunProcess | None]:
         signal.signal(signal.SIGTERM, handler)
         yield None
         return
+    faulthandler.enable()  # Where JAX aborts this process, the stacks of its threads are shown.
     watch = PeerWatch(own.process)
     try:
         yield own
@@ -125,7 +142,7 @@ def joined() -> Iterator[RunProcess | None]:
         raise
     except BaseException as error:
         watch.end()
-        watch.announce(f"{type(error).__name__}: {error}")
+        announce(f"{type(error).__name__}: {error}")
         raise
     watch.end()
     jax.distributed.shutdown()
@@ -146,6 +163,7 @@ def initialize(environment: Mapping[str, str] = os.environ) -> RunProcess | None
         bind=_host_and_port(BIND, bind) if bind else None,
         hosts=own.hosts,
     )
+    os.environ.setdefault("NCCL_DEBUG", "WARN")  # It says nothing of its faults otherwise.
     host, port = own.address
     jax.distributed.initialize(
         f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
@@ -154,6 +172,8 @@ def initialize(environment: Mapping[str, str] = os.environ) -> RunProcess | None
         own.devices,
         cluster_detection_method="deactivate",
         initialization_timeout=max(1, round(timeout)),
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
     )
     return own
 

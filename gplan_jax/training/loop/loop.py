@@ -33,6 +33,7 @@ from gplan_jax.training.loop.metrics_log import (
 from gplan_jax.training.loop.reference import with_reference
 from gplan_jax.training.loop.reporter import StepReporter
 from gplan_jax.training.loop.run_clock import RunClock
+from gplan_jax.training.loop.watchdog import Watchdog
 from gplan_jax.training.resume import run_directory
 from gplan_jax.training.resume.array_digests import digest_arrays
 from gplan_jax.training.resume.checkpoints import RunCheckpoints, abstract, best_steps, named_arrays
@@ -172,12 +173,22 @@ def _train(
                 checkpoints.wait()
                 raise signals.stopped(taken, plan.total_steps)
 
+            def save_what_can_be() -> None:
+                # Only where the state is that of a whole step, and nobody else must take part.
+                alone = jax.process_count() == 1 and clock.phase == "data"
+                if alone and clock.ended == taken not in {0, *checkpoints.steps}:
+                    save_checkpoint()
+                checkpoints.wait()
+
             # Train. The step is only dispatched here: the reporter reads the metrics of the step
             # before, so the device never waits for the host.
             clock.first_step(earlier)
             evaluate_if_due()
             compiled = set()
-            with closing(run.batches(taken)) as batches:
+            with (
+                Watchdog(config.watchdog, clock, directory, save_what_can_be),
+                closing(run.batches(taken)) as batches,
+            ):
                 while taken < plan.total_steps:
                     try:
                         with clock.spending("data"):

@@ -7,6 +7,7 @@ RUN/log.jsonl       a record a step; RUN/tensorboard the same for TensorBoard
 RUN/checkpoints/    weights, optimizer, step and record of the newest and best steps
 RUN/evaluation/     predictions and metrics of each evaluation
 RUN/bad-batch-N.json  the rows of step N, whose loss was not finite
+RUN/stalled-N.txt   the stacks of process N, where the watchdog ended it
 RUN/best/           the model of the best evaluation, where checkpoint.keep_best asks for it
 RUN/model/          the finished model directory: what evaluate, plan and export read
 """
@@ -33,7 +34,7 @@ MODEL_NAME, BEST_NAME = "model", "best"
 # Which keys of the config may change when a run is resumed, and what that does to the result.
 # Free ones cannot touch the weights: where things lie, what is logged, kept and evaluated.
 FREE = (
-    *("output", "checkpoint", "logging", "evaluation", "preference.reference_cache"),
+    *("output", "checkpoint", "logging", "evaluation", "preference.reference_cache", "watchdog"),
     *("data.test", "data.cache", "data.threads", "data.workers"),
 )
 # The same sums in another order: equal to the tolerance of floating point, not in bits.

@@ -144,6 +144,13 @@ class LoggingConfig(Config):
     wandb_project: str | None = None  # project at Weights & Biases; None logs nothing there
 
 
+class WatchdogConfig(Config):
+    """When a run that takes no step is ended, with exit code 75 and the stacks of all threads."""
+
+    minutes: float = Field(10.0, ge=0)  # without a step; 0 watches nothing
+    medians: float = Field(20.0, gt=1)  # or as long as so many usual steps, where that is more
+
+
 class EvaluationConfig(Config):
     """Evaluation on ``data.test`` every ``every_epochs`` epochs and at the end; 0 is never."""
 
@@ -182,3 +189,4 @@ class TrainConfig(Config):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     logging: LoggingConfig = LoggingConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()

@@ -34,7 +34,7 @@ from gplan_jax.training.steps.setup import prepare
 from gplan_jax.training.steps.step import TrainState
 from gplan_jax.training.steps.train_config import TrainConfig
 
-DEVICES, STEPS, SIGTERM_EXIT = 4, 6, 143  # 20 rows in batches of 8, 2 epochs
+DEVICES, STEPS, SIGTERM_EXIT, STALLED_EXIT = 4, 6, 143, 75  # 20 rows in batches of 8, 2 epochs
 TOLERANCE = 1e-5
 """Relative, of loss, gradients and weights: the same float32 sums in another order."""
 
@@ -250,3 +250,31 @@ def test_two_processes_share_a_reference_and_prefer_like_one_device(
         nnx.state(load_qwen3(Path(c.output) / "model"), nnx.Param) for c in (two, one)
     )
     assert max(distances(found, expected)) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_where_one_process_is_stopped_both_end_and_say_where_they_stand(
+    stopped: int, alone: TrainConfig, training_rows: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    config = make_config(training_rows, model_dir, tmp_path / "together", MESHES["fsdp=8"])
+    bound = 45.0  # Compiling the first step must fit in.
+    watchdog = {"minutes": bound / 60, "medians": 1.5}
+    config = config.model_validate(config.model_dump() | {"watchdog": watchdog})
+    processes = start_two(config, tmp_path)
+    wait_for_steps(Path(config.output) / "log.jsonl", 2, processes)
+    begin = time.monotonic()
+    processes[stopped].send_signal(signal.SIGSTOP)  # Nobody lets it go on but its own guard.
+    found = finish(processes)
+    assert time.monotonic() - begin < bound + 45
+    for number, (code, text) in enumerate(found):
+        assert code == STALLED_EXIT, text
+        assert "error: no step for" in text or f"so process {number} stops as well: no step" in text
+        assert "Current thread" in text and "gplan_jax/training/loop/loop.py" in text
+    stacks = list(Path(config.output).glob("stalled-*.txt"))
+    assert stacks and all("last barrier" in path.read_text() for path in stacks)
+    assert len(losses(config)) < STEPS
+
+    going_on = make_config(training_rows, model_dir, tmp_path / "together", {})
+    train(going_on, resume=True)
+    assert losses(config) == pytest.approx(losses(alone), rel=TOLERANCE)
