@@ -35,7 +35,7 @@ class TellingPlanner:
         return [PLAN] * len(samples)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def telling_planner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Planner, "load", lambda *_, **__: TellingPlanner())
 
@@ -61,9 +61,12 @@ def call(*arguments: Any) -> Result:
     return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "100"})
 
 
-def test_evaluate_then_score_show_the_same_table(data: Path, tmp_path: Path) -> None:
+def test_evaluate_then_score_show_the_same_table(
+    data: Path, tmp_path: Path, tiny_model_dir: Path
+) -> None:
     out = tmp_path / "out"
-    first = call("evaluate", "--model", "picd", "--data", data, "--out", out)
+    given = ("--model", tiny_model_dir, "--response", "latent", "--template", "compact_zh")
+    first = call("evaluate", *given, "--data", data, "--out", out)
     assert first.exit_code == 0, first.output
     assert f"The result is in {out}" in first.output
     again = call("score", "--predictions", out / "predictions.jsonl")
@@ -75,6 +78,7 @@ def test_evaluate_then_score_show_the_same_table(data: Path, tmp_path: Path) -> 
     assert model_row(first) == model_row(again)
 
 
+@pytest.mark.usefixtures("telling_planner")
 def test_plan_shows_one_row_by_number_by_id_or_from_a_context(data: Path, tmp_path: Path) -> None:
     context = tmp_path / "context.json"
     context.write_text('{"id": "u9"}', encoding="utf-8")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
+import shutil
 import time
 from itertools import islice
 from pathlib import Path
@@ -17,10 +19,16 @@ from gplan_jax.data.tasks.registry import load_task
 from gplan_jax.data.tasks.task import Example, Task
 from gplan_jax.evaluation.scores.offline import check_rows, evaluate_examples
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.foundation.faulty_rows import FaultyRows
-from gplan_jax.foundation.files import file_digest, json_digest, read_json, refuse_existing
+from gplan_jax.foundation.faulty_rows import FaultyRows, empty_data_set
+from gplan_jax.foundation.files import (
+    file_digest,
+    json_digest,
+    read_json,
+    read_jsonl,
+    refuse_existing,
+)
 from gplan_jax.gsisr import Sample, read_samples
-from gplan_jax.inference.prediction.predict import load_planner
+from gplan_jax.inference.prediction.predict import OF_TASK, predict
 from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary
 
 
@@ -37,38 +45,50 @@ def evaluate_model(
     """Plans the rows of ``data`` and evaluates the answers into ``out_dir``; returns the metrics.
 
     All that can be wrong with the input is found before the model starts. The floors are fitted on
-    ``train_data``; ``planner_options``, those of ``load_planner``, are kept in metrics.json.
+    ``train_data``; ``planner_options``, those of ``predict``, are kept in metrics.json. Plans are
+    made as ``predict`` makes them, into OUT.plans, which goes once they are scored: after a stop
+    the same call goes on there.
     """
     refuse_existing(Path(out_dir))
-    named = ("template", "library", "prompt_length", "response")
-    task = load_task(Path(model), **{name: planner_options.get(name) for name in named})
-    plans, faulty = isinstance(task, GsisrTask), faulty or FaultyRows()
-    latents = GSISR_LATENTS if plans else ChatEncoder.load(model).latents
-    if train_data is not None and not plans:
+    task = load_task(Path(model), **{name: planner_options.get(name) for name in OF_TASK})
+    faulty = faulty or FaultyRows()
+    latents = GSISR_LATENTS if isinstance(task, GsisrTask) else ChatEncoder.load(model).latents
+    if train_data is not None and not isinstance(task, GsisrTask):
         raise GplanError(
             f"{model} is a model of the task {task.name}, which has no floors to fit on training "
             f"rows; it is scored by {', '.join(task.measures)}."
         )
     examples = labelled_rows(data, task, latents, faulty=faulty, limit=limit)
-    samples, train = [example.context for example in examples], None
+    train = None
     if train_data is not None:
         rows = labelled_rows(train_data, task, latents, faulty=faulty)
         train = [example.context for example in rows]
     faulty.report()
     if isinstance(task, GsisrTask):
-        check_rows(samples, train, task.library)
-    planner = load_planner(model, **planner_options)
-    started = time.monotonic()
-    texts = planner.generate(samples)
+        check_rows([example.context for example in examples], train, task.library)
+    left_out = {error.row for error in faulty.errors if error.file == Path(data)}
+    numbers = (number for number in itertools.count(1) if number not in left_out)
+    numbered = dict(zip(numbers, examples, strict=False))
+    contexts = [(number, row.id, row.context) for number, row in numbered.items()]
+    plans, started = Path(f"{out_dir}.plans"), time.monotonic()
+    manifest = predict(model, data, plans, contexts=contexts, faulty=faulty, **planner_options)
+    texts = {
+        answer["row"]: answer["text"]
+        for part in manifest.parts or ()
+        for answer in read_jsonl(plans / part.file)
+        if answer.get("rank", 1) == 1
+    }
+    if not texts:
+        raise empty_data_set(data, faulty.errors)
     run = {
         "model": str(model),
         **planner_options,
-        "mode": planner.mode,
+        "mode": manifest.run["mode"],
         "task": task.name,
         **({"library": task.library.name} if isinstance(task, GsisrTask) else {}),
         "prompts": json_digest(task.prompt_sources),
         "prompt_length": task.prompt_length,
-        "max_new_tokens": planner.max_new_tokens,
+        "max_new_tokens": manifest.run["max_new_tokens"],
         "data": {"file": str(data), "sha256": file_digest(data)},
         "train_data": train_data and {"file": str(train_data), "sha256": file_digest(train_data)},
         "limit": limit,
@@ -76,10 +96,18 @@ def evaluate_model(
         "seconds_of_decoding": round(time.monotonic() - started, 1),
         **environment(),
     }
-    free = planner.mode == "unconstrained"
-    return evaluate_examples(
-        task, examples, texts, train, planner.encoder, out_dir, run=run, free=free
+    metrics = evaluate_examples(
+        task,
+        [numbered[number] for number in texts],
+        list(texts.values()),
+        train,
+        ChatEncoder.load(model),
+        out_dir,
+        run=run,
+        free=manifest.run["mode"] == "unconstrained",
     )
+    shutil.rmtree(plans)
+    return metrics
 
 
 def labelled_rows(

@@ -13,7 +13,7 @@ import inspect
 import itertools
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -62,6 +62,7 @@ def predict(
     data: str | Path,
     out: str | Path,
     *,
+    contexts: Sequence[Context] | None = None,
     faulty: FaultyRows | None = None,
     shard: str | None = None,
     part_rows: int = PART_ROWS,
@@ -73,7 +74,8 @@ def predict(
 
     The ``shard`` "i/n" is only the i-th of n equal ranges of whole parts, each of which answers
     ``part_rows`` rows. Each device has an engine; None takes all of this process. ``options`` are
-    those of ``Planner.load``; without a ``mode``, answers that have a grammar are drafted.
+    those of ``Planner.load``; without a ``mode``, answers that have a grammar are drafted. Only the
+    ``contexts``, rows of ``data`` in order, are planned where they have been read already.
 
     Raises:
         GplanError: ``out`` holds something else, or plans of other inputs or settings.
@@ -88,7 +90,7 @@ def predict(
     number, of = map(int, words.groups()) if words else (0, 0)
     if not 1 <= number <= of:
         raise GplanError(f"--shard {shard} is none; of four shards they are 1/4 to 4/4.")
-    if not (rows := count_rows(data)):
+    if not (rows := contexts[-1][0] if contexts else count_rows(data)):
         raise empty_data_set(data, [])
 
     # What is there already must be of the same inputs and settings.
@@ -124,8 +126,10 @@ def predict(
     parts = range(total * (number - 1) // of, total * number // of)
     paths = {part: out / f"part-{part:07}.{output}" for part in parts}
     if missing := {part for part, path in paths.items() if not path.is_file()}:
-        contexts = task.read_contexts(data, faulty, skip=min(missing) * part_rows)
-        grouped = itertools.groupby(contexts, lambda context: (context[0] - 1) // part_rows)
+        unplanned: Iterable[Context] = contexts or task.read_contexts(
+            data, faulty, skip=min(missing) * part_rows
+        )
+        grouped = itertools.groupby(unplanned, lambda context: (context[0] - 1) // part_rows)
         until_last = itertools.takewhile(lambda part: part[0] <= max(missing), grouped)
         wanted = ((part, list(group)) for part, group in until_last if part in missing)
         idle: SimpleQueue[tuple[jax.Device, Planner]] = SimpleQueue()

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gplan_jax.data.encoding import ChatEncoder
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.evaluation.scores.model_evaluation import evaluate_model, find_sample, read_context
 from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS, score_file
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import read_json, read_jsonl, write_json
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, write_samples
-from gplan_jax.inference.engine.planner import Planner
+from gplan_jax.inference.engine.planner import Answer, Planner
 from gplan_jax.reasoning import GSISR_LATENTS
 
 PLAN = canonical_plan([{"工具名称": f"tool_{n}"} for n in (6, 8, 9)])
@@ -23,33 +27,48 @@ OTHER = canonical_plan([{"工具名称": f"tool_{n}"} for n in (9, 8, 3)])
 
 
 class TellingPlanner:
-    """Answers every row with PLAN; counts the rows it was asked about."""
+    """Answers every row with PLAN; counts the rows it was asked about, and may be killed."""
 
-    class encoder:
-        latents = GSISR_LATENTS
-
-    library = IntentLibrary.load()
-    task = SimpleNamespace(prompt_length=1888)
+    best = 0
     max_new_tokens = 512
-    mode: str
     asked = 0
+    most = sys.maxsize  # rows that it answers before it is killed
+
+    def __init__(self, model: Path) -> None:
+        self.task = GsisrTask.load(model)
+        self.encoder = SimpleNamespace(latents=GSISR_LATENTS)
+        self.model = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=4096))
 
     @classmethod
     def load(cls, model: Path, **options: Any) -> TellingPlanner:
-        planner = cls()
-        planner.mode = options["mode"]
-        return planner
+        return cls(model)
 
-    def generate(self, samples: Sequence[Sample]) -> list[str]:
-        type(self).asked += len(samples)
-        return [PLAN] * len(samples)
+    def prompt(self, context: Sample, row: int) -> SimpleNamespace:
+        return SimpleNamespace(ids=[0])
+
+    def answers(
+        self, prompts: Sequence[Any], context: Sample, *, on_row: Callable[[], None]
+    ) -> list[list[Answer]]:
+        for _ in prompts:
+            if type(self).asked >= self.most:
+                raise KeyboardInterrupt
+            type(self).asked += 1
+            on_row()
+        return [[Answer(PLAN, None)] for _ in prompts]
 
 
 @pytest.fixture(autouse=True)
-def planner(monkeypatch: pytest.MonkeyPatch) -> type[TellingPlanner]:
+def planner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Planner, "load", TellingPlanner.load)
-    TellingPlanner.asked = 0
-    return TellingPlanner
+    monkeypatch.setattr(ChatEncoder, "load", lambda model: SimpleNamespace(latents=GSISR_LATENTS))
+    monkeypatch.setattr(TellingPlanner, "asked", 0)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A directory that says no more than a model's task."""
+    write_json(tmp_path / "model" / "task.json", {"task": "gsisr", "prompt_length": 99})
+    return tmp_path / "model"
 
 
 def write_rows(path: Path, labels: Sequence[str]) -> Path:
@@ -62,20 +81,43 @@ def write_rows(path: Path, labels: Sequence[str]) -> Path:
     return path
 
 
-def test_a_file_is_planned_scored_and_described(tmp_path: Path) -> None:
+def test_a_file_is_planned_scored_and_described(model: Path, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "test.csv", [PLAN, OTHER, OTHER])
     train = write_rows(tmp_path / "train.csv", [OTHER])
-    metrics = evaluate_model(
-        "a/model", data, tmp_path / "out", train_data=train, limit=2, batch_size=4
-    )
+    metrics = evaluate_model(model, data, tmp_path / "out", train_data=train, limit=2, batch_size=4)
     assert metrics["rows"] == TellingPlanner.asked == 2
     assert metrics["model"]["acc1"] == 0.5
     assert metrics["floors"]["majority_first_intent"]["acc1"] == 0.5
     run = read_json(tmp_path / "out" / METRICS)["run"]
-    assert (run["model"], run["batch_size"], run["limit"]) == ("a/model", 4, 2)
+    assert (run["model"], run["batch_size"], run["limit"]) == (str(model), 4, 2)
     assert run["data"]["file"] == str(data)
     assert run["data"]["sha256"] != run["train_data"]["sha256"]
     assert {"jax", "python", "devices", "seconds_of_decoding"} <= set(run)
+
+
+def test_after_a_stop_it_goes_on_and_faulty_rows_are_passed_over(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = write_rows(tmp_path / "test.csv", [PLAN, "", OTHER, PLAN, OTHER]), tmp_path / "out"
+    settings: dict[str, Any] = {"part_rows": 2, "batch_size": 4}
+
+    def evaluated() -> dict[str, Any]:
+        return evaluate_model(model, data, out, faulty=FaultyRows("skip"), **settings)
+
+    monkeypatch.setattr(TellingPlanner, "most", 2)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated()
+    assert not out.exists()
+    monkeypatch.setattr(TellingPlanner, "most", sys.maxsize)
+    metrics = evaluated()
+    # Row 1, a part of its own; row 3 and the kill; rows 3 and 4 again, and row 5.
+    assert TellingPlanner.asked == 1 + 1 + 2 + 1 and not Path(f"{out}.plans").exists()
+    rows = list(read_jsonl(out / PREDICTIONS))
+    assert [(row["id"], row["label"]) for row in rows] == [
+        ("test1", PLAN), ("test3", OTHER), ("test4", PLAN), ("test5", OTHER)
+    ]  # fmt: skip
+    assert metrics["model"]["acc1"] == 0.5
+    assert read_json(out / METRICS)["run"]["rows_skipped"] == 1
 
 
 @pytest.mark.parametrize(
