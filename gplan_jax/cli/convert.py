@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gplan_jax.gsisr import IntentLibrary
+from gplan_jax.foundation import GplanError
 
 if TYPE_CHECKING:
     from gplan_jax.models import CheckpointReport
@@ -81,7 +82,24 @@ def convert(
 
 def export(
     model_dir: Annotated[Path, typer.Argument(help="GPlan model directory.")],
-    out: Annotated[Path, typer.Option(help="New directory for the Hugging Face checkpoint.")],
+    out: Annotated[
+        Path | None, typer.Option(help="New directory for the Hugging Face checkpoint.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Publish it on the hub, with its card.")
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Push: make a new repository private.")
+    ] = False,
+    card: Annotated[
+        bool, typer.Option("--card", help="Print the model card, and export nothing.")
+    ] = False,
+    records: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Directory that evaluate, judge or bench latency wrote, for the card; repeatable."
+        ),
+    ] = None,
     adapter: Annotated[
         Literal["peft", "vllm"] | None,
         typer.Option(
@@ -92,20 +110,26 @@ def export(
 ) -> None:
     """Turn a GPlan model directory into a Hugging Face checkpoint that transformers loads.
 
-    Where the model has an intent library, OUT/guided holds its plans as grammars for the guided
-    decoding of vLLM and SGLang; docs/other_servers.md shows how to use them.
+    Its README.md is a model card, written from the runs' own records. Where the model has an intent
+    library, OUT/guided holds its plans as grammars for the guided decoding of vLLM and SGLang;
+    docs/other_servers.md shows how to use them.
 
-    Example: gplan export runs/picd/model --out qwen3-planner-hf
+    Example: gplan export runs/picd/model --out qwen3-planner-hf --records runs/test
+
+    Example: gplan export runs/picd/model --push me/qwen3-planner --records runs/test
 
     Example: gplan export runs/lora/model --adapter peft --out planner-lora
     """
-    from gplan_jax.data import ChatEncoder
-    from gplan_jax.data.tasks.gsisr_task import LIBRARY_FILE
-    from gplan_jax.inference.grammar.guided_files import write_guided_files
-    from gplan_jax.models import export_adapter, export_checkpoint
+    from gplan_jax.evaluation.report.model_card import CARD, GUIDED, export_planner, model_card
+    from gplan_jax.models import export_adapter
+    from gplan_jax.models.checkpoints.hub import push_model
     from gplan_jax.models.checkpoints.model_directory import is_model_directory
 
-    if adapter is not None:
+    if sum((out is not None or push is not None, card)) != 1 or (adapter and (push or card)):
+        raise GplanError(
+            "Say what to do: --out DIR, --push OWNER/NAME or both, or --card; --adapter has --out."
+        )
+    if adapter is not None and out is not None:
         found = export_adapter(model_dir, out, rows_in_base=adapter == "vllm")
         typer.echo(f"Exported. The adapter is in {out}")
         kind = f" (gplan export {found.base} first)" if is_model_directory(Path(found.base)) else ""
@@ -113,14 +137,28 @@ def export(
         for name, (ids, _) in found.rows.items():
             typer.echo(f"  rows           {len(ids)} of the {name}, ids {min(ids)} to {max(ids)}")
         return
-    report = export_checkpoint(model_dir, out, progress=True)
-    typer.echo(f"Exported. The Hugging Face checkpoint is in {report.directory}")
-    _describe(report)
-    if (model_dir / LIBRARY_FILE).is_file():
-        library = IntentLibrary.load(model_dir / LIBRARY_FILE)
-        paths = write_guided_files(out / "guided", library, ChatEncoder.load(model_dir))
-        where = f"{', '.join(path.name for path in paths)} in {out / 'guided'}"
-        typer.echo(f"  plan grammars  {where}, for guided decoding in vLLM and SGLang")
+    text = model_card(model_dir, records or [], push)
+    if card:
+        typer.echo(text, nl=False)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        target = out or Path(temporary) / "planner"
+
+        def write() -> Path:
+            report = export_planner(model_dir, target, text, progress=True)
+            typer.echo(f"Exported. The Hugging Face checkpoint is in {out or 'a temporary place'}")
+            _describe(report)
+            typer.echo(f"  model card     {CARD}: look through what it says, above all its limits")
+            if grammars := sorted(path.name for path in (target / GUIDED).glob("*")):
+                where = f"{', '.join(grammars)} in {target / GUIDED}"
+                typer.echo(f"  plan grammars  {where}, for guided decoding in vLLM and SGLang")
+            return target
+
+        if push:
+            typer.echo(f"Published. The model is at {push_model(push, write, private=private)}")
+            typer.echo(f"  try it         gplan serve --model {push}")
+        else:
+            write()
 
 
 def _describe(report: CheckpointReport) -> None:

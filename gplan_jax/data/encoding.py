@@ -17,7 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.models.checkpoints.model_directory import ModelRecord, is_model_directory
+from gplan_jax.models.checkpoints.model_directory import RECORD, ModelRecord
 from gplan_jax.models.checkpoints.tokenizer_files import END
 from gplan_jax.reasoning import (
     GSISR_LATENTS,
@@ -83,7 +83,7 @@ class ChatEncoder:
         if not path.is_file():
             raise GplanError(f"{path} does not exist; a model directory holds its tokenizer.")
         latents = GSISR_LATENTS
-        if is_model_directory(folder):
+        if (folder / RECORD).is_file():
             stored = ModelRecord.read(folder).metadata.get("latents")
             try:
                 latents = LatentVocabulary.from_dict(stored) if stored else latents

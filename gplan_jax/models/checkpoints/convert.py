@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,13 +135,15 @@ def export_checkpoint(
     out_dir: str | Path,
     *,
     rows_of: Adapter | None = None,
+    add: Callable[[Path], None] | None = None,
     progress: bool = False,
 ) -> CheckpointReport:
     """Turns a GPlan model directory into a Hugging Face checkpoint that transformers loads.
 
     Weights that training has not touched come out byte for byte as they were converted;
     ``lm_head.weight`` of a tied model is written only where its source held it; rows of embedding
-    and head that an adapter (``rows_of``) has trained take their places. GplanError where
+    and head that an adapter (``rows_of``) has trained take their places. ``add`` writes more files
+    into the directory before it appears, whole or not at all. GplanError where
     ``model_dir`` is not whole, its tokenizer has more ids than the embedding has rows, or
     ``out_dir`` holds something.
     """
@@ -161,6 +163,8 @@ def export_checkpoint(
         model_directory.copy_companions(
             source, target, vocab_size=config.vocab_size, dtype=dtypes["embedding"]
         )
+        if add:
+            add(target)
         _exhaust(hugging_face.write_sharded(target, tensors), "exporting", len(tensors), progress)
     return CheckpointReport(
         directory=Path(out_dir),

@@ -12,8 +12,9 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from gplan_jax.models.checkpoints.model_directory import read_config
 
 # What our commands read; not other frameworks' weights, pickles, pictures.
 _FILES = ("README.md", "*.json", "*.jinja", "*.j2", "*.yaml", "merges.txt", "model*.safetensors")
+_BESIDE = (".gitattributes", "guided/*.ebnf", "guided/*.lark")  # what a push writes besides
 _TIMEOUT_SECONDS = 15.0
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -83,6 +85,47 @@ def model_path(given: str | Path, revision: str | None = None) -> Path:
             "name another revision or model."
         )
     return folder
+
+
+def push_model(name: str, export: Callable[[], Path], *, private: bool = False) -> str:
+    """Publishes the directory that ``export`` writes as the model OWNER/NAME, in one commit.
+
+    Returns its address. The repository is made where there is none; one that is there may hold
+    nothing but an earlier push. Rights are asked for before the export. GplanError without them,
+    or where other files are there; nothing half done is left: no files, nor a repository made here.
+    """
+    from huggingface_hub import HfApi, constants, errors
+
+    if not _ID.fullmatch(name):
+        raise GplanError(f"{name} can't name a model on the hub; it is OWNER/NAME.")
+    api, made = HfApi(), False
+    with hub_errors(name, "main", writing=True):
+        try:
+            there = api.list_repo_files(name)
+            api.auth_check(name, write=True)
+        except errors.GatedRepoError:
+            raise
+        except errors.RepositoryNotFoundError:
+            api.create_repo(name, private=private)
+            made, there = True, []
+        foreign = [f for f in there if not any(fnmatch(f, ours) for ours in (*_FILES, *_BESIDE))]
+        if foreign:
+            raise GplanError(
+                f"{constants.ENDPOINT}/{name} holds {len(foreign)} other files ({foreign[0]} ...) "
+                "and is left as it is; name a new repository."
+            )
+        try:
+            # In the same commit goes what an earlier push has more: its shards, say.
+            folder, about = export(), "Upload of gplan export --push"
+            api.upload_folder(
+                repo_id=name, folder_path=folder, commit_message=about, delete_patterns="*"
+            )
+        except BaseException:
+            if made:
+                with suppress(Exception):
+                    api.delete_repo(name)
+            raise
+    return f"{constants.ENDPOINT}/{name}"
 
 
 def origin_of(folder: Path) -> dict[str, str]:
@@ -147,12 +190,13 @@ def _plain_bar() -> type:
 
 
 @contextmanager
-def hub_errors(name: str, revision: str) -> Iterator[None]:
+def hub_errors(name: str, revision: str, *, writing: bool = False) -> Iterator[None]:
     """Turns what the hub's library raises for a model into errors that say the mend."""
     from huggingface_hub import constants, errors
 
     about, page = f"{name} (revision {revision})", f"{constants.ENDPOINT}/{name}"
-    token = "log in (hf auth login) or set HF_TOKEN to a token that may read it"
+    may = "write there" if writing else "read it"
+    token = f"log in (hf auth login) or set HF_TOKEN to a token that may {may}"
     try:
         yield
         return
@@ -162,8 +206,12 @@ def hub_errors(name: str, revision: str) -> Iterator[None]:
         reason = f"{about} is gated: ask for access at {page}, and {token}."
     except errors.RepositoryNotFoundError:
         reason = (
-            f"{about} is neither a directory here nor a model of {constants.ENDPOINT}, or a "
-            f"private one. Check the id; for a private one, {token}."
+            f"{name} can't be written: {token}."
+            if writing
+            else (
+                f"{about} is neither a directory here nor a model of {constants.ENDPOINT}, or a "
+                f"private one. Check the id; for a private one, {token}."
+            )
         )
     except errors.RevisionNotFoundError:
         reason = f"{name} has no revision {revision}; {page}/tree/main names its branches and tags."
@@ -182,19 +230,19 @@ def hub_errors(name: str, revision: str) -> Iterator[None]:
     except errors.EntryNotFoundError:
         reason = f"{about} has no config.json, so it is no checkpoint of transformers; name one."
     except errors.HfHubHTTPError as error:
-        code = error.response.status_code if error.response is not None else "nothing"
-        reason = (
-            f"{about}: the hub answered {code} ({error.server_message or 'no reason given'}); "
-        ) + (f"{token}." if code in (401, 403) else "run the command again later.")
+        code = error.response.status_code
+        said = " ".join((error.server_message or "no reason given").split())
+        mend = f"{token}." if code in (401, 403) else "run the command again later."
+        reason = f"{about}: {constants.ENDPOINT} answered {code} ({said}); {mend}"
     except (errors.HTTPError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            full = f"{about}: the disk is full ({constants.HF_HUB_CACHE}: {error.strerror})"
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            full = f"{about}: the disk is full ({constants.HF_HUB_CACHE})"
             mend = "free some space, or have HF_HOME name another disk, and run the command again"
-            raise OSError(error.errno, f"{full}; {mend}") from None
-        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(number, f"{full}; {mend}") from None
+        if number is not None:
             raise
-        reason = (
-            f"{about}: fetching it was interrupted ({type(error).__name__}); run the command "
-            "again: files that have arrived whole are kept."
-        )
+        kept = "nothing is published" if writing else "files that have arrived whole are kept"
+        what = "HF_HUB_OFFLINE forbids it" if constants.HF_HUB_OFFLINE else "run the command again"
+        reason = f"{about}: no whole transfer ({type(error).__name__}): {kept}; {what}."
     raise GplanError(reason)

@@ -80,8 +80,9 @@ class ModelRecord:
 
 
 def is_model_directory(directory: Path) -> bool:
-    """True for a GPlan model directory, False for a Hugging Face one."""
-    return (directory / RECORD).is_file()
+    """True for a GPlan model directory, False for a Hugging Face one, an exported one too."""
+    weights = (hugging_face.SINGLE, hugging_face.INDEX)
+    return (directory / RECORD).is_file() and not any((directory / w).is_file() for w in weights)
 
 
 def read_config(directory: str | Path) -> Qwen3Config:
@@ -257,7 +258,7 @@ def _record_of(source: Path, model: Qwen3) -> ModelRecord:
             f"The model to be saved has {model.config}, but {source} has {config}; name the "
             "directory that the model was loaded from."
         )
-    if is_model_directory(source):
+    if (source / RECORD).is_file():
         return ModelRecord.read(source)
     tensors = hugging_face.stored_tensors(source)
     return ModelRecord(

@@ -102,6 +102,10 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/whoami-v2":
             known = self.token == OWNER_TOKEN
             self.answer(*(200, {"name": "me", "type": "user"}) if known else (401, {}))
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/auth-check(/write)?", path):
+            if self.readable(found[1], "main"):
+                may = not found[2] or (self.token == OWNER_TOKEN and found[1].startswith("me/"))
+                self.answer(*(200, {}) if may else (403, {"error": "no rights"}))
         elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path):
             name, what, revision = found[1], found[2], found[3] or "main"
             if repo := self.readable(name, revision):
@@ -161,8 +165,12 @@ class _Handler(BaseHTTPRequestHandler):
             elif name in hub.repos:
                 self.answer(409, {"url": f"{hub.endpoint}/{name}"})
             else:
-                hub.repos[name] = Repo({".gitattributes": b""}, private=bool(asked.get("private")))
+                hub.repos[name] = Repo(
+                    {".gitattributes": b""}, private=asked.get("visibility") == "private"
+                )
                 self.answer(200, {"url": f"{hub.endpoint}/{name}", "id": name, "name": name})
+        elif path == "/api/validate-yaml":
+            self.answer(200, {"warnings": [], "errors": []})
         elif "/preupload/" in path:
             files = json.loads(body)["files"]
             modes = [
@@ -190,6 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if one["key"] == "file":
                     content = base64.b64decode(one["value"]["content"])
                     hub.repos[found[1]].files[one["value"]["path"]] = content
+                elif one["key"] == "deletedFile":
+                    del hub.repos[found[1]].files[one["value"]["path"]]
                 elif one["key"] == "lfsFile":
                     value = one["value"]
                     hub.repos[found[1]].files[value["path"]] = hub.blobs[value["oid"]]

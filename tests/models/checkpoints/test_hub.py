@@ -19,9 +19,12 @@ from typer.testing import CliRunner
 
 from gplan_jax.cli.main import app, describe_os_error, prepared
 from gplan_jax.cli.options import run_of
+from gplan_jax.data import ChatEncoder
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample
 from gplan_jax.models import ModelRecord, load_qwen3
-from gplan_jax.models.checkpoints.hub import hub_name, model_path
+from gplan_jax.models.checkpoints.hub import hub_name, model_path, push_model
 from gplan_jax.models.checkpoints.model_directory import model_parameters
 from gplan_jax.serving.planning.serve import display_name
 from tests.models.checkpoints.fake_hub import OWNER_TOKEN, STRANGER_TOKEN, FakeHub, Repo, serve_hub
@@ -44,6 +47,7 @@ def hub(tiny_hf_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         monkeypatch.setattr(known, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(known, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(known, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(known, "HF_HUB_DISABLE_XET", True)  # A protocol of its own.
         monkeypatch.setattr(known, "HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.delenv("HF_TOKEN", raising=False)
         monkeypatch.setattr(known, "DOWNLOAD_CHUNK_SIZE", 1000)  # Kept on disk chunk by chunk.
@@ -210,6 +214,103 @@ def test_a_hub_that_does_not_answer_leaves_the_cache(
     assert model_path(NAME) == folder
     with pytest.raises(GplanError, match=r"Qwen/other.*http://127.0.0.1:9 can't be reached; check"):
         model_path("Qwen/other")
+
+
+def export_to(folder: Path, **files: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, text in {"config": "{}", **files}.items():
+        (folder / f"{name}.json").write_text(text)
+    (folder / WEIGHTS).write_bytes(b"\0" * 64)
+    return folder
+
+
+def test_a_push_is_one_commit_and_replaces_an_earlier_one(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", OWNER_TOKEN)
+    first = export_to(tmp_path / "first", extra="{}")
+    assert push_model("me/new", lambda: first, private=True) == f"{hub.endpoint}/me/new"
+    assert hub.repos["me/new"].private
+    assert hub.repos["me/new"].files.keys() == {
+        ".gitattributes",
+        "config.json",
+        "extra.json",
+        WEIGHTS,
+    }
+    assert hub.repos["me/new"].files[WEIGHTS] == b"\0" * 64
+    second = export_to(tmp_path / "second")
+    push_model("me/new", lambda: second)
+    assert hub.repos["me/new"].files.keys() == {".gitattributes", "config.json", WEIGHTS}
+    commits = [path for method, path, _ in hub.asked if "/commit/" in path]
+    assert len(commits) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "token", "says"),
+    [
+        ("planner", OWNER_TOKEN, "it is OWNER/NAME"),
+        (
+            "me/new",
+            "",
+            "me/new.*log in .hf auth login. or set HF_TOKEN to a token that may write there",
+        ),
+        ("me/new", STRANGER_TOKEN, "token that may write there"),
+        ("other/new", OWNER_TOKEN, "token that may write there"),
+        (NAME, OWNER_TOKEN, "token that may write there"),
+        ("me/data", OWNER_TOKEN, "holds 1 other files .rows.csv ....* and is left as it is"),
+    ],
+)
+def test_a_push_without_rights_or_onto_other_files_ends_before_the_export(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, name: str, token: str, says: str
+) -> None:
+    hub.repos["me/data"] = Repo({"rows.csv": b"a", ".gitattributes": b""})
+    monkeypatch.setenv("HF_TOKEN", token)
+    before = {name: dict(repo.files) for name, repo in hub.repos.items()}
+    with pytest.raises(GplanError) as raised:
+        push_model(name, lambda: pytest.fail("exported"))
+    assert re.search(says, str(raised.value)), raised.value
+    assert {name: repo.files for name, repo in hub.repos.items()} == before
+
+
+def test_a_push_that_fails_leaves_no_repository(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", OWNER_TOKEN)
+    hub.refuse_commits = True
+    with pytest.raises(GplanError, match="403"):
+        push_model("me/new", lambda: export_to(tmp_path / "out"))
+    with pytest.raises(OSError):  # As the export may.
+        push_model("me/new", lambda: (tmp_path / "gone").read_text() and tmp_path)
+    assert "me/new" not in hub.repos
+
+
+def test_a_pushed_planner_is_run_by_its_id(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tiny_model_dir: Path, world_rows: list[Sample]
+) -> None:
+    """What GPlan reads beside the weights goes along: it plans as the model directory does."""
+    monkeypatch.setenv("HF_TOKEN", OWNER_TOKEN)
+    model = Path("runs/picd/model")
+    shutil.copytree(tiny_model_dir, model)
+    template = PromptTemplate.load("compact_zh")
+    GsisrTask(template, IntentLibrary.load(), prompt_length=300, response="latent").save(model)
+    said = CliRunner().invoke(app, ["export", str(model), "--push", "me/planner"])
+    assert said.exit_code == 0, (said.output, said.exception)
+    assert f"Published. The model is at {hub.endpoint}/me/planner" in said.output
+    assert {"README.md", "guided/plan.lark", "prompt/user.j2"} < hub.repos[
+        "me/planner"
+    ].files.keys()
+    fetched = model_path("me/planner")
+    mine, theirs = GsisrTask.load(model), GsisrTask.load(fetched)
+    encoders = ChatEncoder.load(model), ChatEncoder.load(fetched)
+    assert encoders[0].latents == encoders[1].latents and theirs.response == "latent"
+    for sample in world_rows[:3]:
+        ids = [
+            task.prompt_ids(sample, of) for task, of in zip((mine, theirs), encoders, strict=True)
+        ]
+        np.testing.assert_array_equal(*ids)
+    np.testing.assert_array_equal(
+        load_qwen3("me/planner").embedding[...], load_qwen3(model).embedding[...]
+    )
 
 
 def test_convert_from_the_hub_as_a_user_types_it(hub: FakeHub, tmp_path: Path) -> None:
