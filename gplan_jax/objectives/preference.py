@@ -60,6 +60,7 @@ class ScDpoConfig(Config):
 PAPER = ScDpoConfig()
 
 
+@jax.named_scope("loss")
 def preference_terms(
     name: PreferenceLoss,
     policy_chosen: ArrayLike,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import chex
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -59,6 +60,7 @@ def section_counts(sections: Array) -> Array:
     return jnp.stack([jnp.sum(sections == s) for s in (REASONING, PLAN)]).astype(jnp.float32)
 
 
+@jax.named_scope("loss")
 def section_loss_sums(nll: Array, sections: Array) -> Array:
     """float32 [2]: token losses summed over the reasoning and over the plan section."""
     chex.assert_equal_shape([nll, sections])

@@ -20,6 +20,7 @@ from gplan_jax.models.layers.sharding import axis_size, mesh_in_force, partition
 from gplan_jax.objectives.token_nll import chunked_token_nll, partition_and_picked
 
 
+@jax.named_scope("embed")
 def embed_tokens(table_VxD: jax.Array, ids_BxS: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Returns ``table[ids]`` [B, S, D] in ``dtype``; B is split over the mesh where it divides."""
     chex.assert_rank([table_VxD, ids_BxS], 2)
@@ -47,6 +48,7 @@ def embed_tokens(table_VxD: jax.Array, ids_BxS: jax.Array, dtype: DTypeLike) -> 
     )(table_VxD, ids_BxS)
 
 
+@jax.named_scope("head")
 def vocabulary_nll(
     hidden_BxRxD: jax.Array, head_VxD: jax.Array, targets_BxR: jax.Array, *, vocab_chunk: int
 ) -> jax.Array:

@@ -72,6 +72,7 @@ class Attention(nnx.Module):
         self.value_lora: LowRank | None = nnx.data(None)
         self.output_lora: LowRank | None = nnx.data(None)
 
+    @jax.named_scope("attention")
     def __call__(self, x_BxTxD: jax.Array, cos_sin: CosSin, mix: Mix) -> tuple[jax.Array, Any]:
         q_BxTxNxH = project("BTD,DNH->BTNH", x_BxTxD, self.query, self.query_lora)
         k_BxTxKxH = project("BTD,DKH->BTKH", x_BxTxD, self.key, self.key_lora)
@@ -96,6 +97,7 @@ class Mlp(nnx.Module):
         self.up_lora: LowRank | None = nnx.data(None)
         self.down_lora: LowRank | None = nnx.data(None)
 
+    @jax.named_scope("mlp")
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
         gate_BxTxF = jax.nn.silu(project("BTD,DF->BTF", x_BxTxD, self.gate, self.gate_lora))
         up_BxTxF = project("BTD,DF->BTF", x_BxTxD, self.up, self.up_lora)
@@ -254,6 +256,7 @@ class Qwen3(nnx.Module):
         head = self.embedding[...] if self.head is None else self.head[...]
         return head if self.trained_rows is None else self.trained_rows.put_into(head, "head")
 
+    @jax.named_scope("head")
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Returns float32 logits [..., V] of states [..., D]."""
         head = self.head_VxD().astype(hidden.dtype)

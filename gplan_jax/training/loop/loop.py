@@ -30,6 +30,7 @@ from gplan_jax.training.loop.metrics_log import (
     require_wandb,
     seconds_before,
 )
+from gplan_jax.training.loop.profile import profiled_steps
 from gplan_jax.training.loop.reference import with_reference
 from gplan_jax.training.loop.reporter import StepReporter
 from gplan_jax.training.loop.run_clock import RunClock
@@ -187,6 +188,7 @@ def _train(
             compiled = set()
             with (
                 Watchdog(config.watchdog, clock, directory, save_what_can_be),
+                profiled_steps(config.logging.profile_steps, directory, reporter.flush) as traced,
                 closing(run.batches(taken)) as batches,
             ):
                 while taken < plan.total_steps:
@@ -198,14 +200,15 @@ def _train(
                         if signals.received:  # Reader processes may have got it too, and be gone.
                             stop()
                         raise
-                    begin, shapes = clock.now(), tuple(x.shape for x in jax.tree.leaves(batch))
-                    if shapes in compiled:
-                        state, metrics = train_step(state, batch)
-                    else:
-                        compiled.add(shapes)
-                        with clock.spending("compile"):
+                    with traced(taken + 1):
+                        begin, shapes = clock.now(), tuple(x.shape for x in jax.tree.leaves(batch))
+                        if shapes in compiled:
                             state, metrics = train_step(state, batch)
-                        begin = clock.now()
+                        else:
+                            compiled.add(shapes)
+                            with clock.spending("compile"):
+                                state, metrics = train_step(state, batch)
+                            begin = clock.now()
                     taken += 1
                     clock.dispatch(taken, begin, metrics)
                     reporter.hold(taken, loaded, metrics)

@@ -91,7 +91,8 @@ def make_train_step(
         def loss_of(params: Params, prefix: KeysValues, rows: SampleRows | PairRows) -> Any:
             contexts = [LayeredContext(*kv, _length_1(batch.prefix)) for kv in prefix]
             sums = objective.sums(model_of(params), rows, contexts)
-            return objective.loss(sums, scales), sums
+            with jax.named_scope("loss"):
+                return objective.loss(sums, scales), sums
 
         gradient_of = jax.grad(loss_of, argnums=(0, 1), has_aux=True)
         if accumulation_steps == 1:
@@ -116,9 +117,10 @@ def make_train_step(
             (through_prefix,) = pull_prefix_back(prefix_gradient)
             gradients = jax.tree.map(jnp.add, gradients, through_prefix)
 
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-        metrics = {**objective.metrics(sums, scales), "grad_norm": optax.global_norm(gradients)}
-        params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("optimizer"):
+            updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+            metrics = {**objective.metrics(sums, scales), "grad_norm": optax.global_norm(gradients)}
+            params = optax.apply_updates(state.params, updates)
         return TrainState(params, optimizer_state, state.step + 1), metrics
 
     out_shardings = None if state_shardings is None else (state_shardings, None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gplan_jax.foundation.config import Config
 from gplan_jax.foundation.paths import PathText
@@ -142,6 +142,16 @@ class LoggingConfig(Config):
     """Besides log.jsonl and TensorBoard, which are always written."""
 
     wandb_project: str | None = None  # project at Weights & Biases; None logs nothing there
+    # [a, b] writes a profile of steps a to b, counted from 1, for TensorBoard; SIGUSR1 one of the
+    # next three
+    profile_steps: list[int] | None = Field(None, min_length=2, max_length=2)
+
+    @field_validator("profile_steps")
+    @classmethod
+    def _in_order(cls, steps: list[int] | None) -> list[int] | None:
+        if steps and not 1 <= steps[0] <= steps[1]:
+            raise ValueError("first and last step in order, counted from 1: [10, 12], say")
+        return steps
 
 
 class WatchdogConfig(Config):
