@@ -64,9 +64,13 @@ def free_port() -> int:
 
 @contextmanager
 def local_server(
-    command: Callable[[int], Sequence[str]], log: Path, *, start_timeout_s: float = 900.0
+    command: Callable[[int], Sequence[str]],
+    log: Path,
+    *,
+    start_timeout_s: float = 900.0,
+    ready_path: str = "/readyz",
 ) -> Iterator[LocalServer]:
-    """Starts a server on a free port, yields it once ``/readyz`` says 200, always stops it.
+    """Starts a server on a free port, yields it once ``ready_path`` says 200, always stops it.
 
     ``command`` is port -> command line, ``log`` takes all that the server prints. GplanError shows
     the end of the log where it ended or was not ready in time.
@@ -83,7 +87,7 @@ def local_server(
         )
     try:
         server = LocalServer(f"http://{HOST}:{port}", process, log)
-        wait_until_ready(server.url, start_timeout_s, server=server)
+        wait_until_ready(server.url, start_timeout_s, server=server, path=ready_path)
         yield server
     finally:
         # As an orchestrator ends a server: SIGTERM, time to drain, then SIGKILL.
@@ -96,8 +100,10 @@ def local_server(
         process.wait()
 
 
-def wait_until_ready(url: str, timeout_s: float, *, server: LocalServer | None = None) -> None:
-    """Waits until ``/readyz`` answers 200; it is asked once at least.
+def wait_until_ready(
+    url: str, timeout_s: float, *, server: LocalServer | None = None, path: str = "/readyz"
+) -> None:
+    """Waits until ``path`` answers 200; it is asked once at least.
 
     ``server`` is the one at ``url``, where it is ours: its end ends the waiting.
     """
@@ -108,10 +114,10 @@ def wait_until_ready(url: str, timeout_s: float, *, server: LocalServer | None =
                 problem = f"The server ended with code {code} before it was ready."
                 break
             try:
-                response = client.get("/readyz")
+                response = client.get(path)
                 if response.status_code == httpx2.codes.OK:
                     return
-                state = f"/readyz says {response.status_code}: {response.text[:200]}"
+                state = f"{path} says {response.status_code}: {response.text[:200]}"
             except httpx2.HTTPError as error:
                 state = f"it does not answer ({type(error).__name__})"
             if time.monotonic() + POLL_S > ends:
