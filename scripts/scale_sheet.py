@@ -88,6 +88,20 @@ def trainings(given: Assumptions) -> Iterable[list[str]]:
             yield [model, name, *(_hours(h, price) for h in hours)]
 
 
+def whole_jobs(given: Assumptions, rows: int = 100_000) -> Iterable[list[str]]:
+    """What so many rows take on one H100 and on a v5e slice of 16 chips."""
+    machines = ((PEAKS["H100"], 1, given.prices[0]), (PEAKS["TPU v5e"], 16, given.prices[1]))
+    for model in ("qwen3-1.7b", "qwen3-4b"):
+        jobs = {
+            f"PICD, {EPOCHS} epochs": training_flops(model, rows),
+            "a plan for each": plan_flops(model) * rows,
+        }
+        for job, flops in jobs.items():
+            hours = [flops / (peak * chips * given.used) / 3600 for peak, chips, _ in machines]
+            costs = [chips * price for _, chips, price in machines]
+            yield [model, job, *map(_hours, hours, costs)]
+
+
 def cpu_work(given: Assumptions) -> Iterable[list[str]]:
     core = given.prices[2]
     for events in EVENTS:
@@ -125,6 +139,7 @@ def sheets(given: Assumptions) -> list[str]:
     return [
         markdown(("planner", "one", "plans/s", *contexts), plans(given)),
         markdown(("planner", "one", "10,000 rows", "100,000 rows"), trainings(given)),
+        markdown(("planner", "100,000 rows", "one H100", "v5e-16"), whole_jobs(given)),
         markdown(("one CPU core", "how many", "time"), cpu_work(given)),
     ]
 

@@ -10,13 +10,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from rich.cells import cell_len
+from rich.table import Table
 
 from gplan_jax.foundation.compilation_cache import keep_compiled_programs
+from gplan_jax.foundation.tables import TextTable, plain_text
 from gplan_jax.gsisr import Sample
 
 # Tests are about values, not speed: one device, no accelerator, no surprises between machines.
@@ -51,6 +55,7 @@ settings.register_profile("explore", deadline=None, max_examples=500)
 settings.load_profile("gplan")
 
 TINY_ROWS = 40
+TERMINAL = 80  # columns
 
 SHARED = REPOSITORY.parent / "shared"
 
@@ -75,6 +80,36 @@ def _memory_is_that_of_one_file() -> Iterator[None]:
         jax.clear_caches()
         if sys.platform == "linux":  # What was freed goes back to the system.
             ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tables_are_whole_on_a_terminal() -> Iterator[None]:
+    """Reads every table that any test draws, at 80 columns: each cell has to be there."""
+    drawn = TextTable.rich
+
+    def checked(table: TextTable) -> Table:
+        found = drawn(table)
+        assert_whole(table, plain_text(found, width=TERMINAL))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TextTable, "rich", checked)
+        yield
+
+
+def assert_whole(table: TextTable, text: str) -> None:
+    """Every character of every cell is in ``text``, and a figure's characters side by side."""
+    cells = [str(cell) for row in table.rows for cell in row or ()]
+    wanted = Counter("".join([*table.headings, *cells]))
+    there = Counter(text)
+    lost = {c: n for c, n in wanted.items() if not c.isspace() and there[c] < n}
+    assert not lost, f"{lost} are cut from\n{text}"
+    assert there["…"] == Counter("".join([*cells, table.title, table.caption]))["…"], text
+    for row in table.rows:
+        for cell in (row or ())[table.words :]:
+            assert all(line.strip() in text for line in str(cell).split("\n")), f"{cell!r}, {text}"
+    rows = text.splitlines()
+    assert all(cell_len(line) <= TERMINAL for line in rows) or len(table.headings) < 3, text
 
 
 @pytest.fixture(scope="session")

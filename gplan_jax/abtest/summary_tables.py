@@ -10,9 +10,11 @@ from gplan_jax.foundation.tables import NOTHING, TextTable
 NAMES = {"uv_ctr": "UV-CTR", "uv_ctr_day": "UV-CTR a day", "ctr": "CTR"}
 
 
-def text_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> TextTable:
+def text_table(
+    title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *, keys: int = 1
+) -> TextTable:
     """A table whose columns are all set as words: figures stand beside their intervals."""
-    return TextTable(headings, rows, words=len(headings), title=title)
+    return TextTable(headings, rows, words=len(headings), title=title, keys=keys)
 
 
 def summary_tables(summary: Mapping[str, Any]) -> list[TextTable]:
@@ -59,7 +61,7 @@ def metric_table(summary: Mapping[str, Any]) -> TextTable:
                 lift = _interval(found, "lift")
                 rows.append((row["treatment"], name, points, lift, number(found["p"]), saved))
     headings = ("arm", "metric", "difference, points", "lift", "p", "variance saved")
-    return text_table("All metrics", headings, rows)
+    return text_table("All metrics", headings, rows, keys=2)
 
 
 def ratio_table(summary: Mapping[str, Any]) -> TextTable:

@@ -104,8 +104,7 @@ def baseline(
     )
     outcome = compare(setup, added=predicted, workers=workers, command=" ".join(sys.argv[1:]))
     if outcome.summary is not None:
-        console = Console()
-        console.print(comparison_table(outcome.about, outcome.summary, console.width))
+        Console().print(comparison_table(outcome.about, outcome.summary))
         typer.echo(f"Finished. The result is in {out}")
         for what, name in (
             ("this table", f"{results.TABLE}, {results.MARKDOWN}"),

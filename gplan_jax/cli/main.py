@@ -7,10 +7,12 @@ import errno
 import functools
 import importlib.metadata
 import importlib.util
+import inspect
 import io
 import logging
 import os
 import platform
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -114,6 +116,22 @@ STOPPED = (
     "interrupted; what was finished stays on disk, answers of chat servers in their cache: run the "
     "command again (train goes on with --resume)"
 )
+HELP_WIDTH = 74
+# Command -> what usually comes next, where its own last lines don't say.
+TRAIN = "gplan train picd_qwen3_1_7b data.train={out} output=DIR"
+NEXT = {
+    "convert": "gplan train picd_qwen3_1_7b model={out} data.train=FILE output=DIR",
+    "triggers": "gplan synthesize --data {out} --teacher FILE --out rows.csv",
+    "import_": "gplan synthesize --data FILE --seeds {out} --teacher FILE --out rows.csv",
+    "explain": TRAIN,
+    "filter_rows": TRAIN,
+    "counterfactuals": "gplan train scdpo_qwen3_1_7b model=MODEL data.train={out} output=DIR",
+    "evaluate": "gplan compare {out} OTHER, or gplan serve --model {model}",
+    "predict": "gplan compare {out} OTHER --data {data}",
+    "judge": "gplan judge --against OTHER, for wins and losses on the same rows",
+    "analyse": "gplan abtest power, for how many users a smaller lift takes",
+    "assign": "gplan abtest analyse --log FILE --config {config} --out DIR",
+}
 OUTPUTS = ("out", "log_out", "example_log")
 MODELS = ("model", "model_dir")  # directories, or ids on the hub
 
@@ -134,13 +152,34 @@ def prepared(command: Callable[..., Any]) -> Callable[..., Any]:
             for path in filter(None, map(options.get, OUTPUTS)):
                 if not is_cloud(path):  # What Spark writes to a bucket, it guards itself.
                     locks.enter_context(alone_in(path))
-            return command(**options)
+            command(**options)
+        given = {name: value for name, value in options.items() if value is not None}
+        with contextlib.suppress(KeyError):  # of a command that is not here, or an option
+            print(f"  next: {NEXT[command.__name__].format_map(given)}")
 
     return run
 
 
+def help_text(docstring: str) -> str:
+    """Help of a docstring: paragraphs for the terminal to wrap, examples that can be copied.
+
+    Where an example is too long for a line of 80 characters, a backslash continues it.
+    """
+    paragraphs = []
+    for paragraph in inspect.cleandoc(docstring).split("\n\n"):
+        lines = [""]
+        for word in re.findall(r"(?:-[\w-]+ (?=[^-\s]))?(?:'[^']*'|\S)+", paragraph):
+            if paragraph.startswith("Example:") and len(f"{lines[-1]} {word}") > HELP_WIDTH:
+                lines[-1] += " \\"
+                lines.append("   ")
+            lines[-1] += f" {word}" if lines[-1] else word
+        paragraphs.append("\n".join(lines))
+    return "\n\n".join(paragraphs)
+
+
 for group in (app, abtest, bench.bench, config, seeds):
     for info in group.registered_commands:
+        info.help = help_text(info.callback.__doc__ or "") if info.callback else None
         info.callback = prepared(cast("Callable[..., Any]", info.callback))
 
 

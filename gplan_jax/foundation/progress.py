@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
@@ -22,11 +23,14 @@ from rich.text import Text
 T = TypeVar("T")
 # A text, or a function that is asked for one whenever the bar is drawn: it should be quick.
 Note = str | Callable[[], str]
-PLAIN_LINE_SECONDS = 15.0
+PLAIN_LINE_SECONDS, FIRST_LINE_SECONDS = 15.0, 4.0
 
 
 class ProgressBar:
-    """A bar with a free text beside it; where stderr is no terminal, a line every 15 seconds."""
+    """A bar with a free text beside it; where stderr is no terminal, a line every 15 seconds.
+
+    The first of these comes after 4 seconds, whether or not anything is done yet.
+    """
 
     def __init__(self, description: str, total: int | None, *, start: int = 0) -> None:
         console = Console(stderr=True)
@@ -47,15 +51,22 @@ class ProgressBar:
             )
             self._task = self._live.add_task(description, total=total, completed=start, note="")
         self._console = console
+        self._first = threading.Timer(FIRST_LINE_SECONDS, self._show_start)
+        self._first.daemon = True
 
     def __enter__(self) -> ProgressBar:
-        if self._live:
-            self._live.start()
+        (self._live or self._first).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._first.cancel()
         if self._live:
             self._live.stop()
+
+    def _show_start(self) -> None:
+        of = "" if self._total is None else f" of {self._total}"
+        line = f"{self._description}: {self._done}{of} so far"
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def advance(self, note: Note = "", *, steps: int = 1) -> None:
         """Counts ``steps`` done and shows ``note`` beside the bar."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 
 def test_no_command_imports_transformers_to_start() -> None:
@@ -74,3 +79,34 @@ def test_the_version_names_what_a_bug_report_needs() -> None:
     assert said.exit_code == 0
     for part in (gplan_jax.__version__, f"JAX {jax.__version__}", jax.devices()[0].device_kind):
         assert part in said.stdout
+
+
+def test_help_wraps_paragraphs_and_shows_examples_that_can_be_copied() -> None:
+    """Of every command, at 80 columns: an example's lines are the docstring's words again."""
+    from typer.main import get_command
+    from typer.testing import CliRunner
+
+    from gplan_jax.cli.main import app
+
+    def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+        for name, command in getattr(group, "commands", {}).items():
+            yield from commands(command, (*path, name))
+        if not hasattr(group, "commands"):
+            yield path, group
+
+    found = dict(commands(get_command(app)))
+    assert len(found) > 30
+    for path, command in found.items():
+        told = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80", "TERM": "dumb"})
+        text = told.output.partition("╭─")[0]
+        assert told.exit_code == 0 and max(map(cell_len, told.output.splitlines())) <= 80
+        examples = re.findall(r"^ Example: (.*?)\n *\n", text + "\n \n", re.DOTALL | re.MULTILINE)
+        assert examples, f"{path} has no example"
+        # What a shell makes of a copied example is what the docstring says.
+        joined = [" ".join(re.sub(r"\\ *\n", " ", example).split()) for example in examples]
+        wanted = inspect.cleandoc(command.callback.__doc__ or "").split("\n\n")
+        assert joined == [
+            " ".join(paragraph.removeprefix("Example: ").split())
+            for paragraph in wanted
+            if paragraph.startswith("Example: ")
+        ]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from gplan_jax.foundation import progress
@@ -108,3 +110,12 @@ def test_notes_are_no_markup(clock: Clock, capsys: pytest.CaptureFixture[str]) -
 def _tick(clock: Clock, item: int) -> int:
     clock.now += 1.0
     return item
+
+
+def test_a_first_line_comes_though_nothing_is_done_yet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", 0.05)
+    with ProgressBar("Fits", 60, start=20):
+        time.sleep(0.5)
+    assert capsys.readouterr().err == "Fits: 20 of 60 so far\n"

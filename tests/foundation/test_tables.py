@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.text import Text
 
 from gplan_jax.foundation.tables import NOTHING, TextTable, plain_text
@@ -40,3 +42,30 @@ def test_a_narrow_terminal_breaks_words_and_never_a_figure() -> None:
     text = plain_text(wide.rich(), width=24)
     assert "1234.5" in text and "…" not in text
     assert max(map(len, text.splitlines())) <= 24
+
+
+WORDS = st.text("abcdefg 城市", max_size=30)
+FIGURES = st.from_regex(r"[+-]?[0-9]{1,4}(\.[0-9])?( \[[0-9]{1,3}, [0-9]{1,3}\])?", fullmatch=True)
+
+
+@given(data=st.data(), words=st.integers(1, 3), figures=st.integers(0, 12), plain=st.booleans())
+def test_a_table_of_any_size_loses_nothing_on_a_terminal(
+    data: st.DataObject, words: int, figures: int, plain: bool
+) -> None:
+    """What conftest's check asks of every table; here of tables too wide for one part."""
+    row = st.tuples(*[WORDS] * words, *[FIGURES] * figures)
+    rows = data.draw(st.lists(row, min_size=1, max_size=4))
+    headings = data.draw(st.tuples(*[WORDS] * (words + figures)))
+    keys = data.draw(st.integers(1, words))
+    table = TextTable(headings, rows, words=words, keys=keys, plain=plain, title="T", caption="c")
+    text = plain_text(table.rich(), width=80)
+    assert text.count("T") == 1
+
+
+def test_the_parts_of_a_wide_table_begin_with_its_keys() -> None:
+    headings = ["arm", *(f"figure {n}" for n in range(9))]
+    table = TextTable(headings, [["sasrec", *["12.3 [10.1, 15.2]"] * 9], None, ["floor"]])
+    text = plain_text(table.rich(), width=80)
+    assert text.count("sasrec") == text.count("floor") == 3
+    assert [text.index(heading) for heading in headings] == sorted(map(text.index, headings))
+    assert plain_text(table.rich(), width=250).count("sasrec") == 1

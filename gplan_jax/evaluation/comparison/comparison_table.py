@@ -16,7 +16,6 @@ HEADINGS = (
     "Acc@1\n%", "95% over\nrows", "± sd of\nseeds", "NDCG@3", "NES", "Exact\n%", "Filter\n%",
     "free:\nAcc@1 %", "free:\nfilter %", "Para-\nmeters", "Sec.\na fit",
 )  # fmt: skip
-NARROW = 5  # So many columns of figures fit into 80 characters.
 
 
 def table_rows(about: ComparisonAbout, summary: ComparisonSummary) -> dict[str, list[str]]:
@@ -51,15 +50,13 @@ def table_rows(about: ComparisonAbout, summary: ComparisonSummary) -> dict[str, 
     return rows
 
 
-def comparison_table(
-    about: ComparisonAbout, summary: ComparisonSummary, width: int = WIDTH
-) -> Table:
-    """The table for a terminal; one below 120 characters shows the first figures only."""
+def comparison_table(about: ComparisonAbout, summary: ComparisonSummary) -> Table:
+    """The table for a terminal."""
     titles: dict[str, Cell] = {
         name: Text(about.titles[name], style="" if name in about.floors else "bold")
         for name in about.arms
     }
-    return _table(about, summary, titles, len(HEADINGS) if width >= WIDTH else NARROW).rich()
+    return _table(about, summary, titles).rich()
 
 
 def terminal_text(about: ComparisonAbout, summary: ComparisonSummary) -> str:
@@ -75,22 +72,22 @@ def markdown_text(about: ComparisonAbout, summary: ComparisonSummary) -> str:
         else f"**{about.titles[name]}**"
         for name in about.arms
     }
-    return _table(about, summary, titles, len(HEADINGS)).markdown()
+    return _table(about, summary, titles).markdown()
 
 
 def _table(
-    about: ComparisonAbout, summary: ComparisonSummary, titles: Mapping[str, Cell], columns: int
+    about: ComparisonAbout, summary: ComparisonSummary, titles: Mapping[str, Cell]
 ) -> TextTable:
     cells = table_rows(about, summary)
     rows: list[Sequence[Cell] | None] = []
     for floors in (False, True):
         rows += [None] if floors else []
         for name in (name for name in about.arms if (name in about.floors) == floors):
-            beside, tools = summary.beside[name], [NOTHING] * columns
+            beside, tools = summary.beside[name], [NOTHING] * len(HEADINGS)
             tools[0] = _percent(beside["acc1_tool"]) + NO_MARK
             tools[3] = f"{beside['ndcg3_tool']:.3f}" + NO_MARK
-            rows += [[titles[name], *cells[name][:columns]], ["  tools alone", *tools]]
-    return TextTable(["", *HEADINGS[:columns]], rows, caption=caption(about, summary), plain=True)
+            rows += [[titles[name], *cells[name]], ["  tools alone", *tools]]
+    return TextTable(["", *HEADINGS], rows, caption=caption(about, summary), plain=True)
 
 
 def caption(about: ComparisonAbout, summary: ComparisonSummary) -> str:

@@ -31,7 +31,7 @@ def scores_table(result: Mapping[str, Any]) -> Table:
                 rows.append([Text(cell, style="dim") for cell in dim])
         rows.append(None)
     headings = ["plans", "judge", *(m.capitalize() for m in measures), "scored", "not"]
-    return TextTable(headings, rows, words=2, caption=_caption(result)).rich()
+    return TextTable(headings, rows, words=2, keys=2, caption=_caption(result)).rich()
 
 
 def pairs_table(result: Mapping[str, Any]) -> Table:

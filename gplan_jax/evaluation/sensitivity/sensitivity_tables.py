@@ -70,7 +70,9 @@ def _perturbation_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
             means, _ = _means_and_bounds(metrics["by_perturbation"][perturbation]["figures"])
             rows.append((f"  {name}", "", *cells(means, PAIR_HEADINGS)))
     headings = ["", "Pairs", *PAIR_HEADINGS.values()]
-    return TextTable(headings, rows, words=2, title="By perturbation", caption=caption).rich()
+    return TextTable(
+        headings, rows, words=2, keys=2, title="By perturbation", caption=caption
+    ).rich()
 
 
 def _label_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -6,7 +6,6 @@ from typing import Any
 
 from gplan_jax.evaluation.comparison.comparison_table import (
     HEADINGS,
-    NARROW,
     comparison_table,
     markdown_text,
     table_rows,
@@ -92,8 +91,7 @@ def test_it_fits_its_terminal() -> None:
     lines = text.splitlines()
     floor = next(i for i, line in enumerate(lines) if line.strip().startswith("Floor"))
     assert set(lines[floor - 1].strip()) == {"─"}, "floors stand below a rule"
-    assert len(comparison_table(ABOUT, SUMMARY, 80).columns) == 1 + NARROW
-    assert len(comparison_table(ABOUT, SUMMARY, 120).columns) == 1 + len(HEADINGS)
+    assert len(comparison_table(ABOUT, SUMMARY).columns) == 1 + len(HEADINGS)
 
 
 def test_the_caption_tells_how_it_came_about() -> None:
