@@ -16,9 +16,9 @@ DASHBOARD = Path(__file__).parents[3] / "deploy" / "grafana.json"
 
 def test_every_metric_of_the_dashboard_is_one_of_the_servers() -> None:
     metrics = ServerMetrics(
-        lambda: EngineSnapshot(True, 0, 0, 8, 64, replicas=(True,), rows_of_passes={1: 1})
+        lambda: EngineSnapshot(True, 0, 0, 8, 64, replicas={"0": True}, rows_of_passes={1: 1})
     )
-    metrics.tell_model(lambda: ("model", "1"))
+    metrics.tell_models(lambda: [("model", "1")])
     families = text_string_to_metric_families(metrics.text().decode())
     kinds = {family.name: family.type for family in families}
     there = set()
