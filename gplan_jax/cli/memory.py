@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
+from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import load_config
 
 
 def plan_memory(
     config: Annotated[
-        Path, typer.Argument(help="YAML file of the run, or a name of gplan config list.")
-    ],
+        str | None, typer.Argument(help="YAML file of the run, or a name of gplan config list.")
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Replace values, e.g. mesh.tensor=2."),
@@ -43,6 +44,16 @@ def plan_memory(
             "is latent, else 311."
         ),
     ] = None,
+    serve: Annotated[
+        Path | None,
+        typer.Option(
+            help="Plan `gplan serve` of this model directory instead of a run, on one device; "
+            "KEY=VALUE are the engine's, e.g. slots=16 weights=int8 compute_dtype=bfloat16."
+        ),
+    ] = None,
+    passes: Annotated[
+        float | None, typer.Option(min=1, help="Of a plan (--serve); 4.4 where it is drafted.")
+    ] = None,
     search: Annotated[
         bool, typer.Option(help="Where it does not fit, look for the nearest setting that does.")
     ] = True,
@@ -54,6 +65,8 @@ def plan_memory(
     Lengths that are not given are those of the public rows, docs/memory.md.
 
     Example: gplan plan-memory picd_qwen3_1_7b --topology v5e:4x4
+
+    Example: gplan plan-memory --serve runs/picd/model compute_dtype=bfloat16 --topology v5e:1x1
     """
     import jax
 
@@ -66,12 +79,31 @@ def plan_memory(
     from gplan_jax.training.memory.topologies import parse_topology
     from gplan_jax.training.steps.train_config import TrainConfig
 
-    settings = load_config(TrainConfig, config, overrides or [])
     devices = parse_topology(topology)
     if devices.needs_libtpu:
         # Only a compiler is wanted: libtpu would look for chips on this machine, and wait for them.
         jax.config.update("jax_platforms", "cpu")
-    shape = model_shape(settings, model)
+    progress = functools.partial(typer.echo, err=True)
+    if serve is not None:
+        from gplan_jax.inference.engine.serving_plan import describe_serving, plan_serving
+
+        texts = [text for text in (config, *(overrides or [])) if text is not None]
+        engine = plan_serving(
+            serve,
+            texts,
+            devices,
+            shape=model_shape(serve, model),
+            system=None if model is None else prefix_length,
+            longest=sequence_length,
+            plan_passes=passes,
+            report=progress,
+        )
+        typer.echo(describe_serving(engine))
+        raise typer.Exit(0 if engine.fits else 1)
+    if config is None:
+        raise GplanError("Name the config of a run, or a model directory with --serve.")
+    settings = load_config(TrainConfig, config, overrides or [])
+    shape = model_shape(Path(settings.model), model)
     lengths = RowLengths.of(
         settings,
         sequence=sequence_length,
@@ -83,7 +115,6 @@ def plan_memory(
     def plan_of(candidate: TrainConfig) -> MemoryPlan:
         return plan_memory(candidate, shape, devices, lengths)
 
-    progress = functools.partial(typer.echo, err=True)
     progress(f"planning {config} on {topology}; compiling takes about a minute")
     plan = plan_of(settings)
     typer.echo(describe(plan))

@@ -21,13 +21,14 @@ from gplan_jax.gsisr.context_pairs import SPATIOTEMPORAL_COLUMNS
 from gplan_jax.gsisr.facts import ORDER_TIMES, REQUEST_TIME
 from gplan_jax.gsisr.intent_counts import IntentCounts, context_key
 from gplan_jax.inference.engine.continuous import ContinuousDecoder, Prompted
-from gplan_jax.inference.engine.programs import PAGE, Programs, shapes_of
+from gplan_jax.inference.engine.programs import PAGE, Programs, Shapes, shapes_of
 from gplan_jax.inference.engine.requests import BadOption, EngineConfig, PlanRequest
 from gplan_jax.inference.engine.sequences import longest_prefix, longest_response
 from gplan_jax.inference.grammar.drafts import DraftModel
 from gplan_jax.inference.grammar.plan_grammar import PlanGrammar
-from gplan_jax.models import Qwen3, load_qwen3
+from gplan_jax.models import Qwen3, Qwen3Config, load_qwen3
 from gplan_jax.models.layers.projection import round_layers_to_int8
+from gplan_jax.models.qwen3.model import abstract_qwen3
 from gplan_jax.reasoning import Prompt
 
 # What a prefill verifies of a response at most, a latent prefix not counted.
@@ -52,15 +53,20 @@ class Parts:
     counts: IntentCounts  # of the plans it was trained on; empty where they are not known
 
 
-def load_parts(model_dir: Path, config: EngineConfig, **prompts: Any) -> Parts:
-    """Loads a model directory; see ``PlanEngine.load``."""
+def load_parts(
+    model_dir: Path, config: EngineConfig, *, shape: Qwen3Config | None = None, **prompts: Any
+) -> Parts:
+    """Loads a model directory; see ``PlanEngine.load``. With a ``shape`` the model is one of shapes
+    alone, and no weights are read.
+    """
     task = GsisrTask.load(model_dir, response=config.response, **prompts)
     encoder = ChatEncoder.load(model_dir)
     grammar = None
     if config.mode != "unconstrained":
         grammar = grammar_of(model_dir.name, task.response, task.library, encoder)
-    model = load_qwen3(model_dir, param_dtype=config.compute_dtype)
-    model.compute_dtype = jnp.dtype(config.compute_dtype)
+    dtype = jnp.dtype(config.compute_dtype)
+    model = abstract_qwen3(shape, dtype) if shape else load_qwen3(model_dir, param_dtype=dtype)
+    model.compute_dtype = dtype
     if config.weights == "int8":
         round_layers_to_int8(model)
     return Parts(model_dir.name, model, encoder, task, grammar, load_counts(model_dir))
@@ -170,6 +176,20 @@ def build_prompter(task: Task, encoder: ChatEncoder, config: EngineConfig) -> Pr
     return Prompter(encoder, task, find_shared=config.prefix_cache_mib > 0)
 
 
+def engine_shapes(config: EngineConfig, grammar: PlanGrammar | None, prompt: int) -> Shapes:
+    """The shapes of an engine for prompts of so many tokens after their system part."""
+    drafted = config.mode == "drafted"
+    return shapes_of(
+        prompt=prompt,
+        tail=longest_prefix(grammar) + START_TOKENS if drafted and grammar else 0,
+        response=config.max_new_tokens if grammar is None else longest_response(grammar),
+        slots=config.slots,
+        nodes=config.draft_tokens if drafted else 1,
+        queries=START_DECISIONS if drafted else 1,
+        chunk=config.prefill_chunk,
+    )
+
+
 def build_decoder(
     parts: Parts,
     config: EngineConfig,
@@ -185,21 +205,13 @@ def build_decoder(
     ``prompts`` are all that it will be given, if known; the prompt of ``sample`` begins as all do.
     """
     encoder, grammar = parts.encoder, parts.grammar
-    drafted = config.mode == "drafted"
     cache_bytes = config.prefix_cache_mib << 20
     system = prompter.system_ids(sample)
     longest = prompter.task.most_prompt_tokens
     if prompts:  # Rounded, so that files of about that length share programs.
         longest = min(longest, round_up(max(len(prompt.ids) for prompt in prompts), PAGE))
-    shapes = shapes_of(
-        prompt=longest - len(system),
-        tail=longest_prefix(grammar) + START_TOKENS if drafted and grammar else 0,
-        response=config.max_new_tokens if grammar is None else longest_response(grammar),
-        slots=config.slots,
-        nodes=config.draft_tokens if drafted else 1,
-        queries=START_DECISIONS if drafted else 1,
-        chunk=config.prefill_chunk,
-    )
+    shapes = engine_shapes(config, grammar, longest - len(system))
+    drafted = config.mode == "drafted"
     searched = any(prompt.best for prompt in prompts)
     if not ahead and (searched or not drafted):
         # A file keeps the slots full but for its last rows: other sizes cost more to compile than

@@ -124,7 +124,6 @@ class Programs:
             model, np.asarray(system_ids, np.int32), vocabulary, grammar
         )
         self._cache = passes.KVCache.empty(model, max(shapes.nodes), shapes.places)
-        self._words = None if grammar is None else grammar.table.bits_MxW.shape[1]
         self._ahead = ahead
         self._compiled: dict[tuple, Callable] = {}
         if ahead:
@@ -147,7 +146,7 @@ class Programs:
         the tokens ``queries``, or the most likely token [Q].
         """
         prompt = replace(
-            self._empty_prompt(self.shapes.bucket(len(ids)), start > 0),
+            _empty_prompt(self.shapes, self.shapes.bucket(len(ids)), start > 0),
             length=np.int32(len(ids)),
             slot=np.int32(slot),
             start=np.int32(start),
@@ -172,16 +171,7 @@ class Programs:
 
     def no_edges(self, *shape: int) -> passes.AllowedEdges | None:
         """Nothing that is allowed, to be filled in; None for plain decoding."""
-        if self._words is None:
-            return None
-        return passes.AllowedEdges(
-            np.zeros(shape, np.int32), np.zeros((*shape, self._words), np.uint32)
-        )
-
-    def _empty_prompt(self, bucket: int, continues: bool) -> passes.PromptRest:
-        zero = np.int32(0)
-        query_Q = np.zeros(self.shapes.queries, np.int32)
-        return passes.PromptRest(np.zeros(bucket, np.int32), zero, zero, zero, query_Q, continues)
+        return _no_edges(self._served, *shape)
 
     def _call(self, function: Any, *operands: Any) -> Any:
         if not self._ahead:
@@ -192,21 +182,7 @@ class Programs:
         return self._compiled[key](*operands)
 
     def _compile_all(self, pages: bool) -> None:
-        served, cache, number = self._served, self._cache, np.int32(0)
-        calls: list[tuple] = []
-        for bucket in self.shapes.buckets:
-            goes_on = (pages and self.shapes.continues(bucket)) or bucket <= self.shapes.chunk
-            for continues in (False, True) if goes_on else (False,):
-                prompt = self._empty_prompt(bucket, continues)
-                allowed = self.no_edges(self.shapes.queries)
-                calls.append((_PREFILL, served, cache, prompt, allowed))
-        for rows, nodes in self.shapes.nodes.items():
-            trees = empty_trees(rows, nodes, self.shapes.window)
-            calls.append((_VERIFY, served, cache, trees, self.no_edges(rows, nodes)))
-        if pages:
-            page = jax.eval_shape(_READ_PAGE, cache, number, number)
-            calls.append((_READ_PAGE, cache, number, number))
-            calls.append((_WRITE_PAGE, cache, page, number, number))
+        calls = program_calls(self._served, self._cache, self.shapes, pages=pages)
         lowered = [function.lower(*operands) for function, *operands in calls]
         # Compiling leaves Python's lock alone, so a second one may go on beside it.
         with ThreadPoolExecutor(2) as pool, ProgressBar("compiling", len(lowered)) as bar:
@@ -214,6 +190,40 @@ class Programs:
             for (function, *operands), program in zip(calls, compiled, strict=True):
                 self._compiled[_shape_key(function, operands)] = program
                 bar.advance(steps=1)
+
+
+def program_calls(
+    served: passes.Served, cache: passes.KVCache, shapes: Shapes, *, pages: bool
+) -> list[tuple[Any, ...]]:
+    """Every program that an engine may run, (jitted function, *operands): prefills by tokens, then
+    passes by rows, then pages. ``served`` and ``cache`` may be shapes without values.
+    """
+    number, calls = np.int32(0), list[tuple[Any, ...]]()
+    for bucket in shapes.buckets:
+        goes_on = (pages and shapes.continues(bucket)) or bucket <= shapes.chunk
+        for continues in (False, True) if goes_on else (False,):
+            prompt = _empty_prompt(shapes, bucket, continues)
+            calls.append((_PREFILL, served, cache, prompt, _no_edges(served, shapes.queries)))
+    for rows, nodes in shapes.nodes.items():
+        trees = empty_trees(rows, nodes, shapes.window)
+        calls.append((_VERIFY, served, cache, trees, _no_edges(served, rows, nodes)))
+    if pages:
+        page = jax.eval_shape(_READ_PAGE, cache, number, number)
+        calls.append((_READ_PAGE, cache, number, number))
+        calls.append((_WRITE_PAGE, cache, page, number, number))
+    return calls
+
+
+def _empty_prompt(shapes: Shapes, bucket: int, continues: bool) -> passes.PromptRest:
+    zero, query_Q = np.int32(0), np.zeros(shapes.queries, np.int32)
+    return passes.PromptRest(np.zeros(bucket, np.int32), zero, zero, zero, query_Q, continues)
+
+
+def _no_edges(served: passes.Served, *shape: int) -> passes.AllowedEdges | None:
+    if served.table is None:
+        return None
+    bits = np.zeros((*shape, served.table.bits_MxW.shape[1]), np.uint32)
+    return passes.AllowedEdges(np.zeros(shape, np.int32), bits)
 
 
 def _shape_key(function: Any, operands: Sequence[Any]) -> tuple:

@@ -97,4 +97,8 @@ def round_layers_to_int8(model: Any) -> None:
     for name, (module, inputs, _) in PROJECTIONS.items():
         parameter = getattr(getattr(model.layers, module), name)
         input_axes = tuple(range(1, 1 + len(inputs)))  # after the layers
-        parameter.set_value(jax.jit(to_int8, static_argnums=1)(parameter.get_value(), input_axes))
+        value, rounded = parameter.get_value(), jax.jit(to_int8, static_argnums=1)
+        shapes = isinstance(value, jax.ShapeDtypeStruct)
+        parameter.set_value(
+            rounded.eval_shape(value, input_axes) if shapes else rounded(value, input_axes)
+        )

@@ -57,13 +57,12 @@ class AbstractStep:
         return self.step.lower(self.state, self.batch, frozen=self.frozen)
 
 
-def model_shape(config: TrainConfig, name: str | None = None) -> Qwen3Config:
-    """The shape of a run's model: a shipped one by ``name``, else its directory's config.json.
+def model_shape(directory: Path, name: str | None = None) -> Qwen3Config:
+    """The shape of a model: a shipped one by ``name``, else its directory's config.json.
 
     Without that file the directory's own name says the shape; where it is what another run
     finishes, RUN/model, the name is at the end of RUN's.
     """
-    directory = Path(config.model)
     if name is None and (directory / "config.json").is_file():
         return read_config(directory)
     for known, shape in QWEN3_SHAPES.items():

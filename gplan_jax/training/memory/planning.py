@@ -70,28 +70,16 @@ def plan_memory(
         lower_seconds=lowered_at - begin,
     )
 
-    # A step from the compilation cache would be neither timed nor written out as text.
-    options: Any = jax.config
-    cached = options.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    with tempfile.TemporaryDirectory(prefix="gplan-plan-") as dump:
-        try:
-            with jax.set_mesh(mesh):
-                compiled = lowered.compile(compiler_options={"xla_dump_to": dump})
-        except jax.errors.JaxRuntimeError as error:
-            needed = _needed_bytes(str(error))
-            if needed is None:
-                raise
-            seconds = time.perf_counter() - lowered_at
-            return dataclasses.replace(refused, needed=needed, compile_seconds=seconds)
-        finally:
-            jax.config.update("jax_enable_compilation_cache", cached)
+    try:
+        with jax.set_mesh(mesh):
+            compiled, text = compile_with_text(lowered)
+    except jax.errors.JaxRuntimeError as error:
+        needed = needed_bytes(str(error))
+        if needed is None:
+            raise
         seconds = time.perf_counter() - lowered_at
-        # The module's text from the dump, as libtpu may be newer than JAX's own parser.
-        written = sorted(
-            Path(dump).glob("*after_optimizations.txt"), key=lambda path: path.stat().st_size
-        )
-        text = written[-1].read_text(encoding="utf-8") if written else compiled.as_text()
+        return dataclasses.replace(refused, needed=needed, compile_seconds=seconds)
+    seconds = time.perf_counter() - lowered_at
 
     # The compiler's totals: arguments exactly, temporaries by what is known to be among them.
     stats: Any = compiled.memory_analysis()
@@ -120,6 +108,26 @@ def plan_memory(
         costs=hlo_costs(parse_module(text)),
         compile_seconds=seconds,
     )
+
+
+def compile_with_text(lowered: Any) -> tuple[Any, str]:
+    """Compiles what is lowered, and gives the optimised module's text too.
+
+    The text is from a dump, as libtpu may be newer than JAX's own parser; what the compilation
+    cache gives would be neither timed nor dumped, so it is off.
+    """
+    options: Any = jax.config
+    cached = options.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    with tempfile.TemporaryDirectory(prefix="gplan-plan-") as dump:
+        try:
+            compiled = lowered.compile(compiler_options={"xla_dump_to": dump})
+        finally:
+            jax.config.update("jax_enable_compilation_cache", cached)
+        written = sorted(
+            Path(dump).glob("*after_optimizations.txt"), key=lambda path: path.stat().st_size
+        )
+        return compiled, written[-1].read_text("utf-8") if written else compiled.as_text()
 
 
 def estimate(
@@ -210,7 +218,7 @@ def _gradient_sums(built: AbstractStep, config: TrainConfig) -> float:
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def _needed_bytes(message: str) -> float | None:
+def needed_bytes(message: str) -> float | None:
     """Bytes a refused step asked for, from the compiler's message; None if it says none."""
     for pattern in (
         r"total memory required[^(]*\(([\d.]+)([KMGT]?)\)",

@@ -82,7 +82,7 @@ def describe(plan: MemoryPlan) -> str:
         ]
         if memory.host:
             sizes.append(("host memory", memory.host, "beside the device"))
-        lines += _table(
+        lines += table(
             ("memory of a device", "", ""),
             [(name, gib(size), note) for name, size, note in sizes if size or name == "peak"],
         )
@@ -100,14 +100,14 @@ def describe(plan: MemoryPlan) -> str:
     if plan.xla_flops is not None:
         note = "counts every loop body once: not the step's"
         work.append(("XLA cost_analysis", tera(plan.xla_flops), note))
-    lines += _table(("work of a step", "TFLOP", ""), work)
+    lines += table(("work of a step", "TFLOP", ""), work)
     if costs is not None and costs.silent_kernels:
         lines += [f"{costs.silent_kernels} kernel calls state no FLOPs and are not counted.", ""]
     if costs is not None and costs.unknown_loops:
         names = ", ".join(costs.unknown_loops[:3])
         lines += [f"Loops whose trips are unknown, counted once: {names}.", ""]
     if costs is not None and costs.collectives:
-        lines += _table(
+        lines += table(
             ("collectives of a step", "count", "GB sent by a device"),
             [
                 (c.kind, f"{c.count:,}", f"{sent:,.2f}" if sent >= 0.01 else f"{sent:.2g}")
@@ -126,7 +126,7 @@ def describe(plan: MemoryPlan) -> str:
             ("main memory", line.memory, memory_traffic),
             ("links between chips", line.network, links),
         ]
-        lines += _table(
+        lines += table(
             ("roofline", "seconds", ""),
             [(name, f"{seconds:.3f}", note) for name, seconds, note in limits],
         )
@@ -134,19 +134,18 @@ def describe(plan: MemoryPlan) -> str:
             f"At least {line.seconds:.3f} s a step, limited by {line.limit}: "
             f"{line.utilisation:.0%} useful-FLOPs utilisation at most."
         )
-    return "\n".join([*lines, verdict(plan)])
+    estimated = plan.source == "estimate"
+    return "\n".join([*lines, verdict(plan.needed, plan.capacity, estimated=estimated)])
 
 
-def verdict(plan: MemoryPlan) -> str:
-    """One line: whether the plan fits a device, and by how much."""
-    needed, capacity = gib(plan.needed), gib(plan.capacity)
-    if not plan.capacity:
-        return f"fits: unknown; a device needs {needed}, what it has is not in the table"
-    kind = " (estimate)" if plan.source == "estimate" else ""
-    gap = gib(abs(plan.capacity - plan.needed))
-    if plan.fits:
-        return f"fits: yes{kind}, {gap} of {capacity} to spare"
-    return f"fits: no{kind}, it needs {needed}, {gap} more than the {capacity} there are"
+def verdict(needed: float, capacity: float, *, estimated: bool) -> str:
+    """One line: whether so many bytes fit a device, and by how much; capacity 0: not known."""
+    if not capacity:
+        return f"fits: unknown; a device needs {gib(needed)}, what it has is not in the table"
+    kind, gap = " (estimate)" if estimated else "", gib(abs(capacity - needed))
+    if needed <= capacity:
+        return f"fits: yes{kind}, {gap} of {gib(capacity)} to spare"
+    return f"fits: no{kind}, it needs {gib(needed)}, {gap} more than the {gib(capacity)} there are"
 
 
 def gib(size: float) -> str:
@@ -159,7 +158,7 @@ def tera(value: float) -> str:
     return f"{value / 1e12:,.1f}" if value >= 1e11 else f"{value / 1e12:.3g}"
 
 
-def _table(head: tuple[str, str, str], rows: Sequence[tuple[str, str, str]]) -> list[str]:
+def table(head: tuple[str, str, str], rows: Sequence[tuple[str, str, str]]) -> list[str]:
     """Lines of a table and an empty one; figures stand at the right of their column."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(3)]
     lines = [

@@ -79,11 +79,13 @@ class Topology:
 
 
 def parse_topology(name: str) -> Topology:
-    """Reads "v5e:4x4", "h100:8" or "local"."""
+    """Reads "v5e:4x4", "h100:8", "h100" for one, or "local"."""
     if name == LOCAL:
         return Topology(name, local_chip(), len(jax.devices()))
     kind, _, shape = name.partition(":")
     chip = CHIPS.get(kind)
+    if chip is not None and chip.platform == "gpu":
+        shape = shape or "1"
     if chip is None or not re.fullmatch(r"\d+(x\d+)*", shape):
         raise _unknown(name)
     sizes = [int(size) for size in shape.split("x")]
@@ -125,7 +127,11 @@ def _tpu_devices(topology: Topology) -> list[Any]:
     from jax.experimental import topologies
 
     # A v4 chip's two cores form one device, as they do in a job.
-    options = {"chip_config_name": "megacore"} if topology.name.startswith("v4:") else {}
+    options: dict[str, Any] = {}
+    if topology.name.startswith("v4:"):
+        options["chip_config_name"] = "megacore"
+    if topology.devices == 1:  # a host's share of a slice is four chips where nothing is said
+        options["chips_per_host_bounds"] = [1, 1, 1]
     with _quiet_stderr():
         try:
             description = topologies.get_topology_desc(

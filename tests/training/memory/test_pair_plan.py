@@ -223,11 +223,11 @@ def test_bad_lengths_are_named() -> None:
 
 
 def test_the_model_that_another_run_finishes_has_the_shape_that_the_run_is_named_by() -> None:
-    assert model_shape(config()) == QWEN3_SHAPES["qwen3-1.7b"]
-    assert model_shape(config(model="runs/mine/Qwen3-4B/model")) == QWEN3_SHAPES["qwen3-4b"]
+    assert model_shape(Path(config().model)) == QWEN3_SHAPES["qwen3-1.7b"]
+    assert model_shape(Path("runs/mine/Qwen3-4B/model")) == QWEN3_SHAPES["qwen3-4b"]
     for nameless in ("runs/mine/model", "runs/qwen3_4b_mine/model", "runs/picd_qwen3_4b/best"):
         with pytest.raises(GplanError, match="--model"):
-            model_shape(config(model=nameless))
+            model_shape(Path(nameless))
 
 
 def test_an_estimate_on_pairs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from gplan_jax.training.memory.abstract_step import QWEN3_SHAPES, kept_activatio
 from gplan_jax.training.memory.batch_shape import BatchShape, RowLengths, batch_shape
 from gplan_jax.training.memory.hlo_costs import Collective, HloCosts
 from gplan_jax.training.memory.plan import MemoryPlan, roofline, useful_flops
-from gplan_jax.training.memory.planning import _needed_bytes, estimate, plan_memory
+from gplan_jax.training.memory.planning import estimate, needed_bytes, plan_memory
 from gplan_jax.training.memory.report import describe, verdict
 from gplan_jax.training.memory.topologies import CHIPS, GIB, parse_topology
 from gplan_jax.training.steps.train_config import TrainConfig
@@ -166,7 +167,7 @@ def test_the_slowest_limit_bounds_the_step() -> None:
 def test_what_a_refused_step_needs_is_read_from_the_compilers_words(
     message: str, needed: float | None
 ) -> None:
-    assert _needed_bytes(message) == needed
+    assert needed_bytes(message) == needed
 
 
 def test_a_refused_step_does_not_fit(tiny_plan: MemoryPlan) -> None:
@@ -180,7 +181,7 @@ def test_a_refused_step_does_not_fit(tiny_plan: MemoryPlan) -> None:
     )
     assert not refused.fits
     assert (
-        verdict(refused)
+        verdict(refused.needed, refused.capacity, estimated=False)
         == "fits: no, it needs 20.00 GiB, 4.25 GiB more than the 15.75 GiB there are"
     )
     assert "refused" in describe(refused)
@@ -221,13 +222,13 @@ def test_lora_holds_no_master_copy_and_no_moments_of_frozen_weights() -> None:
 
 
 def test_shapes_by_directory_name_option_and_file(tiny_model_dir: Any) -> None:
-    assert model_shape(config(model="models/Qwen3-4B")) == QWEN3_SHAPES["qwen3-4b"]
-    assert model_shape(config(model="x"), "qwen3-0.6b") == QWEN3_SHAPES["qwen3-0.6b"]
-    assert model_shape(config(model=str(tiny_model_dir))).hidden_size == 32
+    assert model_shape(Path("models/Qwen3-4B")) == QWEN3_SHAPES["qwen3-4b"]
+    assert model_shape(Path("x"), "qwen3-0.6b") == QWEN3_SHAPES["qwen3-0.6b"]
+    assert model_shape(tiny_model_dir).hidden_size == 32
     with pytest.raises(GplanError, match="gplan convert"):
-        model_shape(config(model="models/nothing"))
+        model_shape(Path("models/nothing"))
     with pytest.raises(GplanError, match=r"qwen3-1\.7b"):
-        model_shape(config(), "llama")
+        model_shape(Path("x"), "llama")
 
 
 def test_a_mesh_that_does_not_divide_is_refused_before_compiling() -> None:

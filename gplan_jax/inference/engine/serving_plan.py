@@ -1,0 +1,287 @@
+"""What an engine needs on a device that need not be here: memory, time of its passes, requests.
+
+The programs are the engine's own (``program_calls``) with shapes for weights and cache. For TPUs
+and this machine's devices they are compiled, for GPUs that are not here lowered and estimated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.config import override, parse_config
+from gplan_jax.inference.engine import passes
+from gplan_jax.inference.engine.decoder_setup import (
+    ANY_CONTEXT,
+    Parts,
+    build_prompter,
+    engine_shapes,
+    load_parts,
+)
+from gplan_jax.inference.engine.programs import Shapes, program_calls
+from gplan_jax.inference.engine.requests import EngineConfig
+from gplan_jax.inference.engine.sequences import longest_response
+from gplan_jax.models import Qwen3Config
+from gplan_jax.models.checkpoints.hugging_face import parameter_count
+from gplan_jax.training.hosts.mesh import MeshConfig
+from gplan_jax.training.memory.hlo_costs import HloCosts, hlo_costs
+from gplan_jax.training.memory.hlo_module import parse_module
+from gplan_jax.training.memory.plan import Roofline, roofline
+from gplan_jax.training.memory.planning import compile_with_text, needed_bytes
+from gplan_jax.training.memory.report import gib, table, verdict
+from gplan_jax.training.memory.topologies import Topology, local_chip, topology_mesh
+
+# Of a drafted plan, prefill included: the public rows in latent form (docs/benchmarks.md).
+DRAFTED_PASSES = 4.4
+
+
+@dataclass(frozen=True)
+class PlannedPass:
+    """One program: what it computes and moves, and what is live beside its operands."""
+
+    name: str
+    costs: HloCosts
+    limits: Roofline | None  # None where the chip is not in the table
+    temporaries: float  # bytes
+    code: float
+
+
+@dataclass(frozen=True)
+class ServingPlan:
+    """What one engine needs on one device; sizes in bytes."""
+
+    parts: Parts
+    config: EngineConfig
+    topology: Topology
+    shapes: Shapes
+    system: int  # tokens of the system prompt
+    programs: int  # that the engine compiles; those of ``longest`` and the others are some of them
+    weights: float
+    slots: float  # keys and values of all slots
+    tables: float  # keys and values of the system prompt, grammar, rows of its tokens
+    # The longest prefill, the shortest, a pass of one row, a pass of all slots.
+    planned: tuple[PlannedPass, ...]
+    compiled: bool
+    plan_passes: float  # of one plan, the prefill included
+    refused: float = 0.0  # bytes that the compiler asked for where it refused a program
+
+    @property
+    def pages(self) -> float:
+        """The prefix cache, when it is full."""
+        return float(self.config.prefix_cache_mib << 20)
+
+    @property
+    def needed(self) -> float:
+        """Bytes at the peak; programs that were not compiled count like those that were."""
+        code = [one.code for one in self.planned]
+        program = self.programs * sum(code) / max(1, len(code))
+        temporaries = max((one.temporaries for one in self.planned), default=0.0)
+        held = self.weights + self.slots + self.tables + self.pages
+        return max(held + temporaries + program, self.refused)
+
+    @property
+    def fits(self) -> bool:
+        chip = self.topology.chip
+        return chip is None or self.needed <= chip.memory
+
+    @property
+    def alone_s(self) -> float:
+        """The least seconds of a plan with the longest prompt that no other request delays."""
+        prefill, _, one, _ = self._seconds()
+        return prefill + (self.plan_passes - 1) * one
+
+    @property
+    def requests_s(self) -> float:
+        """The most plans a second with all slots busy, prompts of the longest kind."""
+        prefill, _, _, many = self._seconds()
+        slots = self.config.slots
+        return slots / (slots * prefill + (self.plan_passes - 1) * many)
+
+    def _seconds(self) -> list[float]:
+        return [one.limits.seconds if one.limits else math.nan for one in self.planned]
+
+
+def plan_serving(
+    model_dir: Path,
+    overrides: Sequence[str],
+    topology: Topology,
+    *,
+    shape: Qwen3Config,
+    system: int | None = None,
+    longest: int | None = None,
+    plan_passes: float | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> ServingPlan:
+    """Plans what ``gplan serve --model model_dir`` would start on one device; no weights are read.
+
+    ``overrides`` are KEY=VALUE of ``EngineConfig``. ``shape`` is that of the model, ``system`` and
+    ``longest`` the tokens of the system prompt and of the longest prompt; None: the directory's.
+    GplanError for several devices: a server has one engine on each (--replicas).
+    """
+    if topology.devices != 1:
+        raise GplanError(
+            f"{topology.name} has {topology.devices} devices, and an engine uses one: plan for "
+            "v5e:1x1, v6e:1x1, h100 or local; gplan serve --replicas has an engine on each."
+        )
+    config = parse_config(EngineConfig, override({}, overrides), source="The engine")
+    parts = load_parts(model_dir, config, shape=shape)
+    prompter = build_prompter(parts.task, parts.encoder, config)
+    system = system or len(prompter.system_ids(ANY_CONTEXT))
+    prompt = (longest or parts.task.most_prompt_tokens) - system
+    if prompt < 1:
+        raise GplanError(f"A prompt of {prompt + system} tokens has no room beside {system} of it.")
+    shapes, grammar = engine_shapes(config, parts.grammar, prompt), parts.grammar
+    graphdef, params = nnx.split(parts.model, nnx.Param)
+
+    def serve(params: Any) -> tuple[passes.Served, passes.KVCache]:
+        model, ids = nnx.merge(graphdef, params), np.zeros(system, np.int32)
+        served = passes.Served.of(model, ids, parts.encoder.vocabulary_size, grammar)
+        return served, passes.KVCache.empty(model, config.slots, shapes.places)
+
+    served, cache = jax.eval_shape(serve, params)
+    chip = topology.chip
+    estimated = chip is not None and chip.platform == "gpu" and local_chip() is not chip
+    free = config.max_new_tokens if grammar is None else longest_response(grammar)
+    usual = DRAFTED_PASSES if config.mode == "drafted" else float(1 + free)
+    calls = program_calls(served, cache, shapes, pages=config.prefix_cache_mib > 0)
+    plan = ServingPlan(
+        parts,
+        config,
+        topology,
+        shapes,
+        system,
+        programs=len(calls),
+        weights=_bytes(served.params),
+        slots=_bytes(cache),
+        tables=_bytes((served.system, served.head_RxD, served.table)),
+        planned=(),
+        compiled=not estimated,
+        plan_passes=plan_passes or usual,
+    )
+    mesh = None if estimated else topology_mesh(topology, MeshConfig())
+    prefills = [call for call in calls if isinstance(call[-2], passes.PromptRest)]
+    trees = [call for call in calls if isinstance(call[-2], passes.Trees)]
+    planned: list[PlannedPass] = []
+    for function, *operands in (prefills[-1], prefills[0], trees[0], trees[-1]):
+        ids = operands[2].ids_S[None] if len(planned) < 2 else operands[2].ids_bxT
+        rows, tokens = ids.shape
+        name = f"{'prefill' if len(planned) < 2 else 'pass'} of {rows} x {tokens}"
+        report(f"planning the {name} tokens for {topology.name}; compiling takes a minute or less")
+        # The slot's own tokens are seen where these are not the first.
+        held = shapes.places if getattr(operands[2], "continues", True) else 0
+        costs, code = _from_shapes(plan, rows, tokens, system + held + tokens), 0
+        temporaries = _working_set(plan, rows, tokens, system + held + tokens)
+        if mesh is None:
+            function.trace(*operands).lower(lowering_platforms=("cuda",))
+        else:
+            there = NamedSharding(mesh, PartitionSpec())
+            laid_out = jax.tree.map(
+                lambda x, there=there: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there),
+                operands,
+            )
+            try:
+                compiled, text = compile_with_text(function.lower(*laid_out))
+            except jax.errors.JaxRuntimeError as error:
+                if (refused := needed_bytes(str(error))) is None:
+                    raise
+                return dataclasses.replace(plan, refused=refused)
+            stats: Any = compiled.memory_analysis()
+            temporaries = stats.temp_size_in_bytes
+            temporaries += stats.output_size_in_bytes - stats.alias_size_in_bytes
+            # What the chip's layouts add to the operands is known here alone.
+            temporaries += max(0, stats.argument_size_in_bytes - _bytes(operands))
+            costs, code = hlo_costs(parse_module(text)), stats.generated_code_size_in_bytes
+        limits = roofline(chip, costs, 0.0) if chip else None
+        planned.append(PlannedPass(name, costs, limits, temporaries, code))
+    return dataclasses.replace(plan, planned=tuple(planned))
+
+
+def _from_shapes(plan: ServingPlan, rows: int, tokens: int, places: int) -> HloCosts:
+    """Least work of a pass: each weight and each row's slot read once, all products of its tokens.
+
+    2 x weights of the layers and 2 D R for the logits of R rows a token, 4 N H for each token and
+    place that it may see in each layer.
+    """
+    shape, grammar = plan.parts.model.config, plan.parts.grammar
+    width, count = shape.hidden_size, rows * tokens
+    in_layers = parameter_count(shape) - shape.vocab_size * width * (2 - shape.tie_word_embeddings)
+    outputs = plan.parts.encoder.vocabulary_size if grammar is None else len(grammar.token_ids)
+    seen = 4 * shape.num_hidden_layers * shape.num_attention_heads * shape.head_dim * places
+    item = np.dtype(plan.config.compute_dtype).itemsize
+    embedding = shape.vocab_size * width * item
+    read = plan.weights - embedding * (2 - shape.tie_word_embeddings) + outputs * width * item
+    read += plan.slots * rows / plan.config.slots + plan.tables
+    return HloCosts(count * (2.0 * (in_layers + outputs * width) + seen), 0.0, 0, read, (), ())
+
+
+def _working_set(plan: ServingPlan, rows: int, tokens: int, places: int) -> float:
+    """Bytes live in one layer: scores and their softmax in float32, the states of its products."""
+    shape, count = plan.parts.model.config, rows * tokens
+    scores = 2 * 4 * shape.num_attention_heads * places
+    states = 3 * shape.intermediate_size + 4 * shape.hidden_size
+    kept = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim
+    return float(count * (scores + (states + kept) * np.dtype(plan.config.compute_dtype).itemsize))
+
+
+def _bytes(tree: Any) -> float:
+    return float(sum(x.size * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree)))
+
+
+def describe_serving(plan: ServingPlan) -> str:
+    """Everything a serving plan knows, as lines of at most 100 columns."""
+    config, shape, chip = plan.config, plan.parts.model.config, plan.topology.chip
+    per_row = plan.shapes.nodes[max(plan.shapes.nodes)]
+    source = "compiled ahead of time" if plan.compiled else "ESTIMATE from shapes; lowered for CUDA"
+    lines = [
+        f"model     {shape.num_hidden_layers} layers, width {shape.hidden_size:,}, "
+        f"{parameter_count(shape) / 1e9:.2f} B parameters, weights {config.weights}, products "
+        f"{config.compute_dtype}",
+        f"engine    {config.slots} slots of {plan.shapes.places:,} tokens after {plan.system:,} of "
+        f"the system prompt, {config.mode}, {per_row} tokens a row",
+        f"device    {chip.name if chip else jax.devices()[0].device_kind}",
+        f"source    {source}, {plan.programs} programs in all",
+        "",
+    ]
+    sizes = [
+        ("weights", plan.weights, ""),
+        ("slots", plan.slots, "keys and values of the requests being decoded"),
+        ("pages", plan.pages, "cached prefixes of users, when full (prefix_cache_mib)"),
+        ("tables", plan.tables, "system prompt, grammar"),
+    ]
+    if plan.refused:
+        lines += [f"The compiler refused a program: a device would need {gib(plan.refused)}.", ""]
+    else:
+        busiest = max(plan.planned, key=lambda one: one.temporaries)
+        sizes.append(("temporaries", busiest.temporaries, f"at most, in a {busiest.name}"))
+        if plan.compiled:
+            sizes.append(("programs", plan.needed - sum(size for _, size, _ in sizes), ""))
+    sizes.append(("peak", plan.needed, ""))
+    lines += table(("memory of a device", "", ""), [(n, gib(s), note) for n, s, note in sizes])
+    timed = [(one, one.limits) for one in plan.planned if one.limits]
+    rows = [
+        (
+            f"{one.name} tokens",
+            f"{1e3 * limits.seconds:.2f}",
+            f"{limits.limit}: {one.costs.flops / 1e9:,.0f} GFLOP, "
+            f"{one.costs.hbm_bytes / 1e9:,.2f} GB",
+        )
+        for one, limits in timed
+    ]
+    if rows:
+        lines += table(("at least", "ms", ""), rows)
+        lines.append(
+            f"A plan of {plan.plan_passes:g} passes: {1e3 * plan.alone_s:.1f} ms alone, "
+            f"{plan.requests_s:,.0f} requests/s with all slots busy; at best, by the roofline."
+        )
+    capacity = chip.memory if chip else 0.0
+    return "\n".join([*lines, verdict(plan.needed, capacity, estimated=not plan.compiled)])
