@@ -1,8 +1,6 @@
 """The cuDNN flash attention of NVIDIA GPUs as a pair of calls for ``merge``.
 
-jax.nn.dot_product_attention can't serve: its gradient ignores the log-sum-exp's cotangent and knows
-only a part's own log-sum-exp, which it moreover rounds to bfloat16. So both calls go to jax's
-module under it, which is private; ``_cudnn`` is the one place that names it.
+Both calls go to jax's private module under its public attention: see ``layers.private_jax``.
 
 Letters: B batch, T queries, C keys, N query heads, K key/value heads, H head size.
 """
@@ -16,30 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gplan_jax.foundation import GplanError
 from gplan_jax.models.attention.merge import Flash
-
-_NAMES = (
-    "AttentionLayout",
-    "MaskType",
-    "dot_product_attention",
-    "_dot_product_attention_bwd_p_wrapper",
-)
+from gplan_jax.models.layers.private_jax import private_jax
 
 
 def _cudnn() -> ModuleType:
-    """Returns jax's cuDNN attention module; raises GplanError where this jax has none."""
-    try:
-        from jax._src.cudnn import fused_attention_stablehlo as module
-
-        for name in _NAMES:
-            getattr(module, name)
-    except (ImportError, AttributeError) as error:
-        raise GplanError(
-            f"jax {jax.__version__} has moved its cuDNN attention ({error}); install the jax of "
-            "constraints.txt, or set precision.attention to xla."
-        ) from None
-    return module
+    return private_jax("cudnn.fused_attention_stablehlo", ", or set precision.attention to xla")
 
 
 def _forward(

@@ -27,6 +27,7 @@ from typing import Any
 import jax
 
 from gplan_jax.foundation import GplanError
+from gplan_jax.models.layers.private_jax import private_jax
 from gplan_jax.training.hosts.rendezvous import StartTimeout, assemble
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -111,9 +112,7 @@ def announced() -> list[tuple[str, str]]:
 
 
 def _store() -> Any:
-    from jax._src.distributed import global_state  # The store has no public name.
-
-    return global_state.client
+    return private_jax("distributed").global_state.client
 
 
 @contextmanager
@@ -216,12 +215,9 @@ def find_process(environment: Mapping[str, str] = os.environ) -> RunProcess | No
 
 def _cluster(environment: Mapping[str, str]) -> dict[str, Any]:
     """The same values as told by the scheduler or the Cloud TPU; empty where there is none."""
-    # JAX's own detection, which has no public name. Its Kubernetes part is left out: it asks the
-    # API server, and fails in any pod that is not of an indexed Job.
-    from jax._src.clusters import GceTpuCluster, GkeTpuCluster, OmpiCluster, SlurmCluster
-
-    clusters: tuple[Any, ...] = (OmpiCluster, SlurmCluster, GkeTpuCluster, GceTpuCluster)
-    for cluster in clusters:
+    known = private_jax("clusters")
+    for kind in ("OmpiCluster", "SlurmCluster", "GkeTpuCluster", "GceTpuCluster"):
+        cluster = getattr(known, kind)
         if not cluster.is_env_present():
             continue
         processes = cluster.get_process_count()
@@ -234,13 +230,13 @@ def _cluster(environment: Mapping[str, str]) -> dict[str, Any]:
         except RuntimeError as error:  # The name of process 0's host is not known, yet or at all.
             raise StartTimeout(f"process 0 did not arrive: {error}") from None
         found = {ADDRESS: address, COUNT: processes, INDEX: cluster.get_process_id()}
-        if cluster is SlurmCluster:
+        if kind == "SlurmCluster":
             # With more than one task a node each takes one device, else all of its node's.
             if processes > int(environment.get("SLURM_STEP_NUM_NODES", processes)):
                 return found | {DEVICES: (int(environment["SLURM_LOCALID"]),)}
             hosts = expand_nodes(environment["SLURM_STEP_NODELIST"])
             return found | ({"hosts": dict(enumerate(hosts))} if len(hosts) == processes else {})
-        if cluster is OmpiCluster:
+        if kind == "OmpiCluster":
             return found | {DEVICES: (cluster.get_local_process_id(),)}
         hosts = cluster._get_worker_list_in_slice()
         return found | ({"hosts": dict(enumerate(hosts))} if len(hosts) == processes else {})

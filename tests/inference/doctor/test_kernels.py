@@ -73,7 +73,11 @@ def without_context(query: Any, key: Any, value: Any, contexts: Any, **_: Any) -
 _ATTEND_BLOCK, _WRITTEN = causal._attend_block, passes._written
 BROKEN = {
     "attention xla fp32": (causal, "_attend_block", one_key_late),
-    "attention cudnn bf16": (cudnn, "CUDNN_FLASH", merge.Flash(PLAIN_FLASH[0], forgets_the_whole)),
+    "attention cudnn bf16": (
+        cudnn,
+        "CUDNN_FLASH",
+        merge.Flash(PLAIN_FLASH.forward, forgets_the_whole),
+    ),
     "attention splash fp32": (splash, "splash_attention", without_context),
     "prefix tree merge fp32": (merge, "_empty", lambda context: context.lengths < 0),
     "int8 weights bf16": (projection.Int8Matrix, "dense", lambda m, d: m.values.astype(d) * 0.01),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gplan_jax.foundation import GplanError
+from gplan_jax.models.layers.private_jax import private_jax
 from gplan_jax.training.hosts import rendezvous
 from gplan_jax.training.hosts.rendezvous import StartTimeout, assemble
 from gplan_jax.training.hosts.startup import RunProcess, expand_nodes, find_process, initialize
@@ -90,9 +91,8 @@ def test_a_slurm_job_of_one_task_is_a_run_of_one_process(
 
 
 def test_a_slice_of_gke_tells_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jax._src.clusters import GkeTpuCluster
-
-    monkeypatch.setattr(GkeTpuCluster, "is_env_present", lambda: True)
+    clusters = private_jax("clusters")
+    monkeypatch.setattr(clusters.GkeTpuCluster, "is_env_present", lambda: True)
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost,b.gplan")
     monkeypatch.setenv("TPU_WORKER_ID", "1")
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
@@ -285,6 +285,7 @@ FAILING = """
 import sys, time
 import jax
 from gplan_jax.foundation import GplanError
+from gplan_jax.models.layers.private_jax import private_jax
 from gplan_jax.training.hosts.startup import joined
 with joined() as place:
     assert jax.process_count() == 2 and jax.process_index() == place.process
