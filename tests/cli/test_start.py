@@ -15,11 +15,15 @@ import pytest
 from rich.cells import cell_len
 
 
-def test_no_command_imports_transformers_to_start() -> None:
-    # It costs a second. Only the conversion of a tokenizer in its older form needs it, when it
-    # comes to that.
+def test_no_module_imports_transformers_or_opens_a_connection() -> None:
+    # transformers costs a second. Only the conversion of a tokenizer in its older form needs it,
+    # when it comes to that. And nothing phones home (SECURITY.md).
     code = (
         "import importlib, pkgutil, sys, gplan_jax\n"
+        "def watch(event, arguments):\n"
+        "    if event in ('socket.connect', 'socket.sendto', 'socket.getaddrinfo'):\n"
+        "        raise SystemExit(f'{event} {arguments}')\n"
+        "sys.addaudithook(watch)\n"
         "for module in pkgutil.walk_packages(gplan_jax.__path__, 'gplan_jax.'):\n"
         "    importlib.import_module(module.name)\n"
         "print([name for name in ('transformers', 'torch') if name in sys.modules])"
