@@ -88,7 +88,8 @@ def parse() -> argparse.Namespace:
     add("--forms", default=",".join(MODES), help="of the responses: %(default)s")
     add("--template", default="amap_zh")
     add("--train-rows", type=int, default=32, help="simulated rows to train on")
-    add("--epochs", type=int, default=30)
+    add("--epochs", type=int, default=30, help="of training; 0 leaves the weights random")
+    add("--compute", choices=("float32", "bfloat16"), default="float32")
     add("--batch-size", type=int, default=4)
     add("--rows", type=Path, help="contexts to plan for; else simulated ones with long histories")
     add("--plans", type=int, default=8, help="contexts to plan for")
@@ -141,6 +142,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "rounds": options.rounds,
         "prompt_tokens": statistics.mean(map(len, prompts)),
         "draft_tokens": options.draft_tokens,
+        "compute": options.compute,
         "training": {"rows": recipe.rows, "epochs": recipe.epochs, "seconds": round(seconds, 1)},
         "forms": figures,
         "machine": {
@@ -197,6 +199,7 @@ def engine(model_dir: Path, mode: DecodingMode, options: argparse.Namespace) -> 
         max_new_tokens=options.max_new_tokens,
         draft_tokens=options.draft_tokens,
         prefix_cache_mib=0,
+        compute_dtype=options.compute,
     )
     running = PlanEngine.load(model_dir, config)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import tempfile
 import time
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from gplan_jax.data import ChatEncoder
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import parse_config
 from gplan_jax.foundation.files import atomic_directory, read_json, write_json
@@ -51,7 +53,8 @@ class Recipe:
         shape: a name of bench_flops.SHAPES; ``vocabulary`` rows replace its own.
         tokenizer: a directory with tokenizer.json; None makes a small one.
         rows: training rows; simulated ones with ``seed``.
-        epochs: of both models; more than the blocks of a trace, so that PICD ends fully latent.
+        epochs: of both models; more than the blocks of a trace, so that PICD ends fully latent. 0
+            leaves the weights random: the grammar still makes plans of them, in as long passes.
     """
 
     shape: str
@@ -103,6 +106,9 @@ def make_models(
     models, seconds = {}, 0.0
     for form in forms:
         run = folder / MODES[form]
+        if not recipe.epochs:
+            models[form] = untrained(checkpoint, run / "model", recipe, form)
+            continue
         config = train_config(recipe, MODES[form], checkpoint, rows, run)
         started = time.perf_counter()
         models[form] = train(config, resume=(run / "config.yaml").is_file())
@@ -110,6 +116,17 @@ def make_models(
             write_json(run / SECONDS, time.perf_counter() - started)
         seconds += read_json(run / SECONDS)
     return models, seconds
+
+
+def untrained(checkpoint: Path, model: Path, recipe: Recipe, form: str) -> Path:
+    """The converted checkpoint as a model directory of the form, with links to its weights."""
+    if not model.is_dir():
+        with atomic_directory(model) as folder:
+            shutil.copytree(checkpoint, folder, copy_function=os.link, dirs_exist_ok=True)
+            template, library = PromptTemplate.load(recipe.template), IntentLibrary.load()
+            task = GsisrTask(template, library, prompt_length=MAX_LENGTH - 350)
+            dataclasses.replace(task, response=form).save(folder)
+    return model
 
 
 def exported(model: Path) -> Path:

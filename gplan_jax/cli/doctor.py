@@ -22,11 +22,14 @@ def doctor(
     Example: gplan doctor --json > doctor.json
     """
     from gplan_jax.foundation.strict_json import json_text
-    from gplan_jax.inference.doctor.findings import describe
+    from gplan_jax.inference.doctor.findings import Finding, describe
     from gplan_jax.inference.doctor.run import examine
 
     typer.echo("looking at this machine: about a minute, more on a busy one", err=True)
-    findings = examine(check_seconds)
-    rows = [dataclasses.asdict(finding) for finding in findings]
-    typer.echo(json_text(rows, indent=1) if as_json else describe(findings))
+    findings: list[Finding] = []
+    try:
+        examine(findings, check_seconds)
+    finally:  # Also what was found until it was told to stop.
+        rows = [dataclasses.asdict(finding) for finding in findings]
+        typer.echo(json_text(rows, indent=1) if as_json else describe(findings))
     raise typer.Exit(int(any(finding.state == "wrong" for finding in findings)))

@@ -17,8 +17,8 @@ from gplan_jax.inference.doctor.findings import Finding
 
 @pytest.mark.parametrize(("state", "code"), [("ok", 0), ("slow", 0), ("absent", 0), ("wrong", 1)])
 def test_only_what_is_wrong_fails(state: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [Finding("copy", state, "1 GB/s", "mend it")]  # type: ignore[arg-type]
-    monkeypatch.setattr(run, "examine", lambda seconds: found)
+    one = Finding("copy", state, "1 GB/s", "mend it")  # type: ignore[arg-type]
+    monkeypatch.setattr(run, "examine", lambda found, seconds: found.append(one))
     said = CliRunner().invoke(app, ["doctor"])
     assert said.exit_code == code
     assert f"{state}: copy: mend it" in said.stdout and "about a minute" in said.stderr
@@ -26,6 +26,17 @@ def test_only_what_is_wrong_fails(state: str, code: int, monkeypatch: pytest.Mon
     assert said.exit_code == code
     row = {"check": "copy", "state": state, "seen": "1 GB/s", "mend": "mend it"}
     assert json.loads(said.stdout) == [row]
+
+
+def test_told_to_stop_it_shows_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(found: list[Finding], seconds: float) -> None:
+        found.append(Finding("copy", "ok", "1 GB/s"))
+        raise SystemExit(143)
+
+    monkeypatch.setattr(run, "examine", stopped)
+    said = CliRunner().invoke(app, ["doctor", "--json"])
+    assert said.exit_code == 143
+    assert [row["check"] for row in json.loads(said.stdout)] == ["copy"]
 
 
 @pytest.mark.slow

@@ -40,20 +40,20 @@ def caught(name: str, check: Callable[[str], Finding]) -> Finding:
         return Finding(name, "wrong", seen, mend)
 
 
-def examine(check_seconds: float, command: Sequence[str] = _CHILD) -> list[Finding]:
-    """All findings in the order of the checks; stderr shows what was checked last.
+def examine(findings: list[Finding], check_seconds: float, command: Sequence[str] = _CHILD) -> None:
+    """Adds the findings as they come, in the order of the checks; stderr shows the last one.
 
     No check takes longer than ``check_seconds``. ``command`` starts the process of the checks that
     need JAX; the names of those that are done are its arguments.
     """
-    findings = [caught(name, check) for name, check in machine_checks().items()]
+    findings += [caught(name, check) for name, check in machine_checks().items()]
     done, environment = list[str](), dict(os.environ)
     with ProgressBar("doctor", None) as bar:
         while True:
             name, fault = _one_process([*command, *done], environment, check_seconds, findings, bar)
             done = [finding.check for finding in findings]
             if fault is None or name in done:  # All is done, or a second start fails as the first.
-                return findings
+                return
             mend = "update driver and JAX, or choose others with JAX_PLATFORMS"
             findings.append(Finding(name, "wrong", fault, mend))
             done.append(name)

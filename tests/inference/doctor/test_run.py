@@ -38,7 +38,8 @@ def _no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def examined(at: str, what: str, seconds: float = 60) -> dict[str, Finding]:
     command = (sys.executable, "-c", CHILD, json.dumps(CHECKS), at, what)
-    found = run.examine(seconds, command)
+    found: list[Finding] = []
+    run.examine(found, seconds, command)
     assert len({finding.check for finding in found}) == len(found)
     return {finding.check: finding for finding in found}
 
@@ -76,7 +77,8 @@ def test_without_devices_the_rest_is_checked_on_the_cpu() -> None:
 
 @pytest.mark.parametrize("command", ["sys.exit('no module named jax')", "os.abort()"])
 def test_where_jax_itself_does_not_start_the_table_says_so(command: str) -> None:
-    found = run.examine(60, (sys.executable, "-c", f"import os, sys\n{command}"))
+    found: list[Finding] = []
+    run.examine(found, 60, (sys.executable, "-c", f"import os, sys\n{command}"))
     assert [(finding.check, finding.state) for finding in found] == [("JAX", "wrong")]
 
 
@@ -86,7 +88,8 @@ def test_a_backend_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     left_out = [name for name in device_checks() if name not in ("devices", "int8 weights fp32")]
-    found = run.examine(120, (*run._CHILD, *left_out))
+    found: list[Finding] = []
+    run.examine(found, 120, (*run._CHILD, *left_out))
     assert [(f.check, f.state) for f in found] == [
         ("devices", "wrong"),
         ("int8 weights fp32", "ok"),
