@@ -29,6 +29,7 @@ def check_plan(text: str, library: IntentLibrary) -> list[Violation]:
 
     The reasoning in front is skipped; what follows it must be the plan and nothing else.
     Codes by tier:
+
         format: not_json, not_a_list, not_an_object, too_short, too_long
         schema: missing_tool, unknown_tool, missing_parameter, extra_parameter, inadmissible_value
         logic: unresolved_reference, exclusive_group, repeated_intent
