@@ -1,4 +1,4 @@
-"""What the strict build of the docs site would refuse, without Sphinx: pages that no menu reaches."""
+"""What the strict build of the docs site refuses, without Sphinx: pages that no menu reaches."""
 
 from __future__ import annotations
 
