@@ -60,6 +60,10 @@ Dtype = Annotated[
     Literal["float32", "bfloat16"],
     typer.Option("--dtype", help="Of matrix products and the cache."),
 ]
+Weights = Annotated[
+    Literal["stored", "bf16", "int8", "fp8"],
+    typer.Option(help="What weights are held in: --dtype, bfloat16, or 8 bits (matrices alone)."),
+]
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Decoding:
     max_new_tokens: MaxNewTokens = None
     response: Response = None
     compute_dtype: Dtype = "float32"
+    weights: Weights = "stored"
     temperature: Annotated[
         float, typer.Option(min=0.0, help="Draw from the grammar's tokens; 0 takes the likeliest.")
     ] = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -38,9 +38,7 @@ def serve(
     prefix_cache_mib: Annotated[
         int, typer.Option(min=0, help="Memory for cached profiles and histories.")
     ] = 256,
-    weights: Annotated[
-        Literal["stored", "int8"], typer.Option(help="Weights as on disk, or rounded to 8 bits.")
-    ] = "stored",
+    weights: options.Weights = "stored",
     response: options.Response = None,
     dtype: options.Dtype = "float32",
     api_key_env: Annotated[

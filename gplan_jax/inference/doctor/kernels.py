@@ -21,7 +21,7 @@ from gplan_jax.models import Qwen3, Qwen3Config
 from gplan_jax.models.attention.causal import resolve_kernel
 from gplan_jax.models.attention.check import check_attention
 from gplan_jax.models.layers.compare import Comparison, compare, rounding
-from gplan_jax.models.layers.projection import Int8Matrix, project, to_int8
+from gplan_jax.models.layers.projection import dense, project, to_small
 from gplan_jax.models.layers.vocabulary import embed_tokens, vocabulary_nll
 from gplan_jax.objectives.token_nll import token_nll
 from gplan_jax.training.hosts.mesh import MeshConfig, make_mesh
@@ -86,22 +86,22 @@ def check_int8(dtype: Any) -> Comparison:
     ValueError where a weight is further from its 8-bit one than half a step.
     """
     x_4x1x256, w_256x8x16 = _normal(dtype, (4, 1, 256), (256, 8, 16))
-    rounded = to_int8(w_256x8x16, (0,))
-    off = jnp.abs(rounded.dense(jnp.float32) - w_256x8x16.astype(jnp.float32)) / rounded.scales
+    rounded = to_small(w_256x8x16, (0,), "int8")
+    off = jnp.abs(dense(rounded) - w_256x8x16.astype(jnp.float32)) / rounded.scale
     if not jnp.max(off) <= 0.5 + 127 * 2.0**-22:  # quotients of up to 127, rounded twice
         raise ValueError(f"a weight is {jnp.max(off):.3f} steps from its 8-bit one, not within 0.5")
 
     def call(operands: Any) -> jax.Array:
-        matrix = Int8Matrix(rounded.values, jax.lax.stop_gradient(operands[1]))
+        matrix = rounded.replace(scale=jax.lax.stop_gradient(operands[1]))
         axes = ("embed", "heads", "head_dim")
         weight = nnx.Param(matrix, out_sharding=axes, eager_sharding=False)
         return project("BTD,DNH->BTNH", operands[0], weight, None)
 
     def reference(operands: Any) -> jax.Array:
-        dense = rounded.values * jax.lax.stop_gradient(operands[1])
-        return jnp.einsum("BTD,DNH->BTNH", operands[0], dense)
+        exact = rounded.qvalue * jax.lax.stop_gradient(operands[1])
+        return jnp.einsum("BTD,DNH->BTNH", operands[0], exact)
 
-    return compare(call, reference, (x_4x1x256, rounded.scales), unit=_unit(dtype))
+    return compare(call, reference, (x_4x1x256, rounded.scale), unit=_unit(dtype))
 
 
 def check_passes(dtype: Any) -> Comparison:

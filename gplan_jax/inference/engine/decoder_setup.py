@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from gplan_jax.data.batch_plan import round_up
 from gplan_jax.data.encoding import ChatEncoder
@@ -22,12 +23,12 @@ from gplan_jax.gsisr.facts import ORDER_TIMES, REQUEST_TIME
 from gplan_jax.gsisr.intent_counts import IntentCounts, context_key
 from gplan_jax.inference.engine.continuous import ContinuousDecoder, Prompted
 from gplan_jax.inference.engine.programs import PAGE, Programs, Shapes, shapes_of
-from gplan_jax.inference.engine.requests import BadOption, EngineConfig, PlanRequest
+from gplan_jax.inference.engine.requests import BadOption, EngineConfig, PlanRequest, Weights
 from gplan_jax.inference.engine.sequences import longest_prefix, longest_response
 from gplan_jax.inference.grammar.drafts import DraftModel
 from gplan_jax.inference.grammar.plan_grammar import PlanGrammar
 from gplan_jax.models import Qwen3, Qwen3Config, load_qwen3
-from gplan_jax.models.layers.projection import round_layers_to_int8
+from gplan_jax.models.layers.projection import round_layers
 from gplan_jax.models.qwen3.model import abstract_qwen3
 from gplan_jax.reasoning import Prompt
 
@@ -64,12 +65,32 @@ def load_parts(
     grammar = None
     if config.mode != "unconstrained":
         grammar = grammar_of(model_dir.name, task.response, task.library, encoder)
-    dtype = jnp.dtype(config.compute_dtype)
-    model = abstract_qwen3(shape, dtype) if shape else load_qwen3(model_dir, param_dtype=dtype)
-    model.compute_dtype = dtype
-    if config.weights == "int8":
-        round_layers_to_int8(model)
+    dtype = config.compute_dtype
+    model = load_weights(shape or model_dir, config.weights, dtype, stored=dtype)
     return Parts(model_dir.name, model, encoder, task, grammar, load_counts(model_dir))
+
+
+def load_weights(
+    source: Path | Qwen3Config,
+    weights: Weights,
+    compute_dtype: str,
+    *,
+    stored: DTypeLike | None = None,
+) -> Qwen3:
+    """The model of a directory, or of shapes alone, with weights held as a user says.
+
+    "stored" holds them in the dtype ``stored`` (None: as on disk), "bf16" in bfloat16; "int8" and
+    "fp8" round the layers' matrices (``round_layers``).
+    """
+    dtype = jnp.bfloat16 if weights == "bf16" else stored
+    if isinstance(source, Qwen3Config):
+        model = abstract_qwen3(source, dtype or compute_dtype)
+    else:
+        model = load_qwen3(source, param_dtype=dtype)
+    model.compute_dtype = jnp.dtype(compute_dtype)
+    if weights in ("int8", "fp8"):
+        round_layers(model, weights)
+    return model
 
 
 def load_counts(model_dir: Path) -> IntentCounts:

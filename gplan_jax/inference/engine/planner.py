@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import jax.numpy as jnp
-
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.data.tasks.registry import load_task
@@ -21,9 +19,9 @@ from gplan_jax.gsisr.intent_counts import IntentCounts
 from gplan_jax.inference.engine import decoder_setup
 from gplan_jax.inference.engine.best_plans import SearchRow
 from gplan_jax.inference.engine.continuous import Prompted, decode_all
-from gplan_jax.inference.engine.requests import DecodingMode, EngineConfig, PlanRequest
+from gplan_jax.inference.engine.requests import DecodingMode, EngineConfig, PlanRequest, Weights
 from gplan_jax.inference.grammar.plan_grammar import PlanGrammar
-from gplan_jax.models import Qwen3, load_qwen3
+from gplan_jax.models import Qwen3
 from gplan_jax.reasoning import Prompt
 
 MAX_NEW_TOKENS = 512
@@ -77,6 +75,7 @@ class Planner:
         template: str | None = None,
         library: str | None = None,
         compute_dtype: str = "float32",
+        weights: Weights = "stored",
         prompt_length: int | None = None,
         max_new_tokens: int | None = None,
         batch_size: int = 16,
@@ -103,7 +102,7 @@ class Planner:
             prompt_length=prompt_length,
             response=response,
         )
-        model = load_qwen3(folder, compute_dtype=jnp.dtype(compute_dtype))
+        model = decoder_setup.load_weights(folder, weights, compute_dtype)
         return cls(
             model,
             ChatEncoder.load(folder),

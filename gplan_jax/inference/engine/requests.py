@@ -16,6 +16,7 @@ from gplan_jax.reasoning import Prompt
 
 # Beginnings of a first intent that are less probable are not looked into; see ``FoundPlans``.
 LEAST_FIRST = 1e-4
+Weights = Literal["stored", "bf16", "int8", "fp8"]
 DecodingMode = Literal["unconstrained", "constrained", "drafted"]
 
 
@@ -39,9 +40,9 @@ class EngineConfig(Config):
     prefill_chunk: int = Field(default=1024, ge=0)
     # memory for the keys and values of users' profiles and histories
     prefix_cache_mib: int = Field(default=256, ge=0)
-    # "stored" keeps them as they are on disk; "int8" rounds each matrix to 8 bits with one scale
-    # for each output channel
-    weights: Literal["stored", "int8"] = "stored"
+    # what weights are held in: "stored" is ``compute_dtype``; "int8" and "fp8" round each matrix to
+    # 8 bits with one scale for each output channel
+    weights: Weights = "stored"
     # dtype of matrix products and of the cache
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 

@@ -65,7 +65,7 @@ class ServingPlan:
     topology: Topology
     shapes: Shapes
     system: int  # tokens of the system prompt
-    programs: int  # that the engine compiles; those of ``longest`` and the others are some of them
+    programs: int  # that the engine compiles in all
     weights: float
     slots: float  # keys and values of all slots
     tables: float  # keys and values of the system prompt, grammar, rows of its tokens
@@ -94,21 +94,14 @@ class ServingPlan:
         chip = self.topology.chip
         return chip is None or self.needed <= chip.memory
 
-    @property
-    def alone_s(self) -> float:
-        """The least seconds of a plan with the longest prompt that no other request delays."""
-        prefill, _, one, _ = self._seconds()
-        return prefill + (self.plan_passes - 1) * one
-
-    @property
-    def requests_s(self) -> float:
-        """The most plans a second with all slots busy, prompts of the longest kind."""
-        prefill, _, _, many = self._seconds()
-        slots = self.config.slots
-        return slots / (slots * prefill + (self.plan_passes - 1) * many)
-
-    def _seconds(self) -> list[float]:
-        return [one.limits.seconds if one.limits else math.nan for one in self.planned]
+    def speed(self) -> tuple[float, float]:
+        """The least seconds of a plan with the longest prompt that nothing delays; the most such
+        plans a second, all slots busy. NaN where the chip is not in the table.
+        """
+        seconds = [one.limits.seconds if one.limits else math.nan for one in self.planned]
+        prefill, _, one, many = seconds
+        slots, after = self.config.slots, self.plan_passes - 1
+        return prefill + after * one, slots / (slots * prefill + after * many)
 
 
 def plan_serving(
@@ -179,8 +172,8 @@ def plan_serving(
         report(f"planning the {name} tokens for {topology.name}; compiling takes a minute or less")
         # The slot's own tokens are seen where these are not the first.
         held = shapes.places if getattr(operands[2], "continues", True) else 0
-        costs, code = _from_shapes(plan, rows, tokens, system + held + tokens), 0
-        temporaries = _working_set(plan, rows, tokens, system + held + tokens)
+        costs, temporaries = _from_shapes(plan, rows, tokens, system + held + tokens)
+        code = 0.0
         if mesh is None:
             function.trace(*operands).lower(lowering_platforms=("cuda",))
         else:
@@ -206,31 +199,27 @@ def plan_serving(
     return dataclasses.replace(plan, planned=tuple(planned))
 
 
-def _from_shapes(plan: ServingPlan, rows: int, tokens: int, places: int) -> HloCosts:
-    """Least work of a pass: each weight and each row's slot read once, all products of its tokens.
+def _from_shapes(plan: ServingPlan, rows: int, tokens: int, places: int) -> tuple[HloCosts, float]:
+    """The least work of a pass whose tokens see so many places, and its temporaries in bytes.
 
-    2 x weights of the layers and 2 D R for the logits of R rows a token, 4 N H for each token and
-    place that it may see in each layer.
+    2 x weights of the layers and 2 D R for the logits of R rows a token, 4 N H for each place in
+    each layer; each weight and each row's slot is read once. Live at once are one layer's scores
+    and their softmax in float32, the states of its products, and the keys and values of all layers.
     """
-    shape, grammar = plan.parts.model.config, plan.parts.grammar
-    width, count = shape.hidden_size, rows * tokens
-    in_layers = parameter_count(shape) - shape.vocab_size * width * (2 - shape.tie_word_embeddings)
-    outputs = plan.parts.encoder.vocabulary_size if grammar is None else len(grammar.token_ids)
-    seen = 4 * shape.num_hidden_layers * shape.num_attention_heads * shape.head_dim * places
+    shape, grammar, count = plan.parts.model.config, plan.parts.grammar, rows * tokens
+    width, layers, heads = shape.hidden_size, shape.num_hidden_layers, shape.num_attention_heads
     item = np.dtype(plan.config.compute_dtype).itemsize
-    embedding = shape.vocab_size * width * item
-    read = plan.weights - embedding * (2 - shape.tie_word_embeddings) + outputs * width * item
-    read += plan.slots * rows / plan.config.slots + plan.tables
-    return HloCosts(count * (2.0 * (in_layers + outputs * width) + seen), 0.0, 0, read, (), ())
-
-
-def _working_set(plan: ServingPlan, rows: int, tokens: int, places: int) -> float:
-    """Bytes live in one layer: scores and their softmax in float32, the states of its products."""
-    shape, count = plan.parts.model.config, rows * tokens
-    scores = 2 * 4 * shape.num_attention_heads * places
-    states = 3 * shape.intermediate_size + 4 * shape.hidden_size
-    kept = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim
-    return float(count * (scores + (states + kept) * np.dtype(plan.config.compute_dtype).itemsize))
+    vocabulary = shape.vocab_size * width * (2 - shape.tie_word_embeddings)
+    outputs = plan.parts.encoder.vocabulary_size if grammar is None else len(grammar.token_ids)
+    products = 2.0 * (parameter_count(shape) - vocabulary + outputs * width)
+    flops = count * (products + 4 * layers * heads * shape.head_dim * places)
+    stored = np.dtype(plan.parts.model.embedding.get_value().dtype).itemsize
+    read = plan.weights - vocabulary * stored + outputs * width * item + plan.tables
+    read += plan.slots * rows / plan.config.slots
+    kept = 2 * layers * shape.num_key_value_heads * shape.head_dim
+    states = 3 * shape.intermediate_size + 4 * width + kept
+    live = float(count * (2 * 4 * heads * places + states * item))
+    return HloCosts(flops, 0.0, 0, read, (), ()), live
 
 
 def _bytes(tree: Any) -> float:
@@ -279,9 +268,10 @@ def describe_serving(plan: ServingPlan) -> str:
     ]
     if rows:
         lines += table(("at least", "ms", ""), rows)
+        alone, most = plan.speed()
         lines.append(
-            f"A plan of {plan.plan_passes:g} passes: {1e3 * plan.alone_s:.1f} ms alone, "
-            f"{plan.requests_s:,.0f} requests/s with all slots busy; at best, by the roofline."
+            f"A plan of {plan.plan_passes:g} passes: {1e3 * alone:.1f} ms alone, "
+            f"{most:,.0f} requests/s with all slots busy; at best, by the roofline."
         )
     capacity = chip.memory if chip else 0.0
     return "\n".join([*lines, verdict(plan.needed, capacity, estimated=not plan.compiled)])

@@ -1,25 +1,25 @@
 """Projections x W whose weight may be held in 8 bits or have a low-rank adapter beside it.
 
-In 8 bits (half of bfloat16's memory, a quarter of float32's), a matrix W with input axes i and
-output axes o is kept as integers Q and one scale an output:
+In 8 bits (half of bfloat16's memory, a quarter of float32's), Google's qwix keeps a matrix W with
+input axes i and output axes o as integers or 8-bit floats Q and one scale an output:
 
-    s[o] = max_i |W[i, o]| / 127,    Q[i, o] = round(W[i, o] / s[o]),    W ~ Q s
+    s[o] = max_i |W[i, o]| / m,    Q[i, o] = round(W[i, o] / s[o]),    W ~ Q s
 
-so that each weight is wrong by at most s / 2. Products are computed in the dtype of the states,
-from one layer's matrices at a time; norms and embedding stay as they are.
+with m = 127.5 for int8, so that each weight is wrong by at most s / 2, and 448 for float8_e4m3fn,
+whose values are wrong by 1/16 of themselves at most. Products are computed in the dtype of the
+states, from one layer's matrices at a time; norms and embedding stay as they are.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
+from gplan_jax.foundation.extras import load_extra
 from gplan_jax.models.layers.sharding import constrain
 
 # Projection -> (module of a layer, logical axes of its inputs, of its outputs).
@@ -33,7 +33,7 @@ PROJECTIONS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "down": ("mlp", ("mlp",), ("embed",)),
 }
 
-_INT8_MAX = 127
+SmallDtype = Literal["int8", "fp8"]
 
 
 class LoraParam(nnx.Variable):
@@ -60,23 +60,11 @@ class LowRank(nnx.Module):
         return self.scale * jnp.einsum(f"{rows}R,R{outputs}->{output}", low, up)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Int8Matrix:
-    """Integers [..., i, o] and their float32 scales [..., 1, o]."""
-
-    values: jax.Array
-    scales: jax.Array
-
-    def dense(self, dtype: DTypeLike) -> jax.Array:
-        """The matrix that is meant, in ``dtype``."""
-        return self.values.astype(dtype) * self.scales.astype(dtype)
-
-
 def project(equation: str, x: jax.Array, weight: nnx.Param, adapter: LowRank | None) -> jax.Array:
     """``einsum(equation, x, W)`` and what the adapter adds, in the dtype of x."""
-    stored = weight.get_value()
-    matrix = stored.dense(x.dtype) if isinstance(stored, Int8Matrix) else stored.astype(x.dtype)
+    matrix = weight.get_value().astype(x.dtype)
+    if not isinstance(matrix, jax.Array):  # of qwix, whose scales are in that dtype now
+        matrix = dense(matrix)
     # Its gradient is laid out like it: summed to the devices that hold it, and not to all. Inside
     # the scan the layer axis, which comes first, is gone.
     matrix = constrain(matrix, *weight.get_metadata("out_sharding")[-matrix.ndim :])
@@ -84,21 +72,36 @@ def project(equation: str, x: jax.Array, weight: nnx.Param, adapter: LowRank | N
     return projected if adapter is None else projected + adapter(equation, x)
 
 
-def to_int8(matrix: jax.Array, input_axes: tuple[int, ...]) -> Int8Matrix:
-    """Rounds a matrix to 8 bits with one scale for each index of its other axes."""
-    exact = matrix.astype(jnp.float32)
-    peak = jnp.max(jnp.abs(exact), axis=input_axes, keepdims=True)
-    scales = jnp.where(peak > 0, peak / _INT8_MAX, 1.0)
-    return Int8Matrix(jnp.round(exact / scales).astype(jnp.int8), scales)
+def to_small(matrix: Any, input_axes: tuple[int, ...], dtype: SmallDtype) -> Any:
+    """Rounds a matrix to 8 bits, with one float32 scale for each index of its other axes; of a
+    shape, the shapes. The ``QArray`` of qwix: its ``qvalue`` and, with axes of 1, its ``scale``.
+    """
+    own_scale = tuple(axis for axis in range(matrix.ndim) if axis not in input_axes)
+    qtype = {"int8": jnp.int8, "fp8": jnp.float8_e4m3fn}[dtype]
+    qwix = load_extra("qwix", "small", "weights of 8 bits")
+
+    @jax.jit
+    def quantize(matrix: jax.Array) -> Any:
+        # Its quotients are in the matrix's dtype, in bfloat16 a step off.
+        exact = matrix.astype(jnp.float32)
+        return qwix.quantize(exact, qtype, channelwise_axes=own_scale)
+
+    shapes = isinstance(matrix, jax.ShapeDtypeStruct)
+    return jax.eval_shape(quantize, matrix) if shapes else quantize(matrix)
 
 
-def round_layers_to_int8(model: Any) -> None:
-    """Replaces the layers' matrices of a ``Qwen3`` by 8-bit ones, in place, one at a time."""
+def dense(matrix: Any) -> jax.Array:
+    """The matrix that is meant by one of 8 bits, in the dtype of its scales."""
+    dequantized: jax.Array = load_extra("qwix", "small", "weights of 8 bits").dequantize(matrix)
+    return dequantized
+
+
+def round_layers(model: Any, dtype: SmallDtype) -> None:
+    """Replaces the layers' matrices of a ``Qwen3`` by 8-bit ones, in place, one at a time.
+
+    GplanError where qwix is not installed.
+    """
     for name, (module, inputs, _) in PROJECTIONS.items():
         parameter = getattr(getattr(model.layers, module), name)
         input_axes = tuple(range(1, 1 + len(inputs)))  # after the layers
-        value, rounded = parameter.get_value(), jax.jit(to_int8, static_argnums=1)
-        shapes = isinstance(value, jax.ShapeDtypeStruct)
-        parameter.set_value(
-            rounded.eval_shape(value, input_axes) if shapes else rounded(value, input_axes)
-        )
+        parameter.set_value(to_small(parameter.get_value(), input_axes, dtype))

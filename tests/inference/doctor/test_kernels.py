@@ -18,6 +18,8 @@ from gplan_jax.models.layers import projection, vocabulary
 
 
 def found(name: str) -> Finding:
+    if name.startswith("int8"):
+        pytest.importorskip("qwix")
     return caught(name, kernels.kernel_checks()[name])
 
 
@@ -80,7 +82,7 @@ BROKEN = {
     ),
     "attention splash fp32": (splash, "splash_attention", without_context),
     "prefix tree merge fp32": (merge, "_empty", lambda context: context.lengths < 0),
-    "int8 weights bf16": (projection.Int8Matrix, "dense", lambda m, d: m.values.astype(d) * 0.01),
+    "int8 weights bf16": (projection, "dense", lambda m: m.qvalue.astype(m.dtype) * 0.01),
     "engine passes fp32": (
         passes,
         "_written",
@@ -117,12 +119,12 @@ def test_a_kernel_that_refuses_is_wrong_and_says_why(monkeypatch: pytest.MonkeyP
 def test_weights_rounded_by_more_than_half_a_step_are_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def floored(matrix: Any, axes: Any) -> Any:
-        right = projection.to_int8(matrix, axes)
-        down = jnp.floor(matrix.astype(jnp.float32) / right.scales).astype(jnp.int8)
-        return projection.Int8Matrix(down, right.scales)
+    def floored(matrix: Any, axes: Any, dtype: Any) -> Any:
+        right = projection.to_small(matrix, axes, dtype)
+        down = jnp.floor(matrix.astype(jnp.float32) / right.scale).astype(jnp.int8)
+        return right.replace(qvalue=down)
 
-    monkeypatch.setattr(kernels, "to_int8", floored)
+    monkeypatch.setattr(kernels, "to_small", floored)
     finding = found("int8 weights fp32")
     assert finding.state == "wrong" and "steps from its 8-bit one" in finding.seen
 

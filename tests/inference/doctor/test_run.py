@@ -87,12 +87,12 @@ def test_a_backend_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     from gplan_jax.inference.doctor.devices import device_checks
 
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    left_out = [name for name in device_checks() if name not in ("devices", "int8 weights fp32")]
+    left_out = [name for name in device_checks() if name not in ("devices", "embedding fp32")]
     found: list[Finding] = []
     run.examine(found, 120, (*run._CHILD, *left_out))
     assert [(f.check, f.state) for f in found] == [
         ("devices", "wrong"),
-        ("int8 weights fp32", "ok"),
+        ("embedding fp32", "ok"),
     ]
     assert "ended with code 1" in found[0].seen and "JAX_PLATFORMS" in found[0].mend
 

@@ -308,6 +308,7 @@ def test_load_wants_to_know_the_form_of_responses(tiny_model_dir: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["constrained", "drafted", "unconstrained"])
 def test_load_and_answer(tiny_model_dir: Path, world_rows: list[Sample], mode: str) -> None:
+    pytest.importorskip("qwix")
     config = EngineConfig(
         mode=mode,  # type: ignore[arg-type]
         slots=3,

@@ -28,11 +28,14 @@ def plan_of(model_dir: Path, topology: str, **options: Any) -> ServingPlan:
     return plan_serving(model_dir, overrides, parse_topology(topology), **options)
 
 
-@pytest.mark.parametrize("mode", ["drafted", "unconstrained"])
-@pytest.mark.parametrize("weights", ["stored", "int8"])
+@pytest.mark.parametrize(
+    ("mode", "weights"), [("drafted", "int8"), ("drafted", "bf16"), ("unconstrained", "fp8")]
+)
 def test_sizes_are_those_of_a_real_engines_arrays(
     tiny_model_dir: Path, mode: str, weights: str
 ) -> None:
+    if weights != "bf16":
+        pytest.importorskip("qwix")
     settings = {"mode": mode, "weights": weights}
     plan = plan_of(tiny_model_dir, "h100", settings=settings)
     config = EngineConfig.model_validate(SETTINGS | settings)
@@ -73,16 +76,13 @@ def test_a_plan_by_hand(tiny_model_dir: Path) -> None:
     assert plan.slots == 8 * plan.shapes.places * 28 * 2 * 8 * 128 * 2
     assert plan.weights == 2 * 1_720_574_976
     prefill, _, one, many = (p.limits.seconds for p in plan.planned if p.limits)
-    assert plan.alone_s == pytest.approx(prefill + 3.4 * one)
-    assert plan.requests_s == pytest.approx(8 / (8 * prefill + 3.4 * many))
+    assert plan.speed() == pytest.approx((prefill + 3.4 * one, 8 / (8 * prefill + 3.4 * many)))
     # A pass reads all weights but the embedding, and its rows' slots.
     read = plan.weights - 2 * shape.vocab_size * 2048 + plan.slots
     assert many > read / CHIPS["h100"].bandwidth
     text = describe_serving(plan)
     assert "ESTIMATE" in text and "fits: yes (estimate)" in text
     assert max(map(len, text.splitlines())) <= 100
-    small = plan_of(tiny_model_dir, "h100", settings=settings | {"weights": "int8"}, **options)
-    assert 0.5 < small.weights / plan.weights < 0.65
 
 
 @pytest.mark.parametrize(
@@ -106,5 +106,5 @@ def test_what_no_engine_could_do_is_refused(
 @pytest.mark.parametrize("topology", ["v5e:1x1", "v6e:1x1"])
 def test_the_programs_compile_for_tpus(tiny_model_dir: Path, topology: str) -> None:
     plan = plan_of(tiny_model_dir, topology, settings={"compute_dtype": "bfloat16"})
-    assert plan.compiled and plan.fits and plan.requests_s > 0
+    assert plan.compiled and plan.fits and plan.speed()[1] > 0
     assert all(one.code > 0 for one in plan.planned)
