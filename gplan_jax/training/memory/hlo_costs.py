@@ -312,8 +312,8 @@ def _read_by_fusion(module: Module, inner: Computation, number: int, whole: floa
         if not places:
             continue
         nested = module.computations.get(line.called("calls") or "")
-        if line.opcode == "bitcast":
-            names.add(line.name)
+        if line.opcode == "bitcast" or "output_to_operand_aliasing" in line.attributes:
+            names.add(line.name)  # the operand itself, in another form or layout
         elif line.opcode in ("dynamic-slice", "slice", "gather"):
             read += line.bytes
         elif line.opcode == "tuple" or (line.opcode == "dynamic-update-slice" and places == [0]):

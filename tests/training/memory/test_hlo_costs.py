@@ -160,6 +160,34 @@ def test_traffic_of_slices_and_updates_is_what_they_touch() -> None:
     assert costs.hbm_bytes == (layer + scalar + layer) + (layer + scalar + layer)
 
 
+def test_a_stack_in_another_layout_is_read_a_layer_at_a_time() -> None:
+    """As for stacked weights of 8 bits on a TPU: what renames an operand reads none of it."""
+    relaid = """
+%relay (c: s8[28,64]) -> s8[28,64] {
+  %c = s8[28,64]{1,0:T(32,128)(4,1)} parameter(0)
+  ROOT %d = s8[28,64]{1,0:T(8,128)(4,1)} copy(%c)
+}
+
+%slice (a: s8[28,64], i: s32[]) -> bf16[1,64] {
+  %a = s8[28,64]{1,0:T(32,128)(4,1)} parameter(0)
+  %r = s8[28,64]{1,0:T(8,128)(4,1)} fusion(%a), kind=kLoop, output_to_operand_aliasing={{}: (0, {})}, calls=%relay
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %s = s8[1,64]{1,0} dynamic-slice(%r, %i, %zero), dynamic_slice_sizes={1,64}
+  ROOT %t = bf16[1,64]{1,0} convert(%s)
+}
+"""  # noqa: E501
+    costs = hlo_costs(
+        module(
+            "%stack = s8[28,64]{1,0:T(32,128)(4,1)} parameter(0)",
+            "%layer = s32[] parameter(1)",
+            "%one = bf16[1,64]{1,0} fusion(%stack, %layer), kind=kLoop, calls=%slice",
+            others=relaid,
+        )
+    )
+    assert costs.hbm_bytes == 64 + 4 + 2 * 64
+
+
 def test_values_in_fast_memory_are_no_traffic() -> None:
     costs = hlo_costs(
         module(
