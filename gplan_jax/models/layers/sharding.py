@@ -21,7 +21,7 @@ LOGICAL_AXES: tuple[tuple[str, MeshAxes], ...] = (
     # Rows as a copy of the weights sees them: the devices that share it see all of them.
     ("copy_batch", "data"),
     # A sequence that all rows share has no batch to split: its tokens are split instead.
-    ("shared_sequence", ("data", "fsdp")),
+    ("shared_sequence", "fsdp"),
     # Parameters: the model axis over fsdp, what heads and feed-forward compute apart over tensor.
     ("embed", "fsdp"),
     ("heads", "tensor"),

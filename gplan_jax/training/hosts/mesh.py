@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from pydantic import Field
 
@@ -26,19 +27,34 @@ class MeshConfig(Config):
     data: int = Field(1, ge=-1)  # copies of the weights; each sees other rows of a batch
     fsdp: int = Field(-1, ge=-1)  # share one copy of weights and optimizer state, and split rows
     tensor: int = Field(1, ge=-1)  # split heads, feed-forward and vocabulary of one copy
+    # TPU slices, or groups of hosts, with a slower network between them; data is a multiple of it,
+    # so that only gradients cross
+    slices: int = Field(1, ge=1)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Arranges the devices (all there are, on all hosts) as the config says.
 
-    ``tensor`` is the innermost axis, so the devices that exchange most are neighbours.
+    ``tensor`` is the innermost axis, so the devices that exchange most are neighbours; slices are
+    the outermost part of ``data``.
     """
-    shape = mesh_shape(config, len(jax.devices() if devices is None else devices))
-    types = (AxisType.Auto,) * len(AXES)
-    if devices is None:
-        # On a TPU this follows the wires of the slice.
-        return jax.make_mesh(shape, AXES, axis_types=types)
-    return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=types)
+    if devices is None:  # Host by host, so that groups of hosts are the outermost part of data too.
+        devices = sorted(jax.devices(), key=lambda device: device.id)
+    (data, *inner), types = mesh_shape(config, len(devices)), (AxisType.Auto,) * len(AXES)
+    if devices[0].platform == "tpu":
+        # Axes follow the wires of a slice, and none of them goes from one slice to another.
+        found = len({getattr(device, "slice_index", 0) for device in devices})
+        if found != config.slices:
+            raise GplanError(
+                f"The devices are of {found} slices and mesh.slices is {config.slices}; set "
+                f"mesh.slices={found} and mesh.data to a multiple of it."
+            )
+        if found > 1:
+            own, between = (data // found, *inner), (found, 1, 1)
+            grid = mesh_utils.create_hybrid_device_mesh(own, between, devices)
+            return Mesh(grid, AXES, axis_types=types)
+        return jax.make_mesh((data, *inner), AXES, axis_types=types, devices=devices)
+    return Mesh(np.asarray(devices).reshape(data, *inner), AXES, axis_types=types)
 
 
 def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
@@ -53,6 +69,11 @@ def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
         raise GplanError(
             f"{given} does not divide the {devices} devices there are; choose sizes whose product "
             f"is {devices}, or set one axis to -1."
+        )
+    if filled[0] % config.slices:
+        raise GplanError(
+            f"{given}: data={filled[0]} does not divide among mesh.slices={config.slices}; set "
+            f"mesh.data={config.slices} or a multiple of it."
         )
     return filled[0], filled[1], filled[2]
 

@@ -57,6 +57,7 @@ class Collective:
     kind: str
     count: int
     bytes_sent: float
+    between_slices: bool = False  # over the data centre's network (DCN) instead of the chip's links
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,16 @@ class HloCosts:
 
     @property
     def bytes_sent(self) -> float:
-        return sum(collective.bytes_sent for collective in self.collectives)
+        """Over the links of a slice."""
+        return sum(c.bytes_sent for c in self.collectives if not c.between_slices)
+
+    @property
+    def bytes_between_slices(self) -> float:
+        return sum(c.bytes_sent for c in self.collectives if c.between_slices)
 
 
-def hlo_costs(module: Module) -> HloCosts:
-    """Adds up what one execution of ``module`` costs a device."""
+def hlo_costs(module: Module, slices: int = 1) -> HloCosts:
+    """Adds up what one execution of ``module``, over so many slices, costs a device."""
     counts, unknown_loops = module.executions()
     fused = _fused(module)
     matmul, kernels, hbm, silent = 0.0, 0.0, 0.0, 0
@@ -101,36 +107,46 @@ def hlo_costs(module: Module) -> HloCosts:
         kernel_flops=kernels,
         silent_kernels=silent,
         hbm_bytes=hbm,
-        collectives=collectives(module, counts),
+        collectives=collectives(module, counts, slices),
         unknown_loops=unknown_loops,
     )
 
 
-def collectives(module: Module, counts: dict[str, int]) -> tuple[Collective, ...]:
+def collectives(module: Module, counts: dict[str, int], slices: int = 1) -> tuple[Collective, ...]:
     """Collectives of a step by kind.
 
     A TPU compiler may spread one collective over several fusions (start, middle, done), which then
-    share a channel: a channel counts once.
+    share a channel: a channel counts once. What crosses slices is a "send" of this chip's part to
+    the hosts' runtime, which says the collective's kind.
     """
-    found: dict[object, tuple[str, int, float]] = {}
+    found: dict[object, tuple[tuple[str, bool], int, float]] = {}
     for computation in module.computations.values():
         times = counts[computation.name]
         for line in computation.instructions.values():
             kind = line.opcode.removesuffix("-start")
-            if kind not in COLLECTIVES or not times:
+            crossing = re.search(r'_xla_megascale_transfer_type="(\w+)"', line.attributes)
+            if crossing and kind == "send":
+                kind = crossing[1].lower().replace("_", "-")
+            elif kind not in COLLECTIVES:
+                continue
+            if not times:
                 continue
             channel = re.search(r"channel_id=(\d+)", line.attributes)
             key = channel.group(1) if channel else (computation.name, line.name)
             operand = sum(computation.bytes(name) for name in line.operands)
-            sent = _bytes_sent(kind, line, operand, module.partitions)
+            group = slices if crossing else group_size(line.attributes, module.partitions)
+            sent = _bytes_sent(kind, operand, group)
             known = found.get(key)
             if known is None or times * sent > known[1] * known[2]:
-                found[key] = (kind, times, sent)
-    totals: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
-    for kind, times, sent in found.values():
-        totals[kind][0] += times
-        totals[kind][1] += times * sent
-    listed = [Collective(kind, int(count), sent) for kind, (count, sent) in totals.items()]
+                found[key] = ((kind, crossing is not None), times, sent)
+    totals: dict[tuple[str, bool], list[float]] = defaultdict(lambda: [0, 0.0])
+    for name, times, sent in found.values():
+        totals[name][0] += times
+        totals[name][1] += times * sent
+    listed = [
+        Collective(kind, int(count), sent, between)
+        for (kind, between), (count, sent) in totals.items()
+    ]
     return tuple(sorted(listed, key=lambda c: -c.bytes_sent))
 
 
@@ -199,9 +215,8 @@ def _convolution_flops(computation: Computation, line: Instruction) -> float:
     return 2.0 * features * pairs / (int(groups.group(1)) if groups else 1)
 
 
-def _bytes_sent(kind: str, line: Instruction, operand: float, partitions: int) -> float:
-    """What a device sends in a ring of g devices, each holding ``operand`` bytes."""
-    group = group_size(line.attributes, partitions)
+def _bytes_sent(kind: str, operand: float, group: int) -> float:
+    """What a device sends in a ring of ``group`` devices, each holding ``operand`` bytes."""
     match kind:
         case "all-gather":
             return operand * (group - 1)

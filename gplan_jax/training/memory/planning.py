@@ -105,7 +105,7 @@ def plan_memory(
         memory=memory,
         needed=memory.peak,
         xla_flops=(compiled.cost_analysis() or {}).get("flops"),
-        costs=hlo_costs(parse_module(text)),
+        costs=hlo_costs(parse_module(text), topology.slices),
         compile_seconds=seconds,
     )
 

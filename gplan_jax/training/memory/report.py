@@ -25,6 +25,7 @@ def describe(plan: MemoryPlan) -> str:
     count = parameter_count(shape)
     parameters = f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.2f} M"
     data, fsdp, tensor = plan.mesh
+    slices = f"slices={plan.topology.slices} " if plan.topology.slices > 1 else ""
     shared = f" after a shared prefix of {batch.prefix:,}" if batch.prefix else ""
     if batch.sequences == 1:
         rows = (
@@ -57,7 +58,7 @@ def describe(plan: MemoryPlan) -> str:
         f"model     {shape.num_hidden_layers} layers, width {shape.hidden_size:,}, "
         f"{parameters} parameters",
         f"devices   {plan.topology.devices} x {chip.name if chip else jax.devices()[0].device_kind}"
-        f", mesh data={data} fsdp={fsdp} tensor={tensor}",
+        f", mesh {slices}data={data} fsdp={fsdp} tensor={tensor}",
         f"batch     {rows}",
         f"step      {weights}, products {precision.compute}, remat {precision.remat}, "
         f"attention {plan.kernel}",
@@ -110,11 +111,27 @@ def describe(plan: MemoryPlan) -> str:
         lines += table(
             ("collectives of a step", "count", "GB sent by a device"),
             [
-                (c.kind, f"{c.count:,}", f"{sent:,.2f}" if sent >= 0.01 else f"{sent:.2g}")
+                (
+                    f"{c.kind} between slices" if c.between_slices else c.kind,
+                    f"{c.count:,}",
+                    f"{sent:,.2f}" if sent >= 0.01 else f"{sent:.2g}",
+                )
                 for c in costs.collectives
                 for sent in [c.bytes_sent / 1e9]
             ],
         )
+
+    if costs is not None and costs.bytes_between_slices:
+        sent, chips = (
+            costs.bytes_between_slices / 1e9,
+            plan.topology.devices // plan.topology.slices,
+        )
+        lines += [
+            f"Between slices (DCN) a chip sends {sent:,.3g} GB a step, a slice of {chips} chips "
+            f"{sent * chips:,.3g} GB;",
+            "the roofline leaves that out, since the network between them is your data centre's.",
+            "",
+        ]
 
     # What bounds its time.
     line = plan.roofline

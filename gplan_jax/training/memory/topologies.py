@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.training.hosts.mesh import AXES, MeshConfig, make_mesh, mesh_shape
+from gplan_jax.training.hosts.mesh import MeshConfig, make_mesh
 
 GIB = 2**30
 TEN9 = 10**9
@@ -71,7 +71,8 @@ class Topology:
 
     name: str
     chip: Chip | None
-    devices: int
+    devices: int  # of all slices
+    slices: int = 1
 
     @property
     def needs_libtpu(self) -> bool:
@@ -79,10 +80,12 @@ class Topology:
 
 
 def parse_topology(name: str) -> Topology:
-    """Reads "v5e:4x4", "h100:8", "h100" for one, or "local"."""
+    """Reads "v5e:4x4", "2xv5e:4x4" (two such slices), "h100:8", "h100" for one, or "local"."""
     if name == LOCAL:
         return Topology(name, local_chip(), len(jax.devices()))
-    kind, _, shape = name.partition(":")
+    several = re.match(r"([1-9]\d*)x(?=[a-z])", name)
+    slices = int(several[1]) if several else 1
+    kind, _, shape = name[several.end() if several else 0 :].partition(":")
     chip = CHIPS.get(kind)
     if chip is not None and chip.platform == "gpu":
         shape = shape or "1"
@@ -91,7 +94,7 @@ def parse_topology(name: str) -> Topology:
     sizes = [int(size) for size in shape.split("x")]
     if 0 in sizes or len(sizes) != max(1, chip.axes):
         raise _unknown(name)
-    return Topology(name, chip, math.prod(sizes))
+    return Topology(name, chip, slices * math.prod(sizes), slices)
 
 
 def local_chip() -> Chip | None:
@@ -106,12 +109,13 @@ def local_chip() -> Chip | None:
 
 def topology_mesh(topology: Topology, config: MeshConfig) -> Mesh:
     """The mesh a run on these devices would make, without the devices."""
-    shape = mesh_shape(config, topology.devices)
-    if not topology.needs_libtpu:
-        return make_mesh(config)
-    # As make_mesh does on the slice itself: axes follow its wires.
-    types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(shape, AXES, axis_types=types, devices=_tpu_devices(topology))
+    if config.slices != topology.slices and topology.name != LOCAL:
+        raise GplanError(
+            f"{topology.name} has {topology.slices} slices and mesh.slices is {config.slices}; set "
+            f"mesh.slices={topology.slices} and mesh.data to a multiple of it, or name another "
+            f"topology (2xv5e:4x4 is two slices of 4x4)."
+        )
+    return make_mesh(config, _tpu_devices(topology) if topology.needs_libtpu else None)
 
 
 def _tpu_devices(topology: Topology) -> list[Any]:
@@ -127,15 +131,18 @@ def _tpu_devices(topology: Topology) -> list[Any]:
     from jax.experimental import topologies
 
     # A v4 chip's two cores form one device, as they do in a job.
+    slice_name = topology.name.removeprefix(f"{topology.slices}x")
     options: dict[str, Any] = {}
-    if topology.name.startswith("v4:"):
+    if slice_name.startswith("v4:"):
         options["chip_config_name"] = "megacore"
     if topology.devices == 1:  # a host's share of a slice is four chips where nothing is said
         options["chips_per_host_bounds"] = [1, 1, 1]
+    if topology.slices > 1:
+        options["num_slices"] = topology.slices
     with _quiet_stderr():
         try:
             description = topologies.get_topology_desc(
-                platform="tpu", topology_name=topology.name, **options
+                platform="tpu", topology_name=slice_name, **options
             )
         except Exception as error:  # libtpu's own error type differs between versions
             said = str(error).splitlines()[0]

@@ -51,6 +51,7 @@ def check(grid: Grid, *, batch_size: int, accumulation_steps: int = 1) -> None:
         (MeshConfig(tensor=2), 8, (1, 4, 2)),
         (MeshConfig(data=2, fsdp=2, tensor=2), 8, (2, 2, 2)),
         (MeshConfig(data=-1, fsdp=4), 16, (4, 4, 1)),
+        (MeshConfig(slices=2, data=4), 32, (4, 8, 1)),
     ],
 )
 def test_the_open_axis_takes_what_remains(
@@ -104,3 +105,28 @@ def test_one_process_loads_the_whole_batch() -> None:
 def test_axes_are_auto() -> None:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     assert mesh.axis_names == AXES and set(mesh.axis_types) == {AxisType.Auto}
+
+
+class Chip:
+    """A TPU chip as far as ``make_mesh`` looks at it."""
+
+    platform = "tpu"
+
+    def __init__(self, slice_index: int) -> None:
+        self.slice_index = slice_index
+
+
+def test_data_is_split_over_slices_first() -> None:
+    with pytest.raises(
+        GplanError, match=r"data=1 does not divide among mesh\.slices=2; set mesh\."
+    ):
+        mesh_shape(MeshConfig(slices=2), 8)
+    with pytest.raises(GplanError, match=r"data=4 does not divide among mesh\.slices=3"):
+        mesh_shape(MeshConfig(slices=3, data=4), 12)
+
+
+@pytest.mark.parametrize(("slices", "found"), [(2, 1), (1, 2), (2, 4)])
+def test_slices_that_are_not_those_of_the_devices_are_named(slices: int, found: int) -> None:
+    chips = [Chip(number * found // 8) for number in range(8)]
+    with pytest.raises(GplanError, match=rf"are of {found} slices and mesh\.slices is {slices}"):
+        make_mesh(MeshConfig(slices=slices, data=slices), chips)  # type: ignore[arg-type]

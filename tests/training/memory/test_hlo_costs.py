@@ -68,6 +68,27 @@ def test_a_collective_spread_over_fusions_counts_once() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "sent"), [("ALL_GATHER", 2 * 32), ("ALL_REDUCE", 2 * 32 * 2 / 3), ("ONE_TO_ONE", 32)]
+)
+def test_what_crosses_three_slices_is_apart(kind: str, sent: float) -> None:
+    costs = hlo_costs(
+        module(
+            "%p = f32[8]{0} parameter(0)",
+            "%gather = f32[64]{0} all-gather(%p), channel_id=5, replica_groups=[1,8]<=[8]",
+            "%token = token[] after-all()",
+            "%s = (f32[8]{0}, u32[], token[]) send(%p, %token), channel_id=6, is_host_transfer=true"
+            f', frontend_attributes={{_xla_megascale_transfer_type="{kind}"}}',
+            "%d = token[] send-done(%s), channel_id=6, is_host_transfer=true",
+            "%local = (f32[8]{0}, u32[], token[]) send(%p, %token), channel_id=7",
+        ),
+        slices=3,
+    )
+    assert (costs.bytes_sent, costs.bytes_between_slices) == (7 * 32, sent)
+    crossing = [c for c in costs.collectives if c.between_slices]
+    assert crossing == [Collective(kind.lower().replace("_", "-"), 1, sent, between_slices=True)]
+
+
+@pytest.mark.parametrize(
     ("left", "right", "out", "attributes", "flops"),
     [
         # A plain product [48, 96] x [96, 64].

@@ -21,8 +21,28 @@ def test_devices_of_a_name(name: str, devices: int) -> None:
     assert topology.chip is CHIPS[name.partition(":")[0]]
 
 
+def test_several_slices_of_a_name() -> None:
+    topology = parse_topology("2xv5e:4x4")
+    assert (topology.devices, topology.slices, topology.chip) == (32, 2, CHIPS["v5e"])
+    assert parse_topology("v5e:4x4").slices == 1
+    with pytest.raises(GplanError, match=r"2xv5e:4x4 has 2 slices and mesh\.slices is 1; set mesh"):
+        topology_mesh(topology, MeshConfig())
+
+
 @pytest.mark.parametrize(
-    "name", ["v5e", "v5e:", "v5e:4", "v5e:2x2x2", "v5p:4x4", "v5e:0x4", "b9:4"]
+    "name",
+    [
+        "0xv5e:4x4",
+        "2x:4x4",
+        "xv5e:4x4",
+        "v5e",
+        "v5e:",
+        "v5e:4",
+        "v5e:2x2x2",
+        "v5p:4x4",
+        "v5e:0x4",
+        "b9:4",
+    ],
 )
 def test_an_unknown_name_is_answered_with_those_that_answer(name: str) -> None:
     with pytest.raises(GplanError, match=r"Unknown topology.*(\n.*)*v5p:2x2x4"):
