@@ -273,7 +273,7 @@ def parts_of(shapes: str, out: Path) -> list[Part]:
         train = f"--simulated 24 --batch-size 4 --micro-rows 2 {small}"
         scdpo = f"--simulated 12 --batch-size 2 {small}"
         decode = "--vocab 1088 --template compact_zh --train-rows 8 --plans 2 --prompt-tokens 0"
-        decode += " --max-new-tokens 40"
+        decode += " --max-new-tokens 40 --forms latent"
         rates, serving, dtype = (2,), "--steady-s 3 --contexts 20", "float32"
     else:
         train = "--compute bfloat16 --batch-size 32 --micro-rows 8 --batches 2 --rounds 2"
@@ -302,11 +302,12 @@ def parts_of(shapes: str, out: Path) -> list[Part]:
     kernels = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/models/attention")
     exact = {"JAX_DEFAULT_MATMUL_PRECISION": "highest", "XLA_FLAGS": ""}  # the tests' are for CPUs
     chosen = [] if tiny else [decoding(sizes[1]), *(serve(sizes[1], qps) for qps in rates)]
+    # JAX would take three quarters of a GPU at its start, and torch's step runs beside ours.
+    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    training = python("bench_train.py", f"--shape {first} {train}")
     return [
         Part("doctor", 4 if tiny else 2, (*gplan, "doctor", "--json"), doctor_figures),
-        Part(
-            f"train_{first}", 5, python("bench_train.py", f"--shape {first} {train}"), train_figures
-        ),
+        Part(f"train_{first}", 5, training, train_figures, shared),
         decoding(first),
         Part(
             f"scdpo_{first}", 3, python("bench_scdpo.py", f"--shape {first} {scdpo}"), scdpo_figures

@@ -6,6 +6,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 State = Literal["ok", "slow", "wrong", "absent"]
@@ -21,15 +22,21 @@ class Finding:
     mend: str = ""  # what to do where the state is not ok
 
 
+def instead_of(name: str) -> str:
+    """What a run does without a check's kernel, where it has another."""
+    other = name.startswith(("attention cudnn", "attention splash"))
+    return "; until then runs take xla (precision.attention=auto)" if other else ""
+
+
 def describe(findings: Sequence[Finding]) -> str:
     """A row a check, then the mends and how many there are of each state; 80 characters a line."""
     rows, mends = [], [""]
+    wrap = partial(textwrap.fill, width=80, break_on_hyphens=False)
     for one in findings:
         start = f"{one.check:<22} {one.state:<6} "
-        rows.append(textwrap.fill(start + one.seen, 80, subsequent_indent=" " * len(start)))
+        rows.append(wrap(start + one.seen, subsequent_indent=" " * len(start)))
         if one.mend:
-            text = f"{one.state}: {one.check}: {one.mend}"
-            mends.append(textwrap.fill(text, 80, subsequent_indent="  ", break_on_hyphens=False))
+            mends.append(wrap(f"{one.state}: {one.check}: {one.mend}", subsequent_indent="  "))
     counts = Counter(one.state for one in findings)
     total = ", ".join(f"{counts[state]} {state}" for state in get_args(State) if counts[state])
     return "\n".join([*rows, *mends, "", total])

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.inference.doctor.findings import Finding
+from gplan_jax.inference.doctor.findings import Finding, instead_of
 from gplan_jax.inference.engine import passes
 from gplan_jax.inference.engine.programs import empty_trees, set_tree
 from gplan_jax.inference.grammar.plan_grammar import GrammarTable
@@ -57,12 +57,6 @@ def _found(check: Callable[[], Comparison], name: str) -> Finding:
     if comparison.right:
         return Finding(name, "ok", str(comparison))
     return Finding(name, "wrong", str(comparison), "update driver and JAX" + instead_of(name))
-
-
-def instead_of(name: str) -> str:
-    """What a run does without a check's kernel, where it has another."""
-    other = name.startswith(("attention cudnn", "attention splash"))
-    return "; until then runs take xla (precision.attention=auto)" if other else ""
 
 
 def local_mesh() -> Mesh | None:

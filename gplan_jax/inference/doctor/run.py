@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from gplan_jax.foundation.progress import ProgressBar
-from gplan_jax.inference.doctor.findings import Finding
+from gplan_jax.inference.doctor.findings import Finding, instead_of
 from gplan_jax.inference.doctor.machine import machine_checks
 
 _CHILD = (sys.executable, "-m", "gplan_jax.inference.doctor.run")
@@ -34,9 +34,7 @@ def caught(name: str, check: Callable[[str], Finding]) -> Finding:
         seen = f"{type(error).__name__}: {said}"
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said:
             return Finding(name, "absent", seen, "too little memory: end what else uses the device")
-        mend = "install a driver and JAX that fit each other"
-        if name.startswith("attention"):
-            mend += "; until then runs take xla (precision.attention=auto)"
+        mend = "install a driver and JAX that fit each other" + instead_of(name)
         return Finding(name, "wrong", seen, mend)
 
 
