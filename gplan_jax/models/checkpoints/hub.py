@@ -21,7 +21,7 @@ from typing import Any
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.progress import PLAIN_LINE_SECONDS
 from gplan_jax.models.checkpoints.hugging_face import INDEX, SINGLE
-from gplan_jax.models.checkpoints.model_directory import read_config
+from gplan_jax.models.checkpoints.model_directory import RECORD, read_config
 
 # What our commands read; not other frameworks' weights, pickles, pictures.
 _FILES = ("README.md", "*.json", "*.jinja", "*.j2", "*.yaml", "merges.txt", "model*.safetensors")
@@ -108,7 +108,9 @@ def push_model(name: str, export: Callable[[], Path], *, private: bool = False) 
         except errors.RepositoryNotFoundError:
             api.create_repo(name, private=private)
             made, there = True, []
-        foreign = [f for f in there if not any(fnmatch(f, ours) for ours in (*_FILES, *_BESIDE))]
+        # Weights without our record are another model's.
+        ours = (*_FILES, *_BESIDE) if RECORD in there else (".gitattributes", "README.md")
+        foreign = [file for file in there if not any(fnmatch(file, kind) for kind in ours)]
         if foreign:
             raise GplanError(
                 f"{constants.ENDPOINT}/{name} holds {len(foreign)} other files ({foreign[0]} ...) "

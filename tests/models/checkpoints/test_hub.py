@@ -218,7 +218,7 @@ def test_a_hub_that_does_not_answer_leaves_the_cache(
 
 def export_to(folder: Path, **files: str) -> Path:
     folder.mkdir(exist_ok=True)
-    for name, text in {"config": "{}", **files}.items():
+    for name, text in {"config": "{}", "gplan": "{}", **files}.items():
         (folder / f"{name}.json").write_text(text)
     (folder / WEIGHTS).write_bytes(b"\0" * 64)
     return folder
@@ -235,12 +235,18 @@ def test_a_push_is_one_commit_and_replaces_an_earlier_one(
         ".gitattributes",
         "config.json",
         "extra.json",
+        "gplan.json",
         WEIGHTS,
     }
     assert hub.repos["me/new"].files[WEIGHTS] == b"\0" * 64
     second = export_to(tmp_path / "second")
     push_model("me/new", lambda: second)
-    assert hub.repos["me/new"].files.keys() == {".gitattributes", "config.json", WEIGHTS}
+    assert hub.repos["me/new"].files.keys() == {
+        ".gitattributes",
+        "config.json",
+        "gplan.json",
+        WEIGHTS,
+    }
     commits = [path for method, path, _ in hub.asked if "/commit/" in path]
     assert len(commits) == 2
 
@@ -257,6 +263,7 @@ def test_a_push_is_one_commit_and_replaces_an_earlier_one(
         ("me/new", STRANGER_TOKEN, "token that may write there"),
         ("other/new", OWNER_TOKEN, "token that may write there"),
         (NAME, OWNER_TOKEN, "token that may write there"),
+        ("me/model", OWNER_TOKEN, "me/model holds [0-9]+ other files .* left as it is"),
         ("me/data", OWNER_TOKEN, "holds 1 other files .rows.csv ....* and is left as it is"),
     ],
 )
@@ -264,6 +271,7 @@ def test_a_push_without_rights_or_onto_other_files_ends_before_the_export(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch, name: str, token: str, says: str
 ) -> None:
     hub.repos["me/data"] = Repo({"rows.csv": b"a", ".gitattributes": b""})
+    hub.repos["me/model"] = Repo(hub.repos[NAME].files)  # Another model's weights.
     monkeypatch.setenv("HF_TOKEN", token)
     before = {name: dict(repo.files) for name, repo in hub.repos.items()}
     with pytest.raises(GplanError) as raised:
