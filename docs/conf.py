@@ -30,8 +30,17 @@ html_theme_options = {
     "use_download_button": False,
 }
 html_show_sphinx = False
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
 myst_heading_anchors = 6
 autodoc_typehints = "signature"
+autodoc_type_aliases = {
+    "ArrayLike": "ArrayLike",
+    "DTypeLike": "DTypeLike",
+}  # not all they stand for
+autodoc_default_options = {"exclude-members": "model_config"}
+python_use_unqualified_type_names = True
+add_module_names = False
 autodoc_member_order = "bysource"
 
 STUBS = {
@@ -54,19 +63,19 @@ def fill(text: str) -> str:
 
 
 def api(package: str) -> str:
-    """A package's docstring, and every public name that its __init__.py imports, in order."""
+    """A package's docstring, and every name of its own that its __init__.py hands out, in order."""
     path = HERE.parent / "gplan_jax" / package / "__init__.py"
     module = ast.parse(path.read_text(encoding="utf-8"))
     names = [
-        f"{node.module}.{alias.name}"
+        alias.name
         for node in module.body
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("gplan_jax.")
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(f"gplan_jax.{package}.")
         for alias in node.names
     ]
     lines = [f"# gplan_jax.{package}", "", ast.get_docstring(module) or "", "", "```{eval-rst}"]
-    for name in sorted(names, key=lambda name: name.rpartition(".")[2].lower()):
-        module_name, _, last = name.rpartition(".")
-        value = getattr(importlib.import_module(module_name), last)
+    for last in sorted(set(names), key=str.lower):
+        name = f"gplan_jax.{package}.{last}"
+        value = getattr(importlib.import_module(f"gplan_jax.{package}"), last)
         if isinstance(value, type) and not isinstance(value, types.GenericAlias):
             lines += [f".. autoclass:: {name}", "   :members:", ""]
         elif callable(value) and not isinstance(value, types.GenericAlias):
