@@ -50,7 +50,7 @@ def main() -> None:
             figures["chat"] = chat(Path(folder), options)
         if options.world_rows:
             out = Path(folder) / "world.csv"
-            command = ["--rows", str(options.world_rows), "--out", str(out)]
+            command = ["--service", "amap", "--rows", str(options.world_rows), "--out", str(out)]
             figures["world"] = synthesize([*command, "--test-fraction", "0.1"], out)
     print(json.dumps(figures, ensure_ascii=False))
 

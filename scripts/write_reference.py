@@ -48,7 +48,7 @@ CONFIGS = {
     "Teachers": (TeacherConfig, "`--teacher FILE`, [synthesis](../synthesis.md)"),
     "Judges": (JudgeConfig, "`gplan judge --judge FILE`, [judge](../judge.md)"),
     "Rubrics": (Rubric, "`gplan judge --rubric FILE`"),
-    "Intent libraries": (IntentLibrary, "`--library FILE`, `data.library`"),
+    "Intent libraries": (IntentLibrary, "`library.yaml` of a service"),
     "Perturbations": (PerturbationSpec, "`gplan counterfactuals --perturbations FILE`"),
     "A/B tests": (AbTest, "`gplan abtest analyse --config FILE`, [A/B tests](../abtest.md)"),
     "Engines": (EngineConfig, "the options of `gplan serve`, [serving](../serving.md)"),
@@ -237,7 +237,7 @@ def columns_page() -> str:
     lines += [
         "Rows are CSV, JSONL or Parquet with these columns, in any order; every value is text."
     ]
-    lines += ["Training and evaluation want all of them, `predict` and the server only `id`: what"]
+    lines += ["Files need `id` and `currenttime`, the server nothing: what"]
     lines += ["lacks is empty.", ""]
     rows = [(f"`{column}`", MEANINGS[column]) for column in COLUMNS]
     return "\n".join([*lines, *_table(("column", "what it holds"), rows)]) + "\n"

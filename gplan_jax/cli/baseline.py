@@ -8,9 +8,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from gplan_jax.cli.options import Library, Processes, named_paths
+from gplan_jax.cli.options import Processes, Service, named_paths, service_of
 from gplan_jax.foundation import GplanError
-from gplan_jax.gsisr import IntentLibrary
 
 LIST = "list"
 
@@ -37,7 +36,7 @@ def baseline(
     test: Annotated[
         Path | None, typer.Option(help="Score these rows instead of folds; no id may be in both.")
     ] = None,
-    library: Library = None,
+    service: Service = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="arm.key=value over an arm's settings, e.g. sasrec.epochs=10."),
@@ -87,7 +86,7 @@ def baseline(
         known_arms.overrides_of(set_ or [], arms), arms, names, trials
     )
     predicted = named_paths("--add", add or [], called=lambda path: path.stem, form="NAME=FILE")
-    intents = IntentLibrary.load(library)
+    intents = service_of(service, data=data).library
     rows = (
         comparison.rows_of_files(data, test, intents)
         if test
@@ -139,7 +138,7 @@ def report(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The HTML file; an earlier report there is replaced.")],
-    library: Annotated[Path | None, typer.Option(help="Intent library; else Amap's.")] = None,
+    service: Service = None,
 ) -> None:
     """Make one HTML file of baseline runs: tables, intervals, curves, slices, confusions.
 
@@ -150,15 +149,19 @@ def report(
     Example: gplan report --run full=run/full --run history=run/history --out report.html
     """
 
-    from gplan_jax.evaluation.comparison.results import read_results
+    from gplan_jax.evaluation.comparison.results import COMPARISON, read_results
     from gplan_jax.evaluation.report.page import STEPS, refuse_foreign, write_report
     from gplan_jax.evaluation.report.verdict import summary_table
     from gplan_jax.foundation.progress import ProgressBar
+    from gplan_jax.gsisr.service import record_path
 
     refuse_foreign(out)
     folders = named_paths("--run", run, called=lambda path: path.name, form="NAME=DIR")
-    intents = IntentLibrary.load(library)
     runs = [read_results(folder, name) for name, folder in folders.items()]
+    noted = next(iter(folders.values())) / COMPARISON
+    if service is None and not record_path(noted).is_file():
+        service = runs[0].about.library  # An older run notes the name alone.
+    intents = service_of(service, data=noted).library
     with ProgressBar("report", STEPS * len(runs)) as bar:
         write_report(runs, out, intents, note=bar.advance)
     for found in runs:

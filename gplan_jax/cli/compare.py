@@ -48,8 +48,12 @@ def compare(
         compare_planners,
         pair_view,
     )
+    from gplan_jax.models.checkpoints.model_directory import RECORD
 
     first, second = (options.model_directory(given) for given in (first, second))
+    for given in (first, second):
+        if data is not None and (given / RECORD).is_file():
+            decoding = options.planning_options(given, data, decoding)
     asked = {"limit": limit, "batch_size": batch_size, "mode": mode, **decoding}
     result, differing = compare_planners(
         first, second, data=data, out=out, faulty=FaultyRows(on_error), **asked

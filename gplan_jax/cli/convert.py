@@ -8,16 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gplan_jax.cli.options import Service, service_of
 from gplan_jax.foundation import GplanError
 
 if TYPE_CHECKING:
     from gplan_jax.models import CheckpointReport
 
+TINY = "tiny"
+
 
 def convert(
     hf_dir: Annotated[
         Path,
-        typer.Argument(help="Qwen3 checkpoint: a directory, or an id on the hub: Qwen/Qwen3-1.7B."),
+        typer.Argument(
+            help="Qwen3 checkpoint: a directory, or an id on the hub: Qwen/Qwen3-1.7B; or tiny, a "
+            "small Qwen3 of random weights for --data, to try things on."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="New directory for the model.")],
     revision: Annotated[
@@ -38,6 +44,10 @@ def convert(
         Path | None,
         typer.Option(help="LoRA adapter in PEFT's format to merge into the weights."),
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="For tiny: rows whose words its tokenizer should know.")
+    ] = None,
+    service: Service = None,
 ) -> None:
     """Turn a Hugging Face Qwen3 checkpoint into a GPlan model directory.
 
@@ -48,10 +58,15 @@ def convert(
     Example: gplan convert Qwen/Qwen3-1.7B --out models/mine --latents rows.jsonl
 
     Example: gplan convert Qwen/Qwen3-1.7B --adapter my-lora --out models/mine
+
+    Example: gplan convert tiny --data rows.csv --out models/tiny
     """
     from gplan_jax.data.tasks.text_task import text_latents
+    from gplan_jax.gsisr import read_samples, training_texts
+    from gplan_jax.gsisr.service import COMPACT
     from gplan_jax.models import convert_checkpoint
     from gplan_jax.models.checkpoints.hub import model_path
+    from gplan_jax.models.checkpoints.tiny import write_tiny_model
     from gplan_jax.reasoning import LatentVocabulary
 
     vocabulary = None
@@ -59,6 +74,19 @@ def convert(
         vocabulary = LatentVocabulary(width=latents_per_block)
     elif latents != "none":
         vocabulary = text_latents(latents, width=latents_per_block)
+    if hf_dir == Path(TINY) and not hf_dir.is_dir():
+        if data is None or vocabulary is None:
+            raise GplanError(f"{TINY} is made for rows: give --data FILE, and latent tokens.")
+        found = service_of(service, data=data)
+        rows = read_samples(data, form=found.library.rows)
+        texts = training_texts(rows, found.template(COMPACT), found.library)
+        sizes = {"layers": 3, "heads": 2, "kv_heads": 1, "head_dim": 64}
+        extra = {"latents": vocabulary.to_dict()}
+        write_tiny_model(
+            out, texts, new_tokens=vocabulary.tokens, metadata=extra, seed=seed, **sizes
+        )
+        typer.echo(f"Made. A tiny Qwen3 of random weights is in {out}")
+        return
     report = convert_checkpoint(
         model_path(hf_dir, revision),
         out,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -12,7 +12,9 @@ from rich.console import Console
 from gplan_jax.cli import options
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
-from gplan_jax.gsisr import IntentLibrary
+
+if TYPE_CHECKING:
+    from gplan_jax.gsisr import RowForm
 
 
 @options.with_decoding
@@ -40,6 +42,7 @@ def evaluate(
     from gplan_jax.evaluation.scores.score_tables import failures_table, metrics_table
     from gplan_jax.models.checkpoints.hub import hub_name
 
+    decoding = options.planning_options(model, data, decoding)
     metrics = evaluate_model(
         model,
         data,
@@ -61,7 +64,7 @@ def evaluate(
 
 def score(
     predictions: Annotated[Path, typer.Option(help="A predictions.jsonl: id, text, label a row.")],
-    library: options.ModelsLibrary = None,
+    service: options.Service = None,
 ) -> None:
     """Compute the scores of a predictions file again, from its texts alone.
 
@@ -71,7 +74,8 @@ def score(
     from gplan_jax.evaluation.scores.offline import score_file
     from gplan_jax.evaluation.scores.score_tables import failures_table, metrics_table
 
-    metrics = score_file(predictions, IntentLibrary.load(library))
+    found = options.service_of(service, data=predictions)
+    metrics = score_file(predictions, found.library)
     Console().print(metrics_table(metrics, name="predictions"))
     if failures := failures_table(metrics):
         Console().print(failures)
@@ -97,14 +101,22 @@ def plan(
     Example: gplan plan --model run/model --context context.json
     """
 
+    from gplan_jax.data.tasks.gsisr_task import GsisrTask
+    from gplan_jax.data.tasks.registry import load_task
     from gplan_jax.evaluation.scores.model_evaluation import find_sample, read_context
     from gplan_jax.evaluation.scores.score_tables import plan_view
     from gplan_jax.inference.prediction.predict import load_planner
 
+    def form() -> RowForm | None:
+        told = options.planning_options(model, data, decoding)
+        decoding.update(told)
+        task = load_task(model, **{name: told.get(name) for name in ("template", "service")})
+        return task.library.rows if isinstance(task, GsisrTask) else None
+
     if data is None and context is not None and row is None and prompt_id is None:
-        sample = read_context(context)
+        sample = read_context(context, form())
     elif data is not None and context is None and (row is None) != (prompt_id is None):
-        sample = find_sample(data, row=row, prompt_id=prompt_id)
+        sample = find_sample(data, row=row, prompt_id=prompt_id, form=form())
     else:
         raise GplanError("Name the row: --data FILE with --row N or --id ID, or --context FILE.")
     planner = load_planner(model, batch_size=1, mode=mode, **decoding)
@@ -165,6 +177,7 @@ def predict(
         manifest = merge_shards(merge, out)
     elif merge is None and model is not None and data is not None:
         faulty = FaultyRows(on_error, keep=20)
+        decoding = options.planning_options(model, data, decoding)
         run: Any = functools.partial(prediction.predict, shard=shard)
         if engine == "ray":
             from gplan_jax.integrations.ray import predict_with_ray

@@ -11,7 +11,6 @@ from rich.console import Console
 from gplan_jax.cli import options
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import refuse_existing
-from gplan_jax.gsisr import IntentLibrary
 
 if TYPE_CHECKING:
     from gplan_jax.evaluation.judge.judgement import Judge
@@ -62,7 +61,7 @@ def judge(
     engine: options.Engine = "local",
     workers: options.Workers = None,
     address: options.Address = None,
-    library: options.Library = None,
+    service: options.Service = None,
     on_error: options.OnError = "raise",
 ) -> None:
     """Score plans for flow, logic and fit to time and place, 1 to 5, without showing their labels.
@@ -92,7 +91,7 @@ def judge(
         )
     refuse_existing(out)
     cache = cache or out.with_name(f"{out.name}.cache.sqlite")
-    intents = IntentLibrary.load(library)
+    intents = options.service_of(service, data=data).library
     faulty = FaultyRows(on_error)
     rows = sources.read_rows(data, intents, limit=limit, faulty=faulty)
     faulty.report()

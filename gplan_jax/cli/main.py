@@ -35,6 +35,7 @@ from gplan_jax.cli.abtest import abtest
 from gplan_jax.cli.config import config
 from gplan_jax.cli.options import model_directory
 from gplan_jax.cli.seeds import seeds
+from gplan_jax.cli.service import service
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.compilation_cache import keep_compiled_programs
 from gplan_jax.foundation.errors import NothingKept
@@ -76,6 +77,7 @@ app.add_typer(abtest, name="abtest")
 app.add_typer(bench.bench, name="bench")
 app.add_typer(config, name="config")
 app.add_typer(seeds, name="seeds")
+app.add_typer(service, name="service")
 
 
 def _show_version(wanted: bool) -> None:
@@ -177,7 +179,7 @@ def help_text(docstring: str) -> str:
     return "\n\n".join(paragraphs)
 
 
-for group in (app, abtest, bench.bench, config, seeds):
+for group in (app, abtest, bench.bench, config, seeds, service):
     for info in group.registered_commands:
         info.help = help_text(info.callback.__doc__ or "") if info.callback else None
         info.callback = prepared(cast("Callable[..., Any]", info.callback))

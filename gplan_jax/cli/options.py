@@ -17,6 +17,7 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.paths import local_path
 
 if TYPE_CHECKING:
+    from gplan_jax import gsisr
     from gplan_jax.chat import Connect
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -26,18 +27,20 @@ OnError = Annotated[
     Literal["raise", "skip"],
     typer.Option(help="Stop at what is faulty, a row or its answer, or leave it out."),
 ]
-Library = Annotated[
-    Path | None, typer.Option(help="Intent library file; the shipped Amap library if left out.")
+Service = Annotated[
+    str | None,
+    typer.Option(
+        help="Service, by its name or directory; else what the data or the model records."
+    ),
 ]
 
 # Models and how they decode.
 Model = Annotated[
     Path, typer.Option(help="Model directory, as convert or train writes it, or an id on the hub.")
 ]
-ModelsLibrary = Annotated[
-    Path | None, typer.Option(help="Intent library (YAML); else the model's own, else Amap's.")
+Template = Annotated[
+    str | None, typer.Option(help="A prompt of the service, or a folder; else the model's.")
 ]
-Template = Annotated[str | None, typer.Option(help="Prompt template or folder; else the model's.")]
 PromptLength = Annotated[
     int | None, typer.Option(min=1, help="Tokens that prompts are cut to; else as in training.")
 ]
@@ -70,7 +73,7 @@ Weights = Annotated[
 class Decoding:
     """Options of ``Planner.load`` that all commands have which plan; see ``with_decoding``."""
 
-    library: ModelsLibrary = None
+    service: Service = None
     template: Template = None
     prompt_length: PromptLength = None
     max_new_tokens: MaxNewTokens = None
@@ -120,6 +123,42 @@ Address = Annotated[
 Processes = Annotated[
     int, typer.Option(min=1, help="Processes of one thread each; one on an accelerator.")
 ]
+
+
+def service_of(
+    named: str | None, *, data: Path | None = None, model: Path | None = None
+) -> gsisr.Service:
+    """The service of a command: ``--service``, or what data or model tell, which it says aloud.
+
+    GplanError where nothing tells, or they disagree.
+    """
+    from gplan_jax.gsisr.service import known_service
+
+    found, how = known_service(named, data=data, model=model)
+    if how:
+        typer.echo(f"service: {found.name} ({how})", err=True)
+    return found
+
+
+def planning_options(model: Path, data: Path | None, decoding: dict[str, Any]) -> dict[str, Any]:
+    """Decoding options with the service of the rows where the model directory holds none.
+
+    GplanError where the two are of different services, or nothing tells.
+    """
+    from gplan_jax.data.tasks.gsisr_task import LIBRARY_FILE, GsisrTask
+    from gplan_jax.data.tasks.task import read_task_file
+    from gplan_jax.gsisr import service
+
+    named, template = decoding.get("service"), decoding.get("template")
+    if read_task_file(model)[0] != GsisrTask.name:
+        return decoding
+    if (model / LIBRARY_FILE).is_file():
+        if service.of_model(model) and (named or data):
+            service.known_service(named, data=data, model=model)
+        return decoding
+    if named is None and template is not None and service.service_of_prompt(template):
+        return decoding
+    return decoding | {"service": str(service_of(named, data=data).folder)}
 
 
 def connection(engine: str, workers: int | None, address: str | None) -> Connect:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from gplan_jax.cli.options import Library, OnError
+from gplan_jax.cli.options import OnError, Service, service_of
 from gplan_jax.cli.synthesis import Cache, Overrides, Seeds, TeacherName, named_teacher
 from gplan_jax.foundation.extras import require_extra
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import write_json
-from gplan_jax.gsisr import IntentLibrary
+
+if TYPE_CHECKING:
+    from gplan_jax import gsisr
 
 seeds = typer.Typer(
     help="Seeds: expert-calibrated triplets of intents, environment and logic (section 3.2).",
@@ -26,6 +28,13 @@ CandidatesFile = Annotated[
 ]
 
 
+def service_of_review(named: str | None, review: Path, candidates: Path | None) -> gsisr.Service:
+    """The service of a review: ``--service``, or what is recorded beside its candidates' file."""
+    from gplan_jax.synthesis.seeds.seed_candidates import candidates_of
+
+    return service_of(named, data=candidates or candidates_of(review))
+
+
 @seeds.command()
 def candidates(
     data: Annotated[Path, typer.Option(help="Rows: .csv, .jsonl or .parquet; labels optional.")],
@@ -36,7 +45,7 @@ def candidates(
     overrides: Overrides = None,
     cache: Cache = None,
     seeds: Seeds = None,
-    library: Library = None,
+    service: Service = None,
     on_error: OnError = "raise",
 ) -> None:
     """Draw rows over all triggers and places, with a plan and reasoning each, for experts to judge.
@@ -51,7 +60,8 @@ def candidates(
     from gplan_jax.synthesis.teachers.load import note_of
 
     draw_candidates.check_out(out)
-    loaded, faulty = IntentLibrary.load(library), FaultyRows(on_error)
+    known, faulty = service_of(service, data=data), FaultyRows(on_error)
+    loaded = known.library
     asked = named_teacher(teacher, overrides, cache, out, loaded, seeds)
     report = draw_candidates.write_review_files(
         data, out, loaded, asked, count=count, seed=seed, faulty=faulty
@@ -78,7 +88,7 @@ def review(
     reviewer: Annotated[str, typer.Option(help="Your name; part of your copy's name.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8010,
     candidates: CandidatesFile = None,
-    library: Library = None,
+    service: Service = None,
 ) -> None:
     """Review candidates on a local page, by keys; each decision is saved at once in your own copy.
 
@@ -89,7 +99,8 @@ def review(
 
     from gplan_jax.serving.review.review_app import serve_review
 
-    serve_review(file, reviewer, IntentLibrary.load(library), port=port, candidates=candidates)
+    known = service_of_review(service, file, candidates)
+    serve_review(file, reviewer, known.library, port=port, candidates=candidates)
 
 
 @seeds.command("import")
@@ -104,7 +115,7 @@ def import_(
         typer.Option(help="Where reviewers differ: list it, take the first file's, or leave out."),
     ] = "error",
     candidates: CandidatesFile = None,
-    library: Library = None,
+    service: Service = None,
 ) -> None:
     """Make a seed file of what was accepted and edited, checked in full.
 
@@ -115,10 +126,11 @@ def import_(
     from gplan_jax.synthesis.seeds.draw_candidates import strata_table
     from gplan_jax.synthesis.seeds.import_reviews import import_reviews, report_path
 
+    known = service_of_review(service, files[0], candidates)
     report = import_reviews(
         files,
         out,
-        IntentLibrary.load(library),
+        known.library,
         candidates_path=candidates,
         undecided=undecided,
         on_disagreement=on_disagreement,
@@ -144,7 +156,7 @@ def agreement(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap interval.")] = 0,
     candidates: CandidatesFile = None,
-    library: Library = None,
+    service: Service = None,
 ) -> None:
     """Compare two reviewers: Cohen's kappa, raw agreement, and the rows they differ on.
 
@@ -156,7 +168,7 @@ def agreement(
     from gplan_jax.synthesis.seeds.reviewer_agreement import agreement_of, agreement_tables
     from gplan_jax.synthesis.seeds.seed_candidates import load_candidates
 
-    loaded = IntentLibrary.load(library)
+    loaded = service_of_review(service, first, candidates).library
     _, found = load_candidates([first, second], candidates, loaded)
     one, other = read_reviews([first, second], found, loaded)
     result = agreement_of(one, other, found, loaded, seed=seed)

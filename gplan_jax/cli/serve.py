@@ -76,7 +76,7 @@ def serve(
     labels: Annotated[
         Path | None, typer.Option(help="labels.yaml: words for the codes in contexts, on the page.")
     ] = None,
-    library: options.ModelsLibrary = None,
+    service: options.Service = None,
     template: options.Template = None,
     prompt_length: options.PromptLength = None,
 ) -> None:
@@ -138,7 +138,7 @@ def serve(
         },
         host=host,
         port=port,
-        library=str(library) if library else None,
+        service=service,
         template=template,
         prompt_length=prompt_length,
         replicas=None if replicas == "auto" else int(replicas),

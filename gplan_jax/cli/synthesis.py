@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from gplan_jax.cli.options import Address, Engine, Library, OnError, Workers, connection
+from gplan_jax.cli.options import Address, Engine, OnError, Service, Workers, connection, service_of
 from gplan_jax.foundation.faulty_rows import FaultyRows
-from gplan_jax.gsisr import IntentLibrary
 
 if TYPE_CHECKING:
+    from gplan_jax.gsisr import IntentLibrary
     from gplan_jax.synthesis.teachers.protocol import Teacher
 
 TeacherName = Annotated[
@@ -60,7 +60,7 @@ def synthesize(
     engine: Engine = "local",
     workers: Workers = None,
     address: Address = None,
-    library: Library = None,
+    service: Service = None,
     on_error: OnError = "raise",
 ) -> None:
     """Ask a teacher for a plan and its reasoning in every context, and keep what passes the filter.
@@ -69,7 +69,7 @@ def synthesize(
     NAME.origin.jsonl (where each kept row comes from) and NAME.report.json. A run that was stopped
     is continued by running it again: a chat teacher's answers are in its cache.
 
-    Example: gplan synthesize --rows 5000 --seed 1 --out world.csv --test-fraction 0.1
+    Example: gplan synthesize --service amap --rows 5000 --out world.csv --test-fraction 0.1
 
     Example: gplan synthesize --data contexts.csv --seeds seeds.csv --teacher teacher.yaml
     --out rows.csv --test-fraction 0.1
@@ -96,7 +96,8 @@ def synthesize(
         connect=connection(engine, workers, address),
     )
     faulty = FaultyRows(on_error)
-    result = factory.synthesize(settings, IntentLibrary.load(library), faulty=faulty)
+    found = service_of(service, data=data)
+    result = factory.synthesize(settings, found.library, faulty=faulty)
     faulty.report()
     console = Console()
     console.print(removal_table(result.report))
@@ -108,7 +109,7 @@ def synthesize(
 def filter_rows(
     data: Annotated[Path, typer.Option(help="Rows with plans: .csv, .jsonl or .parquet.")],
     out: Annotated[Path, typer.Option(help="Where the rows that pass go, same kinds.")],
-    library: Library = None,
+    service: Service = None,
     on_error: OnError = "raise",
 ) -> None:
     """Re-apply the filter (format, schema, logic) to rows that have plans, and keep what passes.
@@ -122,7 +123,8 @@ def filter_rows(
     from gplan_jax.synthesis.factory.output_files import OutputFiles
 
     faulty = FaultyRows(on_error)
-    report, rates = filter_file(data, out, IntentLibrary.load(library), faulty=faulty)
+    found = service_of(service, data=data)
+    report, rates = filter_file(data, out, found.library, faulty=faulty)
     faulty.report()
     Console().print(pass_rate_table(rates))
     files = OutputFiles(out)
@@ -139,7 +141,7 @@ def explain(
     teacher: TeacherName = "rules",
     overrides: Overrides = None,
     cache: Cache = None,
-    library: Library = None,
+    service: Service = None,
     on_error: OnError = "raise",
 ) -> None:
     """Write a structured reasoning trace before the plan of every row.
@@ -153,10 +155,10 @@ def explain(
     from gplan_jax.synthesis.factory.labelled_files import explain_file
     from gplan_jax.synthesis.teachers.load import note_of
 
-    intents = IntentLibrary.load(library)
-    loaded = named_teacher(teacher, overrides, cache, out, intents, seeds)
+    found = service_of(service, data=data)
+    loaded = named_teacher(teacher, overrides, cache, out, found.library, seeds)
     faulty = FaultyRows(on_error)
-    report = explain_file(data, out, intents, teacher=loaded, faulty=faulty)
+    report = explain_file(data, out, found.library, teacher=loaded, faulty=faulty)
     faulty.report()
     typer.echo(f"{report.rows} rows with reasoning are in {out}, {report.skipped} skipped.")
     typer.echo(f"  characters a row      {report.mean_characters:,.0f}, of reasoning")
@@ -173,7 +175,7 @@ def counterfactuals(
     ] = None,
     spec: Annotated[
         Path | None,
-        typer.Option(help="Perturbation spec (YAML); the shipped one if left out."),
+        typer.Option(help="Perturbation spec (YAML); the service's if left out."),
     ] = None,
     per_anchor: Annotated[int, typer.Option(min=1, help="Most pairs of a row.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same pairs.")] = 0,
@@ -184,7 +186,7 @@ def counterfactuals(
     teacher: TeacherName = "rules",
     overrides: Overrides = None,
     cache: Cache = None,
-    library: Library = None,
+    service: Service = None,
     on_error: OnError = "raise",
 ) -> None:
     """Put every row into another time or place and write pairs of contexts with their own plans.
@@ -199,15 +201,15 @@ def counterfactuals(
     from gplan_jax.synthesis.pairs.perturbations import load_spec
     from gplan_jax.synthesis.teachers.load import note_of
 
-    intents = IntentLibrary.load(library)
-    loaded = named_teacher(teacher, overrides, cache, out, intents, seeds)
+    found = service_of(service, data=data)
+    loaded = named_teacher(teacher, overrides, cache, out, found.library, seeds)
     faulty = FaultyRows(on_error)
     report = pairs.write_counterfactuals(
         data,
         out,
-        intents,
+        found.library,
         unchanged=unchanged,
-        spec=load_spec(spec),
+        spec=load_spec(spec, found.library),
         teacher=loaded,
         per_anchor=per_anchor,
         seed=seed,

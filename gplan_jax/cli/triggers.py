@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from gplan_jax.cli.options import OnError
+from gplan_jax.cli.options import OnError, Service, service_of
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import write_json
@@ -48,6 +48,7 @@ def triggers(
     ] = None,
     example_users: Annotated[int, typer.Option(min=1, help="Users of the made-up log.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same log.")] = 0,
+    service: Service = None,
 ) -> None:
     """Find moments of several needs in event logs and write them as rows without labels.
 
@@ -60,6 +61,7 @@ def triggers(
     Example: spark-submit ... gplan triggers --engine spark --log 's3a://logs/*.parquet'
     --out s3a://contexts
     """
+    from gplan_jax.gsisr.service import record_service
     from gplan_jax.synthesis.triggers import example_log as example
     from gplan_jax.synthesis.triggers import write_contexts as contexts
     from gplan_jax.synthesis.triggers.trigger_spec import load_triggers
@@ -77,6 +79,10 @@ def triggers(
         raise GplanError("Name a log and an output: gplan triggers --log FILE --out FILE.")
 
     spec = load_triggers(rules, change or ())
+    if service is None:
+        typer.echo("service: amap (the shipped rules'; --service names another)", err=True)
+    found = service_of(service or "amap")
+    spec = spec.model_copy(update={"rows": found.library.rows})
     faulty = FaultyRows(on_error, keep=20)
     if engine == "spark":
         from gplan_jax.integrations import spark
@@ -106,6 +112,8 @@ def triggers(
             faulty=faulty,
             limit=limit,
         ).to_dict(spec)
+    if not is_cloud(out):
+        record_service(found.library, local_path(out))
     faulty.report()
     Console().print(contexts.report_table(report))
     typer.echo(

@@ -72,7 +72,7 @@ class PreferenceSet:
         """A hash of the texts of every pair that training depends on."""
         digest = hashlib.sha256()
         for pair in self.pairs:
-            texts = [text for row in pair.examples for text in dataclasses.astuple(row.context)]
+            texts = [text for row in pair.examples for text in row.texts]
             digest.update(json.dumps(texts, ensure_ascii=False).encode())
         return digest.hexdigest()
 

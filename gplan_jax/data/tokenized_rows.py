@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
@@ -70,7 +70,7 @@ class TokenizedRows(Sequence[Example]):
             raise IndexError(row)
         text = self._record(row)[4 * int(self.lengths_NxP[row].sum()) :]
         key, cells, blocks, names, answer = json.loads(text)
-        context = self._task.context_type(*cells)
+        context = self._task.context_of(cells)
         return Example(key, context, tuple(map(tuple, blocks)), tuple(names), answer)
 
     def pieces(self, row: int) -> list[np.ndarray]:
@@ -133,7 +133,7 @@ class _Tokenizer:
         users = self.encoder.user_ids([self.task.prompt(row.context) for _, row in rows])
         for (number, row), user_ids in zip(rows, users, strict=True):
             pieces = cut_row(row, user_ids, self.encoder, number=number)
-            content = [row.id, astuple(row.context), row.blocks, row.block_names, row.answer]
+            content = [row.id, row.texts, row.blocks, row.block_names, row.answer]
             text = json.dumps(content, ensure_ascii=False)
             records.append(np.concatenate(pieces).tobytes() + text.encode())
             lengths.append([len(piece) for piece in pieces])
@@ -148,7 +148,7 @@ def _write(folder: Path, path: str | Path, tokenizer: _Tokenizer, faulty: Faulty
     def numbered() -> Iterator[tuple[int, Example]]:
         for number, row in enumerate(tokenizer.task.read(path, latents, faulty)):
             spelt = write_response(row.blocks, row.answer, latents)
-            digest.update(json.dumps([*astuple(row.context), spelt], ensure_ascii=False).encode())
+            digest.update(json.dumps([*row.texts, spelt], ensure_ascii=False).encode())
             yield number, row
 
     rows = numbered()

@@ -125,6 +125,24 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def line_of(path: str | Path, *keys: str | int) -> int:
+    """The line of a YAML file on which the entry at ``keys`` begins; of the last one there is."""
+    node = yaml.compose(local_path(path).read_text(encoding="utf-8"), Loader=_Loader)
+    line = 1
+    for key in keys:
+        if isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+            node = node.value[key]
+            line = node.start_mark.line + 1
+        elif isinstance(node, yaml.MappingNode):
+            found = [(name, value) for name, value in node.value if name.value == str(key)]
+            if not found:
+                return line
+            line, node = found[0][0].start_mark.line + 1, found[0][1]
+        else:
+            return line
+    return line
+
+
 def override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Sets what ``key=value`` texts say in ``values``, and returns it."""
     for text in overrides:
@@ -169,4 +187,4 @@ def fields_at(kind: type[pydantic.BaseModel], path: Sequence[str]) -> list[str]:
         if model is None:
             return []
         kind = model
-    return sorted(kind.model_fields)
+    return sorted(field.alias or name for name, field in kind.model_fields.items())

@@ -90,6 +90,24 @@ def count_rows(path: Path) -> int:
                 return int(file.metadata.num_rows)
 
 
+def column_names(path: Path) -> list[str]:
+    """The columns of a file; JSONL's are the keys of its first row."""
+    _check_file(path)
+    if path.suffix == ".parquet":
+        with _parquet_file(path) as file:
+            return list(file.schema_arrow.names)
+    if path.suffix == ".csv":
+        found: list[str] = []
+
+        def noted(header: Sequence[str]) -> None:
+            found.extend(header)
+
+        next(_csv_rows(path, noted), None)
+        return found
+    first = next((row for _, row in json_lines(path)), None)
+    return list(first) if isinstance(first, dict) else []
+
+
 def _check_file(path: Path) -> None:
     check_suffix(path)
     if not path.is_file():

@@ -22,6 +22,7 @@ from gplan_jax.gsisr.filter import check_plan
 from gplan_jax.gsisr.labels import LABEL_COLUMN, RowPlace, parse_label
 from gplan_jax.gsisr.library import IntentLibrary
 from gplan_jax.gsisr.plans import Plan
+from gplan_jax.gsisr.row_form import RowForm, public_form
 from gplan_jax.gsisr.samples import COLUMNS, Sample
 from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary
 
@@ -77,18 +78,16 @@ class ContextPair:
 
 
 def changed_columns(anchor: Sample, counterfactual: Sample) -> tuple[str, ...]:
-    """The context columns in which two samples differ, in the order of the columns."""
-    return tuple(
-        column
-        for column in CONTEXT_COLUMNS
-        if getattr(anchor, column) != getattr(counterfactual, column)
-    )
+    """The columns of their service in which two contexts differ, in its order."""
+    other = counterfactual.context()
+    return tuple(name for name, text in anchor.context().items() if text != other[name])
 
 
 def check_shared(anchor: Sample, counterfactual: Sample) -> None:
     """GplanError where a shared column differs (all are named), or no column does."""
     changed = changed_columns(anchor, counterfactual)
-    if wrong := [column for column in changed if column in SHARED_COLUMNS]:
+    moving = {anchor.form.names[field] for field in SPATIOTEMPORAL_COLUMNS}
+    if wrong := [column for column in changed if column not in moving]:
         raise GplanError(
             f"the contexts of a pair share all but time and place, but {', '.join(wrong)} "
             f"{'differs' if len(wrong) == 1 else 'differ'}"
@@ -157,7 +156,7 @@ def read_context_pairs(
         _check_plans(path, found, library, vocabulary, plans)
         return joined
 
-    return (faulty or FaultyRows()).sound(path, _joined(path), pair)
+    return (faulty or FaultyRows()).sound(path, _joined(path, library.rows), pair)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,15 +174,14 @@ class _Direction:
 def _lines(pair: ContextPair) -> Iterator[dict[str, Any]]:
     origin = {name: getattr(pair.provenance, name) for name in _PROVENANCE_KEYS}
     for name, own, other in zip(_DIRECTIONS, pair.contexts, pair.contexts[::-1], strict=True):
-        context = {column: getattr(own, column) for column in CONTEXT_COLUMNS}
-        values = (pair.key, name, context, own.raw_labels, other.raw_labels, origin)
+        values = (pair.key, name, own.context(), own.raw_labels, other.raw_labels, origin)
         yield dict(zip(_KEYS, values, strict=True))
 
 
-def _joined(path: Path) -> Iterator[tuple[_Direction, _Direction] | RowError]:
+def _joined(path: Path, form: RowForm | None) -> Iterator[tuple[_Direction, _Direction] | RowError]:
     """Joins neighbouring lines that share their key; a line without its like is a fault."""
     waiting: _Direction | None = None
-    for line in _directions(path):
+    for line in _directions(path, form):
         if waiting and isinstance(line, _Direction) and waiting.key == line.key:
             yield waiting, line
             waiting = None
@@ -207,20 +205,21 @@ def _fault(path: Path, line: _Direction, column: str | None, problem: str) -> Ro
     return RowError(path, line.line, column, f"pair {line.key}: {problem}", _MEND)
 
 
-def _directions(path: Path) -> Iterator[_Direction | RowError]:
+def _directions(path: Path, form: RowForm | None) -> Iterator[_Direction | RowError]:
     for number, value in json_lines(path):
         if isinstance(value, ValueError):
             yield RowError(path, number, None, f"not UTF-8 JSON: {value}", _MEND)
             continue
         try:
-            yield _direction(number, value)
+            yield _direction(number, value, form)
         except GplanError as error:
             yield RowError(path, number, None, str(error), _MEND)
 
 
-def _direction(line: int, value: Any) -> _Direction:
+def _direction(line: int, value: Any, form: RowForm | None) -> _Direction:
     _check_keys("a line", value, _KEYS)
-    _check_keys("context", value["context"], CONTEXT_COLUMNS)
+    known = form or public_form()
+    _check_keys("context", value["context"], [c for c in known.columns if c != known.label])
     origin = value["provenance"]
     _check_keys("provenance", origin, _PROVENANCE_KEYS)
     texts = {
@@ -239,7 +238,7 @@ def _direction(line: int, value: Any) -> _Direction:
         line,
         value["pair"],
         value["direction"],
-        Sample(**value["context"], raw_labels=value["chosen"]),
+        Sample.from_context(value["context"], form).with_label(value["chosen"]),
         value["rejected"],
         Provenance(**{**origin, "changed": tuple(changed)}),
     )

@@ -7,8 +7,7 @@ whether the user has just looked at the order's place.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,14 +15,8 @@ from typing import Literal
 
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import SKIP_HINT
+from gplan_jax.gsisr.row_form import TIME_FORMAT, RowForm, public_form
 from gplan_jax.gsisr.samples import Sample
-
-_SHORT = re.compile(
-    r"在(\d+)月(\d+)日[^\d点]*(\d+)点((?:act_\d+了?&?)*)位于(本地|异地行前|异地行中|未知地点)(.*)的(\S+)"
-)
-_LONG = re.compile(r"(.*)的(p_[^_]+?)((?:act_\d+&?)+)了(\d+)次")
-_ACTION = re.compile(r"act_\d+")
-_WEEKDAYS = "一二三四五六日"
 
 
 @dataclass(frozen=True)
@@ -32,7 +25,9 @@ class Behavior:
 
     when: datetime
     actions: tuple[str, ...]
-    locality: str  # 本地 at home, 异地行前 before a journey, 异地行中 on one, 未知地点 unknown
+    locality: (
+        str  # 本地 at home, 异地行前 before a journey, 异地行中 on one, 未知地点 unknown, in Amap
+    )
     category: str
     place: str
 
@@ -47,74 +42,103 @@ class Habit:
     count: int
 
 
-def short_term(text: str, now: datetime) -> tuple[Behavior, ...]:
-    """Reads ``short_term_behavior_seq``, oldest first; entries of another form are left out.
+def short_term(text: str, now: datetime, form: RowForm | None = None) -> tuple[Behavior, ...]:
+    """Reads a history of behaviours, oldest first; entries of another form are left out.
 
-    The column names no year, so each entry takes the last year in which it is not after ``now``
-    (a day of grace for clocks that disagree).
+    Where entries name no year, each takes the last one in which it is not after ``now`` (a day of
+    grace for clocks that disagree).
     """
-    matches = (_SHORT.fullmatch(entry.strip()) for entry in text.split(", "))
-    entries = (_behavior(match, now) for match in matches if match)
-    return tuple(entry for entry in entries if entry)
+    entries = (form or public_form()).recent
+    found = ((entry, _moment(entry, now)) for entry in entries.read(text))
+    return tuple(
+        Behavior(
+            when,
+            entries.actions(entry.get("actions", "")),
+            entry.get("locality", ""),
+            entry.get("category", ""),
+            entry["place"],
+        )
+        for entry, when in found
+        if when
+    )
 
 
-def long_term(text: str) -> tuple[Habit, ...]:
-    """Reads ``long_term_behavior``, most frequent first; entries of another form are left out."""
-    matches = (_LONG.fullmatch(entry.strip()) for entry in text.split(","))
-    return tuple(Habit(m[1], m[2], tuple(_ACTION.findall(m[3])), int(m[4])) for m in matches if m)
+def long_term(text: str, form: RowForm | None = None) -> tuple[Habit, ...]:
+    """Reads a history of habits, most frequent first; entries of another form are left out."""
+    entries = (form or public_form()).habits
+    return tuple(
+        Habit(
+            entry.get("category", ""),
+            entry["place"],
+            entries.actions(entry.get("actions", "")),
+            int(entry.get("count") or 1),
+        )
+        for entry in entries.read(text)
+    )
 
 
-def short_term_entry(when: datetime, done: str, locality: str, category: str, place: str) -> str:
-    """One entry of ``short_term_behavior_seq``; ``done`` holds the actions, act_7了&act_3."""
-    day = f"{when.month}月{when.day}日周{_WEEKDAYS[when.weekday()]}{when.hour}点"
-    return f"在{day}{done}位于{locality}{category}的{place}"
+def short_term_entry(
+    when: datetime,
+    done: str,
+    locality: str,
+    category: str,
+    place: str,
+    form: RowForm | None = None,
+) -> str:
+    """One entry of a history of behaviours; ``done`` holds the actions, act_7了&act_3 in Amap."""
+    known = form or public_form()
+    return known.recent.entry.format(
+        time=f"{when:%Y-%m-%d %H:%M}",
+        month=when.month,
+        day=when.day,
+        weekday=known.weekdays[when.weekday()],
+        hour=when.hour,
+        actions=done,
+        locality=locality,
+        category=category,
+        place=place,
+    )
 
 
-def long_term_text(habits: Iterable[Habit]) -> str:
-    """Habits as ``long_term_behavior`` writes them."""
-    return " , ".join(f"{h.category}的{h.place}{'&'.join(h.actions)}了{h.count}次" for h in habits)
+def long_term_text(habits: Iterable[Habit], form: RowForm | None = None) -> str:
+    """Habits as the rows of a service hold them."""
+    entries = (form or public_form()).habits
+    return (entries.between or entries.separator).join(
+        entries.entry.format(
+            category=h.category, place=h.place, actions="&".join(h.actions), count=h.count,
+            time="", month="", day="", weekday="", hour="", locality="",
+        )
+        for h in habits
+    )  # fmt: skip
 
 
-def _behavior(match: re.Match[str], now: datetime) -> Behavior | None:
-    month, day, hour = (int(match[i]) for i in (1, 2, 3))
+def _moment(entry: Mapping[str, str], now: datetime) -> datetime | None:
+    """When an entry was; None where it names no date at all."""
+    if entry.get("time"):
+        try:
+            return datetime.fromisoformat(entry["time"])
+        except ValueError:
+            return None
+    if not entry.get("month") or not entry.get("day"):
+        return now
+    month, day, hour = (int(entry.get(part) or 0) for part in ("month", "day", "hour"))
     for year in (now.year, now.year - 1, now.year - 2, now.year - 3, now.year - 4):
         try:
             when = datetime(year, month, day, hour)
         except ValueError:  # 29 February, or no date at all.
             continue
         if when <= now + timedelta(days=1):
-            return Behavior(when, tuple(_ACTION.findall(match[4])), match[5], match[6], match[7])
+            return when
     return None
 
 
 Distance = Literal["here", "district", "city", "elsewhere", "unknown"]
 Phase = Literal["before", "during", "started", "ended", "unknown"]
 DayPart = Literal["night", "morning", "noon", "afternoon", "evening"]
-PlaceKind = Literal[
-    "hotel", "fuel", "charging", "service_area", "hub", "sights", "food", "work", "home",
-    "district", "shopping", "other", "unknown",
-]  # fmt: skip
-
-# The first kind with a word that the category contains; order settles overlaps.
-_KIND_WORDS: tuple[tuple[PlaceKind, tuple[str, ...]], ...] = (
-    ("fuel", ("加油",)),
-    ("charging", ("充电",)),
-    ("service_area", ("服务区", "收费站")),
-    ("hotel", ("酒店", "民宿", "旅馆", "旅舍", "客栈", "公寓", "经济型", "舒适型", "高档型",
-               "豪华型", "住宿", "度假村", "农家院")),
-    ("hub", ("高铁", "机场", "火车", "站前", "航站", "车站", "轮渡", "地铁")),
-    ("sights", ("景", "公园", "文物", "博物", "古镇", "寺庙", "名山", "遗产", "美术馆", "展览",
-                "游客", "梯田", "自然", "冰雪")),
-    ("food", ("餐", "菜", "奶茶", "咖啡", "火锅", "小吃", "烧烤", "烤肉", "汤", "米线", "面馆",
-              "甜品", "美食", "卤味", "生煎", "烩面", "黄焖鸡")),
-    ("work", ("公司", "写字楼", "园区", "政府", "机关")),
-    ("home", ("住宅", "村庄", "小区", "商住", "乡镇")),
-    ("district", ("商圈",)),
-    ("shopping", ("商场", "购物", "超市", "市场", "店", "商业街", "特色街", "广场")),
-)  # fmt: skip
+# One of the service's ``RowForm.kinds``, "other" or "unknown".
+PlaceKind = str
 
 RECENT_HOURS = 2
-TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 REQUEST_TIME, ORDER_TIMES = "currenttime", ("trigger_5", "trigger_6", "trigger_7")
 
 
@@ -175,13 +199,14 @@ def facts_of(sample: Sample) -> Facts:
     """The facts of a sample; GplanError where ``currenttime`` lacks, or a time can't be read."""
     now = request_time(sample)
     made, start, end = (time_of(sample, column) for column in ORDER_TIMES)
-    behaviors = short_term(sample.short_term_behavior_seq, now)
-    visits = {habit.place: habit.count for habit in long_term(sample.long_term_behavior)}
+    form = sample.form
+    behaviors = short_term(sample.short_term_behavior_seq, now, form)
+    visits = {habit.place: habit.count for habit in long_term(sample.long_term_behavior, form)}
     latest = behaviors[-1] if behaviors else None
     since = int(_hours(latest.when, now)) if latest else None
     recent = [b for b in behaviors if _hours(b.when, now) <= RECENT_HOURS]
     place, order_place = sample.current_poi_name, sample.trigger_4
-    here = sample.current_city + sample.current_district
+    here = form.area.join((sample.current_city, sample.current_district))
     others = [b for b in recent if b.place not in (place, order_place)]
     return Facts(
         order_type=sample.trigger_1,
@@ -206,7 +231,7 @@ def facts_of(sample: Sample) -> Facts:
         weekend=sample.weekendflag == "1",
         holiday=sample.holidayflag == "1",
         place_category=sample.current_tag,
-        place_kind=place_kind(sample.current_tag),
+        place_kind=place_kind(sample.current_tag, form),
         at_home=_same(place, sample.profile_feat_6),
         at_work=_same(place, sample.profile_feat_8),
         near_home=_same(here, sample.profile_feat_7),
@@ -221,19 +246,21 @@ def facts_of(sample: Sample) -> Facts:
     )
 
 
-def place_kind(category: str) -> PlaceKind:
+def place_kind(category: str, form: RowForm | None = None) -> PlaceKind:
     """The kind of a place from its category's words, "other" where none is known."""
     if not category:
         return "unknown"
-    kinds = (kind for kind, words in _KIND_WORDS if any(word in category for word in words))
-    return next(kinds, "other")
+    words_of, folded = (form or public_form()).kinds, category.casefold()
+    found = (k for k, words in words_of.items() if any(w.casefold() in folded for w in words))
+    return next(found, "other")
 
 
 def request_time(sample: Sample) -> datetime:
     """When the plan is asked for; GplanError where ``currenttime`` is empty or no time."""
     now = time_of(sample, REQUEST_TIME)
     if now is None:
-        raise GplanError(f"{REQUEST_TIME} is empty; write the time of the request in it.")
+        name = sample.form.names[REQUEST_TIME]
+        raise GplanError(f"{name} is empty; write the time of the request in it.")
     return now
 
 
@@ -245,7 +272,7 @@ def time_of(sample: Sample, column: str) -> datetime | None:
     try:
         return datetime.strptime(text, TIME_FORMAT)
     except ValueError:
-        problem = f"{column} of sample {sample.id} is {text!r}"
+        problem = f"{sample.form.names[column]} of sample {sample.id} is {text!r}"
         raise GplanError(f"{problem}; write times as YYYY-MM-DD HH:MM:SS.") from None
 
 

@@ -61,7 +61,7 @@ def parse_label(
         return _parse(sample.raw_labels, library, vocabulary)
     except GplanError as error:
         problem = str(error).rstrip(".")
-        raise RowError(where.file, where.row, LABEL_COLUMN, problem, _MEND) from None
+        raise RowError(where.file, where.row, sample.form.label, problem, _MEND) from None
 
 
 def read_labelled_samples(
@@ -92,7 +92,9 @@ def read_labelled_samples(
             faulty.warn(f"break a logic rule of the filter in {path}", sample.id)
         return sample, label
 
-    return faulty.sound(path, read_numbered_samples(path, faulty=faulty), labelled)
+    return faulty.sound(
+        path, read_numbered_samples(path, form=library.rows, faulty=faulty), labelled
+    )
 
 
 def _parse(raw_label: str, library: IntentLibrary, vocabulary: LatentVocabulary) -> Label:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from gplan_jax.foundation.config import Config, load_config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import write_text
+from gplan_jax.gsisr.row_form import SERVICES, RowForm, public_form
 
-LIBRARIES = Path(__file__).parent / "libraries"
-DEFAULT_LIBRARY = LIBRARIES / "amap.yaml"
+AMAP_LIBRARY = SERVICES / "amap" / "library.yaml"
 
 
 class Parameter(Config):
@@ -42,7 +42,7 @@ class PlanLength(Config):
 
 
 class IntentLibrary(Config):
-    """A library as its YAML file describes it; libraries/amap.yaml explains each key.
+    """A library as its YAML file describes it; services/amap/library.yaml explains each key.
 
     All keys and values of a plan object come from here, so that another service's library needs
     no change of code.
@@ -56,6 +56,25 @@ class IntentLibrary(Config):
     exclusive_groups: list[list[str]] = Field(default_factory=list)
     plan_length: PlanLength
     relevance_parameters: list[str] = Field(default_factory=list)
+    # how the rows that its plans are for are written; the public set's form where None. A service
+    # says it in its service.yaml, the library of a trained model in itself
+    rows: RowForm | None = None
+
+    _folder: Path | None = PrivateAttr(None)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it says the same, wherever it was read."""
+        return isinstance(other, IntentLibrary) and self.model_dump() == other.model_dump()
+
+    @property
+    def folder(self) -> Path | None:
+        """The directory of the service that it was read with, None where there is none."""
+        return self._folder
+
+    @property
+    def form(self) -> RowForm:
+        """How the rows that its plans are for are written."""
+        return self.rows or public_form()
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> IntentLibrary:
@@ -87,13 +106,17 @@ class IntentLibrary(Config):
 
 @cache
 def _amap() -> IntentLibrary:
-    return _load(DEFAULT_LIBRARY)
+    return _load(AMAP_LIBRARY)
 
 
 def _load(path: Path) -> IntentLibrary:
     library = load_config(IntentLibrary, path)
     if faults := _faults(library):
         raise GplanError(f"{path} is not a valid intent library:\n  " + "\n  ".join(faults))
+    beside = (path.parent, path.parent / "service")  # a service's own, or a trained model's
+    library._folder = next(
+        (folder for folder in beside if (folder / "service.yaml").is_file()), None
+    )
     return library
 
 

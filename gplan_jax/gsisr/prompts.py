@@ -1,13 +1,16 @@
 """Prompts from template files: a folder with ``system.j2`` and ``user.j2`` in Jinja syntax.
 
-A template sees ``sample`` (the columns), ``facts`` (see ``Facts``), ``library`` and ``response``:
-what responses hold, "plan" alone, "latent" tokens or "reasoning" before it, or None where it is not
-known. What it writes is plain text: a value is never read as template code, takes up one line at
-most, and the encoder turns none of it into a control token.
+A template sees ``row`` (the service's columns by their names), ``sample`` (the same as those of the
+public set), ``facts`` (see ``Facts``), ``library`` and ``response``: what responses hold, "plan"
+alone, "latent" tokens or "reasoning" before it, or None where it is not known. What it writes is
+plain text: a value is never read as template code, takes up one line at most, and the encoder turns
+none of it into a control token.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,14 +18,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jinja2
+from jinja2 import nodes
+
+from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import write_text
-from gplan_jax.gsisr.facts import facts_of, place_kind
+from gplan_jax.gsisr.facts import Facts, facts_of, place_kind
 from gplan_jax.gsisr.library import IntentLibrary
-from gplan_jax.gsisr.samples import Sample
+from gplan_jax.gsisr.row_form import SERVICES, RowForm
+from gplan_jax.gsisr.samples import COLUMNS, Sample
 from gplan_jax.gsisr.templates import Templates, read_templates
 from gplan_jax.reasoning import Prompt
 
-PROMPTS = Path(__file__).parent / "prompts"
 _FILES, _KIND = ("system.j2", "user.j2"), "prompt template"
 _LINE_BREAKS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 
@@ -41,10 +48,33 @@ class PromptTemplate:
 
         GplanError where there is no such template, a file is missing, or its syntax is wrong.
         """
-        name, sources = read_templates(name_or_dir, shipped=PROMPTS, files=_FILES, kind=_KIND)
+        name, sources = read_templates(
+            name_or_dir, shipped=[*SERVICES.glob("*/prompts")], files=_FILES, kind=_KIND
+        )
         template = cls(name, *sources.values())
         _compile(template)  # A wrong template is better refused now than at the first row.
         return template
+
+    def check_names(self, form: RowForm) -> None:
+        """GplanError, by file and line, where it names a column or fact that there is none."""
+        known = {
+            "row": [name for name in form.columns if name != form.label],
+            "sample": COLUMNS,
+            "facts": [field.name for field in dataclasses.fields(Facts)],
+        }
+        for file, source in zip(_FILES, (self.system, self.user), strict=True):
+            tree = jinja2.Environment().parse(source)
+            for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
+                assert isinstance(node, nodes.Getattr | nodes.Getitem)
+                owner = node.node.name if isinstance(node.node, nodes.Name) else ""
+                name = node.attr if isinstance(node, nodes.Getattr) else _constant(node.arg)
+                if owner in known and name is not None and name not in known[owner]:
+                    near = difflib.get_close_matches(str(name), known[owner], n=1)
+                    hint = f" (meant {near[0]}?)" if near else ""
+                    raise GplanError(
+                        f"Prompt template {self.name}, {file}, line {node.lineno}: there is no "
+                        f"{owner}.{name}{hint}; {owner} has {', '.join(known[owner])}."
+                    )
 
     def save(self, folder: str | Path) -> None:
         for name, source in zip(_FILES, (self.system, self.user), strict=True):
@@ -68,7 +98,10 @@ class PromptTemplate:
     ) -> str:
         """The user part, of one sample; raises as ``render`` does."""
         known = {"library": library, "response": response}
-        return _compile(self).fill("user.j2", sample=sample, facts=facts_of(sample), **known)
+        row = sample.context()
+        return _compile(self).fill(
+            "user.j2", sample=sample, row=row, facts=facts_of(sample), **known
+        )
 
 
 def training_texts(
@@ -109,6 +142,10 @@ def choose(value: bool | None, yes: str, no: str, absent: str = "") -> str:
     if value is None:
         return absent
     return yes if value else no
+
+
+def _constant(node: nodes.Node) -> Any:
+    return node.value if isinstance(node, nodes.Const) else None
 
 
 def _one_line(value: Any) -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from gplan_jax.foundation.errors import RowError
@@ -13,40 +13,53 @@ from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import atomic_write
 from gplan_jax.foundation.row_files import Row, check_suffix, import_parquet, read_rows
 from gplan_jax.foundation.strict_json import json_text
-from gplan_jax.gsisr.samples import COLUMNS, Sample
+from gplan_jax.gsisr.row_form import RowForm, public_form
+from gplan_jax.gsisr.samples import Sample
 
 
-def read_samples(path: str | Path, *, faulty: FaultyRows | None = None) -> Iterator[Sample]:
+def read_samples(
+    path: str | Path, *, form: RowForm | None = None, faulty: FaultyRows | None = None
+) -> Iterator[Sample]:
     """Yields the samples of a .csv, .jsonl or .parquet file without holding it in memory.
 
-    The columns are those of ``Sample``, in any order. GplanError at once where the file is missing
-    or of another kind; on reading where columns are missing or unknown (all named), or no row is
-    left. RowError where a row is faulty and not left out by ``faulty``.
+    The columns are those of ``form``, of the public set where None, in any order; one that lacks is
+    empty unless it is required. GplanError at once where the file is missing or of another kind; on
+    reading where columns are missing or unknown (all named), or no row is left. RowError where a
+    row is faulty and not left out by ``faulty``.
     """
-    return (sample for _, sample in read_numbered_samples(path, faulty=faulty))
+    return (sample for _, sample in read_numbered_samples(path, form=form, faulty=faulty))
 
 
 def read_numbered_samples(
     path: str | Path,
     *,
+    form: RowForm | None = None,
     faulty: FaultyRows | None = None,
     limit: int | None = None,
     skip: int = 0,
-    optional: Collection[str] = (),
 ) -> Iterator[tuple[int, Sample]]:
     """As ``read_samples``, each sample after its row number in the file, counted from 1.
 
     Only the first ``limit`` rows are looked at, faulty ones among them, and the first ``skip`` of
-    these are passed over; columns in ``optional`` may lack.
+    these are passed over.
     """
-    path = Path(path)
-    rows = islice(read_rows(path, COLUMNS, optional=optional), skip, limit)
+    path, known = Path(path), form or public_form()
+    rows = islice(
+        read_rows(
+            path,
+            tuple(known.columns),
+            only=known.others == "error",
+            optional=[name for name in known.columns if name not in known.required],
+        ),
+        skip,
+        limit,
+    )
 
     def sample(numbered: Row) -> tuple[int, Sample]:
         number, row = numbered
         if isinstance(row, RowError):
             raise row
-        return number, Sample(**row)
+        return number, Sample.from_context(row, form)
 
     return (faulty or FaultyRows()).sound(path, rows, sample)
 
@@ -58,47 +71,50 @@ _PARQUET_BATCH = 1024
 def write_samples(path: str | Path, samples: Iterable[Sample]) -> int:
     """Writes samples in the kind of file that the suffix names and returns their number.
 
-    ``samples`` is consumed as a stream; an earlier file stays as it was when that fails. GplanError
-    where the suffix is not .csv, .jsonl or .parquet.
+    ``samples`` is consumed as a stream; an earlier file stays as it was when that fails. The
+    columns are those of the first sample's service. GplanError where the suffix is not .csv, .jsonl
+    or .parquet.
     """
-    count = 0
-    with sample_writer(path) as write:
-        for sample in samples:
+    count, stream = 0, iter(samples)
+    check_suffix(Path(path))
+    first = next(stream, None)
+    with sample_writer(path, first.written if first else None) as write:
+        for sample in chain([first] if first else [], stream):
             write(sample)
             count += 1
     return count
 
 
 @contextmanager
-def sample_writer(path: str | Path) -> Iterator[SampleWriter]:
+def sample_writer(path: str | Path, form: RowForm | None = None) -> Iterator[SampleWriter]:
     """Yields what writes one sample; the file changes only when the block ends well."""
-    path = Path(path)
+    path, columns = Path(path), tuple((form or public_form()).columns)
     check_suffix(path)
     kinds = {".csv": _csv_writer, ".jsonl": _jsonl_writer, ".parquet": _parquet_writer}
-    with atomic_write(path) as temporary, kinds[path.suffix](temporary) as write:
+    with atomic_write(path) as temporary, kinds[path.suffix](temporary, columns) as write:
         yield write
 
 
 @contextmanager
-def _csv_writer(path: Path) -> Iterator[SampleWriter]:
+def _csv_writer(path: Path, columns: Sequence[str]) -> Iterator[SampleWriter]:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\r\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(columns)
         yield lambda sample: writer.writerow(sample.to_dict().values())
 
 
 @contextmanager
-def _jsonl_writer(path: Path) -> Iterator[SampleWriter]:
+def _jsonl_writer(path: Path, _: Sequence[str]) -> Iterator[SampleWriter]:
     with path.open("w", encoding="utf-8") as file:
         yield lambda sample: file.write(json_text(sample.to_dict()) + "\n")
 
 
 @contextmanager
-def _parquet_writer(path: Path) -> Iterator[SampleWriter]:
+def _parquet_writer(path: Path, columns: Sequence[str]) -> Iterator[SampleWriter]:
     parquet = import_parquet()
     import pyarrow
 
-    schema = pyarrow.schema([(column, pyarrow.string()) for column in COLUMNS])
+    schema = pyarrow.schema([(column, pyarrow.string()) for column in columns])
     waiting: list[dict[str, str]] = []
 
     with parquet.ParquetWriter(path, schema) as writer:

@@ -1,18 +1,22 @@
-"""One row of the public GSISR schema, and a split that keeps a user's rows together."""
+"""One row, by the columns of the public GSISR set, and a split that keeps a user's together."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from gplan_jax.foundation.buckets import bucket
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr.row_form import FIELDS, RowForm, public_form
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A row under the column names of the public CSV; every value is text, absent ones are "".
+
+    A row of another service stands under the same names, by the roles of its columns (``RowForm``).
 
     ``profile_feat_5`` is the home city; ``profile_feat_6/7`` and ``8/9`` are place id and
     city+district of the two habitual places, home and work; ``trigger_1`` is the order type,
@@ -53,25 +57,53 @@ class Sample:
     trigger_6: str
     trigger_7: str
     raw_labels: str
+    # what the columns without a role hold, in the order of ``form.extras``
+    extra: tuple[str, ...] = ()
+    # how its file is written; None for the public set
+    written: RowForm | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def form(self) -> RowForm:
+        """How its file is written."""
+        return self.written or public_form()
 
     def to_dict(self) -> dict[str, str]:
-        """Column name -> value, in the order of the columns."""
-        return {column: getattr(self, column) for column in COLUMNS}
+        """Column name -> value, in the order of its service's columns."""
+        form = self.form
+        others = dict(zip(form.extras, self.extra, strict=True))
+        return {
+            name: others[name] if name in others else getattr(self, form.fields[name])
+            for name in form.columns
+        }
+
+    def context(self) -> dict[str, str]:
+        """As ``to_dict``, without the label."""
+        return {name: text for name, text in self.to_dict().items() if name != self.form.label}
 
     def with_label(self, raw_labels: str) -> Sample:
         return dataclasses.replace(self, raw_labels=raw_labels)
 
+    def with_texts(self, texts: Mapping[str, Any]) -> Sample:
+        """The same row with other texts in some of COLUMNS."""
+        return dataclasses.replace(self, **texts)
+
     @classmethod
-    def from_context(cls, context: Mapping[str, str]) -> Sample:
-        """A sample from known columns, the others ""; GplanError where the schema lacks one."""
-        if unknown := sorted(set(context) - set(COLUMNS)):
+    def from_context(cls, context: Mapping[str, str], form: RowForm | None = None) -> Sample:
+        """A sample from known columns of a service, the public set's where ``form`` is None.
+
+        Others are ""; GplanError where a column is none of the service.
+        """
+        known = form or public_form()
+        if unknown := sorted(set(context) - set(known.columns)):
             raise GplanError(
-                f"Unknown columns: {', '.join(unknown)}. Known ones: {', '.join(COLUMNS)}."
+                f"Unknown columns: {', '.join(unknown)}. Known ones: {', '.join(known.columns)}."
             )
-        return cls(**{column: context.get(column, "") for column in COLUMNS})
+        texts, extra = known.read(context)
+        fields: dict[str, Any] = {**texts, "extra": extra, "written": form}
+        return cls(**fields)
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Sample))
+COLUMNS = FIELDS
 
 
 def split_by_id(

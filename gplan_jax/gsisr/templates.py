@@ -19,17 +19,17 @@ from gplan_jax.foundation.paths import local_path
 
 
 def read_templates(
-    name_or_dir: str | Path, *, shipped: Path, files: Sequence[str], kind: str
+    name_or_dir: str | Path, *, shipped: Sequence[Path], files: Sequence[str], kind: str
 ) -> tuple[str, dict[str, str]]:
-    """The name of a folder of templates, shipped or another, and the source of each of its
-    ``files``;
-    ``kind`` is what error messages call it, "prompt template" for example.
+    """The name of a folder of templates and the source of each of its ``files``.
+
+    It is a path, or a name below one of the folders ``shipped``; ``kind`` is what error messages
+    call it, "prompt template" for example.
     """
-    folder = local_path(name_or_dir)
-    if not folder.is_dir():
-        folder = shipped / name_or_dir
-    if not folder.is_dir():
-        names = ", ".join(sorted(p.name for p in shipped.iterdir() if p.is_dir()))
+    tried = [local_path(name_or_dir), *(folder / name_or_dir for folder in shipped)]
+    folder = next((path for path in tried if path.is_dir()), None)
+    if folder is None:
+        names = ", ".join(sorted(p.name for root in shipped for p in root.iterdir() if p.is_dir()))
         raise GplanError(f"{name_or_dir} is neither a folder nor a shipped {kind} ({names}).")
     if missing := [name for name in files if not (folder / name).is_file()]:
         raise GplanError(f"{_capital(kind)} {folder} lacks {' and '.join(missing)}.")

@@ -38,7 +38,7 @@ from gplan_jax.foundation.files import refuse_existing
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.row_files import count_rows
 from gplan_jax.foundation.strict_json import json_text
-from gplan_jax.gsisr import IntentLibrary, parse_plan
+from gplan_jax.gsisr import Service, parse_plan
 from gplan_jax.inference.prediction import predict as prediction
 from gplan_jax.inference.prediction.manifest import Manifest, merge_shards
 from gplan_jax.synthesis.factory.removals import Duplicates, Removal
@@ -68,7 +68,7 @@ class PlanBatch:
         self._planner = prediction.load_planner(model, **options)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        contexts = prediction.contexts_of(_cells(batch))
+        contexts = prediction.contexts_of(_cells(batch), form=self._planner.library.rows)
         records, _ = prediction.plan_rows(
             self._planner, Path("the batch"), contexts, skips=False, on_row=lambda: None
         )
@@ -89,7 +89,7 @@ class SynthesizeBatch:
     Args:
         teacher: a teacher file. It, ``cache`` and the other files are seen by every node.
         cache, workers: see ``shard_client``; workers are as many as ``concurrency``.
-        overrides, library, seeds: as for ``gplan synthesize``.
+        overrides, service, seeds: as for ``gplan synthesize``.
 
     Raises:
         GplanError: a context can't be read, or nothing more can be asked.
@@ -102,10 +102,10 @@ class SynthesizeBatch:
         *,
         workers: int = 1,
         overrides: Sequence[str] = (),
-        library: str | None = None,
+        service: str,
         seeds: str | None = None,
     ) -> None:
-        self._library = IntentLibrary.load(library)
+        self._library = Service.load(service).library
         known = (self._library, read_seeds(seeds, self._library) if seeds else ())
         connect = partial(shard_client, workers=workers)
         self._teacher = load_teacher(teacher, overrides, Path(cache), *known, connect)
@@ -113,7 +113,8 @@ class SynthesizeBatch:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         rows = [
-            (number, row.with_label("")) for number, _, row in prediction.contexts_of(_cells(batch))
+            (number, row.with_label(""))
+            for number, _, row in prediction.contexts_of(_cells(batch), form=self._library.rows)
         ]
         labels, removed, origins = [], [], []
         answers = asyncio.run(_all_of(self._teacher.answer(sample) for _, sample in rows))
@@ -143,9 +144,9 @@ class JudgeBatch:
         *,
         workers: int = 1,
         overrides: Sequence[str] = (),
-        library: str | None = None,
+        service: str,
     ) -> None:
-        self._library = IntentLibrary.load(library)
+        self._library = Service.load(service).library
         config, connect = JudgeConfig.load(judge, overrides), partial(shard_client, workers=workers)
         self._judge = ChatJudge(config, Path(cache), self._library, connect)
         self._streak = Streak(f"judge {self._judge.name}")
@@ -153,7 +154,7 @@ class JudgeBatch:
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         cells = _cells(batch)
         plans = [parse_plan(text, self._library) for text in cells["plan"]]
-        rows = zip(prediction.contexts_of(cells), plans, strict=True)
+        rows = zip(prediction.contexts_of(cells, form=self._library.rows), plans, strict=True)
         asked = [(row.with_label(""), plan) for (_, _, row), plan in rows if plan]
         answers = iter(asyncio.run(_all_of(self._judge.judge(*one) for one in asked)))
         told = [next(answers) if plan else Judgement({}, "no plan") for plan in plans]
@@ -289,7 +290,7 @@ def predict_with_ray(
         task = ray.remote(max_retries=RETRIES, **({"resources": {"TPU": 1}} if device == "TPU" else
                           {"num_gpus": 1 if device else 0}))(_plan_shard)  # fmt: skip
         model, data, faulty = Path(model).resolve(), Path(data).resolve(), faulty or FaultyRows()
-        options |= {name: _absolute(options.get(name)) for name in ("template", "library")}
+        options |= {name: _absolute(options.get(name)) for name in ("template", "service")}
         tasks = running = [
             task.remote(
                 *(model, data, shards / str(number), f"{number}/{count}"),

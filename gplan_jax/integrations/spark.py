@@ -199,7 +199,7 @@ def plan_partitions(
     A Python worker loads the model once, and plans the rows of its partitions so many at a time.
     ``row`` numbers the rows of the whole DataFrame, without holes inside a partition. Columns of
     the public schema may lack but for ``id``; others are not looked at. Every worker must be able
-    to read ``model``, and ``template`` and ``library`` of the options, which are those of
+    to read ``model``, and ``template`` and ``service`` of the options, which are those of
     ``Planner.load``; plans are drafted unless a ``mode`` is given.
 
     Raises:
@@ -221,7 +221,7 @@ def plan_partitions(
         for batch in batches:
             for start in range(0, batch.num_rows, part_rows):
                 part = batch.slice(start, part_rows).to_pydict()
-                rows = prediction.contexts_of(part, part[LINE][0])
+                rows = prediction.contexts_of(part, part[LINE][0], planner.library.rows)
                 skips = on_error == "skip"
                 records, _ = prediction.plan_rows(
                     planner, Path(model), rows, skips, on_row=lambda: None

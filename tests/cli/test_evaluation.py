@@ -84,7 +84,7 @@ def test_plan_shows_one_row_by_number_by_id_or_from_a_context(data: Path, tmp_pa
     context.write_text('{"id": "u9"}', encoding="utf-8")
     by_row = call("plan", "--model", "m", "--data", data, "--row", 1)
     by_id = call("plan", "--model", "m", "--data", data, "--id", "u1")
-    from_context = call("plan", "--model", "m", "--context", context)
+    from_context = call("plan", "--model", "m", "--context", context, "--service", "amap")
     assert by_row.exit_code == by_id.exit_code == from_context.exit_code == 0
     assert by_row.output == by_id.output
     assert "Against the label: Acc@1 1" in by_row.output

@@ -32,7 +32,7 @@ def teacher(tmp_path: Path) -> Iterator[tuple[Server, str]]:
 def test_synthesize_writes_rows_and_rows_of_other_users(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    synthesize(rows=40, out=tmp_path / "world.jsonl", seed=2, test_fraction=0.25)
+    synthesize(service="amap", rows=40, out=tmp_path / "world.jsonl", seed=2, test_fraction=0.25)
     rows = list(read_samples(tmp_path / "world.jsonl"))
     others = list(read_samples(tmp_path / "world_test.jsonl"))
     assert len(rows) + len(others) == 40 and 1 < len(others) < 20
@@ -45,7 +45,7 @@ def test_synthesize_writes_rows_and_rows_of_other_users(
 def test_explain_says_where_the_rows_are_and_which_it_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    synthesize(rows=3, out=tmp_path / "in.csv")
+    synthesize(service="amap", rows=3, out=tmp_path / "in.csv")
     with (tmp_path / "in.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
     rows[2][-1] = ""
@@ -59,7 +59,7 @@ def test_explain_says_where_the_rows_are_and_which_it_left_out(
 
 
 def test_explain_stops_at_a_faulty_row_unless_told_to_skip(tmp_path: Path) -> None:
-    synthesize(rows=2, out=tmp_path / "in.csv")
+    synthesize(service="amap", rows=2, out=tmp_path / "in.csv")
     text = (tmp_path / "in.csv").read_text(encoding="utf-8").replace("tool_", "tool_9", 1)
     (tmp_path / "in.csv").write_text(text, encoding="utf-8")
     with pytest.raises(GplanError, match="row 1, column raw_labels"):
@@ -70,7 +70,7 @@ def test_explain_stops_at_a_faulty_row_unless_told_to_skip(tmp_path: Path) -> No
 def test_counterfactuals_writes_pairs_and_says_what_became_of_the_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    synthesize(rows=30, out=tmp_path / "world.csv")
+    synthesize(service="amap", rows=30, out=tmp_path / "world.csv")
     capsys.readouterr()
     out, same = tmp_path / "pairs.jsonl", tmp_path / "same.jsonl"
     counterfactuals(data=tmp_path / "world.csv", out=out, unchanged=same, per_anchor=3, limit=20)
@@ -89,7 +89,7 @@ def test_counterfactuals_writes_pairs_and_says_what_became_of_the_rows(
 def test_counterfactuals_takes_a_spec_and_lists_what_it_skips(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    synthesize(rows=5, out=tmp_path / "world.jsonl")
+    synthesize(service="amap", rows=5, out=tmp_path / "world.jsonl")
     rows = (tmp_path / "world.jsonl").read_text(encoding="utf-8").splitlines()
     broken = {**json.loads(rows[1]), "currenttime": "noon"}
     rows[1] = json.dumps(broken)
@@ -234,22 +234,25 @@ def test_filter_says_what_passes_and_where_the_reasons_are(
 def test_contradictory_options_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "rows.csv"
     with pytest.raises(GplanError, match="either --rows N"):
-        synthesize(out=out)
+        synthesize(service="amap", out=out)
     with pytest.raises(GplanError, match="either --rows N"):
-        synthesize(out=out, rows=3, data=tmp_path / "x.csv")
+        synthesize(service="amap", out=out, rows=3, data=tmp_path / "x.csv")
     with pytest.raises(GplanError, match="--limit takes the first rows of --data"):
-        synthesize(out=out, rows=3, limit=2)
+        synthesize(service="amap", out=out, rows=3, limit=2)
     with pytest.raises(GplanError, match="test_fraction is 1"):
-        synthesize(out=out, rows=3, test_fraction=1.5)
+        synthesize(service="amap", out=out, rows=3, test_fraction=1.5)
     with pytest.raises(GplanError, match="--set changes a teacher file"):
-        synthesize(out=out, rows=3, overrides=["repair=false"])
+        synthesize(service="amap", out=out, rows=3, overrides=["repair=false"])
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("command", "example"),
     [
-        ("synthesize", "gplan synthesize --rows 5000 --seed 1 --out world.csv --test-fraction 0.1"),
+        (
+            "synthesize",
+            "gplan synthesize --service amap --rows 5000 --out world.csv --test-fraction 0.1",
+        ),
         ("filter", "gplan filter --data rows.csv --out kept.csv"),
         ("explain", "gplan explain --data gsisr_dev.csv --out explained.csv"),
     ],

@@ -82,7 +82,7 @@ def test_a_cell_may_be_longer_than_the_csv_module_expects(tmp_path: Path) -> Non
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_all_missing_and_unknown_columns_are_named_at_once(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
-    names = {"trigger_1": "triger_1", "current_tag": "weather"}
+    names = {"trigger_1": "triger_1", "currenttime": "weather"}
     row = {names.get(column, column): "x" for column in COLUMNS}
     if suffix == ".csv":
         write_csv(path, list(row), [list(row.values())])
@@ -93,7 +93,12 @@ def test_all_missing_and_unknown_columns_are_named_at_once(suffix: str, tmp_path
         pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist([row]), path)
     with pytest.raises(GplanError) as error:
         list(read_samples(path))
-    for part in (str(path), "current_tag", "triger_1 (meant trigger_1?)", "weather"):
+    for part in (
+        str(path),
+        "missing columns: currenttime",
+        "triger_1 (meant trigger_1?)",
+        "weather",
+    ):
         assert part in str(error.value)
 
 
@@ -136,7 +141,7 @@ def test_faulty_json_lines_are_named(tmp_path: Path) -> None:
         (4, "trigger_1"),
         (5, None),
     ]
-    assert "missing columns: profile_feat_1, profile_feat_2" in faulty.errors[-1].problem
+    assert "missing columns: currenttime" in faulty.errors[-1].problem
 
 
 def test_a_broken_quote_is_a_row_error(tmp_path: Path) -> None:

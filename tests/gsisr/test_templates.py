@@ -20,20 +20,20 @@ def folder_of(path: Path, **texts: str) -> Path:
 def test_a_folder_is_found_by_its_name_or_its_path(tmp_path: Path) -> None:
     ours = folder_of(tmp_path / "ours", top="a", part="b")
     for given in ("ours", ours):
-        name, sources = read_templates(given, shipped=tmp_path, files=FILES, kind="letter")
+        name, sources = read_templates(given, shipped=[tmp_path], files=FILES, kind="letter")
         assert (name, sources) == ("ours", {"top.j2": "a", "part.j2": "b"})
     with pytest.raises(GplanError, match=r"theirs is neither a folder nor a shipped letter \(ours"):
-        read_templates("theirs", shipped=tmp_path, files=FILES, kind="letter")
+        read_templates("theirs", shipped=[tmp_path], files=FILES, kind="letter")
 
 
 def test_every_missing_file_is_named_and_other_encodings_are_refused(tmp_path: Path) -> None:
     bare = folder_of(tmp_path / "bare")
     with pytest.raises(GplanError, match=r"Letter .*bare lacks top\.j2 and part\.j2"):
-        read_templates(bare, shipped=tmp_path, files=FILES, kind="letter")
+        read_templates(bare, shipped=[tmp_path], files=FILES, kind="letter")
     odd = folder_of(tmp_path / "odd", top="a", part="b")
     (odd / "part.j2").write_bytes("位置".encode("gbk"))
     with pytest.raises(GplanError, match="odd is not UTF-8"):
-        read_templates(odd, shipped=tmp_path, files=FILES, kind="letter")
+        read_templates(odd, shipped=[tmp_path], files=FILES, kind="letter")
 
 
 def test_templates_include_each_other_and_pass_their_values_on() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gplan_jax.baselines.rows.features import InputMode
-from gplan_jax.gsisr import Facts, Sample, facts_of, long_term, place_kind, short_term
+from gplan_jax.gsisr import COLUMNS, Facts, Sample, facts_of, long_term, place_kind, short_term
 from gplan_jax.gsisr.facts import request_time
 
 Value = str | float | None
@@ -78,12 +78,12 @@ def row_values(sample: Sample, mode: InputMode) -> dict[str, Value]:
 
 def _history(sample: Sample) -> dict[str, Value]:
     now = request_time(sample)
-    events = short_term(sample.short_term_behavior_seq, now)
-    habits = long_term(sample.long_term_behavior)
-    codes = sample.to_dict()
+    events = short_term(sample.short_term_behavior_seq, now, sample.form)
+    habits = long_term(sample.long_term_behavior, sample.form)
+    codes = {name: getattr(sample, name) for name in COLUMNS}
     latest = events[-1] if events else None
-    event_kinds = Counter(place_kind(event.category) for event in events)
-    habit_kinds = Counter(place_kind(habit.category) for habit in habits)
+    event_kinds = Counter(place_kind(event.category, sample.form) for event in events)
+    habit_kinds = Counter(place_kind(habit.category, sample.form) for habit in habits)
     actions = Counter(action for event in events for action in event.actions)
     localities = Counter(event.locality for event in events)
     home, work = sample.profile_feat_6, sample.profile_feat_8
@@ -92,14 +92,14 @@ def _history(sample: Sample) -> dict[str, Value]:
         "events": len(events),
         "habits": len(habits),
         "habit_count": sum(habit.count for habit in habits),
-        "latest_kind": place_kind(latest.category) if latest else None,
+        "latest_kind": place_kind(latest.category, sample.form) if latest else None,
         "latest_category": latest.category if latest else None,
         "latest_locality": latest.locality if latest else None,
         "latest_age": (now - latest.when).total_seconds() / 3600 if latest else None,
         **{f"latest_{a}": float(a in latest.actions) if latest else None for a in ACTIONS},
         **{f"events_{action}": actions[action] for action in ACTIONS},
-        **{f"events_{kind}": event_kinds[kind] for kind in KINDS},  # type: ignore[index]
-        **{f"habits_{kind}": habit_kinds[kind] for kind in KINDS},  # type: ignore[index]
+        **{f"events_{kind}": event_kinds[kind] for kind in KINDS},
+        **{f"habits_{kind}": habit_kinds[kind] for kind in KINDS},
         **{f"events_{locality}": localities[locality] for locality in LOCALITIES},
         "events_at_home": sum(event.place == home for event in events) if home else None,
         "events_at_work": sum(event.place == work for event in events) if work else None,

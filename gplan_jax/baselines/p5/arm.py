@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -29,12 +31,14 @@ from gplan_jax.gsisr import (
     IntentLibrary,
     PromptTemplate,
     Sample,
+    Service,
     canonical_plan,
     long_term,
     short_term,
 )
 from gplan_jax.gsisr.facts import request_time
 from gplan_jax.gsisr.prompts import bucket
+from gplan_jax.gsisr.service import COMPACT
 
 PAD, UNKNOWN, END = 0, 1, 2
 _SPECIAL = ("<pad>", "<unknown>", "<end>")
@@ -53,6 +57,11 @@ _AGES = (
 )  # fmt: skip
 
 
+@cache
+def _template_of(folder: Path) -> PromptTemplate:
+    return Service.load(folder).template(COMPACT)
+
+
 def prompt_fields(sample: Sample, mode: InputMode, library: IntentLibrary) -> tuple[str, ...]:
     """The fields of a row's prompt, from profile codes over histories to the facts of now.
 
@@ -64,16 +73,17 @@ def prompt_fields(sample: Sample, mode: InputMode, library: IntentLibrary) -> tu
         sample = history_only(sample)
     codes = [(i, getattr(sample, f"profile_feat_{i}")) for i in _PROFILE]
     fields = ["画像 " + " ".join(f"{i}={code}" for i, code in codes if code)]
-    for habit in long_term(sample.long_term_behavior)[: _HABITS[mode]]:
+    for habit in long_term(sample.long_term_behavior, sample.form)[: _HABITS[mode]]:
         fields.append(f"常去 {habit.category} {_relation(habit.place, sample)}")
-    events = short_term(sample.short_term_behavior_seq, request_time(sample))
+    events = short_term(sample.short_term_behavior_seq, request_time(sample), sample.form)
     for event in events[-_EVENTS[mode] :]:
         hours = (request_time(sample) - event.when).total_seconds() / 3600
         age, actions = bucket(hours, _AGES, "更早", "未知"), "&".join(event.actions)
         place = _relation(event.place, sample)
         fields.append(f"{age} {actions} {event.locality} {event.category} {place}")
     if mode is InputMode.FULL:
-        template = PromptTemplate.load(TEMPLATE)
+        own = library.folder if library.rows else None
+        template = _template_of(own) if own else PromptTemplate.load(TEMPLATE)
         fields += template.render(sample.with_label(""), library).user.splitlines()
     return tuple(field.strip() for field in fields if field.strip())
 

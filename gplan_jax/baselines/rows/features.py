@@ -24,7 +24,16 @@ from typing import NamedTuple
 import numpy as np
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import Behavior, Facts, Habit, Sample, facts_of, long_term, place_kind
+from gplan_jax.gsisr import (
+    COLUMNS,
+    Behavior,
+    Facts,
+    Habit,
+    Sample,
+    facts_of,
+    long_term,
+    place_kind,
+)
 from gplan_jax.gsisr.facts import day_part_of, request_time, short_term
 
 PADDING = 0
@@ -168,13 +177,14 @@ class FeatureEncoder:
 
     def bags(self, sample: Sample) -> list[Bag]:
         """The P bags of tokens of a row, an empty one for each position of padding."""
-        habits = long_term(sample.long_term_behavior)[:HABITS]
-        events = short_term(sample.short_term_behavior_seq, request_time(sample))[-EVENTS:]
+        habits = long_term(sample.long_term_behavior, sample.form)[:HABITS]
+        now, form = request_time(sample), sample.form
+        events = short_term(sample.short_term_behavior_seq, now, form)[-EVENTS:]
         habit_bags = [self._habit(sample, habit) for habit in habits]
         event_bags = [self._event(sample, event) for event in events]
         habit_bags = habit_bags or [[Token("habits", "")]]
         event_bags = event_bags or [[Token("events", "")]]
-        codes = sample.to_dict()
+        codes = {name: getattr(sample, name) for name in COLUMNS}
         bags = [
             [Token(f"profile_{i}", codes[f"profile_feat_{i}"]) for i in (1, 2, 3, 4)],
             [
@@ -213,7 +223,7 @@ class FeatureEncoder:
         hashed = str(zlib.crc32(place.encode()) % PLACE_BUCKETS) if place else ""
         return [
             Token("category", category),
-            Token("kind", place_kind(category) if category else ""),
+            Token("kind", place_kind(category, sample.form) if category else ""),
             Token("place", hashed),
             Token("relation", "+".join(same) or "other"),
         ]
@@ -268,7 +278,7 @@ def history_only(sample: Sample) -> Sample:
 
     ``currenttime`` stays, since the events' ages are told from it; it is not to be written itself.
     """
-    return dataclasses.replace(sample, **dict.fromkeys(CONTEXT_COLUMNS, ""))
+    return sample.with_texts(dict.fromkeys(CONTEXT_COLUMNS, ""))
 
 
 def bucket(value: float | None, bounds: Sequence[float]) -> str:

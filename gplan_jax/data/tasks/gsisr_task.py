@@ -1,13 +1,14 @@
 """GSISR as a task, and how it is kept beside a model's weights.
 
 MODEL/prompt/system.j2 and user.j2   the prompt template
-MODEL/library.yaml                   the intent library
+MODEL/library.yaml                   the intent library, and how rows are written
+MODEL/service/                       the service that it was trained for
 MODEL/intent_counts.json             counts of the training plans, for drafts; not needed otherwise
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,7 @@ from gplan_jax.gsisr import (
     IntentLibrary,
     PromptTemplate,
     Sample,
+    Service,
     canonical_plan,
     check_plan,
     latent_failure,
@@ -41,6 +43,7 @@ from gplan_jax.gsisr import (
     score_prediction,
 )
 from gplan_jax.gsisr.intent_counts import IntentCounts
+from gplan_jax.gsisr.service import MEND, service_of_prompt
 from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary, Prompt, read_response
 
 PROMPT_FOLDER, LIBRARY_FILE, COUNTS_FILE = "prompt", "library.yaml", "intent_counts.json"
@@ -61,7 +64,6 @@ class GsisrTask(Task):
     library: IntentLibrary
 
     name: ClassVar[str] = "gsisr"
-    context_type: ClassVar[type] = Sample
     cuts_prompts: ClassVar[bool] = True
     reasoning_mend: ClassVar[str] = "Write it with `gplan explain --data FILE --out FILE`."
     measures: ClassVar[tuple[str, ...]] = MODEL_MEASURES
@@ -72,13 +74,15 @@ class GsisrTask(Task):
         model_dir: Path,
         *,
         template: str | None = None,
-        library: str | None = None,
+        service: str | None = None,
         prompt_length: int | None = None,
         response: Response | None = None,
     ) -> GsisrTask:
-        """The task of a model directory; what is named replaces it, what neither has is Amap's.
+        """The task of a model directory; ``service`` is for one that holds none, and ``template``
+        replaces its prompt. A shipped template tells its service.
 
-        GplanError where the directory's files are broken, or it is a model of another task.
+        GplanError where the directory's files are broken, it is a model of another task or service,
+        or nothing tells of which.
         """
         name, stored_length, stored_response = read_task_file(model_dir)
         if name != cls.name:
@@ -86,16 +90,25 @@ class GsisrTask(Task):
                 f"{model_dir / TASK_FILE}: this model's task is {name}, and what was asked for is "
                 f"of the task {cls.name}; `gplan evaluate` scores it."
             )
-        if template is None and (model_dir / PROMPT_FOLDER).is_dir():
-            template = str(model_dir / PROMPT_FOLDER)
-        if library is None and (model_dir / LIBRARY_FILE).is_file():
-            library = str(model_dir / LIBRARY_FILE)
-        return cls(
-            PromptTemplate.load(template or "amap_zh"),
-            IntentLibrary.load(library),
-            prompt_length=prompt_length or stored_length,
-            response=response or stored_response,
-        )
+        lengths: dict[str, Any] = {
+            "prompt_length": prompt_length or stored_length,
+            "response": response or stored_response,
+        }
+        stored = model_dir / LIBRARY_FILE
+        library = IntentLibrary.load(stored) if stored.is_file() else None
+        if service is None and library is not None:
+            own = model_dir / PROMPT_FOLDER
+            return cls(PromptTemplate.load(template or own), library, **lengths)
+        if service is None and template is not None:
+            service = service_of_prompt(template)
+        if service is None:
+            raise GplanError(f"{model_dir} does not say which service it plans for. {MEND}")
+        found = Service.load(service)
+        if library is not None and library.name != found.name:
+            raise GplanError(
+                f"{model_dir} is a model of the service {library.name}, not of {found.name}."
+            )
+        return cls(found.template(template), found.library, **lengths)
 
     @property
     def prompt_sources(self) -> list[Any]:
@@ -130,9 +143,13 @@ class GsisrTask(Task):
         self, path: str | Path, faulty: FaultyRows, *, skip: int = 0
     ) -> Iterator[tuple[int, str, Sample]]:
         """Samples, labelled or not; a column that lacks is empty, as in a request to a server."""
-        optional = [column for column in COLUMNS if column != "id"]
-        rows = read_numbered_samples(path, faulty=faulty, skip=skip, optional=optional)
+        rows = read_numbered_samples(path, form=self.library.rows, faulty=faulty, skip=skip)
         return ((number, sample.id, sample) for number, sample in rows)
+
+    def context_of(self, texts: Sequence[Any]) -> Sample:
+        known, more = texts[: len(COLUMNS)], texts[len(COLUMNS) :]
+        texts_of: dict[str, Any] = dict(zip(COLUMNS, known, strict=True))
+        return Sample(**texts_of, extra=tuple(*more), written=self.library.rows)
 
     def prompt(self, context: Sample) -> Prompt:
         user = self.template.render_user(context, self.library, self.response)
@@ -159,6 +176,8 @@ class GsisrTask(Task):
         """Writes the task into a model directory, with the counts of the plans of ``examples``."""
         self.template.save(model_dir / PROMPT_FOLDER)
         self.library.save(model_dir / LIBRARY_FILE)
+        if self.library.folder:
+            Service.load(self.library.folder).copy_to(model_dir)
         super().save(model_dir)
         plans = ((row.context, parse_plan(row.answer, self.library)) for row in examples)
         if len(counts := IntentCounts.fit(plans, self.library)):

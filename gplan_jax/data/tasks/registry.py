@@ -9,17 +9,33 @@ from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.data.tasks.task import TASK_FILE, Task, read_task_file
 from gplan_jax.data.tasks.text_task import TextTask
 from gplan_jax.foundation import GplanError
-from gplan_jax.gsisr import IntentLibrary, PromptTemplate
+from gplan_jax.gsisr import Service
+from gplan_jax.gsisr.service import MEND, known_service
 
 
-def make_task(name: str, *, template: str, library: str | None, **known: Any) -> Task:
+def service_of_run(
+    name: str, service: str | None, *, data: Path, model: Path
+) -> tuple[str | None, str]:
+    """The service of a run's plans, by its name or as rows and model tell, and how it is known in
+    a line, "" where it was named. As it is for another task; GplanError where nothing tells.
+    """
+    if name != GsisrTask.name:
+        return service, ""
+    found, how = known_service(service, data=data, model=model)
+    return str(found.folder), how and f"service: {found.name} ({how})"
+
+
+def make_task(name: str, *, template: str | None, service: str | Path | None, **known: Any) -> Task:
     """The task of a run; ``known`` are its length of prompts and its responses. Rows of text use
-    no template; GplanError where a library is named for them.
+    no template; GplanError where a service is named for them, or none for plans.
     """
     if name == GsisrTask.name:
-        return GsisrTask(PromptTemplate.load(template), IntentLibrary.load(library), **known)
-    if library is not None:
-        raise GplanError(f"data.library is for data.task=gsisr; data.task={name} has none.")
+        if service is None:
+            raise GplanError(f"data.task={name} needs a service. {MEND}")
+        found = Service.load(service)
+        return GsisrTask(found.template(template), found.library, **known)
+    if service is not None:
+        raise GplanError(f"data.service is for data.task=gsisr; data.task={name} has none.")
     return TextTask(**known)
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -79,6 +79,12 @@ class Example:
     block_names: tuple[str, ...]
     answer: str  # what follows the reasoning, in canonical writing
 
+    @property
+    def texts(self) -> tuple[Any, ...]:
+        """What its context holds, field by field; what is empty beyond the texts is left out."""
+        values = ((f, getattr(self.context, f.name)) for f in fields(self.context) if f.compare)
+        return tuple(value for f, value in values if isinstance(value, str) or value)
+
 
 @dataclass(frozen=True)
 class ExamplePair:
@@ -108,7 +114,6 @@ class Task(ABC):
     response: Response | None = field(default=None, kw_only=True)
 
     name: ClassVar[str]  # what ``data.task`` and task.json call it
-    context_type: ClassVar[type]  # of ``Example.context``
     cuts_prompts: ClassVar[bool]
     reasoning_mend: ClassVar[str]  # what to do about rows that have no reasoning
     measures: ClassVar[tuple[str, ...]]  # of ``score``; a share of rows first
@@ -133,6 +138,10 @@ class Task(ABC):
         self, path: str | Path, faulty: FaultyRows, *, skip: int = 0
     ) -> Iterator[tuple[int, str, Any]]:
         """Number, id and context of a file's rows behind the first ``skip``; labels may lack."""
+
+    @abstractmethod
+    def context_of(self, texts: Sequence[Any]) -> Any:
+        """A context from its ``Example.texts``."""
 
     @abstractmethod
     def prompt(self, context: Any) -> Prompt:

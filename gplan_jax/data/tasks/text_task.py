@@ -11,7 +11,7 @@ order: a row's names are some of the latent vocabulary's, in its order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -67,7 +67,6 @@ class TextTask(Task):
     """Exact answers to prompts that stand in the rows; see ``Task``."""
 
     name: ClassVar[str] = "text"
-    context_type: ClassVar[type] = Prompt
     cuts_prompts: ClassVar[bool] = False
     reasoning_mend: ClassVar[str] = "Give them blocks, or train with mode=direct_sft."
     measures: ClassVar[tuple[str, ...]] = ("exact", "answer_tokens", "latent_valid")
@@ -145,6 +144,9 @@ class TextTask(Task):
         with path.open("rb") as file:
             lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
             yield from faulty.sound(path, lines, example)
+
+    def context_of(self, texts: Sequence[Any]) -> Prompt:
+        return Prompt(*texts)
 
     def prompt(self, context: Prompt) -> Prompt:
         return context

@@ -26,6 +26,7 @@ from gplan_jax.foundation.files import json_digest, write_json, write_jsonl, wri
 from gplan_jax.foundation.paths import LOCK, alone_in
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.gsisr import canonical_plan, facts_of, parse_plan
+from gplan_jax.gsisr.service import record_service
 
 DIGITS = 16  # of a digest that tells two settings or libraries apart
 
@@ -147,6 +148,7 @@ def _open(setup: ComparisonSetup, command: str) -> results.ComparisonAbout:
             f"{setup.out} holds something else than a comparison; name a new directory."
         )
     _write_about(setup.out, about)
+    record_service(setup.library, setup.out / results.COMPARISON)
     return about
 
 
@@ -163,7 +165,7 @@ def _check_same(before: results.ComparisonAbout, now: results.ComparisonAbout, o
         if old != new:
             odd.append(f"--{key} {old} (now {new})")
     if before.library_digest != now.library_digest:
-        odd.append("another --library")
+        odd.append("another --service")
     for name in sorted(set(before.set) & set(now.set)):
         if before.set[name] != now.set[name]:
             odd.append(f"--set {before.set[name]} of {name} (now {now.set[name]})")

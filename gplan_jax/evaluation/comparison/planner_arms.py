@@ -22,12 +22,13 @@ from gplan_jax.baselines.fitting.network import count_parameters
 from gplan_jax.baselines.rows.features import InputMode, history_only
 from gplan_jax.data.tasks.task import Mode
 from gplan_jax.foundation.config import Config
+from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import json_digest, read_jsonl
 from gplan_jax.foundation.paths import PathText, alone_in
 from gplan_jax.gsisr import (
     IntentLibrary,
-    PromptTemplate,
     Sample,
+    Service,
     canonical_plan,
     parse_plan,
     training_texts,
@@ -37,7 +38,7 @@ from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.models.checkpoints.tiny import write_tiny_model
 from gplan_jax.objectives.preference import PreferenceLoss
 from gplan_jax.reasoning import GSISR_LATENTS, split_response, write_trace
-from gplan_jax.synthesis.amap.rules import Rules
+from gplan_jax.synthesis.amap.rules import rules_of
 from gplan_jax.synthesis.pairs.counterfactuals import write_counterfactuals
 from gplan_jax.training.loop.loop import train
 from gplan_jax.training.steps.train_config import DType, TrainConfig
@@ -49,7 +50,7 @@ class PlannerSettings(Config):
     """A small Qwen3 from random weights and its training; rates as in configs/gsisr_small.yaml."""
 
     model: PathText | None = None  # a model directory to start from in place of random weights
-    template: str = "compact_zh"
+    template: str = "compact"
     layers: int = 3
     hidden_size: int = 128
     heads: int = 2
@@ -186,7 +187,7 @@ def _row(sample: Sample, mode: InputMode, library: IntentLibrary) -> Sample:
     own, _ = split_response(sample.raw_labels)
     if own is not None and mode is InputMode.FULL:
         return shown
-    trace = write_trace(Rules(library).trace(shown, plan))
+    trace = write_trace(rules_of(library).trace(shown, plan))
     return shown.with_label(trace + canonical_plan(plan, library))
 
 
@@ -202,12 +203,11 @@ def _train(
     """The model of ``run``, trained on ``rows``; start weights and files lie in ``folder``."""
     data, start = folder / "train.csv", Path(settings.model or folder / "start")
     if not data.is_file():
-        library.save(folder / "library.yaml")
         write_samples(data, rows)
     if settings.model is None and not start.is_dir():
         write_tiny_model(
             start,
-            training_texts(rows, PromptTemplate.load(settings.template), library),
+            training_texts(rows, _service(library).template(settings.template), library),
             new_tokens=GSISR_LATENTS.tokens,
             metadata={"latents": GSISR_LATENTS.to_dict()},
             seed=seed,
@@ -217,7 +217,7 @@ def _train(
             kv_heads=1,
             head_dim=settings.head_dim,
         )
-    config = _config(folder, run, settings, seed) | {
+    config = _config(folder, run, settings, library, seed) | {
         "mode": recipe.mode.value,
         "model": str(start),
         "epochs": settings.epochs,
@@ -249,7 +249,7 @@ def _prefer(
     if not pairs.is_file():
         count = settings.pairs_of_a_row
         write_counterfactuals(folder / "train.csv", pairs, library, per_anchor=count, seed=seed)
-    config = _config(folder, run, settings, seed)
+    config = _config(folder, run, settings, library, seed)
     config |= {
         "mode": Mode.SCDPO.value,
         "model": str(model),
@@ -265,7 +265,15 @@ def _prefer(
     return train(TrainConfig.model_validate(config), resume=(run / "config.yaml").is_file())
 
 
-def _config(folder: Path, run: Path, settings: PlannerSettings, seed: int) -> dict[str, Any]:
+def _service(library: IntentLibrary) -> Service:
+    if library.folder is None:
+        raise GplanError(f"The library {library.name} is of no service; name one with --service.")
+    return Service.load(library.folder)
+
+
+def _config(
+    folder: Path, run: Path, settings: PlannerSettings, library: IntentLibrary, seed: int
+) -> dict[str, Any]:
     return {
         "output": str(run),
         "batch_size": settings.batch_size,
@@ -273,7 +281,7 @@ def _config(folder: Path, run: Path, settings: PlannerSettings, seed: int) -> di
         "data": {
             "train": str(folder / "train.csv"),
             "cache": str(folder / "tokens"),
-            "library": str(folder / "library.yaml"),
+            "service": str(_service(library).folder),
             "template": settings.template,
             "max_length": settings.max_length,
             "length_multiple": settings.length_multiple,

@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from gplan_jax.data.tasks.gsisr_task import LIBRARY_FILE, GsisrTask
 from gplan_jax.data.tasks.registry import load_task
 from gplan_jax.evaluation.scores.intervals import POWER, holm
 from gplan_jax.evaluation.scores.model_evaluation import evaluate_model
@@ -29,7 +30,9 @@ from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.row_files import import_parquet
 from gplan_jax.foundation.strict_json import parse_json
 from gplan_jax.foundation.tables import NOTHING, Cell, TextTable
-from gplan_jax.gsisr import COLUMNS, IntentLibrary, parse_plan, read_numbered_samples
+from gplan_jax.gsisr import IntentLibrary, Service, parse_plan, read_numbered_samples
+from gplan_jax.gsisr.service import MEND as SERVICE_MEND
+from gplan_jax.gsisr.service import of_data, shipped
 from gplan_jax.inference.prediction.manifest import MANIFEST, Manifest
 from gplan_jax.models.checkpoints.model_directory import RECORD
 
@@ -41,7 +44,7 @@ MEND = 'Each row has the texts "id" and "text", a labelled one "label".'
 # What a side's record says it was made from -> how a refusal calls it.
 SAME = {
     "task": "are of different tasks",
-    "library": "have different intent libraries",
+    "library": "are of different services",
     "prompts": "have different prompt templates or intent libraries",
     "data": "are of different data files",
 }
@@ -63,7 +66,7 @@ def compare_planners(
     *,
     data: Path | None = None,
     out: Path | None = None,
-    library: Path | None = None,
+    service: str | None = None,
     **planner_options: Any,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Differences B - A of every measure, paired by row, with intervals over ids; and the rows
@@ -85,15 +88,17 @@ def compare_planners(
     for name, path in models.items():
         if data is None:
             raise GplanError(f"{path} is a model: name the rows that it shall plan, --data FILE.")
-        task = load_task(path, **({"library": library} if library else {}))
+        task = load_task(path, **({"service": service} if service else {}))
         asked = files.json_digest(task.prompt_sources)
-        tasks[name] = Side(path, {"task": task.name, "prompts": asked}, {})
+        library = task.library.name if isinstance(task, GsisrTask) else None
+        tasks[name] = Side(path, {"task": task.name, "prompts": asked, "library": library}, {})
     if len(tasks) == len(SIDES):  # Before the first of them spends time.
         _check_alike(*tasks.values())
     labels: dict[int, str] = {}
+    known = _library_of(service, (*paths.values(), data))
     if data is not None and len(models) < len(SIDES):
-        optional = [column for column in COLUMNS if column != "id"]
-        rows = read_numbered_samples(data, faulty=FaultyRows("skip"), optional=optional)
+        form = known.rows if known else None
+        rows = read_numbered_samples(data, form=form, faulty=FaultyRows("skip"))
         labels = {number: sample.raw_labels for number, sample in rows}
     with ExitStack() as stack:
         if out is None:
@@ -104,9 +109,9 @@ def compare_planners(
         for name, path in paths.items():
             if name in models:
                 assert data is not None
-                evaluate_model(path, data, folder / name, library=library, **planner_options)
+                evaluate_model(path, data, folder / name, service=service, **planner_options)
             sides.append(
-                _read_side(path, folder / name if name in models else path, labels, library)
+                _read_side(path, folder / name if name in models else path, labels, service, known)
             )
         digest = data and files.file_digest(data)
         for side in sides:
@@ -119,13 +124,39 @@ def compare_planners(
     return result, differing
 
 
-def _read_side(path: Path, at: Path, labels: Mapping[int, str], library: Path | None) -> Side:
+def _library_of(service: str | None, paths: Sequence[Path | None]) -> IntentLibrary | None:
+    """The library that is named, or that a model, answers or data record; None where nothing tells,
+    as for other tasks.
+    """
+    if service is not None:
+        return Service.load(service).library
+    for path in filter(None, paths):
+        if (path / LIBRARY_FILE).is_file():
+            return IntentLibrary.load(path / LIBRARY_FILE)
+        if found := of_data(path / PREDICTIONS if path.is_dir() else path):
+            return found[0].library
+        about = (path if path.is_dir() else path.parent) / METRICS
+        name = files.read_json(about).get("run", {}).get("library") if about.is_file() else None
+        if name in shipped():  # As older answers say it.
+            return Service.load(name).library
+    return None
+
+
+def _read_side(
+    path: Path,
+    at: Path,
+    labels: Mapping[int, str],
+    service: str | None,
+    known: IntentLibrary | None,
+) -> Side:
     """The answers in the file or directory ``at``, under the name ``path``.
 
-    Scores that `evaluate` wrote are taken as they are unless a library is named. Without labels
+    Scores that `evaluate` wrote are taken as they are unless a service is named. Without labels
     there are only those that need none.
     """
-    made_from, known, rows = {}, IntentLibrary.load(library), {}
+    made_from: dict[str, Any] = {}
+    rows: dict[int, dict[str, Any]] = {}
+    known = known or _library_of(None, (at,))
     if (at / MANIFEST).is_file():
         manifest = Manifest.read(at)
         if manifest.parts is None:
@@ -145,8 +176,10 @@ def _read_side(path: Path, at: Path, labels: Mapping[int, str], library: Path | 
         number, label = row.get("row", number), row.get("label") or labels.get(number)
         if row.get("rank", 1) > 1:
             continue
-        scores = row.get("scores") if library is None else None
+        scores = row.get("scores") if service is None else None
         if scores is None and label:
+            if known is None:
+                raise GplanError(f"It is not known which service {path} is of. {SERVICE_MEND}")
             if not parse_plan(label, known):
                 raise GplanError(f"Row {number} (id {row['id']}) of {path}: its label has no plan.")
             scores = score_text(row["text"], label, known).values
@@ -155,7 +188,10 @@ def _read_side(path: Path, at: Path, labels: Mapping[int, str], library: Path | 
         elif scores is None:
             scores = {"filter_pass": row.get("passed"), "latent_valid": row.get("latent_valid")}
         scores = {name: float(value) for name, value in scores.items() if value is not None}
-        plan = row["plan"] if "plan" in row else parse_plan(row["text"], known) or row["text"]
+        if "plan" in row:
+            plan = row["plan"]
+        else:
+            plan = (parse_plan(row["text"], known) if known else []) or row["text"]
         kept = {"id": row["id"], "text": row["text"], "label": label}
         rows[number] = {**kept, "plan": plan, "scores": scores}
     return Side(path, made_from, rows)

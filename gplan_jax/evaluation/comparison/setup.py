@@ -88,7 +88,7 @@ class ComparisonSetup:
 
 def rows_of_folds(path: Path, library: IntentLibrary, folds: int) -> ComparedRows:
     """One file, each row scored in the fold that holds it out."""
-    samples = list(read_samples(path))
+    samples = list(read_samples(path, form=library.rows))
     planned, without = _with_plan(samples, library, path)
     usable, not_learnt = _usable(samples, library, path)
     dealt = [
@@ -101,7 +101,7 @@ def rows_of_folds(path: Path, library: IntentLibrary, folds: int) -> ComparedRow
 
 def rows_of_files(train_path: Path, test_path: Path, library: IntentLibrary) -> ComparedRows:
     """Two files without a common id, the rows of the second scored: one fold."""
-    train, test = list(read_samples(train_path)), list(read_samples(test_path))
+    train, test = (list(read_samples(path, form=library.rows)) for path in (train_path, test_path))
     try:
         check_apart(train, test)
     except GplanError as error:

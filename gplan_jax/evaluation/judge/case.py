@@ -55,10 +55,10 @@ def case_of(plan: Plan, situation: Situation, library: IntentLibrary) -> Case:
 
 def admitted(intent: Intent, library: IntentLibrary) -> bool:
     """Whether the tool is known and has its parameters, each with an admissible value."""
-    tool = library.tools.get(intent.get(it.TOOL, ""))
+    tool = library.tools.get(intent.get(library.tool_key, ""))
     if tool is None or not set(tool.parameters) <= set(intent):
         return False
-    given = {key: value for key, value in intent.items() if key != it.TOOL}
+    given = {key: value for key, value in intent.items() if key != library.tool_key}
     return all(
         key in (*tool.parameters, *tool.optional)
         and value in (library.parameters[key].values or {value: ""})

@@ -22,6 +22,7 @@ from gplan_jax.foundation.config import Config, load_config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.paths import PathText
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample
+from gplan_jax.gsisr.service import RUBRIC as OWN_RUBRIC
 
 CHOICES: Mapping[str, Choice] = {"A": "first", "B": "second", "tie": "tie"}
 
@@ -87,7 +88,7 @@ class JudgeConfig(Config):
 
     server: ChatConfig  # its temperature is 0
     name: str | None = None  # how tables call the judge; the model's name where None
-    # a file, as seen from where gplan runs; the shipped one where None
+    # a file, as seen from where gplan runs; the service's where None, else the shipped one
     rubric: PathText | None = None
     template: str = "en"  # a judge template, a shipped name or a folder
 
@@ -126,7 +127,8 @@ class ChatJudge:
     ) -> None:
         """Raises GplanError where rubric, template or cache can't be used."""
         server, self._library = config.server, library
-        self._rubric = Rubric.load(config.rubric)
+        own = library.folder and library.folder / OWN_RUBRIC
+        self._rubric = Rubric.load(config.rubric or (own if own and own.is_file() else None))
         self._prompt = JudgePrompt.load(config.template)
         self._client = connect(server, cache)
         self.name, self.axes = config.judge_name, tuple(self._rubric.axes)

@@ -17,7 +17,7 @@ from gplan_jax.evaluation.judge.judgement import HIGHEST, LOWEST
 from gplan_jax.foundation.config import Config, load_config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import json_digest
-from gplan_jax.gsisr import COLUMNS, IntentLibrary, Plan, Sample, facts_of
+from gplan_jax.gsisr import IntentLibrary, Plan, Sample, facts_of
 from gplan_jax.gsisr.templates import Templates, read_templates
 
 RUBRIC = Path(__file__).parent / "rubric.yaml"
@@ -70,7 +70,7 @@ PROMPTS = Path(__file__).parent / "prompts"
 KIND = "judge template"
 FILES = ("rubric.j2", "system.j2", "user.j2", "pair_system.j2", "pair_user.j2")
 # The id tells nothing about the context, and the label is what a judge must never see.
-HIDDEN = ("id", "raw_labels")
+HIDDEN = ("id", "label")
 _MARKUP = frozenset("<>")
 
 
@@ -84,7 +84,7 @@ class JudgePrompt:
 
     @classmethod
     def load(cls, name_or_dir: str | Path = "en") -> JudgePrompt:
-        name, sources = read_templates(name_or_dir, shipped=PROMPTS, files=FILES, kind=KIND)
+        name, sources = read_templates(name_or_dir, shipped=[PROMPTS], files=FILES, kind=KIND)
         templates = Templates.compile(name, sources, kind=KIND)
         return cls(name, sources, templates)
 
@@ -128,7 +128,8 @@ def _escaped(character: str) -> str:
 
 def _context(sample: Sample) -> dict[str, dict[str, str]]:
     """The columns and the facts of a sample, every value quoted; of ``HIDDEN`` nothing."""
-    columns = {name: quoted(getattr(sample, name)) for name in COLUMNS if name not in HIDDEN}
+    known = sample.form.columns
+    columns = {n: quoted(t) for n, t in sample.context().items() if known[n].role not in HIDDEN}
     facts = facts_of(sample)
     values = {name: getattr(facts, name) for name in facts.__dataclass_fields__}
     return {"columns": columns, "facts": {k: quoted(_plain(v)) for k, v in values.items()}}

@@ -21,6 +21,7 @@ from gplan_jax.evaluation.judge.judgement import (
     Preference,
     score_of,
 )
+from gplan_jax.evaluation.judge.service_findings import judge_by_service
 from gplan_jax.evaluation.judge.spatiotemporal import spatiotemporal_findings
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Intent, IntentLibrary, Plan, Sample, facts_of
@@ -35,6 +36,7 @@ from gplan_jax.synthesis.amap.situation import (
     Situation,
     situation_of,
 )
+from gplan_jax.synthesis.rules.service_rules import ServiceRules
 
 # Flow: does the first intent meet the most pressing need, and does the rest extend it?
 ELSEWHERE = (it.HOME, it.WORK, it.SHORT_TERM, it.GUESS)
@@ -258,7 +260,9 @@ class RuleJudge:
 
     def __init__(self, library: IntentLibrary) -> None:
         """Raises GplanError where ``library`` has a tool that the rules know nothing of."""
-        if unknown := [tool for tool in library.tools if tool not in it.TOOL_WORDS]:
+        self._rules = ServiceRules(library) if library.rows else None
+        unknown = [tool for tool in library.tools if tool not in it.TOOL_WORDS]
+        if unknown and self._rules is None:
             raise GplanError(
                 f"The rule judge knows the shipped Amap library; library {library.name} also has "
                 f"{', '.join(unknown)}. Judge its plans with a language model (--judge FILE)."
@@ -271,14 +275,19 @@ class RuleJudge:
             "library": library.name,
         }
 
+    def _scores(self, sample: Sample, plan: Plan) -> dict[str, AxisScore]:
+        if self._rules is None:
+            return judge_by_rules(sample, plan, self._library)
+        found = judge_by_service(sample, plan, self._rules)
+        return {axis: score_of(one) for axis, one in zip(AXES, found, strict=True)}
+
     async def judge(self, sample: Sample, plan: Plan) -> Judgement:
-        return Judgement(judge_by_rules(sample, plan, self._library))
+        return Judgement(self._scores(sample, plan))
 
     async def compare(self, sample: Sample, first: Plan, second: Plan) -> Preference:
         """Prefers the plan with the higher sum of scores, whichever comes first."""
         a, b = (
-            sum(s.score for s in judge_by_rules(sample, plan, self._library).values())
-            for plan in (first, second)
+            sum(s.score for s in self._scores(sample, plan).values()) for plan in (first, second)
         )
         reason = f"sums of scores: {a} and {b}"
         return Preference("tie" if a == b else "first" if a > b else "second", reason)

@@ -54,7 +54,7 @@ def read_rows(
         pairs = read_labelled_samples(path, library, faulty=faulty)
         return list(islice((sample for sample, _ in pairs), limit))
     rows = []
-    for number, sample in islice(read_numbered_samples(path), limit):
+    for number, sample in islice(read_numbered_samples(path, form=library.rows), limit):
         facts_of_row(sample, path, number)
         rows.append(sample)
     return rows
@@ -99,7 +99,7 @@ def plans_of_floors(
     rows: Sequence[Sample], train: Path, library: IntentLibrary
 ) -> dict[str, list[PlanToJudge]]:
     """Floor -> its plans, fitted on the labelled rows of ``train``, of which none may be judged."""
-    train_rows = list(read_samples(train))
+    train_rows = list(read_samples(train, form=library.rows))
     if both := {row.with_label("") for row in train_rows} & {row.with_label("") for row in rows}:
         raise GplanError(
             f"{len(both)} rows of {train} are also rows to judge, so the floors would know the "

@@ -25,6 +25,7 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import read_json, write_text
 from gplan_jax.foundation.row_files import count_rows
 from gplan_jax.gsisr import IntentLibrary
+from gplan_jax.gsisr.service import MODEL_FOLDER
 from gplan_jax.inference.grammar.guided_files import write_guided_files
 from gplan_jax.models import CheckpointReport, ModelRecord, export_checkpoint, read_config
 from gplan_jax.models.checkpoints.hugging_face import parameter_count
@@ -47,8 +48,9 @@ def export_planner(
         for name in (RECORD, TASK_FILE, LIBRARY_FILE, COUNTS_FILE):
             if (model_dir / name).is_file():
                 shutil.copyfile(model_dir / name, folder / name)
-        if (model_dir / PROMPT_FOLDER).is_dir():
-            shutil.copytree(model_dir / PROMPT_FOLDER, folder / PROMPT_FOLDER)
+        for name in (PROMPT_FOLDER, MODEL_FOLDER):
+            if (model_dir / name).is_dir():
+                shutil.copytree(model_dir / name, folder / name)
         write_text(folder / CARD, card)
         if (model_dir / LIBRARY_FILE).is_file():
             library = IntentLibrary.load(model_dir / LIBRARY_FILE)

@@ -88,7 +88,7 @@ def render_report(
         if results.about.library != library.name:
             raise GplanError(
                 f"{COMPARISON} of {results.name}: its plans are of the library "
-                f"{results.about.library}, not of {library.name}; name its file with --library."
+                f"{results.about.library}, not of {library.name}; name its service with --service."
             )
         scores = score_results(results, library)
         if note:

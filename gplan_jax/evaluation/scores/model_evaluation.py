@@ -17,7 +17,7 @@ from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.data.tasks.registry import load_task
 from gplan_jax.data.tasks.task import Example, Task
-from gplan_jax.evaluation.scores.offline import check_rows, evaluate_examples
+from gplan_jax.evaluation.scores.offline import PREDICTIONS, check_rows, evaluate_examples
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows, empty_data_set
 from gplan_jax.foundation.files import (
@@ -27,7 +27,8 @@ from gplan_jax.foundation.files import (
     read_jsonl,
     refuse_existing,
 )
-from gplan_jax.gsisr import Sample, read_samples
+from gplan_jax.gsisr import RowForm, Sample, read_samples
+from gplan_jax.gsisr.service import identity_of, record_service
 from gplan_jax.inference.prediction.predict import OF_TASK, predict
 from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary
 
@@ -85,7 +86,11 @@ def evaluate_model(
         **planner_options,
         "mode": manifest.run["mode"],
         "task": task.name,
-        **({"library": task.library.name} if isinstance(task, GsisrTask) else {}),
+        **(
+            {"library": task.library.name, "service": identity_of(task.library)}
+            if isinstance(task, GsisrTask)
+            else {}
+        ),
         "prompts": json_digest(task.prompt_sources),
         "prompt_length": task.prompt_length,
         "max_new_tokens": manifest.run["max_new_tokens"],
@@ -107,6 +112,8 @@ def evaluate_model(
         free=manifest.run["mode"] == "unconstrained",
     )
     shutil.rmtree(plans)
+    if isinstance(task, GsisrTask):
+        record_service(task.library, Path(out_dir) / PREDICTIONS)
     return metrics
 
 
@@ -134,23 +141,27 @@ def environment() -> dict[str, Any]:
 
 
 def find_sample(
-    path: str | Path, *, row: int | None = None, prompt_id: str | None = None
+    path: str | Path,
+    *,
+    row: int | None = None,
+    prompt_id: str | None = None,
+    form: RowForm | None = None,
 ) -> Sample:
     """The sample in ``row`` (counted from 1), or the first with ``prompt_id``; else GplanError."""
     seen = 0
-    for seen, sample in enumerate(read_samples(path), start=1):
+    for seen, sample in enumerate(read_samples(path, form=form), start=1):
         if seen == row or (row is None and sample.id == prompt_id):
             return sample
     wanted = f"row {row}" if row is not None else f"row with id {prompt_id}"
     raise GplanError(f"{path} has no {wanted}; its {seen} rows are counted from 1.")
 
 
-def read_context(path: str | Path) -> Sample:
+def read_context(path: str | Path, form: RowForm | None = None) -> Sample:
     """A sample from a JSON object of column -> text; columns that are not given are empty."""
     context = read_json(path)
     if not isinstance(context, dict) or not all(isinstance(v, str) for v in context.values()):
         raise GplanError(f"{path} must be a JSON object whose values are texts, column by column.")
     try:
-        return Sample.from_context(context)
+        return Sample.from_context(context, form)
     except GplanError as error:
         raise GplanError(f"{path}: {error}") from None

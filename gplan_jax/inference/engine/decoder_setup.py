@@ -17,7 +17,7 @@ from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import COUNTS_FILE, GsisrTask
 from gplan_jax.data.tasks.task import Response, Task
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import COLUMNS, IntentLibrary, Sample
+from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.gsisr.context_pairs import SPATIOTEMPORAL_COLUMNS
 from gplan_jax.gsisr.facts import ORDER_TIMES, REQUEST_TIME
 from gplan_jax.gsisr.intent_counts import IntentCounts, context_key
@@ -39,7 +39,7 @@ _TRIGGER_COLUMNS = tuple(f"trigger_{number}" for number in range(1, 8))
 _TIMES = ("2000-01-01 00:00:00", "2001-12-31 12:59:59")
 _TIME_COLUMNS = (REQUEST_TIME, *ORDER_TIMES)
 MOMENT_COLUMNS = (*SPATIOTEMPORAL_COLUMNS, *_TRIGGER_COLUMNS)  # the others are the user's own
-ANY_CONTEXT = Sample(**dict.fromkeys(COLUMNS, "") | {"currenttime": "2000-01-01 00:00:00"})
+ANY_CONTEXT = Sample.from_context({"currenttime": "2000-01-01 00:00:00"})
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def elsewhere(sample: Sample) -> Sample:
             changed[column] = "0" if value == "1" else "1"
         else:
             changed[column] = "#" + value
-    return dataclasses.replace(sample, **changed)
+    return sample.with_texts(changed)
 
 
 def build_prompter(task: Task, encoder: ChatEncoder, config: EngineConfig) -> Prompter:

@@ -73,7 +73,7 @@ class Planner:
         model_dir: str | Path,
         *,
         template: str | None = None,
-        library: str | None = None,
+        service: str | None = None,
         compute_dtype: str = "float32",
         weights: Weights = "stored",
         prompt_length: int | None = None,
@@ -87,18 +87,17 @@ class Planner:
     ) -> Planner:
         """Loads a model directory or a Hugging Face directory.
 
-        Prompt template, intent library, the length of prompts and the form of responses are those
-        that training stored in the directory, unless others are given; a directory without them
-        gets the shipped Amap ones.
+        Prompt template, service, the length of prompts and the form of responses are those that
+        training stored in the directory; a directory without them needs a ``service``.
 
         Raises:
-            GplanError: the directory, the template or the library is missing or broken.
+            GplanError: the directory, the template or the service is missing or broken.
         """
         folder = Path(model_dir)
         task = load_task(
             folder,
             template=template,
-            library=library,
+            service=service,
             prompt_length=prompt_length,
             response=response,
         )

@@ -27,7 +27,7 @@ def user_of(request: requests.PlanRequest) -> Hashable:
     sample = request.sample
     if not isinstance(sample, Sample):
         return str(sample)
-    return hash(tuple(getattr(sample, column) for column in USER_COLUMNS))
+    return hash((sample.extra, *(getattr(sample, column) for column in USER_COLUMNS)))
 
 
 class Replicas:

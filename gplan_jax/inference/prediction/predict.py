@@ -31,7 +31,8 @@ from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.row_files import ROW_MEND, cell_text, count_rows, import_parquet
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.foundation.strict_json import json_text
-from gplan_jax.gsisr import COLUMNS, Sample
+from gplan_jax.gsisr import RowForm, Sample
+from gplan_jax.gsisr.row_form import public_form
 from gplan_jax.inference.engine.planner import MAX_NEW_TOKENS, Answer, Planner
 from gplan_jax.inference.engine.programs import PAGE
 from gplan_jax.inference.engine.requests import DecodingMode
@@ -44,7 +45,7 @@ DEFAULTS = {
     for option in inspect.signature(Planner.load).parameters.values()
     if option.kind is option.KEYWORD_ONLY
 }
-OF_TASK = ("template", "library", "prompt_length", "response")
+OF_TASK = ("template", "service", "prompt_length", "response")
 # What columns of answers are to Parquet, where they are no text.
 _TYPES = {
     **dict.fromkeys(("row", "rank"), "int64"),
@@ -199,7 +200,9 @@ def load_planner(model: str | Path, **options: Any) -> Planner:
     return Planner.load(model, **options)
 
 
-def contexts_of(columns: Mapping[str, Sequence[Any]], first: int = 1) -> list[Context]:
+def contexts_of(
+    columns: Mapping[str, Sequence[Any]], first: int = 1, form: RowForm | None = None
+) -> list[Context]:
     """The contexts of a batch of another program's rows, numbered from ``first``.
 
     Cells are read as those of a file, and what pandas makes of an absent number is empty too.
@@ -208,9 +211,10 @@ def contexts_of(columns: Mapping[str, Sequence[Any]], first: int = 1) -> list[Co
     Raises:
         GplanError: there is no id; RowError: a cell can't be read.
     """
-    if "id" not in columns:
-        raise GplanError(f"The batch has no column id; it has {', '.join(columns)}.")
-    names = [name for name in COLUMNS if name in columns]
+    known = form or public_form()
+    if (key := known.names["id"]) not in columns:
+        raise GplanError(f"The batch has no column {key}; it has {', '.join(columns)}.")
+    names = [name for name in known.columns if name in columns]
     contexts: list[Context] = []
     rows = zip(*(columns[name] for name in names), strict=True)
     for number, cells in enumerate(rows, start=first):
@@ -220,7 +224,7 @@ def contexts_of(columns: Mapping[str, Sequence[Any]], first: int = 1) -> list[Co
                 texts[name] = "" if cell != cell else cell_text(cell)
             except ValueError as error:
                 raise RowError("the batch", number, name, str(error), ROW_MEND) from None
-        contexts.append((number, texts["id"], Sample.from_context(texts)))
+        contexts.append((number, texts[key], Sample.from_context(texts, form)))
     return contexts
 
 

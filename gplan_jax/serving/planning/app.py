@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ from starlette.responses import Response
 import gplan_jax
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.paths import local_path
-from gplan_jax.gsisr import Sample
+from gplan_jax.gsisr import IntentLibrary, Sample, Service
+from gplan_jax.gsisr.service import WORLD
 from gplan_jax.inference.engine.requests import BadOption
 from gplan_jax.serving.http.bodies import validate
 from gplan_jax.serving.http.errors import ApiError
@@ -33,6 +35,7 @@ from gplan_jax.serving.planning.openai_routes import (
     describe_model,
     model_called,
 )
+from gplan_jax.synthesis.world.data_world import simulate_service
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 if TYPE_CHECKING:
@@ -61,7 +64,10 @@ def create_app(
     ``tracer`` takes the spans of requests.
     """
     metrics, gate = ServerMetrics(models.snapshot), Gate(models)
-    planning = PlanEndpoints(metrics, settings)
+    # All models have the same columns, see ``Models``.
+    library = models.current.main.library
+    bodies = schemas.bodies_of(library.form)
+    planning = PlanEndpoints(metrics, settings, bodies)
     openai = OpenAiEndpoints(planning)
 
     def served() -> list[LoadedModel]:
@@ -113,10 +119,12 @@ def create_app(
                 for name, tool in library.tools.items()
             },
             deadline_ms=settings.deadline_ms,
-            labels=settings.labels,
+            labels=labels_of(library) | settings.labels,
         )
 
-    examples_answer = schemas.ExamplesAnswer(examples=[*example_contexts(settings.examples)])
+    examples_answer = schemas.ExamplesAnswer(
+        examples=[*example_contexts(settings.examples, library)]
+    )
 
     @app.get("/v1/examples", responses=schemas.ERRORS)
     async def examples() -> schemas.ExamplesAnswer:
@@ -193,15 +201,45 @@ def create_app(
         return Response(status_code=HUNG_UP)
 
     serve_files(app, PAGE_FILES)
-    schemas.describe(app, settings, {"/v1/plan": schemas.PlanBody, "/v1/plans": schemas.PlansBody})
+    named = {"/v1/plan": bodies.plan, "/v1/plans": bodies.plans}
+    schemas.describe(app, settings, named, bodies.example)
     app.add_middleware(RequestShell, settings=settings, metrics=metrics, gate=gate, tracer=tracer)
     return app
 
 
-@lru_cache
-def example_contexts(count: int) -> tuple[schemas.Example, ...]:
-    """``count`` simulated contexts, as different as their orders and current places are."""
-    samples = list(simulate_rows(EXAMPLE_ROWS, EXAMPLE_SEED)) if count else []
+def labels_of(library: IntentLibrary) -> dict[str, str]:
+    """Words for codes, as the library's service has them."""
+    return dict(Service.load(library.folder).file.labels) if library.folder else {}
+
+
+def example_contexts(count: int, library: IntentLibrary) -> tuple[schemas.Example, ...]:
+    """``count`` simulated contexts, as different as their orders and current places are.
+
+    None where the service has no simulated world.
+    """
+    return tuple(
+        schemas.Example(
+            name=" · ".join(
+                part
+                for part in (sample.trigger_1, sample.current_tag, sample.currenttime[5:16])
+                if part
+            ),
+            # Without an id they take no part in an A/B test.
+            context={
+                name: text
+                for name, text in sample.context().items()
+                if name != sample.form.names["id"]
+            },
+        )
+        for sample in example_samples(count, library)
+    )
+
+
+def example_samples(count: int, library: IntentLibrary) -> list[Sample]:
+    """The same as rows."""
+    if not count:
+        return []
+    samples = _world_rows() if library.rows is None else _service_rows(library)
     kinds: dict[tuple[str, str], Sample] = {}
     for sample in samples:
         kinds.setdefault((sample.trigger_1, sample.current_tag), sample)
@@ -211,14 +249,15 @@ def example_contexts(count: int) -> tuple[schemas.Example, ...]:
     for sample in kinds.values():
         rounds.append((seen[sample.trigger_1], sample))
         seen[sample.trigger_1] += 1
-    chosen = [sample for _, sample in sorted(rounds, key=lambda entry: entry[0])[:count]]
-    return tuple(
-        schemas.Example(
-            name=f"{sample.trigger_1} · {sample.current_tag} · {sample.currenttime[5:16]}",
-            # Without an id they take no part in an A/B test.
-            context=schemas.ContextBody(
-                **{k: v for k, v in sample.to_dict().items() if k not in ("raw_labels", "id")}
-            ),
-        )
-        for sample in chosen
-    )
+    return [sample for _, sample in sorted(rounds, key=lambda entry: entry[0])[:count]]
+
+
+@lru_cache
+def _world_rows() -> tuple[Sample, ...]:
+    return tuple(simulate_rows(EXAMPLE_ROWS, EXAMPLE_SEED))
+
+
+def _service_rows(library: IntentLibrary) -> list[Sample]:
+    if library.folder is None or not (library.folder / WORLD).is_file():
+        return []
+    return list(islice(simulate_service(library, EXAMPLE_SEED), EXAMPLE_ROWS))

@@ -14,7 +14,7 @@ from fastapi import Request
 from starlette.responses import JSONResponse, Response
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import COLUMNS, IntentLibrary, check_plan, latent_valid, parse_plan
+from gplan_jax.gsisr import IntentLibrary, check_plan, latent_valid, parse_plan
 from gplan_jax.gsisr.filter import Violation
 from gplan_jax.inference.engine import requests
 from gplan_jax.serving.http.bodies import read_json, validate
@@ -39,7 +39,7 @@ def _sound(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _api_error(error: GplanError) -> ApiError:
+def _api_error(error: GplanError, columns: Sequence[str]) -> ApiError:
     """What a client is told of an engine's refusal."""
     match error:
         case requests.Overloaded():
@@ -53,7 +53,7 @@ def _api_error(error: GplanError) -> ApiError:
         case requests.BadOption():
             return ApiError(422, "bad_request", str(error), column=error.path)
         case _:
-            column = next((name for name in reversed(COLUMNS) if name in str(error)), None)
+            column = next((name for name in reversed(columns) if name in str(error)), None)
             return ApiError(422, "bad_context", str(error), column=column)
 
 
@@ -63,10 +63,11 @@ class PlanEndpoints:
 
     metrics: ServerMetrics
     settings: ServerSettings
+    bodies: schemas.Bodies  # of requests, with the columns of the service
 
     async def plan(self, request: Request, models: ModelSet) -> Response:
         """Plans for one context."""
-        body = await self._body(request, schemas.PlanBody)
+        body = await self._body(request, self.bodies.plan)
         async with watch_hang_up(request) as hung_up:
             result = await self._answer(request, models, body, body.context, hung_up)
         timings, usage = result.timings_ms.model_dump(), result.usage.model_dump()
@@ -75,7 +76,7 @@ class PlanEndpoints:
 
     async def plans(self, request: Request, models: ModelSet) -> Response:
         """Plans for several contexts; each gets an answer or an error of its own, in order."""
-        body = await self._body(request, schemas.PlansBody)
+        body = await self._body(request, self.bodies.plans)
         request.state.log["contexts"] = len(body.contexts)
 
         async def one(
@@ -123,7 +124,7 @@ class PlanEndpoints:
         try:
             answer = await _plan(model.engine, wanted, hung_up)
         except GplanError as error:
-            raise _api_error(error) from None
+            raise _api_error(error, [*model.library.form.columns]) from None
         request.state.pass_ms = answer.pass_ms  # for the trace
         violations = check_plan(answer.text, model.library)
         total_ms = round(1000 * (time.monotonic() - request.state.started), 3)
@@ -141,9 +142,10 @@ class PlanEndpoints:
     ) -> schemas.PlanResult:
         request_id = request.state.request_id + suffix
         if self.settings.log_contexts:
-            request.state.log.setdefault("columns", {})[request_id] = context.model_dump()
+            request.state.log.setdefault("columns", {})[request_id] = context.columns()
+        sample = context.sample()
         wanted = requests.PlanRequest(
-            context.sample(),
+            sample,
             deadline_s=(body.deadline_ms or self.settings.deadline_ms) / 1000,
             temperature=body.temperature,
             seed=body.seed,
@@ -153,7 +155,7 @@ class PlanEndpoints:
             accepted, dismissed, shown = map(tuple, (body.accepted, body.dismissed, body.shown))
             wanted = replace(wanted, accepted=accepted, dismissed=dismissed, shown=shown)
         experiment = self.settings.experiment
-        arm = experiment.assign(context.id) if experiment and context.id else None
+        arm = experiment.assign(sample.id) if experiment and sample.id else None
         model = models.of(arm)
         request.state.log.setdefault("arm", arm)
         answer, violations, total_ms = await self.decode(request, model, wanted, hung_up)
@@ -166,7 +168,7 @@ class PlanEndpoints:
                 request_id=request_id,
                 experiment=experiment.name,
                 arm=arm,
-                user=experiment.pseudonym(context.id),
+                user=experiment.pseudonym(sample.id),
                 model=model.name,
                 revision=model.revision,
             )

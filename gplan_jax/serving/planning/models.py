@@ -220,7 +220,13 @@ class Models:
         threading.Thread(target=run, name="gplan-reload", daemon=True).start()
 
     def _load_for(self, arm: str, directory: Path) -> LoadedModel:
-        loaded = self._load(directory)
+        loaded, known = self._load(directory), self.current.main.library
+        if loaded.library.form != known.form:
+            loaded.engine.close()
+            raise GplanError(
+                f"{loaded.name} is a model of the service {loaded.library.name}, and requests have "
+                f"the columns of {known.name}; start another server for it."
+            )
         # Directories of two runs are often called alike.
         return replace(loaded, name=f"{loaded.name}@{arm}") if arm else loaded
 

@@ -26,7 +26,7 @@ from gplan_jax.serving.http.bodies import StrictBody, parse_json, validate
 from gplan_jax.serving.http.errors import ApiError
 from gplan_jax.serving.planning.endpoints import PlanEndpoints, together, watch_hang_up
 from gplan_jax.serving.planning.models import LoadedModel, ModelSet
-from gplan_jax.serving.planning.schemas import MAX_BEST, MAX_SEED, ContextBody
+from gplan_jax.serving.planning.schemas import MAX_BEST, MAX_SEED
 
 # Options that are not for plans, with the values that ask for nothing.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -127,12 +127,12 @@ class OpenAiEndpoints:
             raise ApiError(422, "bad_request", message, column=f"messages.{number}.role")
         texts = [last.content] if isinstance(last.content, str) else [p.text for p in last.content]
         try:
-            context = validate(ContextBody, parse_json("".join(texts).encode()))
+            context = validate(self.planning.bodies.context, parse_json("".join(texts).encode()))
         except ApiError as error:
             message = f"{where} must be a context, columns as a JSON object: {error.message}"
             raise ApiError(422, "bad_context", message, column=where) from None
         if self.planning.settings.log_contexts:
-            request.state.log["columns"] = {request.state.request_id: context.model_dump()}
+            request.state.log["columns"] = {request.state.request_id: context.columns()}
         limits = [limit for limit in (body.max_tokens, body.max_completion_tokens) if limit]
         plans, usage = await self._plans(request, model, body, context.sample(), limits)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 from fastapi import FastAPI
@@ -12,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import Field, StringConstraints
 from pydantic.json_schema import models_json_schema
 
-from gplan_jax.gsisr import Sample
+from gplan_jax.gsisr import RowForm, Sample
 from gplan_jax.serving.http.bodies import StrictBody
 from gplan_jax.serving.http.settings import ServerSettings
 
@@ -24,61 +25,25 @@ MAX_SEED = 2**31 - 1
 # NUL ends texts in too many places to be let in; lone surrogates pydantic refuses by itself.
 Text = Annotated[str, StringConstraints(max_length=MAX_VALUE_CHARS, pattern=r"^[^\u0000]*$")]
 IntentBody = Annotated[dict[str, str], Field(max_length=16)]
-Group = Literal["profile", "history", "time and place", "trigger"]
-
-
-def _column(group: Group, description: str, example: str = "") -> Any:
-    extra: dict[str, Any] = {"x-group": group}
-    examples = [example] if example else None
-    return Field(default="", description=description, examples=examples, json_schema_extra=extra)
 
 
 class ContextBody(StrictBody):
-    """The columns of one row, every value text; one that is left out is empty."""
+    """The columns of one row, every value text; one that is left out is empty.
 
-    id: Text = _column("profile", "Id of the user", "1000001")
-    profile_feat_1: Text = _column("profile", "Attribute 1, coded", "0")
-    profile_feat_2: Text = _column("profile", "Attribute 2, coded", "2")
-    profile_feat_3: Text = _column("profile", "Attribute 3, coded", "1")
-    profile_feat_4: Text = _column("profile", "Attribute 4, coded")
-    profile_feat_5: Text = _column("profile", "Home city", "雾汀市")
-    profile_feat_6: Text = _column("profile", "Home: place id", "p_9001893")
-    profile_feat_7: Text = _column("profile", "Home: city and district", "雾汀市扶光区")
-    profile_feat_8: Text = _column("profile", "Work: place id", "p_9000808")
-    profile_feat_9: Text = _column("profile", "Work: city and district", "雾汀市扶光区")
-    profile_feat_10: Text = _column("profile", "Attribute 10, coded", "0")
-    profile_feat_11: Text = _column("profile", "Attribute 11, coded", "3")
-    profile_feat_12: Text = _column("profile", "Attribute 12, coded")
-    profile_feat_13: Text = _column("profile", "Preferences, coded", "pf_8:高|pf_65:低")
-    profile_feat_14: Text = _column("profile", "Counted preferences, coded", "pf_56:4")
-    short_term_behavior_seq: Text = _column(
-        "history",
-        "Recent behaviours, oldest first",
-        "在4月27日周一22点act_7了&act_4了位于本地小吃快餐的p_9001318",
-    )
-    long_term_behavior: Text = _column(
-        "history", "Habits: places and how often", "住宅区的p_9001893act_8了64次"
-    )
-    currenttime: Text = _column(
-        "time and place", "Time, as YYYY-MM-DD HH:MM:SS", "2026-05-04 18:16:38"
-    )
-    holidayflag: Text = _column("time and place", "Holiday: 1, else 0", "1")
-    weekendflag: Text = _column("time and place", "Weekend: 1, else 0", "0")
-    current_poi_name: Text = _column("time and place", "Current place: id", "p_9002911")
-    current_tag: Text = _column("time and place", "Current place: category", "高铁站")
-    current_city: Text = _column("time and place", "Current city", "曦禾市")
-    current_district: Text = _column("time and place", "Current district", "揽月区")
-    trigger_1: Text = _column("trigger", "Order: type", "门票")
-    trigger_2: Text = _column("trigger", "Order: city", "曦禾市")
-    trigger_3: Text = _column("trigger", "Order: district", "揽月区")
-    trigger_4: Text = _column("trigger", "Order: place id", "p_9000121")
-    trigger_5: Text = _column("trigger", "Order: made at")
-    trigger_6: Text = _column("trigger", "Order: start", "2026-05-04 00:00:00")
-    trigger_7: Text = _column("trigger", "Order: end", "2026-06-03 00:00:00")
+    ``bodies_of`` makes its columns those of a service; that of plans may be there, and is not read.
+    """
+
+    form: ClassVar[RowForm]  # the service's
 
     def sample(self) -> Sample:
         """The row to plan for, without a label."""
-        return Sample.from_context(self.model_dump())
+        form = self.form
+        texts = {name: getattr(self, field) for field, name in _fields_of(form).items()}
+        return Sample.from_context(texts, None if form.is_public else form).with_label("")
+
+    def columns(self) -> dict[str, str]:
+        """Column -> text."""
+        return {name: getattr(self, field) for field, name in _fields_of(self.form).items()}
 
 
 class _Options(StrictBody):
@@ -280,7 +245,7 @@ class Example(StrictBody):
     """A simulated context under a name."""
 
     name: str
-    context: ContextBody
+    context: dict[str, str]
 
 
 class ExamplesAnswer(StrictBody):
@@ -304,16 +269,61 @@ PLAN_ERRORS: dict[int | str, dict[str, Any]] = ERRORS | {
     503: _error("Overloaded, starting or about to stop; try again after Retry-After seconds."),
     504: _error("Not ready before the deadline."),
 }
-EXAMPLE_CONTEXT = {
-    name: field.examples[0] for name, field in ContextBody.model_fields.items() if field.examples
-}
+
+
+def _fields_of(form: RowForm) -> dict[str, str]:
+    """Attribute of a context body -> column; columns may be called anything, attributes not."""
+    return {f"column_{number}": name for number, name in enumerate(form.columns)}
+
+
+@dataclass(frozen=True)
+class Bodies:
+    """The bodies of requests for the rows of a service."""
+
+    plan: type[PlanBody]
+    plans: type[PlansBody]
+    context: type[ContextBody]
+    example: dict[str, str]  # a context
+
+
+def bodies_of(form: RowForm) -> Bodies:
+    """The bodies of requests whose contexts have the columns of ``form``."""
+    fields: dict[str, Any] = {}
+    for field, name in _fields_of(form).items():
+        column = form.columns[name]
+        fields[field] = (
+            Text,
+            Field(
+                default="",
+                alias=name,
+                description=column.about or name,
+                examples=[column.example] if column.example else None,
+                json_schema_extra={
+                    "x-group": "" if name == form.label else column.group,
+                    "x-field": form.fields.get(name, name),  # what the page knows it by
+                },
+            ),
+        )
+    context = pydantic.create_model("ContextBody", __base__=ContextBody, **fields)
+    context.form = form
+    one = pydantic.create_model("PlanBody", __base__=PlanBody, context=(context, ...))
+    many = pydantic.create_model(
+        "PlansBody",
+        __base__=PlansBody,
+        contexts=(Annotated[list[context], Field(min_length=1, max_length=MAX_CONTEXTS)], ...),
+    )
+    example = {name: column.example for name, column in form.columns.items() if column.example}
+    return Bodies(one, many, context, example)
 
 
 def describe(
-    app: FastAPI, settings: ServerSettings, bodies: Mapping[str, type[pydantic.BaseModel]]
+    app: FastAPI,
+    settings: ServerSettings,
+    bodies: Mapping[str, type[pydantic.BaseModel]],
+    example: Mapping[str, str],
 ) -> None:
     """Makes ``app.openapi`` name the request bodies, by path, and the API key where one is set."""
-    examples = {"context": EXAMPLE_CONTEXT}, {"contexts": [EXAMPLE_CONTEXT]}
+    examples = {"context": example}, {"contexts": [example]}
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:

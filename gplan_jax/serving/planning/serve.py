@@ -24,7 +24,7 @@ from gplan_jax.serving.http.server import DrainingServer, listen
 from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.http.telemetry import configure_logging, log
 from gplan_jax.serving.http.traces import load_tracer
-from gplan_jax.serving.planning.app import create_app, example_contexts
+from gplan_jax.serving.planning.app import create_app, example_samples
 from gplan_jax.serving.planning.models import MAIN, LoadedModel, Models, NoEngineYet
 
 SWITCH_INTERVAL_S = 5e-4
@@ -89,7 +89,7 @@ def serve(
         say(ready_message(url, names, settings.mode, models.snapshot(), seconds))
         log("ready", seconds=round(seconds, 1))
 
-    examples = [example.context.sample() for example in example_contexts(TRIAL_EXAMPLES)]
+    examples = example_samples(TRIAL_EXAMPLES, answers[0])
     main = LoadedModel(display_name(model_dir), "", NoEngineYet(), *answers)
     models = Models(main, load, directories, examples, drain_s=settings.drain_s)
     tracer = load_tracer(gplan_jax.__version__) if traces else None

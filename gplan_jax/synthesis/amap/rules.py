@@ -9,14 +9,12 @@ The blocks of the reasoning follow the paper's "Chain of Thought Structure" (sec
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Intent, IntentLibrary, Plan, Sample, canonical_plan, facts_of
-from gplan_jax.gsisr.context_pairs import SHARED_COLUMNS
 from gplan_jax.reasoning import ReasoningTrace, write_trace
 from gplan_jax.synthesis.amap import intents as it
 from gplan_jax.synthesis.amap.evidence import links_to, reasons_for
@@ -45,8 +43,8 @@ from gplan_jax.synthesis.amap.situation import (
     Surroundings,
     situation_of,
 )
-
-T = TypeVar("T")
+from gplan_jax.synthesis.rules.service_rules import ServiceRules
+from gplan_jax.synthesis.rules.taste import Draws, digest_of
 
 # Words in the histories that show a liking, and how much more weight its options then have.
 DRIVING_WORDS = ("加油", "充电", "停车", "服务区", "收费站")
@@ -60,39 +58,20 @@ LIKED = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Taste:
-    """What one user prefers where the facts leave several plans equally good.
-
-    A hash of the columns that contexts of one user share (profile, history, order), never of time
-    and place: so two contexts of one anchor differ in plan only because time or place differs. Only
-    a part of it shows in the history.
+class Taste(Draws):
+    """What one user prefers where the facts leave several plans equally good; only a part of it
+    shows in the history.
     """
 
-    digest: bytes  # 32 bytes that decide between options of equal standing.
     drives: bool  # The history shows a car.
     likes: frozenset[str]  # The tags that the history shows a liking for.
-
-    def level(self, question: str) -> float:
-        """A number in [0, 1), the same for the same user and question."""
-        found = hashlib.blake2b(question.encode(), key=self.digest, digest_size=8).digest()
-        return int.from_bytes(found, "big") / 2**64
-
-    def choose(self, question: str, options: Sequence[tuple[T, float]]) -> T:
-        """One of the options, over all users in proportion to its weight."""
-        level = self.level(question) * sum(weight for _, weight in options)
-        for option, weight in options:
-            level -= weight
-            if level < 0:
-                return option
-        return options[-1][0]
 
 
 def taste_of(sample: Sample) -> Taste:
     """The taste of a row's user."""
-    text = "\x1f".join(getattr(sample, column) for column in SHARED_COLUMNS)
     history = sample.short_term_behavior_seq + sample.long_term_behavior
     return Taste(
-        hashlib.blake2b(text.encode(), digest_size=32).digest(),
+        digest_of(sample),
         sum(history.count(word) for word in DRIVING_WORDS) >= DRIVING_COUNT,
         frozenset(tag for tag, words in LIKINGS.items() if any(word in history for word in words)),
     )
@@ -260,6 +239,20 @@ MOST_REASONS = 2
 HABITUAL = "惯常补充，兜底推荐"
 BY_HABIT = "按惯常"
 REBASED = "围绕订单地安排"
+
+
+class PlanRules(Protocol):
+    """What plans and explains by rules."""
+
+    def label(self, sample: Sample) -> str: ...
+
+    def trace(self, sample: Sample, plan: Plan) -> ReasoningTrace: ...
+
+
+def rules_of(library: IntentLibrary) -> PlanRules:
+    """The rules of a library's service; GplanError where it has none, or they don't fit it."""
+    public = library.rows is None and set(library.tools) <= set(TOOL_WORDS)
+    return Rules(library) if public else ServiceRules(library)
 
 
 class Rules:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import time, timedelta
 from enum import StrEnum
+from functools import cache, lru_cache
+from typing import Any
 
-from gplan_jax.gsisr import Facts
+from gplan_jax.gsisr import Facts, IntentLibrary
+from gplan_jax.synthesis.rules.service_rules import ServiceRules, Told
 
 
 class Phase(StrEnum):
@@ -104,39 +106,8 @@ ON_THE_ROAD = (Surroundings.ROAD, Surroundings.FUEL, Surroundings.CHARGING)
 # Places that one visits, with a card to show on arrival.
 VENUES = (*SHOPS, *VISITED, Surroundings.HUB, *ON_THE_ROAD)
 
-# The words of ``Facts`` for the same.
-PLACES: Mapping[str, OrderPlace] = {
-    "here": OrderPlace.AT,
-    "district": OrderPlace.SAME_DISTRICT,
-    "city": OrderPlace.SAME_CITY,
-    "elsewhere": OrderPlace.OTHER_CITY,
-}
-DAY_PARTS: Mapping[str, DayPart] = {
-    "night": DayPart.NIGHT,
-    "morning": DayPart.MORNING,
-    "noon": DayPart.LUNCH,
-    "afternoon": DayPart.AFTERNOON,
-}
-KINDS: Mapping[str, Surroundings] = {
-    "home": Surroundings.RESIDENCE,
-    "work": Surroundings.OFFICE,
-    "hotel": Surroundings.LODGING,
-    "sights": Surroundings.SIGHT,
-    "food": Surroundings.FOOD,
-    "shopping": Surroundings.SHOPPING,
-    "district": Surroundings.DISTRICT,
-    "hub": Surroundings.HUB,
-    "fuel": Surroundings.FUEL,
-    "charging": Surroundings.CHARGING,
-    "service_area": Surroundings.ROAD,
-}
-DINNER_ENDS = 21
 # Orders that are about the car.
 REFUEL_ORDERS = ("加油", "充电桩")
-SOON_HOURS = 3
-JUST_HOURS = 2
-# Ends of orders that hold for whole days: the first and the last second of a day.
-DAY_ENDS = (time(0, 0, 0), time(23, 59, 59))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,42 +137,38 @@ class Situation:
         return f"{self.order}订单{self.phase or ''}"
 
 
+KINDS: Mapping[str, type[StrEnum]] = {
+    "phase": Phase,
+    "place": OrderPlace,
+    "habitual": Habitual,
+    "region": Region,
+    "day_part": DayPart,
+    "day_off": DayOff,
+    "surroundings": Surroundings,
+    "focus": Focus,
+}
+
+
+@cache
+def amap_rules() -> ServiceRules:
+    """The rules of the service amap: its aspects, openings and reasons."""
+    return ServiceRules(IntentLibrary.load())
+
+
 def situation_of(facts: Facts) -> Situation:
     """The aspects of a row's facts that its reasoning may name."""
-    evening = DayPart.DINNER if facts.hour < DINNER_ENDS else DayPart.EVENING
-    at_work = Habitual.WORK if facts.at_work else None
-    away = None if facts.in_home_city is None else Region.AWAY
-    weekend = DayOff.WEEKEND if facts.weekend else None
-    elsewhere = Focus.OTHER_PLACE if facts.other_category else None
-    return Situation(
-        order=facts.order_type,
-        phase=_phase(facts),
-        place=PLACES.get(facts.order_distance),
-        habitual=Habitual.HOME if facts.at_home else at_work,
-        region=Region.HOME_CITY if facts.in_home_city else away,
-        day_part=DAY_PARTS.get(facts.day_part, evening),
-        day_off=DayOff.HOLIDAY if facts.holiday else weekend,
-        surroundings=KINDS.get(facts.place_kind),
-        focus=Focus.ORDER_PLACE if facts.order_recency == 0 else elsewhere,
-    )
+    known = amap_rules().tell_facts(facts, {}).known
+    found: dict[str, Any] = {
+        name: None if known[name] is None else kind[known[name].upper()]
+        for name, kind in KINDS.items()
+    }
+    return Situation(order=facts.order_type, **found)
 
 
-def _phase(facts: Facts) -> Phase | None:
-    if facts.hours_to_start is None or facts.days_to_start is None:
-        return None
-    if facts.hours_to_start > 0:
-        if facts.hours_to_start <= SOON_HOURS and not facts.starts_at_midnight:
-            return Phase.SOON
-        return Phase.LATER if facts.days_to_start > 0 else Phase.LATER_TODAY
-    if facts.hours_to_end is not None:
-        # Hours are fractions: back to whole seconds, so that a midnight stays a midnight.
-        end = facts.now + timedelta(seconds=round(facts.hours_to_end * 3600))
-        if end.date() == facts.now.date() and end.time() in DAY_ENDS:
-            return Phase.LAST_DAY
-        if facts.hours_to_end < 0:
-            return Phase.OVER
-    if facts.starts_at_midnight and facts.days_to_start == 0:
-        return Phase.THIS_DAY
-    if facts.hours_to_end is not None:
-        return Phase.ACTIVE
-    return Phase.JUST_STARTED if facts.hours_to_start >= -JUST_HOURS else Phase.LONG_STARTED
+@lru_cache(maxsize=4096)
+def told_of(situation: Situation) -> Told:
+    """The same as the rules know it."""
+    said = {name: getattr(situation, name) for name in KINDS}
+    known = {name: None if one is None else one.name.lower() for name, one in said.items()}
+    phrases = {name: str(one) for name, one in said.items() if one is not None}
+    return amap_rules().complete(known | {"order_type": situation.order}, phrases, given=KINDS)

@@ -29,6 +29,7 @@ from gplan_jax.gsisr import (
     write_samples,
 )
 from gplan_jax.gsisr.facts import facts_of_row
+from gplan_jax.gsisr.service import record_service
 from gplan_jax.reasoning import write_trace
 from gplan_jax.synthesis.factory.factory_report import FactoryReport
 from gplan_jax.synthesis.factory.output_files import OutputFiles, file_identity, open_outputs
@@ -102,9 +103,9 @@ def filter_file(
         "library": library.name,
         "on_error": faulty.on_error,
     }
-    rows = read_numbered_samples(source, faulty=faulty)
+    rows = read_numbered_samples(source, form=library.rows, faulty=faulty)
     checked = ((row, sample, check_label(sample, library)) for row, sample in rows)
-    with open_outputs(files, test=False, origin=False) as writers:
+    with open_outputs(files, library.rows, test=False, origin=False) as writers:
         for row, sample, found in track(checked, "filter"):
             rates.add(() if isinstance(found, Label) else found)
             if isinstance(found, Label):
@@ -117,6 +118,7 @@ def filter_file(
         report.skipped = faulty.total - already
         values = {"filter": rates.to_dict(), **report.to_dict()}
         writers.report({**values, "settings": settings})
+    record_service(library, out)
     return report, rates
 
 
@@ -175,6 +177,7 @@ def explain_file(
     found = map_ordered(explained, labelled, at_once=teacher.at_once, close=teacher.close)
     with closing(found):
         count = write_samples(out, written(found))
+    record_service(library, out)
     return ExplainReport(count, faulty.total - already, characters / count)
 
 
@@ -188,4 +191,5 @@ def _labelled(
         facts_of_row(sample, source, number)
         return number, sample, parse_label(sample, library, RowPlace(source, number))
 
-    return faulty.sound(source, read_numbered_samples(source, faulty=faulty), labelled)
+    rows = read_numbered_samples(source, form=library.rows, faulty=faulty)
+    return faulty.sound(source, rows, labelled)

@@ -12,6 +12,7 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import atomic_write, file_digest
 from gplan_jax.foundation.row_files import check_suffix
 from gplan_jax.foundation.strict_json import json_text
+from gplan_jax.gsisr import RowForm
 from gplan_jax.gsisr.sample_files import SampleWriter, sample_writer
 
 LineWriter = Callable[[Any], object]
@@ -85,15 +86,17 @@ class OutputWriters:
 
 
 @contextmanager
-def open_outputs(files: OutputFiles, *, test: bool, origin: bool) -> Iterator[OutputWriters]:
+def open_outputs(
+    files: OutputFiles, form: RowForm | None, *, test: bool, origin: bool
+) -> Iterator[OutputWriters]:
     """Yields the writers; the files appear together when the block ends well, or none of them."""
     with ExitStack() as stack:
         # The first one opened is the last to appear: the rows come when all else is there.
-        train = stack.enter_context(sample_writer(files.train))
+        train = stack.enter_context(sample_writer(files.train, form))
         report = stack.enter_context(atomic_write(files.report))
         yield OutputWriters(
             train,
-            stack.enter_context(sample_writer(files.test)) if test else train,
+            stack.enter_context(sample_writer(files.test, form)) if test else train,
             stack.enter_context(_line_writer(files.removed)),
             stack.enter_context(_line_writer(files.origin)) if origin else lambda line: None,
             lambda values: report.write_text(json_text(values, indent=2) + "\n", encoding="utf-8"),

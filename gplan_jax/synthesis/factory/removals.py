@@ -19,7 +19,6 @@ from gplan_jax.gsisr import (
     check_plan,
     parse_label,
 )
-from gplan_jax.gsisr.context_pairs import CONTEXT_COLUMNS
 from gplan_jax.gsisr.facts import ORDER_TIMES, REQUEST_TIME
 
 RemovalTier = Literal["answer", "format", "schema", "logic", "duplicate"]
@@ -76,13 +75,14 @@ class Duplicates:
         self, row: int, sample: Sample, plan: Plan
     ) -> tuple[Literal["exact", "near"], int] | None:
         """How ``sample`` with ``plan`` repeats which row; None where it is new."""
-        columns = {column: getattr(sample, column) for column in CONTEXT_COLUMNS}
+        columns = sample.context()
         exact = _digest(columns.values(), plan)
+        times = {sample.form.names[field] for field in _TIMES}
         # Near ones agree in all but the id, with times cut to the hour and single blanks.
-        del columns["id"]
+        del columns[sample.form.names["id"]]
         near = _digest(
             (
-                " ".join((text.strip()[:TO_THE_HOUR] if column in _TIMES else text).split())
+                " ".join((text.strip()[:TO_THE_HOUR] if column in times else text).split())
                 for column, text in columns.items()
             ),
             plan,

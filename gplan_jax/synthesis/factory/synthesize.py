@@ -24,11 +24,13 @@ from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.gsisr import (
     IntentLibrary,
     Label,
+    RowForm,
     Sample,
     read_numbered_samples,
     split_by_id,
 )
 from gplan_jax.gsisr.facts import facts_of_row
+from gplan_jax.gsisr.service import record_service
 from gplan_jax.synthesis.factory.factory_report import FactoryReport, Part, PlanMix
 from gplan_jax.synthesis.factory.output_files import OutputFiles, file_identity, open_outputs
 from gplan_jax.synthesis.factory.removals import Duplicates, Removal, check_label
@@ -36,6 +38,7 @@ from gplan_jax.synthesis.teachers.load import RULES, load_teacher, note_of, sett
 from gplan_jax.synthesis.teachers.protocol import Teacher, TeacherAnswer
 from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.teachers.seed import read_seeds
+from gplan_jax.synthesis.world.data_world import simulate_service
 from gplan_jax.synthesis.world.faults import FAULTY_SHARE
 from gplan_jax.synthesis.world.simulation import simulate_contexts
 
@@ -102,17 +105,21 @@ def synthesize(
 
     # The contexts. A file is read to its end first.
     if settings.data is None:
-        simulated = simulate_contexts(settings.seed)
+        own = library.rows is not None
+        simulated = (
+            simulate_service(library, settings.seed) if own else simulate_contexts(settings.seed)
+        )
         contexts, total = numbered(simulated), settings.rows
     else:
         trial = FaultyRows(faulty.on_error)
+        cut: dict[str, Any] = {"limit": settings.limit, "form": library.rows}
         # A faulty row ends the run here, before the teacher has cost something.
-        total = sum(1 for _ in file_contexts(settings.data, trial, limit=settings.limit))
-        contexts = file_contexts(settings.data, faulty, limit=settings.limit)
+        total = sum(1 for _ in file_contexts(settings.data, trial, **cut))
+        contexts = file_contexts(settings.data, faulty, **cut)
 
     teacher: Teacher
     if settings.teacher == RULES and settings.data is None and not settings.overrides:
-        teacher = RuleTeacher(library, FAULTY_SHARE)
+        teacher = RuleTeacher(library, 0.0 if library.rows else FAULTY_SHARE)
     else:
         cache = settings.cache or files.cache
         named = (settings.teacher, settings.overrides, cache, library, seeds)
@@ -145,6 +152,7 @@ def synthesize(
         note=lambda: note_of(teacher),
         faulty=faulty,
     )
+    record_service(library, files.train, files.test)
     return SynthesisResult(report, compared, files, note_of(teacher))
 
 
@@ -180,7 +188,7 @@ def run_factory(
 
     source = UntilEnough(contexts, lambda: math.inf if wanted is None else wanted - report.kept)
     answers = map_ordered(ask, source, at_once=teacher.at_once, close=teacher.close)
-    opened = open_outputs(files, test=test_fraction > 0, origin=True)
+    opened = open_outputs(files, library.rows, test=test_fraction > 0, origin=True)
     bar = ProgressBar("synthesize", wanted or total)
     streak = Streak(f"teacher {teacher.name}")
     with opened as writers, closing(answers) as stream, bar:
@@ -238,7 +246,11 @@ def check_answer(
 
 
 def file_contexts(
-    path: str | Path, faulty: FaultyRows, *, limit: int | None = None
+    path: str | Path,
+    faulty: FaultyRows,
+    *,
+    limit: int | None = None,
+    form: RowForm | None = None,
 ) -> Iterator[NumberedContext]:
     """Streams a file's first ``limit`` contexts, without their labels; their times are checked."""
 
@@ -247,7 +259,8 @@ def file_contexts(
         facts_of_row(sample, path, row)
         return row, sample.with_label("")
 
-    return faulty.sound(path, read_numbered_samples(path, faulty=faulty, limit=limit), checked)
+    rows = read_numbered_samples(path, form=form, faulty=faulty, limit=limit)
+    return faulty.sound(path, rows, checked)
 
 
 def numbered(samples: Iterable[Sample]) -> Iterator[NumberedContext]:

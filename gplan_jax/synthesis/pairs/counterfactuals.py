@@ -37,12 +37,12 @@ from gplan_jax.gsisr import (
     read_numbered_samples,
 )
 from gplan_jax.gsisr.context_pairs import (
-    CONTEXT_COLUMNS,
     PASSED,
     PairWriter,
     changed_columns,
     context_pair_writer,
 )
+from gplan_jax.gsisr.service import record_service
 from gplan_jax.synthesis.pairs.perturbations import (
     Catalogue,
     PerturbationSpec,
@@ -170,7 +170,7 @@ async def candidates_of(sample: Sample, where: RowPlace, recipe: PairRecipe) -> 
 
     def generator(purpose: str) -> random.Random:
         """Random numbers that depend on the seed, the purpose and the row's context alone."""
-        context = [getattr(sample, column) for column in CONTEXT_COLUMNS]
+        context = sample.context().values()
         return random.Random(json.dumps([recipe.seed, purpose, *context], ensure_ascii=False))
 
     # The row as it is: it must be readable, and the teacher must have a plan for it.
@@ -240,7 +240,7 @@ def write_counterfactuals(
         taken[path.resolve()] = "another output"
     if per_anchor < 1:
         raise GplanError(f"per_anchor is {per_anchor}; a row gives at least 1 pair.")
-    spec, teacher = spec or load_spec(), teacher or RuleTeacher(library)
+    spec, teacher = spec or load_spec(library=library), teacher or RuleTeacher(library)
     faulty = faulty or FaultyRows()
     already = faulty.total
     with ExitStack() as stack:
@@ -254,7 +254,9 @@ def write_counterfactuals(
 
         def counted() -> Iterator[Sample]:
             nonlocal rows
-            for _, sample in read_numbered_samples(source, faulty=FaultyRows(faulty.on_error)):
+            for _, sample in read_numbered_samples(
+                source, form=library.rows, faulty=FaultyRows(faulty.on_error)
+            ):
                 rows += 1
                 yield sample
 
@@ -265,7 +267,7 @@ def write_counterfactuals(
         async def candidates(row: tuple[int, Sample]) -> list[PairCandidate]:
             return await candidates_of(row[1], RowPlace(source, row[0]), recipe)
 
-        anchors = islice(read_numbered_samples(source, faulty=faulty), limit)
+        anchors = islice(read_numbered_samples(source, form=library.rows, faulty=faulty), limit)
         found = stack.enter_context(
             closing(map_ordered(candidates, anchors, at_once=teacher.at_once, close=teacher.close))
         )
@@ -301,5 +303,6 @@ def write_counterfactuals(
         "limit": limit,
         "spec": spec.model_dump(mode="json"),
     }
+    record_service(library, out, unchanged)
     write_json(report_path(out), {**report.to_dict(), "settings": settings})
     return report

@@ -20,10 +20,11 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from gplan_jax.foundation.config import Config, load_config
+from gplan_jax.foundation.config import Config, line_of, load_config
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import Behavior, Sample, long_term, short_term
+from gplan_jax.gsisr import Behavior, IntentLibrary, Sample, Service, long_term, short_term
 from gplan_jax.gsisr.facts import ORDER_TIMES, REQUEST_TIME, TIME_FORMAT, request_time, time_of
+from gplan_jax.gsisr.service import PERTURBATIONS
 from gplan_jax.synthesis.world.geography import Place
 
 
@@ -93,17 +94,16 @@ def harvest(samples: Iterable[Sample], holidays: Sequence[date] = ()) -> Catalog
 def category_in_histories(sample: Sample, now: datetime, place: str) -> str:
     """The category of ``place`` in a row's latest behaviour, else in its habits; "" if in none."""
     if place and place in sample.short_term_behavior_seq:
-        for behavior in reversed(short_term(sample.short_term_behavior_seq, now)):
+        for behavior in reversed(short_term(sample.short_term_behavior_seq, now, sample.form)):
             if behavior.place == place:
                 return behavior.category
     if place and place in sample.long_term_behavior:
-        for habit in long_term(sample.long_term_behavior):
+        for habit in long_term(sample.long_term_behavior, sample.form):
             if habit.place == place:
                 return habit.category
     return ""
 
 
-SHIPPED_SPEC = Path(__file__).with_name("perturbations.yaml")
 FIRST_DAY_OFF = 5  # Saturday, as datetime counts the days of a week.
 FLAGS = ("0", "1")
 
@@ -168,10 +168,38 @@ class PerturbationSpec(Config):
         return {n: part.weight for n, part in sections.items() if isinstance(part, Perturbation)}
 
 
-def load_spec(path: str | Path | None = None) -> PerturbationSpec:
-    """Reads a perturbation spec; the shipped one without ``path``. GplanError names the fault."""
-    path = path or SHIPPED_SPEC
+# Perturbation -> the roles of columns that it needs.
+_PLACE = ("place", "category", "city")
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    "holiday_flag": ("holiday",),
+    "other_district": (*_PLACE, "district"),
+    "other_city": _PLACE,
+    "at_home": (*_PLACE, "home_place", "home_area"),
+    "at_order_place": (*_PLACE, "order_place", "order_city"),
+}
+
+
+def load_spec(
+    path: str | Path | None = None, library: IntentLibrary | None = None
+) -> PerturbationSpec:
+    """Reads a perturbation spec; that of the library's service without ``path``.
+
+    GplanError names the fault; also where a perturbation needs a column that the service lacks.
+    """
+    library = library or IntentLibrary.load()
+    if path is None:
+        if library.folder is None:
+            raise GplanError(f"The library {library.name} is of no service; name a spec.")
+        path = Service.load(library.folder).part(PERTURBATIONS)
     spec = load_config(PerturbationSpec, path)
+    for name in spec.weights:
+        if lacks := [role for role in NEEDS.get(name, ()) if not library.form.has(role)]:
+            line = line_of(path, name)
+            raise GplanError(
+                f"{path}, line {line}: {name} needs columns with the roles {', '.join(lacks)}, "
+                f"which {library.name} has none of; give them in its service.yaml, or leave {name} "
+                "out."
+            )
     if not spec.weights:
         known = [name for name in PerturbationSpec.model_fields if name != "holidays"]
         raise GplanError(f"{path} declares no perturbation; known ones: {', '.join(known)}.")
@@ -204,7 +232,7 @@ def anchor_of(sample: Sample) -> Anchor:
             raise GplanError(f"{column} is {getattr(sample, column)!r}; write 0 or 1.")
     if sample.weekendflag != _weekend_flag(now):
         raise GplanError(f"weekendflag is {sample.weekendflag}, but {now:%Y-%m-%d is a %A}.")
-    behaviors = short_term(sample.short_term_behavior_seq, now)
+    behaviors = short_term(sample.short_term_behavior_seq, now, sample.form)
     bounds = [made] if made else []
     if behaviors:
         latest = max(behavior.when for behavior in behaviors)
@@ -275,14 +303,16 @@ def _at_time(anchor: Anchor, when: datetime, catalogue: Catalogue) -> Sample | N
     """The row at another time; None where that is too early or changes what its history says."""
     sample = anchor.sample
     # Behaviours carry no year: a new date must not move one of them to another year.
-    history = short_term(sample.short_term_behavior_seq, when)
+    history = short_term(sample.short_term_behavior_seq, when, sample.form)
     if when < anchor.earliest or history != anchor.behaviors:
         return None
     changed = {"currenttime": when.strftime(TIME_FORMAT), "raw_labels": ""}
     if when.date() != anchor.now.date():
         holiday = when.date() in catalogue.holidays
-        changed |= {"weekendflag": _weekend_flag(when), "holidayflag": "1" if holiday else "0"}
-    return dataclasses.replace(sample, **changed)
+        changed["weekendflag"] = _weekend_flag(when)
+        if sample.form.has("holiday"):
+            changed["holidayflag"] = "1" if holiday else "0"
+    return sample.with_texts(changed)
 
 
 def _at_place(sample: Sample, place: Place) -> Sample | None:

@@ -109,7 +109,8 @@ def plan_words(plan: Plan, library: IntentLibrary) -> str:
     for intent in plan:
         name = intent.get(library.tool_key, "?")
         tool = library.tools.get(name)
-        if tool and name in TOOL_WORDS and all(key in intent for key in tool.parameters):
+        amap = library.rows is None and name in TOOL_WORDS
+        if tool and amap and all(key in intent for key in tool.parameters):
             texts.append(intent_words(dict(intent)))
         else:
             values = [value for key, value in intent.items() if key != library.tool_key]

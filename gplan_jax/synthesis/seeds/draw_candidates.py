@@ -18,7 +18,15 @@ from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, Streak
 from gplan_jax.foundation.progress import track
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.foundation.tables import TextTable
-from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, check_plan, read_numbered_samples
+from gplan_jax.gsisr import (
+    IntentLibrary,
+    RowForm,
+    Sample,
+    canonical_plan,
+    check_plan,
+    read_numbered_samples,
+)
+from gplan_jax.gsisr.service import record_service
 from gplan_jax.synthesis.seeds.draft import Draft, faults_of
 from gplan_jax.synthesis.seeds.review_file import Decision, write_review
 from gplan_jax.synthesis.seeds.seed_candidates import (
@@ -30,7 +38,7 @@ from gplan_jax.synthesis.seeds.seed_candidates import (
 )
 from gplan_jax.synthesis.teachers.load import note_of
 from gplan_jax.synthesis.teachers.protocol import Teacher
-from gplan_jax.synthesis.teachers.seed import LABEL, Stratum, stratum_of
+from gplan_jax.synthesis.teachers.seed import Stratum, stratum_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,14 @@ class Draw:
     strata: Mapping[Stratum, tuple[int, int]]  # Stratum -> (users drawn, users there).
 
 
-def draw_rows(path: str | Path, count: int, seed: int, *, faulty: FaultyRows | None = None) -> Draw:
+def draw_rows(
+    path: str | Path,
+    count: int,
+    seed: int,
+    *,
+    form: RowForm | None = None,
+    faulty: FaultyRows | None = None,
+) -> Draw:
     """Draws up to ``count`` rows of ``path``, as many from each stratum as there are.
 
     Strata take turns, so an expert who stops half-way has seen all of them. One row of each user is
@@ -50,7 +65,7 @@ def draw_rows(path: str | Path, count: int, seed: int, *, faulty: FaultyRows | N
     """
     faulty = faulty or FaultyRows()
     users: dict[str, tuple[bytes, int, Stratum]] = {}
-    rows = read_numbered_samples(path, faulty=faulty)
+    rows = read_numbered_samples(path, form=form, faulty=faulty)
     for number, sample in track(rows, "draw"):
         try:
             stratum = stratum_of(sample)
@@ -68,7 +83,7 @@ def draw_rows(path: str | Path, count: int, seed: int, *, faulty: FaultyRows | N
     turns = zip_longest(*(strata[s] for s in sorted(strata, key=lambda s: (-len(strata[s]), s))))
     chosen = [entry for turn in turns for entry in turn if entry is not None][:count]
     wanted = {number for _, number, _ in chosen}
-    again = read_numbered_samples(path, faulty=FaultyRows("skip")) if wanted else ()
+    again = read_numbered_samples(path, form=form, faulty=FaultyRows("skip")) if wanted else ()
     found = {number: sample for number, sample in again if number in wanted}
     drawn_rows = [(number, found[number], stratum) for _, number, stratum in chosen]
     counts = {s: sum(stratum == s for _, _, stratum in drawn_rows) for s in strata}
@@ -104,7 +119,7 @@ def write_review_files(
     candidates_path = check_out(out)
     faulty = faulty or FaultyRows()
     already = faulty.total
-    draw = draw_rows(data, count, seed, faulty=faulty)
+    draw = draw_rows(data, count, seed, form=library.rows, faulty=faulty)
 
     def read(label: str, what: str) -> Draft:
         try:
@@ -136,7 +151,9 @@ def write_review_files(
             return await propose(sample)
         except (_NoPlan, RequestFailed) as error:
             mend = error.mend if isinstance(error, RequestFailed) else "Mend the row"
-            return RowError(data, number, LABEL, str(error).rstrip("."), f"{mend}, or {SKIP_HINT}.")
+            return RowError(
+                data, number, sample.form.label, str(error).rstrip("."), f"{mend}, or {SKIP_HINT}."
+            )
 
     candidates: list[SeedCandidate] = []
     streak = Streak(f"the labels in {data}, teacher {teacher.name}")
@@ -166,6 +183,7 @@ def write_review_files(
         count = faulty.total - already
         raise NothingKept(f"{data} gives no candidate; {count} rows are faulty.{first}")
     write_candidates(candidates_path, candidates)
+    record_service(library, candidates_path)
     write_review(out, candidates, [Decision(c.row, c.proposal) for c in candidates], library)
     return CandidatesReport(
         len(candidates),

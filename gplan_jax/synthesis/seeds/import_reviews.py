@@ -12,6 +12,7 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import write_json
 from gplan_jax.foundation.row_files import check_suffix
 from gplan_jax.gsisr import IntentLibrary, RowPlace, write_samples
+from gplan_jax.gsisr.service import record_service
 from gplan_jax.synthesis.seeds.review_file import (
     KEPT,
     Decision,
@@ -128,6 +129,7 @@ def import_reviews(
         sample = by_row[row].sample.with_label(chosen[row].draft.label(library))
         seeds.append(read_seed(sample, library, RowPlace("the review", row)))
     write_samples(out, (seed.sample for seed in seeds))
+    record_service(library, out)
 
     seeds_of = Counter(seed.stratum for seed in seeds)
     candidates_of = Counter(candidate.stratum for candidate in candidates)

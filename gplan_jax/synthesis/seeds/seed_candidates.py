@@ -13,7 +13,6 @@ from pathlib import Path
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import read_jsonl, write_jsonl
 from gplan_jax.gsisr import IntentLibrary, Sample, facts_of, long_term, short_term
-from gplan_jax.gsisr.context_pairs import CONTEXT_COLUMNS
 from gplan_jax.synthesis.amap.situation import situation_of
 from gplan_jax.synthesis.seeds.draft import Draft
 from gplan_jax.synthesis.teachers.seed import Stratum
@@ -40,7 +39,8 @@ class SeedCandidate:
 
 
 def environment(sample: Sample) -> Environment:
-    """The facts of a row in Chinese words for an expert: titles and texts.
+    """The facts of a row for an expert, titles and texts: in Chinese words for rows of the public
+    set, column by column for others.
 
     A value takes one line and is cut where it is long: nothing here can pass for another fact.
     """
@@ -52,6 +52,8 @@ def environment(sample: Sample) -> Environment:
     def join(*parts: str) -> str:
         return " · ".join(part for part in parts if part) or NONE
 
+    if sample.written is not None:
+        return tuple((name, cut(text)) for name, text in sample.context().items() if text.strip())
     facts = facts_of(sample)
     now = facts.now
     weekend = "，周末" if sample.weekendflag == "1" else ""
@@ -64,11 +66,11 @@ def environment(sample: Sample) -> Environment:
     work = join(cut(sample.profile_feat_9), cut(sample.profile_feat_8))
     latest = [
         f"{b.when:%m-%d} {b.when.hour}点 {join(b.locality, cut(b.category), cut(b.place))}"
-        for b in short_term(sample.short_term_behavior_seq, now)[::-1][:MOST_ENTRIES]
+        for b in short_term(sample.short_term_behavior_seq, now, sample.form)[::-1][:MOST_ENTRIES]
     ]
     habits = [
         f"{join(cut(h.category), cut(h.place))} {h.count}次"
-        for h in long_term(sample.long_term_behavior)[:MOST_ENTRIES]
+        for h in long_term(sample.long_term_behavior, sample.form)[:MOST_ENTRIES]
     ]
     weekday = "一二三四五六日"[now.weekday()]
     return (
@@ -101,7 +103,7 @@ def write_candidates(path: Path, candidates: Iterable[SeedCandidate]) -> None:
                 "facts": [list(fact) for fact in candidate.facts],
                 "plan": candidate.proposal.plan,
                 "reasoning": dict(candidate.proposal.reasoning),
-                "context": {name: getattr(candidate.sample, name) for name in CONTEXT_COLUMNS},
+                "context": candidate.sample.context(),
             }
             for candidate in candidates
         ),
@@ -113,12 +115,13 @@ def read_candidates(path: Path, library: IntentLibrary) -> list[SeedCandidate]:
     found = []
     for line, value in enumerate(read_jsonl(path), start=1):
         try:
-            if set(value) != set(_KEYS) or set(value["context"]) != set(CONTEXT_COLUMNS):
+            known = [name for name in library.form.columns if name != library.form.label]
+            if set(value) != set(_KEYS) or set(value["context"]) != set(known):
                 raise GplanError("keys are missing or unknown")
             candidate = SeedCandidate(
                 row=int(value["row"]),
                 source_row=int(value["source_row"]),
-                sample=Sample(**value["context"], raw_labels=""),
+                sample=Sample.from_context(value["context"], library.rows),
                 stratum=(value["trigger"], value["place"]),
                 facts=tuple((title, text) for title, text in value["facts"]),
                 proposal=Draft.make(value["plan"], value["reasoning"], library),

@@ -47,7 +47,9 @@ class TeacherConfig(Config):
 
     server: ChatConfig
     examples: Annotated[int, Field(ge=0)] = 4  # Seeds shown before each context.
-    template: str = "amap_zh"  # A shipped prompt by its name, or a folder like it.
+    # A shipped prompt by its name, or a folder like it; amap_zh for rows of the public set and en
+    # for others where None.
+    template: str | None = None
     repair: bool = True  # Show the model a reply that breaks a rule, once, and take its second one.
 
 
@@ -65,7 +67,8 @@ class ChatTeacher:
         """Opens the cache; nothing is sent before the first call."""
         read_api_key(config.server)
         self._config, self._library, self._seeds = config, library, seeds
-        self._prompt = TeacherPrompt.load(config.template)
+        usual = "en" if library.rows else "amap_zh"
+        self._prompt = TeacherPrompt.load(config.template or usual)
         self._system = {task: self._prompt.system(task, library) for task in ("answer", "explain")}
         self._schema = answer_schema(library)
         self._shown: dict[tuple[PromptKind, int], tuple[Message, Message]] = {}

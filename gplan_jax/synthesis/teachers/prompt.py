@@ -5,7 +5,8 @@
     context.j2  the user's turn: one context, and the plan to explain where there is one
     repair.j2   the turn that follows a faulty reply
 
-The system prompts see ``library``; context.j2 sees ``sample``, ``facts`` and ``plan`` (JSON text,
+The system prompts see ``library``; context.j2 sees ``row`` (columns
+by their names), ``sample``, ``facts`` and ``plan`` (JSON text,
 "" in a request for a plan); repair.j2 sees ``faults`` (texts). Examples are turns between system
 prompt and context, so that all requests of a stratum begin alike. What a template fills in stays on
 its line and holds no ``<`` or ``>``, as tags and control tokens do; ``{{ value | quoted }}`` also
@@ -49,7 +50,7 @@ class TeacherPrompt:
 
     @classmethod
     def load(cls, name_or_dir: str) -> TeacherPrompt:
-        name, sources = read_templates(name_or_dir, shipped=PROMPTS, files=FILES, kind=KIND)
+        name, sources = read_templates(name_or_dir, shipped=[PROMPTS], files=FILES, kind=KIND)
         templates = Templates.compile(
             name,
             sources,
@@ -65,7 +66,8 @@ class TeacherPrompt:
     def context(self, sample: Sample, plan: Plan | None = None) -> Message:
         """The user's turn for one row; GplanError where a time of it can't be read."""
         given = json.dumps(plan, ensure_ascii=False) if plan is not None else ""
-        text = self.templates.fill("context.j2", sample=sample, facts=facts_of(sample), plan=given)
+        told = {"sample": sample, "row": sample.context(), "facts": facts_of(sample)}
+        text = self.templates.fill("context.j2", plan=given, **told)
         return Message("user", text)
 
     def example(self, seed: Seed, kind: PromptKind) -> tuple[Message, Message]:

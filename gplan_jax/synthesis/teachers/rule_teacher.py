@@ -6,9 +6,8 @@ import random
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample
-from gplan_jax.gsisr.context_pairs import CONTEXT_COLUMNS
 from gplan_jax.reasoning import ReasoningTrace
-from gplan_jax.synthesis.amap.rules import Rules
+from gplan_jax.synthesis.amap.rules import rules_of
 from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
 from gplan_jax.synthesis.world.faults import draw_code, plant_fault
 
@@ -22,18 +21,18 @@ class RuleTeacher:
     at_once = 1
 
     def __init__(self, library: IntentLibrary, faulty_share: float = 0.0) -> None:
-        """Raises GplanError where that is no share, or the rules don't know the library."""
+        """Raises GplanError where that is no share, or its service has no rules."""
         if not 0 <= faulty_share <= 1:
             raise GplanError(f"faulty_share is {faulty_share}; give a share between 0 and 1.")
         # Rows tell by the name whether their teacher erred.
         self.name = "world" if faulty_share else "rules"
-        self._library, self._rules = library, Rules(library)
+        self._library, self._rules = library, rules_of(library)
         self._faulty_share = faulty_share
 
     async def answer(self, sample: Sample) -> TeacherAnswer:
         """The rules' plan for the context, whole or faulty; see ``Teacher.answer``."""
         label = self._rules.label(sample)
-        context = "\x1f".join(getattr(sample, column) for column in CONTEXT_COLUMNS)
+        context = "\x1f".join(sample.context().values())
         generator = random.Random(f"faults {context}")
         if generator.random() >= self._faulty_share:
             return TeacherAnswer(label)

@@ -23,7 +23,6 @@ from gplan_jax.gsisr import (
 from gplan_jax.reasoning import ReasoningTrace
 
 Stratum = tuple[str, str]
-LABEL = "raw_labels"
 _MEND = "Mend the row, or make the seed file anew with gplan seeds import."
 
 
@@ -47,12 +46,12 @@ def stratum_of(sample: Sample) -> Stratum:
 
 
 def read_seeds(path: str | Path, library: IntentLibrary) -> list[Seed]:
-    """Reads a seed file: rows in the public schema, each with reasoning and a plan that passes.
+    """Reads a seed file: rows of the service, each with reasoning and a plan that passes.
 
     RowError where a row's times can't be read, it has no reasoning, or its label breaks the form,
     the library or a rule of the filter.
     """
-    rows = read_numbered_samples(path)
+    rows = read_numbered_samples(path, form=library.rows)
     return [read_seed(sample, library, RowPlace(path, row)) for row, sample in rows]
 
 
@@ -65,11 +64,11 @@ def read_seed(sample: Sample, library: IntentLibrary, where: RowPlace) -> Seed:
     try:
         label = parse_label(sample, library, where)
     except RowError as error:
-        raise _fault(where, LABEL, error.problem) from None
+        raise _fault(where, sample.form.label, error.problem) from None
     if label.trace is None:
-        raise _fault(where, LABEL, "a seed needs its reasoning before the plan")
+        raise _fault(where, sample.form.label, "a seed needs its reasoning before the plan")
     if broken := check_plan(label.text, library):
-        raise _fault(where, LABEL, "; ".join(violation.message for violation in broken))
+        raise _fault(where, sample.form.label, "; ".join(violation.message for violation in broken))
     return Seed(sample.with_label(label.text), label.plan, label.trace)
 
 

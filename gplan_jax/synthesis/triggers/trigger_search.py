@@ -5,6 +5,7 @@ No later event can change a row; what is held of a user is bounded by the spec.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -201,36 +202,40 @@ class UserSearch:
         self, event: LogEvent, rule: TriggerRule, order: TrackedOrder | None, position: Spot
     ) -> Sample:
         now, short = event.when, self._spec.history.short_term
-        home, work = self._home, self._work
+        home, work, form = self._home, self._work, self._spec.rows
         spot = order.spot if order else position
         times = (order.made, order.start, order.end) if order else (None, now, None)
         made, start, end = (time.strftime(TIME_FORMAT) if time else "" for time in times)
-        return Sample(
-            id=user_id(event.user),
+        sample = Sample.from_context({
+            "id": user_id(event.user),
             **{name: profile_value(self._profile.get(name, "")) for name in CODED},
-            profile_feat_5=home.city,
-            profile_feat_6=home.place,
-            profile_feat_7=home.area,
-            profile_feat_8=work.place,
-            profile_feat_9=work.area,
-            short_term_behavior_seq=short_term_text(self._short.entries(now), short, home.city),
-            long_term_behavior=long_term_text(self._long.habits(now)),
-            currenttime=now.strftime(TIME_FORMAT),
-            holidayflag=str(int(now.date() in self._spec.holiday_dates)),
-            weekendflag=str(int(now.weekday() >= 5)),
-            current_poi_name=position.place,
-            current_tag=position.category,
-            current_city=position.city,
-            current_district=position.district,
-            trigger_1=rule.trigger,
-            trigger_2=spot.city,
-            trigger_3=spot.district,
-            trigger_4=spot.place,
-            trigger_5=made,
-            trigger_6=start,
-            trigger_7=end,
-            raw_labels="",
-        )
+            "profile_feat_5": home.city,
+            "profile_feat_6": home.place,
+            "profile_feat_7": home.area,
+            "profile_feat_8": work.place,
+            "profile_feat_9": work.area,
+            "short_term_behavior_seq": short_term_text(
+                self._short.entries(now), short, home.city, form
+            ),
+            "long_term_behavior": long_term_text(self._long.habits(now), form),
+            "currenttime": now.strftime(TIME_FORMAT),
+            "holidayflag": str(int(now.date() in self._spec.holiday_dates)),
+            "weekendflag": str(int(now.weekday() >= 5)),
+            "current_poi_name": position.place,
+            "current_tag": position.category,
+            "current_city": position.city,
+            "current_district": position.district,
+            "trigger_1": rule.trigger,
+            "trigger_2": spot.city,
+            "trigger_3": spot.district,
+            "trigger_4": spot.place,
+            "trigger_5": made,
+            "trigger_6": start,
+            "trigger_7": end,
+        })  # fmt: skip
+        if form is None:
+            return sample
+        return dataclasses.replace(sample, written=form, extra=("",) * len(form.extras))
 
 
 def matching_order(

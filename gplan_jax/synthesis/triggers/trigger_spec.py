@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from gplan_jax.foundation.config import Config, load_config
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.gsisr import RowForm
 
 SHIPPED_SPEC = Path(__file__).with_name("triggers.yaml")
 
@@ -277,6 +278,8 @@ class TriggerSpec(Config):
     holidays: list[date | HolidayRange] = Field(default_factory=list)
     rows_per_day: int = Field(ge=1)  # of all rules, for a user
     rules: dict[str, TriggerRule] = Field(min_length=1)
+    # how rows are written, as the command's service says; those of the public set where None
+    rows: RowForm | None = Field(None, exclude=True)
 
     @cached_property
     def holiday_dates(self) -> frozenset[date]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
+from gplan_jax.gsisr import RowForm
 from gplan_jax.gsisr.facts import Habit, short_term_entry
 from gplan_jax.synthesis.triggers.log_events import NOWHERE, LogEvent, Spot
 from gplan_jax.synthesis.triggers.trigger_spec import (
@@ -268,13 +269,19 @@ class LongTermMemory:
         self._places = dict(kept)
 
 
-def short_term_text(entries: Iterable[BehaviorEntry], spec: ShortTerm, home_city: str) -> str:
-    """Entries as ``short_term_behavior_seq``."""
+def short_term_text(
+    entries: Iterable[BehaviorEntry],
+    spec: ShortTerm,
+    home_city: str,
+    form: RowForm | None = None,
+) -> str:
+    """Entries as rows of a service hold them, of the public set where ``form`` is None."""
+    done_mark = "" if form else "了"
     texts = []
     for entry in entries:
         spot = entry.spot
         codes = [code for code in spec.actions if code in entry.actions]
-        done = "&".join(code if code in spec.unfinished else f"{code}了" for code in codes)
+        done = "&".join(code if code in spec.unfinished else code + done_mark for code in codes)
         locality = entry.locality(home_city)
-        texts.append(short_term_entry(entry.when, done, locality, spot.category, spot.place))
-    return ", ".join(texts)
+        texts.append(short_term_entry(entry.when, done, locality, spot.category, spot.place, form))
+    return (form.recent.separator if form else ", ").join(texts)

@@ -74,7 +74,7 @@ class Geography:
 
 def is_open(kind: str, hour: int) -> bool:
     """Whether places of a kind let people in at this hour."""
-    first, last = OPENING_HOURS.get(kind, (0, 24))  # type: ignore[call-overload]
+    first, last = OPENING_HOURS.get(kind, (0, 24))
     return bool(first <= hour < last)
 
 

@@ -100,32 +100,31 @@ def draw_context(user: UserState, geography: Geography, generator: random.Random
     made, start, end = (
         time.strftime(TIME_FORMAT) if time else "" for time in (times.made, times.start, times.end)
     )
-    return Sample(
-        id=person.id,
+    return Sample.from_context({
+        "id": person.id,
         **person.attributes,
-        profile_feat_5=person.city,
-        profile_feat_6=home.id if home else "",
-        profile_feat_7=home.area if home else "",
-        profile_feat_8=work.id if work else "",
-        profile_feat_9=work.area if work else "",
-        short_term_behavior_seq=", ".join(map(str, events)),
-        long_term_behavior=user.long_term,
-        currenttime=now.strftime(TIME_FORMAT),
-        holidayflag=str(int((now.month, now.day) in HOLIDAYS)),
-        weekendflag=str(int(now.weekday() >= 5)),
-        current_poi_name=place.id,
-        current_tag=place.category,
-        current_city=place.city,
-        current_district=place.district,
-        trigger_1=order_type,
-        trigger_2=order_place.city,
-        trigger_3=order_place.district,
-        trigger_4=order_place.id,
-        trigger_5=made,
-        trigger_6=start,
-        trigger_7=end,
-        raw_labels="",
-    )
+        "profile_feat_5": person.city,
+        "profile_feat_6": home.id if home else "",
+        "profile_feat_7": home.area if home else "",
+        "profile_feat_8": work.id if work else "",
+        "profile_feat_9": work.area if work else "",
+        "short_term_behavior_seq": ", ".join(map(str, events)),
+        "long_term_behavior": user.long_term,
+        "currenttime": now.strftime(TIME_FORMAT),
+        "holidayflag": str(int((now.month, now.day) in HOLIDAYS)),
+        "weekendflag": str(int(now.weekday() >= 5)),
+        "current_poi_name": place.id,
+        "current_tag": place.category,
+        "current_city": place.city,
+        "current_district": place.district,
+        "trigger_1": order_type,
+        "trigger_2": order_place.city,
+        "trigger_3": order_place.district,
+        "trigger_4": order_place.id,
+        "trigger_5": made,
+        "trigger_6": start,
+        "trigger_7": end,
+    })  # fmt: skip
 
 
 def _next_order(person: Person, generator: random.Random) -> str:

@@ -43,7 +43,7 @@ ROUNDING = (
     *("data.layout", "data.length_multiple", "data.response_multiple"),
 )
 # Names of files: their content is compared instead, see ``run_record``.
-CONTENT = ("model", "data.train", "data.library", "data.template", "data.on_error")
+CONTENT = ("model", "data.train", "data.service", "data.template", "data.on_error")
 # Everything else is exact: the weights would be those of neither config.
 
 

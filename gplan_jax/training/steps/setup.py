@@ -25,7 +25,7 @@ from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.loaders import PreferenceLoader, SampleLoader, batch_iterator
 from gplan_jax.data.preference_set import PreferenceSet
 from gplan_jax.data.tasks.gsisr_task import PROMPT_FOLDER
-from gplan_jax.data.tasks.registry import load_task, make_task
+from gplan_jax.data.tasks.registry import load_task, make_task, service_of_run
 from gplan_jax.data.tasks.task import TASK_FILE, Mode, Task
 from gplan_jax.data.training_set import TrainingSet
 from gplan_jax.foundation.errors import GplanError
@@ -149,7 +149,7 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
     )
     mode, cache = Mode(config.mode), directory / CACHE_NAME
     encoder, faulty = ChatEncoder.load(config.model), FaultyRows(config.data.on_error)
-    task = task_of(config)
+    task = task_of(config, tell=True)
     loader: SampleLoader | PreferenceLoader
     if mode is Mode.SCDPO:
         pairs = PreferenceSet.read(config.data.train, encoder=encoder, task=task, faulty=faulty)
@@ -213,13 +213,21 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
     return run
 
 
-def task_of(config: TrainConfig) -> Task:
-    """The task of a run, as its config names it; ``with_prompt_length`` cuts its prompts."""
+def task_of(config: TrainConfig, *, tell: bool = False) -> Task:
+    """The task of a run, as its config names it; ``with_prompt_length`` cuts its prompts.
+
+    With ``tell`` a line of the log says how its service is known.
+    """
     data = config.data
+    service, told = service_of_run(
+        data.task, data.service, data=Path(data.train), model=Path(config.model)
+    )
+    if told and tell:
+        log_once(told)
     return make_task(
         data.task,
         template=data.template,
-        library=data.library,
+        service=service,
         prompt_length=data.prompt_length or data.max_length,
         response=Mode(config.mode).response,
     )

@@ -29,10 +29,12 @@ class DataConfig(Config):
     # that ``gplan counterfactuals`` writes; rows of text are .jsonl
     train: PathText
     test: PathText | None = None  # rows kept back for evaluation during training
-    # YAML file of the intent library; the shipped Amap library where it is not given
-    library: PathText | None = None
-    # name of a shipped prompt template, or a directory with system.j2 and user.j2
-    template: str = "amap_zh"
+    # a shipped service by its name, or the directory of another; what the data or the model record
+    # where it is not given
+    service: str | None = None
+    # a prompt of the service by its name, or a directory with system.j2 and user.j2; the one that
+    # the service names where it is not given
+    template: str | None = None
     # "raise" stops at a faulty row, "skip" leaves it out and lists it
     on_error: Literal["raise", "skip"] = "raise"
     # tokens of prompt and response together

@@ -65,11 +65,11 @@ def test_an_older_directory_keeps_tokens_of_prompt_and_answer_together(
 ) -> None:
     if kept:
         (tmp_path / TASK_FILE).write_text(json.dumps({"max_length": kept}))
-    assert (GsisrTask.load(tmp_path).prompt_length, GsisrTask.load(tmp_path).response) == (
-        room,
-        None,
-    )
-    assert GsisrTask.load(tmp_path, response="plan").response == "plan"
+    with pytest.raises(GplanError, match=r"does not say which service it plans for.*--service"):
+        GsisrTask.load(tmp_path)
+    task = GsisrTask.load(tmp_path, service="amap")
+    assert (task.prompt_length, task.response, task.template.name) == (room, None, "amap_zh")
+    assert GsisrTask.load(tmp_path, service="amap", response="plan").response == "plan"
 
 
 @pytest.mark.parametrize(

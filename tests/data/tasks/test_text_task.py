@@ -187,11 +187,11 @@ def test_scores(
 
 
 def test_a_model_directory_says_which_task_is_its(tmp_path: Path) -> None:
-    task = make_task("text", template="amap_zh", library=None, prompt_length=9, response="latent")
+    task = make_task("text", template="amap_zh", service=None, prompt_length=9, response="latent")
     task.save(tmp_path)
     assert load_task(tmp_path) == task == TextTask(prompt_length=9, response="latent")
-    with pytest.raises(GplanError, match=r"data\.library is for data\.task=gsisr"):
-        make_task("text", template="amap_zh", library="a.yaml", prompt_length=9, response=None)
+    with pytest.raises(GplanError, match=r"data\.service is for data\.task=gsisr"):
+        make_task("text", template="amap_zh", service="amap", prompt_length=9, response=None)
     (tmp_path / TASK_FILE).write_text('{"task": "chess", "prompt_length": 9}')
     with pytest.raises(GplanError, match=r"task\.json: task is 'chess'; it is gsisr or text"):
         load_task(tmp_path)

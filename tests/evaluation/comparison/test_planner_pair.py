@@ -142,7 +142,7 @@ def test_a_table_of_80_columns_holds_every_figure(sides: tuple[Path, Path]) -> N
     ("changes", "words"),
     [
         ({"task": "text"}, "different tasks"),
-        ({"library": "mine"}, "different intent libraries"),
+        ({"library": "mine"}, "different services"),
         ({"prompts": "other"}, "different prompt templates or intent libraries"),
         ({"data": {"sha256": "e"}}, "different data files"),
     ],
@@ -207,7 +207,7 @@ def test_models_need_rows_and_one_prompt(tiny_model_dir: Path, tmp_path: Path) -
     library.save(other / "library.yaml")
     alone = call(tiny_model_dir, other)
     assert "is a model: name the rows that it shall plan, --data FILE" in str(alone.exception)
-    apart = call(tiny_model_dir, other, "--data", tmp_path / "none.csv")
-    assert "different prompt templates or intent libraries" in str(apart.exception)
+    apart = call(tiny_model_dir, other, "--data", tmp_path / "none.csv", "--service", "amap")
+    assert "is a model of the service mine, not of amap" in str(apart.exception)
     empty = call(tmp_path, tmp_path)
     assert "holds no answers: name a model directory" in str(empty.exception)

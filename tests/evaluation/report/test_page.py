@@ -236,7 +236,7 @@ def test_plans_of_another_library_are_refused(
     results: ComparisonResults, library: IntentLibrary
 ) -> None:
     other = library.model_copy(update={"name": "other"})
-    with pytest.raises(GplanError, match=r"of the library amap, not of other; .*--library"):
+    with pytest.raises(GplanError, match=r"of the library amap, not of other; .*--service"):
         render_report([results], other)
     with pytest.raises(GplanError, match=r"name a run"):
         render_report([], library)

@@ -20,10 +20,11 @@ from pydantic import SecretStr
 from gplan_jax.foundation.buckets import Experiment
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, facts_of
+from gplan_jax.gsisr.row_form import public_form
 from gplan_jax.inference.engine.requests import BadOption, NotFinite, Overloaded, PlanRequest
 from gplan_jax.serving.http.pages import SHARED_PAGE_FILES
 from gplan_jax.serving.planning.app import PAGE, PAGE_FILES
-from gplan_jax.serving.planning.schemas import MAX_CONTEXTS, MAX_VALUE_CHARS, ContextBody
+from gplan_jax.serving.planning.schemas import MAX_CONTEXTS, MAX_VALUE_CHARS
 
 CONTEXT = {"id": "7", "currenttime": "2026-05-04 18:16:38", "trigger_1": "加油"}
 JSON = {"Content-Type": "application/json"}
@@ -59,7 +60,7 @@ def metrics_of(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float
 
 
 def test_the_schema_has_the_columns_of_a_sample_but_its_label() -> None:
-    assert (*ContextBody.model_fields, "raw_labels") == COLUMNS
+    assert tuple(public_form().columns) == COLUMNS
 
 
 def test_a_plan_with_its_verdicts_and_costs() -> None:
@@ -211,7 +212,7 @@ def nested(depth: int) -> bytes:
         (b"{}", 422, "bad_context", "context is missing"),
         (b'{"contxt": {}}', 422, "bad_context", "contxt is unknown; near are context"),
         (b'{"context": {"curenttime": ""}}', 422, "bad_context", "near are currenttime"),
-        (b'{"context": {"raw_labels": ""}}', 422, "bad_context", "raw_labels is unknown"),
+        (b'{"context": {"label": ""}}', 422, "bad_context", "label is unknown"),
         (b'{"context": {"id": 7}}', 422, "bad_context", "context.id must be text"),
         (b'{"context": {"id": null}}', 422, "bad_context", "context.id must be text"),
         (rb'{"context": {"id": "\ud800"}}', 400, "bad_json", "context holds half a character"),
@@ -529,7 +530,7 @@ def test_the_description_has_the_bodies_and_every_reference_leads_somewhere() ->
     schemas = document["components"]["schemas"]
     body = document["paths"]["/v1/plan"]["post"]["requestBody"]["content"]["application/json"]
     assert body["schema"] == {"$ref": "#/components/schemas/PlanBody"}
-    assert set(schemas["Context"]["properties"]) == set(ContextBody.model_fields)
+    assert set(schemas["Context"]["properties"]) == set(COLUMNS)
     references = {part.split('"')[0] for part in json.dumps(document).split('"$ref": "')[1:]}
     assert references <= {f"#/components/schemas/{name}" for name in schemas}
     assert ask(FakeEngine(), post(body["example"])).status_code == 200

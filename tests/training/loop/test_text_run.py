@@ -116,7 +116,7 @@ def test_the_model_is_evaluated_by_its_own_task(run: Path, text_file: Path, tmp_
         for folder in (tmp_path / "out", run / "evaluation" / "epoch-004")
     )
     assert texts == own[:5]
-    for option in (["--train-data", str(text_file)], ["--mode", "drafted"], ["--library", "x"]):
+    for option in (["--train-data", str(text_file)], ["--mode", "drafted"], ["--service", "x"]):
         with pytest.raises(GplanError, match=r"task text, which has no .*exact, answer_tokens"):
             CliRunner().invoke(
                 app, [*evaluate, *option, "--out", str(tmp_path / "no")], catch_exceptions=False

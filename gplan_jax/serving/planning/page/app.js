@@ -54,6 +54,12 @@ function field(name, prefix) {
   return element("div", { class: long ? "wide" : null }, label, input);
 }
 
+/** Columns play parts: what a service calls ``starts`` is ``trigger_6`` here, as in the public set. */
+const fieldOf = (name) => page.columns[name]?.["x-field"] ?? name;
+const byField = (context) => Object.fromEntries(Object.entries(context).map(([name, text]) => [fieldOf(name), text]));
+const byColumn = (changes) =>
+  Object.fromEntries(Object.keys(page.columns).filter((name) => fieldOf(name) in changes).map((name) => [name, changes[fieldOf(name)]]));
+
 const columnsOf = (group) => Object.keys(page.columns).filter((name) => page.columns[name]["x-group"] === group);
 
 function buildForm() {
@@ -93,7 +99,7 @@ function fill(context) {
   applyMoment();
 }
 
-const showPortrait = () => byId("portrait").replaceChildren(...portrait(contextOf("first"), page.model.labels));
+const showPortrait = () => byId("portrait").replaceChildren(...portrait(byField(contextOf("first")), page.model.labels));
 
 function contextOf(side) {
   const context = {};
@@ -157,7 +163,7 @@ function applyMoment() {
   byId("moment-details").open ||= change === null;
   if (change === null) return;
   const context = contextOf("first");
-  const changed = change(context);
+  const changed = byColumn(change(byField(context)));
   for (const column of columnsOf(MOMENT)) {
     const input = byId(`second-${column}`);
     input.value = changed[column] ?? context[column] ?? "";
@@ -289,6 +295,7 @@ function costs(answer) {
 
 /** Time and place in a line; what differs from the other moment is marked. */
 function moment(context, other) {
+  [context, other] = [byField(context), other && byField(other)];
   return ["currenttime", "current_city", "current_district", "current_tag"].filter((name) => context[name]).flatMap((name, index) => [
     index ? " · " : null, other && other[name] !== context[name] ? element("mark", { text: context[name] }) : context[name]]);
 }

@@ -1,0 +1,1 @@
+"""Plans, and reasons for plans, by a service's rules.yaml."""

@@ -1,0 +1,44 @@
+"""What one user prefers where the facts leave several plans equally good."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from gplan_jax.gsisr import Sample
+from gplan_jax.gsisr.context_pairs import SHARED_COLUMNS
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Draws that are the same for the same user and question.
+
+    A hash of the columns that contexts of one user share (profile, history, order), never of time
+    and place: so two contexts of one anchor differ in plan only because time or place differs.
+    """
+
+    digest: bytes  # 32 bytes that decide between options of equal standing
+
+    def level(self, question: str) -> float:
+        """A number in [0, 1), the same for the same user and question."""
+        found = hashlib.blake2b(question.encode(), key=self.digest, digest_size=8).digest()
+        return int.from_bytes(found, "big") / 2**64
+
+    def choose(self, question: str, options: Sequence[tuple[T, float]]) -> T:
+        """One of the options, over all users in proportion to its weight."""
+        level = self.level(question) * sum(weight for _, weight in options)
+        for option, weight in options:
+            level -= weight
+            if level < 0:
+                return option
+        return options[-1][0]
+
+
+def digest_of(sample: Sample) -> bytes:
+    """The hash of a row's shared columns."""
+    text = "\x1f".join((*(getattr(sample, column) for column in SHARED_COLUMNS), *sample.extra))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).digest()
