@@ -7,10 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, PrivateAttr
 
-from gplan_jax.foundation.config import Config, load_config
+from gplan_jax.foundation.config import Config, load_config, yaml_text
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import write_text
 from gplan_jax.gsisr.row_form import SERVICES, RowForm, public_form
@@ -87,7 +86,7 @@ class IntentLibrary(Config):
 
     def save(self, path: str | Path) -> None:
         values = self.model_dump(exclude_defaults=True)
-        write_text(path, yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
+        write_text(path, yaml_text(values))
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from gplan_jax.data import ChatEncoder
+from gplan_jax.foundation.config import yaml_text
 from gplan_jax.gsisr import (
     ContextPair,
     Provenance,
@@ -121,7 +121,7 @@ def test_what_the_rules_write_passes_is_allowed_and_reads_back(
     for name in ("system.j2", "user.j2"):
         (folder / "prompts" / "p" / name).write_text("{{ library.name }}", encoding="utf-8")
     for name, content in files.items():
-        text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
+        text = yaml_text(content)
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
     service = Service.load(folder)
     library, form = service.library, service.form
@@ -129,6 +129,8 @@ def test_what_the_rules_write_passes_is_allowed_and_reads_back(
     grammar = PlanGrammar.compile(library, encoder(), "plan")
     own = {name: column.role for name, column in form.columns.items() if column.role != "label"}
     times = ("time", "order_made", "order_start", "order_end")
+    library.save(folder / "model" / "library.yaml")
+    assert type(library).load(folder / "model" / "library.yaml") == library
     samples = []
     for number, hour in enumerate(data.draw(st.lists(st.integers(0, 23), min_size=2, max_size=3))):
         texts = {n: "" if role in times else data.draw(CELLS) for n, role in own.items()}
