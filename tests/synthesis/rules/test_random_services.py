@@ -73,7 +73,11 @@ def services(draw: st.DrawFn) -> dict[str, Any]:
     # Rules over facts and over a column without a role.
     intents = {
         f"i{number}": {names[-3]: name}
-        | ({parameter: rng.choice(list(values))} if of_tools[name]["parameters"] else {})
+        | (
+            {parameter: rng.choice([v for v in values if number or v != back])}
+            if of_tools[name]["parameters"]
+            else {}
+        )
         for number, name in enumerate(tools)
     }
     first = [
