@@ -69,7 +69,7 @@ def main() -> None:
     for seed, run in runs.items():
         if not (run / "sensitivity" / SENSITIVITY).is_file():
             console.rule(f"Seed {seed}")
-            quickstart(run, rows=options.rows, seed=seed, console=console)
+            quickstart(run, rows=options.rows, seed=seed, full=True, console=console)
     results = {
         loss: {
             "run": over_seeds({seed: run_figures(run / loss) for seed, run in runs.items()}),

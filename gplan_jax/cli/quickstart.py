@@ -11,10 +11,13 @@ from rich.console import Console
 
 def quickstart(
     out: Annotated[Path, typer.Option(help="Directory of all results.")] = Path("runs/quickstart"),
-    rows: Annotated[int, typer.Option(min=60, help="Simulated rows.")] = 1000,
+    rows: Annotated[int, typer.Option(min=60, help="Simulated rows.")] = 6000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of world, weights and shuffles.")] = 0,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also Direct-SFT and vanilla DPO, for comparison.")
+    ] = False,
 ) -> None:
-    """Simulate rows, make and convert a tiny checkpoint, train, prefer, evaluate, show plans.
+    """Simulate rows, make and convert a tiny checkpoint, train PICD, prefer, evaluate, show plans.
 
     Needs no download and no GPU. A run that was stopped continues when called again.
 
@@ -23,4 +26,4 @@ def quickstart(
 
     from gplan_jax.cli.quickstart_run import quickstart as run
 
-    run(out, rows=rows, seed=seed, console=Console())
+    run(out, rows=rows, seed=seed, full=full, console=Console())

@@ -112,6 +112,8 @@ def _train(
         earlier = seconds_before(directory, taken)
         if is_primary():
             run_directory.record_run(config, inputs, directory)
+        # Vanilla DPO is a loss of the mode scdpo.
+        method = config.preference.loss if config.mode == "scdpo" else config.mode
 
         with (
             MetricsLog(
@@ -120,7 +122,7 @@ def _train(
                 wandb_project=config.logging.wandb_project,
                 config=config.model_dump(),
             ) as log,
-            ProgressBar(f"training {config.mode}", plan.total_steps, start=taken)
+            ProgressBar(f"training {method}", plan.total_steps, start=taken)
             if is_primary()
             else nullcontext() as bar,
             StopSignals() as signals,
