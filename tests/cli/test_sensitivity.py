@@ -13,8 +13,16 @@ from typer.testing import CliRunner, Result
 
 from gplan_jax.cli import main, sensitivity
 from gplan_jax.cli.options import named_paths
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import ContextPair, Provenance, Sample, canonical_plan, write_context_pairs
+from gplan_jax.gsisr import (
+    ContextPair,
+    Provenance,
+    Sample,
+    Service,
+    canonical_plan,
+    write_context_pairs,
+)
 from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.reasoning import GSISR_LATENTS
 
@@ -32,6 +40,9 @@ class TellingPlanner:
 
     class encoder:
         latents = GSISR_LATENTS
+
+    class task:
+        has_latents = True
 
     def generate(self, samples: Sequence[Sample]) -> list[str]:
         return [PLAN] * len(samples)
@@ -53,6 +64,8 @@ def arguments(tmp_path: Path) -> list[Any]:
     for model in ("picd/model", "dpo/model"):
         (tmp_path / model).mkdir(parents=True)
         (tmp_path / model / "weights").write_text(model, encoding="utf-8")
+        amap = Service.load("amap")
+        GsisrTask(amap.template(), amap.library).save(tmp_path / model)
     known = {"id": "u", "currenttime": "2026-03-04 10:30:00", "raw_labels": THOUGHT + PLAN}
     anchor = Sample.from_context({**known, "holidayflag": "0", "weekendflag": "0"})
     later = dataclasses.replace(
