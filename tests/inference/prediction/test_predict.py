@@ -16,12 +16,14 @@ import jax
 import pytest
 import yaml
 
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.data.tasks.text_task import TextTask
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import read_json, read_jsonl, write_json, write_jsonl
 from gplan_jax.gsisr import (
     IntentLibrary,
+    PromptTemplate,
     Sample,
     check_plan,
     parse_plan,
@@ -138,7 +140,7 @@ def test_a_finished_run_plans_nothing(
     before = contents(whole)
     run(whole)
     # As the command gives its settings: all of them.
-    run(whole, library=None, compute_dtype="float32", mode=None, max_new_tokens=512, seed=0, best=0)
+    run(whole, service=None, compute_dtype="float32", mode=None, max_new_tokens=512, seed=0, best=0)
     assert contents(whole) == before
 
 
@@ -296,12 +298,15 @@ def test_parquet_and_columns_that_lack(
         run(tmp_path / "other", data=tmp_path / "other.jsonl")
 
 
-def test_the_best_plans_of_each_row(run: Run, tmp_path: Path) -> None:
-    library = IntentLibrary.load().model_dump()
+def test_the_best_plans_of_each_row(run: Run, tmp_path: Path, tiny_model_dir: Path) -> None:
+    library, model = IntentLibrary.load().model_dump(), tmp_path / "model"
     few = {name: library["tools"][name] for name in ("tool_6", "tool_8", "tool_9")}
     changed = {"tools": few, "exclusive_groups": [], "plan_length": {"minimum": 1, "maximum": 2}}
     (tmp_path / "few.yaml").write_text(yaml.safe_dump(library | changed), encoding="utf-8")
-    run(tmp_path / "out", best=2, shard="1/4", library=str(tmp_path / "few.yaml"))
+    shutil.copytree(tiny_model_dir, model)
+    template = PromptTemplate.load(OPTIONS["template"])
+    GsisrTask(template, IntentLibrary.load(tmp_path / "few.yaml")).save(model)
+    run(tmp_path / "out", model=model, best=2, shard="1/4", template=None)
     found = answers(tmp_path / "out")
     assert [(row["row"], row["rank"]) for row in found] == [
         (number, rank) for number in range(1, 5) for rank in (1, 2)
