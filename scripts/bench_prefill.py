@@ -26,7 +26,7 @@ import numpy as np
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, training_texts
-from gplan_jax.inference.engine.decoder_setup import ANY_CONTEXT
+from gplan_jax.inference.engine.decoder_setup import any_context
 from gplan_jax.inference.engine.engine import PlanEngine
 from gplan_jax.inference.engine.requests import EngineConfig, PlanRequest
 from gplan_jax.models import convert_checkpoint
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
     task = GsisrTask.load(model, template="compact_zh", response="plan")
     encoder = ChatEncoder.load(model)
-    system = tuple(map(int, encoder.system_ids(task.prompt(ANY_CONTEXT))))
+    system = tuple(map(int, encoder.system_ids(task.prompt(any_context(task)))))
     rng = np.random.default_rng(0)
     found: dict[str, list[float]] = {}
     for _ in range(options.rounds):

@@ -154,10 +154,11 @@ def prepared(command: Callable[..., Any]) -> Callable[..., Any]:
             for path in filter(None, map(options.get, OUTPUTS)):
                 if not is_cloud(path):  # What Spark writes to a bucket, it guards itself.
                     locks.enter_context(alone_in(path))
-            command(**options)
+            result = command(**options)
         given = {name: value for name, value in options.items() if value is not None}
         with contextlib.suppress(KeyError):  # of a command that is not here, or an option
             print(f"  next: {NEXT[command.__name__].format_map(given)}")
+        return result
 
     return run
 

@@ -102,10 +102,13 @@ def serve(
     from gplan_jax.serving.planning.serve import allowed_hosts
     from gplan_jax.serving.planning.serve import serve as run
 
-    mode = mode or mode_of(load_task(model, response=response))
     if replicas != "auto" and not (replicas.isascii() and replicas.isdigit() and int(replicas)):
         raise GplanError(f"--replicas {replicas} is none; it is a number from 1, or auto.")
     key, admin_key = options.read_api_key(api_key_env), options.read_api_key(admin_key_env)
+    trial = load_config(AbTest, experiment) if experiment else None
+    words = load_config(Labels, labels).labels if labels else {}
+    task = load_task(model, service=service, template=template, response=response)
+    mode = mode or mode_of(task)
     run(
         model,
         EngineConfig(
@@ -129,8 +132,8 @@ def serve(
             admin_key=SecretStr(admin_key) if admin_key else None,
             hosts=allowed_hosts(host, allow_host or []),
             log_contexts=log_contexts,
-            experiment=load_config(AbTest, experiment) if experiment else None,
-            labels=load_config(Labels, labels).labels if labels else {},
+            experiment=trial,
+            labels=words,
         ),
         arms={
             name: options.model_directory(path)

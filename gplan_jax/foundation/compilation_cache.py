@@ -7,6 +7,7 @@ import os
 import platform
 from pathlib import Path
 
+_PROGRAM, _TIME = "-cache", "-atime"  # JAX's names of a program and of when it was last used
 _LIMIT_BYTES = 8 * 2**30  # a full-size training step takes some tens of MB; the oldest go first
 
 
@@ -35,4 +36,9 @@ def keep_compiled_programs(cpu_info: Path = Path("/proc/cpuinfo")) -> None:
     if place and not place.endswith(folder):
         place = f"{place.rstrip('/')}/{folder}"  # as text: a bucket's address has two slashes
     os.environ["JAX_COMPILATION_CACHE_DIR"] = place
+    # A process that was killed between the two files of a program leaves the first alone, and JAX
+    # would fail at it, with a warning, whenever it keeps another program.
+    for program in Path(place).glob(f"*{_PROGRAM}") if place else ():
+        if not program.with_name(program.name.removesuffix(_PROGRAM) + _TIME).is_file():
+            program.unlink(missing_ok=True)
     os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(_LIMIT_BYTES))

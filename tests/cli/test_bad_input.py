@@ -175,8 +175,9 @@ def test_evaluate_counts_and_lists_the_rows_it_skips(
     code, error = gplan(
         *("evaluate", "--model", tiny_model_dir, "--data", data, "--out", tmp_path / "scores"),
         *("--template", "compact_zh", "--max-new-tokens", 1, "--limit", 2, "--on-error", "skip"),
+        *("--mode", "unconstrained"),
     )
-    assert code == 0
+    assert code == 0, error
     assert "Skipped 1 faulty rows" in error and "row 1, column raw_labels" in error
     metrics = read_json(tmp_path / "scores" / "metrics.json")
     assert (metrics["rows"], metrics["run"]["rows_skipped"]) == (2, 1)

@@ -54,7 +54,10 @@ def started(model: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, str(FAKE_SERVE), "serve", "--model", str(model), "--port", str(port)],
+        [
+            *(sys.executable, str(FAKE_SERVE), "serve", "--model", str(model)),
+            *("--port", str(port), "--service", "amap"),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -113,7 +116,7 @@ def test_a_taken_port_is_named(tiny_model_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(GplanError, match=f"Port {port} of 127.0.0.1 is taken"):
-            serve("--model", tiny_model_dir, "--port", port)
+            serve("--model", tiny_model_dir, "--port", port, "--service", "amap")
 
 
 def test_a_directory_without_a_model_is_named(tmp_path: Path) -> None:
@@ -184,8 +187,9 @@ def test_an_arm_that_is_none_is_named_before_anything_is_loaded(
     monkeypatch.chdir(tmp_path)
     text = "name: home\narms: {ctr: 0.5, gplan: 0.5}\ncontrol: ctr\n"
     Path("experiment.yaml").write_text(text, encoding="utf-8")
+    named = ("--service", "amap", "--response", "latent")
     with pytest.raises(GplanError, match=message):
-        serve("--model", tiny_model_dir, "--response", "latent", "--port", 0, *options)
+        serve("--model", tiny_model_dir, "--port", 0, *named, *options)
 
 
 def test_labels_that_are_no_text_are_named(tmp_path: Path) -> None:

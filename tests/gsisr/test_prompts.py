@@ -173,7 +173,7 @@ def test_the_shipped_prompt_serves_another_library(english: IntentLibrary, sampl
 
 
 def test_faulty_templates_are_refused(tmp_path: Path, sample: Sample) -> None:
-    with pytest.raises(GplanError, match=r"nowhere.*amap_zh, compact_zh"):
+    with pytest.raises(GplanError, match=r"nowhere.*amap_zh, .*compact_zh"):
         PromptTemplate.load("nowhere")
     folder = own_template(tmp_path / "a", user="one\n{{ sample.id ")
     with pytest.raises(GplanError, match=r"user\.j2, line 2"):

@@ -102,6 +102,8 @@ class GsisrTask(Task):
         if service is None and template is not None:
             service = service_of_prompt(template)
         if service is None:
+            if not model_dir.is_dir():
+                raise GplanError(f"{model_dir} is not a model directory: there is none.")
             raise GplanError(f"{model_dir} does not say which service it plans for. {MEND}")
         found = Service.load(service)
         if library is not None and library.name != found.name:

@@ -39,7 +39,6 @@ _TRIGGER_COLUMNS = tuple(f"trigger_{number}" for number in range(1, 8))
 _TIMES = ("2000-01-01 00:00:00", "2001-12-31 12:59:59")
 _TIME_COLUMNS = (REQUEST_TIME, *ORDER_TIMES)
 MOMENT_COLUMNS = (*SPATIOTEMPORAL_COLUMNS, *_TRIGGER_COLUMNS)  # the others are the user's own
-ANY_CONTEXT = Sample.from_context({"currenttime": "2000-01-01 00:00:00"})
 
 
 @dataclass(frozen=True)
@@ -142,14 +141,14 @@ class Prompter:
 
     def _given_ids(self, prompt: str | tuple[int, ...]) -> list[int]:
         """The tokens of a whole prompt, which has to begin with the system prompt."""
-        system = self.task.prompt(ANY_CONTEXT).system
+        system = self.task.prompt(any_context(self.task)).system
         mend = "is not in the chat layout of this model's prompts, with its system part."
         if isinstance(prompt, str):
             if (read := self.encoder.read_prompt(prompt, system)) is None:
                 raise BadOption("prompt", mend)
             most = self.task.most_prompt_tokens
             return [int(token) for token in self.encoder.prompt_ids(read, max_length=most)]
-        head = self.system_ids(ANY_CONTEXT)
+        head = self.system_ids(any_context(self.task))
         if [*prompt[: len(head)]] != head:
             raise BadOption("prompt", mend)
         if not len(head) < len(prompt) <= self.task.most_prompt_tokens:
@@ -192,6 +191,13 @@ def elsewhere(sample: Sample) -> Sample:
     return sample.with_texts(changed)
 
 
+def any_context(task: Task) -> Sample:
+    """A context of the task's rows with nothing but a time, where all prompts begin alike."""
+    rows = task.library.rows if isinstance(task, GsisrTask) else None
+    time = rows.names["currenttime"] if rows else "currenttime"
+    return Sample.from_context({time: _TIMES[0]}, rows)
+
+
 def build_prompter(task: Task, encoder: ChatEncoder, config: EngineConfig) -> Prompter:
     """What makes the prompts of a task."""
     return Prompter(encoder, task, find_shared=config.prefix_cache_mib > 0)
@@ -217,7 +223,7 @@ def build_decoder(
     prompter: Prompter,
     *,
     prompts: Sequence[Prompted] = (),
-    sample: Sample | Prompt = ANY_CONTEXT,
+    sample: Sample | Prompt | None = None,
     ahead: bool = True,
 ) -> ContinuousDecoder:
     """A decoder for a model's prompts and responses, its programs compiled now where ``ahead``;
@@ -227,7 +233,7 @@ def build_decoder(
     """
     encoder, grammar = parts.encoder, parts.grammar
     cache_bytes = config.prefix_cache_mib << 20
-    system = prompter.system_ids(sample)
+    system = prompter.system_ids(sample or any_context(prompter.task))
     longest = prompter.task.most_prompt_tokens
     if prompts:  # Rounded, so that files of about that length share programs.
         longest = min(longest, round_up(max(len(prompt.ids) for prompt in prompts), PAGE))

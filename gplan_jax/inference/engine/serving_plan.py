@@ -22,8 +22,8 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import override, parse_config
 from gplan_jax.inference.engine import passes
 from gplan_jax.inference.engine.decoder_setup import (
-    ANY_CONTEXT,
     Parts,
+    any_context,
     build_prompter,
     engine_shapes,
     load_parts,
@@ -129,7 +129,7 @@ def plan_serving(
     config = parse_config(EngineConfig, override({}, overrides), source="The engine")
     parts = load_parts(model_dir, config, shape=shape)
     prompter = build_prompter(parts.task, parts.encoder, config)
-    system = system or len(prompter.system_ids(ANY_CONTEXT))
+    system = system or len(prompter.system_ids(any_context(parts.task)))
     prompt = (longest or parts.task.most_prompt_tokens) - system
     if prompt < 1:
         raise GplanError(f"A prompt of {prompt + system} tokens has no room beside {system} of it.")

@@ -77,6 +77,7 @@ def taste_of(sample: Sample) -> Taste:
     )
 
 
+AMAP = "amap"
 FEW_INTENTS, MOST_INTENTS = 4, 6
 # Lengths of plans, for openings of one intent and for longer ones.
 LENGTHS = (((4, 74.0), (5, 25.5), (6, 0.5)), ((4, 53.0), (5, 46.0), (6, 1.0)))
@@ -251,8 +252,7 @@ class PlanRules(Protocol):
 
 def rules_of(library: IntentLibrary) -> PlanRules:
     """The rules of a library's service; GplanError where it has none, or they don't fit it."""
-    public = library.rows is None and set(library.tools) <= set(TOOL_WORDS)
-    return Rules(library) if public else ServiceRules(library)
+    return Rules(library) if library.name == AMAP else ServiceRules(library)
 
 
 class Rules:

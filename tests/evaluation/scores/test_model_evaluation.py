@@ -18,7 +18,7 @@ from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS, score_file
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import read_json, read_jsonl, write_json
-from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, write_samples
+from gplan_jax.gsisr import IntentLibrary, Sample, Service, canonical_plan, write_samples
 from gplan_jax.inference.engine.planner import Answer, Planner
 from gplan_jax.reasoning import GSISR_LATENTS
 
@@ -66,8 +66,9 @@ def planner(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A directory that says no more than a model's task."""
-    write_json(tmp_path / "model" / "task.json", {"task": "gsisr", "prompt_length": 99})
+    """A directory that says no more than a model's task and service."""
+    amap = Service.load("amap")
+    GsisrTask(amap.template(), amap.library, prompt_length=99).save(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -131,9 +132,9 @@ def test_after_a_stop_it_goes_on_and_faulty_rows_are_passed_over(
     ],
 )
 def test_only_free_answers_with_latents_have_latent_valid(
-    response: str | None, mode: Any, asked: bool, tmp_path: Path
+    response: str | None, mode: Any, asked: bool, model: Path, tmp_path: Path
 ) -> None:
-    model, out = tmp_path / "model", tmp_path / "out"
+    out = tmp_path / "out"
     known = {"task": "gsisr", "prompt_length": 99, "response": response}
     write_json(model / "task.json", {k: v for k, v in known.items() if v})
     data = write_rows(tmp_path / "test.csv", [PLAN, OTHER])
@@ -150,11 +151,11 @@ def test_only_free_answers_with_latents_have_latent_valid(
 
 @pytest.mark.parametrize("labels", [[PLAN, ""], ["no plan"]])
 def test_a_row_without_a_label_is_found_before_the_model_starts(
-    labels: list[str], tmp_path: Path
+    labels: list[str], model: Path, tmp_path: Path
 ) -> None:
     data = write_rows(tmp_path / "test.csv", labels)
     with pytest.raises(GplanError, match=f"test.csv, row {len(labels)}, column raw_labels"):
-        evaluate_model("model", data, tmp_path / "out")
+        evaluate_model(model, data, tmp_path / "out")
     assert TellingPlanner.asked == 0
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS
 from gplan_jax.evaluation.sensitivity import model_comparison as sensitivity_run
 from gplan_jax.evaluation.sensitivity.measures import PAIRS
@@ -24,7 +25,15 @@ from gplan_jax.evaluation.sensitivity.model_comparison import (
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import read_json, write_json
-from gplan_jax.gsisr import ContextPair, Provenance, Sample, canonical_plan, write_context_pairs
+from gplan_jax.gsisr import (
+    ContextPair,
+    IntentLibrary,
+    PromptTemplate,
+    Provenance,
+    Sample,
+    canonical_plan,
+    write_context_pairs,
+)
 from gplan_jax.reasoning import GSISR_LATENTS
 
 DAY, EVENING = (
@@ -81,7 +90,7 @@ def make_pair(user: str, evening: str) -> ContextPair:
 def files(tmp_path: Path) -> dict[str, Any]:
     """Arguments of a call: two models, three pairs that differ, one that doesn't."""
     for name in ("blind", "sighted"):
-        (tmp_path / name).mkdir()
+        GsisrTask(PromptTemplate.load("compact_zh"), IntentLibrary.load()).save(tmp_path / name)
         (tmp_path / name / "weights").write_text(name, encoding="utf-8")
     write_context_pairs(tmp_path / "pairs.jsonl", [make_pair(f"u{n}", EVENING) for n in range(3)])
     write_context_pairs(tmp_path / "same.jsonl", [make_pair("v", DAY)])
@@ -281,9 +290,6 @@ def test_a_faulty_pair_is_left_out_on_request(
 
 
 def test_models_with_other_libraries_are_refused(files: dict[str, Any]) -> None:
-    from gplan_jax.data.tasks.gsisr_task import GsisrTask
-    from gplan_jax.gsisr import IntentLibrary, PromptTemplate
-
     library = IntentLibrary.load()
     smaller = library.model_copy(update={"name": "another"})
     GsisrTask(PromptTemplate.load("compact_zh"), smaller).save(files["models"]["scdpo"])
