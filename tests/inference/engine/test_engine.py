@@ -302,7 +302,7 @@ def test_a_context_without_a_time_is_refused_when_submitted(
 
 def test_load_wants_to_know_the_form_of_responses(tiny_model_dir: Path) -> None:
     with pytest.raises(GplanError, match=r"--response plan.*--mode unconstrained"):
-        PlanEngine.load(tiny_model_dir, EngineConfig())
+        PlanEngine.load(tiny_model_dir, EngineConfig(), template="compact_zh")
 
 
 @pytest.mark.slow
