@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from gplan_jax.cli import options
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import load_config
 
@@ -51,6 +52,7 @@ def plan_memory(
             "KEY=VALUE are the engine's, e.g. slots=16 weights=int8 compute_dtype=bfloat16."
         ),
     ] = None,
+    service: options.Service = None,
     passes: Annotated[
         float | None, typer.Option(min=1, help="Of a plan (--serve); 4.4 where it is drafted.")
     ] = None,
@@ -93,6 +95,7 @@ def plan_memory(
             texts,
             devices,
             shape=model_shape(serve, model),
+            service=service,
             system=None if model is None else prefix_length,
             longest=sequence_length,
             plan_passes=passes,

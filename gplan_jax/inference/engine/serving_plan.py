@@ -110,6 +110,7 @@ def plan_serving(
     topology: Topology,
     *,
     shape: Qwen3Config,
+    service: str | None = None,
     system: int | None = None,
     longest: int | None = None,
     plan_passes: float | None = None,
@@ -117,8 +118,9 @@ def plan_serving(
 ) -> ServingPlan:
     """Plans what ``gplan serve --model model_dir`` would start on one device; no weights are read.
 
-    ``overrides`` are KEY=VALUE of ``EngineConfig``. ``shape`` is that of the model, ``system`` and
-    ``longest`` the tokens of the system prompt and of the longest prompt; None: the directory's.
+    ``overrides`` are KEY=VALUE of ``EngineConfig``. ``shape`` is that of the model; ``service`` is
+    for a directory that holds none; ``system`` and ``longest`` are the tokens of the system prompt
+    and of the longest prompt; None: the directory's.
     GplanError for several devices: a server has one engine on each (--replicas).
     """
     if topology.devices != 1:
@@ -127,7 +129,7 @@ def plan_serving(
             "v5e:1x1, v6e:1x1, h100 or local; gplan serve --replicas has an engine on each."
         )
     config = parse_config(EngineConfig, override({}, overrides), source="The engine")
-    parts = load_parts(model_dir, config, shape=shape)
+    parts = load_parts(model_dir, config, shape=shape, service=service)
     prompter = build_prompter(parts.task, parts.encoder, config)
     system = system or len(prompter.system_ids(any_context(parts.task)))
     prompt = (longest or parts.task.most_prompt_tokens) - system

@@ -25,7 +25,10 @@ def test_modes_that_follow_the_grammar_agree(
     ]
     assert texts[0] == texts[1]
     for text in texts[0]:
-        assert latent_valid(text) and check_plan(text, Planner.load(tiny_model_dir).library) == []
+        assert (
+            latent_valid(text)
+            and check_plan(text, Planner.load(tiny_model_dir, service="amap").library) == []
+        )
 
 
 @pytest.mark.slow
@@ -71,7 +74,7 @@ def test_options_that_contradict(
     tiny_model_dir: Path, options: dict[str, object], fault: str
 ) -> None:
     with pytest.raises(GplanError, match=fault):
-        Planner.load(tiny_model_dir, **options)  # type: ignore[arg-type]
+        Planner.load(tiny_model_dir, service="amap", **options)  # type: ignore[arg-type]
 
 
 def test_no_rows_no_plans(tiny_model_dir: Path) -> None:

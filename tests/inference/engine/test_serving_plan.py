@@ -22,7 +22,7 @@ SETTINGS = {"response": "plan", "slots": 3, "prefix_cache_mib": 1}
 
 
 def plan_of(model_dir: Path, topology: str, **options: Any) -> ServingPlan:
-    options.setdefault("shape", read_config(model_dir))
+    options = {"shape": read_config(model_dir), "service": "amap"} | options
     settings = SETTINGS | options.pop("settings", {})
     overrides = [f"{key}={value}" for key, value in settings.items()]
     return plan_serving(model_dir, overrides, parse_topology(topology), **options)
@@ -39,7 +39,7 @@ def test_sizes_are_those_of_a_real_engines_arrays(
     settings = {"mode": mode, "weights": weights}
     plan = plan_of(tiny_model_dir, "h100", settings=settings)
     config = EngineConfig.model_validate(SETTINGS | settings)
-    parts = load_parts(tiny_model_dir, config)
+    parts = load_parts(tiny_model_dir, config, service="amap")
     prompter = build_prompter(parts.task, parts.encoder, config)
     programs = build_decoder(parts, config, prompter, ahead=False).programs
     assert plan.shapes == programs.shapes or mode == "unconstrained"
