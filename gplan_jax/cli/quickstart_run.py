@@ -39,7 +39,7 @@ WORLD, CHECKPOINT, PAIRS, RESULTS = (
     "Other times, other places: pairs of contexts",
     "Results",
 )
-MINUTES = {"direct_sft": 2.0, "picd": 4.5, "dpo": 0.8, "scdpo": 0.8, RESULTS: 0.6}
+MINUTES = {"direct_sft": 4.0, "picd": 6.0, "dpo": 1.0, "scdpo": 1.0, RESULTS: 1.0}
 PAIR_FILES = ("pairs.jsonl", "test_pairs.jsonl", "test_unchanged.jsonl")
 TEMPLATE = "compact_zh"
 CONFIGS = Path(__file__).parent / "quickstart_configs"
