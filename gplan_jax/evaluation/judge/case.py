@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from gplan_jax.gsisr import Intent, IntentLibrary, Plan
 from gplan_jax.synthesis.amap import intents as it
-from gplan_jax.synthesis.amap.evidence import links_to, reasons_for
-from gplan_jax.synthesis.amap.situation import OrderPlace, Phase, Situation
+from gplan_jax.synthesis.amap.situation import OrderPlace, Phase, Situation, links_to, reasons_for
 
 WAYS = (it.RIDE, it.TRAVEL)
 DUE = (Phase.SOON, Phase.THIS_DAY, Phase.JUST_STARTED, Phase.ACTIVE, Phase.LAST_DAY)

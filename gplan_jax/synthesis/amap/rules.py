@@ -17,17 +17,7 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Intent, IntentLibrary, Plan, Sample, canonical_plan, facts_of
 from gplan_jax.reasoning import ReasoningTrace, write_trace
 from gplan_jax.synthesis.amap import intents as it
-from gplan_jax.synthesis.amap.evidence import links_to, reasons_for
 from gplan_jax.synthesis.amap.intents import TOOL_WORDS, intent_words, need_words, rebases
-from gplan_jax.synthesis.amap.openings import (
-    DRIVE_NEXT,
-    DRIVE_ON,
-    EAT_HERE,
-    FAR,
-    REMIND,
-    Openings,
-    openings,
-)
 from gplan_jax.synthesis.amap.situation import (
     DARK_TIMES,
     LATE_TIMES,
@@ -41,11 +31,18 @@ from gplan_jax.synthesis.amap.situation import (
     Region,
     Situation,
     Surroundings,
+    links_to,
+    openings,
+    reasons_for,
     situation_of,
 )
 from gplan_jax.synthesis.rules.service_rules import ServiceRules
 from gplan_jax.synthesis.rules.taste import Draws, digest_of
 
+Openings = list[tuple[Plan, float]]
+REMIND, FAR = it.simple(it.REMINDER), it.simple(it.LONG_DISTANCE)
+DRIVE_ON, DRIVE_NEXT = it.travel(it.GUESS), it.travel(it.SHORT_TERM)
+EAT_HERE = it.interest(it.HERE, it.NEARBY, "美食")
 # Words in the histories that show a liking, and how much more weight its options then have.
 DRIVING_WORDS = ("加油", "充电", "停车", "服务区", "收费站")
 DRIVING_COUNT = 2

@@ -1,4 +1,4 @@
-"""The aspects of a row that its reasoning may name.
+"""The aspects of a row that its reasoning may name, and what rules.yaml makes of them.
 
 Each takes one of a fixed set of values, and the value is the phrase that a trace uses for it: a
 trace made of such phrases states only what is true of the row.
@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import cache, lru_cache
 from typing import Any
 
-from gplan_jax.gsisr import Facts, IntentLibrary
+from gplan_jax.gsisr import Facts, Intent, IntentLibrary, Plan
 from gplan_jax.synthesis.rules.service_rules import ServiceRules, Told
 
 
@@ -172,3 +172,19 @@ def told_of(situation: Situation) -> Told:
     known = {name: None if one is None else one.name.lower() for name, one in said.items()}
     phrases = {name: str(one) for name, one in said.items() if one is not None}
     return amap_rules().complete(known | {"order_type": situation.order}, phrases, given=KINDS)
+
+
+def openings(situation: Situation) -> list[tuple[Plan, float]]:
+    """What the plan may open with, one to three intents each with its weight, the usual one first;
+    ``rules`` leaves out those that no fact supports."""
+    return amap_rules().all_openings(told_of(situation))
+
+
+def reasons_for(intent: Intent, situation: Situation) -> tuple[str, ...]:
+    """The phrases of ``situation`` that support ``intent``, the strongest first; may be empty."""
+    return amap_rules().reasons(intent, told_of(situation))
+
+
+def links_to(intent: Intent, earlier: Plan) -> str | None:
+    """How an intent follows from the intents before it, None where it stands by itself."""
+    return amap_rules().link(intent, earlier)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, Plan, Sample, canonical_plan, check_plan
 from gplan_jax.gsisr.context_pairs import SHARED_COLUMNS, SPATIOTEMPORAL_COLUMNS
-from gplan_jax.synthesis.amap.evidence import links_to, reasons_for
 from gplan_jax.synthesis.amap.intents import (
     ARRIVAL_CARD,
     LONG_DISTANCE,
@@ -30,8 +29,7 @@ from gplan_jax.synthesis.amap.intents import (
     simple,
     travel,
 )
-from gplan_jax.synthesis.amap.openings import DRIVE_ON, openings
-from gplan_jax.synthesis.amap.rules import Taste, plan_for, supported_openings, taste_of
+from gplan_jax.synthesis.amap.rules import DRIVE_ON, Taste, plan_for, supported_openings, taste_of
 from gplan_jax.synthesis.amap.situation import (
     DayOff,
     DayPart,
@@ -42,6 +40,9 @@ from gplan_jax.synthesis.amap.situation import (
     Region,
     Situation,
     Surroundings,
+    links_to,
+    openings,
+    reasons_for,
 )
 
 TASTES = [

@@ -22,7 +22,6 @@ from gplan_jax.gsisr import (
     write_samples,
 )
 from gplan_jax.reasoning import ReasoningTrace, parse_trace, write_trace
-from gplan_jax.synthesis.amap.evidence import AFTER_ARRIVING, FOLLOWS_STEP
 from gplan_jax.synthesis.amap.intents import TOOL_WORDS
 from gplan_jax.synthesis.amap.rules import BY_HABIT, HABITUAL, Rules
 from gplan_jax.synthesis.amap.situation import situation_of
@@ -35,6 +34,7 @@ Truth = Callable[[Sample, str], bool]
 LIBRARY = IntentLibrary.load()
 RULES = Rules(LIBRARY)
 CONTEXTS = list(simulate_rows(60, seed=11))
+FOLLOWS_STEP, AFTER_ARRIVING = "承接上一步", "到订单地之后"  # links of rules.yaml
 
 
 def _intents() -> st.SearchStrategy[dict[str, str]]:

@@ -20,10 +20,9 @@ from gplan_jax.gsisr import (
     parse_plan,
 )
 from gplan_jax.gsisr.facts import long_term, short_term
-from gplan_jax.synthesis.amap.evidence import links_to, reasons_for
 from gplan_jax.synthesis.amap.intents import ARRIVAL_CARD, simple
 from gplan_jax.synthesis.amap.rules import HABITUAL, Rules, plan_for, supported_openings, taste_of
-from gplan_jax.synthesis.amap.situation import situation_of
+from gplan_jax.synthesis.amap.situation import links_to, reasons_for, situation_of
 from gplan_jax.synthesis.world.geography import is_open
 from gplan_jax.synthesis.world.simulation import (
     FIRST_ID,
