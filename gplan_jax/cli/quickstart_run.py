@@ -13,7 +13,8 @@ from gplan_jax import gsisr
 from gplan_jax.baselines.fitting.arms import FLOORS
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.evaluation.scores.learning_curves import draw_learning_curves
-from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS, evaluate
+from gplan_jax.evaluation.scores.model_evaluation import evaluate_model
+from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS
 from gplan_jax.evaluation.scores.score_tables import comparison_table, plan_view
 from gplan_jax.evaluation.sensitivity.model_comparison import CURVES, TABLES, compare_sensitivity
 from gplan_jax.evaluation.sensitivity.sensitivity_tables import sensitivity_view
@@ -21,7 +22,6 @@ from gplan_jax.evaluation.significance.arm_summary import score_arm, summarize_a
 from gplan_jax.foundation.config import load_config
 from gplan_jax.foundation.files import read_json, read_jsonl, refuse_existing, write_text
 from gplan_jax.foundation.tables import plain_text
-from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.models import convert_checkpoint
 from gplan_jax.models.checkpoints.tiny import write_tiny_checkpoint
 from gplan_jax.reasoning import GSISR_LATENTS
@@ -95,10 +95,10 @@ def quickstart(out: Path, *, rows: int, seed: int, full: bool, console: Console)
         settings = load_config(TrainConfig, CONFIGS / f"{config}.yaml", changes)
         model = train(settings, resume=(run / "config.yaml").is_file())
         if not scores.is_dir():
-            planner = Planner.load(model, max_new_tokens=MAX_NEW_TOKENS, batch_size=64)
-            latents = planner.encoder.latents if planner.task.has_latents else None
-            answers = planner.generate(test_rows)
-            evaluate(test_rows, answers, train_rows, library, scores, latents=latents)
+            decoding: dict[str, Any] = {"mode": "unconstrained", "max_new_tokens": MAX_NEW_TOKENS}
+            evaluate_model(
+                model, test_file, scores, train_data=train_file, batch_size=64, **decoding
+            )
 
     for mode in modes:
         train_and_score(mode, mode, train_file, [f"model={checkpoint}"])

@@ -22,7 +22,6 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows, empty_data_set
 from gplan_jax.foundation.files import (
     file_digest,
-    json_digest,
     read_json,
     read_jsonl,
     refuse_existing,
@@ -91,10 +90,8 @@ def evaluate_model(
             if isinstance(task, GsisrTask)
             else {}
         ),
-        "prompts": json_digest(task.prompt_sources),
-        "prompt_length": task.prompt_length,
-        "max_new_tokens": manifest.run["max_new_tokens"],
-        "data": {"file": str(data), "sha256": file_digest(data)},
+        **{key: manifest.run[key] for key in ("prompts", "prompt_length", "max_new_tokens")},
+        "data": {"file": str(data), "sha256": manifest.run["data"]},
         "train_data": train_data and {"file": str(train_data), "sha256": file_digest(train_data)},
         "limit": limit,
         "rows_skipped": sum(error.file == Path(data) for error in faulty.errors),

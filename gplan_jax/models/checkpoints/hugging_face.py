@@ -107,6 +107,7 @@ def rules(config: Qwen3Config) -> tuple[Rule, ...]:
 
 
 def parameter_count(config: Qwen3Config) -> int:
+    """How many numbers the weights of a model of this shape are; a tied head counts once."""
     return sum(math.prod(rule.stacked_shape(config)) for rule in rules(config))
 
 
