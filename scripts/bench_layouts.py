@@ -39,9 +39,9 @@ from gplan_jax.objectives.section_loss import (
     section_counts,
     section_loss_sums,
     section_weights,
+    token_nll,
     token_weights,
 )
-from gplan_jax.objectives.token_nll import token_nll
 from gplan_jax.reasoning import GSISR_LATENTS
 from gplan_jax.synthesis.factory.labelled_files import explain_file
 from gplan_jax.synthesis.world.simulation import simulate_rows

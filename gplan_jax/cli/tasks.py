@@ -36,8 +36,12 @@ def tasks(
     """
     from gplan_jax.foundation.files import read_jsonl, write_jsonl
     from gplan_jax.foundation.progress import track
-    from gplan_jax.reasoning_tasks.checking import check_rows
-    from gplan_jax.reasoning_tasks.questions import multiplication_rows, parity_rows, prosqa_rows
+    from gplan_jax.reasoning_tasks.questions import (
+        check_rows,
+        multiplication_rows,
+        parity_rows,
+        prosqa_rows,
+    )
 
     seen: set[str] = set()
     for path in check or ():

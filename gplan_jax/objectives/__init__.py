@@ -1,6 +1,12 @@
 """The mathematics of training as pure functions of arrays: curriculum, schedules, losses."""
 
-from gplan_jax.objectives.curriculum import BlockOrder, CompressionCurriculum
+from gplan_jax.objectives.curriculum import (
+    BlockOrder,
+    CompressionCurriculum,
+    calr_schedule,
+    warmup_constant,
+    warmup_cosine,
+)
 from gplan_jax.objectives.preference import (
     PreferenceLoss,
     ScDpoConfig,
@@ -13,11 +19,11 @@ from gplan_jax.objectives.preference import (
     scdpo_loss,
     sppo_hard_loss,
 )
-from gplan_jax.objectives.schedules import calr_schedule, warmup_constant, warmup_cosine
 from gplan_jax.objectives.section_loss import (
     PLAN,
     REASONING,
+    chunked_token_nll,
     section_loss_sums,
     section_normalized_loss,
+    token_nll,
 )
-from gplan_jax.objectives.token_nll import chunked_token_nll, token_nll

@@ -1,4 +1,5 @@
-"""Reasoning traces: named blocks inside ``<THOUGHT>``, read and written strictly.
+"""Reasoning traces: named blocks inside ``<THOUGHT>``, read and written strictly; leading ones
+may be latent (paper sections 4.1.2 and 4.1.3).
 
     <THOUGHT><CONTEXT>...</CONTEXT><STRATEGY>...</STRATEGY><STEP_1>...</STEP_1>...</THOUGHT>
 
@@ -7,11 +8,14 @@ The source is the paper's "Chain of Thought Structure" (section 4.1.1).
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.files import strict_json
 from gplan_jax.reasoning.latents import GSISR_LATENTS, LatentVocabulary, step_number
 
 THOUGHT_OPEN, THOUGHT_CLOSE = "<THOUGHT>", "</THOUGHT>"
@@ -20,6 +24,7 @@ THOUGHT_OPEN, THOUGHT_CLOSE = "<THOUGHT>", "</THOUGHT>"
 _MARKUP = re.compile(r"</?[A-Z][A-Za-z0-9_]*>|<\|[^|<>]*\|>")
 _LINE_BREAKS = re.compile(r"\s*[\r\n]\s*")
 _EXCERPT = 40
+REASONING_SECTION, PLAN_SECTION = 1, 2
 
 
 @dataclass(frozen=True)
@@ -144,3 +149,93 @@ def _expected_name(index: int, vocabulary: LatentVocabulary) -> str:
 
 def _excerpt(text: str) -> str:
     return repr(text if len(text) <= _EXCERPT else text[:_EXCERPT] + "...")
+
+
+def compress_response(
+    raw_label: str, compressed_blocks: int, vocabulary: LatentVocabulary = GSISR_LATENTS
+) -> str:
+    """Writes a response with its first ``min(compressed_blocks, B)`` blocks latent.
+
+    B = context blocks + plan length (paper equation 3). Whitespace between tags is dropped, line
+    breaks inside a block become one space, the plan is rewritten as compact JSON. A response that
+    is already partly latent is compressed further, so a fully latent one is a fixed point; one
+    without reasoning is only rewritten. GplanError where the reasoning is malformed, the plan is
+    not a JSON array, or the number of steps is not the plan's length.
+    """
+    if compressed_blocks < 0:
+        raise GplanError(f"compressed_blocks is {compressed_blocks}; it counts from 0.")
+    blocks, plan = read_response(raw_label, vocabulary)
+    return write_response(blocks, plan, vocabulary, latent=range(compressed_blocks))
+
+
+def read_response(
+    raw_label: str, vocabulary: LatentVocabulary = GSISR_LATENTS
+) -> tuple[tuple[Block, ...], str]:
+    """A response's blocks, () for no reasoning, and plan; GplanError as ``compress_response``."""
+    thought, plan_text = split_response(raw_label)
+    plan = strict_json(plan_text, "The plan")
+    if not isinstance(plan, list):
+        raise GplanError("The plan must be a JSON array of objects.")
+    compact_plan = json.dumps(plan, ensure_ascii=False, separators=(",", ":"))
+    check_plain(compact_plan, "The plan")
+    if thought is None:
+        return (), compact_plan
+    blocks = scan_blocks(thought, vocabulary)
+    steps = len(blocks) - len(vocabulary.context_blocks)
+    if steps != len(plan):
+        raise GplanError(
+            f"The reasoning has {steps} steps but the plan has {len(plan)} intents; "
+            "write one STEP block for each intent."
+        )
+    for block in blocks:
+        check_plain(block.text or "", f"Block {block.name}")
+    return tuple(blocks), compact_plan
+
+
+def write_response(
+    blocks: Iterable[tuple[str, str | None]],
+    answer: str,
+    vocabulary: LatentVocabulary,
+    *,
+    latent: Container[int] = (),
+) -> str:
+    """``<THOUGHT>``, the blocks, ``</THOUGHT>`` and the answer; the answer alone without blocks.
+
+    Blocks whose index is in ``latent``, and those without a text, are written as their tokens.
+    """
+    parts = [
+        "".join(vocabulary.block_tokens(name))
+        if text is None or index in latent
+        else f"<{name}>{text}</{name}>"
+        for index, (name, text) in enumerate(blocks)
+    ]
+    return "".join([THOUGHT_OPEN, *parts, THOUGHT_CLOSE, answer]) if parts else answer
+
+
+def latent_prefix(vocabulary: LatentVocabulary, steps: int) -> str:
+    """``<THOUGHT>``, all context blocks, the first ``steps`` steps and ``</THOUGHT>``: a trace of
+    that many steps once it is fully latent. What it says doesn't depend on the trace.
+    """
+    names = (*vocabulary.context_blocks, *(f"STEP_{i + 1}" for i in range(steps)))
+    return write_response((Block(name) for name in names), "", vocabulary)
+
+
+def response_sections(text: str) -> list[tuple[int, int, int]]:
+    """Spans ``(start, end, section)`` of a written response, in characters, without a gap.
+
+    Section 1 is the reasoning, up to and with ``</THOUGHT>``; section 2 is the plan after it. A
+    response without reasoning is one plan span (paper equation 5).
+    """
+    end = 0
+    if text.startswith(THOUGHT_OPEN) and THOUGHT_CLOSE in text:
+        end = text.index(THOUGHT_CLOSE) + len(THOUGHT_CLOSE)
+    spans = [(0, end, REASONING_SECTION), (end, len(text), PLAN_SECTION)]
+    return [span for span in spans if span[0] < span[1]]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The two parts of a request; ``system`` is the same for all rows of a data set."""
+
+    system: str
+    user: str

@@ -14,9 +14,9 @@ from gplan_jax.objectives.section_loss import (
     section_counts,
     section_loss_sums,
     section_weights,
+    token_nll,
     token_weights,
 )
-from gplan_jax.objectives.token_nll import token_nll
 
 
 @pytest.mark.parametrize("case", [0, 1, 2])

@@ -8,8 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gplan_jax.foundation import RowError
-from gplan_jax.reasoning_tasks.checking import check_rows
-from gplan_jax.reasoning_tasks.questions import multiplication_rows, parity_rows, prosqa_rows
+from gplan_jax.reasoning_tasks.questions import (
+    check_rows,
+    multiplication_rows,
+    parity_rows,
+    prosqa_rows,
+)
 
 
 def row(id: str, prompt: str, answer: str, **steps: str) -> dict[str, Any]:

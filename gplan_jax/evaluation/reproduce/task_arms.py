@@ -30,8 +30,12 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl, write_json, write_jsonl
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.tables import NOTHING, TextTable
-from gplan_jax.reasoning_tasks.checking import check_rows
-from gplan_jax.reasoning_tasks.questions import multiplication_rows, parity_rows, prosqa_rows
+from gplan_jax.reasoning_tasks.questions import (
+    check_rows,
+    multiplication_rows,
+    parity_rows,
+    prosqa_rows,
+)
 
 TEST_ROWS = 400
 SETTINGS_FILE, ANSWERS = "settings.json", "answers"

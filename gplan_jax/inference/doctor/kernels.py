@@ -23,7 +23,7 @@ from gplan_jax.models.attention.check import check_attention
 from gplan_jax.models.layers.compare import Comparison, compare, rounding
 from gplan_jax.models.layers.projection import dense, project, to_small
 from gplan_jax.models.layers.vocabulary import embed_tokens, vocabulary_nll
-from gplan_jax.objectives.token_nll import token_nll
+from gplan_jax.objectives.section_loss import token_nll
 from gplan_jax.training.hosts.mesh import MeshConfig, make_mesh
 
 _MODEL = Qwen3Config(128, 64, 96, 2, 4, 2, head_dim=16, tie_word_embeddings=True)

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 
 from gplan_jax.models.layers.projection import LoraParam
 from gplan_jax.models.layers.sharding import axis_size, mesh_in_force, partition_spec
-from gplan_jax.objectives.token_nll import chunked_token_nll, partition_and_picked
+from gplan_jax.objectives.section_loss import chunked_token_nll, partition_and_picked
 
 
 @jax.named_scope("embed")

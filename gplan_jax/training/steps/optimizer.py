@@ -9,8 +9,12 @@ import jax
 import optax
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.objectives.curriculum import CompressionCurriculum
-from gplan_jax.objectives.schedules import calr_schedule, warmup_constant, warmup_cosine
+from gplan_jax.objectives.curriculum import (
+    CompressionCurriculum,
+    calr_schedule,
+    warmup_constant,
+    warmup_cosine,
+)
 from gplan_jax.training.steps.train_config import OptimizerConfig
 
 Params = Any
