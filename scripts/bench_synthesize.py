@@ -31,7 +31,7 @@ from gplan_jax.serving.latency.latency_report import machine
 from gplan_jax.synthesis.world.simulation import simulate_contexts
 
 SAMPLE_S = 0.25
-REHEARSAL = "gplan_jax.synthesis.teachers.rehearsal:reply"
+REHEARSAL = "rehearsal_teacher:reply"
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def chat(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     write_samples(data, simulate_contexts(1, count=options.rows))
     script = folder / "script.json"
     script.write_text(json.dumps({"latency_s": options.latency_s}), encoding="utf-8")
-    command = [sys.executable, "-m", "gplan_jax.chat.scripted_server", "--until-eof"]
+    command = [sys.executable, str(Path(__file__).with_name("scripted_server.py")), "--until-eof"]
     command += ["--script", str(script), "--responder", REHEARSAL]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert server.stdin is not None and server.stdout is not None

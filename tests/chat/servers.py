@@ -14,6 +14,8 @@ from typing import Any
 
 from gplan_jax.chat import ChatConfig
 
+SERVER = Path(__file__).resolve().parents[2] / "scripts" / "scripted_server.py"
+
 
 @dataclass(frozen=True)
 class Server:
@@ -43,12 +45,12 @@ def scripted(
 
     Args:
         directory: for the script's file, ``name``.json.
-        responder: ``module:function`` or ``file.py:function``.
-        script: the fields of ``gplan_jax.chat.script.Script``.
+        responder: ``module:function`` (of ``scripts/`` too) or ``file.py:function``.
+        script: the fields of ``scripts/scripted_server.py``.
     """
     path = directory / f"{name}.json"
     path.write_text(json.dumps(script), encoding="utf-8")
-    command = [sys.executable, "-m", "gplan_jax.chat.scripted_server", "--until-eof"]
+    command = [sys.executable, str(SERVER), "--until-eof"]
     command += ["--script", str(path)] + (["--responder", responder] if responder else [])
     # --until-eof: it ends with its stdin, so even if this process is killed.
     process = subprocess.Popen(

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from scripted_server import Script, delivery_fault
 
 from gplan_jax.chat import (
     BudgetSpent,
@@ -29,7 +30,6 @@ from gplan_jax.chat import (
 from gplan_jax.chat import client as client_module
 from gplan_jax.chat.cache import Cache
 from gplan_jax.chat.client import PROBES
-from gplan_jax.chat.script import Script, delivery_fault
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.streams import map_ordered
 from tests.chat.servers import Server, scripted

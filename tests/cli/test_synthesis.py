@@ -22,7 +22,7 @@ from tests.chat.servers import Server, scripted
 @pytest.fixture
 def teacher(tmp_path: Path) -> Iterator[tuple[Server, str]]:
     """A rehearsed chat server and the teacher file that names it."""
-    with scripted(tmp_path, responder="gplan_jax.synthesis.teachers.rehearsal:reply") as server:
+    with scripted(tmp_path, responder="rehearsal_teacher:reply") as server:
         config = server.config(prompt_price=1.0, completion_price=1.0)
         path = tmp_path / "teacher.yaml"
         path.write_text(json.dumps({"server": config.model_dump(exclude_defaults=True)}))
@@ -172,9 +172,7 @@ def test_rows_without_an_explanation_are_left_out_or_end_the_run(
 ) -> None:
     write_samples(tmp_path / "rows.csv", simulate_rows(6, seed=3))
     wrong = {"kind": "wrong_schema", "share": 0.6}
-    with scripted(
-        tmp_path, responder="gplan_jax.synthesis.teachers.rehearsal:reply", faults=[wrong]
-    ) as server:
+    with scripted(tmp_path, responder="rehearsal_teacher:reply", faults=[wrong]) as server:
         file = tmp_path / "teacher.yaml"
         values = {"server": server.config().model_dump(exclude_defaults=True), "repair": False}
         file.write_text(json.dumps(values))

@@ -60,7 +60,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         yield started
 
 
-TEACHER = "gplan_jax.synthesis.teachers.rehearsal:reply"
+TEACHER = "rehearsal_teacher:reply"
 
 
 def run(*arguments: object, code: int = 0) -> str:

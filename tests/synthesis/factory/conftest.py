@@ -13,7 +13,7 @@ import pytest
 
 from tests.chat.servers import Server, scripted
 
-REHEARSAL = "gplan_jax.synthesis.teachers.rehearsal:reply"
+REHEARSAL = "rehearsal_teacher:reply"
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ POISONS = {
 # where the place holds JSON, into the reply itself.
 GULLIBLE = """
 import json
-from gplan_jax.synthesis.teachers.rehearsal import reply as well_behaved
+from rehearsal_teacher import reply as well_behaved
 
 def reply(body):
     turns = [m["content"] for m in body["messages"] if m["content"].startswith("长期行为")]

@@ -1,7 +1,6 @@
 """What a scripted server answers in a teacher's place, to rehearse a run without a model.
 
-    python -m gplan_jax.chat.scripted_server \\
-        --responder gplan_jax.synthesis.teachers.rehearsal:reply
+    python scripts/scripted_server.py --responder rehearsal_teacher:reply
 
 Replies have the form that the shipped prompt asks for. Plans are drawn at random, seeded by the
 context; a share of them breaks a rule, so that repairs and the filter are rehearsed too.

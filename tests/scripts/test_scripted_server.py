@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from gplan_jax.chat.script import (
+from scripted_server import (
     Script,
     content_fault,
     default_responder,
@@ -19,8 +18,9 @@ from gplan_jax.chat.script import (
     latency_s,
     load_responder,
 )
+
 from gplan_jax.foundation import GplanError
-from tests.chat.servers import scripted
+from tests.chat.servers import SERVER, scripted
 
 KEYS = [str(number) for number in range(4000)]
 
@@ -102,14 +102,14 @@ def test_responders_come_from_modules_and_files(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("def answer(body):\n    return 'mine'\n")
     assert load_responder(f"{path}:answer")({}) == "mine"
-    assert load_responder("gplan_jax.chat.script:default_responder") is default_responder
+    assert load_responder("scripted_server:default_responder") is default_responder
     for name in ("nothing", "no.such:thing", f"{path}:other", f"{tmp_path}/no.py:answer"):
         with pytest.raises(GplanError, match="Responder"):
             load_responder(name)
 
 
 def test_help_shows_an_example_and_a_wrong_script_names_its_key(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "gplan_jax.chat.scripted_server"]
+    command = [sys.executable, str(SERVER)]
     shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
     assert "example:" in shown.stdout and "--script script.json" in shown.stdout
     path = tmp_path / "script.json"
