@@ -20,7 +20,8 @@ from world_realism import RowParts, take_apart
 
 from gplan_jax.gsisr import IntentLibrary, Sample, read_samples
 from gplan_jax.gsisr.facts import ORDER_TIMES, Behavior, Habit, place_kind, time_of
-from gplan_jax.synthesis.amap.situation import REFUEL_ORDERS, situation_of
+from gplan_jax.synthesis.rules.service_rules import shipped_rules
+from gplan_jax.synthesis.world.orders import REFUEL_ORDERS
 
 CODES_TOGETHER = ((1,), (2, 3, 4, 11), (10, 12))  # Profile columns that depend on each other.
 LEAST_USERS = 2  # A category or code that fewer users have is left out.
@@ -137,7 +138,7 @@ def _orders(rows: list[RowParts]) -> dict[str, object]:
 
 
 def _phase(row: RowParts) -> str:
-    return situation_of(row.facts).phase.name  # type: ignore[union-attr]
+    return str(shipped_rules("amap").tell(row.sample).known["phase"]).upper()
 
 
 def _days_valid(row: RowParts) -> int:

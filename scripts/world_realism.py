@@ -30,10 +30,9 @@ from gplan_jax.gsisr import (
     parse_plan,
 )
 from gplan_jax.gsisr.facts import Behavior, Habit, long_term, place_kind, short_term
-from gplan_jax.synthesis.amap.intents import END, RANGE, START, TAG, TOOL
-from gplan_jax.synthesis.amap.rules import Rules
-from gplan_jax.synthesis.amap.situation import situation_of
+from gplan_jax.synthesis.rules.service_rules import ServiceRules, shipped_rules
 
+TOOL, START, END, RANGE, TAG = IntentLibrary.load().keys
 View = Literal["contexts", "plans", "all"]
 Features = dict[str, float | str]
 VIEWS: tuple[View, ...] = ("contexts", "plans", "all")
@@ -129,7 +128,7 @@ def tell_apart(
 def answered_by_rules(rows: Iterable[RowParts]) -> list[RowParts]:
     """The same contexts with the plans of the rules."""
     library = IntentLibrary.load()
-    rules = Rules(library)
+    rules = ServiceRules(library)
     found = []
     for row in rows:
         context = row.sample.with_label("")
@@ -168,7 +167,9 @@ ASPECTS: Mapping[str, Callable[[RowParts], Iterable[object]]] = {
     "order type": _column("order_type"),
     "order distance": _column("order_distance"),
     "type and distance": lambda row: [(row.facts.order_type, row.facts.order_distance)],
-    "order phase": lambda row: [(row.facts.order_type, situation_of(row.facts).phase)],
+    "order phase": lambda row: [
+        (row.facts.order_type, shipped_rules("amap").tell(row.sample).known["phase"])
+    ],
     "order made, hours ago": lambda row: [_log2(row.facts.minutes_since_order, 60)],
     "order time missing": lambda row: [row.sample.trigger_5 == ""],
     "order end missing": lambda row: [row.sample.trigger_7 == ""],

@@ -241,9 +241,9 @@ def pairs_file(tmp_path_factory: pytest.TempPathFactory, world_rows: list[Sample
     from gplan_jax.gsisr import ContextPair, IntentLibrary, Provenance, write_context_pairs
     from gplan_jax.gsisr.context_pairs import changed_columns
     from gplan_jax.reasoning import split_response
-    from gplan_jax.synthesis.amap.rules import Rules
+    from gplan_jax.synthesis.rules.service_rules import ServiceRules
 
-    rules = Rules(IntentLibrary.load())
+    rules = ServiceRules(IntentLibrary.load())
     places = ("current_poi_name", "current_tag", "current_city", "current_district")
     pairs = []
     for number, (anchor, other) in enumerate(itertools.pairwise(world_rows[:20]), start=1):

@@ -78,14 +78,14 @@ def check_service(
     from gplan_jax.evaluation.judge.rubric import Rubric
     from gplan_jax.gsisr import service as services
     from gplan_jax.gsisr.row_checks import check_rows
-    from gplan_jax.synthesis.amap.rules import rules_of
     from gplan_jax.synthesis.pairs.perturbations import load_spec
+    from gplan_jax.synthesis.rules.service_rules import ServiceRules
     from gplan_jax.synthesis.world.data_world import load_world
 
     found = services.Service.load(directory)
     parts = [services.FILE, services.LIBRARY, *(f"prompts/{name}" for name in found.prompts)]
     for part, load in (
-        (services.RULES, lambda: rules_of(found.library)),
+        (services.RULES, lambda: ServiceRules(found.library)),
         (services.PERTURBATIONS, lambda: load_spec(library=found.library)),
         (services.RUBRIC, lambda: Rubric.load(found.folder / services.RUBRIC)),
         (services.WORLD, lambda: load_world(found.library)),

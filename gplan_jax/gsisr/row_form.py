@@ -55,7 +55,20 @@ FIELDS = (
 TIME_ROLES = ("time", "order_made", "order_start", "order_end")
 _FLAGS = {"true": "1", "yes": "1", "false": "0", "no": "0"}
 
+
 Group = Literal["profile", "history", "time and place", "trigger"]
+# Role -> what it tells of.
+GROUPS: Mapping[str, Group] = {
+    **dict.fromkeys(
+        ("id", "home_city", "home_place", "home_area", "work_place", "work_area"), "profile"
+    ),
+    **dict.fromkeys(("recent", "habits"), "history"),
+    **dict.fromkeys(
+        ("time", "holiday", "weekend", "place", "category", "city", "district"), "time and place"
+    ),
+    **dict.fromkeys([role for role in ROLES if role.startswith("order_")], "trigger"),
+    "label": "trigger",
+}
 
 
 class Column(Config):
@@ -64,7 +77,8 @@ class Column(Config):
     role: str | None = None
     about: str = ""
     example: str = ""
-    group: Group = "profile"  # where the planning server's page shows it
+    # What it tells of where it has no role, and where the planning server's page shows it.
+    group: Group = "profile"
     required: bool = False  # a file without it is no file of this service
 
     @model_validator(mode="after")
@@ -168,6 +182,14 @@ class RowForm(Config):
     def extras(self) -> tuple[str, ...]:
         """The columns that ``Sample.extra`` holds, in this order."""
         return tuple(name for name in self.columns if name not in self.fields)
+
+    @cached_property
+    def groups(self) -> Mapping[str, Group]:
+        """Column -> what it tells of: by its role, and as the service says where it has none."""
+        return {
+            name: GROUPS.get(column.role or "", column.group)
+            for name, column in self.columns.items()
+        }
 
     @cached_property
     def names(self) -> Mapping[str, str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gplan_jax.foundation.buckets import bucket
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr.row_form import FIELDS, RowForm, public_form
+from gplan_jax.gsisr.row_form import FIELDS, Group, RowForm, public_form
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,11 @@ class Sample:
     def context(self) -> dict[str, str]:
         """As ``to_dict``, without the label."""
         return {name: text for name, text in self.to_dict().items() if name != self.form.label}
+
+    def texts_of(self, groups: Collection[Group]) -> tuple[str, ...]:
+        """The texts of the columns of these groups (``RowForm.groups``), in their order."""
+        own = self.form.groups
+        return tuple(text for name, text in self.context().items() if own[name] in groups)
 
     def with_label(self, raw_labels: str) -> Sample:
         return dataclasses.replace(self, raw_labels=raw_labels)

@@ -97,7 +97,7 @@ def test_histories_are_written_and_read_in_the_words_of_the_service(town: Path) 
         ("rules.yaml", "open: {ride_home: 60", "open: {rid_home: 60", "line 35: .*meant ride_home"),
         ("rules.yaml", "{part: [noon, evening]}, add", "{part: [noon, nite]}, add", "never nite"),
         ("rules.yaml", "tickets + eat: 30", "tickets + tickets: 30", "repeats intent"),
-        ("rules.yaml", "lengths: {3:", "lengths: {9:", "9 is no length of a plan: 2 to 5"),
+        ("rules.yaml", "of: {3: 60", "of: {9: 60", "9 is no length of a plan: 2 to 5"),
         ("perturbations.yaml", "other_city: {}", "holiday_flag: {}", "line 5: holiday_flag needs"),
         ("prompts/plan/user.j2", "row.weather", "row.wether", r"user\.j2, line 4.*meant weather"),
         ("prompts/plan/user.j2", "facts.phase", "facts.phases", "no facts.phases"),

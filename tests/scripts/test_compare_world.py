@@ -7,8 +7,8 @@ from compare_world import floor_acc1, oracle_acc1
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan
-from gplan_jax.synthesis.amap.intents import WEATHER, simple
 from gplan_jax.synthesis.world.simulation import simulate_rows
+from tests.gsisr.amap_intents import WEATHER, simple
 
 
 @pytest.fixture(scope="module")

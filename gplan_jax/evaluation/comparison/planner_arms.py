@@ -38,8 +38,8 @@ from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.models.checkpoints.tiny import write_tiny_model
 from gplan_jax.objectives.preference import PreferenceLoss
 from gplan_jax.reasoning import GSISR_LATENTS, split_response, write_trace
-from gplan_jax.synthesis.amap.rules import rules_of
 from gplan_jax.synthesis.pairs.counterfactuals import write_counterfactuals
+from gplan_jax.synthesis.rules.service_rules import ServiceRules
 from gplan_jax.training.loop.loop import train
 from gplan_jax.training.steps.train_config import DType, TrainConfig
 
@@ -138,7 +138,8 @@ def fit_planner(
     """Trains for all epochs: a curriculum can't stop early, so ``validation`` isn't used."""
     del validation
     settings, mode, library, seed = arguments
-    rows = [_row(sample, mode, library) for sample in samples]
+    rules = ServiceRules(library)
+    rows = [_row(sample, mode, rules) for sample in samples]
     facts = [
         settings.model_dump(mode="json"),
         library.model_dump(mode="json"),
@@ -180,15 +181,15 @@ def _shown(sample: Sample, mode: InputMode) -> Sample:
     return history_only(sample) if mode is InputMode.HISTORY else sample
 
 
-def _row(sample: Sample, mode: InputMode, library: IntentLibrary) -> Sample:
+def _row(sample: Sample, mode: InputMode, rules: ServiceRules) -> Sample:
     """What is trained on: the row as the mode shows it, with reasoning by the rules from that."""
     shown = _shown(sample, mode)
-    plan = parse_plan(sample.raw_labels, library)
+    plan = parse_plan(sample.raw_labels, rules.library)
     own, _ = split_response(sample.raw_labels)
     if own is not None and mode is InputMode.FULL:
         return shown
-    trace = write_trace(rules_of(library).trace(shown, plan))
-    return shown.with_label(trace + canonical_plan(plan, library))
+    trace = write_trace(rules.trace(shown, plan))
+    return shown.with_label(trace + canonical_plan(plan, rules.library))
 
 
 def _train(

@@ -1,19 +1,20 @@
-"""The rule judge: the rubric's three axes by fixed rules over facts. No language model judges here.
+"""The rule judge: the rubric's three axes by the service's rules. No language model judges here.
 
 It checks properties of a plan (stage order, time fit, place fit, order state), not its likeness to
 any plan, so that different good plans do well. What it can't see: taste, tone, anything in the
-history beyond ``facts_of``. Its evidence is shared with the rules that explain the simulated
-world's plans, so it favours that world's plans; it is a check, no substitute for a judge.
+history beyond ``facts_of``. Its evidence is shared with the rules that plan and explain, so it
+favours their plans; it is a check, no substitute for a judge. What it holds a plan to is said by
+the service's rules.yaml under ``judge`` (docs/services.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, combinations
+from functools import cached_property
+from itertools import combinations
 from typing import Any
 
-from gplan_jax.evaluation.judge.case import DUE, LATER, Case, case_of, is_way
 from gplan_jax.evaluation.judge.judgement import (
     AxisScore,
     Findings,
@@ -21,231 +22,219 @@ from gplan_jax.evaluation.judge.judgement import (
     Preference,
     score_of,
 )
-from gplan_jax.evaluation.judge.service_findings import judge_by_service
-from gplan_jax.evaluation.judge.spatiotemporal import spatiotemporal_findings
-from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import Intent, IntentLibrary, Plan, Sample, facts_of
-from gplan_jax.synthesis.amap import intents as it
-from gplan_jax.synthesis.amap.situation import (
-    DONE,
-    REFUEL_ORDERS,
-    VENUES,
-    OrderPlace,
-    Phase,
-    Region,
-    Situation,
-    situation_of,
-)
-from gplan_jax.synthesis.rules.service_rules import ServiceRules
+from gplan_jax.gsisr import Intent, IntentLibrary, Plan, Sample, canonical_plan, check_plan
+from gplan_jax.synthesis.rules.rule_file import Match, Remark, holds, matches
+from gplan_jax.synthesis.rules.service_rules import ServiceRules, Told
 
-# Flow: does the first intent meet the most pressing need, and does the rest extend it?
-ELSEWHERE = (it.HOME, it.WORK, it.SHORT_TERM, it.GUESS)
-EXTENDING = 2  # Later intents that must have a reason of this very context.
+AXES: tuple[str, ...] = ("flow", "logic", "spatiotemporal")
+EXTENDING = 2  # later intents with a reason of this very context that extend the first one
+STAGED = 3  # intents with a stage of their own that a progression needs
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
-    """The most pressing need: in words, and whether an intent meets it (True), does nothing
-    either way (None) or passes it over (False)."""
+@dataclass(frozen=True)
+class Case:
+    """A plan in its context: the intents that the library admits, and the tools of the others."""
 
-    words: str
-    tools: tuple[str, ...] = ()
-    ends: tuple[str, ...] = ()
-    fair_tools: tuple[str, ...] = ()
-    fair_ends: tuple[str, ...] = ()
-    open: bool = False
+    rules: ServiceRules
+    told: Told
+    plan: Plan
+    broken: tuple[str, ...]
 
-    def met_by(self, intent: Intent) -> bool | None:
-        """True where the intent meets the need, None where it may stand, False where it misses."""
-        if intent[it.TOOL] in self.tools or is_way(intent, *(self.ends or ("",))):
-            return True
-        fair = intent[it.TOOL] in (it.WEATHER, *self.fair_tools)
-        return None if self.open or fair or is_way(intent, *(self.fair_ends or ("",))) else False
+    @cached_property
+    def known(self) -> Mapping[str, Any]:
+        """What conditions may ask for."""
+        return {**self.told.known, "plan": self.plan}
+
+    def words(self, index: int) -> str:
+        """An intent in words."""
+        return self.rules.words_of(self.plan[index])
+
+    def reasons(self, index: int) -> tuple[str, ...]:
+        """What in this very context supports an intent; what holds on every trip is left out."""
+        intent = self.plan[index]
+        everywhere = [self.told.phrases.get(a) for a in self.rules.file.judge.everywhere]
+        found = [r for r in self.rules.reasons(intent, self.told) if r not in everywhere]
+        link = self.rules.link(intent, self.plan[:index])
+        return (*([link] if link else []), *found)
+
+    def said(self, remarks: Sequence[Remark], index: int) -> list[str]:
+        """What the remarks say of an intent."""
+        return [
+            self.rules.say(one.say, self.told)
+            for one in remarks
+            if matches(one.intents, self.plan[index]) and holds(one.when, self.known)
+        ]
+
+    def of_plan(self, remarks: Sequence[Remark]) -> list[str]:
+        """What they say of the whole plan."""
+        return [self.rules.say(r.say, self.told) for r in remarks if holds(r.when, self.known)]
+
+
+def case_of(sample: Sample, plan: Plan, rules: ServiceRules) -> Case:
+    """Sorts out the intents that the library does not admit, which the rules can't speak of."""
+    library, told = rules.library, rules.tell(sample)
+    sound = [intent for intent in plan if admitted(intent, library)]
+    broken = [i for i in plan if not admitted(i, library)]
+    return Case(rules, told, sound, tuple(str(i.get(library.tool_key, "no tool")) for i in broken))
+
+
+def admitted(intent: Intent, library: IntentLibrary) -> bool:
+    """Whether the tool is known and has its parameters, each with an admissible value."""
+    tool = library.tools.get(intent.get(library.tool_key, ""))
+    if tool is None or not set(tool.parameters) <= set(intent):
+        return False
+    given = {key: value for key, value in intent.items() if key != library.tool_key}
+    return all(
+        key in (*tool.parameters, *tool.optional)
+        and value in (library.parameters[key].values or {value: ""})
+        for key, value in given.items()
+    )
 
 
 def flow_findings(case: Case) -> Findings:
     """Judges the first intent against the most pressing need, then what follows it."""
     if not case.plan:
         return Findings()
-    need = pressing_need(case.situation)
-    met = need.met_by(case.plan[0])
+    words, met = _need(case)
     # A later intent follows from the context or from the intents before it.
-    later = range(1, len(case.plan))
-    always = (it.WEATHER, it.TRANSIT)
-    drift = [i for i in later if case.plan[i][it.TOOL] not in always and not case.reasons(i)]
+    reasons = {i: case.reasons(i) for i in range(1, len(case.plan))}
+    anytime = case.rules.file.judge.anytime
+    drift = [
+        i
+        for i, found in reasons.items()
+        if not found and not any(matches(one, case.plan[i]) for one in anytime)
+    ]
     failures = []
     if met is False:
-        failures.append(f"missed anchor: {need.words}, but the plan opens with "
-                        f"{it.intent_words(case.plan[0])}")  # fmt: skip
+        failures.append(f"missed anchor: {words}, but the plan opens with {case.words(0)}")
     if len(drift) > 1 and 2 * len(drift) >= len(case.plan) - 1:
-        listed = ", ".join(it.intent_words(case.plan[i]) for i in drift)
+        listed = ", ".join(case.words(i) for i in drift)
         failures.append(f"topic drift: nothing in the context asks for {listed}")
     positive = []
     if met:
-        positive.append(f"first intent meets the need: {need.words}")
-        personal = [i for i in later if case.reasons(i)]
+        positive.append(f"first intent meets the need: {words}")
+        personal = [found[0] for found in reasons.values() if found]
         if len(personal) >= EXTENDING and not drift:
-            reasons = dict.fromkeys(chain.from_iterable(case.reasons(i)[:1] for i in personal))
-            positive.append(f"later intents extend it: {', '.join(reasons)}")
+            positive.append(f"later intents extend it: {', '.join(dict.fromkeys(personal))}")
     return Findings(positive, failures)
 
 
-def pressing_need(s: Situation) -> Need:
-    """The need that the order's state, its distance and the surroundings make most pressing."""
-    if s.phase is None or s.place is None:
-        return Need("no order tells what is due", open=True)
-    away = (it.LONG_DISTANCE,) if s.region is Region.AWAY else ()
-    if s.place is OrderPlace.AT:
-        return _at_order_place(s, away)
-    if s.phase in (Phase.OVER, Phase.LONG_STARTED):
-        # Only a known end is sure; without one the order may still be open.
-        unsure = s.phase is Phase.LONG_STARTED
-        return Need(
-            "the order has been used, go on from here",
-            (it.REVIEW, *away),
-            ELSEWHERE,
-            fair_tools=(it.REMINDER,) if unsure else (),
-            fair_ends=(it.ORDER_PLACE,) if unsure else (),
-        )
-    if s.place is OrderPlace.OTHER_CITY:
-        return Need(
-            "the order is in another city",
-            (it.REMINDER, it.LONG_DISTANCE),
-            fair_tools=(it.TRANSIT,),
-            fair_ends=(it.ORDER_PLACE,),
-        )
-    if s.phase in LATER:
-        return Need("the order begins later", (it.REMINDER,), (it.ORDER_PLACE,), open=True)
-    assert s.phase in DUE
-    card = (it.ARRIVAL_CARD,) if s.surroundings in VENUES else ()
-    return Need(
-        "the order is due, get to its place", (it.REMINDER,), (it.ORDER_PLACE,), fair_tools=card
-    )
+def _need(case: Case) -> tuple[str, bool | None]:
+    """The most pressing need in words, and whether the first intent meets it (True), does nothing
+    either way (None) or passes it over (False)."""
+
+    def among(found: Sequence[Match]) -> bool:
+        first = case.plan[0]
+        return any(matches(one.intents, first) and holds(one.when, case.known) for one in found)
+
+    for need in case.rules.file.judge.needs:
+        if holds(need.when, case.known):
+            return need.say, among(need.met) or (None if among(need.fair) else False)
+    openings = [plan[0] for plan, _ in case.rules.openings(case.told)]
+    words = ", ".join(dict.fromkeys(map(case.rules.words_of, openings)))
+    fair = None if case.rules.reasons(case.plan[0], case.told) else False
+    return f"the context calls for {words}", case.plan[0] in openings or fair
 
 
-def _at_order_place(s: Situation, away: tuple[str, ...]) -> Need:
-    if s.phase in (Phase.OVER, Phase.LONG_STARTED):
-        return Need("the order is over, leave its place", (it.REVIEW, *away), ELSEWHERE)
-    arrived = (it.ARRIVAL_CARD, it.REMINDER)
-    if s.phase is Phase.LAST_DAY:
-        return Need("the order ends today at this place", (*arrived, it.REVIEW, *away), ELSEWHERE)
-    if s.order in REFUEL_ORDERS:
-        # Filling up takes minutes: going on is as pressing as the stop itself.
-        return Need("at the station that was ordered", arrived, ELSEWHERE)
-    return Need("at the order's place while the order counts", arrived)
+def logic_findings(case: Case) -> Findings:
+    """Are the stages of the trip in order, and is what an intent builds upon there before it?
 
-
-# Logic: are the stages of the trip in order, and is what an intent builds upon there before it?
-ON_THE_WAY, ARRIVAL, ON_SITE, AFTERWARDS = range(4)
-ANY_TIME = (ON_THE_WAY, AFTERWARDS)
-STAGE_NAMES = ("on the way", "arrival", "on site", "afterwards")
-STAGED = 3  # Intents with a stage of their own that a progression needs.
-
-
-def logic_findings(case: Case, library: IntentLibrary) -> Findings:
-    """Counts inversions and unmet dependencies; names progressions and chains where none is."""
-    stages = [stages_of(intent, case.situation) for intent in case.plan]
+    Counts inversions and unmet dependencies; names progressions and chains where there is none.
+    """
+    rules, judge, plan = case.rules, case.rules.file.judge, case.plan
+    stages = [stages_of(case, i) for i in range(len(plan))]
     inverted = inversions(stages)
     failures = []
     if inverted:
         i, j = inverted[0]
-        failures.append(f"stage inversion: {it.intent_words(case.plan[i])} stands before "
-                        f"{it.intent_words(case.plan[j])}")  # fmt: skip
-    # References to an earlier place that no earlier intent yields.
-    yields = [library.tools[intent[it.TOOL]].yields_place for intent in case.plan]
-    lost = [i for i in _consumers(case) if not any(yields[:i])]
-    unmet = [f"{it.intent_words(case.plan[i])} before any place is given" for i in lost]
-    based = [i for i in case.plan if it.TAG in i and i.get(it.START) == it.ORDER_PLACE]
-    if based and not case.at_order_place and not case.goes_to_order:
-        unmet.append(f"{it.intent_words(based[0])} although nothing leads to the order's place")
+        failures.append(f"stage inversion: {case.words(i)} stands before {case.words(j)}")
+    # References to an earlier place that no earlier intent yields, and what is lacking before.
+    tools = [rules.library.tools[intent[rules.library.tool_key]] for intent in plan]
+    consumers = [i for i, intent in enumerate(plan) if rules.refers(intent)]
+    lost = [i for i in consumers if not any(tool.yields_place for tool in tools[:i])]
+    unmet = [f"{case.words(i)} before any place is given" for i in lost]
+    lacking = (
+        f"{case.words(i)} {one}" for i in range(len(plan)) for one in case.said(judge.depends, i)
+    )
+    unmet += [one for _, one in zip(range(1), lacking, strict=False)]
+    if judge.filter:
+        violations = check_plan(canonical_plan(plan, rules.library), rules.library)
+        unmet += [
+            v.message for v in violations if v.tier == "logic" and v.code != "unresolved_reference"
+        ]
     if unmet:
         failures.append(f"unmet dependency: {unmet[0]}")
     if failures:
         # Failures count one by one, whatever their kind, so that curing one by causing another
         # is no gain.
         faults = len(inverted) + len(unmet)
-        systemic = faults > 1 and 2 * faults > _required(stages) + len(_consumers(case))
+        systemic = faults > 1 and 2 * faults > _required(stages) + len(consumers)
         return Findings(failures=["; ".join(failures)], systemic=systemic)
     positive = []
-    own = [stage for stage in stages if stage != ANY_TIME]
+    own = [stage for stage in stages if stage is not None]
     if len(own) >= STAGED and _required(own):
-        names = [STAGE_NAMES[stage[0]] for stage in sorted(set(own))]
+        names = [judge.trip[stage[0]] for stage in sorted(set(own))]
         positive.append(f"clean progression: {' -> '.join(dict.fromkeys(names))}")
-    return Findings(positive=[*positive, *_chain(case)])
+    links = filter(None, (rules.link(intent, plan[:i]) for i, intent in enumerate(plan)))
+    chains = case.of_plan(judge.chains) if judge.chains else list(links)
+    return Findings(positive=[*positive, *chains[:1]])
 
 
-def stages_of(intent: Intent, s: Situation) -> tuple[int, int]:
-    """The first and last stage that an intent may belong to; it does not look at its position."""
-    if it.PREVIOUS in (intent.get(it.START), intent.get(it.END)) or (
-        it.TAG in intent and not _parks(intent)
-    ):
-        return ON_SITE, ON_SITE
-    tool = intent[it.TOOL]
-    if is_way(intent, it.ORDER_PLACE):
-        return ON_THE_WAY, ON_THE_WAY
-    if tool == it.LONG_DISTANCE and s.place is OrderPlace.OTHER_CITY and s.phase not in DONE:
-        return ON_THE_WAY, ARRIVAL
-    if tool == it.REMINDER:
-        return ON_THE_WAY, ARRIVAL
-    if tool == it.ARRIVAL_CARD or _parks(intent):
-        return ARRIVAL, ARRIVAL
-    if tool == it.REVIEW:
-        # The review of an order that is over may come at once; what follows is another service.
-        over = s.phase in (*DONE, Phase.LAST_DAY)
-        return (ON_THE_WAY if over else AFTERWARDS), AFTERWARDS
-    return ANY_TIME
+Stages = tuple[int, int]
 
 
-def inversions(stages: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def stages_of(case: Case, index: int) -> Stages | None:
+    """The first and last stage that an intent may belong to, None for any; it does not look at the
+    intent's position."""
+    judge = case.rules.file.judge
+    for stage in judge.stages:
+        if matches(stage.intents, case.plan[index]) and holds(stage.when, case.known):
+            return judge.trip.index(stage.at), judge.trip.index(stage.until or stage.at)
+    return None
+
+
+def inversions(stages: Sequence[Stages | None]) -> list[tuple[int, int]]:
     """The pairs (i, j), i < j, of which j should come before i."""
-    pairs = combinations(range(len(stages)), 2)
-    return [(i, j) for i, j in pairs if stages[j][1] < stages[i][0]]
+    staged = [(i, stage) for i, stage in enumerate(stages) if stage is not None]
+    return [(i, j) for (i, a), (j, b) in combinations(staged, 2) if b[1] < a[0]]
 
 
-def _required(stages: Sequence[tuple[int, int]]) -> int:
+def _required(stages: Sequence[Stages | None]) -> int:
     """How many pairs have a right order at all."""
-    return sum(a[1] < b[0] or b[1] < a[0] for a, b in combinations(stages, 2))
+    pairs = combinations([stage for stage in stages if stage is not None], 2)
+    return sum(a[1] < b[0] or b[1] < a[0] for a, b in pairs)
 
 
-def _parks(intent: Intent) -> bool:
-    return intent.get(it.TAG) == "停车场"
+def fit_findings(case: Case) -> Findings:
+    """Judges every intent's parameters against time, place and order, and what is left out."""
+    judge, every = case.rules.file.judge, range(len(case.plan))
+    failures = [f"{tool} can't be carried out as written" for tool in case.broken]
+    failures += [f"{case.words(i)}: {why}" for i in every for why in case.said(judge.against, i)]
+    failures += case.of_plan(judge.ignored)
+    if failures:
+        return Findings(failures=failures)
+    if not judge.fits and not judge.suits:
+        reasons = (case.rules.reasons(intent, case.told)[:1] for intent in case.plan)
+        return Findings(positive=list(dict.fromkeys(one for found in reasons for one in found)))
+    # One sign where an intent fits the order's place and state.
+    fits = (f"{case.words(i)} fits: {why}" for i in every for why in case.said(judge.fits, i))
+    positive = [one for _, one in zip(range(1), fits, strict=False)]
+    # One sign where every offer of places suits this time of day or these surroundings.
+    offers = [i for i in every if any(matches(one.intents, case.plan[i]) for one in judge.suits)]
+    suits = [next(iter(case.said(judge.suits, i)), "") for i in offers]
+    if offers and all(suits):
+        listed = ", ".join(f"{case.words(i)} ({why})" for i, why in zip(offers, suits, strict=True))
+        positive.append(f"offers fit: {listed}")
+    return Findings(positive=positive)
 
 
-def _consumers(case: Case) -> list[int]:
-    return [
-        i
-        for i, intent in enumerate(case.plan)
-        if it.PREVIOUS in (intent.get(it.START), intent.get(it.END))
-    ]
-
-
-def _chain(case: Case) -> list[str]:
-    """Evidence that later intents build upon where earlier ones lead."""
-    tools = [intent[it.TOOL] for intent in case.plan]
-    starts = {intent[it.START] for intent in case.plan if it.TAG in intent and it.START in intent}
-    s = case.situation
-    if it.PREVIOUS in starts:
-        return ["an intent builds on the place of an earlier one"]
-    if it.ORDER_PLACE in starts and case.goes_to_order:
-        return ["what is offered starts from the order's place, after the way there"]
-    if (
-        case.at_order_place
-        and it.ARRIVAL_CARD in tools
-        and s.phase not in DONE
-        and it.HERE in starts
-    ):
-        return ["what is offered follows the arrival at the order's place"]
-    return []
-
-
-# The judge: these two axes and the third, fit to time and place, from spatiotemporal.py.
-AXES: tuple[str, ...] = ("flow", "logic", "spatiotemporal")
-
-
-def judge_by_rules(sample: Sample, plan: Plan, library: IntentLibrary) -> dict[str, AxisScore]:
+def judge_by_rules(sample: Sample, plan: Plan, rules: ServiceRules) -> dict[str, AxisScore]:
     """Axis -> score of a plan in the context of ``sample``, whose label is not looked at."""
-    case = case_of(plan, situation_of(facts_of(sample)), library)
-    findings = (flow_findings(case), logic_findings(case, library), spatiotemporal_findings(case))
+    case = case_of(sample, plan, rules)
+    if plan and not case.plan and rules.file.judge.filter:
+        findings = (Findings(failures=["no intent can be carried out"]),) * len(AXES)
+    else:
+        findings = (flow_findings(case), logic_findings(case), fit_findings(case))
     return {axis: score_of(found) for axis, found in zip(AXES, findings, strict=True)}
 
 
@@ -259,15 +248,8 @@ class RuleJudge:
     )
 
     def __init__(self, library: IntentLibrary) -> None:
-        """Raises GplanError where ``library`` has a tool that the rules know nothing of."""
-        self._rules = ServiceRules(library) if library.rows else None
-        unknown = [tool for tool in library.tools if tool not in it.TOOL_WORDS]
-        if unknown and self._rules is None:
-            raise GplanError(
-                f"The rule judge knows the shipped Amap library; library {library.name} also has "
-                f"{', '.join(unknown)}. Judge its plans with a language model (--judge FILE)."
-            )
-        self._library = library
+        """Raises GplanError where the library's service has no rules, or they don't fit it."""
+        self._rules = ServiceRules(library)
         # The version is that of the rules.
         self.settings: Mapping[str, Any] = {
             "judge": self.name,
@@ -275,19 +257,14 @@ class RuleJudge:
             "library": library.name,
         }
 
-    def _scores(self, sample: Sample, plan: Plan) -> dict[str, AxisScore]:
-        if self._rules is None:
-            return judge_by_rules(sample, plan, self._library)
-        found = judge_by_service(sample, plan, self._rules)
-        return {axis: score_of(one) for axis, one in zip(AXES, found, strict=True)}
-
     async def judge(self, sample: Sample, plan: Plan) -> Judgement:
-        return Judgement(self._scores(sample, plan))
+        return Judgement(judge_by_rules(sample, plan, self._rules))
 
     async def compare(self, sample: Sample, first: Plan, second: Plan) -> Preference:
         """Prefers the plan with the higher sum of scores, whichever comes first."""
         a, b = (
-            sum(s.score for s in self._scores(sample, plan).values()) for plan in (first, second)
+            sum(s.score for s in judge_by_rules(sample, plan, self._rules).values())
+            for plan in (first, second)
         )
         reason = f"sums of scores: {a} and {b}"
         return Preference("tie" if a == b else "first" if a > b else "second", reason)

@@ -47,6 +47,7 @@ from gplan_jax.gsisr import (
     split_by_id,
     write_samples,
 )
+from gplan_jax.synthesis.rules.service_rules import ServiceRules
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 Outcome = Literal["holds", "not told apart", "contradicted"]
@@ -195,11 +196,12 @@ def score_answers(
 ) -> dict[str, np.ndarray]:
     """Measure -> [S, N] scores of an arm's free answers, the rule judge's axes among them."""
     found: dict[str, list[list[float]]] = {}
+    rules = ServiceRules(library)
     for row, sample in zip(results.rows, samples, strict=True):
         texts = row.arms[arm].free or row.arms[arm].constrained
         for seed, text in enumerate(texts):
             values = dict(score_text(text, sample.raw_labels, library).values)
-            axes = judge_by_rules(sample.with_label(""), parse_plan(text, library), library)
+            axes = judge_by_rules(sample.with_label(""), parse_plan(text, library), rules)
             values |= {axis: float(score.score) for axis, score in axes.items()}
             values["overall"] = sum(values[axis] for axis in JUDGE[:3]) / 3
             for measure in TITLES:

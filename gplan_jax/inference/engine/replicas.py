@@ -12,12 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import jax
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import COLUMNS, Sample
+from gplan_jax.gsisr import Sample
 from gplan_jax.inference.engine import requests
-from gplan_jax.inference.engine.decoder_setup import MOMENT_COLUMNS
 
 USERS = 100_000  # whose replica is remembered
-USER_COLUMNS = tuple(column for column in COLUMNS if column not in {*MOMENT_COLUMNS, "id"})
 _STATE = ("queued", "active", "slots", "queue_limit", "prefix_bytes")
 _COUNTS = (*requests.ENDS, "passes", "prefix_hits", "prefix_misses", "compilations")
 
@@ -27,7 +25,7 @@ def user_of(request: requests.PlanRequest) -> Hashable:
     sample = request.sample
     if not isinstance(sample, Sample):
         return str(sample)
-    return hash((sample.extra, *(getattr(sample, column) for column in USER_COLUMNS)))
+    return hash(sample.with_texts({"id": ""}).texts_of(("profile", "history")))
 
 
 class Replicas:

@@ -2,29 +2,30 @@
 
 A condition is a mapping, all of which must hold, or a list of such, of which one must. Its keys are
 aspects of the same file, facts (``Facts``) or the service's columns; its values one value, a list
-of them, null for none, {not: ...}, or bounds: {above, least, most, below}.
+of them, null for none, {not: ...}, bounds: {above, least, most, below}, or {words: [...]} with
+bounds on how often these words occur. Where a plan is at hand, keys ask for its intents too:
+``has`` (patterns each of which one matches), ``lacks`` (patterns that none matches), ``first``.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from pydantic import Field
 
-from gplan_jax.foundation.config import Config, line_of, load_config
-from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import Intent, IntentLibrary, check_plan
-from gplan_jax.gsisr.facts import Facts
-from gplan_jax.gsisr.plans import canonical_plan
+from gplan_jax.foundation.config import Config
+from gplan_jax.gsisr import Intent, Plan
+from gplan_jax.gsisr.row_form import Group
 
-Scalar = str | int | float | bool | None
 Condition = dict[str, Any] | list[dict[str, Any]]
 BOUNDS = ("above", "least", "most", "below")
 ANY, ABSENT = "any", "absent"  # in patterns of intents: whatever it says, and nothing
+# Beside aspects, facts and columns: the text of both histories, and what a plan in the making tells
+HISTORY = "history"
+OF_PLANS = ("has", "lacks", "first")
+COUNTS = ("steps", "length", "middle", "slot")
 
 
 class Case(Config):
@@ -51,6 +52,64 @@ class Offer(Config):
 
     when: Condition = Field(default_factory=dict)
     add: dict[str, float]
+
+
+class Liking(Config):
+    """What a user likes: openings and offers with an intent of a pattern weigh so much more."""
+
+    intents: dict[str, Any] = Field(alias="for")
+    when: Condition
+    times: float
+
+
+class Form(Config):
+    """How an intent is written where the condition holds; {names} are draws and aspects."""
+
+    when: Condition = Field(default_factory=dict)
+    intent: Intent = Field(alias="is")
+
+
+class Drawn(Config):
+    """One of the offers that none has drawn yet, by the user's taste for this question."""
+
+    offer: str
+
+
+class Middle(Config):
+    """What the middle of a plan is made of, in order: intents by name, and drawn offers."""
+
+    when: Condition = Field(default_factory=dict)
+    of: list[str | Drawn]
+
+
+class Extra(Config):
+    """What else the middle has at this index, 0 the first, where the condition holds."""
+
+    add: str
+    at: int
+    when: Condition
+
+
+class Match(Config):
+    """Intents of a pattern, where the condition holds."""
+
+    intents: dict[str, Any] = Field(alias="for", default_factory=dict)
+    when: Condition = Field(default_factory=dict)
+
+
+class Last(Config):
+    """What comes last where the condition holds, or ahead of a last intent of a pattern."""
+
+    add: str
+    when: Condition = Field(default_factory=dict)
+    ahead: Match | None = None
+
+
+class Lengths(Config):
+    """Length of a plan -> weight."""
+
+    when: Condition = Field(default_factory=dict)
+    of: dict[int, float]
 
 
 class Reason(Config):
@@ -85,11 +144,9 @@ class Phrase(Config):
     need: str | None = None
 
 
-class Against(Config):
-    """What the rule judge finds wrong with an intent where the condition holds."""
+class Remark(Match):
+    """What is said of intents of a pattern where the condition holds."""
 
-    intents: dict[str, Any] = Field(alias="for")
-    when: Condition
     say: str
 
 
@@ -105,62 +162,129 @@ class Words(Config):
     habit: str = "as usual"  # where no fact supports the first intent
     habitual: str = "a usual addition"  # where none supports another one
     follows: str = "follows from the step before"  # of a reference to an earlier place
+    # How values of parameters are called, the others as they are written; where this is left out,
+    # all as the library says what they mean.
+    values: dict[str, str] = Field(default_factory=dict)
+
+
+class Need(Config):
+    """A need that is the most pressing where the condition holds: what meets it as a plan's first
+    intent, and what may stand there all the same."""
+
+    when: Condition = Field(default_factory=dict)
+    say: str
+    met: list[Match] = Field(default_factory=list)
+    fair: list[Match] = Field(default_factory=list)
+
+
+class Stage(Match):
+    """The stage of a trip that intents belong to, or the first and the last such stage."""
+
+    at: str
+    until: str | None = None
+
+
+class JudgeRules(Config):
+    """What the rule judge holds a plan to; conditions may ask for its intents."""
+
+    # Flow. Where there are no needs, a plan should begin as ``openings`` say.
+    needs: list[Need] = Field(default_factory=list)  # the first that holds
+    everywhere: list[str] = Field(default_factory=list)  # aspects that are no reason of this trip
+    anytime: list[dict[str, Any]] = Field(default_factory=list)  # patterns that need no reason
+    # Logic. Where there are no chains, links speak for a plan.
+    filter: bool = True  # whether what the rule filter's logic finds counts, too
+    trip: list[str] = Field(default_factory=list)  # stages in their order
+    stages: list[Stage] = Field(default_factory=list)  # the first that fits
+    depends: list[Remark] = Field(default_factory=list)  # what is lacking before an intent
+    chains: list[Remark] = Field(default_factory=list)  # what builds upon what, the first counts
+    # Fit. Where nothing is said to fit, reasons speak for a plan.
+    against: list[Remark] = Field(default_factory=list)
+    ignored: list[Remark] = Field(default_factory=list)  # what a plan passes over
+    fits: list[Remark] = Field(default_factory=list)  # why an intent fits, the first counts
+    suits: list[Remark] = Field(default_factory=list)  # the same of offers; "" for doesn't
 
 
 class RuleFile(Config):
     """A rule file as its YAML says it."""
 
+    # Whose texts make a user's taste.
+    taste: list[Group] = Field(default=["profile", "history"], min_length=1)
     aspects: dict[str, list[Case]] = Field(min_length=1)
     context: list[str] = Field(default_factory=list)  # aspects that are said; all where empty
-    intents: dict[str, Intent] = Field(min_length=1)
+    intents: dict[str, Intent | list[Form]] = Field(min_length=1)
     openings: list[Branch] = Field(min_length=1)
+    otherwise: str | None = None  # the opening where no fact supports any; the first where None
+    likings: list[Liking] = Field(default_factory=list)
+    draws: dict[str, dict[str, float]] = Field(default_factory=dict)  # name -> value -> weight
+    # Aspects of a plan that has its opening, for each slot of its middle.
+    course: dict[str, list[Case]] = Field(default_factory=dict)
+    lengths: list[Lengths] = Field(default_factory=list)  # the first that holds
     offers: list[Offer] = Field(default_factory=list)
-    last: dict[str, float] = Field(default_factory=dict)  # at the end, where supported -> share
+    middle: list[Middle] = Field(default_factory=list)  # the first that holds; else all offers
+    extras: list[Extra] = Field(default_factory=list)
+    last: list[Last] = Field(default_factory=list)
     fill: list[str] = Field(default_factory=list)  # where too few intents are supported
-    lengths: dict[int, float] = Field(default_factory=dict)  # length of plans -> weight
     reasons: list[Reason] = Field(default_factory=list)
     here: Here | None = None
     links: list[Link] = Field(default_factory=list)
     phrases: list[Phrase] = Field(default_factory=list)
-    stages: list[dict[str, Any]] = Field(default_factory=list)  # patterns, in the order of a trip
-    against: list[Against] = Field(default_factory=list)
+    closings: list[Remark] = Field(default_factory=list)  # of strategies of plans with such intents
     words: Words = Words()
+    judge: JudgeRules = JudgeRules()
 
-    @classmethod
-    def load(cls, path: Path, library: IntentLibrary) -> RuleFile:
-        """Reads and checks a rule file; GplanError names each fault with its line."""
-        rules = load_config(cls, path)
-        faults = [
-            f"line {line_of(path, *where)}: {'.'.join(map(str, where))}: {what}"
-            for where, what in _faults(rules, library)
-        ]
-        if faults:
-            raise GplanError(f"{path} does not fit the service:\n  " + "\n  ".join(faults))
-        return rules
+    @cached_property
+    def forms(self) -> Mapping[str, list[Form]]:
+        """Name -> how the intent is written, of which the first that holds counts."""
+        return {
+            name: said if isinstance(said, list) else [Form.model_validate({"is": said})]
+            for name, said in self.intents.items()
+        }
 
-    def plan(self, names: str) -> list[Intent]:
+    def plan(self, names: str) -> Plan:
         """The intents of "a + b"."""
-        return [self.intents[name.strip()] for name in names.split("+")]
+        return [self.forms[name.strip()][0].intent for name in names.split("+")]
+
+
+def reference(value: str) -> str | None:
+    """The draw or aspect whose value stands in place of {name}; None for a value as it is."""
+    return value[1:-1] if len(value) > 2 and value[0] == "{" and value[-1] == "}" else None
 
 
 def matches(pattern: Mapping[str, Any], intent: Mapping[str, str]) -> bool:
-    """Whether an intent has what a pattern says: a value, one of a list, "any" or "absent"."""
-    for key, wanted in pattern.items():
-        value = intent.get(key)
-        if (wanted == ABSENT and value is not None) or (wanted == ANY and value is None):
-            return False
-        if wanted in (ANY, ABSENT):
-            continue
-        if value is None or value not in (wanted if isinstance(wanted, list) else [wanted]):
-            return False
-    return True
+    """Whether an intent has what a pattern says: a value, one of a list, "any", "absent", or
+    {not: ...} of these."""
+    return all(_fits(wanted, intent.get(key)) for key, wanted in pattern.items())
+
+
+def _fits(wanted: Any, value: str | None) -> bool:
+    if isinstance(wanted, list):
+        return value in wanted or (value is None and ABSENT in wanted)
+    if isinstance(wanted, dict):
+        return not _fits(wanted["not"], value)
+    if value is None or wanted == ABSENT:
+        return value is None and wanted == ABSENT
+    return value == wanted or wanted == ANY
 
 
 def holds(condition: Condition, known: Mapping[str, Any]) -> bool:
-    """Whether a condition holds for the values of aspects, facts and columns."""
+    """Whether a condition holds for the values of aspects, facts and columns, and of a plan.
+
+    The intents that ``has``, ``lacks`` and ``first`` ask for stand under "plan".
+    """
     if isinstance(condition, list):
         return any(holds(one, known) for one in condition)
-    return all(_test(wanted, known[name]) for name, wanted in condition.items())
+    return all(
+        _of_plan(name, wanted, known["plan"]) if name in OF_PLANS else _test(wanted, known[name])
+        for name, wanted in condition.items()
+    )
+
+
+def _of_plan(name: str, wanted: Any, plan: Plan) -> bool:
+    if name == "first":
+        return bool(plan) and matches(wanted, plan[0])
+    patterns = wanted if isinstance(wanted, list) else [wanted]
+    found = [any(matches(pattern, intent) for intent in plan) for pattern in patterns]
+    return all(found) if name == "has" else not any(found)
 
 
 def _test(wanted: Any, value: Any) -> bool:
@@ -169,6 +293,9 @@ def _test(wanted: Any, value: Any) -> bool:
             return not _test(wanted["not"], value)
         if value is None:
             return False
+        if "words" in wanted:
+            value = sum(value.count(word) for word in wanted["words"])
+            wanted = {"least": 1, **wanted}
         return (
             ("above" not in wanted or value > wanted["above"])
             and ("least" not in wanted or value >= wanted["least"])
@@ -176,109 +303,3 @@ def _test(wanted: Any, value: Any) -> bool:
             and ("below" not in wanted or value < wanted["below"])
         )
     return value in wanted if isinstance(wanted, list) else bool(value == wanted)
-
-
-FACTS = tuple(field.name for field in dataclasses.fields(Facts))
-DERIVED = ("weekday", "minute", "ends_with_day")  # of the engine, beside the facts
-
-
-def _faults(rules: RuleFile, library: IntentLibrary) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    columns = [name for name in library.form.columns if name != library.form.label]
-    facts = {*FACTS, *DERIVED, *columns}
-    aspects: dict[str, set[str]] = {}
-
-    def unknown(name: str, known: object) -> str:
-        near = difflib.get_close_matches(name, [str(k) for k in known], n=1)  # type: ignore[attr-defined]
-        return f"{name} is not defined" + (f" (meant {near[0]}?)" if near else "")
-
-    def condition(where: tuple[str | int, ...], said: Condition) -> Iterator[Any]:
-        for part in said if isinstance(said, list) else [said]:
-            for name, wanted in part.items():
-                if name not in aspects and name not in facts:
-                    yield where, "no aspect, fact or column: " + unknown(name, {*aspects, *facts})
-                    continue
-                inner = wanted["not"] if isinstance(wanted, dict) and "not" in wanted else wanted
-                if isinstance(inner, dict) and (odd := set(inner) - set(BOUNDS)):
-                    yield where, f"{name}: bounds are {', '.join(BOUNDS)}, not {', '.join(odd)}"
-                if name in aspects and not isinstance(inner, dict):
-                    for value in inner if isinstance(inner, list) else [inner]:
-                        if value is not None and value not in aspects[name]:
-                            yield (
-                                where,
-                                f"{name} is never {value}: " + unknown(value, aspects[name]),
-                            )
-
-    def pattern(where: tuple[str | int, ...], said: Mapping[str, Any]) -> Iterator[Any]:
-        for key, wanted in said.items():
-            if key not in library.keys:
-                yield where, "no parameter: " + unknown(key, library.keys)
-                continue
-            known = library.tools if key == library.tool_key else library.parameters[key].values
-            for value in wanted if isinstance(wanted, list) else [wanted]:
-                if known is not None and value not in (ANY, ABSENT) and value not in known:
-                    yield where, f"{key}: " + unknown(str(value), known)
-
-    for name, cases in rules.aspects.items():
-        for number, case in enumerate(cases):
-            yield from condition(("aspects", name, number), case.when)
-        aspects[name] = {case.value for case in cases}
-    for name in rules.context:
-        if name not in aspects:
-            yield ("context",), unknown(name, aspects)
-    for name, intent in rules.intents.items():
-        broken = check_plan(canonical_plan([intent], library), library)
-        for violation in broken:
-            if violation.tier == "schema":
-                yield ("intents", name), violation.message.removeprefix("Intent 1: ")
-
-    def named(where: tuple[str | int, ...], names: Mapping[str, float]) -> Iterator[Any]:
-        for text, weight in names.items():
-            lacking = [n.strip() for n in text.split("+") if n.strip() not in rules.intents]
-            for name in lacking:
-                yield where, "no intent: " + unknown(name, rules.intents)
-            if not weight > 0:
-                yield where, f"{text}: its weight is {weight}; give one above 0"
-            if not lacking:
-                plan = canonical_plan(rules.plan(text), library)
-                for violation in check_plan(plan, library):
-                    if violation.tier == "logic" or violation.code == "too_long":
-                        yield where, f"{text}: {violation.message}"
-
-    def branches(where: tuple[str | int, ...], found: list[Branch]) -> Iterator[Any]:
-        for number, branch in enumerate(found):
-            here = (*where, number)
-            yield from condition(here, branch.when)
-            yield from named(here, branch.open)
-            yield from branches((*here, "then"), branch.then)
-            if bool(branch.open) is bool(branch.then):
-                yield here, "a branch has either open or then"
-
-    yield from branches(("openings",), rules.openings)
-    for number, offer in enumerate(rules.offers):
-        yield from condition(("offers", number), offer.when)
-        for name, weight in offer.add.items():
-            if name not in rules.intents:
-                yield ("offers", number), "no intent: " + unknown(name, rules.intents)
-            elif not weight > 0:
-                yield ("offers", number), f"{name}: its weight is {weight}; give one above 0"
-    for part, found in (("last", rules.last), ("fill", rules.fill)):
-        for name in found:
-            if name not in rules.intents:
-                yield (part,), "no intent: " + unknown(name, rules.intents)
-    for part in ("reasons", "links", "phrases", "against"):
-        for number, one in enumerate(getattr(rules, part)):
-            yield from pattern((part, number), one.intents)
-            yield from condition((part, number), getattr(one, "when", {}))
-            if isinstance(one, Link):
-                yield from pattern((part, number), one.after)
-            if isinstance(one, Reason):
-                for entry in one.say:
-                    yield from condition((part, number), entry)
-                    if not entry or next(iter(entry)) not in aspects:
-                        yield (part, number), f"{entry} begins with no aspect, so it says nothing"
-    for number, stage in enumerate(rules.stages):
-        yield from pattern(("stages", number), stage)
-    shortest, longest = library.plan_length.minimum, library.plan_length.maximum
-    for length in rules.lengths:
-        if not shortest <= length <= longest:
-            yield ("lengths",), f"{length} is no length of a plan: {shortest} to {longest}"

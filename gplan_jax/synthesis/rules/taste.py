@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from gplan_jax.gsisr import Sample
-from gplan_jax.gsisr.context_pairs import SHARED_COLUMNS
+from gplan_jax.gsisr.row_form import Group
 
 T = TypeVar("T")
 
@@ -17,8 +17,8 @@ T = TypeVar("T")
 class Draws:
     """Draws that are the same for the same user and question.
 
-    A hash of the columns that contexts of one user share (profile, history, order), never of time
-    and place: so two contexts of one anchor differ in plan only because time or place differs.
+    A hash of the user's own columns, never of time and place: so two contexts of one anchor differ
+    in plan only because time or place differs.
     """
 
     digest: bytes  # 32 bytes that decide between options of equal standing
@@ -38,7 +38,7 @@ class Draws:
         return options[-1][0]
 
 
-def digest_of(sample: Sample) -> bytes:
-    """The hash of a row's shared columns."""
-    text = "\x1f".join((*(getattr(sample, column) for column in SHARED_COLUMNS), *sample.extra))
+def digest_of(sample: Sample, groups: Collection[Group]) -> bytes:
+    """The hash of a row's columns of these groups, by their roles (``RowForm.groups``)."""
+    text = "\x1f".join(sample.texts_of(groups))
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).digest()

@@ -16,7 +16,7 @@ from gplan_jax.reasoning import (
     write_trace,
 )
 from gplan_jax.reasoning.traces import check_plain
-from gplan_jax.synthesis.amap.intents import TOOL_WORDS, intent_words
+from gplan_jax.synthesis.rules.service_rules import shipped_rules
 
 CONTEXT_BLOCKS = GSISR_LATENTS.context_blocks
 PLAN = "plan"
@@ -109,9 +109,8 @@ def plan_words(plan: Plan, library: IntentLibrary) -> str:
     for intent in plan:
         name = intent.get(library.tool_key, "?")
         tool = library.tools.get(name)
-        amap = library.rows is None and name in TOOL_WORDS
-        if tool and amap and all(key in intent for key in tool.parameters):
-            texts.append(intent_words(dict(intent)))
+        if tool and library.rows is None and all(key in intent for key in tool.parameters):
+            texts.append(shipped_rules("amap").words_of(dict(intent)))
         else:
             values = [value for key, value in intent.items() if key != library.tool_key]
             texts.append(" ".join([(tool.meaning if tool else "") or name, *values]))

@@ -13,7 +13,7 @@ from pathlib import Path
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import read_jsonl, write_jsonl
 from gplan_jax.gsisr import IntentLibrary, Sample, facts_of, long_term, short_term
-from gplan_jax.synthesis.amap.situation import situation_of
+from gplan_jax.synthesis.rules.service_rules import shipped_rules
 from gplan_jax.synthesis.seeds.draft import Draft
 from gplan_jax.synthesis.teachers.seed import Stratum
 
@@ -54,8 +54,8 @@ def environment(sample: Sample) -> Environment:
 
     if sample.written is not None:
         return tuple((name, cut(text)) for name, text in sample.context().items() if text.strip())
-    facts = facts_of(sample)
-    now = facts.now
+    now = facts_of(sample).now
+    rules = shipped_rules("amap")
     weekend = "，周末" if sample.weekendflag == "1" else ""
     holiday = "，节假日" if sample.holidayflag == "1" else ""
     area = cut(sample.current_city + sample.current_district)
@@ -74,7 +74,7 @@ def environment(sample: Sample) -> Environment:
     ]
     weekday = "一二三四五六日"[now.weekday()]
     return (
-        ("情境", "，".join(cut(phrase) for phrase in situation_of(facts).phrases())),
+        ("情境", "，".join(cut(phrase) for phrase in rules.context(rules.tell(sample)))),
         ("现在", f"{now:%Y-%m-%d} 周{weekday} {now:%H:%M}{weekend}{holiday}"),
         ("位置", join(area, cut(sample.current_tag), cut(sample.current_poi_name))),
         ("订单", join(cut(sample.trigger_1), order_area, cut(sample.trigger_4), *told)),

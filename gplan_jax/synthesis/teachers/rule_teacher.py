@@ -7,7 +7,7 @@ import random
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample
 from gplan_jax.reasoning import ReasoningTrace
-from gplan_jax.synthesis.amap.rules import rules_of
+from gplan_jax.synthesis.rules.service_rules import ServiceRules
 from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
 from gplan_jax.synthesis.world.faults import draw_code, plant_fault
 
@@ -26,7 +26,7 @@ class RuleTeacher:
             raise GplanError(f"faulty_share is {faulty_share}; give a share between 0 and 1.")
         # Rows tell by the name whether their teacher erred.
         self.name = "world" if faulty_share else "rules"
-        self._library, self._rules = library, rules_of(library)
+        self._library, self._rules = library, ServiceRules(library)
         self._faulty_share = faulty_share
 
     async def answer(self, sample: Sample) -> TeacherAnswer:

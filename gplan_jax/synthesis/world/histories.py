@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 from statistics import NormalDist
 
 from gplan_jax.gsisr.facts import Habit, long_term_text, short_term_entry
-from gplan_jax.synthesis.amap.situation import REFUEL_ORDERS
 from gplan_jax.synthesis.world.calibration import draw, draw_quantile, has, quantile_at, tables
 from gplan_jax.synthesis.world.geography import CITIES, Geography, Place
+from gplan_jax.synthesis.world.orders import REFUEL_ORDERS
 from gplan_jax.synthesis.world.people import Person
 
 UNMARKED_ACTS = ("act_3",)  # Written without the 了 that follows every other act.

@@ -11,11 +11,12 @@ import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from gplan_jax.synthesis.amap.situation import Phase
 from gplan_jax.synthesis.world.calibration import draw, draw_quantile
 
-DAY_PHASES = (Phase.LATER, Phase.THIS_DAY, Phase.LAST_DAY)
+# Phases are those of rules.yaml, in capitals as in calibration.yaml.
+DAY_PHASES = ("LATER", "THIS_DAY", "LAST_DAY")
 DAY_ORDERS = ("酒店", "门票")
+REFUEL_ORDERS = ("加油", "充电桩")  # which are about the car
 TICKET_DAYS = 30
 TRIES = 30
 # Bounds of the classes of an order's age, in minutes.
@@ -25,13 +26,13 @@ AGE_BOUNDS = {
 }  # fmt: skip
 # Hours from now to the start, by phase.
 STARTS_IN = {
-    Phase.SOON: (0.1, 2.9),
-    Phase.LATER_TODAY: (3.1, 17.0),
-    Phase.LATER: (24.0, 60.0),
-    Phase.JUST_STARTED: (-1.9, -0.02),
-    Phase.LONG_STARTED: (-12.0, -2.2),
-    Phase.ACTIVE: (-1.9, -0.1),
-    Phase.OVER: (-9.0, -5.0),
+    "SOON": (0.1, 2.9),
+    "LATER_TODAY": (3.1, 17.0),
+    "LATER": (24.0, 60.0),
+    "JUST_STARTED": (-1.9, -0.02),
+    "LONG_STARTED": (-12.0, -2.2),
+    "ACTIVE": (-1.9, -0.1),
+    "OVER": (-9.0, -5.0),
 }
 
 
@@ -48,11 +49,11 @@ def draw_times(order_type: str, now: datetime, generator: random.Random) -> Orde
     """Times in one of the phases that orders of this type know, all fit for ``now``."""
     by_days = order_type in DAY_ORDERS
     for _ in range(TRIES):
-        phase = Phase[draw(generator, "phases", order_type)]
+        phase = draw(generator, "phases", order_type)
         if phase in DAY_PHASES and not by_days:
             continue  # An order of midnight sharp, which looks like one of the day.
         made = None
-        if draw(generator, "order_known", phase.name) == "True":
+        if draw(generator, "order_known", phase) == "True":
             least, most = AGE_BOUNDS[draw(generator, "order_age", order_type)]
             # Most of the last class is of its first hours.
             late = most > 720
@@ -66,11 +67,11 @@ def draw_times(order_type: str, now: datetime, generator: random.Random) -> Orde
             # Start and end on midnights.
             today = now.replace(hour=0, minute=0, second=0)
             stay = int(draw(generator, "nights")) if order_type == "酒店" else TICKET_DAYS
-            begun_days = {Phase.LATER: -1, Phase.THIS_DAY: 0, Phase.LAST_DAY: stay}[phase]
+            begun_days = {"LATER": -1, "THIS_DAY": 0, "LAST_DAY": stay}[phase]
             start = today - timedelta(days=begun_days)
             return OrderTimes(made, start, start + timedelta(days=stay))
         # Start and end to the second; drawn again where ``made`` doesn't fit the phase.
-        begun = phase in (Phase.JUST_STARTED, Phase.LONG_STARTED, Phase.ACTIVE)
+        begun = phase in ("JUST_STARTED", "LONG_STARTED", "ACTIVE")
         if begun and made and not by_days:
             lag = draw_quantile(generator, "start_lag_minutes", order_type)
             start = made - timedelta(seconds=int(60 * max(lag, 0.0)))
@@ -79,11 +80,11 @@ def draw_times(order_type: str, now: datetime, generator: random.Random) -> Orde
         hours = (now - start).total_seconds() / 3600
         today_only = start.date() == now.date()
         fits = {
-            Phase.SOON: -3 < hours < 0,
-            Phase.LATER_TODAY: hours < -3 and today_only,
-            Phase.JUST_STARTED: 0 <= hours <= 2 and today_only,
-            Phase.LONG_STARTED: hours > 2 and today_only,
-            Phase.ACTIVE: hours >= 0 and today_only,
+            "SOON": -3 < hours < 0,
+            "LATER_TODAY": hours < -3 and today_only,
+            "JUST_STARTED": 0 <= hours <= 2 and today_only,
+            "LONG_STARTED": hours > 2 and today_only,
+            "ACTIVE": hours >= 0 and today_only,
         }.get(phase, True)
         if fits and (start.hour, start.minute) != (0, 0):
             return OrderTimes(made, start, _end(order_type, phase, start, now, generator))
@@ -91,14 +92,14 @@ def draw_times(order_type: str, now: datetime, generator: random.Random) -> Orde
 
 
 def _end(
-    order_type: str, phase: Phase, start: datetime, now: datetime, generator: random.Random
+    order_type: str, phase: str, start: datetime, now: datetime, generator: random.Random
 ) -> datetime | None:
     if order_type in DAY_ORDERS:  # A room by the hour.
         stay = timedelta(hours=generator.randint(2, 4))
-        return now - timedelta(minutes=20) if phase is Phase.OVER else max(start, now) + stay
-    if order_type != "其他" or phase in (Phase.JUST_STARTED, Phase.LONG_STARTED):
+        return now - timedelta(minutes=20) if phase == "OVER" else max(start, now) + stay
+    if order_type != "其他" or phase in ("JUST_STARTED", "LONG_STARTED"):
         return None
     day = start.replace(hour=23, minute=59, second=59)
     days = int(draw(generator, "days_valid"))
     # One that is under way and ends with today would be on its last day.
-    return day + timedelta(days=max(days, 1) if phase is Phase.ACTIVE else days)
+    return day + timedelta(days=max(days, 1) if phase == "ACTIVE" else days)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from gplan_jax.synthesis.amap.situation import REFUEL_ORDERS
 from gplan_jax.synthesis.world.calibration import draw, shares
 from gplan_jax.synthesis.world.geography import CITIES, Geography, Place
+from gplan_jax.synthesis.world.orders import REFUEL_ORDERS
 
 # Columns of the profile whose codes go together in the public rows.
 CODES_TOGETHER = (("1",), ("2", "3", "4", "11"), ("10", "12"))

@@ -16,8 +16,7 @@ from datetime import datetime, timedelta
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.gsisr.facts import TIME_FORMAT, DayPart, day_part_of
-from gplan_jax.synthesis.amap.rules import Rules
-from gplan_jax.synthesis.amap.situation import REFUEL_ORDERS
+from gplan_jax.synthesis.rules.service_rules import ServiceRules
 from gplan_jax.synthesis.world.calibration import draw, tables
 from gplan_jax.synthesis.world.geography import CITIES, Geography, Place, build_geography, is_open
 from gplan_jax.synthesis.world.histories import (
@@ -26,7 +25,7 @@ from gplan_jax.synthesis.world.histories import (
     long_term_behavior,
     recent_events,
 )
-from gplan_jax.synthesis.world.orders import draw_times
+from gplan_jax.synthesis.world.orders import REFUEL_ORDERS, draw_times
 from gplan_jax.synthesis.world.people import CAR_SHARE, Person, make_person
 
 FIRST_ID = 1_000_001
@@ -55,7 +54,7 @@ def simulate_rows(count: int, seed: int, *, first_id: int = FIRST_ID) -> Iterato
     A longer run starts with the rows of a shorter one. Ids count up from ``first_id``; a user may
     have several rows in a row. GplanError where ``count`` is negative.
     """
-    rules = Rules(IntentLibrary.load())
+    rules = ServiceRules(IntentLibrary.load())
     contexts = simulate_contexts(seed, first_id=first_id, count=count)
     return (context.with_label(rules.label(context)) for context in contexts)
 

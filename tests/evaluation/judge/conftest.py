@@ -15,8 +15,8 @@ import pytest
 
 from gplan_jax.foundation.files import write_jsonl
 from gplan_jax.gsisr import Plan, Sample, canonical_plan, write_samples
-from gplan_jax.synthesis.amap.intents import REMINDER, WEATHER, interest, ride, simple
 from tests.chat.servers import Server, scripted
+from tests.gsisr.amap_intents import REMINDER, WEATHER, interest, ride, simple
 
 RESPONDERS = Path(__file__).with_name("responders.py")
 PLANTED = "PLANTED"

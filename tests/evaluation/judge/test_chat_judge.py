@@ -28,7 +28,6 @@ from gplan_jax.evaluation.judge.sources import plans_of_predictions, read_rows
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_jsonl, write_jsonl
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, Plan, Sample, write_samples
-from gplan_jax.synthesis.amap.intents import one_place
 from tests.evaluation.judge.conftest import (
     PLANS,
     PLANTED,
@@ -38,6 +37,7 @@ from tests.evaluation.judge.conftest import (
     wire_tap,
     write_case,
 )
+from tests.gsisr.amap_intents import one_place
 
 LIBRARY = IntentLibrary.load()
 JUDGE_FILES = ("judge_hosted.yaml", "judge_vllm.yaml")

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Hashable
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
 import pytest
 
-from gplan_jax.gsisr import Sample
-from gplan_jax.inference.engine.replicas import Replicas
+from gplan_jax.gsisr import Sample, Service
+from gplan_jax.inference.engine.replicas import Replicas, user_of
 from gplan_jax.inference.engine.requests import (
     BadOption,
     EngineSnapshot,
@@ -96,6 +97,20 @@ def test_a_user_stays_where_the_prompt_is_cached_while_there_is_a_slot(row: Samp
     assert [len(engine.held) for engine in engines] == [1, 2]
     replicas.submit(request_of(row, 1, moment=8))  # and has no free slot any more
     assert [len(engine.held) for engine in engines] == [2, 2]
+
+
+def test_a_user_is_told_by_profile_and_history_alone() -> None:
+    form = Service.load("city_guide").form
+    texts = {"user_id": "u1", "age_group": "30s", "time": "2026-05-04 18:16", "weather": "rain"}
+
+    def user(**changes: str) -> Hashable:
+        return user_of(PlanRequest(Sample.from_context(texts | changes, form)))
+
+    for changes in ({"weather": "sunny"}, {"time": "2026-05-05 09:00"}, {"booking": "hotel"}):
+        assert user(**changes) == user()
+    assert user(user_id="u2") == user()  # who sends no id has a cached prompt, too
+    for changes in ({"age_group": "40s"}, {"habits": "visited cafe at Copper Kettle 12 times"}):
+        assert user(**changes) != user()
 
 
 def test_all_are_full_before_one_request_is_refused(row: Sample) -> None:

@@ -15,26 +15,30 @@ from gplan_jax.gsisr import (
     Plan,
     Sample,
     canonical_plan,
-    facts_of,
     parse_plan,
     read_labelled_samples,
     read_samples,
     write_samples,
 )
 from gplan_jax.reasoning import ReasoningTrace, parse_trace, write_trace
-from gplan_jax.synthesis.amap.intents import TOOL_WORDS
-from gplan_jax.synthesis.amap.rules import BY_HABIT, HABITUAL, Rules
-from gplan_jax.synthesis.amap.situation import situation_of
 from gplan_jax.synthesis.factory.labelled_files import explain_file
+from gplan_jax.synthesis.rules.service_rules import ServiceRules
 from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
 from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 Truth = Callable[[Sample, str], bool]
 LIBRARY = IntentLibrary.load()
-RULES = Rules(LIBRARY)
+RULES = ServiceRules(LIBRARY)
 CONTEXTS = list(simulate_rows(60, seed=11))
-FOLLOWS_STEP, AFTER_ARRIVING = "承接上一步", "到订单地之后"  # links of rules.yaml
+# Words of rules.yaml that are no claim about a row.
+HABITUAL, BY_HABIT = "惯常补充，兜底推荐", "按惯常"
+TOOL_WORDS = {
+    "tool_1": "打车", "tool_2": "出行", "tool_3": "长途交通", "tool_4": "周边公交",
+    "tool_5": "兴趣推荐", "tool_6": "到店卡片", "tool_7": "就近一处", "tool_8": "订单提醒",
+    "tool_9": "天气", "tool_10": "评价",
+}  # fmt: skip
+FOLLOWS_STEP, AFTER_ARRIVING = "承接上一步", "到订单地之后"
 
 
 def _intents() -> st.SearchStrategy[dict[str, str]]:
@@ -68,7 +72,7 @@ def test_any_plan_is_explained_by_true_facts_only(sample: Sample, plan: Plan) ->
         for value in intent.values():
             if value in (*LIBRARY.parameters["tag"].values, "附近", "商圈", "全城"):
                 assert value in trace[f"STEP_{i}"]
-    assert set(_claims(trace)) <= set(situation_of(facts_of(sample)).phrases())
+    assert set(_claims(trace)) <= set(RULES.context(RULES.tell(sample)))
 
 
 @given(st.sampled_from(CONTEXTS), st.lists(_intents(), min_size=1, max_size=4))

@@ -26,15 +26,15 @@ from gplan_jax.gsisr import (
     split_by_id,
 )
 from gplan_jax.reasoning import ReasoningTrace, split_response
-from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.factory.factory_report import PlanMix
 from gplan_jax.synthesis.factory.output_files import OutputFiles
 from gplan_jax.synthesis.factory.synthesize import NumberedContext, numbered, run_factory
+from gplan_jax.synthesis.rules.service_rules import ServiceRules
 from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 LIBRARY = IntentLibrary.load()
-RULES = Rules(LIBRARY)
+RULES = ServiceRules(LIBRARY)
 ROWS = list(simulate_rows(40, seed=4))
 ORIGIN = {
     "model": "m", "prompt_tokens": 10, "completion_tokens": 5, "cost": 0.5,

@@ -15,7 +15,6 @@ from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.gsisr import IntentLibrary, Sample, read_samples, split_by_id, write_samples
-from gplan_jax.synthesis.amap.rules import Rules
 from gplan_jax.synthesis.factory.factory_report import mix_table, removal_table
 from gplan_jax.synthesis.factory.synthesize import (
     SynthesisSettings,
@@ -25,10 +24,11 @@ from gplan_jax.synthesis.factory.synthesize import (
     numbered,
     synthesize,
 )
+from gplan_jax.synthesis.rules.service_rules import ServiceRules
 from gplan_jax.synthesis.world.simulation import simulate_contexts, simulate_rows
 
 LIBRARY = IntentLibrary.load()
-RULES = Rules(LIBRARY)
+RULES = ServiceRules(LIBRARY)
 ROWS = list(simulate_rows(30, seed=10))
 
 
@@ -130,7 +130,7 @@ def test_a_faulty_row_ends_the_run_before_anybody_is_asked(
     def asked(self: object, sample: Sample) -> str:
         raise AssertionError("the teacher was asked")
 
-    monkeypatch.setattr(Rules, "label", asked)
+    monkeypatch.setattr(ServiceRules, "label", asked)
     write_samples(
         tmp_path / "in.csv", [*ROWS[:20], dataclasses.replace(ROWS[20], currenttime="soon")]
     )

@@ -23,15 +23,12 @@ from gplan_jax.gsisr import (
     Sample,
     check_plan,
     check_shared,
-    facts_of,
     parse_plan,
     read_context_pairs,
     read_samples,
     write_samples,
 )
 from gplan_jax.reasoning import ReasoningTrace
-from gplan_jax.synthesis.amap.rules import Rules, plan_for, taste_of
-from gplan_jax.synthesis.amap.situation import situation_of
 from gplan_jax.synthesis.pairs.counterfactuals import (
     PairCandidate,
     PairRecipe,
@@ -51,6 +48,7 @@ from gplan_jax.synthesis.pairs.perturbations import (
 from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
 from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
 from gplan_jax.synthesis.world.simulation import simulate_rows
+from tests.synthesis.situations import AMAP
 
 LIBRARY = IntentLibrary.load()
 ROWS = list(simulate_rows(120, seed=4))
@@ -111,8 +109,7 @@ def test_every_pair_keeps_what_is_promised() -> None:
             check_shared(*pair.contexts)
             # What the rules plan for each context, worked out anew.
             plans = [
-                plan_for(situation_of(facts_of(context)), taste_of(context))
-                for context in pair.contexts
+                AMAP.plan(AMAP.tell(context), AMAP.taste(context)) for context in pair.contexts
             ]
             assert [parse_plan(context.raw_labels) for context in pair.contexts] == plans
             assert (plans[0] == plans[1]) == (candidate.verdict == "equal")
@@ -241,7 +238,7 @@ def test_an_answer_that_fails_is_named_and_left_out(answer: str, tmp_path: Path)
     rows_file = tmp_path / "rows.csv"
     write_samples(rows_file, ROWS[:40])
     text, problem = ANSWERS[answer]
-    rules = Rules(LIBRARY)
+    rules = AMAP
     known = {row.with_label("") for row in ROWS}
     fails_at = ROWS[4].current_city
 
@@ -263,7 +260,7 @@ def test_an_answer_that_fails_is_named_and_left_out(answer: str, tmp_path: Path)
 def test_a_failing_answer_to_the_row_itself_leaves_the_row_out(
     rows_file: Path, tmp_path: Path
 ) -> None:
-    rules = Rules(LIBRARY)
+    rules = AMAP
     first = ROWS[0].with_label("")
 
     def no_answer(sample: Sample) -> str:

@@ -71,7 +71,7 @@ def services(draw: st.DrawFn) -> dict[str, Any]:
         "plan_length": {"minimum": shortest, "maximum": rng.randint(shortest, 9)},
     }  # fmt: skip
     # Rules over facts and over a column without a role.
-    intents = {
+    intents: dict[str, Any] = {
         f"i{number}": {names[-3]: name}
         | (
             {parameter: rng.choice([v for v in values if number or v != back])}
@@ -80,8 +80,16 @@ def services(draw: st.DrawFn) -> dict[str, Any]:
         )
         for number, name in enumerate(tools)
     }
+    # One that hangs on a user's draws, where a tool has the parameter.
+    for name in [n for n in tools if of_tools[n]["parameters"]][:1]:
+        intents["drawn"] = [
+            {"when": {"later": "x"}, "is": {names[-3]: name, parameter: names[40]}},
+            {"is": {names[-3]: name, parameter: "{a value}"}},
+        ]
     first = [
-        name for name, intent in intents.items() if intent.get(parameter) != back
+        name
+        for name, intent in intents.items()
+        if not isinstance(intent, list) and intent.get(parameter) != back
     ] or []  # fmt: skip
     conditions: list[dict[str, Any]] = [{"part": "am"}, {"hour": {"least": 3}}, {}]
     conditions += [{name: ["", "x"]} for name in spare[:1]]
@@ -95,7 +103,15 @@ def services(draw: st.DrawFn) -> dict[str, Any]:
         ] or [{"open": {next(iter(intents)): 1}}],
         "offers": [{"when": rng.choice(conditions), "add": {name: rng.uniform(0.1, 9)}}
                    for name in rng.sample(list(intents), min(len(intents), 8))],
-        "last": {rng.choice(list(intents)): 0.5},
+        "draws": {"a draw": {"yes": 1, "no": 2}, "a value": dict.fromkeys(values, 1)},
+        "course": {"later": [{"is": "x", "when": [{"slot": {"least": 1}}, {"a draw": "no"}]}]},
+        "middle": [{"when": {"steps": 1, "later": None},
+                    "of": [{"offer": "which"}, *rng.sample(list(intents), 1), {"offer": "other"}]},
+                   *rng.choice([[], [{"of": [{"offer": "which"}] * 3}]])],
+        "extras": [{"add": rng.choice(list(intents)), "at": rng.randint(0, 2),
+                    "when": {"lacks": [{names[-3]: tools[0]}]}}],
+        "last": [{"add": rng.choice(list(intents)), "when": {"a draw": "yes"},
+                  "ahead": {"for": {names[-3]: tools}}}],
         "reasons": [{"for": {names[-3]: name}, "say": [{"part": "am"}]} for name in tools[::2]],
     }  # fmt: skip
     return {

@@ -12,7 +12,7 @@ from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, write_samples
 from gplan_jax.reasoning import ReasoningTrace, split_response
-from gplan_jax.synthesis.amap.rules import Rules
+from gplan_jax.synthesis.rules.service_rules import ServiceRules
 from gplan_jax.synthesis.seeds.draft import Draft
 from gplan_jax.synthesis.seeds.draw_candidates import draw_rows, write_review_files
 from gplan_jax.synthesis.seeds.seed_candidates import candidates_of, read_candidates
@@ -80,7 +80,7 @@ def test_the_rules_propose_where_rows_have_no_label(tmp_path: Path, library: Int
     data = written(tmp_path, [row.with_label("") for row in ROWS])
     write_review_files(data, tmp_path / "r.csv", library, RuleTeacher(library), count=6)
     for candidate in read_candidates(candidates_of(tmp_path / "r.csv"), library):
-        label = Rules(library).label(candidate.sample)
+        label = ServiceRules(library).label(candidate.sample)
         assert candidate.proposal.label(library) == label
 
 

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.gsisr import IntentLibrary, facts_of
-from gplan_jax.synthesis.amap.situation import situation_of
+from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.synthesis.seeds.seed_candidates import (
     LONGEST_VALUE,
     SeedCandidate,
@@ -24,6 +23,7 @@ from gplan_jax.synthesis.seeds.seed_candidates import (
     write_candidates,
 )
 from gplan_jax.synthesis.world.simulation import simulate_rows
+from tests.synthesis.situations import AMAP
 
 
 def test_candidates_are_read_as_they_were_written(
@@ -76,7 +76,7 @@ def test_the_facts_of_a_row_are_told_from_its_columns() -> None:
     for row in ROWS:
         told = dict(environment(row))
         assert list(told) == TITLES
-        assert told["情境"] == "，".join(situation_of(facts_of(row)).phrases())
+        assert told["情境"] == "，".join(AMAP.context(AMAP.tell(row)))
         now = datetime.fromisoformat(row.currenttime)
         assert told["现在"].startswith(f"{now:%Y-%m-%d} 周")
         assert ("周末" in told["现在"]) == (row.weekendflag == "1")

@@ -12,7 +12,7 @@ import pytest
 from gplan_jax.chat import ChatConfig, ChatReply, ChatRequest, RequestFailed, request_key
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, RowPlace, Sample, parse_plan
-from gplan_jax.synthesis.amap.rules import Rules
+from gplan_jax.synthesis.rules.service_rules import ServiceRules
 from gplan_jax.synthesis.teachers.chat_teacher import ChatTeacher, TeacherConfig
 from gplan_jax.synthesis.teachers.load import load_teacher, note_of, settings_of
 from gplan_jax.synthesis.teachers.protocol import Teacher
@@ -23,7 +23,7 @@ from gplan_jax.synthesis.teachers.seed_selection import SeedPool
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 LIBRARY = IntentLibrary.load()
-RULES = Rules(LIBRARY)
+RULES = ServiceRules(LIBRARY)
 ROWS = list(simulate_rows(40, seed=6))
 CONFIG = TeacherConfig(server=ChatConfig(base_url="http://127.0.0.1:9/v1", model="big"), examples=3)
 

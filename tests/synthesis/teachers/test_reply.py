@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gplan_jax.gsisr import IntentLibrary, canonical_plan, check_plan, parse_plan
 from gplan_jax.reasoning import parse_trace, split_response
-from gplan_jax.synthesis.amap.rules import Rules
+from gplan_jax.synthesis.rules.service_rules import ServiceRules
 from gplan_jax.synthesis.teachers.reply import (
     answer_schema,
     explanation_schema,
@@ -20,7 +20,7 @@ from gplan_jax.synthesis.teachers.reply import (
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 LIBRARY = IntentLibrary.load()
-RULES = Rules(LIBRARY)
+RULES = ServiceRules(LIBRARY)
 GOOD = {
     "reasoning": {
         "context": "人在酒店。",

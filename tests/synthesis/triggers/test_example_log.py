@@ -8,7 +8,7 @@ import pytest
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, check_plan, facts_of, long_term, read_samples, short_term
-from gplan_jax.synthesis.amap.rules import Rules
+from gplan_jax.synthesis.rules.service_rules import ServiceRules
 from gplan_jax.synthesis.triggers.example_log import (
     EVENTS_FILE,
     RULES_FILE,
@@ -57,7 +57,7 @@ def test_every_rule_finds_moments_and_the_rules_teacher_plans_for_each(
     write_example_log(logs, 150)
     report = write_contexts([logs / EVENTS_FILE], out, spec, users=logs / USERS_FILE)
     assert {name for name, count in report.moments.rows.items() if count} == set(spec.rules)
-    teacher, kinds, localities = Rules(library), set(), set()
+    teacher, kinds, localities = ServiceRules(library), set(), set()
     for row in read_samples(out):
         assert row.raw_labels == ""
         facts = facts_of(row)

@@ -20,12 +20,12 @@ from gplan_jax.gsisr import (
     parse_label,
 )
 from gplan_jax.reasoning import write_trace
-from gplan_jax.synthesis.amap.rules import Rules
+from gplan_jax.synthesis.rules.service_rules import ServiceRules
 from gplan_jax.synthesis.world.faults import BROKEN_REASONING, CODES, draw_code, plant_fault
 from gplan_jax.synthesis.world.simulation import simulate_contexts
 
 LIBRARY = IntentLibrary.load()
-RULES = Rules(LIBRARY)
+RULES = ServiceRules(LIBRARY)
 [CONTEXT] = simulate_contexts(1, count=1)
 
 # Every code that the filter documents, by tier.

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from gplan_jax.synthesis.amap.situation import REFUEL_ORDERS
 from gplan_jax.synthesis.world.geography import CITIES, build_geography
+from gplan_jax.synthesis.world.orders import REFUEL_ORDERS
 from gplan_jax.synthesis.world.people import Person, make_person
 
 MAP = build_geography(0)

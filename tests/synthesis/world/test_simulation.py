@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from datetime import datetime
 from itertools import islice, pairwise
@@ -20,15 +21,16 @@ from gplan_jax.gsisr import (
     parse_plan,
 )
 from gplan_jax.gsisr.facts import long_term, short_term
-from gplan_jax.synthesis.amap.intents import ARRIVAL_CARD, simple
-from gplan_jax.synthesis.amap.rules import HABITUAL, Rules, plan_for, supported_openings, taste_of
-from gplan_jax.synthesis.amap.situation import links_to, reasons_for, situation_of
 from gplan_jax.synthesis.world.geography import is_open
 from gplan_jax.synthesis.world.simulation import (
     FIRST_ID,
     simulate_contexts,
     simulate_rows,
 )
+from tests.gsisr.amap_intents import ARRIVAL_CARD, simple
+from tests.synthesis.situations import AMAP, OF_COLUMNS, told_in
+
+HABITUAL = AMAP.file.words.habitual
 
 
 def test_rows_have_the_public_columns_and_plausible_texts(world_rows: list[Sample]) -> None:
@@ -151,10 +153,16 @@ def test_every_label_is_strict_and_its_plan_passes_the_filter(
 def test_traces_are_those_of_the_rule_teacher(
     world_rows: list[Sample], library: IntentLibrary
 ) -> None:
-    rules = Rules(library)
     for i, row in enumerate(world_rows[:100], start=1):
         label = parse_label(row, library, RowPlace("world", i))
-        assert label.trace == rules.trace(row, label.plan)
+        assert label.trace == AMAP.trace(row, label.plan)
+
+
+def test_plans_and_reasons_stay_as_they_are(world_rows: list[Sample]) -> None:
+    """Figures in docs, and models that were trained, are of these rows."""
+    texts = "\n".join(row.raw_labels for row in world_rows).encode()
+    found = hashlib.sha256(texts).hexdigest()
+    assert found == "c26e387c243cbfa2763e0be2cf8294e7d701bb1e4aac30555b841d2b7aa119ce"
 
 
 def test_the_plan_is_a_function_of_the_facts_that_the_trace_names_and_the_taste(
@@ -163,13 +171,15 @@ def test_the_plan_is_a_function_of_the_facts_that_the_trace_names_and_the_taste(
     met_again = 0
     plans: dict[object, set[str]] = {}
     for row in world_rows:
-        facts = facts_of(row)
-        plan, situation, taste = parse_plan(row.raw_labels), situation_of(facts), taste_of(row)
-        assert plan == plan_for(situation, taste)
-        met_again += situation in plans
-        plans.setdefault(situation, set()).add(canonical_plan(plan))
+        plan, known = parse_plan(row.raw_labels), AMAP.tell(row).known
+        aspects = {name: known[name] for name in OF_COLUMNS}
+        told = told_in(row.trigger_1, known["history"], **aspects)
+        assert plan == AMAP.plan(told, AMAP.taste(row))
+        key = (row.trigger_1, *aspects.values())
+        met_again += key in plans
+        plans.setdefault(key, set()).add(canonical_plan(plan))
         # What opens it is among what the facts support.
-        supported = supported_openings(situation, taste)
+        supported = AMAP.openings(told)
         assert any(plan[: len(opening)] == opening for opening, _ in supported)
         for start in range(len(plan)):
             place = {"当前位置", "订单目的地", "前一位推荐结果"}
@@ -184,12 +194,12 @@ def test_every_intent_is_supported_or_called_habitual_and_few_are(
 ) -> None:
     habitual = intents = 0
     for row in world_rows:
-        situation = situation_of(facts_of(row))
+        told = AMAP.tell(row)
         plan = parse_plan(row.raw_labels)
         intents += len(plan)
         for i, intent in enumerate(plan):
             said = row.raw_labels.split(f"<STEP_{i + 1}>")[1].split("</STEP")[0]
-            supported = bool(reasons_for(intent, situation) or links_to(intent, plan[:i]))
+            supported = bool(AMAP.reasons(intent, told) or AMAP.link(intent, plan[:i]))
             assert (HABITUAL in said) is not supported
             habitual += not supported
     assert habitual < 0.02 * intents
@@ -213,11 +223,11 @@ def test_lengths_and_first_intents_are_as_in_the_public_rows(world_rows: list[Sa
 def test_first_intents_follow_from_several_facts_together(world_rows: list[Sample]) -> None:
     """No single aspect tells the first intent: the best guess from any one misses often."""
     firsts = [canonical_plan(parse_plan(row.raw_labels)[:1]) for row in world_rows]
-    situations = [situation_of(facts_of(row)) for row in world_rows]
-    for aspect in ("order", "phase", "place", "region", "day_part", "surroundings"):
+    situations = [AMAP.tell(row).known for row in world_rows]
+    for aspect in ("order_type", "phase", "place", "region", "day_part", "surroundings"):
         seen: dict[object, Counter[str]] = {}
-        for situation, first in zip(situations, firsts, strict=True):
-            seen.setdefault(getattr(situation, aspect), Counter())[first] += 1
+        for known, first in zip(situations, firsts, strict=True):
+            seen.setdefault(known[aspect], Counter())[first] += 1
         right = sum(counts.most_common(1)[0][1] for counts in seen.values())
         assert right < 0.75 * len(firsts), aspect
 
