@@ -89,7 +89,7 @@ def check_int8(dtype: Any) -> Comparison:
         matrix = rounded.replace(scale=jax.lax.stop_gradient(operands[1]))
         axes = ("embed", "heads", "head_dim")
         weight = nnx.Param(matrix, out_sharding=axes, eager_sharding=False)
-        return project("BTD,DNH->BTNH", operands[0], weight, None)
+        return project("TD,DNH->TNH", operands[0], weight, None)
 
     def reference(operands: Any) -> jax.Array:
         exact = rounded.qvalue * jax.lax.stop_gradient(operands[1])

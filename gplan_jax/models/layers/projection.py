@@ -61,15 +61,24 @@ class LowRank(nnx.Module):
 
 
 def project(equation: str, x: jax.Array, weight: nnx.Param, adapter: LowRank | None) -> jax.Array:
-    """``einsum(equation, x, W)`` and what the adapter adds, in the dtype of x."""
+    """``einsum(equation, x, W)`` and what the adapter adds, in the dtype of x.
+
+    The first axis of x in the equation, T, stands for all its leading ones: [..., D] for TD.
+    """
     matrix = weight.get_value().astype(x.dtype)
     if not isinstance(matrix, jax.Array):  # of qwix, whose scales are in that dtype now
         matrix = dense(matrix)
     # Its gradient is laid out like it: summed to the devices that hold it, and not to all. Inside
     # the scan the layer axis, which comes first, is gone.
     matrix = constrain(matrix, *weight.get_metadata("out_sharding")[-matrix.ndim :])
+    # One axis of tokens: over two, the gradient of W makes XLA's CPU backend transpose that of the
+    # outputs, within whatever was fused to it (docs/benchmarks.md).
+    inputs = equation.index(",") - 1
+    leading, x = x.shape[:-inputs], x.reshape(-1, *x.shape[-inputs:])
     projected = jnp.einsum(equation, x, matrix)
-    return projected if adapter is None else projected + adapter(equation, x)
+    if adapter is not None:
+        projected += adapter(equation, x)
+    return projected.reshape(*leading, *projected.shape[1:])
 
 
 def to_small(matrix: Any, input_axes: tuple[int, ...], dtype: SmallDtype) -> Any:

@@ -74,14 +74,14 @@ class Attention(nnx.Module):
 
     @jax.named_scope("attention")
     def __call__(self, x_BxTxD: jax.Array, cos_sin: CosSin, mix: Mix) -> tuple[jax.Array, Any]:
-        q_BxTxNxH = project("BTD,DNH->BTNH", x_BxTxD, self.query, self.query_lora)
-        k_BxTxKxH = project("BTD,DKH->BTKH", x_BxTxD, self.key, self.key_lora)
-        v_BxTxKxH = project("BTD,DKH->BTKH", x_BxTxD, self.value, self.value_lora)
+        q_BxTxNxH = project("TD,DNH->TNH", x_BxTxD, self.query, self.query_lora)
+        k_BxTxKxH = project("TD,DKH->TKH", x_BxTxD, self.key, self.key_lora)
+        v_BxTxKxH = project("TD,DKH->TKH", x_BxTxD, self.value, self.value_lora)
         q_BxTxNxH = rotate(rms_norm(q_BxTxNxH, self.query_norm[...], self.eps), cos_sin)
         k_BxTxKxH = rotate(rms_norm(k_BxTxKxH, self.key_norm[...], self.eps), cos_sin)
         mixed_BxTxNxH, kept = mix(q_BxTxNxH, k_BxTxKxH, v_BxTxKxH)
         mixed_BxTxNxH = mixed_BxTxNxH.astype(x_BxTxD.dtype)
-        return project("BTNH,NHD->BTD", mixed_BxTxNxH, self.output, self.output_lora), kept
+        return project("TNH,NHD->TD", mixed_BxTxNxH, self.output, self.output_lora), kept
 
 
 class Mlp(nnx.Module):
@@ -99,9 +99,9 @@ class Mlp(nnx.Module):
 
     @jax.named_scope("mlp")
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
-        gate_BxTxF = jax.nn.silu(project("BTD,DF->BTF", x_BxTxD, self.gate, self.gate_lora))
-        up_BxTxF = project("BTD,DF->BTF", x_BxTxD, self.up, self.up_lora)
-        return project("BTF,FD->BTD", gate_BxTxF * up_BxTxF, self.down, self.down_lora)
+        gate_BxTxF = jax.nn.silu(project("TD,DF->TF", x_BxTxD, self.gate, self.gate_lora))
+        up_BxTxF = project("TD,DF->TF", x_BxTxD, self.up, self.up_lora)
+        return project("TF,FD->TD", gate_BxTxF * up_BxTxF, self.down, self.down_lora)
 
 
 class Block(nnx.Module):
