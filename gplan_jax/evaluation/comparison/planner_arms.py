@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,8 +138,8 @@ def fit_planner(
     """Trains for all epochs: a curriculum can't stop early, so ``validation`` isn't used."""
     del validation
     settings, mode, library, seed = arguments
-    rules = ServiceRules(library)
-    rows = [_row(sample, mode, rules) for sample in samples]
+    rules = functools.cache(lambda: ServiceRules(library))  # not asked where rows have reasoning
+    rows = [_row(sample, mode, library, rules) for sample in samples]
     facts = [
         settings.model_dump(mode="json"),
         library.model_dump(mode="json"),
@@ -181,15 +181,17 @@ def _shown(sample: Sample, mode: InputMode) -> Sample:
     return history_only(sample) if mode is InputMode.HISTORY else sample
 
 
-def _row(sample: Sample, mode: InputMode, rules: ServiceRules) -> Sample:
+def _row(
+    sample: Sample, mode: InputMode, library: IntentLibrary, rules: Callable[[], ServiceRules]
+) -> Sample:
     """What is trained on: the row as the mode shows it, with reasoning by the rules from that."""
     shown = _shown(sample, mode)
-    plan = parse_plan(sample.raw_labels, rules.library)
+    plan = parse_plan(sample.raw_labels, library)
     own, _ = split_response(sample.raw_labels)
     if own is not None and mode is InputMode.FULL:
         return shown
-    trace = write_trace(rules.trace(shown, plan))
-    return shown.with_label(trace + canonical_plan(plan, rules.library))
+    trace = write_trace(rules().trace(shown, plan))
+    return shown.with_label(trace + canonical_plan(plan, library))
 
 
 def _train(

@@ -133,7 +133,7 @@ def _need(case: Case) -> tuple[str, bool | None]:
     openings = [plan[0] for plan, _ in case.rules.openings(case.told)]
     words = ", ".join(dict.fromkeys(map(case.rules.words_of, openings)))
     fair = None if case.rules.reasons(case.plan[0], case.told) else False
-    return f"the context calls for {words}", case.plan[0] in openings or fair
+    return f"the context calls for {words or 'something else'}", case.plan[0] in openings or fair
 
 
 def logic_findings(case: Case) -> Findings:

@@ -56,8 +56,8 @@ class _Checks:
 
     def __init__(self, rules: RuleFile, library: IntentLibrary) -> None:
         self.rules, self.library = rules, library
-        columns = [name for name in library.form.columns if name != library.form.label]
-        self.known: set[str] = {*FACTS, *DERIVED, *columns}
+        self.columns = {name for name in library.form.columns if name != library.form.label}
+        self.known: set[str] = {*FACTS, *DERIVED, *self.columns}
         self.values: dict[str, set[str]] = {}
 
     def faults(self) -> Faults:
@@ -161,7 +161,12 @@ class _Checks:
     def condition(self, where: Where, said: Condition) -> Faults:
         for part in said if isinstance(said, list) else [said]:
             for name, wanted in part.items():
-                if name in OF_PLANS and name in self.known:
+                if name in self.columns and name in (*OF_PLANS, *COUNTS):
+                    yield (
+                        where,
+                        f"{name} asks for the plan; call the column otherwise",
+                    )
+                elif name in OF_PLANS and name in self.known:
                     for pattern in wanted if isinstance(wanted, list) else [wanted]:
                         yield from self.pattern(where, pattern)
                 elif name in self.known or name in self.values:
@@ -173,6 +178,11 @@ class _Checks:
     def wanted(self, where: Where, name: str, wanted: Any) -> Faults:
         inner = wanted["not"] if isinstance(wanted, dict) and "not" in wanted else wanted
         if isinstance(inner, dict):
+            words = inner.get("words", [])
+            if not isinstance(words, list) or {type(word) for word in words} - {str}:
+                yield where, f"{name}: words are a list of texts, not {words}"
+            if "words" in inner and name not in {HISTORY, *self.columns}:
+                yield where, f"{name} has no words; {HISTORY} and columns have"
             if odd := set(inner) - {*BOUNDS, "words"}:
                 yield where, f"{name}: bounds are {', '.join(BOUNDS)}, not {', '.join(odd)}"
         elif name in self.values:
@@ -243,7 +253,8 @@ class _Checks:
             return
         for name in names:
             forms = self.rules.forms[name]
-            if len(forms) > 1 or any(map(reference, forms[0].intent.values())):
+            values = (v for k, v in forms[0].intent.items() if k in self.library.parameters)
+            if len(forms) > 1 or any(map(reference, values)):
                 faults.append((where, f"{name} hangs on draws; a plan opens with fixed intents"))
         yield from faults
         if not faults:

@@ -207,7 +207,7 @@ class JudgeRules(Config):
 class RuleFile(Config):
     """A rule file as its YAML says it."""
 
-    # Whose texts make a user's taste.
+    # Groups of columns whose texts make a user's taste.
     taste: list[Group] = Field(default=["profile", "history"], min_length=1)
     aspects: dict[str, list[Case]] = Field(min_length=1)
     context: list[str] = Field(default_factory=list)  # aspects that are said; all where empty

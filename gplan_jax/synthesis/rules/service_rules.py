@@ -203,10 +203,11 @@ class ServiceRules:
         """An intent as the first of its forms that holds writes it."""
         forms = self.file.forms[name]
         form = next((one for one in forms if holds(one.when, known)), forms[-1])
-        return {
-            key: value if (asked := reference(value)) is None else known[asked]
-            for key, value in form.intent.items()
-        }
+        intent = dict(form.intent)
+        for key in self.library.parameters.keys() & intent:
+            if (asked := reference(intent[key])) is not None:
+                intent[key] = known[asked]
+        return intent
 
     def _liking(self, intents: Sequence[Intent], known: Mapping[str, Any]) -> float:
         """How many times the weight of these intents counts for this user."""
@@ -341,7 +342,7 @@ class ServiceRules:
 
 @cache
 def shipped_rules(name: str) -> ServiceRules:
-    """The rules of a shipped service, or of the service in a directory."""
+    """The rules of a shipped service."""
     return ServiceRules(Service.load(name).library)
 
 

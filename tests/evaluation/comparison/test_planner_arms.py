@@ -18,15 +18,16 @@ from gplan_jax.evaluation.comparison.planner_arms import (
     PICD,
     PlannerRecipe,
     PlannerSettings,
-    _row,
     planner_arm,
 )
 from gplan_jax.gsisr import IntentLibrary, Sample, check_plan, parse_plan, read_context_pairs
 from gplan_jax.reasoning import split_response
+from gplan_jax.synthesis.rules.service_rules import ServiceRules
 from gplan_jax.synthesis.world.simulation import simulate_rows
 from gplan_jax.training.steps.train_config import TrainConfig
 
 LIBRARY = IntentLibrary.load()
+RULES = ServiceRules(LIBRARY)
 CONTEXT = (
     "currenttime", "holidayflag", "weekendflag", "current_poi_name", "current_tag", "current_city",
     "current_district", *(f"trigger_{i}" for i in range(1, 8)),
@@ -44,10 +45,14 @@ def elsewhere(row: Sample, other: Sample) -> Sample:
     return dataclasses.replace(row, **{c: getattr(other, c) for c in columns})
 
 
+def trained_on(row: Sample, mode: InputMode) -> Sample:
+    return planner_arms._row(row, mode, LIBRARY, lambda: RULES)
+
+
 def test_history_mode_trains_on_nothing_of_the_context(rows: list[Sample]) -> None:
     pairs = list(itertools.pairwise(rows))
     for mode, differ in ((InputMode.HISTORY, 0), (InputMode.FULL, len(pairs))):
-        seen = [(_row(a, mode, LIBRARY), _row(elsewhere(a, b), mode, LIBRARY)) for a, b in pairs]
+        seen = [(trained_on(a, mode), trained_on(elsewhere(a, b), mode)) for a, b in pairs]
         assert sum(first != second for first, second in seen) >= differ * 0.9
         assert differ or all(first == second for first, second in seen)
 
@@ -56,7 +61,7 @@ def test_training_rows_keep_their_plan_and_gain_reasoning(rows: list[Sample]) ->
     for row in rows:
         thought, plan = split_response(row.raw_labels)
         bare = row.with_label(plan)
-        own, rules = (_row(r, InputMode.FULL, LIBRARY).raw_labels for r in (row, bare))
+        own, rules = (trained_on(r, InputMode.FULL).raw_labels for r in (row, bare))
         assert own == row.raw_labels and thought
         assert split_response(rules)[0] and parse_plan(rules) == parse_plan(row.raw_labels)
 

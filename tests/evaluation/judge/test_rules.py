@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,9 @@ from gplan_jax.evaluation.judge.rules import (
     stages_of,
 )
 from gplan_jax.foundation import GplanError
-from gplan_jax.gsisr import IntentLibrary, Plan, Sample, parse_plan, read_samples
+from gplan_jax.gsisr import IntentLibrary, Plan, Sample, Service, parse_plan, read_samples
 from gplan_jax.synthesis.rules.service_rules import ServiceRules
+from gplan_jax.synthesis.world.data_world import simulate_service
 from gplan_jax.synthesis.world.simulation import simulate_rows
 from tests.gsisr.amap_intents import (
     ARRIVAL_CARD,
@@ -254,3 +256,40 @@ def test_what_the_judge_says_stays_as_it_is() -> None:
             for axis, found in judge_by_rules(row, plan, RULES).items():
                 said.update(f"{axis} {found.score} {found.reason}\n".encode())
     assert said.hexdigest() == "9c866df8c41c34af675b2a0ee6e67c5728b6e883850e0653bdab67b617d17b92"
+
+
+GUIDE = ServiceRules(Service.load("city_guide").library)
+
+
+def test_a_guides_own_plans_beat_shuffled_ones() -> None:
+    rows = list(itertools.islice(simulate_service(GUIDE.library, 5), 150))
+    plans = [parse_plan(GUIDE.label(row), GUIDE.library) for row in rows]
+
+    def mean_of(of: list[Plan]) -> float:
+        found = [judge_by_rules(r, p, GUIDE) for r, p in zip(rows, of, strict=True)]
+        return mean(score.score for axes in found for score in axes.values())
+
+    assert mean_of(plans) > mean_of([*plans[1:], plans[0]]) + 0.3
+    assert mean_of(plans) > mean_of([plan[::-1] for plan in plans]) + 0.2
+
+
+def test_what_speaks_against_a_guides_plan_is_named() -> None:
+    row = Sample.from_context(
+        {"user_id": "u", "time": "2026-05-04 18:16", "weather": "rain", "city": "Lakeside",
+         "home_city": "Riverton", "booking": "tickets", "booking_city": "Lakeside",
+         "starts": "2026-05-04 19:00", "ends": "2026-05-04 22:00"}, GUIDE.library.form,
+    )  # fmt: skip
+    ride, remind = {"tool": "ride", "from": "here", "to": "booking"}, {"tool": "reminder"}
+    park = {"tool": "sights", "from": "here", "within": "district", "kind": "park"}
+    tickets, review = {"tool": "tickets"}, {"tool": "review"}
+    good = judge_by_rules(row, [ride, remind, tickets], GUIDE)
+    assert "first intent meets the need: the context calls for" in good["flow"].reason
+    assert good["flow"].score == 5 and good["logic"].score == good["spatiotemporal"].score - 1 == 4
+    assert "after the way there" in good["logic"].reason
+    odd = judge_by_rules(row, [review, park, ride, park], GUIDE)
+    assert "but the plan opens with" in odd["flow"].reason
+    assert "stands before" in odd["logic"].reason and "repeats intent 2" in odd["logic"].reason
+    assert "a park in bad weather; " in odd["spatiotemporal"].reason
+    assert "nothing to review yet" in odd["spatiotemporal"].reason
+    nothing = judge_by_rules(row, [{"tool": "rid"}, {"to": "home"}], GUIDE)
+    assert [score.score for score in nothing.values()] == [2, 2, 2]

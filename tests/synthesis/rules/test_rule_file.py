@@ -85,6 +85,8 @@ def test_nothing_opens_an_empty_plan() -> None:
         ("空间范围: {not: 附近}", "范围: {not: 附近}", "范围 is not defined"),
         ("of: {4: 53", "of: {14: 53", "14 is no length of a plan: 3 to 9"),
         ("words: [景区", "word: [景区", "bounds are above"),
+        ("words: [景区, 公园, 博物, 古镇, 寺庙, 文物]", "words: 景区", "a list of texts, not 景区"),
+        ("{history: {words: [景区", "{hour: {words: [景区", "hour has no words"),
         ("{add: {see: 62", "{add: {see: 0", "its weight is 0"),
         ("at: on site}", "at: on sight}", "no stage: on sight .*meant on site"),
         ("everywhere: [region", "everywhere: [regions", "meant region"),
@@ -110,6 +112,15 @@ def test_what_a_rule_file_says_wrong_is_named_with_its_line(
     lines = [int(part.split(":")[0]) for part in str(error.value).split("line ")[1:]]
     # The entry that holds the fault begins there or a little above.
     assert any(0 <= line - found <= 8 for found in lines), (line, str(error.value))
+
+
+def test_a_column_that_is_called_as_a_condition_on_plans_is_told_apart(tmp_path: Path) -> None:
+    shutil.copytree(SERVICES / "city_guide", tmp_path / "guide")
+    for path in [p for p in (tmp_path / "guide").rglob("*") if p.is_file()]:
+        text = path.read_text(encoding="utf-8").replace("age_group", "slot")
+        path.write_text(text.replace("{weather: [rain", "{slot: [rain"), encoding="utf-8")
+    with pytest.raises(GplanError, match=r"line 4[0-9]: .*slot asks for the plan"):
+        ServiceRules(Service.load(tmp_path / "guide").library)
 
 
 def test_a_library_with_a_tool_that_its_service_lacks_is_refused() -> None:
