@@ -9,6 +9,7 @@ filter. The blocks of the reasoning follow the paper's "Chain of Thought Structu
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from gplan_jax.synthesis.rules.rule_file import (
     Branch,
     Case,
     Drawn,
+    Liking,
     Reason,
     holds,
     matches,
@@ -117,16 +119,15 @@ class ServiceRules:
     def plan(self, told: Told, taste: Draws) -> Plan:
         """The plan that the rules derive for a context and a taste."""
         file, bounds = self.file, self.library.plan_length
-        found: Plan = []
+        openings = self.openings(told)
+        opening = taste.choose("opening", openings) if openings else []
+        found = [*opening]  # which the filter passed when the rules were read
 
         def add(intents: Sequence[Intent], most: int) -> None:
             for intent in intents:
                 if len(found) < most and self._sound([*found, intent]):
                     found.append(intent)
 
-        if openings := self.openings(told):
-            add(taste.choose("opening", openings), bounds.maximum)
-        opening = tuple(found)
         # What is known of the plan now that it has its opening.
         known: dict[str, Any] = dict(told.known)
         known |= {n: taste.choose(n, list(weights.items())) for n, weights in file.draws.items()}
@@ -185,8 +186,9 @@ class ServiceRules:
             if holds(offer.when, known):
                 for name, weight in offer.add.items():
                     offers[name] = offers.get(name, 0.0) + weight
+        likings = self._likings(known)
         for name in offers:
-            offers[name] *= self._liking([form.intent for form in self.file.forms[name]], known)
+            offers[name] *= _times([form.intent for form in self.file.forms[name]], likings)
         every: list[str | Drawn] = [Drawn(offer=f"offer {n + 1}") for n in range(len(offers))]
         middle = next((one.of for one in self.file.middle if holds(one.when, known)), every)
         names: dict[str, None] = {}
@@ -209,21 +211,18 @@ class ServiceRules:
                 intent[key] = known[asked]
         return intent
 
-    def _liking(self, intents: Sequence[Intent], known: Mapping[str, Any]) -> float:
-        """How many times the weight of these intents counts for this user."""
-        times = 1.0
-        for liking in self.file.likings:
-            if any(matches(liking.intents, i) for i in intents) and holds(liking.when, known):
-                times *= liking.times
-        return times
+    def _likings(self, known: Mapping[str, Any]) -> list[Liking]:
+        """Those that hold for this user."""
+        return [liking for liking in self.file.likings if holds(liking.when, known)]
 
     def openings(self, told: Told) -> list[tuple[Plan, float]]:
         """The openings of the first branch that holds, those that the facts support, and their
         weights; where they support none, the one for that."""
         branch = self._branch(self.file.openings, told)
         plans = [(self.file.plan(n), weight) for n, weight in branch.open.items()] if branch else []
+        likings = self._likings(told.known)
         supported = [
-            (plan, weight * self._liking(plan, told.known))
+            (plan, weight * _times(plan, likings))
             for plan, weight in plans
             if all(self._supported(intent, plan[:i], told) for i, intent in enumerate(plan))
         ]
@@ -344,6 +343,12 @@ class ServiceRules:
 def shipped_rules(name: str) -> ServiceRules:
     """The rules of a shipped service."""
     return ServiceRules(Service.load(name).library)
+
+
+def _times(intents: Sequence[Intent], likings: Sequence[Liking]) -> float:
+    """How many times the weight of these intents counts."""
+    liked = (one.times for one in likings if any(matches(one.intents, i) for i in intents))
+    return math.prod(liked, start=1.0)
 
 
 def _case(cases: Sequence[Case], known: Mapping[str, Any]) -> Case | None:
