@@ -156,7 +156,10 @@ def _show(names: Sequence[str], out: Path, test_rows: list[gsisr.Sample], consol
         words = label.partition("</THOUGHT>")[0]
         console.print(f"Label's reasons in words: {words}</THOUGHT>", soft_wrap=True)
 
-    drawn = importlib.util.find_spec("matplotlib") is not None  # An extra: the rest goes without.
+    # Extras: the rest goes without.
+    drawn, tested = (
+        importlib.util.find_spec(name) is not None for name in ("matplotlib", "statsmodels")
+    )
     _, test, unchanged = (out / "data" / name for name in PAIR_FILES)
     sensitivity = compare_sensitivity(
         {name: out / name / "model" for name in names if name != "direct_sft"},
@@ -177,7 +180,8 @@ def _show(names: Sequence[str], out: Path, test_rows: list[gsisr.Sample], consol
     console.print(sensitivity_view(sensitivity, by_perturbation=False))
     console.print()
     console.print(table)
-    console.print(_beside_the_floors(answers, task.library), style="bold")
+    if tested:
+        console.print(_beside_the_floors(answers, task.library), style="bold")
     console.print(f"Everything is in {out}:")
     for what, where in (
         ("table", out / "results.txt"),
@@ -190,9 +194,10 @@ def _show(names: Sequence[str], out: Path, test_rows: list[gsisr.Sample], consol
     ):
         if drawn or where.suffix != ".png":
             console.print(f"  {what:16}{where}", highlight=False, soft_wrap=True)
-    if not drawn:
-        mend = "pip install 'gplan-jax[plots]', then gplan quickstart again, which only draws"
-        console.print(f"No curves: {mend}.", highlight=False, markup=False, soft_wrap=True)
+    if not (drawn and tested):
+        lacks = ", no ".join(["curves"] * (not drawn) + ["paired test"] * (not tested))
+        mend = "pip install 'gplan-jax[plots,baselines]', then gplan quickstart again"
+        console.print(f"No {lacks}: {mend}.", highlight=False, markup=False, soft_wrap=True)
     for command, what in (
         (f"gplan serve --model {out}/scdpo/model", "the page is at http://127.0.0.1:8000"),
         (f"gplan plan --model {out}/scdpo/model --data {out}/data/test.csv --row 5", "one plan"),
