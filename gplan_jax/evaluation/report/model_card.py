@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from huggingface_hub import EvalResult
+from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from gplan_jax import __version__
 from gplan_jax.data.encoding import ChatEncoder
@@ -20,7 +22,7 @@ from gplan_jax.data.tasks.gsisr_task import COUNTS_FILE, LIBRARY_FILE, PROMPT_FO
 from gplan_jax.data.tasks.task import TASK_FILE, read_task_file
 from gplan_jax.evaluation.judge.judging import RESULT
 from gplan_jax.evaluation.scores.offline import METRICS
-from gplan_jax.foundation.config import parse_yaml
+from gplan_jax.foundation.config import parse_yaml, yaml_text
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import read_json, write_text
 from gplan_jax.foundation.row_files import count_rows
@@ -85,10 +87,12 @@ def model_card(model_dir: Path, records: Sequence[Path] = (), name: str | None =
         lstrip_blocks=True,
     )
     environment.filters["as_json"] = lambda text: json.dumps(text, ensure_ascii=False)
+    title = (name or model_dir.resolve().parent.name).rpartition("/")[2]
     task, prompt_length, response = read_task_file(model_dir)
     return environment.get_template("model_card.md.j2").render(
         name=name or "OWNER/NAME",
-        title=(name or model_dir.resolve().parent.name).rpartition("/")[2],
+        title=title,
+        index=_model_index(title, found[METRICS]),
         base=record.metadata.get("base", {}),
         parameters=parameter_count(config),
         dtype=record.source_dtype,
@@ -102,6 +106,32 @@ def model_card(model_dir: Path, records: Sequence[Path] = (), name: str | None =
         response=response,
         version=__version__,
     )
+
+
+def _model_index(title: str, evaluations: Sequence[dict[str, Any]]) -> str:
+    """The scores of ``gplan evaluate`` as the hub's model-index, YAML; "" where there are none.
+
+    An entry a metric of each evaluation, under the names of ``metrics.json``, in shares of 1.
+    """
+    results = []
+    for one in evaluations:
+        run = one.get("run", {})
+        file = Path(run.get("data", {}).get("file", "rows")).name
+        results += [
+            EvalResult(
+                task_type="text-generation",
+                task_name="planning",
+                dataset_type="own",  # The rows are the user's, not a data set of the hub.
+                dataset_name=f"{file}, {one['rows']:,} rows",
+                metric_type=metric,
+                metric_name=f"{metric}, {run.get('mode', 'unknown')} decoding",
+                metric_value=value,
+            )
+            for metric, value in one["model"].items()
+        ]
+    if not results:
+        return ""
+    return yaml_text({"model-index": eval_results_to_model_index(title, results)}).rstrip()
 
 
 def _stages(model_dir: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from gplan_jax.evaluation.report.model_card import model_card
 from gplan_jax.foundation import GplanError
@@ -42,6 +43,7 @@ def model(tiny_model_dir: Path, tmp_path: Path) -> Path:
 
 def test_what_no_record_holds_is_unknown(tiny_model_dir: Path) -> None:
     card = model_card(tiny_model_dir)
+    assert ModelCard(card).data.eval_results is None
     assert yaml.safe_load(card.split("---")[1])["library_name"] == "transformers"
     for line in (
         "| base model | unknown |",
@@ -95,6 +97,11 @@ def test_a_card_tells_what_the_records_hold(model: Path, tmp_path: Path) -> None
         "gplan serve --model me/planner",
     ):
         assert line in card, line
+    # The hub reads the same scores, as its own classes do.
+    read = ModelCard(card).data
+    assert read.model_name == "planner"
+    found = {(r.metric_type, r.metric_value, r.dataset_name) for r in read.eval_results}
+    assert found == {("acc1", 0.5, "test.csv, 1,234 rows"), ("nes", 0.25, "test.csv, 1,234 rows")}
     assert str(tmp_path) not in card  # No paths of this machine.
     assert "Unknown: " not in card
 
