@@ -33,6 +33,9 @@ html_show_sphinx = False
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 myst_heading_anchors = 6
+# ./dev docs links: examples on this machine are no links, and a slow host is asked once more.
+linkcheck_ignore = [r"https?://(localhost|127\.0\.0\.1)"]
+linkcheck_timeout, linkcheck_retries = 30, 2
 autodoc_typehints = "signature"
 autodoc_type_aliases = {
     "ArrayLike": "ArrayLike",
