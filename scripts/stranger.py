@@ -26,8 +26,6 @@ from gplan_jax.synthesis.rules.service_rules import ServiceRules
 from gplan_jax.synthesis.world.data_world import simulate_service
 from gplan_jax.synthesis.world.simulation import simulate_contexts
 
-SMALL = ("batch_size=16", "data.max_length=1024", "optimizer.learning_rate=1e-3")
-
 
 def main() -> None:
     """Runs the hour."""
@@ -58,9 +56,8 @@ def main() -> None:
     gplan("explain", "--data", out / "rows.csv", "--out", out / "explained.csv", *named)
     gplan("convert", "tiny", "--data", out / "explained.csv", "--out", out / "start")
     picd, scdpo = out / "picd", out / "scdpo"
-    gplan("train", "gsisr_small", f"model={out / 'start'}", f"data.train={out / 'explained.csv'}",
-          f"output={picd}", f"epochs={options.epochs}", "epochs_per_stage=1",
-          "optimizer.target_blocks=5", *SMALL)  # fmt: skip
+    gplan("train", "service_small", f"model={out / 'start'}", f"output={picd}",
+          f"data.train={out / 'explained.csv'}", f"epochs={options.epochs}")  # fmt: skip
     gplan("counterfactuals", "--data", out / "explained.csv", "--out", out / "pairs.jsonl")
     gplan("train", "scdpo_small", f"model={picd / 'model'}", f"data.train={out / 'pairs.jsonl'}",
           f"output={scdpo}", "data.max_length=1024")  # fmt: skip

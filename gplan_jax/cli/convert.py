@@ -60,13 +60,15 @@ def convert(
     Example: gplan convert Qwen/Qwen3-1.7B --adapter my-lora --out models/mine
 
     Example: gplan convert tiny --data rows.csv --out models/tiny
+
+    Example: gplan convert tiny --data text.jsonl --latents text.jsonl --out models/tiny
     """
-    from gplan_jax.data.tasks.text_task import text_latents
+    from gplan_jax.data.tasks.text_task import text_latents, texts_of_rows
     from gplan_jax.gsisr import read_samples, training_texts
     from gplan_jax.gsisr.service import COMPACT
     from gplan_jax.models import convert_checkpoint
     from gplan_jax.models.checkpoints.hub import model_path
-    from gplan_jax.models.checkpoints.tiny import write_tiny_model
+    from gplan_jax.models.checkpoints.tiny import SPACED_SPLIT, SPLIT, write_tiny_model
     from gplan_jax.reasoning import LatentVocabulary
 
     vocabulary = None
@@ -77,10 +79,13 @@ def convert(
     if hf_dir == Path(TINY) and not hf_dir.is_dir():
         if data is None or vocabulary is None:
             raise GplanError(f"{TINY} is made for rows: give --data FILE, and latent tokens.")
-        found = service_of(service, data=data)
-        rows = read_samples(data, form=found.library.rows)
-        texts = training_texts(rows, found.template(COMPACT), found.library)
-        sizes = {"layers": 3, "heads": 2, "kv_heads": 1, "head_dim": 64}
+        if latents == "gsisr":
+            found = service_of(service, data=data)
+            rows = read_samples(data, form=found.library.rows)
+            texts, split = training_texts(rows, found.template(COMPACT), found.library), SPLIT
+        else:
+            texts, split = texts_of_rows(data), SPACED_SPLIT
+        sizes = {"layers": 3, "heads": 2, "kv_heads": 1, "head_dim": 64, "split": split}
         extra = {"latents": vocabulary.to_dict()}
         write_tiny_model(
             out, texts, new_tokens=vocabulary.tokens, metadata=extra, seed=seed, **sizes

@@ -122,13 +122,13 @@ HELP_WIDTH = 74
 # Command -> what usually comes next, where its own last lines don't say.
 TRAIN = "gplan train picd_qwen3_1_7b data.train={out} output=DIR"
 NEXT = {
-    "convert": "gplan train picd_qwen3_1_7b model={out} data.train=FILE output=DIR",
+    "convert": "gplan train CONFIG model={out} data.train=FILE output=DIR (gplan config list)",
     "triggers": "gplan synthesize --data {out} --teacher FILE --out rows.csv",
     "import_": "gplan synthesize --data FILE --seeds {out} --teacher FILE --out rows.csv",
     "explain": TRAIN,
     "filter_rows": TRAIN,
     "counterfactuals": "gplan train scdpo_qwen3_1_7b model=MODEL data.train={out} output=DIR",
-    "evaluate": "gplan compare {out} OTHER, or gplan serve --model {model}",
+    "evaluate": "gplan compare {out} OTHER; with plans also gplan serve --model {model}",
     "predict": "gplan compare {out} OTHER --data {data}",
     "judge": "gplan judge --against OTHER, for wins and losses on the same rows",
     "analyse": "gplan abtest power, for how many users a smaller lift takes",

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from commands import PAGES, REPOSITORY, commands_of
+from commands import PAGES, REPOSITORY, commands_of, steps_of
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -15,8 +21,11 @@ from gplan_jax.evaluation.scores.offline import evaluate
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import write_json
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, split_by_id, write_samples
+from gplan_jax.serving.latency.latency_study import free_port
 
-ROOT = get_command(app)
+ROOT, DOCS = get_command(app), REPOSITORY / "docs"
+# Each from an empty directory; a guide that begins where another ends follows it.
+GUIDES = (("own_task",), ("own_tools", "served"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
@@ -92,3 +101,39 @@ def test_slow_blocks_run_as_printed(
             write_json(Path(name) / "task.json", known)
             PromptTemplate.load("compact_zh").save(Path(name) / "prompt")
     assert run_marked(page, "slow")
+
+
+@pytest.mark.parametrize("cut", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("guides", GUIDES, ids="+".join)
+def test_guides_run_from_top_to_bottom(
+    guides: tuple[str, ...], cut: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything that a reader types, with a real server; cut to few rows and steps, or whole."""
+    monkeypatch.chdir(tmp_path)
+    port, said = str(free_port()), ""
+    with contextlib.ExitStack() as servers:
+        for step in (step for name in guides for step in steps_of(DOCS / f"{name}.md", cut=cut)):
+            text = step.text.replace("8000", port)
+            if step.kind == "python":
+                exec(compile(text, step.place, "exec"), {})
+            elif step.kind != "shell":
+                Path(step.kind).write_text(text, "utf-8")
+            elif text.startswith("gplan "):
+                told = CliRunner().invoke(app, shlex.split(text)[1:], env={"COLUMNS": "80"})
+                assert told.exit_code == 0, f"{step.place}: {text}\n{told.output[-2000:]}"
+            elif text.endswith(" &"):
+                setting, words = text[:-2].split(" gplan ")
+                command = [sys.executable, "-m", "gplan_jax.cli.main", *shlex.split(words)]
+                known = os.environ | dict([setting.split("=")])
+                log = servers.enter_context(Path("server.log").open("wb"))
+                server = subprocess.Popen([*command, "--port", port], env=known, stderr=log)
+                servers.callback(server.wait, timeout=60)
+                servers.callback(server.terminate)
+            else:
+                done = subprocess.run(
+                    ["bash", "-c", text], capture_output=True, text=True, timeout=300
+                )
+                assert done.returncode == 0, f"{step.place}: {text}\n{done.stdout}{done.stderr}"
+                said = done.stdout
+        if "served" in guides:
+            assert json.loads(said)["model"] == "picd/model"  # rolled back
