@@ -15,7 +15,7 @@ models itself (hidden 256, 4 layers, vocabulary 151,936), which takes two idle c
 minutes each with Qwen3's tokenizer, and keeps them in --out for the next run.
 Times are wall times from a context to its answer, the prompt's rendering and encoding included; in
 transformers they begin with the token ids. ``--plans`` contexts that training has not seen have
-their histories filled up to ``--prompt-tokens``. docs/benchmarks.md says what each figure means.
+their histories filled up to ``--prompt-tokens``. docs/lab/decoding.md says what each figure means.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ steps take turns, so a machine whose speed drifts treats them alike. Data loadin
 of the reference that the tree's cache takes are outside the clock. ``predicted`` is said before
 anything is measured: operations of matrix products, padding included, one forward pass and two
 backwards, one more forward pass where remat is full, and one of the reference where a step makes
-it. docs/benchmarks.md says what each figure means.
+it. docs/lab/training.md says what each figure means.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
 
 The layouts (scripts/bench_layouts.py says which) take the same rows in the same order, a few
 batches spread over a whole run; their steps take turns, so a machine whose speed drifts treats them
-alike. Data loading is outside the clock. docs/benchmarks.md says what each figure means.
+alike. Data loading is outside the clock. docs/lab/training.md says what each figure means.
 """
 
 from __future__ import annotations
