@@ -1,4 +1,4 @@
-"""Shapes of Qwen3 models and the work of rows: what ``gplan_jax.models.qwen3.work`` counts.
+"""Shapes of Qwen3 models and the work of rows: what ``gplan_jax.models.qwen3.config`` counts.
 
 Letters: D model, N query heads, K key/value heads, H head size, F feed-forward, L layers, V
 vocabulary.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from gplan_jax.models import Qwen3Config
-from gplan_jax.models.qwen3.work import Work
+from gplan_jax.models.qwen3.config import Work
 
 
 def _shape(vocabulary: int, d: int, f: int, layers: int, n: int, k: int, h: int) -> Qwen3Config:

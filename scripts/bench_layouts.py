@@ -46,9 +46,8 @@ from gplan_jax.reasoning import GSISR_LATENTS
 from gplan_jax.synthesis.factory.labelled_files import explain_file
 from gplan_jax.synthesis.world.simulation import simulate_rows
 from gplan_jax.training.hosts.mesh import make_mesh, put_batch
-from gplan_jax.training.steps.optimizer import make_optimizer
 from gplan_jax.training.steps.setup import Run, curriculum_of, with_prompt_length
-from gplan_jax.training.steps.step import TrainState, TrainStep
+from gplan_jax.training.steps.step import TrainState, TrainStep, make_optimizer
 from gplan_jax.training.steps.train_config import DataConfig, PrecisionConfig, TrainConfig
 
 LAYOUTS = ("padded", "plain", "prefix_tree")

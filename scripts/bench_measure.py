@@ -13,7 +13,7 @@ from bench_flops import PEAKS
 from bench_layouts import Layout
 from bench_torch import TorchSteps
 
-from gplan_jax.training.hosts.peak import measured_peak
+from gplan_jax.training.loop.run_clock import measured_peak
 
 TORCH = "torch_padded"
 Answer = dict[str, Any]  # seconds, processor, loss of one step

@@ -183,7 +183,7 @@ def _train(work: Path, name: str, task: Task) -> None:
     from gplan_jax.models import Qwen3
     from gplan_jax.training.loop import reference
     from gplan_jax.training.loop.loop import train
-    from gplan_jax.training.loop.reporter import StepReporter
+    from gplan_jax.training.loop.metrics_log import StepReporter
 
     witness = (work / f"{name}-rows.jsonl").open("a", encoding="utf-8")
     moments = (work / f"{name}-reference.jsonl").open("a", encoding="utf-8")

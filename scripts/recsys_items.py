@@ -27,12 +27,10 @@ from gplan_jax.baselines.sequential.encoder import (
     UNSEEN,
     EncoderSettings,
     Reasoner,
-    see_all,
-    see_earlier,
-)
-from gplan_jax.baselines.sequential.losses import (
     bce_loss,
     progressive_loss,
+    see_all,
+    see_earlier,
     softmax_loss,
     steps_apart,
     views_apart,

@@ -17,8 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gplan_jax.foundation.errors import GplanError
-from gplan_jax.foundation.extras import load_extra
+from gplan_jax.foundation.errors import GplanError, load_extra
 from gplan_jax.gsisr import (
     COLUMNS,
     Facts,

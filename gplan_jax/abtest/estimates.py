@@ -21,8 +21,7 @@ import numpy as np
 from gplan_jax.abtest.experiment import Metric
 from gplan_jax.abtest.sequential import Spending, inflation
 from gplan_jax.abtest.users import COVARIATES, RATIOS
-from gplan_jax.foundation.errors import GplanError
-from gplan_jax.foundation.extras import load_extra
+from gplan_jax.foundation.errors import GplanError, load_extra
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from gplan_jax.abtest import estimates
-from gplan_jax.abtest.experiment import Metric
-from gplan_jax.abtest.log import COLUMNS
+from gplan_jax.abtest.experiment import COLUMNS, Metric
 from gplan_jax.abtest.sequential import Spending, bounds, course, independent
 from gplan_jax.abtest.users import UserTable
 from gplan_jax.foundation.buckets import Experiment

@@ -12,8 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from gplan_jax.abtest.experiment import AbTest, Metric
-from gplan_jax.abtest.log import NO_ARM, ExposureLog
+from gplan_jax.abtest.experiment import NO_ARM, AbTest, ExposureLog, Metric
 from gplan_jax.foundation.errors import GplanError, RowError
 
 
@@ -42,7 +41,23 @@ def divide(
     their exposures during the test.
     """
     notes = list[str]()
-    _check_duplicates(log, notes, summed=sum_duplicates)
+    keys = (log.arm_R, log.day_R, log.user_R)
+    order = np.lexsort(keys)
+    same = np.ones(len(log) - 1, bool)
+    for key in keys:
+        same &= key[order][1:] == key[order][:-1]
+    count = int(np.count_nonzero(same))
+    if count and sum_duplicates:
+        notes.append(f"rows summed with another of the same user, day and arm: {count:,}")
+    elif count:
+        place = int(np.argmax(same))
+        one, other = sorted((order[place], order[place + 1]))
+        raise GplanError(
+            f"{log.source}: rows that repeat the user, day and arm of another: {count}; row "
+            f"{log.row_R[other]} repeats row {log.row_R[one]} (user "
+            f"{log.users[log.user_R[one]]!r}). Remove them, or pass --sum-duplicates where they "
+            "are parts of one."
+        )
     shown_R = log.impressions_R > 0
     if hidden := int(np.count_nonzero(~shown_R)):
         notes.append(f"rows without impressions, which are no exposures, left out: {hidden:,}")
@@ -68,70 +83,42 @@ def divide(
         )
         mend = f"The experiment's arms are {', '.join(test.arms)}."
         raise RowError(rows.source, int(rows.row_R[index]), "arm", stray, mend)
-    rows = _without_crossovers(rows, notes, drop=on_crossover == "drop")
-    for arm in test.arms:
-        if arm not in rows.arms or not np.any(rows.arm_R == rows.arms.index(arm)):
-            raise GplanError(f"{log.source} has no exposure of arm {arm!r} in the test's days.")
-    missing = _missing_days(rows, first, last)
-    return Period(rows, log.where(log.day_R < first), first, last, missing, tuple(notes))
-
-
-def _check_duplicates(log: ExposureLog, notes: list[str], *, summed: bool) -> None:
-    keys = (log.arm_R, log.day_R, log.user_R)
-    order = np.lexsort(keys)
-    same = np.ones(len(log) - 1, bool)
-    for key in keys:
-        same &= key[order][1:] == key[order][:-1]
-    count = int(np.count_nonzero(same))
-    if not count:
-        return
-    if summed:
-        notes.append(f"rows summed with another of the same user, day and arm: {count:,}")
-        return
-    place = int(np.argmax(same))
-    one, other = sorted((order[place], order[place + 1]))
-    raise GplanError(
-        f"{log.source}: rows that repeat the user, day and arm of another: {count}; row "
-        f"{log.row_R[other]} repeats row {log.row_R[one]} (user {log.users[log.user_R[one]]!r}). "
-        "Remove them, or pass --sum-duplicates where they are parts of one."
-    )
-
-
-def _without_crossovers(rows: ExposureLog, notes: list[str], *, drop: bool) -> ExposureLog:
+    # Users in several arms.
     lowest_U = np.full(len(rows.users), len(rows.arms))
     highest_U = np.full(len(rows.users), -1)
     np.minimum.at(lowest_U, rows.user_R, rows.arm_R)
     np.maximum.at(highest_U, rows.user_R, rows.arm_R)
     crossed_U = (highest_U >= 0) & (lowest_U < highest_U)
     count = int(np.count_nonzero(crossed_U))
-    if not count:
-        return rows
-    if drop:
+    if count and on_crossover == "drop":
         notes.append(f"users in more than one arm, dropped: {count:,}")
-        return rows.where(~crossed_U[rows.user_R])
-    user = int(np.argmax(crossed_U))
-    indices = np.flatnonzero(rows.user_R == user)
-    one = indices[0]
-    other = indices[rows.arm_R[indices] != rows.arm_R[one]][0]
-    raise GplanError(
-        f"{rows.source}: users in more than one arm: {count}; {rows.users[user]!r} is in "
-        f"{rows.arms[rows.arm_R[one]]} (row {rows.row_R[one]}) and in "
-        f"{rows.arms[rows.arm_R[other]]} (row {rows.row_R[other]}). Mend the assignment, or pass "
-        "--on-crossover drop to go without them."
-    )
-
-
-def _missing_days(rows: ExposureLog, first: int, last: int) -> tuple[str, ...]:
+        rows = rows.where(~crossed_U[rows.user_R])
+    elif count:
+        user = int(np.argmax(crossed_U))
+        indices = np.flatnonzero(rows.user_R == user)
+        one = indices[0]
+        other = indices[rows.arm_R[indices] != rows.arm_R[one]][0]
+        raise GplanError(
+            f"{rows.source}: users in more than one arm: {count}; {rows.users[user]!r} is in "
+            f"{rows.arms[rows.arm_R[one]]} (row {rows.row_R[one]}) and in "
+            f"{rows.arms[rows.arm_R[other]]} (row {rows.row_R[other]}). Mend the assignment, or "
+            "pass --on-crossover drop to go without them."
+        )
+    for arm in test.arms:
+        if arm not in rows.arms or not np.any(rows.arm_R == rows.arms.index(arm)):
+            raise GplanError(f"{log.source} has no exposure of arm {arm!r} in the test's days.")
+    # Days that lack the rows of an arm, or all.
     seen = set(zip(rows.day_R.tolist(), rows.arm_R.tolist(), strict=True))
-    arms = sorted({arm for _, arm in seen})
+    there = sorted({code for _, code in seen})
     missing = list[str]()
     for day in range(first, last + 1):
-        without = [rows.arms[arm] for arm in arms if (day, arm) not in seen]
-        if len(without) == len(arms):
+        without = [rows.arms[code] for code in there if (day, code) not in seen]
+        if len(without) == len(there):
             missing.append(f"{date.fromordinal(day)} has no rows")
         elif without:
             missing.append(f"{date.fromordinal(day)} has no rows of {', '.join(without)}")
-    return tuple(missing)
+    before = log.where(log.day_R < first)
+    return Period(rows, before, first, last, tuple(missing), tuple(notes))
 
 
 class Ratio(NamedTuple):

@@ -34,7 +34,7 @@ from gplan_jax.chat.pacing import Fail, GiveUp, Limiter, Stop, Wait, decide, pau
 from gplan_jax.chat.server_config import ChatConfig, is_loopback, read_api_key
 from gplan_jax.chat.wire import FORMATS, Kind, Outcome, classify, encode, request_fields
 from gplan_jax.foundation import GplanError
-from gplan_jax.foundation.extras import load_extra
+from gplan_jax.foundation.errors import load_extra
 
 CONNECT_TIMEOUT_S = 10.0
 # Idle connections are dropped before servers do it (uvicorn, and so vLLM and SGLang, after 5 s):

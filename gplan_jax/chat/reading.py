@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.foundation.strict_json import parse_json
+from gplan_jax.foundation.files import parse_json
 
 CUT_OFF = "length"  # The finish reason of a reply that ran into its limit of tokens.
 NO_THINKING = (

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from gplan_jax.chat.messages import ChatRequest
 from gplan_jax.chat.server_config import ChatConfig
-from gplan_jax.foundation.strict_json import whole
+from gplan_jax.foundation.files import whole
 
 # From the strictest to none; "auto" goes down until the server takes one.
 FORMATS = ("json_schema", "json_object", "none")

@@ -59,11 +59,9 @@ def analyse(
     """
 
     from gplan_jax.abtest.analysis import analyse as run
-    from gplan_jax.abtest.analysis import settings_for, write_summary
+    from gplan_jax.abtest.analysis import settings_for, summary_tables, write_summary
     from gplan_jax.abtest.estimates import import_tea_tasting
-    from gplan_jax.abtest.experiment import AbTest
-    from gplan_jax.abtest.log import read_log
-    from gplan_jax.abtest.summary_tables import summary_tables
+    from gplan_jax.abtest.experiment import AbTest, read_log
     from gplan_jax.foundation.config import load_config, override
 
     refuse_existing(out)
@@ -161,7 +159,7 @@ def simulate(
     """
 
     from gplan_jax.abtest import simulate as simulation
-    from gplan_jax.abtest.summary_tables import simulation_table
+    from gplan_jax.abtest.analysis import simulation_table
 
     for path in (out, log_out):
         if path is not None and path.exists():

@@ -151,7 +151,7 @@ def report(
 
     from gplan_jax.evaluation.comparison.results import COMPARISON, read_results
     from gplan_jax.evaluation.report.page import STEPS, refuse_foreign, write_report
-    from gplan_jax.evaluation.report.verdict import summary_table
+    from gplan_jax.evaluation.report.page_tables import summary_table
     from gplan_jax.foundation.progress import ProgressBar
     from gplan_jax.gsisr.service import record_path
 

@@ -21,8 +21,8 @@ def doctor(
 
     Example: gplan doctor --json > doctor.json
     """
-    from gplan_jax.foundation.strict_json import json_text
-    from gplan_jax.inference.doctor.findings import Finding, describe
+    from gplan_jax.foundation.files import json_text
+    from gplan_jax.inference.doctor.machine import Finding, describe
     from gplan_jax.inference.doctor.run import examine
 
     typer.echo("looking at this machine: about a minute, more on a busy one", err=True)

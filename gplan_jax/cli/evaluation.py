@@ -1,4 +1,6 @@
-"""`gplan evaluate`, `score`, `plan`, `predict`: a planner's figures and its plans."""
+"""`gplan evaluate`, `score`, `plan`, `predict`, `compare`, `sensitivity`: a planner's figures and
+plans, two planners on the same rows, and whether plans follow time and place.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from rich.console import Console
 from gplan_jax.cli import options
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
+from gplan_jax.foundation.files import json_text
 
 if TYPE_CHECKING:
     from gplan_jax.gsisr import RowForm
@@ -171,7 +174,7 @@ def predict(
     --out plans
     """
     from gplan_jax.inference.prediction import predict as prediction
-    from gplan_jax.inference.prediction.manifest import MANIFEST, merge_shards
+    from gplan_jax.inference.prediction.predict import MANIFEST, merge_shards
 
     if merge is not None and model is data is shard is None:
         manifest = merge_shards(merge, out)
@@ -205,3 +208,117 @@ def predict(
     typer.echo(f"  what they are made from  {out / MANIFEST}")
     if shard:
         typer.echo(f"  with all other shards    gplan predict --merge {out.parent} --out DIR")
+
+
+@options.with_decoding
+def compare(
+    first: Annotated[
+        Path,
+        typer.Argument(
+            metavar="A",
+            help="A model (directory or hub id), what evaluate or predict wrote, or predictions.",
+        ),
+    ],
+    second: Annotated[Path, typer.Argument(metavar="B", help="The same of the other planner.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Rows for models to plan, with the labels of predict's.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="New directory: answers of models, figures, all rows.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Figures as JSON, not a table.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Models plan so many rows only.")] = None,
+    on_error: options.OnError = "raise",
+    batch_size: options.BatchSize = 16,
+    mode: options.Mode = None,
+    **decoding: Any,
+) -> None:
+    """Compare two planners row by row: differences with intervals, and what these rows can show.
+
+    Example: gplan compare run/sft/model run/picd/model --data test.csv --out run/compared
+
+    Example: gplan compare run/test_sft run/test_picd
+    """
+    from gplan_jax.evaluation.comparison.planner_pair import (
+        COMPARISON,
+        DIFFERING,
+        compare_planners,
+        pair_view,
+    )
+    from gplan_jax.models.checkpoints.model_directory import RECORD
+
+    first, second = (options.model_directory(given) for given in (first, second))
+    for given in (first, second):
+        if data is not None and (given / RECORD).is_file():
+            decoding = options.planning_options(given, data, decoding)
+    asked = {"limit": limit, "batch_size": batch_size, "mode": mode, **decoding}
+    result, differing = compare_planners(
+        first, second, data=data, out=out, faulty=FaultyRows(on_error), **asked
+    )
+    if as_json:
+        typer.echo(json_text(result | {"differing": [row["row"] for row in differing]}, indent=2))
+        return
+    Console().print(pair_view(result, differing))
+    if out is None:
+        typer.echo("Nothing was written; --out DIR keeps the figures and all rows that differ.")
+    else:
+        typer.echo(f"Finished. The result is in {out}")
+        typer.echo(f"  figures          {out / COMPARISON}")
+        typer.echo(f"  rows that differ {out / DIFFERING}")
+
+
+def sensitivity(
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="A model directory, DIR or NAME=DIR; repeat it for each model of the table."
+        ),
+    ],
+    pairs: Annotated[Path, typer.Option(help="Context pairs whose teacher plans differ: .jsonl.")],
+    out: Annotated[
+        Path, typer.Option(help="Directory of the result; models that stand in it are not redone.")
+    ],
+    unchanged: Annotated[
+        Path | None, typer.Option(help="Context pairs whose teacher plans are equal: .jsonl.")
+    ] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=RUN/log.jsonl of a model's preference run; draws its curves."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many pairs of each file.")
+    ] = None,
+    on_error: options.OnError = "raise",
+    batch_size: options.BatchSize = 16,
+    max_new_tokens: options.MaxNewTokens = None,
+) -> None:
+    """Plan both contexts of every pair: does the plan change when it should, and to the right one?
+
+    Example: gplan sensitivity --model picd=run/picd/model --model scdpo=run/scdpo/model --pairs
+    test_pairs.jsonl --unchanged test_same.jsonl --log scdpo=run/scdpo/log.jsonl --out run/context
+    """
+
+    from gplan_jax.evaluation.sensitivity import model_comparison
+    from gplan_jax.evaluation.sensitivity.model_comparison import sensitivity_view
+
+    metrics = model_comparison.compare_sensitivity(
+        {
+            name: options.model_directory(path)
+            for name, path in options.named_paths("--model", model).items()
+        },
+        pairs,
+        out,
+        unchanged=unchanged,
+        logs=options.named_paths("--log", log or []),
+        limit=limit,
+        faulty=FaultyRows(on_error),
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+    )
+    Console().print(sensitivity_view(metrics))
+    typer.echo(f"Finished. The result is in {out}")
+    typer.echo(f"  these tables                {out / model_comparison.TABLES}")
+    typer.echo(f"  all figures                 {out / model_comparison.RESULTS}")
+    if log:
+        typer.echo(f"  curves of the training runs {out / model_comparison.CURVES}")
+    typer.echo(f"  every model's answers       {out / 'NAME'}")

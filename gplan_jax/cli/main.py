@@ -23,14 +23,12 @@ import typer
 
 import gplan_jax
 from gplan_jax.cli import baseline as baseline_command
-from gplan_jax.cli import bench, convert, evaluation, memory, sensitivity, serve, synthesis, train
-from gplan_jax.cli import compare as compare_command
+from gplan_jax.cli import convert, evaluation, serve, synthesis, train
 from gplan_jax.cli import doctor as doctor_command
 from gplan_jax.cli import judge as judge_command
 from gplan_jax.cli import quickstart as quickstart_command
 from gplan_jax.cli import reproduce as reproduce_command
 from gplan_jax.cli import tasks as tasks_command
-from gplan_jax.cli import triggers as triggers_command
 from gplan_jax.cli.abtest import abtest
 from gplan_jax.cli.config import config
 from gplan_jax.cli.options import model_directory
@@ -52,19 +50,19 @@ for command in (
     doctor_command.doctor,
     convert.convert,
     convert.export,
-    triggers_command.triggers,
+    synthesis.triggers,
     synthesis.synthesize,
     synthesis.explain,
     synthesis.counterfactuals,
     tasks_command.tasks,
     train.train,
-    memory.plan_memory,
+    train.plan_memory,
     evaluation.evaluate,
     evaluation.score,
-    compare_command.compare,
+    evaluation.compare,
     evaluation.plan,
     evaluation.predict,
-    sensitivity.sensitivity,
+    evaluation.sensitivity,
     judge_command.judge,
     baseline_command.report,
     baseline_command.baseline,
@@ -74,7 +72,7 @@ for command in (
     app.command()(command)
 app.command("filter")(synthesis.filter_rows)
 app.add_typer(abtest, name="abtest")
-app.add_typer(bench.bench, name="bench")
+app.add_typer(serve.bench, name="bench")
 app.add_typer(config, name="config")
 app.add_typer(seeds, name="seeds")
 app.add_typer(service, name="service")
@@ -180,7 +178,7 @@ def help_text(docstring: str) -> str:
     return "\n\n".join(paragraphs)
 
 
-for group in (app, abtest, bench.bench, config, seeds, service):
+for group in (app, abtest, serve.bench, config, seeds, service):
     for info in group.registered_commands:
         info.help = help_text(info.callback.__doc__ or "") if info.callback else None
         info.callback = prepared(cast("Callable[..., Any]", info.callback))

@@ -16,8 +16,12 @@ from gplan_jax.evaluation.scores.learning_curves import draw_learning_curves
 from gplan_jax.evaluation.scores.model_evaluation import evaluate_model
 from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS
 from gplan_jax.evaluation.scores.score_tables import comparison_table, plan_view
-from gplan_jax.evaluation.sensitivity.model_comparison import CURVES, TABLES, compare_sensitivity
-from gplan_jax.evaluation.sensitivity.sensitivity_tables import sensitivity_view
+from gplan_jax.evaluation.sensitivity.model_comparison import (
+    CURVES,
+    TABLES,
+    compare_sensitivity,
+    sensitivity_view,
+)
 from gplan_jax.evaluation.significance.arm_summary import score_arm, summarize_arms
 from gplan_jax.foundation.config import load_config
 from gplan_jax.foundation.files import read_json, read_jsonl, refuse_existing, write_text

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gplan_jax.cli.options import OnError, Service, service_of
 from gplan_jax.cli.synthesis import Cache, Overrides, Seeds, TeacherName, named_teacher
-from gplan_jax.foundation.extras import require_extra
+from gplan_jax.foundation.errors import require_extra
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import write_json
 

@@ -77,7 +77,7 @@ def check_service(
     """
     from gplan_jax.evaluation.judge.rubric import Rubric
     from gplan_jax.gsisr import service as services
-    from gplan_jax.gsisr.row_checks import check_rows
+    from gplan_jax.gsisr.service import check_rows
     from gplan_jax.synthesis.pairs.perturbations import load_spec
     from gplan_jax.synthesis.rules.service_rules import ServiceRules
     from gplan_jax.synthesis.world.data_world import load_world

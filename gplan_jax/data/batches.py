@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax import struct
 
-from gplan_jax.models.qwen3.work import Work
+from gplan_jax.models.qwen3.config import Work
 
 CONTEXTS, RESPONSES = 2, 2  # of a pair
 CHOSEN, REJECTED = 0, 1

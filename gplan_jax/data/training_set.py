@@ -1,22 +1,197 @@
-"""Rows as a random-access training set: a row and a stage give token ids and sections."""
+"""Rows as a random-access training set: a row and a stage give token ids and sections.
+
+Token ids of a file's rows lie on disk, made once, by all cores, for every run and epoch:
+
+CACHE/tokens-KEY/rows.array_record   a record a row: ids of its pieces (int32), then the row as JSON
+CACHE/tokens-KEY/index.npz           lengths_NxP of the pieces, kinds_N of the rows
+CACHE/tokens-KEY/content.json        the kinds, what was found wrong, a digest of all texts
+
+KEY is a hash of all that the ids depend on: another file of rows, tokenizer or prompt has another.
+The folder appears whole or not at all, and one process makes it while others wait.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 
+import grain
 import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
 
+import gplan_jax
 from gplan_jax.data.encoding import ChatEncoder, EncodedResponse
-from gplan_jax.data.pieces import USER, parts_of, response_layout, response_text, shown_blocks
-from gplan_jax.data.tasks.task import Mode, Task
-from gplan_jax.data.tokenized_rows import TokenizedRows, open_rows
-from gplan_jax.foundation import GplanError
+from gplan_jax.data.pieces import (
+    USER,
+    cut_row,
+    parts_of,
+    response_layout,
+    response_text,
+    shown_blocks,
+)
+from gplan_jax.data.tasks.task import Example, Mode, Task
+from gplan_jax.foundation import GplanError, RowError, files
 from gplan_jax.foundation.faulty_rows import FaultyRows
+from gplan_jax.foundation.paths import alone_in
+from gplan_jax.foundation.progress import ProgressBar
+from gplan_jax.foundation.streams import map_in_processes
 from gplan_jax.objectives.curriculum import FORWARD, BlockOrder
-from gplan_jax.reasoning import PLAN_SECTION, REASONING_SECTION, Prompt
+from gplan_jax.reasoning import PLAN_SECTION, REASONING_SECTION, Prompt, write_response
+
+ROWS, INDEX, CONTENT = "rows.array_record", "index.npz", "content.json"
+CHUNK = 128  # rows that a process takes at a time
+ALONE_UP_TO = 2048  # rows that are done before other processes would have started
+MOST_PROCESSES = 16  # more than one process can read rows for
+
+Kind = tuple[tuple[str, ...], bool, bool]
+"""Of a row: the names of its blocks, whether it has their texts, whether it is cut into pieces."""
+
+
+class TokenizedRows(Sequence[Example]):
+    """The rows of a folder that ``open_rows`` made; only what is asked for is read."""
+
+    def __init__(self, folder: Path, task: Task) -> None:
+        self.folder, self._task = folder, task
+        try:
+            content = files.read_json(folder / CONTENT)
+            with np.load(folder / INDEX) as index:
+                self.lengths_NxP, self.kinds_N = index["lengths_NxP"], index["kinds_N"]
+            self._records = grain.sources.ArrayRecordDataSource(str(folder / ROWS))
+            if len(self._records) != len(self.kinds_N):
+                raise ValueError(f"{len(self._records)} records for {len(self.kinds_N)} rows")
+        except Exception as error:  # Readers of a file that is cut off raise many kinds.
+            raise self._damaged(error) from None
+        self.kinds: list[Kind] = [(tuple(names), *flags) for names, *flags in content["kinds"]]
+        self.digest, self.errors, self.warned = (content[k] for k in ("digest", "errors", "warned"))
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return (TokenizedRows, (self.folder, self._task))  # reader processes open it themselves
+
+    def __len__(self) -> int:
+        return len(self.kinds_N)
+
+    def __getitem__(self, row: int) -> Example:  # type: ignore[override]
+        if row >= len(self):
+            raise IndexError(row)
+        text = self._record(row)[4 * int(self.lengths_NxP[row].sum()) :]
+        key, cells, blocks, names, answer = json.loads(text)
+        context = self._task.context_of(cells)
+        return Example(key, context, tuple(map(tuple, blocks)), tuple(names), answer)
+
+    def pieces(self, row: int) -> list[np.ndarray]:
+        """int32 ids of each of a row's pieces; see ``cut_row``."""
+        ends = self.lengths_NxP[row].cumsum().tolist()
+        ids = np.frombuffer(self._record(row), np.int32, count=ends[-1])
+        return [ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    def _record(self, row: int) -> bytes:
+        try:
+            return self._records[row]
+        except Exception as error:  # of the library that reads it
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> GplanError:
+        return GplanError(
+            f"The token ids in {self.folder} are damaged ({error}). Remove the folder, and they "
+            "are made again."
+        )
+
+
+def open_rows(
+    path: str | Path, cache: Path, *, encoder: ChatEncoder, task: Task, faulty: FaultyRows
+) -> TokenizedRows:
+    """The rows of a file, tokenized now or before.
+
+    GplanError as ``Task.read``; also where the cache is damaged, or a tokenizing process was
+    killed.
+    """
+    key = files.json_digest(
+        [
+            *(gplan_jax.__version__, Path(path).suffix, files.file_digest(path)),
+            *(encoder.fingerprint, encoder.latents.to_dict(), faulty.on_error),
+            *(task.name, task.response, task.prompt_sources),
+        ]
+    )
+    folder = cache / f"tokens-{key[:16]}"
+    if not folder.is_dir():
+        with alone_in(folder, wait=True):
+            if not folder.is_dir():  # another process may have made it meanwhile
+                _write(folder, path, _Tokenizer(encoder, task), FaultyRows(faulty.on_error))
+    rows = TokenizedRows(folder, task)
+    for error in rows.errors:
+        faulty.add(RowError(path, *error))
+    faulty.warned |= rows.warned
+    return rows
+
+
+@dataclass(frozen=True)
+class _Tokenizer:
+    """Makes records of rows that come with their numbers; called in whichever process."""
+
+    encoder: ChatEncoder
+    task: Task
+
+    def __call__(
+        self, rows: Sequence[tuple[int, Example]]
+    ) -> tuple[list[bytes], list[list[int]], list[Kind]]:
+        records, lengths, kinds = [], [], list[Kind]()
+        users = self.encoder.user_ids([self.task.prompt(row.context) for _, row in rows])
+        for (number, row), user_ids in zip(rows, users, strict=True):
+            pieces = cut_row(row, user_ids, self.encoder, number=number)
+            content = [row.id, row.texts, row.blocks, row.block_names, row.answer]
+            text = json.dumps(content, ensure_ascii=False)
+            records.append(np.concatenate(pieces).tobytes() + text.encode())
+            lengths.append([len(piece) for piece in pieces])
+            kinds.append((row.block_names, bool(row.blocks), len(pieces) > 1))
+        return records, lengths, kinds
+
+
+def _write(folder: Path, path: str | Path, tokenizer: _Tokenizer, faulty: FaultyRows) -> None:
+    latents, digest = tokenizer.encoder.latents, hashlib.sha256()
+    kinds, kinds_N, lengths = dict[Kind, int](), list[int](), list[list[int]]()
+
+    def numbered() -> Iterator[tuple[int, Example]]:
+        for number, row in enumerate(tokenizer.task.read(path, latents, faulty)):
+            spelt = write_response(row.blocks, row.answer, latents)
+            digest.update(json.dumps([*row.texts, spelt], ensure_ascii=False).encode())
+            yield number, row
+
+    rows = numbered()
+    first = list(islice(rows, ALONE_UP_TO))
+    processes = min(os.cpu_count() or 1, MOST_PROCESSES)
+    rest = chain(first, rows)
+    chunks = iter(lambda: list(islice(rest, CHUNK)), [])
+    if len(first) == ALONE_UP_TO and processes > 1:
+        tokenized = map_in_processes(tokenizer, chunks, processes=processes)
+    else:
+        tokenized = map(tokenizer, chunks)
+    with files.atomic_directory(folder) as temporary, ProgressBar("tokenizing rows", None) as bar:
+        writer = ArrayRecordWriter(str(temporary / ROWS), "group_size:1,uncompressed")
+        for records, row_lengths, row_kinds in tokenized:
+            for record in records:
+                writer.write(record)
+            lengths += row_lengths
+            kinds_N += [kinds.setdefault(kind, len(kinds)) for kind in row_kinds]
+            bar.advance(steps=len(records))
+        writer.close()
+        lengths_NxP = np.zeros((len(lengths), max(map(len, lengths))), np.int32)
+        for line, values in zip(lengths_NxP, lengths, strict=True):
+            line[: len(values)] = values
+        np.savez(temporary / INDEX, lengths_NxP=lengths_NxP, kinds_N=np.asarray(kinds_N, np.int32))
+        content = {
+            "kinds": list(kinds),
+            "errors": [(e.row, e.column, e.problem, e.mend) for e in faulty.errors],
+            "warned": faulty.warned,
+            "digest": digest.hexdigest(),
+        }
+        files.write_json(temporary / CONTENT, content)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from gplan_jax.foundation.errors import GplanError, RowError
-from gplan_jax.foundation.extras import load_extra
+from gplan_jax.foundation.errors import GplanError, RowError, load_extra
 from gplan_jax.foundation.faulty_rows import SKIP_HINT
 from gplan_jax.foundation.files import json_lines
 
@@ -63,7 +62,25 @@ def read_rows(
     _check_file(path)
 
     def check(found: Sequence[str]) -> str | None:
-        return _column_problem(found, columns, only, optional)
+        """Everything that is wrong with a set of columns in one sentence, None where nothing is."""
+        absent = [column for column in columns if column not in found]
+        missing = [column for column in absent if column not in optional]
+        extra = [c for c in dict.fromkeys(found) if c not in columns] if only else []
+        twice = [column for column in columns if found.count(column) > 1]
+        problems = []
+        if missing:
+            problems.append(f"missing columns: {', '.join(missing)}")
+        if extra:
+            near = {c: difflib.get_close_matches(c, absent, n=1, cutoff=0.8) for c in extra}
+            hints = [
+                f"{c} (meant {near[c][0]}?)" if near[c] else c or "one without a name"
+                for c in extra
+            ]
+            index = any(not column or column.startswith("__index_level_") for column in extra)
+            problems.append(f"unknown columns: {', '.join(hints)}{_PANDAS_INDEX * index}")
+        if twice:
+            problems.append(f"columns given twice: {', '.join(twice)}")
+        return "; ".join(problems) or None
 
     rows: Iterator[Mapping[str, Any] | str]
     match path.suffix:
@@ -160,29 +177,6 @@ def cell_text(value: Any) -> str:
         case Exception():
             raise ValueError(f"the cell can't be read ({value})")
     raise ValueError(f"expected text or a number but found {value!r}")
-
-
-def _column_problem(
-    found: Sequence[str], columns: Sequence[str], only: bool, optional: Collection[str]
-) -> str | None:
-    """Everything that is wrong with a set of columns in one sentence, None where nothing is."""
-    absent = [column for column in columns if column not in found]
-    missing = [column for column in absent if column not in optional]
-    extra = [c for c in dict.fromkeys(found) if c not in columns] if only else []
-    twice = [column for column in columns if found.count(column) > 1]
-    problems = []
-    if missing:
-        problems.append(f"missing columns: {', '.join(missing)}")
-    if extra:
-        near = {c: difflib.get_close_matches(c, absent, n=1, cutoff=0.8) for c in extra}
-        hints = [
-            f"{c} (meant {near[c][0]}?)" if near[c] else c or "one without a name" for c in extra
-        ]
-        index = any(not column or column.startswith("__index_level_") for column in extra)
-        problems.append(f"unknown columns: {', '.join(hints)}{_PANDAS_INDEX * index}")
-    if twice:
-        problems.append(f"columns given twice: {', '.join(twice)}")
-    return "; ".join(problems) or None
 
 
 # Each reader yields a row's cells as they stand in the file, or what is wrong with all of it.

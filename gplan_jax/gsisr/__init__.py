@@ -30,7 +30,13 @@ from gplan_jax.gsisr.metrics import (
 from gplan_jax.gsisr.plans import Intent, Plan, canonical_plan, parse_plan
 from gplan_jax.gsisr.prompts import PromptTemplate, training_texts
 from gplan_jax.gsisr.row_form import RowForm
-from gplan_jax.gsisr.sample_files import read_numbered_samples, read_samples, write_samples
-from gplan_jax.gsisr.samples import COLUMNS, Sample, split_by_id
+from gplan_jax.gsisr.samples import (
+    COLUMNS,
+    Sample,
+    read_numbered_samples,
+    read_samples,
+    split_by_id,
+    write_samples,
+)
 from gplan_jax.gsisr.service import Service
 from gplan_jax.reasoning import Prompt

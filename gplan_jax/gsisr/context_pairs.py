@@ -15,8 +15,7 @@ from typing import Any, Literal
 
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows
-from gplan_jax.foundation.files import atomic_write, json_lines
-from gplan_jax.foundation.strict_json import json_text
+from gplan_jax.foundation.files import atomic_write, json_lines, json_text
 from gplan_jax.gsisr.facts import ORDER_TIMES, request_time, time_of
 from gplan_jax.gsisr.filter import check_plan
 from gplan_jax.gsisr.labels import LABEL_COLUMN, RowPlace, parse_label
@@ -150,11 +149,57 @@ def read_context_pairs(
     seen: dict[str, int] = {}
 
     def pair(found: tuple[_Direction, _Direction] | RowError) -> ContextPair:
+        """Joins the two lines of a pair, each checked by itself and beside the other."""
         if isinstance(found, RowError):
             raise found
-        joined = _pair(path, *found, seen)
-        _check_plans(path, found, library, vocabulary, plans)
-        return joined
+        first, second = found
+        by_name = {first.name: first, second.name: second}
+        if set(by_name) != set(_DIRECTIONS):
+            wanted = " and ".join(_DIRECTIONS)
+            problem = f"expected {wanted}, not {first.name} and {second.name}"
+            raise _fault(path, first, "direction", problem)
+        if first.key in seen:
+            raise _fault(path, first, "pair", f"line {seen[first.key]} already has this key")
+        seen[first.key] = first.line
+        anchor, counterfactual = (by_name[name] for name in _DIRECTIONS)
+        try:
+            check_shared(anchor.sample, counterfactual.sample)
+        except GplanError as error:
+            raise _fault(path, first, "context", str(error)) from None
+        for own, other in ((anchor, counterfactual), (counterfactual, anchor)):
+            if own.rejected != other.sample.raw_labels:
+                raise _fault(path, own, "rejected", "it is not what the other direction chose")
+            try:
+                request_time(own.sample)
+                for column in ORDER_TIMES:
+                    time_of(own.sample, column)
+            except GplanError as error:
+                raise _fault(path, own, "context", str(error).rstrip(".")) from None
+        origin = anchor.provenance
+        if origin != counterfactual.provenance:
+            raise _fault(path, first, "provenance", "the two directions disagree")
+        changed = changed_columns(anchor.sample, counterfactual.sample)
+        if set(origin.changed) != set(changed):
+            problem = f"it says that {', '.join(origin.changed)} changed; {', '.join(changed)} did"
+            raise _fault(path, first, "provenance", problem)
+        if origin.filter != PASSED:
+            problem = f"filter is {origin.filter!r}; only pairs that {PASSED} may be used"
+            raise _fault(path, first, "provenance", problem)
+
+        # Both responses parse and pass the filter, and their plans are as wanted.
+        chosen: list[Plan] = []
+        for line in found:
+            try:
+                place = RowPlace(path, line.line)
+                chosen.append(parse_label(line.sample, library, place, vocabulary).plan)
+            except RowError as error:
+                raise _fault(path, line, "chosen", error.problem) from None
+            if broken := check_plan(line.sample.raw_labels, library):
+                raise _fault(path, line, "chosen", "; ".join(rule.message for rule in broken))
+        if (chosen[0] == chosen[1]) != (plans == "equal"):
+            relation = "the same plan" if plans == "differ" else "different plans"
+            raise _fault(path, first, "chosen", f"its two contexts have {relation}")
+        return ContextPair(first.key, anchor.sample, counterfactual.sample, origin)
 
     return (faulty or FaultyRows()).sound(path, _joined(path, library.rows), pair)
 
@@ -253,69 +298,6 @@ def _check_keys(what: str, value: Any, known: Iterable[str]) -> None:
     faults += [f"has unknown keys {', '.join(unknown)}"] if unknown else []
     if faults:
         raise GplanError(f"{what} {' and '.join(faults)}")
-
-
-def _pair(path: Path, first: _Direction, second: _Direction, seen: dict[str, int]) -> ContextPair:
-    """Joins the two lines of a pair; everything but the plans is checked."""
-    by_name = {first.name: first, second.name: second}
-    if set(by_name) != set(_DIRECTIONS):
-        found = f"{first.name} and {second.name}"
-        wanted = " and ".join(_DIRECTIONS)
-        raise _fault(path, first, "direction", f"expected {wanted}, not {found}")
-    if first.key in seen:
-        raise _fault(path, first, "pair", f"line {seen[first.key]} already has this key")
-    seen[first.key] = first.line
-    anchor, counterfactual = (by_name[name] for name in _DIRECTIONS)
-    try:
-        check_shared(anchor.sample, counterfactual.sample)
-    except GplanError as error:
-        raise _fault(path, first, "context", str(error)) from None
-    for own, other in ((anchor, counterfactual), (counterfactual, anchor)):
-        if own.rejected != other.sample.raw_labels:
-            raise _fault(path, own, "rejected", "it is not what the other direction chose")
-        _check_times(path, own)
-    origin = anchor.provenance
-    if origin != counterfactual.provenance:
-        raise _fault(path, first, "provenance", "the two directions disagree")
-    changed = changed_columns(anchor.sample, counterfactual.sample)
-    if set(origin.changed) != set(changed):
-        problem = f"it says that {', '.join(origin.changed)} changed; {', '.join(changed)} did"
-        raise _fault(path, first, "provenance", problem)
-    if origin.filter != PASSED:
-        problem = f"filter is {origin.filter!r}; only pairs that {PASSED} may be used"
-        raise _fault(path, first, "provenance", problem)
-    return ContextPair(first.key, anchor.sample, counterfactual.sample, origin)
-
-
-def _check_times(path: Path, line: _Direction) -> None:
-    try:
-        request_time(line.sample)
-        for column in ORDER_TIMES:
-            time_of(line.sample, column)
-    except GplanError as error:
-        raise _fault(path, line, "context", str(error).rstrip(".")) from None
-
-
-def _check_plans(
-    path: Path,
-    lines: tuple[_Direction, _Direction],
-    library: IntentLibrary,
-    vocabulary: LatentVocabulary,
-    plans: Plans,
-) -> None:
-    """Checks that both responses parse and pass the filter, and that their plans are as wanted."""
-    found: list[Plan] = []
-    for line in lines:
-        try:
-            place = RowPlace(path, line.line)
-            found.append(parse_label(line.sample, library, place, vocabulary).plan)
-        except RowError as error:
-            raise _fault(path, line, "chosen", error.problem) from None
-        if broken := check_plan(line.sample.raw_labels, library):
-            raise _fault(path, line, "chosen", "; ".join(rule.message for rule in broken))
-    if (found[0] == found[1]) != (plans == "equal"):
-        relation = "the same plan" if plans == "differ" else "different plans"
-        raise _fault(path, lines[0], "chosen", f"its two contexts have {relation}")
 
 
 def _check_suffix(path: Path) -> None:

@@ -241,7 +241,10 @@ class IntentCounts:
                 self._sets[number, position] = _set_hash(plan[:position])
         row = self._entries[(key, number)] = len(self._entries)
         self._codes = _room(self._codes, row, len(UNLIKE), fill=0)
-        self._plan_of, self._counts = (_longer(a, row) for a in (self._plan_of, self._counts))
+        if row >= len(self._counts):
+            more = np.zeros(row + 16, np.int32)
+            self._plan_of = np.concatenate([self._plan_of, more])
+            self._counts = np.concatenate([self._counts, more])
         if key:
             for values, value in zip(self._values, key, strict=True):
                 values.setdefault(value, len(values))
@@ -299,12 +302,6 @@ def _room(table: np.ndarray, row: int, width: int, *, fill: int) -> np.ndarray:
     larger = np.full((rows, width), fill, table.dtype)
     larger[: len(table), : table.shape[1]] = table
     return larger
-
-
-def _longer(vector: np.ndarray, row: int) -> np.ndarray:
-    if row < len(vector):
-        return vector
-    return np.concatenate([vector, np.zeros(row + 16, vector.dtype)])
 
 
 def _unusable(path: Path, problem: str) -> GplanError:

@@ -12,8 +12,7 @@ from gplan_jax.gsisr.facts import ORDER_TIMES, request_time, time_of
 from gplan_jax.gsisr.filter import Violation, check_plan
 from gplan_jax.gsisr.library import IntentLibrary
 from gplan_jax.gsisr.plans import Plan, canonical_plan, parse_plan
-from gplan_jax.gsisr.sample_files import read_numbered_samples
-from gplan_jax.gsisr.samples import Sample
+from gplan_jax.gsisr.samples import Sample, read_numbered_samples
 from gplan_jax.reasoning import (
     GSISR_LATENTS,
     LatentVocabulary,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import strict_json
 from gplan_jax.gsisr.library import IntentLibrary
-from gplan_jax.gsisr.plans import Intent, Plan, parse_plan
+from gplan_jax.gsisr.plans import Plan, parse_plan
 from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary
 from gplan_jax.reasoning.traces import THOUGHT_CLOSE, THOUGHT_OPEN
 
@@ -119,16 +119,12 @@ def normalized_edit_similarity(
     for i, predicted in enumerate(prediction, start=1):
         previous, row = row, [float(i)]
         for j, wanted in enumerate(label, start=1):
-            substitution = previous[j - 1] + _substitution_cost(predicted, wanted, library)
-            row.append(min(previous[j] + 1, row[j - 1] + 1, substitution))
+            cost = 0.0
+            if predicted != wanted:
+                same = predicted.get(library.tool_key) == wanted.get(library.tool_key)
+                cost = PARAMETER_SUBSTITUTION_COST if same else 1.0
+            row.append(min(previous[j] + 1, row[j - 1] + 1, previous[j - 1] + cost))
     return 1 - row[-1] / longest
-
-
-def _substitution_cost(first: Intent, second: Intent, library: IntentLibrary) -> float:
-    if first == second:
-        return 0.0
-    same_tool = first.get(library.tool_key) == second.get(library.tool_key)
-    return PARAMETER_SUBSTITUTION_COST if same_tool else 1.0
 
 
 def _discounted(hits: Sequence[bool]) -> float:
@@ -167,7 +163,8 @@ def latent_failure(
     inner, close, after = rest.partition(THOUGHT_CLOSE)
     if not close:
         return f"block: {THOUGHT_CLOSE} stands before {THOUGHT_OPEN}"
-    if tag := _raw_tag(vocabulary).search(text):
+    names = "|".join([*map(re.escape, vocabulary.context_blocks), r"STEP_[0-9]+"])
+    if tag := re.search(rf"</?(?:{names})>", text):
         return f"residue: raw tag {tag.group()}"
     if stray := _TOKEN.search(before + after):
         return f"order: {stray.group()} outside the {THOUGHT_OPEN} block"
@@ -176,8 +173,15 @@ def latent_failure(
     if residue := _TOKEN.sub("", inner).strip():
         return f"residue: {residue[:40]!r} among the latent tokens"
     tokens = _TOKEN.findall(inner)
-    if failure := _order_failure(tokens, vocabulary):
-        return failure
+    # The tokens must be a beginning of the vocabulary's own order.
+    for place, token in enumerate(tokens):
+        if token in tokens[:place]:
+            return f"repeat: {token} occurs twice"
+    for token, expected in zip(tokens, vocabulary.tokens, strict=False):
+        if token != expected:
+            return f"order: {token} where {expected} is due"
+    if len(tokens) > len(vocabulary.tokens):
+        return f"order: {tokens[len(vocabulary.tokens)]} is beyond the vocabulary"
     # Other metrics read what a plan was meant to be; the steps of this one count what it is.
     try:
         plan = strict_json(after.strip().removesuffix("<|im_end|>"), "The plan")
@@ -186,34 +190,10 @@ def latent_failure(
     tool_key = (library or IntentLibrary.load()).tool_key
     if not isinstance(plan, list) or not all(isinstance(i, dict) and tool_key in i for i in plan):
         return f"plan: not one JSON array of objects with {tool_key}"
-    return _step_failure(tokens, len(plan), vocabulary)
-
-
-def _order_failure(tokens: list[str], vocabulary: LatentVocabulary) -> str | None:
-    """The tokens must be a beginning of the vocabulary's own order."""
-    seen: set[str] = set()
-    for token in tokens:
-        if token in seen:
-            return f"repeat: {token} occurs twice"
-        seen.add(token)
-    for token, expected in zip(tokens, vocabulary.tokens, strict=False):
-        if token != expected:
-            return f"order: {token} where {expected} is due"
-    if len(tokens) > len(vocabulary.tokens):
-        return f"order: {tokens[len(vocabulary.tokens)]} is beyond the vocabulary"
+    found, over = divmod(len(tokens), vocabulary.width)
+    if over:
+        return f"order: the last block has {over} of {vocabulary.width} tokens"
+    steps = found - len(vocabulary.context_blocks)
+    if steps != len(plan) or steps < 1:
+        return f"steps: {steps} latent steps for a plan of {len(plan)} intents"
     return None
-
-
-def _step_failure(tokens: list[str], plan_length: int, vocabulary: LatentVocabulary) -> str | None:
-    blocks, rest = divmod(len(tokens), vocabulary.width)
-    if rest:
-        return f"order: the last block has {rest} of {vocabulary.width} tokens"
-    steps = blocks - len(vocabulary.context_blocks)
-    if steps != plan_length or steps < 1:
-        return f"steps: {steps} latent steps for a plan of {plan_length} intents"
-    return None
-
-
-def _raw_tag(vocabulary: LatentVocabulary) -> re.Pattern[str]:
-    names = "|".join([*map(re.escape, vocabulary.context_blocks), r"STEP_[0-9]+"])
-    return re.compile(rf"</?(?:{names})>")

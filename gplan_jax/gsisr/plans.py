@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gplan_jax.foundation.strict_json import whole
+from gplan_jax.foundation.files import whole
 from gplan_jax.gsisr.library import IntentLibrary
 from gplan_jax.reasoning.traces import THOUGHT_CLOSE
 
@@ -47,7 +48,10 @@ def _first_objects(text: str, tool_key: str) -> list[dict[str, Any]]:
         character = text[position]
         if character == "]" and gathered:
             break
-        value, end = _decode(text, position) if character in "[{" else (None, position + 1)
+        value, end = None, position + 1
+        if character in "[{":
+            with contextlib.suppress(json.JSONDecodeError, RecursionError):
+                value, end = _DECODER.raw_decode(text, position)
         if isinstance(value, list):
             objects = [item for item in value if isinstance(item, dict)]
             if any(tool_key in item for item in objects):
@@ -59,13 +63,6 @@ def _first_objects(text: str, tool_key: str) -> list[dict[str, Any]]:
                 end = position + 1  # A wrapper such as {"plan": [...]}: look inside.
         position = end
     return gathered
-
-
-def _decode(text: str, position: int) -> tuple[Any, int]:
-    try:
-        return _DECODER.raw_decode(text, position)
-    except (json.JSONDecodeError, RecursionError):
-        return None, position + 1
 
 
 def _as_text(value: Any) -> str:

@@ -31,20 +31,18 @@ from gplan_jax.chat.ledger import Account
 from gplan_jax.chat.messages import request_key
 from gplan_jax.evaluation.judge.chat_judge import ChatJudge, JudgeConfig
 from gplan_jax.evaluation.judge.judgement import Judgement
-from gplan_jax.foundation.errors import GplanError, RowError
-from gplan_jax.foundation.extras import load_extra
+from gplan_jax.foundation.errors import GplanError, RowError, load_extra
 from gplan_jax.foundation.faulty_rows import FaultyRows, OnError, Streak
-from gplan_jax.foundation.files import refuse_existing
+from gplan_jax.foundation.files import json_text, refuse_existing
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.row_files import count_rows
-from gplan_jax.foundation.strict_json import json_text
 from gplan_jax.gsisr import Service, parse_plan
 from gplan_jax.inference.prediction import predict as prediction
-from gplan_jax.inference.prediction.manifest import Manifest, merge_shards
-from gplan_jax.synthesis.factory.removals import Duplicates, Removal
+from gplan_jax.inference.prediction.predict import Manifest, merge_shards
+from gplan_jax.synthesis.factory.output_files import Duplicates, Removal
 from gplan_jax.synthesis.factory.synthesize import check_answer
 from gplan_jax.synthesis.teachers.load import load_teacher
-from gplan_jax.synthesis.teachers.seed import read_seeds
+from gplan_jax.synthesis.teachers.seed_selection import read_seeds
 
 PURPOSE = "work on many machines"
 # A worker that dies is replaced; what kills as many as this is no accident.

@@ -17,8 +17,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from gplan_jax.foundation.errors import GplanError
-from gplan_jax.foundation.extras import load_extra
+from gplan_jax.foundation.errors import GplanError, load_extra
 from gplan_jax.foundation.faulty_rows import FaultyRows, OnError
 from gplan_jax.foundation.paths import is_cloud, local_path
 from gplan_jax.gsisr.samples import COLUMNS

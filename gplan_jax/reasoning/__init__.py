@@ -1,11 +1,13 @@
 """Prompts, structured reasoning and its latent form, for any task with named blocks."""
 
-from gplan_jax.reasoning.latents import GSISR_LATENTS, LatentVocabulary, check_block_name
 from gplan_jax.reasoning.traces import (
+    GSISR_LATENTS,
     PLAN_SECTION,
     REASONING_SECTION,
+    LatentVocabulary,
     Prompt,
     ReasoningTrace,
+    check_block_name,
     compress_response,
     latent_prefix,
     parse_trace,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gplan_jax.abtest.analysis import analyse, settings_for, write_summary
-from gplan_jax.abtest.log import read_log
+from gplan_jax.abtest.experiment import read_log
 from gplan_jax.abtest.simulate import START, draw_arms, simulate_users, write_log
 from gplan_jax.foundation import GplanError
 

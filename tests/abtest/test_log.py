@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gplan_jax.abtest.log import COLUMNS, NO_ARM, ExposureLog, read_log
+from gplan_jax.abtest.experiment import COLUMNS, NO_ARM, ExposureLog, read_log
 from gplan_jax.foundation import GplanError, RowError
 
 ROWS = [

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from gplan_jax.abtest.experiment import AbTest
-from gplan_jax.abtest.log import read_log
+from gplan_jax.abtest.experiment import AbTest, read_log
 from gplan_jax.abtest.users import Period, divide, user_table
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.config import parse_config

@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gplan_jax.abtest import sequential
-from gplan_jax.abtest.analysis import analyse, settings_for
-from gplan_jax.abtest.log import COLUMNS, read_log
-from gplan_jax.abtest.summary_tables import markdown
+from gplan_jax.abtest.analysis import analyse, markdown, settings_for
+from gplan_jax.abtest.experiment import COLUMNS, read_log
 from gplan_jax.foundation import GplanError
 
 EXAMPLES = max(200, settings().max_examples)  # cheap ones; an option of the command line adds more

@@ -12,8 +12,7 @@ import pytest
 from scipy import stats
 
 from gplan_jax.abtest.estimates import estimate
-from gplan_jax.abtest.experiment import AbTest, Metric
-from gplan_jax.abtest.log import read_log
+from gplan_jax.abtest.experiment import AbTest, Metric, read_log
 from gplan_jax.abtest.sequential import (
     Sequential,
     bounds,

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from gplan_jax.abtest.experiment import AbTest, Metric
-from gplan_jax.abtest.log import read_log
+from gplan_jax.abtest.experiment import AbTest, Metric, read_log
 from gplan_jax.abtest.sequential import bounds, course
 from gplan_jax.abtest.simulate import (
     ARMS,

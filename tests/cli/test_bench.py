@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from gplan_jax.cli.bench import parse_modes, parse_rates
 from gplan_jax.cli.main import app
 from gplan_jax.cli.options import read_api_key
+from gplan_jax.cli.serve import parse_modes, parse_rates
 from gplan_jax.foundation import GplanError
 
 

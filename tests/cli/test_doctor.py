@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from gplan_jax.cli.main import app
 from gplan_jax.inference.doctor import run
-from gplan_jax.inference.doctor.findings import Finding
+from gplan_jax.inference.doctor.machine import Finding
 
 
 @pytest.mark.parametrize(("state", "code"), [("ok", 0), ("slow", 0), ("absent", 0), ("wrong", 1)])

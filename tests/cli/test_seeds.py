@@ -13,7 +13,7 @@ from gplan_jax.cli import seeds as commands
 from gplan_jax.cli.main import app
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, write_samples
-from gplan_jax.synthesis.teachers.seed import read_seeds
+from gplan_jax.synthesis.teachers.seed_selection import read_seeds
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 COUNT = 10

@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from gplan_jax.cli import main, sensitivity
+from gplan_jax.cli import evaluation, main
 from gplan_jax.cli.options import named_paths
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation.errors import GplanError
@@ -55,7 +55,7 @@ def telling_planner(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def call(*arguments: Any) -> Result:
     app = typer.Typer()
-    app.command()(sensitivity.sensitivity)
+    app.command()(evaluation.sensitivity)
     return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "100"})
 
 

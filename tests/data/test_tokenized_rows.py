@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gplan_jax.data import ChatEncoder, Mode, TrainingSet, tokenized_rows
+from gplan_jax.data import ChatEncoder, Mode, TrainingSet
+from gplan_jax.data import training_set as tokenized_rows
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
-from gplan_jax.data.tokenized_rows import CONTENT, INDEX, ROWS
+from gplan_jax.data.training_set import CONTENT, INDEX, ROWS
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, write_samples

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from gplan_jax.foundation.errors import GplanError
-from gplan_jax.foundation.extras import load_extra, require_extra
+from gplan_jax.foundation.errors import GplanError, load_extra, require_extra
 
 
 def test_a_module_is_imported() -> None:

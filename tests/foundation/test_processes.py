@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.foundation.processes import QUEUED, map_in_processes
+from gplan_jax.foundation.streams import QUEUED, map_in_processes
 
 
 def test_results_come_in_order_and_few_items_are_taken_ahead() -> None:

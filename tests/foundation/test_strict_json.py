@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.foundation.strict_json import finite, json_text, parse_json
+from gplan_jax.foundation.files import finite, json_text, parse_json
 
 texts = st.text(st.characters(codec="utf-8"))
 values = st.recursive(

@@ -17,7 +17,7 @@ from gplan_jax.gsisr import (
     read_samples,
     write_samples,
 )
-from gplan_jax.gsisr.sample_files import sample_writer
+from gplan_jax.gsisr.samples import sample_writer
 
 SUFFIXES = [".csv", ".jsonl", ".parquet"]
 cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=10)

@@ -24,9 +24,8 @@ from gplan_jax.gsisr import (
     write_samples,
 )
 from gplan_jax.gsisr.facts import Habit, long_term, long_term_text, short_term, short_term_entry
-from gplan_jax.gsisr.row_checks import check_rows
 from gplan_jax.gsisr.row_form import public_form
-from gplan_jax.gsisr.service import known_service, record_path, record_service
+from gplan_jax.gsisr.service import check_rows, known_service, record_path, record_service
 from gplan_jax.synthesis.pairs.perturbations import load_spec
 from gplan_jax.synthesis.rules.service_rules import ServiceRules
 

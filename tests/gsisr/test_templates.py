@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.gsisr.templates import Templates, read_templates
+from gplan_jax.gsisr.prompts import Templates, read_templates
 
 FILES = ("top.j2", "part.j2")
 

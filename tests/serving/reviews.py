@@ -11,10 +11,9 @@ from pathlib import Path
 
 from gplan_jax.gsisr import IntentLibrary, Sample, write_samples
 from gplan_jax.serving.http.server import listen
-from gplan_jax.serving.review.review_app import HOST, ReviewServer
-from gplan_jax.serving.review.review_store import ReviewStore, open_review
+from gplan_jax.serving.review.review_app import HOST, ReviewServer, ReviewStore, open_review
 from gplan_jax.synthesis.seeds.draw_candidates import write_review_files
-from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
+from gplan_jax.synthesis.teachers.teacher import RuleTeacher
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 ROWS = 8

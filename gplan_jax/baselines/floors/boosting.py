@@ -13,9 +13,9 @@ from gplan_jax.baselines.floors.tabular import TableEncoder, in_fixed_order
 from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.baselines.rows.labelled_rows import labelled_rows
-from gplan_jax.foundation.extras import load_extra, one_thread
+from gplan_jax.foundation.errors import load_extra, one_thread
 from gplan_jax.gsisr import IntentLibrary, Sample
-from gplan_jax.gsisr.plan_rules import PlanRules, plan_rules
+from gplan_jax.gsisr.filter import PlanRules, plan_rules
 
 # An iteration grows one tree for each class, so classes are what a fit costs: no more than these,
 # and none that fewer rows than this have.

@@ -72,11 +72,6 @@ def in_fixed_order(samples: Iterable[Sample]) -> list[Sample]:
 
 def row_values(sample: Sample, mode: InputMode) -> dict[str, Value]:
     """Column -> text of a category, number, or None; the label is not looked at."""
-    values = _history(sample)
-    return values | _context(facts_of(sample)) if mode == InputMode.FULL else values
-
-
-def _history(sample: Sample) -> dict[str, Value]:
     now = request_time(sample)
     events = short_term(sample.short_term_behavior_seq, now, sample.form)
     habits = long_term(sample.long_term_behavior, sample.form)
@@ -87,7 +82,7 @@ def _history(sample: Sample) -> dict[str, Value]:
     actions = Counter(action for event in events for action in event.actions)
     localities = Counter(event.locality for event in events)
     home, work = sample.profile_feat_6, sample.profile_feat_8
-    return {
+    values = {
         **{f"profile_{i}": codes[f"profile_feat_{i}"] or None for i in (1, 2, 3, 4, 10, 11, 12)},
         "events": len(events),
         "habits": len(habits),
@@ -104,6 +99,7 @@ def _history(sample: Sample) -> dict[str, Value]:
         "events_at_home": sum(event.place == home for event in events) if home else None,
         "events_at_work": sum(event.place == work for event in events) if work else None,
     }
+    return values | _context(facts_of(sample)) if mode == InputMode.FULL else values
 
 
 def _context(facts: Facts) -> dict[str, Value]:

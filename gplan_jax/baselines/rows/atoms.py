@@ -9,7 +9,7 @@ import numpy as np
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Intent, IntentLibrary, Plan, canonical_plan
-from gplan_jax.gsisr.plan_rules import admissible_intents
+from gplan_jax.gsisr.filter import admissible_intents
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gplan_jax.baselines.rows.atoms import Atoms
-from gplan_jax.gsisr.plan_rules import plan_rules
+from gplan_jax.gsisr.filter import plan_rules
 
 # (ids [B, maximum] so far with A where nothing is yet, step t) -> scores [B, A + 1] at position t
 StepScores = Callable[[jax.Array, jax.Array], jax.Array]

@@ -26,13 +26,17 @@ from gplan_jax.baselines.fitting.network import Batch, FitInput, FitSettings, Re
 from gplan_jax.baselines.rows.atoms import padded_plans
 from gplan_jax.baselines.rows.features import FeatureEncoder
 from gplan_jax.baselines.rows.plan_mask import PlanMask, decode
-from gplan_jax.baselines.sequential import losses
 from gplan_jax.baselines.sequential.encoder import (
     EncoderSettings,
     Reasoner,
+    bce_loss,
     dropout,
+    progressive_loss,
     see_all,
     see_earlier,
+    softmax_loss,
+    steps_apart,
+    views_apart,
 )
 from gplan_jax.data.batch_plan import round_up
 
@@ -203,12 +207,12 @@ def row_loss(
         assert isinstance(settings, ReaRecSettings)
         steps_NxTxC = model.scores(x_NxTxD)
         if model.kind is SequentialKind.REAREC_ERL:
-            losses_N -= settings.kl_weight * losses.steps_apart(steps_NxTxC)
+            losses_N -= settings.kl_weight * steps_apart(steps_NxTxC)
         else:
-            losses_N += losses.progressive_loss(steps_NxTxC, targets_N, scale=settings.scale)
+            losses_N += progressive_loss(steps_NxTxC, targets_N, scale=settings.scale)
         if noisy_BxMxTxD is not None:
             other_NxTxD = noisy_BxMxTxD.reshape(x_NxTxD.shape)
-            contrast_N = losses.views_apart(x_NxTxD, other_NxTxD, weights_N, temperature=0.07)
+            contrast_N = views_apart(x_NxTxD, other_NxTxD, weights_N, temperature=0.07)
             losses_N += settings.contrast * contrast_N
     return (losses_N * weights_N).sum(), weights_N.sum()
 
@@ -267,15 +271,15 @@ def _next_loss(
     settings: RowSettings, scores_NxC: Array, targets_N: Array, key: Array, train: bool
 ) -> Array:
     if not train:
-        return losses.softmax_loss(scores_NxC, targets_N)
+        return softmax_loss(scores_NxC, targets_N)
     if settings.loss == "softmax":
-        return losses.softmax_loss(scores_NxC, targets_N, settings.smoothing)
+        return softmax_loss(scores_NxC, targets_N, settings.smoothing)
     # Even draws from the other actions: those at and above the target move up by one.
     count = len(targets_N), settings.negatives
     drawn_NxS = jax.random.randint(key, count, 0, scores_NxC.shape[-1] - 1)
     drawn_NxS = drawn_NxS + (drawn_NxS >= targets_N[:, None])
     columns_NxC = jnp.concatenate([targets_N[:, None], drawn_NxS], axis=-1)
-    return losses.bce_loss(jnp.take_along_axis(scores_NxC, columns_NxC, axis=-1))
+    return bce_loss(jnp.take_along_axis(scores_NxC, columns_NxC, axis=-1))
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "constrained"))

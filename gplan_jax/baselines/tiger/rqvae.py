@@ -23,7 +23,7 @@ from pydantic import Field
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.config import Config
-from gplan_jax.foundation.extras import load_extra
+from gplan_jax.foundation.errors import load_extra
 
 
 class RqVaeSettings(Config):

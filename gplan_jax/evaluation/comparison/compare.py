@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -11,17 +11,15 @@ from typing import Any
 from gplan_jax import __version__
 from gplan_jax.evaluation.comparison import results
 from gplan_jax.evaluation.comparison.comparison_table import markdown_text, terminal_text
-from gplan_jax.evaluation.comparison.fit_jobs import FitJob, all_jobs
 from gplan_jax.evaluation.comparison.setup import ComparisonSetup, read_added
-from gplan_jax.evaluation.comparison.worker_pool import run_jobs
+from gplan_jax.evaluation.comparison.worker_pool import FitJob, all_jobs, run_jobs
 from gplan_jax.evaluation.significance.arm_summary import (
     ArmScores,
     highest,
     score_arm,
     summarize_arms,
 )
-from gplan_jax.foundation.errors import GplanError
-from gplan_jax.foundation.extras import require_extra
+from gplan_jax.foundation.errors import GplanError, require_extra
 from gplan_jax.foundation.files import json_digest, write_json, write_jsonl, write_text
 from gplan_jax.foundation.paths import LOCK, alone_in
 from gplan_jax.foundation.progress import ProgressBar
@@ -251,8 +249,28 @@ def _write_results(
     )
     about = about.model_copy(update={"costs": costs})
 
-    lines = _predicted_rows(setup, {name: texts[name] for name in about.arms})
-    write_jsonl(out / results.PREDICTIONS, (line.model_dump() for line in lines))
+    fold_of = {row: fold for fold, parts in enumerate(rows.folds) for row in parts.test}
+    lines = []
+    for place, row in enumerate(rows.order):
+        sample, facts = rows.scored[row], facts_of(rows.scored[row])
+        line = results.PredictedRow(
+            row=row + 1,
+            id=sample.id,
+            label=canonical_plan(parse_plan(sample.raw_labels, setup.library), setup.library),
+            fold=fold_of[row],
+            facts=results.RowFacts(
+                order_type=facts.order_type, hour=facts.hour, order_distance=facts.order_distance
+            ),
+            arms={
+                name: results.ArmTexts(
+                    constrained=[seed[place] for seed in texts[name].constrained],
+                    free=[seed[place] for seed in texts[name].free],
+                )
+                for name in about.arms
+            },
+        )
+        lines.append(line.model_dump())
+    write_jsonl(out / results.PREDICTIONS, lines)
     points = {n: [point.model_dump() for point in curve] for n, curve in curves.items() if curve}
     write_json(out / results.CURVES, points)
     write_json(out / results.SUMMARY, summary.model_dump())
@@ -304,29 +322,3 @@ def _read_arm(
         seconds=median(fit.seconds or 0.0 for fit in fits),
     )
     return texts, cost, curves
-
-
-def _predicted_rows(
-    setup: ComparisonSetup, texts: Mapping[str, _Texts]
-) -> Iterator[results.PredictedRow]:
-    fold_of = {row: fold for fold, parts in enumerate(setup.rows.folds) for row in parts.test}
-    for place, row in enumerate(setup.rows.order):
-        sample = setup.rows.scored[row]
-        facts = facts_of(sample)
-        label = canonical_plan(parse_plan(sample.raw_labels, setup.library), setup.library)
-        yield results.PredictedRow(
-            row=row + 1,
-            id=sample.id,
-            label=label,
-            fold=fold_of[row],
-            facts=results.RowFacts(
-                order_type=facts.order_type, hour=facts.hour, order_distance=facts.order_distance
-            ),
-            arms={
-                name: results.ArmTexts(
-                    constrained=[line[place] for line in arm.constrained],
-                    free=[line[place] for line in arm.free],
-                )
-                for name, arm in texts.items()
-            },
-        )

@@ -138,6 +138,9 @@ def fit_planner(
     """Trains for all epochs: a curriculum can't stop early, so ``validation`` isn't used."""
     del validation
     settings, mode, library, seed = arguments
+    if library.folder is None:
+        raise GplanError(f"The library {library.name} is of no service; name one with --service.")
+    service = Service.load(library.folder)
     rules = functools.cache(lambda: ServiceRules(library))  # not asked where rows have reasoning
     rows = [_row(sample, mode, library, rules) for sample in samples]
     facts = [
@@ -147,13 +150,96 @@ def fit_planner(
         seed,
     ]
     with _kept(runs, json_digest(facts)[:16]) as folder:
+        data, start = folder / "train.csv", Path(settings.model or folder / "start")
+        of_data = {
+            "train": str(data),
+            "cache": str(folder / "tokens"),
+            "service": str(service.folder),
+            "template": settings.template,
+            "max_length": settings.max_length,
+            "length_multiple": settings.length_multiple,
+            "response_multiple": 64,
+        }
+
+        def trained(run: Path, values: dict[str, Any]) -> Path:
+            """The model of ``run``, whose config holds these values."""
+            precision = {"params": "float32", "compute": settings.compute, "remat": settings.remat}
+            config = {
+                "output": str(run),
+                "batch_size": settings.batch_size,
+                "seed": seed,
+                "data": of_data,
+                "precision": precision,
+                **values,
+            }
+            resume = (run / "config.yaml").is_file()
+            return train(TrainConfig.model_validate(config), resume=resume)
+
+        # On the rows, from the start weights that the runs of this folder share.
+        if not data.is_file():
+            write_samples(data, rows)
+        if settings.model is None and not start.is_dir():
+            write_tiny_model(
+                start,
+                training_texts(rows, service.template(settings.template), library),
+                new_tokens=GSISR_LATENTS.tokens,
+                metadata={"latents": GSISR_LATENTS.to_dict()},
+                seed=seed,
+                layers=settings.layers,
+                hidden_size=settings.hidden_size,
+                heads=settings.heads,
+                kv_heads=1,
+                head_dim=settings.head_dim,
+            )
         run = folder / replace(recipe, preference=None).run_name
-        model = _train(folder, run, rows, recipe, settings, library, seed)
+        model = trained(
+            run,
+            {
+                "mode": recipe.mode.value,
+                "model": str(start),
+                "epochs": settings.epochs,
+                "epochs_per_stage": settings.epochs_per_stage,
+                "optimizer": {
+                    "schedule": recipe.schedule,
+                    "learning_rate": settings.learning_rate,
+                    "polish_lr": settings.polish_lr,
+                    "target_blocks": settings.target_blocks,
+                    "warmup_ratio": settings.warmup_ratio,
+                    "weight_decay": settings.weight_decay,
+                    "b2": settings.b2,
+                },
+            },
+        )
+
+        # One epoch over context pairs of the training rows, from that model.
         if recipe.preference:
-            run = folder / recipe.run_name
-            model = _prefer(folder, run, model, recipe.preference, settings, library, seed)
+            pairs, run = folder / "pairs.jsonl", folder / recipe.run_name
+            if not pairs.is_file():
+                count = settings.pairs_of_a_row
+                write_counterfactuals(data, pairs, library, per_anchor=count, seed=seed)
+            rate = {"learning_rate": settings.preference_lr, "warmup_ratio": 0.03}
+            kept = str(folder / "reference")
+            model = trained(
+                run,
+                {
+                    "mode": Mode.SCDPO.value,
+                    "model": str(model),
+                    "epochs": 1,
+                    "data": of_data | {"train": str(pairs), "length_multiple": 128},
+                    "optimizer": {"schedule": "constant", **rate},
+                    "preference": {"loss": recipe.preference, "reference_cache": kept},
+                },
+            )
         planner = Planner.load(model, max_new_tokens=settings.max_new_tokens, batch_size=64)
-        return Fitted(PlannerPredictor(planner, mode), _curve(run / "log.jsonl"))
+        losses: defaultdict[int, list[float]] = defaultdict(list)
+        for record in read_jsonl(run / "log.jsonl"):
+            if record["kind"] == "step":
+                losses[record["epoch"] + 1].append(record["loss"])
+        curve = [
+            {"epoch": epoch, "loss": sum(values) / len(values), "validation_loss": None}
+            for epoch, values in sorted(losses.items())
+        ]
+        return Fitted(PlannerPredictor(planner, mode), curve)
 
 
 DIRECT_SFT = planner_arm(
@@ -192,114 +278,3 @@ def _row(
         return shown
     trace = write_trace(rules().trace(shown, plan))
     return shown.with_label(trace + canonical_plan(plan, library))
-
-
-def _train(
-    folder: Path,
-    run: Path,
-    rows: Sequence[Sample],
-    recipe: PlannerRecipe,
-    settings: PlannerSettings,
-    library: IntentLibrary,
-    seed: int,
-) -> Path:
-    """The model of ``run``, trained on ``rows``; start weights and files lie in ``folder``."""
-    data, start = folder / "train.csv", Path(settings.model or folder / "start")
-    if not data.is_file():
-        write_samples(data, rows)
-    if settings.model is None and not start.is_dir():
-        write_tiny_model(
-            start,
-            training_texts(rows, _service(library).template(settings.template), library),
-            new_tokens=GSISR_LATENTS.tokens,
-            metadata={"latents": GSISR_LATENTS.to_dict()},
-            seed=seed,
-            layers=settings.layers,
-            hidden_size=settings.hidden_size,
-            heads=settings.heads,
-            kv_heads=1,
-            head_dim=settings.head_dim,
-        )
-    config = _config(folder, run, settings, library, seed) | {
-        "mode": recipe.mode.value,
-        "model": str(start),
-        "epochs": settings.epochs,
-        "epochs_per_stage": settings.epochs_per_stage,
-        "optimizer": {
-            "schedule": recipe.schedule,
-            "learning_rate": settings.learning_rate,
-            "polish_lr": settings.polish_lr,
-            "target_blocks": settings.target_blocks,
-            "warmup_ratio": settings.warmup_ratio,
-            "weight_decay": settings.weight_decay,
-            "b2": settings.b2,
-        },
-    }
-    return train(TrainConfig.model_validate(config), resume=(run / "config.yaml").is_file())
-
-
-def _prefer(
-    folder: Path,
-    run: Path,
-    model: Path,
-    loss: PreferenceLoss,
-    settings: PlannerSettings,
-    library: IntentLibrary,
-    seed: int,
-) -> Path:
-    """The model of ``run``: one epoch over context pairs of the training rows, from ``model``."""
-    pairs = folder / "pairs.jsonl"
-    if not pairs.is_file():
-        count = settings.pairs_of_a_row
-        write_counterfactuals(folder / "train.csv", pairs, library, per_anchor=count, seed=seed)
-    config = _config(folder, run, settings, library, seed)
-    config |= {
-        "mode": Mode.SCDPO.value,
-        "model": str(model),
-        "epochs": 1,
-        "data": config["data"] | {"train": str(pairs), "length_multiple": 128},
-        "optimizer": {
-            "schedule": "constant",
-            "learning_rate": settings.preference_lr,
-            "warmup_ratio": 0.03,
-        },
-        "preference": {"loss": loss, "reference_cache": str(folder / "reference")},
-    }
-    return train(TrainConfig.model_validate(config), resume=(run / "config.yaml").is_file())
-
-
-def _service(library: IntentLibrary) -> Service:
-    if library.folder is None:
-        raise GplanError(f"The library {library.name} is of no service; name one with --service.")
-    return Service.load(library.folder)
-
-
-def _config(
-    folder: Path, run: Path, settings: PlannerSettings, library: IntentLibrary, seed: int
-) -> dict[str, Any]:
-    return {
-        "output": str(run),
-        "batch_size": settings.batch_size,
-        "seed": seed,
-        "data": {
-            "train": str(folder / "train.csv"),
-            "cache": str(folder / "tokens"),
-            "service": str(_service(library).folder),
-            "template": settings.template,
-            "max_length": settings.max_length,
-            "length_multiple": settings.length_multiple,
-            "response_multiple": 64,
-        },
-        "precision": {"params": "float32", "compute": settings.compute, "remat": settings.remat},
-    }
-
-
-def _curve(log: Path) -> list[dict[str, Any]]:
-    losses: defaultdict[int, list[float]] = defaultdict(list)
-    for record in read_jsonl(log):
-        if record["kind"] == "step":
-            losses[record["epoch"] + 1].append(record["loss"])
-    return [
-        {"epoch": epoch, "loss": sum(values) / len(values), "validation_loss": None}
-        for epoch, values in sorted(losses.items())
-    ]

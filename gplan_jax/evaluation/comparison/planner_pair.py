@@ -27,13 +27,13 @@ from gplan_jax.evaluation.significance.arm_summary import summarize_arms
 from gplan_jax.foundation import files
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
+from gplan_jax.foundation.files import parse_json
 from gplan_jax.foundation.row_files import import_parquet
-from gplan_jax.foundation.strict_json import parse_json
 from gplan_jax.foundation.tables import NOTHING, Cell, TextTable
 from gplan_jax.gsisr import IntentLibrary, Service, parse_plan, read_numbered_samples
 from gplan_jax.gsisr.service import MEND as SERVICE_MEND
 from gplan_jax.gsisr.service import of_data, shipped
-from gplan_jax.inference.prediction.manifest import MANIFEST, Manifest
+from gplan_jax.inference.prediction.predict import MANIFEST, Manifest
 from gplan_jax.models.checkpoints.model_directory import RECORD
 
 COMPARISON, DIFFERING = "comparison.json", "differing_rows.jsonl"

@@ -20,10 +20,9 @@ from gplan_jax.evaluation.judge.judgement import Judge, Judgement, Preference
 from gplan_jax.evaluation.judge.sources import PlanToJudge
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import Streak
-from gplan_jax.foundation.files import atomic_directory, refuse_existing, write_json
+from gplan_jax.foundation.files import atomic_directory, json_text, refuse_existing, write_json
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.streams import map_ordered
-from gplan_jax.foundation.strict_json import json_text
 
 JUDGEMENTS, COMPARISONS, RESULT = "judgements.jsonl", "comparisons.jsonl", "judge.json"
 Pair = tuple[PlanToJudge, PlanToJudge]

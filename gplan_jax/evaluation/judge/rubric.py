@@ -18,7 +18,7 @@ from gplan_jax.foundation.config import Config, load_config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import json_digest
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, facts_of
-from gplan_jax.gsisr.templates import Templates, read_templates
+from gplan_jax.gsisr.prompts import Templates, read_templates
 
 RUBRIC = Path(__file__).parent / "rubric.yaml"
 _KEY = re.compile(r"[a-z][a-z0-9_]*")

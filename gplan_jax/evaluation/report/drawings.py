@@ -19,8 +19,8 @@ from typing import Literal
 from markupsafe import Markup, escape
 
 from gplan_jax.evaluation.comparison.results import CurvePoint
+from gplan_jax.evaluation.report.page_tables import figure
 from gplan_jax.evaluation.report.row_scores import Confusion, Slice
-from gplan_jax.evaluation.report.verdict import figure
 
 NO_SPAN = 1e-4  # of the larger value, or of 1
 

@@ -23,8 +23,8 @@ from gplan_jax.evaluation.report.drawings import (
     hour_map,
     learning_curves,
 )
+from gplan_jax.evaluation.report.page_tables import against_reference, figure, verdict
 from gplan_jax.evaluation.report.row_scores import ArmRowScores, confusion_of, score_results
-from gplan_jax.evaluation.report.verdict import against_reference, figure, verdict
 from gplan_jax.evaluation.significance.arm_summary import MEASURES, TITLES
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import write_text

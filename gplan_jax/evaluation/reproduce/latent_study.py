@@ -40,7 +40,7 @@ from gplan_jax.evaluation.reproduce.task_arms import ARMS, TEST_ROWS, cell_of
 from gplan_jax.evaluation.scores.intervals import Clusters, proportion_interval
 from gplan_jax.evaluation.scores.learning_curves import load_pyplot
 from gplan_jax.foundation import GplanError
-from gplan_jax.foundation.extras import load_extra
+from gplan_jax.foundation.errors import load_extra
 from gplan_jax.foundation.files import atomic_write, write_json
 from gplan_jax.foundation.tables import TextTable
 from gplan_jax.models import Qwen3, load_qwen3

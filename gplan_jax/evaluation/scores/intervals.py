@@ -13,8 +13,7 @@ from types import ModuleType
 
 import numpy as np
 
-from gplan_jax.foundation.errors import GplanError
-from gplan_jax.foundation.extras import load_extra
+from gplan_jax.foundation.errors import GplanError, load_extra
 
 RESAMPLES = 1000  # of the percentile bootstrap
 BCA_RESAMPLES = 9999  # of the BCa bootstrap and of the permutation test

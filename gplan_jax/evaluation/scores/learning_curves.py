@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gplan_jax.foundation.errors import GplanError
-from gplan_jax.foundation.extras import load_extra
+from gplan_jax.foundation.errors import GplanError, load_extra
 from gplan_jax.foundation.files import atomic_write
 from gplan_jax.training.loop.metrics_log import read_log
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from statistics import median
-from typing import Any
 
 import numpy as np
 import pydantic
@@ -159,11 +158,66 @@ def summarize_arms(
         low, high, method = *bounds[measure, name], BCA
         if shares[measure]:
             low, high, method = intervals.proportion_interval(values_SxN, clusters, alpha=alpha)
-        spread = _seed_spread(values_SxN.mean(axis=1), alpha)
-        mean = float(values_SxN.mean())
-        means[name][measure] = ArmMean(mean=mean, low=low, high=high, interval=method, **spread)
+        # The spread of the seeds' means stands apart: how much another training would change.
+        spread: dict[str, float] = {}
+        means_S = values_SxN.mean(axis=1)
+        if len(means_S) > 1:
+            ends_of_seeds = intervals.t_interval(means_S, alpha=alpha)
+            spread = dict(zip(("seed_low", "seed_high"), ends_of_seeds, strict=True))
+            spread["seed_sd"] = float(means_S.std(ddof=1))
+        means[name][measure] = ArmMean(
+            mean=float(values_SxN.mean()),
+            low=low,
+            high=high,
+            interval=method,
+            seeds=len(means_S),
+            **spread,
+        )
 
-    comparisons = _comparisons(scores, gaps, bounds, shares, clusters, alpha, seed)
+    # Tests, corrected over the comparisons of a measure, and what each comparison could show.
+    comparisons: list[ArmDifference] = []
+    gaps_CxN = np.stack([*gaps.values()]) if gaps else np.zeros((0, len(ids)))
+    permuted = intervals.permutation_pvalues(gaps_CxN, clusters, seed=seed) if gaps else np.zeros(0)
+    tests: dict[tuple[str, str, str], tuple[float, str]] = {}
+    for (measure, first, second), p in zip(gaps, permuted, strict=True):
+        one, other = scores[measure, first], scores[measure, second]
+        tests[measure, first, second] = float(p), PERMUTATION
+        # McNemar's needs independent rows and a single answer to each.
+        if shares[measure] and clusters.independent and len(one) == len(other) == 1:
+            tests[measure, first, second] = intervals.mcnemar_pvalue(one[0], other[0]), MCNEMAR
+    adjusted: dict[tuple[str, str, str], float] = {}
+    for measure in measures:
+        family = [key for key in gaps if key[0] == measure]
+        values = intervals.holm(np.array([tests[key][0] for key in family]), alpha=alpha)
+        adjusted |= dict(zip(family, values.tolist(), strict=True))
+    spreads = clusters.standard_errors(gaps_CxN) * clusters.count**0.5
+    for (key, gap_N), deviation in zip(gaps.items(), spreads, strict=True):
+        measure, first, second = key
+        (low, high), (p, method), p_holm = bounds[key], tests[key], adjusted[key]
+        agree = None
+        if len(scores[measure, first]) > 1 or len(scores[measure, second]) > 1:
+            means_S, others_S = (scores[measure, name].mean(axis=1) for name in (first, second))
+            apart_SxS = means_S[:, None] - others_S
+            agree = float((np.sign(apart_SxS) == np.sign(apart_SxS.mean())).mean())
+        comparisons.append(
+            ArmDifference(
+                first=first,
+                second=second,
+                measure=measure,
+                difference=float(gap_N.mean()),
+                low=low,
+                high=high,
+                p=p,
+                p_holm=p_holm,
+                holds=p_holm < alpha and (low > 0 or high < 0),
+                method=method,
+                clusters=clusters.count,
+                detectable=intervals.detectable_difference(
+                    float(deviation), clusters.count, alpha=alpha
+                ),
+                seeds_agree=agree,
+            )
+        )
     by_measure = {m: [c.detectable or 0.0 for c in comparisons if c.measure == m] for m in measures}
     detectable = {m: median(values) for m, values in by_measure.items() if values}
     caption = f"{len(ids)} rows of {clusters.count} ids."
@@ -173,14 +227,14 @@ def summarize_arms(
             f" A typical comparison here shows, with a power of {intervals.POWER:.0%} and before "
             f"Holm, true differences of {figures} or more; smaller ones mostly stay unseen."
         )
-    tests = ", ".join(sorted({c.method for c in comparisons})) or "none"
+    ran = ", ".join(sorted({c.method for c in comparisons})) or "none"
     return ArmSummary(
         arms=means,
         comparisons=comparisons,
         method=f"{100 * (1 - alpha):.0f}% intervals over the rows of {clusters.count} ids: Wilson "
         "for shares of rows (with the effective number of rows where ids repeat or seeds are "
         f"averaged), BCa bootstrap of ids otherwise and for differences ({intervals.BCA_RESAMPLES} "
-        f"resamples, seed {seed}); p: {tests}, paired by id, Holm over the comparisons of a "
+        f"resamples, seed {seed}); p: {ran}, paired by id, Holm over the comparisons of a "
         "measure; seeds are averaged row by row and their spread is kept apart (sd, t interval)",
         caption=caption,
         reference=reference,
@@ -212,70 +266,3 @@ def _check(arms: Mapping[str, ArmScores], ids: Sequence[str], measures: Sequence
                     f"The arm {name}, seed {seed}, row {row + 1}: {measure} is "
                     f"{values[seed, row]}; score every row, an unreadable answer with 0."
                 )
-
-
-def _seed_spread(means_S: np.ndarray, alpha: float) -> dict[str, Any]:
-    """Number of seeds, standard deviation of their means, and the t interval of their mean."""
-    seeds = len(means_S)
-    if seeds < 2:
-        return {"seeds": seeds}
-    low, high = intervals.t_interval(means_S, alpha=alpha)
-    spread = float(means_S.std(ddof=1))
-    return {"seeds": seeds, "seed_sd": spread, "seed_low": low, "seed_high": high}
-
-
-def _comparisons(
-    scores: Mapping[tuple[str, str], np.ndarray],
-    gaps: Mapping[tuple[str, str, str], np.ndarray],
-    bounds: Mapping[tuple[str, ...], Sequence[float]],
-    shares: Mapping[str, bool],
-    clusters: intervals.Clusters,
-    alpha: float,
-    seed: int,
-) -> list[ArmDifference]:
-    if not gaps:
-        return []
-    gaps_CxN = np.stack(list(gaps.values()))
-    permuted = intervals.permutation_pvalues(gaps_CxN, clusters, seed=seed)
-    tests: dict[tuple[str, str, str], tuple[float, str]] = {}
-    for (measure, first, second), p in zip(gaps, permuted, strict=True):
-        one, other = scores[measure, first], scores[measure, second]
-        tests[measure, first, second] = float(p), PERMUTATION
-        # McNemar's needs independent rows and a single answer to each.
-        if shares[measure] and clusters.independent and len(one) == len(other) == 1:
-            tests[measure, first, second] = intervals.mcnemar_pvalue(one[0], other[0]), MCNEMAR
-    adjusted: dict[tuple[str, str, str], float] = {}
-    for measure in shares:
-        family = [key for key in gaps if key[0] == measure]
-        values = intervals.holm(np.array([tests[key][0] for key in family]), alpha=alpha)
-        adjusted |= dict(zip(family, values.tolist(), strict=True))
-    spreads = clusters.standard_errors(gaps_CxN) * clusters.count**0.5
-    found = []
-    for (key, gap_N), spread in zip(gaps.items(), spreads, strict=True):
-        measure, first, second = key
-        (low, high), (p, method), p_holm = bounds[key], tests[key], adjusted[key]
-        agree = None
-        if len(scores[measure, first]) > 1 or len(scores[measure, second]) > 1:
-            means_S, others_S = (scores[measure, name].mean(axis=1) for name in (first, second))
-            apart_SxS = means_S[:, None] - others_S
-            agree = float((np.sign(apart_SxS) == np.sign(apart_SxS.mean())).mean())
-        found.append(
-            ArmDifference(
-                first=first,
-                second=second,
-                measure=measure,
-                difference=float(gap_N.mean()),
-                low=low,
-                high=high,
-                p=p,
-                p_holm=p_holm,
-                holds=p_holm < alpha and (low > 0 or high < 0),
-                method=method,
-                clusters=clusters.count,
-                detectable=intervals.detectable_difference(
-                    float(spread), clusters.count, alpha=alpha
-                ),
-                seeds_agree=agree,
-            )
-        )
-    return found

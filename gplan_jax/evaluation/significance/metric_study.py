@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -20,7 +20,7 @@ from gplan_jax.evaluation.scores.intervals import Clusters, bca_intervals
 from gplan_jax.evaluation.significance.arm_summary import score_arm
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, canonical_plan
-from gplan_jax.gsisr.plan_rules import admissible_intents, plan_rules
+from gplan_jax.gsisr.filter import admissible_intents, plan_rules
 
 MEASURES = (
     "acc1",
@@ -125,66 +125,58 @@ def _answers(
     for k in range(1, longest + 1):
         lists = {fold: PopularityList.fit(s, library, k=k).plan for fold, s in samples.items()}
         answers[f"static_{k}"] = [lists[row.fold] for row in rows]
+
+    def shuffled(plan: Plan) -> Plan:
+        """Another order than the plan's own; the plan where it has but one intent."""
+        order = list(range(len(plan)))
+        while len(plan) > 1 and order == sorted(order):
+            draw.shuffle(order)
+        return [plan[i] for i in order]
+
     # The label, whole and changed.
     changes: dict[str, Callable[[Plan], Plan]] = {
         "label": lambda plan: plan,
-        "label_shuffled": lambda plan: _shuffled(plan, draw),
+        "label_shuffled": shuffled,
         "label_reversed": lambda plan: plan[::-1],
         **{f"label_first_{k}": itemgetter(slice(k)) for k in range(1, longest)},
         "first_repeated": lambda plan: plan[:1] * len(plan),
     }
     plans = {name: [change(row.plan) for row in rows] for name, change in changes.items()}
-    # Plans that know nothing of the row.
-    plans["other_row"] = [rows[other].plan for other in _others(rows, draw)]
-    random_plan = _random_plans(library, draw)
-    plans["random_plan"] = [random_plan(len(draw.choice(training[row.fold]))) for row in rows]
-    for name, found in plans.items():
-        answers[name] = [canonical_plan(plan, library) for plan in found]
-    return answers
 
-
-def _shuffled(plan: Plan, draw: random.Random) -> Plan:
-    """Another order than the plan's own; the plan where it has but one intent."""
-    order = list(range(len(plan)))
-    while len(plan) > 1 and order == sorted(order):
-        draw.shuffle(order)
-    return [plan[i] for i in order]
-
-
-def _others(rows: Sequence[StudyRow], draw: random.Random) -> Iterator[int]:
-    """For each row a row of another id, of the same order type where there is one."""
-    of_type: dict[str, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        of_type[row.order_type].append(index)
-    single = {kind for kind, found in of_type.items() if len({rows[i].id for i in found}) == 1}
+    # Plans that know nothing of the row: that of another id, of the same order type where there is
+    # one ...
+    of_type: dict[str, list[StudyRow]] = defaultdict(list)
     for row in rows:
-        choices = range(len(rows)) if row.order_type in single else of_type[row.order_type]
+        of_type[row.order_type].append(row)
+    single = {kind for kind, found in of_type.items() if len({row.id for row in found}) == 1}
+    plans["other_row"] = []
+    for row in rows:
+        choices = rows if row.order_type in single else of_type[row.order_type]
         other = draw.choice(choices)
-        while rows[other].id == row.id:
+        while other.id == row.id:
             other = draw.choice(choices)
-        yield other
-
-
-def _random_plans(library: IntentLibrary, draw: random.Random) -> Callable[[int], Plan]:
-    """A function from a length to a plan of that length (or the rules' nearest) at random."""
+        plans["other_row"].append(other.plan)
+    # ... and one at random, by the rules, as long as some training plan (or the rules' nearest).
     intents = admissible_intents(library)
     rules = plan_rules(library, intents)
-
-    def plan_of(length: int) -> Plan:
+    plans["random_plan"] = []
+    for row in rows:
+        length = len(draw.choice(training[row.fold]))
         plan: Plan = []
         left, place = rules.all, False
         while len(plan) < min(max(length, rules.minimum), rules.maximum):
             open_intents = left if place else left & rules.free
-            choices = [i for i in range(len(intents)) if open_intents >> i & 1]
-            if not choices:
+            numbers = [i for i in range(len(intents)) if open_intents >> i & 1]
+            if not numbers:
                 break
-            taken = draw.choice(choices)
+            taken = draw.choice(numbers)
             plan.append(intents[taken])
             left &= ~rules.closes[taken]
             place = place or bool(rules.yields >> taken & 1)
-        return plan
-
-    return plan_of
+        plans["random_plan"].append(plan)
+    for name, made in plans.items():
+        answers[name] = [canonical_plan(plan, library) for plan in made]
+    return answers
 
 
 def _title(name: str) -> str:

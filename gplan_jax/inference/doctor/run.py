@@ -18,8 +18,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from gplan_jax.foundation.progress import ProgressBar
-from gplan_jax.inference.doctor.findings import Finding, instead_of
-from gplan_jax.inference.doctor.machine import machine_checks
+from gplan_jax.inference.doctor.machine import Finding, instead_of, machine_checks
 
 _CHILD = (sys.executable, "-m", "gplan_jax.inference.doctor.run")
 _START, _DEVICES = "JAX", "devices"  # where these fail, the rest is checked on the CPU
@@ -46,55 +45,46 @@ def examine(findings: list[Finding], check_seconds: float, command: Sequence[str
     """
     findings += [caught(name, check) for name, check in machine_checks().items()]
     done, environment = list[str](), dict(os.environ)
-    with ProgressBar("doctor", None) as bar:
-        while True:
-            name, fault = _one_process([*command, *done], environment, check_seconds, findings, bar)
-            done = [finding.check for finding in findings]
-            if fault is None or name in done:  # All is done, or a second start fails as the first.
-                return
-            mend = "update driver and JAX, or choose others with JAX_PLATFORMS"
-            findings.append(Finding(name, "wrong", fault, mend))
-            done.append(name)
-            if name in (_START, _DEVICES):
-                environment["JAX_PLATFORMS"] = "cpu"
 
-
-def _one_process(
-    command: Sequence[str],
-    environment: dict[str, str],
-    limit: float,
-    findings: list[Finding],
-    bar: ProgressBar,
-) -> tuple[str, str | None]:
-    """Adds what one process finds; the check it came to last, and how it ended there if early."""
-    lines: queue.Queue[str] = queue.Queue()
-
-    def read(child: subprocess.Popen[str]) -> None:
+    def read(child: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
         for line in child.stdout or ():
             lines.put(line)
         lines.put("")
 
-    name, fault = _START, None
-    with tempfile.TemporaryFile("w+", errors="replace") as said:
-        child = subprocess.Popen(command, stdout=-1, stderr=said, text=True, env=environment)
-        threading.Thread(target=read, args=(child,), daemon=True).start()
-        try:
-            while line := lines.get(timeout=limit):
-                message = json.loads(line) if line.startswith("{") else {}  # or a library's words
-                name = message.get("check", name)
-                if "finding" in message:
-                    findings.append(Finding(**message["finding"]))
-                    bar.advance(f"{name}: {findings[-1].state}")
-            if code := child.wait():
-                fault = f"the process ended with code {code}"
-        except queue.Empty:
-            fault = f"no answer in {limit:.0f} s"
-        finally:
-            child.kill()
-            child.wait()
-        said.seek(0)
-        last = [text for text in said.read().splitlines() if text.strip()][-1:]
-    return name, fault and ": ".join([fault, *last])[:240]
+    with ProgressBar("doctor", None) as bar:
+        while True:
+            # One process: the check that it came to last, and how it ended there if early.
+            name, fault, lines = _START, None, queue.Queue[str]()
+            with tempfile.TemporaryFile("w+", errors="replace") as said:
+                child = subprocess.Popen(
+                    [*command, *done], stdout=-1, stderr=said, text=True, env=environment
+                )
+                threading.Thread(target=read, args=(child, lines), daemon=True).start()
+                try:
+                    while line := lines.get(timeout=check_seconds):
+                        # or a library's words
+                        message = json.loads(line) if line.startswith("{") else {}
+                        name = message.get("check", name)
+                        if "finding" in message:
+                            findings.append(Finding(**message["finding"]))
+                            bar.advance(f"{name}: {findings[-1].state}")
+                    if code := child.wait():
+                        fault = f"the process ended with code {code}"
+                except queue.Empty:
+                    fault = f"no answer in {check_seconds:.0f} s"
+                finally:
+                    child.kill()
+                    child.wait()
+                said.seek(0)
+                last = [text for text in said.read().splitlines() if text.strip()][-1:]
+            done = [finding.check for finding in findings]
+            if fault is None or name in done:  # All is done, or a second start fails as the first.
+                return
+            mend = "update driver and JAX, or choose others with JAX_PLATFORMS"
+            findings.append(Finding(name, "wrong", ": ".join([fault, *last])[:240], mend))
+            done.append(name)
+            if name in (_START, _DEVICES):
+                environment["JAX_PLATFORMS"] = "cpu"
 
 
 def main(done: Sequence[str]) -> None:

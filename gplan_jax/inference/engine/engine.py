@@ -15,20 +15,18 @@ from collections import Counter, deque
 from collections.abc import Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.inference.engine import decoder_setup, requests
 from gplan_jax.inference.engine.best_plans import SearchRow
 from gplan_jax.inference.engine.continuous import ContinuousDecoder, Prompted
-from gplan_jax.inference.engine.feedback import start_after
+from gplan_jax.inference.engine.decoder_setup import start_after
 from gplan_jax.inference.engine.sequences import SequenceState
 
 _LOG = logging.getLogger(__name__)
@@ -184,7 +182,26 @@ class PlanEngine:
     def _run(self) -> None:
         try:
             with jax.default_device(self._device):
-                self._serve()
+                turns = itertools.cycle((True, False))
+                while True:
+                    with self._changed:
+                        while not (self._queue or self._admitting or self._active or self._closing):
+                            self._changed.wait()
+                        busy = self._queue or self._admitting or self._active
+                        if self._abandon or not busy:
+                            break
+                    self._free_abandoned()
+                    # A short prompt need not wait for a long one, nor a long one for many short.
+                    new = self._queue and self._decoder.free_slots
+                    if self._admitting and not (new and next(turns)):
+                        self._prefill(self._admitting[0])
+                    elif new:
+                        self._admit()
+                    finished, now = self._decoder.step(), time.monotonic()
+                    for entry in self._active.values():
+                        entry.passed.append(now)
+                    for row in finished:
+                        self._answer(row)
         except Exception as fault:  # Whatever the device runs into: nobody may wait for ever.
             _LOG.exception("The planning engine has failed")
             self._fault = fault
@@ -195,30 +212,6 @@ class PlanEngine:
             self._active.clear()
         for entry in left:
             _settle(entry.future, self._fault or requests.Draining("The engine was closed."))
-
-    def _serve(self) -> None:
-        turns = itertools.cycle((True, False))
-        while self._wait():
-            self._free_abandoned()
-            # A short prompt need not wait for a long one, nor a long one for many short ones.
-            new = self._queue and self._decoder.free_slots
-            if self._admitting and not (new and next(turns)):
-                self._prefill(self._admitting[0])
-            elif new:
-                self._admit()
-            finished, now = self._decoder.step(), time.monotonic()
-            for entry in self._active.values():
-                entry.passed.append(now)
-            for row in finished:
-                self._answer(row)
-
-    def _wait(self) -> bool:
-        """Sleeps while there is nothing to do; whether to go on."""
-        with self._changed:
-            while not (self._queue or self._admitting or self._active or self._closing):
-                self._changed.wait()
-            busy = self._queue or self._admitting or self._active
-            return not self._abandon and bool(busy)
 
     def _free_abandoned(self) -> None:
         """Frees what was cancelled or is too late, queued or active."""
@@ -290,9 +283,18 @@ class PlanEngine:
                 self._ends["failed"] += 1
             _settle(entry.future, row.fault)
             return
-        now = time.monotonic()
+        now, decode = time.monotonic(), self.encoder.decode
+
+        def by_token() -> tuple[tuple[str, float], ...]:
+            """A character may take several tokens: the last one writes it."""
+            begun = [decode(row.response[:end]) for end in range(len(row.response))]
+            whole = decode(row.response)
+            ends = [*(len(text.rstrip("\ufffd")) for text in begun), len(whole)]
+            pieces = (whole[start:end] for start, end in pairwise(ends))
+            return tuple((piece, row.logs.get(place, 0.0)) for place, piece in enumerate(pieces))
+
         answer = requests.PlanAnswer(
-            text=self.encoder.decode(row.response),
+            text=decode(row.response),
             tokens=len(row.response),
             prompt_tokens=len(entry.prompted.ids),
             cached_tokens=entry.cached,
@@ -307,7 +309,7 @@ class PlanEngine:
             ),
             found=self._found(row) if isinstance(row, SearchRow) else None,
             cut=row.cut,
-            by_token=partial(_by_token, self.encoder, row),
+            by_token=by_token,
         )
         with self._changed:
             del self._active[row.slot]
@@ -330,15 +332,6 @@ class PlanEngine:
                 for intent, probability in sorted(found.first.items(), key=lambda pair: -pair[1])
             ),
         )
-
-
-def _by_token(encoder: ChatEncoder, row: SequenceState) -> tuple[tuple[str, float], ...]:
-    """See ``PlanAnswer.by_token``. A character may take several tokens: the last one writes it."""
-    whole = encoder.decode(row.response)
-    begun = [encoder.decode(row.response[:end]) for end in range(len(row.response))]
-    ends = [*(len(text.rstrip("\ufffd")) for text in begun), len(whole)]
-    pieces = (whole[start:end] for start, end in pairwise(ends))
-    return tuple((piece, row.logs.get(place, 0.0)) for place, piece in enumerate(pieces))
 
 
 def _settle(future: Future[requests.PlanAnswer], outcome: requests.PlanAnswer | Exception) -> None:

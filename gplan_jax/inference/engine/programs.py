@@ -127,7 +127,14 @@ class Programs:
         self._ahead = ahead
         self._compiled: dict[tuple, Callable] = {}
         if ahead:
-            self._compile_all(pages)
+            calls = program_calls(self._served, self._cache, self.shapes, pages=pages)
+            lowered = [function.lower(*operands) for function, *operands in calls]
+            # Compiling leaves Python's lock alone, so a second one may go on beside it.
+            with ThreadPoolExecutor(2) as pool, ProgressBar("compiling", len(lowered)) as bar:
+                compiled = pool.map(lambda program: program.compile(), lowered)
+                for (function, *operands), program in zip(calls, compiled, strict=True):
+                    self._compiled[_shape_key(function, operands)] = program
+                    bar.advance(steps=1)
 
     @property
     def count(self) -> int:
@@ -180,16 +187,6 @@ class Programs:
         if key not in self._compiled:
             self._compiled[key] = function.lower(*operands).compile()
         return self._compiled[key](*operands)
-
-    def _compile_all(self, pages: bool) -> None:
-        calls = program_calls(self._served, self._cache, self.shapes, pages=pages)
-        lowered = [function.lower(*operands) for function, *operands in calls]
-        # Compiling leaves Python's lock alone, so a second one may go on beside it.
-        with ThreadPoolExecutor(2) as pool, ProgressBar("compiling", len(lowered)) as bar:
-            compiled = pool.map(lambda program: program.compile(), lowered)
-            for (function, *operands), program in zip(calls, compiled, strict=True):
-                self._compiled[_shape_key(function, operands)] = program
-                bar.advance(steps=1)
 
 
 def program_calls(

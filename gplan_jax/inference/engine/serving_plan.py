@@ -36,9 +36,8 @@ from gplan_jax.models.checkpoints.hugging_face import parameter_count
 from gplan_jax.training.hosts.mesh import MeshConfig
 from gplan_jax.training.memory.hlo_costs import HloCosts, hlo_costs
 from gplan_jax.training.memory.hlo_module import parse_module
-from gplan_jax.training.memory.plan import Roofline, roofline
 from gplan_jax.training.memory.planning import compile_with_text, needed_bytes
-from gplan_jax.training.memory.report import gib, table, verdict
+from gplan_jax.training.memory.report import Roofline, gib, roofline, table, verdict
 from gplan_jax.training.memory.topologies import Topology, local_chip, topology_mesh
 
 # Of a drafted plan, prefill included: the public rows in latent form (docs/benchmarks.md).

@@ -29,7 +29,7 @@ import numpy as np
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Intent, IntentLibrary
-from gplan_jax.gsisr.plan_rules import PlanRules, admissible_intents, plan_rules
+from gplan_jax.gsisr.filter import PlanRules, admissible_intents, plan_rules
 from gplan_jax.inference.grammar.tokens import (
     LatentPieces,
     PlanPieces,

@@ -78,8 +78,18 @@ def plan_pieces(
     parted = _always_parted(intents, other, library, encoder)
     for first in everything if parted else track(everything, "Checking pairs of intents"):
         beside = [other[first]] if parted else everything[first + 1 :]
-        if row := [i for j in beside for i in (first, j)]:
-            _check_row([*row, first], pieces, intents, library, encoder)
+        if not beside:
+            continue
+        # A row of intents, whatever the rules say to it, must have the tokens of its pieces.
+        row = [*(i for j in beside for i in (first, j)), first]
+        found = _ids([intents[i] for i in row], library, encoder)
+        wanted = (*pieces.start, *pieces.plan(row))
+        if found != wanted:
+            lengths = (len(pieces.bodies[i]) + len(pieces.joints[i]) for i in row)
+            fault = common_prefix(found, wanted) - len(pieces.start)
+            borders = enumerate(itertools.accumulate(lengths))
+            slot = next(i for i, end in borders if fault < end or i == len(row) - 2)
+            raise merged(intents[row[slot]], intents[row[slot + 1]])
     return pieces
 
 
@@ -136,24 +146,6 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     """How many tokens both begin with."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
-
-
-def _check_row(
-    row: Sequence[int],
-    pieces: PlanPieces,
-    intents: Sequence[Intent],
-    library: IntentLibrary,
-    encoder: ChatEncoder,
-) -> None:
-    """A row of intents, whatever the rules say to it, must have the tokens of its pieces."""
-    found = _ids([intents[i] for i in row], library, encoder)
-    wanted = (*pieces.start, *pieces.plan(row))
-    if found == wanted:
-        return
-    borders = itertools.accumulate(len(pieces.bodies[i]) + len(pieces.joints[i]) for i in row)
-    fault = common_prefix(found, wanted) - len(pieces.start)
-    slot = next(i for i, border in enumerate(borders) if fault < border or i == len(row) - 2)
-    raise merged(intents[row[slot]], intents[row[slot + 1]])
 
 
 def merged(left: Intent, right: Intent) -> GplanError:

@@ -105,11 +105,11 @@ def causal_attention(
     elif kernel == "xla":
         mixed = _xla_attention(*operands)
     elif kernel == "cudnn":
-        from gplan_jax.models.attention.cudnn import CUDNN_FLASH
+        from gplan_jax.models.attention.kernels import CUDNN_FLASH
 
         mixed = over_mesh(partial(merged_attention, CUDNN_FLASH), *operands)
     else:
-        from gplan_jax.models.attention.splash import splash_attention
+        from gplan_jax.models.attention.kernels import splash_attention
 
         mixed = over_mesh(splash_attention, *operands)
     inside_BxT = jnp.arange(mixed.shape[1]) < lengths_B[:, None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -23,7 +22,6 @@ from gplan_jax.models.checkpoints.model_directory import (
 )
 from gplan_jax.models.checkpoints.tokenizer_files import check_tokenizer
 from gplan_jax.models.layers.sharding import named_shardings
-from gplan_jax.models.qwen3.config import Qwen3Config
 from gplan_jax.models.qwen3.model import Qwen3, Remat, abstract_qwen3
 
 Sharding = NamedSharding | SingleDeviceSharding
@@ -69,7 +67,29 @@ def load_qwen3(
         hugging_face.check_tensors(tensors, config, source=str(directory))
 
         def read(rule: hugging_face.Rule, sharding: Sharding) -> jax.Array:
-            return _tensors_to_devices(rule, tensors, config, param_dtype, sharding)
+            # One tensor after another: the host holds its devices' slices and one tensor.
+            shape = rule.stacked_shape(config)
+            indices_map = sharding.addressable_devices_indices_map(shape)
+            devices = {device: index for device, index in indices_map.items() if index is not None}
+            stored = tensors[rule.names(config)[0]].dtype
+            buffers: dict[str, np.ndarray] = {}
+            for index in devices.values():
+                sizes = [
+                    len(range(*part.indices(size))) for part, size in zip(index, shape, strict=True)
+                ]
+                buffers[str(index)] = np.empty(sizes, param_dtype or stored)
+            # Layers are never split over devices, so every device takes its part of every tensor.
+            for layer, tensor in enumerate(hugging_face.layers_of(rule, tensors, config)):
+                for index in {str(index): index for index in devices.values()}.values():
+                    buffer = buffers[str(index)]
+                    if rule.stacked:
+                        buffer[layer] = tensor[index[1:]]
+                    else:
+                        buffer[...] = tensor[index]
+            shards = [
+                jax.device_put(buffers[str(index)], device) for device, index in devices.items()
+            ]
+            return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 
     arrays: dict[str, jax.Array] = {}
     for rule in hugging_face.rules(config):
@@ -100,31 +120,3 @@ def _not_finite(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return jnp.where(bad.any(), jnp.argmax(bad), -1)
 
     return {name: first(x) for name, x in arrays.items()}
-
-
-def _tensors_to_devices(
-    rule: hugging_face.Rule,
-    tensors: Mapping[str, hugging_face.StoredTensor],
-    config: Qwen3Config,
-    dtype: DTypeLike | None,
-    sharding: Sharding,
-) -> jax.Array:
-    """Reads a parameter's tensors one by one; the host holds its devices' slices and one tensor."""
-    shape = rule.stacked_shape(config)
-    indices_map = sharding.addressable_devices_indices_map(shape)
-    devices = {device: index for device, index in indices_map.items() if index is not None}
-    stored = tensors[rule.names(config)[0]].dtype
-    buffers: dict[str, np.ndarray] = {}
-    for index in devices.values():
-        sizes = [len(range(*part.indices(size))) for part, size in zip(index, shape, strict=True)]
-        buffers[str(index)] = np.empty(sizes, dtype or stored)
-    # Layers are never split over devices, so every device takes its part of every tensor.
-    for layer, tensor in enumerate(hugging_face.layers_of(rule, tensors, config)):
-        for index in {str(index): index for index in devices.values()}.values():
-            buffer = buffers[str(index)]
-            if rule.stacked:
-                buffer[layer] = tensor[index[1:]]
-            else:
-                buffer[...] = tensor[index]
-    shards = [jax.device_put(buffers[str(index)], device) for device, index in devices.items()]
-    return jax.make_array_from_single_device_arrays(shape, sharding, shards)

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 from orbax.checkpoint import v1 as ocp
 
@@ -127,7 +128,7 @@ def save_parameters(
     target, paths = folder.resolve(), list(paths)
     for path in paths:
         with context, storage_errors(folder):
-            ocp.partial.save(target, _nest(path, read(path)))
+            ocp.partial.save(target, unflatten_dict({path: read(path)}, sep="."))
         yield path
     with context, storage_errors(folder):
         ocp.partial.finalize(target)
@@ -174,18 +175,19 @@ class ParameterStore:
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context, storage_errors(self._folder):
-            tree = ocp.load_pytree(self._folder, _nest(path, leaf))
+            tree = ocp.load_pytree(self._folder, unflatten_dict({path: leaf}, sep="."))
             # Where an array's files are gone, Orbax logs it and returns nothing in its place.
-            if not isinstance(tree, dict) or not isinstance(dict(_flatten(tree))[path], kind):
+            found = flatten_dict(tree, sep=".")[path] if isinstance(tree, dict) else None
+            if not isinstance(found, kind):
                 raise ValueError(f"{path} is lost")
-        return dict(_flatten(tree))[path]
+        return found
 
 
 def _stored_leaves(folder: Path) -> dict[str, Any]:
     metadata = ocp.pytree_metadata(folder).metadata
     if not isinstance(metadata, dict):
         raise ValueError("no parameters in it")
-    return dict(_flatten(metadata))
+    return flatten_dict(metadata, sep=".")
 
 
 @contextmanager
@@ -220,7 +222,25 @@ def save_model_directory(
     holds something, or the source is of another shape.
     """
     source, parameters = Path(source_dir), model_parameters(model)
-    record = _record_of(source, model)
+    # The origin of a live model is that of what it was loaded from.
+    config = read_config(source)
+    if config != model.config:
+        raise GplanError(
+            f"The model to be saved has {model.config}, but {source} has {config}; name the "
+            "directory that the model was loaded from."
+        )
+    if (source / RECORD).is_file():
+        record = ModelRecord.read(source)
+    else:
+        tensors = hugging_face.stored_tensors(source)
+        record = ModelRecord(
+            new_tokens={},
+            original_tokens=None,
+            original_vocab_size=config.vocab_size,
+            ships_lm_head=hugging_face.LM_HEAD in tensors,
+            source_dtype=str(tensors[hugging_face.EMBEDDING].dtype),
+            metadata={},
+        )
     with atomic_directory(out_dir) as target:
         dtype = np.dtype(model.embedding[...].dtype)
         copy_companions(source, target, vocab_size=model.config.vocab_size, dtype=dtype)
@@ -246,40 +266,5 @@ def save_shards(model: Qwen3, folder: Path) -> None:
 
 def model_parameters(model: Qwen3) -> dict[str, Any]:
     """Returns parameter path -> array of a live model, in table order."""
-    found = dict(_flatten(nnx.to_pure_dict(nnx.state(model, nnx.Param))))
+    found = flatten_dict(nnx.to_pure_dict(nnx.state(model, nnx.Param)), sep=".")
     return {rule.path: found[rule.path] for rule in hugging_face.rules(model.config)}
-
-
-def _record_of(source: Path, model: Qwen3) -> ModelRecord:
-    """The origin of a live model that was loaded from ``source``."""
-    config = read_config(source)
-    if config != model.config:
-        raise GplanError(
-            f"The model to be saved has {model.config}, but {source} has {config}; name the "
-            "directory that the model was loaded from."
-        )
-    if (source / RECORD).is_file():
-        return ModelRecord.read(source)
-    tensors = hugging_face.stored_tensors(source)
-    return ModelRecord(
-        new_tokens={},
-        original_tokens=None,
-        original_vocab_size=config.vocab_size,
-        ships_lm_head=hugging_face.LM_HEAD in tensors,
-        source_dtype=str(tensors[hugging_face.EMBEDDING].dtype),
-        metadata={},
-    )
-
-
-def _nest(path: str, leaf: Any) -> dict[str, Any]:
-    for part in reversed(path.split(".")):
-        leaf = {part: leaf}
-    return leaf
-
-
-def _flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

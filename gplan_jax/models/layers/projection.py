@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from gplan_jax.foundation.extras import load_extra
+from gplan_jax.foundation.errors import load_extra
 from gplan_jax.models.layers.sharding import constrain
 
 # Projection -> (module of a layer, logical axes of its inputs, of its outputs).

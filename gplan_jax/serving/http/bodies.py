@@ -1,6 +1,9 @@
 """A request's body: read under a limit, parsed strictly, checked against its schema.
 
 Any bytes end in a valid model or an ``ApiError``.
+
+A request can fail by one kind of error, with its status and what a client is told. The files of the
+servers' pages stand here too, and the headers that keep browsers to them.
 """
 
 from __future__ import annotations
@@ -8,14 +11,106 @@ from __future__ import annotations
 import asyncio
 import difflib
 import json
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
+from fastapi import FastAPI
 from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse
 
-from gplan_jax.foundation import strict_json
+from gplan_jax.foundation import files
 from gplan_jax.foundation.config import fields_at
-from gplan_jax.serving.http.errors import ApiError
+
+RETRY_AFTER_S = 1.0
+OPENAI_ROUTES = ("/v1/models", "/v1/chat/", "/v1/completions")
+# The stylesheet and the helpers that the pages of all servers use.
+SHARED_PAGE_FILES = tuple(Path(__file__).parent / "page" / name for name in ("style.css", "dom.js"))
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class ApiError(Exception):
+    """A request that is not answered with a plan; ``status`` is the HTTP response's.
+
+    ``code`` is a word for programs and the outcome that metrics count; ``message`` is for people
+    and may name keys and columns, but no server internals.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        column: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+        self.column, self.retry_after_s = column, retry_after_s
+
+    def to_dict(self) -> dict[str, str]:
+        """The value of ``error`` in a response's body."""
+        fields = {"code": self.code, "message": self.message}
+        return fields | ({"column": self.column} if self.column else {})
+
+    def response(self, path: str = "") -> JSONResponse:
+        """The whole response to a request for ``path``, in OpenAI's form on its routes. A body that
+        was not read to its end ends the connection.
+        """
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        if self.status in (408, 413):
+            headers["Connection"] = "close"
+        if not path.startswith(OPENAI_ROUTES):
+            return AsciiResponse({"error": self.to_dict()}, self.status, headers)
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        error = {"message": self.message, "type": kind, "param": self.column, "code": self.code}
+        return AsciiResponse({"error": error}, 400 if self.status == 422 else self.status, headers)
+
+
+class AsciiResponse(JSONResponse):
+    """JSON with every other character escaped, so that no text of a user can break the encoding."""
+
+    def render(self, content: object) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def overloaded(retry_after_s: float = RETRY_AFTER_S) -> ApiError:
+    """No slot and no place in the queue is free."""
+    message = "The queue is full; try again later."
+    return ApiError(503, "overloaded", message, retry_after_s=retry_after_s)
+
+
+def draining() -> ApiError:
+    """The server has been told to stop."""
+    return ApiError(503, "draining", "The server is about to stop.", retry_after_s=RETRY_AFTER_S)
+
+
+def serve_files(app: FastAPI, files: Mapping[str, Path]) -> None:
+    """Routes to files, by path."""
+
+    def route(file: Path) -> Callable[[], Awaitable[FileResponse]]:
+        async def serve() -> FileResponse:
+            return FileResponse(file, headers={"Cache-Control": "no-cache"})
+
+        return serve
+
+    for path, file in files.items():
+        app.add_api_route(path, route(file), methods=["GET", "HEAD"], include_in_schema=False)
 
 
 class StrictBody(pydantic.BaseModel):
@@ -67,9 +162,9 @@ async def read_json(request: Request, *, max_bytes: int, timeout_s: float) -> tu
 
 
 def parse_json(body: bytes | bytearray) -> Any:
-    """Parses UTF-8 JSON by the standard, as ``strict_json`` does; ApiError 400."""
+    """Parses UTF-8 JSON by the standard, as ``files.parse_json`` does; ApiError 400."""
     try:
-        return strict_json.parse_json(bytes(body))
+        return files.parse_json(bytes(body))
     except UnicodeDecodeError as error:
         message = f"The body is not UTF-8: byte {error.start} can't be read."
     except json.JSONDecodeError as error:

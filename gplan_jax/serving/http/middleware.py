@@ -14,11 +14,15 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gplan_jax.inference.engine.requests import Engine
-from gplan_jax.serving.http.errors import RETRY_AFTER_S, ApiError, draining, overloaded
-from gplan_jax.serving.http.pages import SECURITY_HEADERS
+from gplan_jax.serving.http.bodies import (
+    RETRY_AFTER_S,
+    SECURITY_HEADERS,
+    ApiError,
+    draining,
+    overloaded,
+)
 from gplan_jax.serving.http.settings import ServerSettings
-from gplan_jax.serving.http.telemetry import ServerMetrics, log
-from gplan_jax.serving.http.traces import RequestTrace
+from gplan_jax.serving.http.telemetry import RequestTrace, ServerMetrics, log
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer

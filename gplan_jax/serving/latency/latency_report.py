@@ -98,11 +98,8 @@ def summarize(
         if exchanges
         else None,
     }
-    return summary | {"warnings": find_warnings(summary, answered)}
 
-
-def find_warnings(summary: RunFigures, answered: Sequence[Exchange]) -> dict[str, str]:
-    """What limits the figures: kind of warning, a key of ``WARNINGS`` -> this run's figure."""
+    # What limits the figures: kind of warning, a key of ``WARNINGS`` -> this run's figure.
     warnings = {}
     lag, latency = summary["lag_ms"], summary["latency_ms"]
     if lag and lag["p99"] > max(LAG_LIMIT_MS, LAG_SHARE * (latency["p50"] if latency else 0.0)):
@@ -117,7 +114,7 @@ def find_warnings(summary: RunFigures, answered: Sequence[Exchange]) -> dict[str
         )
         if last > GROWTH * first:
             warnings["growth"] = f"{first:.0f} to {last:.0f} ms"
-    return warnings
+    return summary | {"warnings": warnings}
 
 
 def _ratio(part: float | None, whole: float | None) -> float | None:

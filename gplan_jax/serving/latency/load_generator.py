@@ -77,13 +77,6 @@ class _Connection:
             elif isinstance(event, h11.EndOfMessage):
                 return Reply(status, b"".join(parts))
 
-    def reusable(self) -> bool:
-        """Makes the connection ready for another request; False where it has to go."""
-        if self.parser.our_state is h11.DONE and self.parser.their_state is h11.DONE:
-            self.parser.start_next_cycle()
-            return True
-        return False
-
 
 @asynccontextmanager
 async def http_sender(
@@ -96,7 +89,12 @@ async def http_sender(
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise GplanError(f"{url} is no address of a server; write e.g. http://127.0.0.1:8000.")
-    _allow_many_files()
+    # Every waiting request holds a socket, and the usual soft limit is 1,024.
+    with suppress(ImportError, ValueError, OSError):  # Windows has no such limit.
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
     context = ssl.create_default_context() if parts.scheme == "https" else None
     target = parts.path.rstrip("/") + path
@@ -114,7 +112,10 @@ async def http_sender(
         done = False
         try:
             reply = await connection.exchange(request, body)
-            done = connection.reusable()
+            # Ready for another request, or it has to go.
+            done = connection.parser.our_state is connection.parser.their_state is h11.DONE
+            if done:
+                connection.parser.start_next_cycle()
         finally:
             if not done:
                 connection.writer.close()
@@ -150,15 +151,6 @@ async def http_sender(
     finally:
         for connection in idle:
             connection.writer.close()
-
-
-def _allow_many_files() -> None:
-    """Every waiting request holds a socket, and the usual soft limit is 1,024."""
-    with suppress(ImportError, ValueError, OSError):  # Windows has no such limit.
-        import resource
-
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 PLAN_PATH = "/v1/plan"

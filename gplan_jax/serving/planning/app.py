@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -21,10 +22,8 @@ from gplan_jax.foundation.paths import local_path
 from gplan_jax.gsisr import IntentLibrary, Sample, Service
 from gplan_jax.gsisr.service import WORLD
 from gplan_jax.inference.engine.requests import BadOption
-from gplan_jax.serving.http.bodies import validate
-from gplan_jax.serving.http.errors import ApiError
+from gplan_jax.serving.http.bodies import SHARED_PAGE_FILES, ApiError, serve_files, validate
 from gplan_jax.serving.http.middleware import HUNG_UP, Gate, RequestShell
-from gplan_jax.serving.http.pages import SHARED_PAGE_FILES, serve_files
 from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.http.telemetry import ServerMetrics
 from gplan_jax.serving.planning import schemas
@@ -107,6 +106,7 @@ def create_app(
         """What the server runs, and what its tools mean."""
         main = models.current.main
         library = main.library
+        # Words for codes, as the library's service has them.
         return schemas.ModelAnswer(
             model=main.name,
             mode=settings.mode,
@@ -119,12 +119,17 @@ def create_app(
                 for name, tool in library.tools.items()
             },
             deadline_ms=settings.deadline_ms,
-            labels=labels_of(library) | settings.labels,
+            labels=(dict(Service.load(library.folder).file.labels) if library.folder else {})
+            | settings.labels,
         )
 
-    examples_answer = schemas.ExamplesAnswer(
-        examples=[*example_contexts(settings.examples, library)]
-    )
+    examples_answer = schemas.ExamplesAnswer(examples=[])
+    for sample in example_samples(settings.examples, library):
+        told = (sample.trigger_1, sample.current_tag, sample.currenttime[5:16])
+        # Without an id they take no part in an A/B test.
+        context = {n: t for n, t in sample.context().items() if n != sample.form.names["id"]}
+        example = schemas.Example(name=" · ".join(filter(None, told)), context=context)
+        examples_answer.examples.append(example)
 
     @app.get("/v1/examples", responses=schemas.ERRORS)
     async def examples() -> schemas.ExamplesAnswer:
@@ -207,39 +212,18 @@ def create_app(
     return app
 
 
-def labels_of(library: IntentLibrary) -> dict[str, str]:
-    """Words for codes, as the library's service has them."""
-    return dict(Service.load(library.folder).file.labels) if library.folder else {}
-
-
-def example_contexts(count: int, library: IntentLibrary) -> tuple[schemas.Example, ...]:
+def example_samples(count: int, library: IntentLibrary) -> list[Sample]:
     """``count`` simulated contexts, as different as their orders and current places are.
 
     None where the service has no simulated world.
     """
-    return tuple(
-        schemas.Example(
-            name=" · ".join(
-                part
-                for part in (sample.trigger_1, sample.current_tag, sample.currenttime[5:16])
-                if part
-            ),
-            # Without an id they take no part in an A/B test.
-            context={
-                name: text
-                for name, text in sample.context().items()
-                if name != sample.form.names["id"]
-            },
-        )
-        for sample in example_samples(count, library)
-    )
-
-
-def example_samples(count: int, library: IntentLibrary) -> list[Sample]:
-    """The same as rows."""
     if not count:
         return []
-    samples = _world_rows() if library.rows is None else _service_rows(library)
+    samples: Iterable[Sample] = ()
+    if library.rows is None:
+        samples = _world_rows()
+    elif library.folder is not None and (library.folder / WORLD).is_file():
+        samples = islice(simulate_service(library, EXAMPLE_SEED), EXAMPLE_ROWS)
     kinds: dict[tuple[str, str], Sample] = {}
     for sample in samples:
         kinds.setdefault((sample.trigger_1, sample.current_tag), sample)
@@ -255,9 +239,3 @@ def example_samples(count: int, library: IntentLibrary) -> list[Sample]:
 @lru_cache
 def _world_rows() -> tuple[Sample, ...]:
     return tuple(simulate_rows(EXAMPLE_ROWS, EXAMPLE_SEED))
-
-
-def _service_rows(library: IntentLibrary) -> list[Sample]:
-    if library.folder is None or not (library.folder / WORLD).is_file():
-        return []
-    return list(islice(simulate_service(library, EXAMPLE_SEED), EXAMPLE_ROWS))

@@ -17,8 +17,7 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary, check_plan, latent_valid, parse_plan
 from gplan_jax.gsisr.filter import Violation
 from gplan_jax.inference.engine import requests
-from gplan_jax.serving.http.bodies import read_json, validate
-from gplan_jax.serving.http.errors import ApiError, draining, overloaded
+from gplan_jax.serving.http.bodies import ApiError, draining, overloaded, read_json, validate
 from gplan_jax.serving.http.settings import ServerSettings
 from gplan_jax.serving.http.telemetry import ServerMetrics, log
 from gplan_jax.serving.planning import schemas

@@ -22,8 +22,7 @@ from starlette.responses import JSONResponse, Response
 
 from gplan_jax.gsisr import Sample
 from gplan_jax.inference.engine.requests import PlanAnswer, PlanRequest
-from gplan_jax.serving.http.bodies import StrictBody, parse_json, validate
-from gplan_jax.serving.http.errors import ApiError
+from gplan_jax.serving.http.bodies import ApiError, StrictBody, parse_json, validate
 from gplan_jax.serving.planning.endpoints import PlanEndpoints, together, watch_hang_up
 from gplan_jax.serving.planning.models import LoadedModel, ModelSet
 from gplan_jax.serving.planning.schemas import MAX_BEST, MAX_SEED

@@ -17,13 +17,12 @@ from gplan_jax.foundation.files import folder_hash
 from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.inference.engine.engine import PlanEngine
 from gplan_jax.inference.engine.replicas import load_replicas
-from gplan_jax.inference.engine.requests import EngineConfig, EngineSnapshot
+from gplan_jax.inference.engine.requests import EngineConfig
 from gplan_jax.models.checkpoints.hub import hub_name
 from gplan_jax.reasoning import LatentVocabulary
 from gplan_jax.serving.http.server import DrainingServer, listen
 from gplan_jax.serving.http.settings import ServerSettings
-from gplan_jax.serving.http.telemetry import configure_logging, log
-from gplan_jax.serving.http.traces import load_tracer
+from gplan_jax.serving.http.telemetry import configure_logging, load_tracer, log
 from gplan_jax.serving.planning.app import create_app, example_samples
 from gplan_jax.serving.planning.models import MAIN, LoadedModel, Models, NoEngineYet
 
@@ -86,7 +85,17 @@ def serve(
     def ready() -> None:
         seconds = time.monotonic() - started
         names = ", ".join(model.name for model in models.current.by_arm.values())
-        say(ready_message(url, names, settings.mode, models.snapshot(), seconds))
+        state = models.snapshot()
+        grammar = f"  grammar              {state.grammar}\n" if state.grammar else ""
+        on = f" of {len(state.replicas)} engines" if state.replicas else ""
+        say(
+            f"Ready: {url} serves {names}, {settings.mode}, with {state.slots} slots{on}; "
+            f"loading and compiling {state.compilations} programs took {seconds:.1f} s.\n"
+            f"{grammar}"
+            f"  try it in a browser  {url}/\n"
+            f"  describe the API     {url}/docs\n"
+            "  stop                 Ctrl-C; accepted requests are finished first"
+        )
         log("ready", seconds=round(seconds, 1))
 
     examples = example_samples(TRIAL_EXAMPLES, answers[0])
@@ -108,20 +117,6 @@ def serve(
         # The thread that compiles can't be stopped, and an interpreter can't end around it.
         sys.stdout.flush()
         os._exit(0)
-
-
-def ready_message(url: str, names: str, mode: str, state: EngineSnapshot, seconds: float) -> str:
-    """What the terminal shows once plans are taken."""
-    grammar = f"  grammar              {state.grammar}\n" if state.grammar else ""
-    on = f" of {len(state.replicas)} engines" if state.replicas else ""
-    return (
-        f"Ready: {url} serves {names}, {mode}, with {state.slots} slots{on}; "
-        f"loading and compiling {state.compilations} programs took {seconds:.1f} s.\n"
-        f"{grammar}"
-        f"  try it in a browser  {url}/\n"
-        f"  describe the API     {url}/docs\n"
-        f"  stop                 Ctrl-C; accepted requests are finished first"
-    )
 
 
 def allowed_hosts(host: str, named: Sequence[str]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.tables import TextTable
 from gplan_jax.gsisr import IntentLibrary, Label, Plan, Sample, read_labelled_samples
 from gplan_jax.reasoning import GSISR_LATENTS
-from gplan_jax.synthesis.factory.removals import FILTER_TIERS, TIERS, Removal, RemovalTier
+from gplan_jax.synthesis.factory.output_files import FILTER_TIERS, TIERS, Removal, RemovalTier
 
 P90 = 0.9
 

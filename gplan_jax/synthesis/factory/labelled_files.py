@@ -32,11 +32,17 @@ from gplan_jax.gsisr.facts import facts_of_row
 from gplan_jax.gsisr.service import record_service
 from gplan_jax.reasoning import write_trace
 from gplan_jax.synthesis.factory.factory_report import FactoryReport
-from gplan_jax.synthesis.factory.output_files import OutputFiles, file_identity, open_outputs
-from gplan_jax.synthesis.factory.removals import FILTER_TIERS, Removal, RemovalTier, check_label
+from gplan_jax.synthesis.factory.output_files import (
+    FILTER_TIERS,
+    OutputFiles,
+    Removal,
+    RemovalTier,
+    check_label,
+    file_identity,
+    open_outputs,
+)
 from gplan_jax.synthesis.teachers.load import note_of
-from gplan_jax.synthesis.teachers.protocol import Teacher
-from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
+from gplan_jax.synthesis.teachers.teacher import RuleTeacher, Teacher
 
 
 @dataclass

@@ -32,12 +32,17 @@ from gplan_jax.gsisr import (
 from gplan_jax.gsisr.facts import facts_of_row
 from gplan_jax.gsisr.service import record_service
 from gplan_jax.synthesis.factory.factory_report import FactoryReport, Part, PlanMix
-from gplan_jax.synthesis.factory.output_files import OutputFiles, file_identity, open_outputs
-from gplan_jax.synthesis.factory.removals import Duplicates, Removal, check_label
+from gplan_jax.synthesis.factory.output_files import (
+    Duplicates,
+    OutputFiles,
+    Removal,
+    check_label,
+    file_identity,
+    open_outputs,
+)
 from gplan_jax.synthesis.teachers.load import RULES, load_teacher, note_of, settings_of
-from gplan_jax.synthesis.teachers.protocol import Teacher, TeacherAnswer
-from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
-from gplan_jax.synthesis.teachers.seed import read_seeds
+from gplan_jax.synthesis.teachers.seed_selection import read_seeds
+from gplan_jax.synthesis.teachers.teacher import RuleTeacher, Teacher, TeacherAnswer
 from gplan_jax.synthesis.world.data_world import simulate_service
 from gplan_jax.synthesis.world.faults import FAULTY_SHARE
 from gplan_jax.synthesis.world.simulation import simulate_contexts

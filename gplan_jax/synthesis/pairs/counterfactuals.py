@@ -52,8 +52,7 @@ from gplan_jax.synthesis.pairs.perturbations import (
     perturbed,
 )
 from gplan_jax.synthesis.teachers.load import note_of, settings_of
-from gplan_jax.synthesis.teachers.protocol import Teacher
-from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
+from gplan_jax.synthesis.teachers.teacher import RuleTeacher, Teacher
 
 # What came of a perturbation of a row: its "pair" was written; its two plans are "equal"; the
 # teacher's answer "failed" the filter; the row leaves no room for it ("not_applicable"). What came

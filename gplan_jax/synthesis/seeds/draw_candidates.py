@@ -27,18 +27,19 @@ from gplan_jax.gsisr import (
     read_numbered_samples,
 )
 from gplan_jax.gsisr.service import record_service
-from gplan_jax.synthesis.seeds.draft import Draft, faults_of
 from gplan_jax.synthesis.seeds.review_file import Decision, write_review
 from gplan_jax.synthesis.seeds.seed_candidates import (
     OWN,
     SUFFIX,
+    Draft,
     SeedCandidate,
     environment,
+    faults_of,
     write_candidates,
 )
 from gplan_jax.synthesis.teachers.load import note_of
-from gplan_jax.synthesis.teachers.protocol import Teacher
-from gplan_jax.synthesis.teachers.seed import Stratum, stratum_of
+from gplan_jax.synthesis.teachers.seed_selection import Stratum, stratum_of
+from gplan_jax.synthesis.teachers.teacher import Teacher
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from gplan_jax.synthesis.seeds.review_file import (
     verdict_faults,
 )
 from gplan_jax.synthesis.seeds.seed_candidates import load_candidates
-from gplan_jax.synthesis.teachers.seed import Stratum, read_seed
+from gplan_jax.synthesis.teachers.seed_selection import Stratum, read_seed
 
 MOST_LISTED = 20
 

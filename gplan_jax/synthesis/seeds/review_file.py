@@ -21,9 +21,16 @@ from typing import Literal, get_args
 
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.files import atomic_write, strict_json
-from gplan_jax.gsisr import IntentLibrary, Plan, canonical_plan
-from gplan_jax.synthesis.seeds.draft import PLAN, Draft, block_names, faults_of, plan_words
-from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate, environment_text
+from gplan_jax.gsisr import IntentLibrary, canonical_plan
+from gplan_jax.synthesis.seeds.seed_candidates import (
+    PLAN,
+    Draft,
+    SeedCandidate,
+    block_names,
+    environment_text,
+    faults_of,
+    plan_words,
+)
 
 ReviewVerdict = Literal["", "accept", "edit", "reject"]
 VERDICTS: tuple[ReviewVerdict, ...] = get_args(ReviewVerdict)
@@ -240,7 +247,12 @@ def _decision(
         faults.append(fault(_ID, problem, _PUT_BACK))
 
     try:
-        plan = _parse_plan(cells[PLAN])
+        plan = strict_json(cells[PLAN], "The plan")
+        if not (isinstance(plan, list) and all(isinstance(intent, dict) for intent in plan)):
+            raise GplanError("the plan must be a JSON array of objects")
+        for number, intent in enumerate(plan, start=1):
+            if wrong := [key for key, text in intent.items() if not isinstance(text, str)]:
+                raise GplanError(f"intent {number}: {', '.join(wrong)} must be text")
     except GplanError as error:
         mend = "Write the plan as JSON with straight quotes, as it was."
         raise fault(PLAN, str(error), mend) from None
@@ -283,7 +295,19 @@ def _lines(path: Path, library: IntentLibrary) -> Iterator[dict[str, str] | str]
         if not any(cell.strip() for cell in cells):
             continue
         if names is None:
-            names = _header(path, cells, library)
+            names = [cell.strip() for cell in cells]
+            while names and not names[-1]:
+                names.pop()
+            known = columns_of(library)
+            problems = {
+                "missing columns": [name for name in known if name not in names],
+                "unknown columns": [name for name in names if name not in known],
+                "columns given twice": [name for name in known if names.count(name) > 1],
+            }
+            told = [f"{what}: {', '.join(found)}" for what, found in problems.items() if found]
+            if told:
+                told_all = "; ".join(told)
+                raise GplanError(f"{path}: {told_all}. Put the header line back as it was.")
         elif len(cells) > len(names) and any(cells[len(names) :]):
             yield f"{len(cells)} cells under {len(names)} columns"
         else:
@@ -291,32 +315,6 @@ def _lines(path: Path, library: IntentLibrary) -> Iterator[dict[str, str] | str]
             yield {n: unguarded(c) for n, c in zip(names, padded, strict=False) if n}
     if names is None:
         raise GplanError(f"{path} is empty: it has no header line.")
-
-
-def _header(path: Path, cells: list[str], library: IntentLibrary) -> list[str]:
-    names = [cell.strip() for cell in cells]
-    while names and not names[-1]:
-        names.pop()
-    known = columns_of(library)
-    problems = {
-        "missing columns": [name for name in known if name not in names],
-        "unknown columns": [name for name in names if name not in known],
-        "columns given twice": [name for name in known if names.count(name) > 1],
-    }
-    told = "; ".join(f"{what}: {', '.join(found)}" for what, found in problems.items() if found)
-    if told:
-        raise GplanError(f"{path}: {told}. Put the header line back as it was.")
-    return names
-
-
-def _parse_plan(cell: str) -> Plan:
-    value = strict_json(cell, "The plan")
-    if not (isinstance(value, list) and all(isinstance(intent, dict) for intent in value)):
-        raise GplanError("the plan must be a JSON array of objects")
-    for number, intent in enumerate(value, start=1):
-        if wrong := [key for key, text in intent.items() if not isinstance(text, str)]:
-            raise GplanError(f"intent {number}: {', '.join(wrong)} must be text")
-    return value
 
 
 def _plain(text: str) -> str:

@@ -17,9 +17,8 @@ from rich.table import Table
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.tables import TextTable
 from gplan_jax.gsisr import IntentLibrary, canonical_plan
-from gplan_jax.synthesis.seeds.draft import plan_words
 from gplan_jax.synthesis.seeds.review_file import KEPT, VERDICTS, Decision, differing_parts
-from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate
+from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate, plan_words
 
 RESAMPLES = 1000
 MOST_ROWS = 20

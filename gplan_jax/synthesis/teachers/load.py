@@ -12,10 +12,8 @@ from gplan_jax.foundation.config import load_config
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.synthesis.teachers.chat_teacher import ChatTeacher, TeacherConfig
-from gplan_jax.synthesis.teachers.protocol import Teacher
-from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
-from gplan_jax.synthesis.teachers.seed import Seed
-from gplan_jax.synthesis.teachers.seed_selection import SeedPool
+from gplan_jax.synthesis.teachers.seed_selection import Seed, SeedPool
+from gplan_jax.synthesis.teachers.teacher import RuleTeacher, Teacher
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,11 @@
-"""Few-shot examples: which seeds a teacher is shown for a context.
+"""Seeds, and few-shot examples: which of them a teacher is shown for a context.
 
-Seeds are taken from the context's own stratum (trigger and place), in an order that stands for the
-stratum as a whole: each next one is the seed that makes the chosen ones most like all the others,
+A seed is a context, the plan an expert approved for it, and the reasoning between the two: the
+paper's "Intent-Environment-Logic" triplets (section 3.2). The intents are the plan, the environment
+is the context, the logic is the reasoning.
+
+Examples are taken from the context's own stratum (trigger and place), in an order that stands for
+the stratum as a whole: each next one is the seed that makes the chosen ones most like all others,
 
     next = argmax_j sum_i max(s_ij - covered_i, 0),     covered_i = max over chosen k of s_ik,
 
@@ -14,13 +18,79 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise, zip_longest
+from pathlib import Path
 
 import numpy as np
 
-from gplan_jax.gsisr import Plan, Sample, canonical_plan
-from gplan_jax.synthesis.teachers.seed import Seed, Stratum, stratum_of
+from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.gsisr import (
+    IntentLibrary,
+    Plan,
+    RowPlace,
+    Sample,
+    canonical_plan,
+    check_plan,
+    facts_of,
+    parse_label,
+    read_numbered_samples,
+)
+from gplan_jax.reasoning import ReasoningTrace
+
+Stratum = tuple[str, str]
+_MEND = "Mend the row, or make the seed file anew with gplan seeds import."
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """One triplet."""
+
+    sample: Sample  # The context; ``raw_labels`` holds reasoning and plan in canonical form.
+    plan: Plan
+    trace: ReasoningTrace  # One STEP an intent.
+
+    @property
+    def stratum(self) -> Stratum:
+        return stratum_of(self.sample)
+
+
+def stratum_of(sample: Sample) -> Stratum:
+    """(``Facts.order_type``, ``Facts.order_distance``): these two tell most about the plan."""
+    facts = facts_of(sample)
+    return facts.order_type, facts.order_distance
+
+
+def read_seeds(path: str | Path, library: IntentLibrary) -> list[Seed]:
+    """Reads a seed file: rows of the service, each with reasoning and a plan that passes.
+
+    RowError where a row's times can't be read, it has no reasoning, or its label breaks the form,
+    the library or a rule of the filter.
+    """
+    rows = read_numbered_samples(path, form=library.rows)
+    return [read_seed(sample, library, RowPlace(path, row)) for row, sample in rows]
+
+
+def read_seed(sample: Sample, library: IntentLibrary, where: RowPlace) -> Seed:
+    """Checks one labelled sample in full; RowError as ``read_seeds`` says."""
+    try:
+        facts_of(sample)
+    except GplanError as error:
+        raise _fault(where, None, str(error)) from None
+    try:
+        label = parse_label(sample, library, where)
+    except RowError as error:
+        raise _fault(where, sample.form.label, error.problem) from None
+    if label.trace is None:
+        raise _fault(where, sample.form.label, "a seed needs its reasoning before the plan")
+    if broken := check_plan(label.text, library):
+        raise _fault(where, sample.form.label, "; ".join(violation.message for violation in broken))
+    return Seed(sample.with_label(label.text), label.plan, label.trace)
+
+
+def _fault(where: RowPlace, column: str | None, problem: str) -> RowError:
+    return RowError(where.file, where.row, column, problem.rstrip("."), _MEND)
 
 
 class SeedPool:
@@ -28,9 +98,17 @@ class SeedPool:
 
     def __init__(self, seeds: Sequence[Seed]) -> None:
         # In an order that follows nothing in the seeds.
-        self._seeds = tuple(sorted(seeds, key=_hashed))
+        def hashed(seed: Seed) -> tuple[bytes, str, str]:
+            texts = repr(tuple(seed.sample.to_dict().values()))
+            digest = hashlib.sha256(texts.encode()).digest()
+            return digest, seed.sample.id, seed.sample.raw_labels
+
+        def ranked(group: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(group[i] for i in spread([self._seeds[i].plan for i in group]))
+
+        self._seeds = tuple(sorted(seeds, key=hashed))
         self._strata = tuple(seed.stratum for seed in self._seeds)
-        self._ranked = lru_cache(maxsize=None)(self._rank)
+        self._ranked = lru_cache(maxsize=None)(ranked)
 
     def __len__(self) -> int:
         return len(self._seeds)
@@ -52,9 +130,6 @@ class SeedPool:
         for group in (own, like, others):
             yield from (self._seeds[i] for i in self._ranked(group))
 
-    def _rank(self, group: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(group[i] for i in spread([self._seeds[i].plan for i in group]))
-
 
 def spread(plans: Sequence[Plan]) -> list[int]:
     """The places of ``plans`` in greedy facility-location order; of equals the first comes first.
@@ -67,42 +142,32 @@ def spread(plans: Sequence[Plan]) -> list[int]:
     for place, plan in enumerate(plans):
         places.setdefault(canonical_plan(plan), []).append(place)
     alike = list(places.values())
-    ranked = [alike[i] for i in _greedy([plans[a[0]] for a in alike], [len(a) for a in alike])]
-    # Every plan once, then those that have a second seed, and so on.
-    return [place for turn in zip_longest(*ranked) for place in turn if place is not None]
-
-
-def _greedy(plans: Sequence[Plan], counts: Sequence[int]) -> list[int]:
-    """The order of different plans, of which the i-th stands for ``counts[i]`` seeds."""
-    if not plans:
+    if not alike:
         return []
     # Jaccard similarities of the plans' intents and neighbouring pairs of intents.
     features = []
-    for plan in plans:
-        intents = ["", *(canonical_plan([intent]) for intent in plan)]
+    for own in alike:
+        intents = ["", *(canonical_plan([intent]) for intent in plans[own[0]])]
         features.append(
             {*intents[1:], *(f"{one} {next_one}" for one, next_one in pairwise(intents))}
         )
     number = {name: i for i, name in enumerate(sorted(set().union(*features)))}
-    has_PxF = np.zeros((len(plans), len(number)))
+    has_PxF = np.zeros((len(alike), len(number)))
     for row, names in enumerate(features):
         has_PxF[row, [number[name] for name in names]] = 1
     both_PxP = has_PxF @ has_PxF.T
     sizes_P = has_PxF.sum(axis=1)
     similarity_PxP = both_PxP / (sizes_P[:, None] + sizes_P - both_PxP)
-    weights_P, covered_P = np.array(counts), np.zeros(len(plans))
-    waiting = np.ones(len(plans), dtype=bool)
-    order = []
-    for _ in plans:
+    # The different plans, each weighing as many seeds as have it.
+    weights_P, covered_P = np.array([len(own) for own in alike]), np.zeros(len(alike))
+    waiting = np.ones(len(alike), dtype=bool)
+    ranked = []
+    for _ in alike:
         gains_P = np.maximum(similarity_PxP - covered_P, 0) @ weights_P
         # Rounded, so that sums in another order can't settle a tie.
         best = int(np.argmax(np.where(waiting, np.round(gains_P, 9), -1)))
-        order.append(best)
+        ranked.append(alike[best])
         waiting[best] = False
         covered_P = np.maximum(covered_P, similarity_PxP[best])
-    return order
-
-
-def _hashed(seed: Seed) -> tuple[bytes, str, str]:
-    texts = tuple(seed.sample.to_dict().values())
-    return hashlib.sha256(repr(texts).encode()).digest(), seed.sample.id, seed.sample.raw_labels
+    # Every plan once, then those that have a second seed, and so on.
+    return [place for turn in zip_longest(*ranked) for place in turn if place is not None]

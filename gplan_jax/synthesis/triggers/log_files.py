@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gplan_jax.foundation.errors import GplanError
-from gplan_jax.foundation.extras import load_extra
+from gplan_jax.foundation.errors import GplanError, load_extra
 from gplan_jax.foundation.paths import local_path
 from gplan_jax.foundation.row_files import FIRST_INEXACT, check_suffix
 from gplan_jax.synthesis.triggers.trigger_spec import (
@@ -122,7 +121,12 @@ def open_file(
     """
     where = f"{_quoted(glob.escape(str(path)))}, hive_partitioning = false"
     if path.suffix == ".csv":
-        names = _csv_header(path, delimiter)
+        # Only the header is read here; text that is not UTF-8 is found by DuckDB, with its line.
+        with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
+            header = next(csv.reader(file, delimiter=delimiter), None)
+        if not header:
+            raise GplanError(f"{path} is empty: it has no header line.")
+        names = header
         kinds = ["VARCHAR"] * len(names)
     elif path.suffix == ".jsonl":
         names = _json_keys(connection, path, where, set(wanted.values()))
@@ -175,15 +179,6 @@ def _check_columns(path: Path, names: Sequence[str], wanted: Mapping[str, str]) 
             f"Say what they are called there: --set {key}=COLUMN{without}; or name a file of "
             "rules of your own with --rules."
         )
-
-
-def _csv_header(path: Path, delimiter: str) -> list[str]:
-    # Only the header is read here; text that is not UTF-8 is found by DuckDB, with its line.
-    with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
-        header = next(csv.reader(file, delimiter=delimiter), None)
-    if not header:
-        raise GplanError(f"{path} is empty: it has no header line.")
-    return header
 
 
 def _json_keys(connection: Any, path: Path, where: str, wanted: set[str]) -> list[str]:

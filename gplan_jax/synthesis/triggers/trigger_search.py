@@ -15,7 +15,6 @@ from typing import Literal
 
 from gplan_jax.gsisr import Sample
 from gplan_jax.gsisr.facts import TIME_FORMAT, long_term_text
-from gplan_jax.synthesis.triggers.log_events import LogEvent, Spot, profile_value, user_id
 from gplan_jax.synthesis.triggers.trigger_spec import (
     OrderCondition,
     TriggerRule,
@@ -23,13 +22,17 @@ from gplan_jax.synthesis.triggers.trigger_spec import (
     known_profile,
 )
 from gplan_jax.synthesis.triggers.user_memory import (
+    LogEvent,
     LongTermMemory,
     OrderBook,
     ShortTermMemory,
+    Spot,
     Stays,
     TrackedOrder,
     habitual_spots,
+    profile_value,
     short_term_text,
+    user_id,
 )
 
 # Why a moment that a rule found makes no row.
@@ -128,7 +131,16 @@ class UserSearch:
                     continue
             reason = self._held_back(name, rule, about, now, position)
             if reason is None and position is not None:
-                self._count_row(name, about, now)
+                if self._today != now.date():
+                    self._today = now.date()
+                    self._rows_today.clear()
+                self._rows_today[name] += 1
+                # Only the cool-downs of orders that are still held can matter again.
+                held = {"", *self._orders.keys()}
+                self._latest_row = {k: time for k, time in self._latest_row.items() if k[1] in held}
+                self._latest_row[name, about.key if about else ""] = now
+                self._counts.rows[name] += 1
+                self._counts.years.add(now.year)
                 row = self._sample(event, rule, about, position)
                 break
             self._counts.left_out[name][reason or "stale_position"] += 1
@@ -185,18 +197,6 @@ class UserSearch:
             return "stale_position"
         spot = order.spot if order else position
         return None if spot.place and spot.city else "no_order_place"
-
-    def _count_row(self, name: str, order: TrackedOrder | None, now: datetime) -> None:
-        if self._today != now.date():
-            self._today = now.date()
-            self._rows_today.clear()
-        self._rows_today[name] += 1
-        # Only the cool-downs of orders that are still held can matter again.
-        held = {"", *self._orders.keys()}
-        self._latest_row = {k: time for k, time in self._latest_row.items() if k[1] in held}
-        self._latest_row[name, order.key if order else ""] = now
-        self._counts.rows[name] += 1
-        self._counts.years.add(now.year)
 
     def _sample(
         self, event: LogEvent, rule: TriggerRule, order: TrackedOrder | None, position: Spot

@@ -22,7 +22,6 @@ from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.row_files import check_suffix
 from gplan_jax.foundation.tables import TextTable
 from gplan_jax.gsisr import Sample, write_samples
-from gplan_jax.synthesis.triggers.log_events import LogEvent
 from gplan_jax.synthesis.triggers.log_files import (
     MEND,
     TEXT_FIELDS,
@@ -42,6 +41,7 @@ from gplan_jax.synthesis.triggers.trigger_spec import (
     known_profile,
     nearest,
 )
+from gplan_jax.synthesis.triggers.user_memory import LogEvent
 
 _EVENT_FIELDS = 2 + len(TEXT_FIELDS) + len(ORDER_TIMES)
 # "row": no readable row at all; missing or unreadable "user" and "time"; an "event" that is not
@@ -91,8 +91,18 @@ class EventLog:
                 error = RowError(self.files[file].path, number, column, problem, mend)
                 self.faulty.add(error, kind)
             yield batch
-        if self.faulty.skips and any(file.path.suffix == ".csv" for file in self.files):
-            self._count_rejects()
+        if not self.faulty.skips or all(file.path.suffix != ".csv" for file in self.files):
+            return
+        query = (
+            "SELECT DISTINCT s.file_path, e.line, e.error_message FROM reject_errors e "
+            "JOIN reject_scans s USING (scan_id, file_id) ORDER BY 1, 2, 3"
+        )
+        last: tuple[str, int] | None = None
+        for rejected in fetch(self.connection, query):
+            for path, line, message in rejected:
+                if (path, line) != last:  # A line may have several faults.
+                    self.faulty.add(RowError(path, line - 1, None, message, MEND))
+                last = path, line
 
     def profiles(self) -> Iterator[tuple[str, Mapping[str, str]]]:
         if self.users is None:
@@ -144,18 +154,6 @@ class EventLog:
         if meaning.order and not (event.order or event.order_type):
             return "order", "order", f"{event.word!r} without an order's id or type", MEND
         return None
-
-    def _count_rejects(self) -> None:
-        query = (
-            "SELECT DISTINCT s.file_path, e.line, e.error_message FROM reject_errors e "
-            "JOIN reject_scans s USING (scan_id, file_id) ORDER BY 1, 2, 3"
-        )
-        previous: tuple[str, int] | None = None
-        for rows in fetch(self.connection, query):
-            for path, line, message in rows:
-                if (path, line) != previous:  # A line may have several faults.
-                    self.faulty.add(RowError(path, line - 1, None, message, MEND))
-                previous = path, line
 
 
 @contextmanager

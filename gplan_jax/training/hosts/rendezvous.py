@@ -60,7 +60,21 @@ def assemble(
         )
 
     if process == 0:
-        listener = _listen(bind or ("", address[1]))
+        place = bind or ("", address[1])
+        try:
+            if place[0] in ("", "::") and socket.has_dualstack_ipv6():
+                listener = socket.create_server(
+                    ("::", place[1]), family=socket.AF_INET6, dualstack_ipv6=True
+                )
+            else:
+                family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+                listener = socket.create_server(place, family=family)
+        except OSError as error:
+            raise GplanError(
+                f"process 0 cannot listen on port {place[1]} of {socket.gethostname()} "
+                f"({error.strerror or error}); choose a free port in JAX_COORDINATOR_ADDRESS, or "
+                "JAX_COORDINATOR_PORT where the cluster gives the address."
+            ) from None
         verdict = asyncio.run(_receive(listener, processes, timeout, known, absence))
     else:
         verdict = _report(address, process, processes, timeout, absence)
@@ -68,22 +82,6 @@ def assemble(
         raise StartTimeout(verdict["message"])
     if verdict["verdict"] == "wrong":
         raise GplanError(verdict["message"])
-
-
-def _listen(bind: tuple[str, int]) -> socket.socket:
-    try:
-        if bind[0] in ("", "::") and socket.has_dualstack_ipv6():
-            return socket.create_server(
-                ("::", bind[1]), family=socket.AF_INET6, dualstack_ipv6=True
-            )
-        family = socket.AF_INET6 if ":" in bind[0] else socket.AF_INET
-        return socket.create_server(bind, family=family)
-    except OSError as error:
-        raise GplanError(
-            f"process 0 cannot listen on port {bind[1]} of {socket.gethostname()} "
-            f"({error.strerror or error}); choose a free port in JAX_COORDINATOR_ADDRESS, or "
-            "JAX_COORDINATOR_PORT where the cluster gives the address."
-        ) from None
 
 
 async def _receive(

@@ -22,24 +22,31 @@ from gplan_jax.models.checkpoints import adapters
 from gplan_jax.models.checkpoints.model_directory import save_shards
 from gplan_jax.models.qwen3.lora import merged
 from gplan_jax.training.hosts.mesh import put_batch
-from gplan_jax.training.hosts.peak import measured_peak
-from gplan_jax.training.hosts.processes import barrier, differing, is_primary, log_once
+from gplan_jax.training.hosts.processes import (
+    barrier,
+    differing,
+    is_primary,
+    log_once,
+)
 from gplan_jax.training.loop.metrics_log import (
     MetricsLog,
+    StepReporter,
     evaluation_scores,
     require_wandb,
     seconds_before,
 )
-from gplan_jax.training.loop.profile import profiled_steps
 from gplan_jax.training.loop.reference import with_reference
-from gplan_jax.training.loop.reporter import StepReporter
-from gplan_jax.training.loop.run_clock import RunClock
+from gplan_jax.training.loop.run_clock import RunClock, measured_peak, profiled_steps
 from gplan_jax.training.loop.watchdog import Watchdog
 from gplan_jax.training.resume import run_directory
-from gplan_jax.training.resume.array_digests import digest_arrays
 from gplan_jax.training.resume.checkpoints import RunCheckpoints, abstract, best_steps, named_arrays
 from gplan_jax.training.resume.preemption import StopSignals
-from gplan_jax.training.resume.run_record import changed_content, fingerprint_inputs, make_record
+from gplan_jax.training.resume.run_directory import (
+    changed_content,
+    digest_arrays,
+    fingerprint_inputs,
+    make_record,
+)
 from gplan_jax.training.steps.setup import Run, prepare
 from gplan_jax.training.steps.step import Params, TrainState
 from gplan_jax.training.steps.train_config import TrainConfig

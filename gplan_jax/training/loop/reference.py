@@ -27,7 +27,7 @@ from gplan_jax.foundation.files import atomic_write
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.training.hosts.mesh import put_batch
 from gplan_jax.training.hosts.processes import is_primary, log_once
-from gplan_jax.training.resume.array_digests import weight_checksums
+from gplan_jax.training.resume.run_directory import weight_checksums
 from gplan_jax.training.steps.objectives import pair_log_probs
 from gplan_jax.training.steps.setup import CACHE_NAME, Run
 from gplan_jax.training.steps.step import prefix_contexts

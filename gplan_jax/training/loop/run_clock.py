@@ -5,24 +5,40 @@ two steps is split among what the host did in it: "data" (waiting for a batch, m
 devices), "compile" (the first step of a shape), "checkpoint", "evaluation" and "restart" (all that
 comes before the first step of a process); what is left is "other". "lost" are steps that a killed
 process took beyond the checkpoint that the next one went on from. Goodput is the share of "step".
+
+What the devices of a run can multiply is measured: the whole that a utilisation is a share of.
+Traces of some steps for TensorBoard are asked for in the config, or by SIGUSR1 during a run.
 """
 
 from __future__ import annotations
 
+import functools
 import queue
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from rich.console import Console
 
 from gplan_jax.training.steps.objectives import Metrics
 
 PHASES = ("step", "compile", "data", "checkpoint", "evaluation", "restart", "lost", "other")
 _PAID_BY_STEPS = ("step", "data", "other")  # what the throughput of a step is measured over
 _RECENT = 100
+SIGNALLED_STEPS = 3
+StepTrace = Callable[[int], AbstractContextManager[Any]]
+SMALLEST, LARGEST = 512, 8192
+# A product must take this long, for the time to start it not to count.
+LONG_SECONDS, ROUND_SECONDS, ROUNDS = 0.005, 0.02, 5
 
 
 class WallTime:
@@ -128,3 +144,84 @@ class RunClock(WallTime):
                 jax.block_until_ready(metrics)
             self.ended, self.progress = taken, self.now()
             self._times.put((begin, self.progress))
+
+
+@contextmanager
+def profiled_steps(
+    steps: list[int] | None, directory: Path, flush: Callable[[], None]
+) -> Iterator[StepTrace]:
+    """Yields what each step is dispatched in; it traces steps a to b where ``steps`` is [a, b].
+
+    SIGUSR1 traces the next three. Traces lie under RUN/tensorboard, those of other processes than
+    the first in a folder of their own there. ``flush`` waits until all steps dispatched have ended.
+    """
+    first, last = steps or (0, -1)
+    process, tracing = jax.process_index(), False
+    folder = directory / "tensorboard" / (f"process-{process}" if process else "")
+    asked = threading.Event()
+
+    def end() -> None:
+        nonlocal tracing
+        tracing = False
+        jax.profiler.stop_trace()
+        text = f"the profile of steps {first} to {last} is in {folder}/plugins/profile"
+        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+
+    def step(number: int) -> AbstractContextManager[Any]:
+        nonlocal first, last, tracing
+        if tracing and number > last:
+            flush()
+            end()
+        if asked.is_set() and not tracing:
+            asked.clear()
+            first, last = number, number + SIGNALLED_STEPS - 1
+        if first <= number <= last and not tracing:
+            flush()
+            tracing = True
+            jax.profiler.start_trace(str(folder))
+        return jax.profiler.StepTraceAnnotation("train", step_num=number)
+
+    # Python lets only the main thread set handlers.
+    main = threading.current_thread() is threading.main_thread()
+    earlier = signal.signal(signal.SIGUSR1, lambda *_: asked.set()) if main else None
+    try:
+        yield step
+    finally:
+        if main:
+            signal.signal(signal.SIGUSR1, earlier)
+        if tracing:
+            end()
+
+
+@functools.lru_cache(maxsize=4)
+def measured_peak(dtype: str = "bfloat16") -> float:
+    """Operations a second of all devices of a run, in products of square matrices of ``dtype``.
+
+    A product of size n counts 2 n^3. Every local device multiplies at the same time, so simulated
+    devices that share cores, and chips that share a power limit, count what they reach together;
+    hosts are taken to be alike. The best of some rounds of random matrices, up to 8192 wide; it
+    takes about a second, and half a GB a device.
+    """
+    devices = jax.local_devices()
+    apart = NamedSharding(Mesh(np.asarray(devices), ("device",)), PartitionSpec("device"))
+    product = jax.jit(jnp.matmul)
+
+    def seconds_of(x: jax.Array, repeats: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(repeats):  # All are started before the last is waited for.
+            found = product(x, x)
+        jax.block_until_ready(found)
+        return (time.perf_counter() - begin) / repeats
+
+    size = SMALLEST
+    while True:
+        values = np.random.default_rng(0).standard_normal((1, size, size), np.float32)
+        x = jax.device_put(jnp.repeat(values.astype(dtype), len(devices), axis=0), apart)
+        seconds_of(x, 1)  # compiles
+        seconds = seconds_of(x, 1)
+        if seconds >= LONG_SECONDS or size == LARGEST:
+            break
+        size *= 2
+    repeats = max(1, round(ROUND_SECONDS / seconds))
+    best = min(seconds_of(x, repeats) for _ in range(ROUNDS))
+    return 2 * size**3 * len(devices) * jax.process_count() / best

@@ -24,8 +24,7 @@ from gplan_jax.training.hosts.mesh import check_mesh
 from gplan_jax.training.memory.batch_shape import BatchShape, abstract_batch, levels_of_row
 from gplan_jax.training.steps import setup
 from gplan_jax.training.steps.objectives import make_objective
-from gplan_jax.training.steps.optimizer import make_optimizer, make_schedule
-from gplan_jax.training.steps.step import TrainState, make_train_step
+from gplan_jax.training.steps.step import TrainState, make_optimizer, make_schedule, make_train_step
 from gplan_jax.training.steps.train_config import TrainConfig
 
 

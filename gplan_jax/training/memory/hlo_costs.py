@@ -88,7 +88,21 @@ class HloCosts:
 def hlo_costs(module: Module, slices: int = 1) -> HloCosts:
     """Adds up what one execution of ``module``, over so many slices, costs a device."""
     counts, unknown_loops = module.executions()
-    fused = _fused(module)
+    # The insides of fusions: their values stay in registers.
+    fused: set[str] = set()
+    waiting = [
+        callee
+        for computation in module.computations.values()
+        for line in computation.instructions.values()
+        if line.opcode in ("fusion", "async-start") and (callee := line.called("calls"))
+    ]
+    while waiting:
+        name = waiting.pop()
+        if name in fused or name not in module.computations:
+            continue
+        fused.add(name)
+        lines = module.computations[name].instructions.values()
+        waiting += [callee for line in lines if (callee := line.called("calls"))]
     matmul, kernels, hbm, silent = 0.0, 0.0, 0.0, 0
     for computation in module.computations.values():
         times = counts[computation.name]
@@ -135,7 +149,16 @@ def collectives(module: Module, counts: dict[str, int], slices: int = 1) -> tupl
             key = channel.group(1) if channel else (computation.name, line.name)
             operand = sum(computation.bytes(name) for name in line.operands)
             group = slices if crossing else group_size(line.attributes, module.partitions)
-            sent = _bytes_sent(kind, operand, group)
+            # What a device sends in a ring of ``group`` devices, each holding ``operand`` bytes.
+            match kind:
+                case "all-gather":
+                    sent = operand * (group - 1)
+                case "all-reduce":
+                    sent = 2 * operand * (group - 1) / group
+                case "reduce-scatter" | "all-to-all" | "ragged-all-to-all":
+                    sent = operand * (group - 1) / group
+                case _:
+                    sent = operand
             known = found.get(key)
             if known is None or times * sent > known[1] * known[2]:
                 found[key] = ((kind, crossing is not None), times, sent)
@@ -215,19 +238,6 @@ def _convolution_flops(computation: Computation, line: Instruction) -> float:
     return 2.0 * features * pairs / (int(groups.group(1)) if groups else 1)
 
 
-def _bytes_sent(kind: str, operand: float, group: int) -> float:
-    """What a device sends in a ring of ``group`` devices, each holding ``operand`` bytes."""
-    match kind:
-        case "all-gather":
-            return operand * (group - 1)
-        case "all-reduce":
-            return 2 * operand * (group - 1) / group
-        case "reduce-scatter" | "all-to-all" | "ragged-all-to-all":
-            return operand * (group - 1) / group
-        case _:
-            return operand
-
-
 # Matrix products of [block_q, H] x [H, block_kv] size in each of the splash attention kernels.
 _SPLASH_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
 
@@ -249,40 +259,13 @@ def kernel_flops(line: Instruction) -> float | None:
     grid = operands[0].sizes[-2:]
     query, key = [x.sizes for x in operands if x.dtype in ("bf16", "f16", "f32")][:2]
     *_, length, width = query
-    return (
-        2.0
-        * _SPLASH_PRODUCTS[splash.group(1)]
-        * math.prod(query[:-2])
-        * width
-        * _causal_pairs(length, key[-2], *grid)
-    )
-
-
-def _causal_pairs(queries: int, keys: int, query_blocks: int, key_blocks: int) -> int:
-    """Query-key pairs of the blocks that a causal mask, aligned at the end, does not hide whole."""
-    block_q, block_kv = queries // query_blocks, keys // key_blocks
-    last = keys - queries + block_q * (1 + np.arange(query_blocks))
-    blocks = np.minimum(-(-last // block_kv), key_blocks).sum()
-    return int(blocks) * block_q * block_kv
-
-
-def _fused(module: Module) -> set[str]:
-    """Computations that are the inside of a fusion: their values stay in registers."""
-    inside: set[str] = set()
-    waiting = [
-        callee
-        for computation in module.computations.values()
-        for line in computation.instructions.values()
-        if line.opcode in ("fusion", "async-start") and (callee := line.called("calls"))
-    ]
-    while waiting:
-        name = waiting.pop()
-        if name in inside or name not in module.computations:
-            continue
-        inside.add(name)
-        lines = module.computations[name].instructions.values()
-        waiting += [callee for line in lines if (callee := line.called("calls"))]
-    return inside
+    # Query-key pairs of the blocks that a causal mask, aligned at the end, does not hide whole.
+    keys, query_blocks, key_blocks = key[-2], *grid
+    block_q, block_kv = length // query_blocks, keys // key_blocks
+    last = keys - length + block_q * (1 + np.arange(query_blocks))
+    blocks = int(np.minimum(-(-last // block_kv), key_blocks).sum())
+    products = _SPLASH_PRODUCTS[splash.group(1)] * math.prod(query[:-2])
+    return 2.0 * products * width * blocks * block_q * block_kv
 
 
 def _traffic(module: Module, computation: Computation, line: Instruction) -> float:

@@ -35,7 +35,7 @@ from gplan_jax.training.memory.abstract_step import (
 from gplan_jax.training.memory.batch_shape import BatchShape, RowLengths, batch_shape, levels_of_row
 from gplan_jax.training.memory.hlo_costs import hlo_costs
 from gplan_jax.training.memory.hlo_module import parse_module
-from gplan_jax.training.memory.plan import Memory, MemoryPlan, useful_flops
+from gplan_jax.training.memory.report import Memory, MemoryPlan, useful_flops
 from gplan_jax.training.memory.topologies import Topology, local_chip, topology_mesh
 from gplan_jax.training.steps.train_config import TrainConfig
 

@@ -1,7 +1,7 @@
 """Checkpoints of a run: weights, optimizer, step and a record of the run, in one Orbax directory.
 
     CHECKPOINTS/<step>/state/         the arrays of the TrainState, sharded files
-    CHECKPOINTS/<step>/run/data.json  see ``run_record``
+    CHECKPOINTS/<step>/run/data.json  see ``run_directory``
     CHECKPOINTS-torn/<step>/          what a resumed run could not read and set aside
 
 Every process takes part in every call.
@@ -28,8 +28,13 @@ from orbax.checkpoint import v1 as ocp
 from gplan_jax.foundation import GplanError
 from gplan_jax.models.checkpoints.model_directory import storage_reason
 from gplan_jax.training.hosts.processes import any_fault, barrier, is_primary, log_once
-from gplan_jax.training.resume.array_digests import digest_arrays
-from gplan_jax.training.resume.run_record import Record, check_belongs, read_record, wrong_arrays
+from gplan_jax.training.resume.run_directory import (
+    Record,
+    check_belongs,
+    digest_arrays,
+    read_record,
+    wrong_arrays,
+)
 from gplan_jax.training.steps.step import Params, TrainState
 
 Tree = TypeVar("Tree")

@@ -10,23 +10,52 @@ RUN/bad-batch-N.json  the rows of step N, whose loss was not finite
 RUN/stalled-N.txt   the stacks of process N, where the watchdog ended it
 RUN/best/           the model of the best evaluation, where checkpoint.keep_best asks for it
 RUN/model/          the finished model directory: what evaluate, plan and export read
+
+CHECKPOINT/run/data.json holds the step, the next batch, the seed, the resolved config, fingerprints
+of the inputs and a checksum of every array, so that a checkpoint can be judged without its run. All
+that is random in a run is a function of the seed and of the step; there is no other random state.
+
+Checksums of arrays are computed on their devices, equal on every mesh, host and file format. A
+checkpoint stores them beside the arrays and compares them after reading: that covers the whole way
+from device to file and back, where OCDBT checks only its own index and not the numbers, and a
+flipped bit in them is read without a word. It costs one pass over the memory of each device
+(milliseconds for gigabytes), where hashing the files would read all of them again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import yaml
+from flax import nnx
+from jax import Array
 
+from gplan_jax.data.tasks.task import Mode
 from gplan_jax.foundation import GplanError, files
 from gplan_jax.foundation.config import parse_config, parse_yaml
+from gplan_jax.foundation.files import json_digest
 from gplan_jax.foundation.paths import LOCK
-from gplan_jax.training.steps.setup import CACHE_NAME
+from gplan_jax.models import Qwen3
+from gplan_jax.training.steps.setup import CACHE_NAME, Run
 from gplan_jax.training.steps.train_config import TrainConfig
 
+RECORD_FILE = Path("run", "data.json")
+# A state of another model or vocabulary has no meaning here; rows and prompts a user may change.
+ARCHITECTURE = {"model": "model", "tokenizer": "tokenizer"}
+CONTENT = {
+    "rows": "training rows (data.train, or what data.on_error leaves out of them)",
+    "prompt": "prompt template or intent library",
+    "cut": "what prompts are cut to (data.prompt_length, or by the longest response)",
+}
+UNCUT = json_digest(None)
+Record = dict[str, Any]
 CONFIG_NAME, INPUTS_NAME = "config.yaml", "inputs.json"
 CHECKPOINTS_NAME = "checkpoints"
 MODEL_NAME, BEST_NAME = "model", "best"
@@ -42,9 +71,160 @@ ROUNDING = (
     *("mesh", "accumulation_steps", "precision.remat", "precision.attention", "loss.vocab_chunk"),
     *("data.layout", "data.length_multiple", "data.response_multiple"),
 )
-# Names of files: their content is compared instead, see ``run_record``.
-CONTENT = ("model", "data.train", "data.service", "data.template", "data.on_error")
+# Names of files: their content is compared instead, see ``fingerprint_inputs``.
+FILE_NAMES = ("model", "data.train", "data.service", "data.template", "data.on_error")
 # Everything else is exact: the weights would be those of neither config.
+
+
+@dataclass(frozen=True)
+class ArrayDigest:
+    """One array: its dtype, shape, ``checksum`` of bits and places, and whether all is finite."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    checksum: int
+    finite: bool
+
+
+def digest_arrays(arrays: Mapping[str, Array]) -> dict[str, ArrayDigest]:
+    """The digest of each array; waits for the devices.
+
+    ``checksum = sum_i mix(bits_i xor i * 0x9E3779B9) mod 2^32``, i the flat index and mix the
+    finalizer of MurmurHash3. mix is a bijection, so one changed word always changes the sum; sums
+    of integers do not depend on their order, so any sharding gives the same.
+    """
+    found = jax.device_get(_checksums(dict(arrays)))
+    return {
+        name: ArrayDigest(str(x.dtype), x.shape, int(found[name][0]), bool(found[name][1]))
+        for name, x in arrays.items()
+    }
+
+
+def weight_checksums(model: Qwen3) -> list[int]:
+    """The checksum of each of a model's weights, adapters left out, in a fixed order."""
+    arrays = enumerate(jax.tree.leaves(nnx.state(model, nnx.Param)))
+    return [d.checksum for d in digest_arrays({str(n): x for n, x in arrays}).values()]
+
+
+@jax.jit
+def _checksums(arrays: dict[str, Array]) -> dict[str, tuple[Array, Array]]:
+    """Name -> checksum, and whether all is finite."""
+    return {name: (_checksum(x), jnp.isfinite(x).all()) for name, x in arrays.items()}
+
+
+def _checksum(x: Array) -> Array:
+    # The bits as 32-bit words; a trailing axis holds the two halves of 64-bit numbers.
+    if x.dtype == jnp.bool_:
+        words = x.astype(jnp.uint32)
+    else:
+        word = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[min(x.dtype.itemsize, 4)]
+        words = jax.lax.bitcast_convert_type(x, word).astype(jnp.uint32)
+    # The flat index of each word, without a reshape: that would gather a sharded array.
+    index = jnp.zeros(words.shape, jnp.uint32)
+    for axis, size in enumerate(words.shape):
+        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    h = words ^ (index * jnp.uint32(0x9E3779B9))
+    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+    return jnp.sum(h ^ (h >> 16), dtype=jnp.uint32)
+
+
+def fingerprint_inputs(run: Run) -> dict[str, str]:
+    """Hashes of what a run reads: rows with labels, prompt and library, tokenizer, model shape,
+    and what its prompts are cut to, if any is.
+
+    Content and not paths: files may move. The weights that a run starts from count where adapters
+    are trained on top of them or where they are the reference of preferences; otherwise a resumed
+    run takes all weights from the checkpoint.
+    """
+    rows = run.training_set
+    weights_stay = run.config.lora.rank or Mode(run.config.mode) is Mode.SCDPO
+    weights = weight_checksums(run.model) if weights_stay else []
+    return {
+        "rows": rows.content_digest(),
+        "prompt": json_digest(rows.task.prompt_sources),
+        "cut": json_digest(rows.task.prompt_length) if run.full_prompts else UNCUT,
+        "tokenizer": rows.encoder.fingerprint,
+        "model": json_digest([dataclasses.asdict(run.model.config), weights]),
+    }
+
+
+def make_record(
+    config: TrainConfig,
+    inputs: Mapping[str, str],
+    *,
+    step: int,
+    steps_per_epoch: int,
+    digests: Mapping[str, ArrayDigest],
+) -> Record:
+    """The record of the checkpoint of ``step``, with a digest of itself."""
+    record: Record = {
+        "step": step,
+        "steps_per_epoch": steps_per_epoch,
+        "data": {"next_step": step},
+        "random": {"seed": config.seed},
+        "config": config.model_dump(),
+        "inputs": dict(inputs),
+        "arrays": {name: [d.dtype, list(d.shape), d.checksum] for name, d in digests.items()},
+    }
+    return record | {"digest": json_digest(record)}
+
+
+def read_record(checkpoint: Path) -> Record:
+    """A checkpoint's record; FileNotFoundError or ValueError where it is missing or damaged."""
+    record = json.loads((checkpoint / RECORD_FILE).read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or record.pop("digest", None) != json_digest(record):
+        raise ValueError(f"{RECORD_FILE} is damaged")
+    return record
+
+
+def check_belongs(
+    record: Record,
+    checkpoint: Path,
+    *,
+    inputs: Mapping[str, str],
+    steps_per_epoch: int,
+    arrays: Mapping[str, jax.ShapeDtypeStruct],
+) -> None:
+    """GplanError where this run could not go on from a checkpoint, whatever the user allows.
+
+    It is of another model or tokenizer, counts its steps by other epochs, or holds other arrays.
+    """
+    others = [name for key, name in ARCHITECTURE.items() if record["inputs"][key] != inputs[key]]
+    if others:
+        raise GplanError(
+            f"{checkpoint} is a checkpoint of another {' and '.join(others)} than "
+            f"the config names (it was written with model={record['config']['model']}). Name that "
+            "one, or start a new run in another directory with output=DIR."
+        )
+    if record["steps_per_epoch"] != steps_per_epoch:
+        raise GplanError(
+            f"{checkpoint} counts {record['steps_per_epoch']} steps an epoch and this config "
+            f"{steps_per_epoch} (batch_size or the number of rows has changed), so rows would be "
+            "skipped or seen twice. Start a new run; model=RUN/model begins from finished weights."
+        )
+    saved = {name: (dtype, tuple(shape)) for name, (dtype, shape, _) in record["arrays"].items()}
+    wanted = {name: (str(x.dtype), x.shape) for name, x in arrays.items()}
+    if saved != wanted:
+        odd = next(name for name in saved | wanted if saved.get(name) != wanted.get(name))
+        raise GplanError(
+            f"{checkpoint} holds other arrays than this run ({odd}: {saved.get(odd)} there, "
+            f"{wanted.get(odd)} here). precision.params and the optimizer cannot change in a run; "
+            "start a new one."
+        )
+
+
+def changed_content(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Which of rows, prompt and its cut have other content than before, in words."""
+    # Runs of before 2026-12 cut each prompt by its own response: the same only where none is cut.
+    known = {"cut": UNCUT, **before} if before else now
+    return [words for key, words in CONTENT.items() if known[key] != now[key]]
+
+
+def wrong_arrays(record: Record, digests: Mapping[str, ArrayDigest]) -> Sequence[str]:
+    """Names of the arrays that are not what was saved."""
+    saved = record["arrays"]
+    return [name for name, digest in digests.items() if saved[name][-1] != digest.checksum]
 
 
 @dataclass(frozen=True)
@@ -79,7 +259,7 @@ def compare_configs(before: TrainConfig, now: TrainConfig) -> ConfigChanges:
     found: dict[str, list[str]] = {"free": [], "rounding": [], "exact": []}
     for key, old, new in _differences(before.model_dump(), now.model_dump()):
         kind = "exact"
-        for names, effect in ((ROUNDING, "rounding"), (FREE + CONTENT, "free")):
+        for names, effect in ((ROUNDING, "rounding"), (FREE + FILE_NAMES, "free")):
             if any(f"{key}.".startswith(f"{name}.") for name in names):
                 kind = effect
         found[kind].append(f"{key}: was {old!r}, now {new!r}")
@@ -115,7 +295,13 @@ def open_run(
                 f"{directory} already holds a run; continue it with --resume, or name another "
                 "directory with output=DIR."
             )
-        if not _holds_only_counts(directory):
+        # A start that was killed leaves counted tokens, a reference and temporary files.
+        left = {CACHE_NAME, INPUTS_NAME, CHECKPOINTS_NAME, LOCK}
+        begun = directory.is_dir() and not any((directory / CHECKPOINTS_NAME).glob("*"))
+        if not begun or any(
+            path.name not in left and files.TEMPORARY not in path.name
+            for path in directory.iterdir()
+        ):
             files.refuse_existing(directory)
         return directory, ConfigChanges()
     if not stored.is_file():
@@ -152,11 +338,3 @@ def record_run(config: TrainConfig, inputs: Mapping[str, str], directory: Path) 
     files.write_json(directory / INPUTS_NAME, dict(inputs))
     text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
     files.write_text(directory / CONFIG_NAME, text)
-
-
-def _holds_only_counts(directory: Path) -> bool:
-    """A start that was killed leaves counted tokens, a reference and temporary files."""
-    if not directory.is_dir() or any((directory / CHECKPOINTS_NAME).glob("*")):
-        return False
-    names = {path.name for path in directory.iterdir() if files.TEMPORARY not in path.name}
-    return names <= {CACHE_NAME, INPUTS_NAME, CHECKPOINTS_NAME, LOCK}

@@ -44,8 +44,14 @@ from gplan_jax.training.steps.objectives import (
     SectionObjective,
     make_objective,
 )
-from gplan_jax.training.steps.optimizer import make_optimizer, make_schedule
-from gplan_jax.training.steps.step import Params, TrainState, TrainStep, make_train_step
+from gplan_jax.training.steps.step import (
+    Params,
+    TrainState,
+    TrainStep,
+    make_optimizer,
+    make_schedule,
+    make_train_step,
+)
 from gplan_jax.training.steps.train_config import TrainConfig
 
 Rows = TypeVar("Rows", TrainingSet, PreferenceSet)
@@ -153,7 +159,15 @@ def prepare(config: TrainConfig, directory: Path) -> Run:
     loader: SampleLoader | PreferenceLoader
     if mode is Mode.SCDPO:
         pairs = PreferenceSet.read(config.data.train, encoder=encoder, task=task, faulty=faulty)
-        _warn_of_another_prompt(config, pairs)
+        # A policy is only worth refining on prompts that it knows.
+        own = Path(config.model)
+        if (own / PROMPT_FOLDER).is_dir():
+            known, contexts = load_task(own), [row.context for row in pairs.pairs[0].examples]
+            if any(known.prompt(context) != task.prompt(context) for context in contexts):
+                log_once(
+                    f"warning: {own} was trained with another prompt than data.template="
+                    f"{config.data.template}; its own is data.template={own}/{PROMPT_FOLDER}"
+                )
         pairs = with_prompt_length(config, pairs, pairs.response_lengths(cache_dir=cache))
         pairs, levels_Nx3 = pairs.fitting(cache_dir=cache, faulty=faulty)
         unknown_Nx2x2 = np.full((len(pairs), 2, 2), np.nan, np.float32)  # ``reference`` fills it in
@@ -256,19 +270,6 @@ def with_prompt_length(config: TrainConfig, rows: Rows, responses_N: np.ndarray)
             f"tokens of at most {limit} (data.max_length) for prompt and answer. {error}"
         ) from None
     return replace(rows, task=replace(rows.task, prompt_length=room))
-
-
-def _warn_of_another_prompt(config: TrainConfig, pairs: PreferenceSet) -> None:
-    """A policy is only worth refining on prompts that it knows."""
-    model = Path(config.model)
-    if not (model / PROMPT_FOLDER).is_dir():
-        return
-    known, contexts = load_task(model), [row.context for row in pairs.pairs[0].examples]
-    if any(known.prompt(context) != pairs.task.prompt(context) for context in contexts):
-        log_once(
-            f"warning: {model} was trained with another prompt than data.template="
-            f"{config.data.template}; its own is data.template={model}/{PROMPT_FOLDER}"
-        )
 
 
 def weights_dtype(config: TrainConfig) -> jnp.dtype:

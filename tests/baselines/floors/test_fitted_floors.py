@@ -28,7 +28,7 @@ from gplan_jax.gsisr import (
     check_plan,
     parse_plan,
 )
-from gplan_jax.gsisr.plan_rules import plan_rules
+from gplan_jax.gsisr.filter import plan_rules
 
 LIBRARY = IntentLibrary.load()
 ATOMS = Atoms.of(LIBRARY)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gplan_jax.baselines.sequential.encoder import UNSEEN
-from gplan_jax.baselines.sequential.losses import (
+from gplan_jax.baselines.sequential.encoder import (
     MOST_NATS,
+    UNSEEN,
     bce_loss,
     progressive_loss,
     softmax_loss,

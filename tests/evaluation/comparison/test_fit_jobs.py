@@ -13,15 +13,15 @@ import toy_arms
 
 from gplan_jax.baselines.fitting.arms import Arm, Arms, Fitted
 from gplan_jax.baselines.rows.features import InputMode
-from gplan_jax.evaluation.comparison.fit_jobs import (
+from gplan_jax.evaluation.comparison.results import seed_path, trials_path
+from gplan_jax.evaluation.comparison.setup import ComparisonSetup, rows_of_folds
+from gplan_jax.evaluation.comparison.worker_pool import (
     FitJob,
     all_jobs,
     choose_trial,
     next_job,
     run_fit,
 )
-from gplan_jax.evaluation.comparison.results import seed_path, trials_path
-from gplan_jax.evaluation.comparison.setup import ComparisonSetup, rows_of_folds
 from gplan_jax.gsisr import IntentLibrary, Sample
 
 LIBRARY = IntentLibrary.load()

@@ -24,7 +24,7 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import file_digest, read_json, read_jsonl, write_json, write_jsonl
 from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import IntentLibrary, Sample, canonical_plan, read_samples, write_samples
-from gplan_jax.inference.prediction.manifest import MANIFEST
+from gplan_jax.inference.prediction.predict import MANIFEST
 
 LIBRARY = IntentLibrary.load()
 WEATHER, REMINDER, CARD = ({"工具名称": f"tool_{n}"} for n in (9, 8, 6))

@@ -10,9 +10,8 @@ import toy_arms
 
 from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.evaluation.comparison import worker_pool
-from gplan_jax.evaluation.comparison.fit_jobs import FitJob, all_jobs
 from gplan_jax.evaluation.comparison.setup import ComparisonSetup, rows_of_folds
-from gplan_jax.evaluation.comparison.worker_pool import LOG, run_jobs
+from gplan_jax.evaluation.comparison.worker_pool import LOG, FitJob, all_jobs, run_jobs
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary
 

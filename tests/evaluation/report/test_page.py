@@ -11,7 +11,7 @@ import pytest
 
 from gplan_jax.evaluation.comparison.results import ComparisonResults, read_results
 from gplan_jax.evaluation.report.page import PAPER, render_report, write_report
-from gplan_jax.evaluation.report.verdict import figure, verdict
+from gplan_jax.evaluation.report.page_tables import figure, verdict
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, write_json
 from gplan_jax.gsisr import IntentLibrary, Sample

@@ -154,7 +154,7 @@ def test_intents_have_short_names(
 
 
 def test_every_admissible_intent_has_an_english_name_of_its_own(library: IntentLibrary) -> None:
-    from gplan_jax.gsisr.plan_rules import admissible_intents
+    from gplan_jax.gsisr.filter import admissible_intents
 
     names = [intent_label(intent, library).english for intent in admissible_intents(library)]
     assert all(names) and len(set(names)) == len(names)

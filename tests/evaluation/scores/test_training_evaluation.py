@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gplan_jax.evaluation.scores.training_evaluation import train_and_evaluate
+from gplan_jax.evaluation.scores.model_evaluation import train_and_evaluate
 from gplan_jax.foundation import GplanError
 from gplan_jax.training.steps.train_config import TrainConfig
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gplan_jax.data.tasks.gsisr_task import MODEL_MEASURES
-from gplan_jax.evaluation.sensitivity.sensitivity_tables import PAIR_HEADINGS, sensitivity_view
+from gplan_jax.evaluation.sensitivity.model_comparison import PAIR_HEADINGS, sensitivity_view
 from gplan_jax.foundation.tables import plain_text
 
 

@@ -24,7 +24,7 @@ from gplan_jax.evaluation.significance.arm_summary import (
 )
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, canonical_plan
-from gplan_jax.gsisr.plan_rules import admissible_intents
+from gplan_jax.gsisr.filter import admissible_intents
 
 ROWS = 120
 SINGLE = [f"u{i:03}" for i in range(ROWS)]

@@ -16,7 +16,7 @@ from gplan_jax.evaluation.significance.metric_study import (
 )
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, Plan, canonical_plan, check_plan
-from gplan_jax.gsisr.plan_rules import admissible_intents, plan_rules
+from gplan_jax.gsisr.filter import admissible_intents, plan_rules
 
 LIBRARY = IntentLibrary.load()
 INTENTS = admissible_intents(LIBRARY)

@@ -8,11 +8,12 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-from gplan_jax.inference.doctor import kernels
-from gplan_jax.inference.doctor.findings import Finding
+from gplan_jax.inference.doctor import devices
+from gplan_jax.inference.doctor.machine import Finding
 from gplan_jax.inference.doctor.run import caught
 from gplan_jax.inference.engine import passes
-from gplan_jax.models.attention import causal, cudnn, merge, splash
+from gplan_jax.models.attention import causal, merge
+from gplan_jax.models.attention import kernels as attention
 from gplan_jax.models.attention.check import PLAIN_FLASH
 from gplan_jax.models.layers import projection, vocabulary
 
@@ -20,12 +21,12 @@ from gplan_jax.models.layers import projection, vocabulary
 def found(name: str) -> Finding:
     if name.startswith("int8"):
         pytest.importorskip("qwix")
-    return caught(name, kernels.kernel_checks()[name])
+    return caught(name, devices.kernel_checks()[name])
 
 
 def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """No kernel is refused for the platform."""
-    monkeypatch.setattr(kernels, "resolve_kernel", lambda name, **_: name)
+    monkeypatch.setattr(devices, "resolve_kernel", lambda name, **_: name)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
@@ -47,14 +48,14 @@ def test_a_kernel_for_other_devices_is_absent(kernel: str) -> None:
 
 def test_splash_interpreted_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
     anywhere(monkeypatch)
-    interpreted = partial(splash.splash_attention, interpret=True)
-    monkeypatch.setattr(splash, "splash_attention", interpreted)
+    interpreted = partial(attention.splash_attention, interpret=True)
+    monkeypatch.setattr(attention, "splash_attention", interpreted)
     assert found("attention splash fp32").state == "ok"
 
 
 def test_cudnn_over_a_plain_flash_call_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
     anywhere(monkeypatch)
-    monkeypatch.setattr(cudnn, "CUDNN_FLASH", PLAIN_FLASH)
+    monkeypatch.setattr(attention, "CUDNN_FLASH", PLAIN_FLASH)
     assert found("attention cudnn bf16").state == "ok"
 
 
@@ -76,11 +77,11 @@ _ATTEND_BLOCK, _WRITTEN = causal._attend_block, passes._written
 BROKEN = {
     "attention xla fp32": (causal, "_attend_block", one_key_late),
     "attention cudnn bf16": (
-        cudnn,
+        attention,
         "CUDNN_FLASH",
         merge.Flash(PLAIN_FLASH.forward, forgets_the_whole),
     ),
-    "attention splash fp32": (splash, "splash_attention", without_context),
+    "attention splash fp32": (attention, "splash_attention", without_context),
     "prefix tree merge fp32": (merge, "_empty", lambda context: context.lengths < 0),
     "int8 weights bf16": (projection, "dense", lambda m: m.qvalue.astype(m.dtype) * 0.01),
     "engine passes fp32": (
@@ -88,7 +89,7 @@ BROKEN = {
         "_written",
         lambda cache, k, v, at: _WRITTEN(cache, k, v, (*at[:2], at[2] + 1, 0, 0)),
     ),
-    "embedding bf16": (kernels, "embed_tokens", lambda t, ids_BxS, dtype: t[ids_BxS ^ 1]),
+    "embedding bf16": (devices, "embed_tokens", lambda t, ids_BxS, dtype: t[ids_BxS ^ 1]),
     "head fp32": (
         vocabulary,
         "chunked_token_nll",
@@ -124,7 +125,7 @@ def test_weights_rounded_by_more_than_half_a_step_are_wrong(
         down = jnp.floor(matrix.astype(jnp.float32) / right.scale).astype(jnp.int8)
         return right.replace(qvalue=down)
 
-    monkeypatch.setattr(kernels, "to_small", floored)
+    monkeypatch.setattr(devices, "to_small", floored)
     finding = found("int8 weights fp32")
     assert finding.state == "wrong" and "steps from its 8-bit one" in finding.seen
 
@@ -135,6 +136,6 @@ def test_too_little_memory_for_a_check_is_no_fault_of_a_kernel(
     def full(*_: Any, **__: Any) -> Any:
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
 
-    monkeypatch.setattr(kernels, "compare", full)
+    monkeypatch.setattr(devices, "compare", full)
     finding = found("head bf16")
     assert finding.state == "absent" and "too little memory" in finding.mend

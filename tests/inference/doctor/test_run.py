@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from gplan_jax.inference.doctor import run
-from gplan_jax.inference.doctor.findings import Finding, describe
+from gplan_jax.inference.doctor.machine import Finding, describe
 
 CHECKS = ("devices", "product", "kernel", "last")
 # Starts each check that isn't done, and does at one of them what a broken machine does.

@@ -17,7 +17,7 @@ from gplan_jax.gsisr import Intent, IntentLibrary, Plan, Sample, canonical_plan,
 from gplan_jax.gsisr.intent_counts import IntentCounts
 from gplan_jax.inference.engine.best_plans import SearchRow
 from gplan_jax.inference.engine.continuous import ContinuousDecoder
-from gplan_jax.inference.engine.feedback import start_after
+from gplan_jax.inference.engine.decoder_setup import start_after
 from gplan_jax.inference.engine.programs import Programs
 from gplan_jax.inference.engine.requests import BadOption, PlanRequest
 from gplan_jax.inference.grammar.drafts import DraftModel

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gplan_jax.inference.engine.continuous import PrefixPages
 from gplan_jax.inference.engine.passes import KVCache
-from gplan_jax.inference.engine.prefix_pages import PrefixPages
 
 PAGE = 4
 PAGE_BYTES = 2 * 8

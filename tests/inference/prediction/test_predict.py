@@ -32,8 +32,7 @@ from gplan_jax.gsisr import (
 )
 from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.inference.prediction import predict as module
-from gplan_jax.inference.prediction.manifest import MANIFEST, Manifest, merge_shards
-from gplan_jax.inference.prediction.predict import predict
+from gplan_jax.inference.prediction.predict import MANIFEST, Manifest, merge_shards, predict
 
 ROWS, PART_ROWS = 14, 4
 # One shape of prompts for all rows, which are longer.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.models.attention import cudnn as attention_cudnn
+from gplan_jax.models.attention import kernels as attention_cudnn
 from gplan_jax.models.attention.causal import Context, causal_attention
 
 # What the compiler must know of an H200, in XLA's GpuTargetConfigProto.

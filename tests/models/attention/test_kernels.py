@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from gplan_jax.foundation import GplanError
 from gplan_jax.models.attention import causal as attention_module
 from gplan_jax.models.attention.causal import Context, causal_attention
+from gplan_jax.models.attention.kernels import block_size, splash_attention
 from gplan_jax.models.attention.merge import Flash, merged_attention
-from gplan_jax.models.attention.splash import block_size, splash_attention
 
 B, T, C, N, K, H = 3, 10, 5, 4, 2, 8
 

@@ -64,10 +64,10 @@ def main() -> None:
     from test_kernels import PLAIN_FLASH
 
     from gplan_jax.foundation import GplanError
-    from gplan_jax.models.attention import cudnn as attention_cudnn
+    from gplan_jax.models.attention import kernels as attention_cudnn
     from gplan_jax.models.attention.causal import Context, causal_attention, over_mesh
+    from gplan_jax.models.attention.kernels import splash_attention
     from gplan_jax.models.attention.merge import merged_attention
-    from gplan_jax.models.attention.splash import splash_attention
     from gplan_jax.models.layers.sharding import constrain
 
     queries, keys, heads, kv_heads, head_dim = 16, 6, 4, 2, 8

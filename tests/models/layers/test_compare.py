@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gplan_jax.models.layers.compare import Comparison, compare, rounding
+from gplan_jax.models.attention.check import Comparison, compare, rounding
 
 X, W = (np.random.default_rng(seed).normal(size=(32, 32)).astype(np.float32) for seed in (0, 1))
 

@@ -10,7 +10,7 @@ from fake_engine import FakeEngine
 
 from gplan_jax.gsisr import Sample
 from gplan_jax.inference.engine.requests import EngineSnapshot, PlanRequest
-from gplan_jax.serving.http.errors import ApiError
+from gplan_jax.serving.http.bodies import ApiError
 from gplan_jax.serving.http.middleware import Gate
 
 

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.inference.engine.requests import EngineSnapshot
-from gplan_jax.serving.http import connections
+from gplan_jax.serving.http import server as connections
 from gplan_jax.serving.http.server import listen
 from gplan_jax.serving.planning.models import MAIN, LoadedModel, Models, NoEngineYet
 from gplan_jax.serving.planning.serve import allowed_hosts

@@ -22,7 +22,7 @@ from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import COLUMNS, facts_of
 from gplan_jax.gsisr.row_form import public_form
 from gplan_jax.inference.engine.requests import BadOption, NotFinite, Overloaded, PlanRequest
-from gplan_jax.serving.http.pages import SHARED_PAGE_FILES
+from gplan_jax.serving.http.bodies import SHARED_PAGE_FILES
 from gplan_jax.serving.planning.app import PAGE, PAGE_FILES
 from gplan_jax.serving.planning.schemas import MAX_CONTEXTS, MAX_VALUE_CHARS
 

@@ -17,8 +17,7 @@ import httpx2
 import pytest
 from reviews import ROWS, serving, store_of, write_review_of
 
-from gplan_jax.serving.review.review_app import create_review_app, end_message
-from gplan_jax.serving.review.review_store import ReviewStore
+from gplan_jax.serving.review.review_app import ReviewStore, create_review_app, end_message
 from gplan_jax.synthesis.seeds.review_file import read_review
 
 BASE = "http://127.0.0.1:8010"

@@ -9,9 +9,9 @@ import pytest
 from reviews import ROWS, store_of, write_review_of
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.serving.review.review_store import NotASeed, Outdated, ReviewStore
-from gplan_jax.synthesis.seeds.draft import Draft
+from gplan_jax.serving.review.review_app import NotASeed, Outdated, ReviewStore
 from gplan_jax.synthesis.seeds.review_file import Decision, ReviewVerdict, read_review
+from gplan_jax.synthesis.seeds.seed_candidates import Draft
 
 
 @pytest.fixture

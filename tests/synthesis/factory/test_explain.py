@@ -23,8 +23,7 @@ from gplan_jax.gsisr import (
 from gplan_jax.reasoning import ReasoningTrace, parse_trace, write_trace
 from gplan_jax.synthesis.factory.labelled_files import explain_file
 from gplan_jax.synthesis.rules.service_rules import ServiceRules
-from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
-from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
+from gplan_jax.synthesis.teachers.teacher import RuleTeacher, TeacherAnswer
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 Truth = Callable[[Sample, str], bool]

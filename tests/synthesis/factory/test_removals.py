@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gplan_jax.foundation.files import read_jsonl
 from gplan_jax.gsisr import IntentLibrary, Label, Sample, Violation, canonical_plan, parse_plan
-from gplan_jax.synthesis.factory.removals import TIERS, Duplicates, Removal, check_label
+from gplan_jax.synthesis.factory.output_files import TIERS, Duplicates, Removal, check_label
 from gplan_jax.synthesis.factory.synthesize import SynthesisSettings, synthesize
 from gplan_jax.synthesis.world.faults import BROKEN_REASONING, CODES, plant_fault
 from gplan_jax.synthesis.world.simulation import simulate_rows

@@ -30,7 +30,7 @@ from gplan_jax.synthesis.factory.factory_report import PlanMix
 from gplan_jax.synthesis.factory.output_files import OutputFiles
 from gplan_jax.synthesis.factory.synthesize import NumberedContext, numbered, run_factory
 from gplan_jax.synthesis.rules.service_rules import ServiceRules
-from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
+from gplan_jax.synthesis.teachers.teacher import TeacherAnswer
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 LIBRARY = IntentLibrary.load()

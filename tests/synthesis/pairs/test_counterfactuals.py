@@ -45,8 +45,7 @@ from gplan_jax.synthesis.pairs.perturbations import (
     harvest,
     load_spec,
 )
-from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
-from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
+from gplan_jax.synthesis.teachers.teacher import RuleTeacher, TeacherAnswer
 from gplan_jax.synthesis.world.simulation import simulate_rows
 from tests.synthesis.situations import AMAP
 

@@ -11,7 +11,7 @@ import pytest
 from gplan_jax.gsisr import IntentLibrary, write_samples
 from gplan_jax.synthesis.seeds.draw_candidates import write_review_files
 from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate, candidates_of, read_candidates
-from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
+from gplan_jax.synthesis.teachers.teacher import RuleTeacher
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 CANDIDATES = 12

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, RowPlace, canonical_plan, check_plan, parse_label
-from gplan_jax.synthesis.seeds.draft import Draft, block_names, faults_of, plan_words
+from gplan_jax.synthesis.seeds.seed_candidates import Draft, block_names, faults_of, plan_words
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 ROWS = list(simulate_rows(30, seed=6))

@@ -13,12 +13,10 @@ from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.gsisr import IntentLibrary, Plan, Sample, write_samples
 from gplan_jax.reasoning import ReasoningTrace, split_response
 from gplan_jax.synthesis.rules.service_rules import ServiceRules
-from gplan_jax.synthesis.seeds.draft import Draft
 from gplan_jax.synthesis.seeds.draw_candidates import draw_rows, write_review_files
-from gplan_jax.synthesis.seeds.seed_candidates import candidates_of, read_candidates
-from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
-from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
-from gplan_jax.synthesis.teachers.seed import stratum_of
+from gplan_jax.synthesis.seeds.seed_candidates import Draft, candidates_of, read_candidates
+from gplan_jax.synthesis.teachers.seed_selection import stratum_of
+from gplan_jax.synthesis.teachers.teacher import RuleTeacher, TeacherAnswer
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 ROWS = [dataclasses.replace(row, id=f"u{i}") for i, row in enumerate(simulate_rows(6, seed=4))]

@@ -11,7 +11,7 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary, canonical_plan, read_samples
 from gplan_jax.synthesis.seeds.import_reviews import import_reviews, report_path
 from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate
-from gplan_jax.synthesis.teachers.seed import read_seeds
+from gplan_jax.synthesis.teachers.seed_selection import read_seeds
 
 Rows = list[dict[str, str]]
 REASON = "理由改过了。"

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary
-from gplan_jax.synthesis.seeds.draft import Draft, block_names
 from gplan_jax.synthesis.seeds.review_file import (
     VERDICTS,
     Decision,
@@ -23,7 +22,7 @@ from gplan_jax.synthesis.seeds.review_file import (
     unguarded,
     write_review,
 )
-from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate
+from gplan_jax.synthesis.seeds.seed_candidates import Draft, SeedCandidate, block_names
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 Rows = list[dict[str, str]]

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import IntentLibrary
-from gplan_jax.synthesis.seeds.draft import Draft
 from gplan_jax.synthesis.seeds.review_file import Decision, ReviewVerdict
 from gplan_jax.synthesis.seeds.reviewer_agreement import (
     agreement_of,
@@ -21,7 +20,7 @@ from gplan_jax.synthesis.seeds.reviewer_agreement import (
     kappa,
     measure,
 )
-from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate
+from gplan_jax.synthesis.seeds.seed_candidates import Draft, SeedCandidate
 
 WORDS: dict[str, ReviewVerdict] = {"a": "accept", "e": "edit", "r": "reject", "-": ""}
 

@@ -15,11 +15,9 @@ from gplan_jax.gsisr import IntentLibrary, Plan, RowPlace, Sample, parse_plan
 from gplan_jax.synthesis.rules.service_rules import ServiceRules
 from gplan_jax.synthesis.teachers.chat_teacher import ChatTeacher, TeacherConfig
 from gplan_jax.synthesis.teachers.load import load_teacher, note_of, settings_of
-from gplan_jax.synthesis.teachers.protocol import Teacher
 from gplan_jax.synthesis.teachers.reply import answer_schema, write_reply
-from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
-from gplan_jax.synthesis.teachers.seed import read_seed
-from gplan_jax.synthesis.teachers.seed_selection import SeedPool
+from gplan_jax.synthesis.teachers.seed_selection import SeedPool, read_seed
+from gplan_jax.synthesis.teachers.teacher import RuleTeacher, Teacher
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 LIBRARY = IntentLibrary.load()

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.gsisr import COLUMNS, IntentLibrary, RowPlace, Sample, Violation, parse_plan
-from gplan_jax.synthesis.teachers.prompt import PROMPTS, TeacherPrompt, guarded, quoted
+from gplan_jax.synthesis.teachers.chat_teacher import PROMPTS, TeacherPrompt, guarded, quoted
 from gplan_jax.synthesis.teachers.reply import read_answer, read_explanation
-from gplan_jax.synthesis.teachers.seed import read_seed
+from gplan_jax.synthesis.teachers.seed_selection import read_seed
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 LIBRARY = IntentLibrary.load()

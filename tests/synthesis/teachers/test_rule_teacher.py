@@ -7,8 +7,7 @@ import pytest
 
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.gsisr import IntentLibrary, RowPlace, Sample, check_plan, parse_label
-from gplan_jax.synthesis.teachers.protocol import TeacherAnswer
-from gplan_jax.synthesis.teachers.rule_teacher import RuleTeacher
+from gplan_jax.synthesis.teachers.teacher import RuleTeacher, TeacherAnswer
 from gplan_jax.synthesis.world.faults import BROKEN_REASONING, CODES, FAULTY_SHARE
 
 

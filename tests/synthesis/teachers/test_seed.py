@@ -15,7 +15,7 @@ from gplan_jax.gsisr import (
     write_samples,
 )
 from gplan_jax.reasoning import split_response, write_trace
-from gplan_jax.synthesis.teachers.seed import read_seeds
+from gplan_jax.synthesis.teachers.seed_selection import read_seeds
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 ROWS = list(simulate_rows(20, seed=9))

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gplan_jax.gsisr import IntentLibrary, Plan, RowPlace, Sample, canonical_plan
-from gplan_jax.synthesis.teachers.seed import Seed, read_seed
-from gplan_jax.synthesis.teachers.seed_selection import SeedPool, spread
+from gplan_jax.synthesis.teachers.seed_selection import Seed, SeedPool, read_seed, spread
 from gplan_jax.synthesis.world.simulation import simulate_rows
 
 TOOLS = ("tool_3", "tool_6", "tool_8", "tool_9", "tool_10")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from gplan_jax.gsisr import Sample
-from gplan_jax.synthesis.triggers.log_events import LogEvent
 from gplan_jax.synthesis.triggers.trigger_search import MomentCounts, find_contexts
 from gplan_jax.synthesis.triggers.trigger_spec import TriggerSpec, load_triggers
+from gplan_jax.synthesis.triggers.user_memory import LogEvent
 
 MONDAY = datetime(2026, 3, 2)
 MakeEvent = Callable[..., LogEvent]

@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.synthesis.triggers.log_events import place_id, profile_value, user_id, word
+from gplan_jax.synthesis.triggers.user_memory import place_id, profile_value, user_id, word
 
 TEXT = st.text(max_size=80)
 

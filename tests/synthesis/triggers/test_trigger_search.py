@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from gplan_jax.foundation.config import parse_yaml
 from gplan_jax.gsisr import Sample, facts_of, short_term
-from gplan_jax.synthesis.triggers.log_events import LogEvent
 from gplan_jax.synthesis.triggers.trigger_search import MomentCounts, find_contexts
 from gplan_jax.synthesis.triggers.trigger_spec import SHIPPED_SPEC, TriggerSpec, load_triggers
+from gplan_jax.synthesis.triggers.user_memory import LogEvent
 
 DOCUMENTATION = Path(__file__).parents[3] / "docs" / "triggers.md"
 MONDAY = datetime(2026, 3, 2)

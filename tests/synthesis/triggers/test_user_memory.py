@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from gplan_jax.gsisr import Habit, long_term, short_term
 from gplan_jax.gsisr.facts import long_term_text
-from gplan_jax.synthesis.triggers.log_events import NOWHERE, Spot, place_id, word
 from gplan_jax.synthesis.triggers.trigger_spec import (
     HabitualSpec,
     LongTerm,
@@ -19,11 +18,15 @@ from gplan_jax.synthesis.triggers.trigger_spec import (
     load_triggers,
 )
 from gplan_jax.synthesis.triggers.user_memory import (
+    NOWHERE,
     LongTermMemory,
     ShortTermMemory,
+    Spot,
     Stays,
     habitual_spots,
+    place_id,
     short_term_text,
+    word,
 )
 
 MONDAY = datetime(2026, 3, 2)

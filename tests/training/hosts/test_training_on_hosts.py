@@ -29,7 +29,7 @@ from gplan_jax.training.loop.loop import train
 from gplan_jax.training.loop.metrics_log import read_log
 from gplan_jax.training.loop.reference import read_table
 from gplan_jax.training.resume.checkpoints import RunCheckpoints, abstract
-from gplan_jax.training.resume.run_record import fingerprint_inputs
+from gplan_jax.training.resume.run_directory import fingerprint_inputs
 from gplan_jax.training.steps.setup import prepare
 from gplan_jax.training.steps.step import TrainState
 from gplan_jax.training.steps.train_config import TrainConfig

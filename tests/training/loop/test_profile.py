@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from gplan_jax.training.loop import loop
 from gplan_jax.training.loop.metrics_log import TIMINGS, read_log
-from gplan_jax.training.loop.profile import profiled_steps
+from gplan_jax.training.loop.run_clock import profiled_steps
 from gplan_jax.training.steps import setup
 from gplan_jax.training.steps.train_config import LoggingConfig, TrainConfig
 

@@ -12,14 +12,13 @@ from flax import nnx
 
 from gplan_jax.data.batches import SampleRows
 from gplan_jax.models import load_qwen3
-from gplan_jax.training.hosts.peak import measured_peak
 from gplan_jax.training.loop.metrics_log import (
     MetricsLog,
     read_log,
     seconds_before,
     speed_and_time,
 )
-from gplan_jax.training.loop.run_clock import PHASES, WallTime
+from gplan_jax.training.loop.run_clock import PHASES, WallTime, measured_peak
 from gplan_jax.training.steps.setup import prepare
 from gplan_jax.training.steps.train_config import TrainConfig
 

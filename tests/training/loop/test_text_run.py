@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from gplan_jax.cli.main import app
 from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.evaluation.scores.training_evaluation import train_and_evaluate
+from gplan_jax.evaluation.scores.model_evaluation import train_and_evaluate
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.models.checkpoints.model_directory import ParameterStore, read_config

@@ -26,9 +26,8 @@ from gplan_jax.training.memory.batch_shape import (
     batch_shape,
     segments,
 )
-from gplan_jax.training.memory.plan import MemoryPlan, useful_flops
 from gplan_jax.training.memory.planning import estimate, plan_memory
-from gplan_jax.training.memory.report import describe
+from gplan_jax.training.memory.report import MemoryPlan, describe, useful_flops
 from gplan_jax.training.memory.topologies import parse_topology
 from gplan_jax.training.steps.setup import prepare
 from gplan_jax.training.steps.train_config import TrainConfig

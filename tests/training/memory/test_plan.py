@@ -17,9 +17,8 @@ from gplan_jax.models.qwen3.model import abstract_qwen3
 from gplan_jax.training.memory.abstract_step import QWEN3_SHAPES, kept_activation_bytes, model_shape
 from gplan_jax.training.memory.batch_shape import BatchShape, RowLengths, batch_shape
 from gplan_jax.training.memory.hlo_costs import Collective, HloCosts
-from gplan_jax.training.memory.plan import MemoryPlan, roofline, useful_flops
 from gplan_jax.training.memory.planning import estimate, needed_bytes, plan_memory
-from gplan_jax.training.memory.report import describe, verdict
+from gplan_jax.training.memory.report import MemoryPlan, describe, roofline, useful_flops, verdict
 from gplan_jax.training.memory.topologies import CHIPS, GIB, parse_topology
 from gplan_jax.training.steps.train_config import TrainConfig
 

@@ -12,8 +12,8 @@ from gplan_jax.models.qwen3.config import Qwen3Config
 from gplan_jax.training.hosts.mesh import mesh_shape
 from gplan_jax.training.memory.abstract_step import QWEN3_SHAPES
 from gplan_jax.training.memory.batch_shape import BatchShape
-from gplan_jax.training.memory.plan import Memory, MemoryPlan
 from gplan_jax.training.memory.planning import overrides, search_fitting, stages
+from gplan_jax.training.memory.report import Memory, MemoryPlan
 from gplan_jax.training.memory.topologies import parse_topology
 from gplan_jax.training.steps.train_config import TrainConfig
 

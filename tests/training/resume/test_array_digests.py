@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gplan_jax.training.resume.array_digests import digest_arrays
+from gplan_jax.training.resume.run_directory import digest_arrays
 
 
 def checksum(x: np.ndarray) -> int:

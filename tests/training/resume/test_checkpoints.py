@@ -16,7 +16,6 @@ import pytest
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json
 from gplan_jax.training.resume import checkpoints as checkpoints_module
-from gplan_jax.training.resume.array_digests import digest_arrays
 from gplan_jax.training.resume.checkpoints import (
     RunCheckpoints,
     abstract,
@@ -24,7 +23,7 @@ from gplan_jax.training.resume.checkpoints import (
     disk_errors,
     named_arrays,
 )
-from gplan_jax.training.resume.run_record import make_record
+from gplan_jax.training.resume.run_directory import digest_arrays, make_record
 from gplan_jax.training.steps.step import TrainState
 from gplan_jax.training.steps.train_config import TrainConfig
 

@@ -9,7 +9,7 @@ import pytest
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.training.resume.run_directory import (
-    CONTENT,
+    FILE_NAMES,
     FREE,
     ROUNDING,
     compare_configs,
@@ -111,7 +111,7 @@ def test_no_change_is_none() -> None:
 
 def test_the_tables_name_keys_that_exist() -> None:
     values = changed_config().model_dump()
-    for name in FREE + ROUNDING + CONTENT:
+    for name in FREE + ROUNDING + FILE_NAMES:
         here: Any = values
         for part in name.split("."):
             assert part in here, name

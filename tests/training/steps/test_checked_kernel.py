@@ -13,8 +13,8 @@ import pytest
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.models import load_qwen3
-from gplan_jax.models.attention import causal, check, splash
-from gplan_jax.models.layers.compare import Comparison
+from gplan_jax.models.attention import causal, check, kernels
+from gplan_jax.models.attention.check import Comparison
 from gplan_jax.training.hosts.mesh import MeshConfig, make_mesh
 from gplan_jax.training.loop.loop import train
 from gplan_jax.training.steps import setup
@@ -51,7 +51,7 @@ def test_a_run_goes_on_with_xla_and_one_warning(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     taken("splash")
-    monkeypatch.setattr(splash, "splash_attention", without_contexts)
+    monkeypatch.setattr(kernels, "splash_attention", without_contexts)
     model = train(make_config(tmp_path / "run"))
     said = capsys.readouterr().err
     assert said.count("warning: the attention kernel splash fails its check here (error ") == 1
@@ -102,8 +102,8 @@ def test_a_kernel_that_is_right_is_kept(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     taken("splash")
-    interpreted = partial(splash.splash_attention, interpret=True)
-    monkeypatch.setattr(splash, "splash_attention", interpreted)
+    interpreted = partial(kernels.splash_attention, interpret=True)
+    monkeypatch.setattr(kernels, "splash_attention", interpreted)
     assert chosen("auto") == chosen("splash") == "splash"
     assert capsys.readouterr().err == ""
 

@@ -10,7 +10,7 @@ from flax import nnx
 from gplan_jax.foundation import GplanError
 from gplan_jax.models import Qwen3, Qwen3Config
 from gplan_jax.objectives import CompressionCurriculum
-from gplan_jax.training.steps.optimizer import decay_mask, make_optimizer, make_schedule
+from gplan_jax.training.steps.step import decay_mask, make_optimizer, make_schedule
 from gplan_jax.training.steps.train_config import OptimizerConfig
 
 CONFIG = Qwen3Config(64, 16, 24, 2, 2, 1, head_dim=8, tie_word_embeddings=True)

@@ -14,7 +14,7 @@ from gplan_jax.data.tasks.task import TASK_FILE
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import write_json
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
-from gplan_jax.training.resume.run_record import UNCUT, changed_content
+from gplan_jax.training.resume.run_directory import UNCUT, changed_content
 from gplan_jax.training.steps.setup import with_prompt_length
 from gplan_jax.training.steps.train_config import TrainConfig
 
