@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.foundation.config import Config
+from gplan_jax.foundation.config import Config, api_key
 
 Structured = Literal["auto", "json_schema", "json_object", "none"]
 # Fields of the body that the client writes itself; ``extra`` can't set them.
@@ -88,19 +87,8 @@ class ChatConfig(Config):
 
 
 def read_api_key(config: ChatConfig) -> SecretStr | None:
-    """The key from the environment, never shown in errors; None where no variable is named."""
-    name = config.api_key_env
-    if name is None:
-        return None
-    key = os.environ.get(name, "").strip()
-    if not key:
-        raise GplanError(
-            f"The environment variable {name} is not set; it should hold the API key of "
-            f"{config.base_url} (api_key_env names it)."
-        )
-    if not (key.isascii() and key.isprintable()):
-        raise GplanError(f"The API key in {name} holds characters that no HTTP header can carry.")
-    return SecretStr(key)
+    """The server's key from the environment; None where no variable is named."""
+    return api_key(config.api_key_env, f" of {config.base_url} (api_key_env names it)")
 
 
 def is_loopback(host: str) -> bool:

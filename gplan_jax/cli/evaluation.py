@@ -42,7 +42,7 @@ def evaluate(
 
     from gplan_jax.evaluation.scores.model_evaluation import evaluate_model
     from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS
-    from gplan_jax.evaluation.scores.score_tables import failures_table, metrics_table
+    from gplan_jax.evaluation.scores.score_tables import metrics_view
     from gplan_jax.models.checkpoints.hub import hub_name
 
     decoding = options.planning_options(model, data, decoding)
@@ -57,9 +57,7 @@ def evaluate(
         mode=mode,
         **decoding,
     )
-    Console().print(metrics_table(metrics, name=hub_name(model) or model.name))
-    if failures := failures_table(metrics):
-        Console().print(failures)
+    Console().print(metrics_view(metrics, name=hub_name(model) or model.name))
     typer.echo(f"Finished. The result is in {out}")
     typer.echo(f"  every answer with its scores  {out / PREDICTIONS}")
     typer.echo(f"  means and intervals           {out / METRICS}")
@@ -75,13 +73,11 @@ def score(
     """
 
     from gplan_jax.evaluation.scores.offline import score_file
-    from gplan_jax.evaluation.scores.score_tables import failures_table, metrics_table
+    from gplan_jax.evaluation.scores.score_tables import metrics_view
 
     found = options.service_of(service, data=predictions)
     metrics = score_file(predictions, found.library)
-    Console().print(metrics_table(metrics, name="predictions"))
-    if failures := failures_table(metrics):
-        Console().print(failures)
+    Console().print(metrics_view(metrics, name="predictions"))
     typer.echo(f"Computed from the texts in {predictions}; nothing was written.")
 
 

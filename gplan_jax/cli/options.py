@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,18 +169,6 @@ def connection(engine: str, workers: int | None, address: str | None) -> Connect
     from gplan_jax.integrations.ray import ClientOfWorkers
 
     return functools.partial(ClientOfWorkers, workers=workers, address=address)
-
-
-def read_api_key(variable: str | None) -> str | None:
-    """The API key from an environment variable, None where none is named."""
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "")
-    if not key:
-        raise GplanError(f"{variable} is not set; put the API key into it.")
-    if not (key.isascii() and key.isprintable() and " " not in key):
-        raise GplanError(f"{variable} may hold visible ASCII characters only: a header carries it.")
-    return key
 
 
 def model_directory(given: Path) -> Path:

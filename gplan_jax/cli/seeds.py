@@ -12,7 +12,7 @@ from gplan_jax.cli.options import OnError, Service, service_of
 from gplan_jax.cli.synthesis import Cache, Overrides, Seeds, TeacherName, named_teacher
 from gplan_jax.foundation.errors import require_extra
 from gplan_jax.foundation.faulty_rows import FaultyRows
-from gplan_jax.foundation.files import write_json
+from gplan_jax.foundation.files import report_path, write_json
 
 if TYPE_CHECKING:
     from gplan_jax import gsisr
@@ -124,7 +124,7 @@ def import_(
     """
 
     from gplan_jax.synthesis.seeds.draw_candidates import strata_table
-    from gplan_jax.synthesis.seeds.import_reviews import import_reviews, report_path
+    from gplan_jax.synthesis.seeds.import_reviews import import_reviews
 
     known = service_of_review(service, files[0], candidates)
     report = import_reviews(

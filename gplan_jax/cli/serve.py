@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 
 from gplan_jax.cli import options
-from gplan_jax.cli.options import model_directory, named_paths, read_api_key
+from gplan_jax.cli.options import model_directory, named_paths
 from gplan_jax.foundation import GplanError
-from gplan_jax.foundation.config import load_config
+from gplan_jax.foundation.config import api_key, load_config
 from gplan_jax.foundation.errors import require_extra
 from gplan_jax.inference.engine.requests import DecodingMode
 
@@ -98,8 +98,6 @@ def serve(
     Example: curl -s localhost:8000/v1/plan -H 'Content-Type: application/json'
     -d '{"context": {"currenttime": "2026-05-04 18:16:38", "trigger_1": "加油"}}'
     """
-    from pydantic import SecretStr
-
     from gplan_jax.abtest.experiment import AbTest
     from gplan_jax.inference.engine.requests import EngineConfig
 
@@ -115,7 +113,7 @@ def serve(
 
     if replicas != "auto" and not (replicas.isascii() and replicas.isdigit() and int(replicas)):
         raise GplanError(f"--replicas {replicas} is none; it is a number from 1, or auto.")
-    key, admin_key = options.read_api_key(api_key_env), options.read_api_key(admin_key_env)
+    key, admin_key = api_key(api_key_env), api_key(admin_key_env)
     trial = load_config(AbTest, experiment) if experiment else None
     words = load_config(Labels, labels).labels if labels else {}
     task = load_task(model, service=service, template=template, response=response)
@@ -139,8 +137,8 @@ def serve(
             max_deadline_ms=max(deadline_ms, 60_000),
             max_body_kib=max_body_kib,
             drain_s=drain_s,
-            api_key=SecretStr(key) if key else None,
-            admin_key=SecretStr(admin_key) if admin_key else None,
+            api_key=key,
+            admin_key=admin_key,
             hosts=allowed_hosts(host, allow_host or []),
             log_contexts=log_contexts,
             experiment=trial,
@@ -252,7 +250,9 @@ def latency(
     else:
         samples = list(islice(read_samples(data), study.contexts_needed(plan)))
     if url:
-        results = study.measure_running(url, samples, out, plan, api_key=read_api_key(api_key_env))
+        key = api_key(api_key_env)
+        secret = key.get_secret_value() if key else None
+        results = study.measure_running(url, samples, out, plan, api_key=secret)
     else:
         results = study.compare_latency(
             models,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gplan_jax.synthesis.teachers.teacher import Teacher
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.foundation.files import write_json
+from gplan_jax.foundation.files import report_path, write_json
 from gplan_jax.foundation.paths import is_cloud, local_path
 
 TeacherName = Annotated[
@@ -124,10 +124,10 @@ def triggers(
             memory_limit=memory_limit,
         )
         report = spark.write_rows(rows, str(out))
-        kept = contexts.report_path(Path(out).name if is_cloud(out) else out)
+        kept = report_path(Path(out).name if is_cloud(out) else out)
         write_json(kept, report)
     else:
-        kept = contexts.report_path(local_path(out))
+        kept = report_path(local_path(out))
         report = contexts.write_contexts(
             log,
             local_path(out),
@@ -352,7 +352,7 @@ def counterfactuals(
     typer.echo(f"  faults skipped          {report.skipped}{report.reasons()}")
     if spent := note_of(loaded):
         typer.echo(f"  requests of this run    {spent}")
-    typer.echo(f"  counts and settings     {pairs.report_path(out)}")
+    typer.echo(f"  counts and settings     {report_path(out)}")
 
 
 def named_teacher(

@@ -127,8 +127,12 @@ class PreferenceSet:
             lambda: [self._levels(row) for row in track(range(len(self)), "counting tokens")],
         )
         sound_N = table_Nx3[:, 0] >= 0
-        # The file is read again only where a fault is to be named by its line.
-        lines = {} if sound_N.all() else _first_lines(self.source)
+        # The file is read again only where a fault is to be named by its line: a pair's first one.
+        lines: dict[str, int] = {}
+        if not sound_N.all():
+            for number, value in json_lines(self.source):
+                if isinstance(value, dict) and "pair" in value:
+                    lines.setdefault(value["pair"], number)
         faulty = faulty or FaultyRows()
         faults = [
             self._fault(self.pairs[row], int(table_Nx3[row, 0]), lines)
@@ -187,15 +191,6 @@ class PreferenceSet:
         }[code]
         line = first_lines.get(pair.key, 1)
         return RowError(self.source, line, None, problem, f"{mend}, or {SKIP_HINT}.")
-
-
-def _first_lines(path: Path) -> dict[str, int]:
-    """Key of a pair -> its first line in the file, from 1; lines that can't be read are passed."""
-    found: dict[str, int] = {}
-    for number, value in json_lines(path):
-        if isinstance(value, dict) and "pair" in value:
-            found.setdefault(value["pair"], number)
-    return found
 
 
 def _cached_counts(

@@ -6,7 +6,7 @@ numbers, booleans and lists come out typed.
 
 from __future__ import annotations
 
-import difflib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args
 import pydantic
 import yaml
 
-from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.errors import GplanError, nearest
 from gplan_jax.foundation.paths import local_path
 
 
@@ -135,6 +135,25 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def api_key(variable: str | None, use: str = "") -> pydantic.SecretStr | None:
+    """The API key in an environment variable, never shown in errors; None where none is named.
+    ``use`` says in an error what it is the key of.
+    """
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise GplanError(
+            f"The environment variable {variable} is not set; it should hold the API key{use}."
+        )
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise GplanError(
+            f"The API key in {variable} holds characters that no HTTP header can carry; it may "
+            "hold visible ASCII alone."
+        )
+    return pydantic.SecretStr(key)
+
+
 def line_of(path: str | Path, *keys: str | int) -> int:
     """The line of a YAML file on which the entry at ``keys`` begins; of the last one there is."""
     node = yaml.compose(local_path(path).read_text(encoding="utf-8"), Loader=_Loader)
@@ -177,9 +196,7 @@ def _explain(kind: type[Config], fault: Any) -> str:
     if fault["type"] != "extra_forbidden":
         return f"{key}: {fault['msg'].removeprefix('Value error, ')} (given: {fault['input']!r})"
     known = fields_at(kind, location[:-1])
-    near = difflib.get_close_matches(location[-1], known, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else f"known keys: {', '.join(known)}"
-    return f"{key}: unknown key; {hint}"
+    return f"{key}: unknown key; {nearest(location[-1], known)}"
 
 
 def fields_at(kind: type[pydantic.BaseModel], path: Sequence[str]) -> list[str]:

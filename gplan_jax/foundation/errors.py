@@ -4,6 +4,7 @@ optional extra are imported where they are used, and say how to install them.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 from collections.abc import Iterable, Iterator
@@ -41,6 +42,13 @@ class RowError(GplanError):
     def __reduce__(self) -> tuple[type[RowError], tuple[object, ...]]:
         """How it comes back from another process: by its parts, not by its message."""
         return RowError, (self.file, self.row, self.column, self.problem, self.mend)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What an unknown word was meant to be, for error messages."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"did you mean {', '.join(near)}?" if near else f"known ones: {', '.join(known)}"
 
 
 def load_extra(module: str, extra: str, purpose: str) -> ModuleType:

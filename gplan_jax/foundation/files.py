@@ -162,6 +162,11 @@ def refuse_existing(path: Path) -> None:
         )
 
 
+def report_path(out: str | Path) -> Path:
+    """Where the counts and settings of what is in ``out`` are kept: x.csv -> x.report.json."""
+    return Path(out).with_suffix(".report.json")
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes UTF-8, atomically."""
     with atomic_write(path) as temporary:

@@ -288,7 +288,10 @@ def predict_with_ray(
         task = ray.remote(max_retries=RETRIES, **({"resources": {"TPU": 1}} if device == "TPU" else
                           {"num_gpus": 1 if device else 0}))(_plan_shard)  # fmt: skip
         model, data, faulty = Path(model).resolve(), Path(data).resolve(), faulty or FaultyRows()
-        options |= {name: _absolute(options.get(name)) for name in ("template", "service")}
+        # Workers run elsewhere: a path is made absolute, the name of what is shipped stays one.
+        for name in ("template", "service"):
+            if (given := options.get(name)) and Path(given).exists():
+                options[name] = str(Path(given).resolve())
         tasks = running = [
             task.remote(
                 *(model, data, shards / str(number), f"{number}/{count}"),
@@ -338,8 +341,3 @@ def _cells(batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         name: (column.astype("datetime64[us]") if column.dtype.kind == "M" else column).tolist()
         for name, column in columns.items()
     }
-
-
-def _absolute(name: str | None) -> str | None:
-    """A path as workers find it from wherever they run; the name of what is shipped stays one."""
-    return str(Path(name).resolve()) if name and Path(name).exists() else name

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from gplan_jax.cli.main import app
-from gplan_jax.cli.options import read_api_key
 from gplan_jax.cli.serve import parse_modes, parse_rates
 from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.config import api_key
 
 
 def test_rates_are_numbers_or_lists_of_them() -> None:
@@ -32,10 +32,11 @@ def test_modes_belong_to_names() -> None:
 
 def test_a_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLANNER_KEY", "secret")
-    assert read_api_key("PLANNER_KEY") == "secret"
-    assert read_api_key(None) is None
+    key = api_key("PLANNER_KEY")
+    assert key is not None and key.get_secret_value() == "secret" and "secret" not in repr(key)
+    assert api_key(None) is None
     with pytest.raises(GplanError, match="NO_SUCH_KEY"):
-        read_api_key("NO_SUCH_KEY")
+        api_key("NO_SUCH_KEY")
 
 
 def failure(*arguments: str) -> str:
@@ -53,7 +54,7 @@ def test_what_to_measure_must_be_named_and_there(tmp_path: Path) -> None:
     assert "leave out --url" in failure(*out, *address, "--replicas", "1,2")
     for wrong in ("0", "1,1", "two", "1,"):
         assert "numbers from 1" in failure(*out, "--model", "a=b", "--replicas", wrong)
-    assert "is not a directory" in failure(*out, "--model", f"picd={tmp_path / 'absent'}")
+    assert "is not a model directory" in failure(*out, "--model", f"picd={tmp_path / 'absent'}")
     assert "absent.csv does not exist" in failure(
         *out, *address, "--data", str(tmp_path / "absent.csv")
     )

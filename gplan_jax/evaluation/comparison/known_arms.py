@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.table import Table
 
 from gplan_jax.baselines.fitting.arms import ARMS, CONTEXT_FLOORS, NETWORKS, Arm, Arms
 from gplan_jax.baselines.rows.features import InputMode
-from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.errors import GplanError, nearest
 from gplan_jax.foundation.tables import TextTable
 
 ALL = "all"
@@ -42,9 +41,7 @@ def chosen_arms(wanted: Iterable[str], known: Arms, mode: InputMode) -> list[str
         elif name in known:
             names.add(name)
         else:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
-            raise GplanError(f"There is no arm {name!r}; {hint}")
+            raise GplanError(f"There is no arm {name!r}; {nearest(name, known)}")
     if not names:
         raise GplanError("Name the arms to compare, or all.")
     return [name for name in known if name in names]
@@ -71,6 +68,6 @@ def overrides_of(options: Sequence[str], known: Arms) -> dict[str, list[str]]:
         if not dot or "=" not in override:
             raise GplanError(f"--set {option}: write arm.key=value, e.g. sasrec.epochs=10.")
         if name not in known:
-            raise GplanError(f"--set {option}: there is no arm {name!r}; known: {', '.join(known)}")
+            raise GplanError(f"--set {option}: there is no arm {name!r}; {nearest(name, known)}")
         found.setdefault(name, []).append(override)
     return found

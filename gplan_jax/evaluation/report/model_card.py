@@ -24,7 +24,7 @@ from gplan_jax.evaluation.judge.judging import RESULT
 from gplan_jax.evaluation.scores.offline import METRICS
 from gplan_jax.foundation.config import parse_yaml, yaml_text
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.foundation.files import read_json, write_text
+from gplan_jax.foundation.files import read_json, report_path, write_text
 from gplan_jax.foundation.row_files import count_rows
 from gplan_jax.gsisr import IntentLibrary
 from gplan_jax.gsisr.service import MODEL_FOLDER
@@ -80,6 +80,22 @@ def model_card(model_dir: Path, records: Sequence[Path] = (), name: str | None =
             if of is not None and Path(of).resolve() != model_dir.resolve():
                 raise GplanError(f"{folder / file} is of {of}, not of {model_dir}; name its own.")
             found[file].append({"folder": folder.name, **values})
+    # The runs that led to it, the first first: config, rows, and their report where kept.
+    stages: list[dict[str, Any]] = []
+    ours = model_dir
+    while len(stages) < 9 and (source := ours.parent / "config.yaml").is_file():
+        values = parse_yaml(source.read_text(encoding="utf-8"), source=str(source))
+        rows = Path(values["data"]["train"])
+        report = report_path(rows)
+        stage = {
+            "run": ours.resolve().parent.name,
+            "config": values,
+            "file": rows.name,
+            "rows": count_rows(rows) if rows.is_file() else None,
+            "report": read_json(report) if report.is_file() else {},
+        }
+        stages.insert(0, stage)
+        ours = Path(values["model"])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.ChainableUndefined,  # What a record does not hold is unknown.
@@ -97,7 +113,7 @@ def model_card(model_dir: Path, records: Sequence[Path] = (), name: str | None =
         parameters=parameter_count(config),
         dtype=record.source_dtype,
         latents=len(record.new_tokens),
-        stages=_stages(model_dir),
+        stages=stages,
         evaluations=found[METRICS],
         judged=found[RESULT],
         latencies=found[LATENCY],
@@ -132,24 +148,3 @@ def _model_index(title: str, evaluations: Sequence[dict[str, Any]]) -> str:
     if not results:
         return ""
     return yaml_text({"model-index": eval_results_to_model_index(title, results)}).rstrip()
-
-
-def _stages(model_dir: Path) -> list[dict[str, Any]]:
-    """The runs that led to a model, the first first: config, rows, and their report where kept."""
-    stages: list[dict[str, Any]] = []
-    while len(stages) < 9 and (file := model_dir.parent / "config.yaml").is_file():
-        config = parse_yaml(file.read_text(encoding="utf-8"), source=str(file))
-        rows = Path(config["data"]["train"])
-        report = rows.with_suffix(".report.json")
-        stages.insert(
-            0,
-            {
-                "run": model_dir.resolve().parent.name,
-                "config": config,
-                "file": rows.name,
-                "rows": count_rows(rows) if rows.is_file() else None,
-                "report": read_json(report) if report.is_file() else {},
-            },
-        )
-        model_dir = Path(config["model"])
-    return stages

@@ -46,11 +46,6 @@ PUBLIC_STATIC_NDCG3 = 0.746
 EXCERPT = 200
 
 
-def metrics_table(metrics: Mapping[str, Any], *, name: str = "model") -> Table:
-    """The metrics of one evaluation: the model with its 95% intervals, then the floors."""
-    return comparison_table({name: metrics})
-
-
 def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     """Several runs on the same rows with 95% intervals, and below them the first run's floors."""
     first = next(iter(runs.values()))
@@ -69,8 +64,10 @@ def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     return TextTable(["", *headings.values()], rows, caption=_caption(first)).rich()
 
 
-def failures_table(metrics: Mapping[str, Any]) -> Table | None:
-    """How many rows' latents and plans failed, by reason; None where none did."""
+def metrics_view(metrics: Mapping[str, Any], *, name: str = "model") -> Group:
+    """The metrics of one evaluation: the model with its 95% intervals, then the floors; below, how
+    many rows' latents and plans failed, by reason.
+    """
     rows = [
         ("Latent-Valid", LATENT_FAILURES.get(code, code), str(count))
         for code, count in metrics["latent_failures"].items()
@@ -79,10 +76,9 @@ def failures_table(metrics: Mapping[str, Any]) -> Table | None:
         ("rule filter", why.replace("_", " ").replace("/", ": "), str(count))
         for why, count in metrics["violations"].items()
     ]
-    if not rows:
-        return None
     caption = 'docs/troubleshooting.md, "A low Latent-Valid", leads from here to the cause.'
-    return TextTable(("Failed", "Why", "Rows"), rows, words=2, caption=caption).rich()
+    failures = TextTable(("Failed", "Why", "Rows"), rows, words=2, caption=caption).rich()
+    return Group(comparison_table({name: metrics}), *([failures] if rows else []))
 
 
 def run_rows(

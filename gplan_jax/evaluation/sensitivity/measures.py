@@ -143,7 +143,19 @@ def read_folder(
 ) -> Measured:
     """Measures again from the texts and pairs of a folder; what was computed there is ignored."""
     predictions = offline.read_predictions(Path(folder) / offline.PREDICTIONS, library)
-    pairs = _read_pairs(Path(folder) / PAIRS, len(predictions))
+    path, pairs = Path(folder) / PAIRS, []
+    mend = (
+        f"Remove the folder and measure again; {offline.PREDICTIONS} and {PAIRS} belong together."
+    )
+    for number, row in read_records(path, ("pair", "anchor_id", "perturbation"), mend):
+        if row.get("plans") not in ("differ", "equal"):
+            raise RowError(path, number, "plans", 'is neither "differ" nor "equal"', mend)
+        for key in ("anchor", "counterfactual"):
+            if type(row.get(key)) is not int or not 1 <= row[key] <= len(predictions):
+                raise RowError(path, number, key, f"is no row from 1 to {len(predictions)}", mend)
+        rows = (row["anchor"] - 1, row["counterfactual"] - 1)
+        found = AskedPair(row["pair"], row["anchor_id"], row["perturbation"], row["plans"], rows)
+        pairs.append(found)
     return score_pairs(predictions, pairs, library, latents)
 
 
@@ -247,20 +259,3 @@ def _figures(rows: Sequence[Mapping[str, float]], ids: Sequence[str]) -> Figures
         for measure, mean, bound in zip(measures, values_NxM.mean(axis=0), bounds, strict=True):
             figures[measure] = {"mean": float(mean), "interval": bound, "count": len(chosen)}
     return figures
-
-
-def _read_pairs(path: Path, predictions: int) -> list[AskedPair]:
-    mend = (
-        f"Remove the folder and measure again; {offline.PREDICTIONS} and {PAIRS} belong together."
-    )
-    pairs = []
-    for number, row in read_records(path, ("pair", "anchor_id", "perturbation"), mend):
-        if row.get("plans") not in ("differ", "equal"):
-            raise RowError(path, number, "plans", 'is neither "differ" nor "equal"', mend)
-        for key in ("anchor", "counterfactual"):
-            if type(row.get(key)) is not int or not 1 <= row[key] <= predictions:
-                raise RowError(path, number, key, f"is no row from 1 to {predictions}", mend)
-        rows = (row["anchor"] - 1, row["counterfactual"] - 1)
-        found = AskedPair(row["pair"], row["anchor_id"], row["perturbation"], row["plans"], rows)
-        pairs.append(found)
-    return pairs

@@ -147,18 +147,16 @@ class Prompter:
 
     def _given_ids(self, prompt: str | tuple[int, ...]) -> list[int]:
         """The tokens of a whole prompt, which has to begin with the system prompt."""
-        system = self.task.prompt(any_context(self.task)).system
+        any_prompt, most = self.task.prompt(any_context(self.task)), self.task.most_prompt_tokens
         mend = "is not in the chat layout of this model's prompts, with its system part."
         if isinstance(prompt, str):
-            if (read := self.encoder.read_prompt(prompt, system)) is None:
+            if (read := self.encoder.read_prompt(prompt, any_prompt.system)) is None:
                 raise BadOption("prompt", mend)
-            most = self.task.most_prompt_tokens
             return [int(token) for token in self.encoder.prompt_ids(read, max_length=most)]
-        head = self.system_ids(any_context(self.task))
+        head = [int(token) for token in self.encoder.system_ids(any_prompt)]
         if [*prompt[: len(head)]] != head:
             raise BadOption("prompt", mend)
-        if not len(head) < len(prompt) <= self.task.most_prompt_tokens:
-            most = self.task.most_prompt_tokens
+        if not len(head) < len(prompt) <= most:
             raise BadOption("prompt", f"has {len(prompt)} tokens, not {len(head) + 1} to {most}.")
         if not 0 <= min(prompt) <= max(prompt) < self.encoder.vocabulary_size:
             raise BadOption("prompt", "holds a token that the tokenizer lacks.")

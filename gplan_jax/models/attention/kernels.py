@@ -59,6 +59,7 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     module = _cudnn()
     mask = _mask(module, q_BxTxNxH, key_lengths_B)
+    known = inspect.signature(module.dot_product_attention).parameters
     none = jnp.zeros(0, q_BxTxNxH.dtype)  # what the primitive takes for an absent operand
     d_q_BxTxNxH, d_k_BxCxKxH, d_v_BxCxKxH = module._dot_product_attention_bwd_p_wrapper.bind(
         q_BxTxNxH,
@@ -78,15 +79,10 @@ def _backward(
         mask_type=mask["mask_type"],
         layout=module.AttentionLayout.BTNH.value,
         sliding_window_length=None,
-        **_newer_parameters(module),
+        # jax 0.12's primitive wants a function over scores; None is none, as before it.
+        **({"score_mod": None} if "score_mod" in known else {}),
     )
     return d_q_BxTxNxH, d_k_BxCxKxH, d_v_BxCxKxH
-
-
-def _newer_parameters(module: ModuleType) -> dict[str, None]:
-    """jax 0.12's primitive wants a function over scores; None is none, as before it."""
-    known = inspect.signature(module.dot_product_attention).parameters
-    return {"score_mod": None} if "score_mod" in known else {}
 
 
 def _mask(

@@ -191,15 +191,41 @@ def _stored_leaves(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def storage_errors(folder: Path) -> Iterator[None]:
-    """Turns Orbax's errors into GplanError, or OSError (ENOSPC) where the disk is full."""
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turns what TensorStore raises for a full or read-only disk, ValueErrors, into OSErrors."""
+    known = {
+        "No space left on device": errno.ENOSPC,
+        "Disk quota exceeded": errno.EDQUOT,
+        "Read-only file system": errno.EROFS,
+        "Permission denied": errno.EACCES,
+    }
     try:
         yield
+    except OSError:
+        raise
     except Exception as error:
-        if "No space left on device" in str(error):
-            raise OSError(errno.ENOSPC, "No space left on device", str(folder)) from None
-        if not isinstance(error, ValueError | FileNotFoundError | NotADirectoryError):
-            raise
+        for cause in causes_of(error):
+            for text, number in known.items():
+                if text in str(cause):
+                    raise OSError(number, text, str(folder)) from None
+        raise
+
+
+def causes_of(error: BaseException) -> list[BaseException]:
+    """An error and what caused it, the first cause last."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    return causes
+
+
+@contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Turns Orbax's errors into GplanError, and ``disk_errors`` into OSError."""
+    try:
+        with disk_errors(folder):
+            yield
+    except (ValueError, FileNotFoundError, NotADirectoryError) as error:
         raise GplanError(
             f"{folder} is not a whole set of parameters ({storage_reason(error)}); copy or convert "
             "it again."

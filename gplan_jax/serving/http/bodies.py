@@ -9,7 +9,6 @@ servers' pages stand here too, and the headers that keep browsers to them.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import json
 import math
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,6 +22,7 @@ from starlette.responses import FileResponse, JSONResponse
 
 from gplan_jax.foundation import files
 from gplan_jax.foundation.config import fields_at
+from gplan_jax.foundation.errors import nearest
 
 RETRY_AFTER_S = 1.0
 OPENAI_ROUTES = ("/v1/models", "/v1/chat/", "/v1/completions")
@@ -212,9 +212,7 @@ def _explain(kind: type[pydantic.BaseModel], location: tuple[str | int, ...], fa
     if fault["type"] != "extra_forbidden":
         return f"{where}: {fault['msg']}"
     known = fields_at(kind, [str(part) for part in location[:-1]])
-    near = difflib.get_close_matches(str(location[-1])[:LONGEST_KEY], known, n=3, cutoff=0.5)
-    hint = f"near are {', '.join(near)}" if near else f"known are {', '.join(known)}"
-    return f"{where} is unknown; {hint}"
+    return f"{where} is unknown; {nearest(str(location[-1])[:LONGEST_KEY], known)}"
 
 
 def _shown(part: str | int, most: int = LONGEST_KEY) -> str:

@@ -26,11 +26,12 @@ from rich.text import Text
 
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation import GplanError
-from gplan_jax.foundation.files import atomic_write, refuse_existing, write_json, write_jsonl
+from gplan_jax.foundation.files import refuse_existing, write_json, write_jsonl, write_text
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import Sample
 from gplan_jax.inference.engine.requests import DecodingMode
+from gplan_jax.inference.prediction.predict import mode_of
 from gplan_jax.serving.latency import latency_report as report
 from gplan_jax.serving.latency import load_generator as load
 
@@ -178,7 +179,7 @@ def compare_latency(
         raise GplanError(f"--mode names {', '.join(unknown)}; the models are {', '.join(models)}.")
     arms: dict[str, tuple[Path, DecodingMode, int]] = {}
     for name, folder in models.items():
-        decoded = {name: modes.get(name) or own_mode(folder)}
+        decoded = {name: modes.get(name) or mode_of(GsisrTask.load(folder))}
         if name not in modes and decoded[name] != "unconstrained":
             decoded[name + FREE] = "unconstrained"
         for count in replicas:
@@ -291,18 +292,10 @@ def simulated_contexts(plan: LoadPlan, *, most: int = 5000) -> list[Sample]:
     return list(simulate_rows(rows, seed=plan.seed, first_id=FIRST_SIMULATED_ID))
 
 
-def own_mode(model_dir: Path) -> DecodingMode:
-    """The best decoding: by the grammar with drafts, but written reasoning fits no grammar."""
-    if not model_dir.is_dir():
-        raise GplanError(f"{model_dir} is not a directory; name a model directory.")
-    return "unconstrained" if GsisrTask.load(model_dir).response == "reasoning" else "drafted"
-
-
 def write_results(out: Path, results: Mapping[str, Any]) -> None:
     """Writes OUT/latency.json and OUT/latency.txt."""
     write_json(out / RESULTS, results)
-    with atomic_write(out / TABLES) as temporary:
-        temporary.write_text(plain_text(latency_view(results)), encoding="utf-8")
+    write_text(out / TABLES, plain_text(latency_view(results)))
 
 
 def latency_view(results: Mapping[str, Any]) -> RenderableType:

@@ -21,7 +21,7 @@ from rich.table import Table
 from gplan_jax.chat import RequestFailed
 from gplan_jax.foundation.errors import GplanError, NothingKept, RowError
 from gplan_jax.foundation.faulty_rows import SKIP_HINT, FaultyRows, Streak
-from gplan_jax.foundation.files import write_json
+from gplan_jax.foundation.files import report_path, write_json
 from gplan_jax.foundation.progress import track
 from gplan_jax.foundation.streams import map_ordered
 from gplan_jax.foundation.tables import TextTable
@@ -119,11 +119,6 @@ class PairReport:
                 if name != ANCHOR
             },
         }
-
-
-def report_path(out: str | Path) -> Path:
-    """Where the counts of the pairs in ``out`` are kept: pairs.jsonl -> pairs.report.json."""
-    return Path(out).with_suffix(".report.json")
 
 
 def report_table(report: PairReport) -> Table:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.foundation.files import write_json
+from gplan_jax.foundation.files import report_path, write_json
 from gplan_jax.foundation.row_files import check_suffix
 from gplan_jax.gsisr import IntentLibrary, RowPlace, write_samples
 from gplan_jax.gsisr.service import record_service
@@ -52,11 +52,6 @@ class ImportReport:
     @property
     def seeds(self) -> int:
         return sum(self.verdicts.get(verdict, 0) for verdict in KEPT)
-
-
-def report_path(out: str | Path) -> Path:
-    """Where the counts of a seed file are kept: seeds.csv -> seeds.report.json."""
-    return Path(out).with_suffix(".report.json")
 
 
 def import_reviews(

@@ -105,13 +105,25 @@ class _Life:
             yield self._event(self._at(day, 9), "visit", self._work)
             yield self._event(self._at(day, 15), "position", self._work)
             if chance.random() < 0.15:
-                yield from self._ride(self._at(day, 17))
+                when, target = self._at(day, 17), self._poi(chance.choice(CATEGORIES[7:]))
+                order = self._order("ride", target, when, when + timedelta(minutes=20), None)
+                yield self._event(when - timedelta(minutes=5), "position", self._work)
+                yield self._event(when, "order_made", target, order)
+                if chance.random() < 0.2:
+                    yield self._event(when + timedelta(minutes=4), "order_cancelled", target, order)
         elif chance.random() < 0.4:
             yield from self._ticket(day, self._poi("4A景区"))
         if chance.random() < 0.4:
             yield from self._outing(self._at(day, 19), self._poi(chance.choice(CATEGORIES[7:])))
         if self._drives and chance.random() < 0.12:
-            yield from self._refuel(self._at(day, 18))
+            when = self._at(day, 18)
+            kind, category = chance.choice((("fuel", "加油站"), ("charging", "充电站")))
+            poi = self._poi(category)
+            order = self._order(kind, poi, when, when, None)
+            yield self._event(when - timedelta(minutes=12), "search", poi)
+            yield self._event(when - timedelta(minutes=3), "visit", poi)
+            yield self._event(when, "order_made", poi, order)
+            yield self._event(when + timedelta(minutes=6), "order_used", poi, order)
         yield self._event(self._at(day, 22), "position", self._home)
 
     def _trip(self, day: datetime, nights: int) -> Iterator[tuple[str, ...]]:
@@ -145,23 +157,6 @@ class _Life:
         yield self._event(made, "order_made", sight, order)
         yield from self._outing(self._at(day, 10), sight)
         yield self._event(self._at(day, 12), "order_used", sight, order)
-
-    def _refuel(self, when: datetime) -> Iterator[tuple[str, ...]]:
-        kind, category = self._random.choice((("fuel", "加油站"), ("charging", "充电站")))
-        poi = self._poi(category)
-        order = self._order(kind, poi, when, when, None)
-        yield self._event(when - timedelta(minutes=12), "search", poi)
-        yield self._event(when - timedelta(minutes=3), "visit", poi)
-        yield self._event(when, "order_made", poi, order)
-        yield self._event(when + timedelta(minutes=6), "order_used", poi, order)
-
-    def _ride(self, when: datetime) -> Iterator[tuple[str, ...]]:
-        target = self._poi(self._random.choice(CATEGORIES[7:]))
-        order = self._order("ride", target, when, when + timedelta(minutes=20), None)
-        yield self._event(when - timedelta(minutes=5), "position", self._work)
-        yield self._event(when, "order_made", target, order)
-        if self._random.random() < 0.2:
-            yield self._event(when + timedelta(minutes=4), "order_cancelled", target, order)
 
     def _outing(self, when: datetime, poi: ExamplePlace) -> Iterator[tuple[str, ...]]:
         yield self._event(when, "search", poi)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gplan_jax.foundation.errors import GplanError, load_extra
+from gplan_jax.foundation.errors import GplanError, load_extra, nearest
 from gplan_jax.foundation.paths import local_path
 from gplan_jax.foundation.row_files import FIRST_INEXACT, check_suffix
 from gplan_jax.synthesis.triggers.trigger_spec import (
@@ -19,7 +19,6 @@ from gplan_jax.synthesis.triggers.trigger_spec import (
     LogSpec,
     Times,
     UsersSpec,
-    nearest,
 )
 
 BATCH = 4096

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from functools import cached_property
@@ -13,7 +12,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, field_validator, model_validator
 
 from gplan_jax.foundation.config import Config, load_config
-from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.errors import GplanError, nearest
 from gplan_jax.gsisr import RowForm
 
 SHIPPED_SPEC = Path(__file__).with_name("triggers.yaml")
@@ -314,13 +313,6 @@ def load_triggers(path: str | Path | None = None, overrides: Sequence[str] = ())
     if problems := list(_unknown_words(spec)):
         raise GplanError(f"{path} is not a valid config:\n  " + "\n  ".join(problems))
     return spec
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """What an unknown word was meant to be, for error messages."""
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    return f"did you mean {', '.join(near)}?" if near else f"known ones: {', '.join(known)}"
 
 
 def _unknown_words(spec: TriggerSpec) -> Iterator[str]:

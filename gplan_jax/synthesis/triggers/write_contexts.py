@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.errors import GplanError, RowError, nearest
 from gplan_jax.foundation.faulty_rows import FaultyRows
-from gplan_jax.foundation.files import write_json
+from gplan_jax.foundation.files import report_path, write_json
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.row_files import check_suffix
 from gplan_jax.foundation.tables import TextTable
@@ -39,7 +39,6 @@ from gplan_jax.synthesis.triggers.trigger_spec import (
     ProfileColumns,
     TriggerSpec,
     known_profile,
-    nearest,
 )
 from gplan_jax.synthesis.triggers.user_memory import LogEvent
 
@@ -245,11 +244,6 @@ class TriggerReport:
             "stopped_at_limit": self.stopped,
             "spec": spec.model_dump(mode="json"),
         }
-
-
-def report_path(out: str | Path) -> Path:
-    """Where the counts of the rows in ``out`` are kept: contexts.csv -> contexts.report.json."""
-    return Path(out).with_suffix(".report.json")
 
 
 def report_table(report: Mapping[str, Any]) -> Table:

@@ -83,7 +83,16 @@ def _train(
     config: TrainConfig, resume: bool, allow_changes: bool, evaluate: Evaluate | None
 ) -> Path:
     # Prepare. Nothing but counts is written until all input is known to be good.
-    _check_evaluation(config, evaluate)
+    if evaluate is not None and jax.process_count() > 1:
+        raise GplanError(
+            "Evaluation during training runs in one process only; set evaluation.every_epochs=0 "
+            "and score the model afterwards with gplan evaluate."
+        )
+    if config.checkpoint.keep_best and not (evaluate and config.evaluation.every_epochs):
+        raise GplanError(
+            "checkpoint.keep_best goes by evaluations, and there are none: set data.test=FILE and "
+            "evaluation.every_epochs=1, or checkpoint.keep_best=0."
+        )
     if config.logging.wandb_project is not None:
         require_wandb()
     directory, changes = run_directory.open_run(config, resume=resume, allow_changes=allow_changes)
@@ -96,7 +105,19 @@ def _train(
     peak = measured_peak(config.precision.compute)
     run = prepare(config, directory)
     inputs = fingerprint_inputs(run)
-    _check_inputs(directory, inputs, allow_changes=allow_changes)
+    if different := differing(inputs):
+        raise GplanError(
+            f"The processes of this run read different {' and '.join(different)}; each trains on "
+            "its share of the same rows, so give every host the same files."
+        )
+    changed = changed_content(run_directory.stored_inputs(directory), inputs)
+    if changed and not allow_changes:
+        raise GplanError(
+            f"{directory} was started with other content of: {'; '.join(changed)}. Bring the files "
+            "back, start a new run with output=DIR, or go on all the same with --allow-changes."
+        )
+    if changed:
+        log_once(f"warning: going on with other content of: {'; '.join(changed)}")
     barrier("the run's directory is checked")
     with jax.set_mesh(run.mesh):
         # SC-DPO's reference is the policy as it stands now, before the first step.
@@ -242,36 +263,6 @@ def _train(
                 break
         _save_model(run, state.params, finished)
     return finished
-
-
-def _check_evaluation(config: TrainConfig, evaluate: Evaluate | None) -> None:
-    if evaluate is not None and jax.process_count() > 1:
-        raise GplanError(
-            "Evaluation during training runs in one process only; set evaluation.every_epochs=0 "
-            "and score the model afterwards with gplan evaluate."
-        )
-    if config.checkpoint.keep_best and not (evaluate and config.evaluation.every_epochs):
-        raise GplanError(
-            "checkpoint.keep_best goes by evaluations, and there are none: set data.test=FILE and "
-            "evaluation.every_epochs=1, or checkpoint.keep_best=0."
-        )
-
-
-def _check_inputs(directory: Path, inputs: dict[str, str], *, allow_changes: bool) -> None:
-    """Raises GplanError where processes, or the run before and now, read different content."""
-    if different := differing(inputs):
-        raise GplanError(
-            f"The processes of this run read different {' and '.join(different)}; each trains on "
-            "its share of the same rows, so give every host the same files."
-        )
-    changed = changed_content(run_directory.stored_inputs(directory), inputs)
-    if changed and not allow_changes:
-        raise GplanError(
-            f"{directory} was started with other content of: {'; '.join(changed)}. Bring the files "
-            "back, start a new run with output=DIR, or go on all the same with --allow-changes."
-        )
-    if changed:
-        log_once(f"warning: going on with other content of: {'; '.join(changed)}")
 
 
 def _first_state(

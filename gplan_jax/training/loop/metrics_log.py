@@ -76,7 +76,7 @@ class MetricsLog:
             return
         path = directory / LOG_NAME
         if path.is_file():
-            write_jsonl(path, (r for r in _whole_records(path) if r["step"] <= resume_step))
+            write_jsonl(path, (r for r in _whole_records(directory) if r["step"] <= resume_step))
         with ExitStack() as stack:
             self._file = stack.enter_context(path.open("a", encoding="utf-8"))
             self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=resume_step + 1)
@@ -163,12 +163,9 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
 def evaluation_scores(directory: Path, metric: str) -> dict[int, float]:
     """Step -> ``metric`` of each evaluation in a run's log."""
-    path = directory / LOG_NAME
-    if not path.is_file():
-        return {}
     return {
         record["step"]: record[metric]
-        for record in _whole_records(path)
+        for record in _whole_records(directory)
         if record.get("kind") == "evaluation" and record.get(metric) is not None
     }
 
@@ -187,8 +184,7 @@ def seconds_before(directory: Path, step: int) -> dict[str, float]:
 
     What steps beyond it took is "lost". What a killed run did after its last record isn't known.
     """
-    path = directory / LOG_NAME
-    records = [r for r in _whole_records(path) if "seconds" in r] if path.is_file() else []
+    records = [r for r in _whole_records(directory) if "seconds" in r]
     if not records:
         return {}
     kept = [record["seconds"]["step"] for record in records if record["step"] <= step]
@@ -199,8 +195,7 @@ def seconds_before(directory: Path, step: int) -> dict[str, float]:
 
 def speed_and_time(directory: Path) -> dict[str, str]:
     """The speed of a run's steps, and where its wall time went, in words by name."""
-    path = directory / LOG_NAME
-    records = [r for r in _whole_records(path) if "seconds" in r] if path.is_file() else []
+    records = [r for r in _whole_records(directory) if "seconds" in r]
     steps = [r for r in records if r["kind"] == "step" and r.get("step_seconds")]
     if not steps:
         return {}
@@ -219,9 +214,10 @@ def speed_and_time(directory: Path) -> dict[str, str]:
     }
 
 
-def _whole_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The records that can be read; a damaged line must not keep a run from going on."""
-    lines = path.read_bytes().splitlines()
+def _whole_records(directory: Path) -> Iterator[dict[str, Any]]:
+    """A run's records that can be read; a damaged line must not keep it from going on."""
+    path = directory / LOG_NAME
+    lines = path.read_bytes().splitlines() if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         try:
             record = finite(json.loads(line))

@@ -56,7 +56,25 @@ def with_reference(run: Run) -> Run:
 
     missing = np.flatnonzero(np.isnan(table_Nx2x2).any(axis=(1, 2)))
     if len(missing):
-        table_Nx2x2[missing] = _compute(run, loader, missing)
+        # Under the weights that the model holds now.
+        graphdef, weights = nnx.split(run.model)
+
+        def log_probs(weights: nnx.State, batch: Batch) -> jax.Array:
+            model = nnx.merge(graphdef, weights)
+            assert isinstance(batch.rows, PairRows)
+            contexts = prefix_contexts(model, batch.prefix)
+            vocab_chunk = run.config.loss.vocab_chunk
+            return pair_log_probs(model, batch.rows, contexts, vocab_chunk=vocab_chunk)
+
+        everywhere = NamedSharding(run.mesh, PartitionSpec())
+        compiled = jax.jit(log_probs, out_shardings=everywhere)
+        size = run.config.batch_size // run.config.accumulation_steps
+        with ProgressBar("reference", len(missing)) as bar:
+            for batch_rows in _by_length(loader, missing, size):
+                values = compiled(weights, put_batch(loader.collate(batch_rows).batch, run.mesh))
+                there = batch_rows != EMPTY_ROW
+                table_Nx2x2[batch_rows[there]] = np.asarray(values)[there]
+                bar.advance(steps=int(there.sum()))
         if is_primary():
             write_table(path, read_table(path) | dict(zip(digests, table_Nx2x2, strict=True)))
     log_once(
@@ -107,30 +125,6 @@ def write_table(path: Path, table: Table) -> None:
 
 def _check(digests: np.ndarray, values: np.ndarray) -> str:
     return hashlib.sha256(digests.tobytes() + values.tobytes()).hexdigest()
-
-
-def _compute(run: Run, loader: PreferenceLoader, rows: np.ndarray) -> np.ndarray:
-    """float32 [len(rows), 2, 2]: log-probabilities under the weights that the model holds now."""
-    graphdef, weights = nnx.split(run.model)
-    vocab_chunk = run.config.loss.vocab_chunk
-
-    def log_probs(weights: nnx.State, batch: Batch) -> jax.Array:
-        model = nnx.merge(graphdef, weights)
-        assert isinstance(batch.rows, PairRows)
-        contexts = prefix_contexts(model, batch.prefix)
-        return pair_log_probs(model, batch.rows, contexts, vocab_chunk=vocab_chunk)
-
-    everywhere = NamedSharding(run.mesh, PartitionSpec())
-    compiled = jax.jit(log_probs, out_shardings=everywhere)
-    found_Nx2x2 = np.full((len(loader.training_set), 2, 2), np.nan, np.float32)
-    size = run.config.batch_size // run.config.accumulation_steps
-    with ProgressBar("reference", len(rows)) as bar:
-        for batch_rows in _by_length(loader, rows, size):
-            values = compiled(weights, put_batch(loader.collate(batch_rows).batch, run.mesh))
-            there = batch_rows != EMPTY_ROW
-            found_Nx2x2[batch_rows[there]] = np.asarray(values)[there]
-            bar.advance(steps=int(there.sum()))
-    return found_Nx2x2[rows]
 
 
 def _by_length(loader: PreferenceLoader, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -9,7 +9,6 @@ Every process takes part in every call.
 
 from __future__ import annotations
 
-import errno
 import gc
 import math
 import os
@@ -26,7 +25,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from gplan_jax.foundation import GplanError
-from gplan_jax.models.checkpoints.model_directory import storage_reason
+from gplan_jax.models.checkpoints.model_directory import causes_of, disk_errors, storage_reason
 from gplan_jax.training.hosts.processes import any_fault, barrier, is_primary, log_once
 from gplan_jax.training.resume.run_directory import (
     Record,
@@ -236,27 +235,6 @@ def named_arrays(state: TrainState) -> dict[str, Any]:
     return arrays | {"step": plain["step"]}
 
 
-@contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns what TensorStore raises for a full or read-only disk, ValueErrors, into OSErrors."""
-    known = {
-        "No space left on device": errno.ENOSPC,
-        "Disk quota exceeded": errno.EDQUOT,
-        "Read-only file system": errno.EROFS,
-        "Permission denied": errno.EACCES,
-    }
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        for cause in _causes(error):
-            for text, number in known.items():
-                if text in str(cause):
-                    raise OSError(number, text, str(folder)) from None
-        raise
-
-
 def _plain(state: TrainState) -> dict[str, Any]:
     """The state as lists of arrays: free of the classes of Flax and optax, which may change."""
     return {
@@ -284,20 +262,12 @@ def _context(*, alone: bool = False) -> ocp.Context:
 
 def _torn_reason(error: Exception) -> str:
     """What is wrong with the files; an error that is not theirs (memory, permission) is raised."""
-    cause = _causes(error)[-1]
+    cause = causes_of(error)[-1]
     theirs = (ValueError, KeyError, TypeError, FileNotFoundError, NotADirectoryError, EOFError)
     if not isinstance(cause, theirs):
         raise error
     lines = storage_reason(cause).strip("'\"").splitlines()
     return (lines[0] if lines else type(cause).__name__)[:_REASON_LENGTH]
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """An error and what caused it, the first cause last."""
-    causes = [error]
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
-        causes.append(cause)
-    return causes
 
 
 @contextmanager

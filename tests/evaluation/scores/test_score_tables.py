@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gplan_jax.evaluation.scores.score_tables import comparison_table, metrics_table, plan_view
+from gplan_jax.evaluation.scores.score_tables import comparison_table, metrics_view, plan_view
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import IntentLibrary
@@ -34,6 +34,8 @@ def metrics(*, rows: int = 140, floors: bool = True) -> dict[str, Any]:
         "floors": {"popularity_list": static} if floors else {},
         "floors_left_out": None if floors else "no training rows were given",
         "intervals": {"model": intervals, "floors": {}, "method": "any"},
+        "latent_failures": {},
+        "violations": {},
     }
 
 
@@ -43,7 +45,7 @@ def cells_of(text: str, first: str) -> list[str]:
 
 
 def test_the_model_stands_above_the_floors_with_its_intervals() -> None:
-    text = plain_text(metrics_table(metrics(), name="picd"))
+    text = plain_text(metrics_view(metrics(), name="picd"))
     assert cells_of(text, "picd") == ["61.2", "0.759", "0.621", "99.5", "12.5", "98.5"]
     assert cells_of(text, "95% from") == ["56.2", "0.709", "0.571", "94.5", "7.5", "93.5"]
     assert cells_of(text, "95% to")[:3] == ["65.2", "0.799", "0.661"]
@@ -53,13 +55,13 @@ def test_the_model_stands_above_the_floors_with_its_intervals() -> None:
 
 
 def test_the_caption_says_how_many_rows_and_what_a_static_list_reaches() -> None:
-    text = " ".join(plain_text(metrics_table(metrics())).split())
+    text = " ".join(plain_text(metrics_view(metrics())).split())
     assert "140 rows of 133 ids" in text
     assert "static list of four frequent intents reaches NDCG@3 0.746" in text
 
 
 def test_without_floors_the_caption_gives_the_reason_and_the_public_figure() -> None:
-    text = " ".join(plain_text(metrics_table(metrics(floors=False))).split())
+    text = " ".join(plain_text(metrics_view(metrics(floors=False))).split())
     assert "No floors: no training rows were given" in text
     assert "NDCG@3 0.746 on the public rows" in text
 
@@ -69,7 +71,7 @@ def test_the_widest_table_fits_a_plain_terminal_uncut() -> None:
     widest["model"] = dict.fromkeys(widest["model"], 1.0)
     widest["intervals"]["model"] = {name: [1.0, 1.0] for name in widest["model"]}
     widest["floors"]["majority_first_intent"] = widest["floors"]["popularity_list"]
-    text = plain_text(metrics_table(widest), width=80)
+    text = plain_text(metrics_view(widest), width=80)
     assert "…" not in text
     assert cells_of(text, "majority first intent")[1] == "0.746"
     assert cells_of(text, "95% to")[3] == "100.0"

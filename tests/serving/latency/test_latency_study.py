@@ -13,6 +13,7 @@ from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.tables import plain_text
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample
+from gplan_jax.inference.prediction.predict import mode_of
 from gplan_jax.serving.latency import latency_study as load_latency
 from gplan_jax.serving.latency.latency_study import (
     LoadPlan,
@@ -21,7 +22,6 @@ from gplan_jax.serving.latency.latency_study import (
     latency_view,
     local_server,
     measure_running,
-    own_mode,
     simulated_contexts,
 )
 from gplan_jax.serving.latency.load_generator import poisson_schedule
@@ -134,7 +134,7 @@ def test_nothing_starts_where_the_input_is_wrong(
         ({"a/b": good}, {}, "can't name a model's folder"),
         ({"a": good, "a-free": good}, {}, "'a-free' can't name a model's folder"),
         ({"a": good}, {"b": "drafted"}, "--mode names b; the models are a"),
-        ({"a": good, "b": tmp_path / "absent"}, {}, "absent is not a directory"),
+        ({"a": good, "b": tmp_path / "absent"}, {}, "absent is not a model directory"),
     ]
     for models, modes, message in wrong:
         with pytest.raises(GplanError, match=message):
@@ -147,7 +147,7 @@ def test_nothing_starts_where_the_input_is_wrong(
 def test_only_written_reasoning_decodes_without_the_grammar(tmp_path: Path) -> None:
     forms = {"plan": "drafted", "latent": "drafted", "reasoning": "unconstrained"}
     for response, mode in forms.items():
-        assert own_mode(model_dir(tmp_path / response, response)) == mode
+        assert mode_of(GsisrTask.load(model_dir(tmp_path / response, response))) == mode
 
 
 def test_contexts_are_enough_that_none_comes_twice() -> None:

@@ -207,7 +207,10 @@ def test_what_can_t_be_honoured_is_refused_by_its_name(fields: Any, param: str) 
 
 def test_unknown_options_and_models_are_named() -> None:
     answer = ask(FakeEngine(), chat(temprature=1))
-    assert answer.status_code == 400 and "near are temperature" in answer.json()["error"]["message"]
+    assert (
+        answer.status_code == 400
+        and "did you mean temperature" in answer.json()["error"]["message"]
+    )
     answer = ask(FakeEngine(), chat(model="gpt-4"))
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")

@@ -15,6 +15,7 @@ from rich.console import Console
 from gplan_jax.chat import RequestFailed
 from gplan_jax.foundation import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
+from gplan_jax.foundation.files import report_path
 from gplan_jax.gsisr import (
     ContextPair,
     IntentLibrary,
@@ -34,7 +35,6 @@ from gplan_jax.synthesis.pairs.counterfactuals import (
     PairRecipe,
     PairReport,
     candidates_of,
-    report_path,
     report_table,
     write_counterfactuals,
 )

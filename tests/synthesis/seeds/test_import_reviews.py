@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.files import report_path
 from gplan_jax.gsisr import IntentLibrary, canonical_plan, read_samples
-from gplan_jax.synthesis.seeds.import_reviews import import_reviews, report_path
+from gplan_jax.synthesis.seeds.import_reviews import import_reviews
 from gplan_jax.synthesis.seeds.seed_candidates import SeedCandidate
 from gplan_jax.synthesis.teachers.seed_selection import read_seeds
 

@@ -15,6 +15,7 @@ import pytest
 
 from gplan_jax.foundation.errors import GplanError, RowError
 from gplan_jax.foundation.faulty_rows import FaultyRows
+from gplan_jax.foundation.files import report_path
 from gplan_jax.gsisr import read_samples
 from gplan_jax.synthesis.triggers.example_log import EVENTS_FILE, USERS_FILE, write_example_log
 from gplan_jax.synthesis.triggers.log_files import log_files
@@ -22,7 +23,6 @@ from gplan_jax.synthesis.triggers.trigger_spec import TriggerSpec, load_triggers
 from gplan_jax.synthesis.triggers.user_memory import LogEvent
 from gplan_jax.synthesis.triggers.write_contexts import (
     open_log,
-    report_path,
     report_table,
     write_contexts,
 )

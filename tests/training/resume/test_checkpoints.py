@@ -15,12 +15,12 @@ import pytest
 
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json
+from gplan_jax.models.checkpoints.model_directory import disk_errors
 from gplan_jax.training.resume import checkpoints as checkpoints_module
 from gplan_jax.training.resume.checkpoints import (
     RunCheckpoints,
     abstract,
     best_steps,
-    disk_errors,
     named_arrays,
 )
 from gplan_jax.training.resume.run_directory import digest_arrays, make_record
