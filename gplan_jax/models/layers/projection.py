@@ -72,7 +72,7 @@ def project(equation: str, x: jax.Array, weight: nnx.Param, adapter: LowRank | N
     # the scan the layer axis, which comes first, is gone.
     matrix = constrain(matrix, *weight.get_metadata("out_sharding")[-matrix.ndim :])
     # One axis of tokens: over two, the gradient of W makes XLA's CPU backend transpose that of the
-    # outputs, within whatever was fused to it (docs/benchmarks.md).
+    # outputs, within whatever was fused to it (docs/lab/training.md).
     inputs = equation.index(",") - 1
     leading, x = x.shape[:-inputs], x.reshape(-1, *x.shape[-inputs:])
     projected = jnp.einsum(equation, x, matrix)
