@@ -43,7 +43,7 @@ WORLD, CHECKPOINT, PAIRS, RESULTS = (
     "Other times, other places: pairs of contexts",
     "Results",
 )
-MINUTES = {"direct_sft": 4.0, "picd": 6.0, "dpo": 1.0, "scdpo": 1.0, RESULTS: 1.0}
+MINUTES = {"direct_sft": 4.0, "picd": 5.0, "dpo": 1.0, "scdpo": 1.0, RESULTS: 1.0}
 PAIR_FILES = ("pairs.jsonl", "test_pairs.jsonl", "test_unchanged.jsonl")
 TEMPLATE = "compact_zh"
 CONFIGS = Path(__file__).parent / "quickstart_configs"
