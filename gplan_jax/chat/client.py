@@ -216,8 +216,12 @@ class ChatClient:
                 if flights := list(session.flights.values()):
                     _, waiting = await asyncio.wait(flights, timeout=1.0)
                     if waiting:
-                        left = "Waiting up to %.0f s for %d answers that are paid for; Ctrl-C"
-                        log.warning(f"{left} leaves them.", DRAIN_S, len(waiting))
+                        log.warning(
+                            "Waiting up to %.0f s for %d answers that are paid for; "
+                            "Ctrl-C leaves them.",
+                            DRAIN_S,
+                            len(waiting),
+                        )
                         await asyncio.wait(waiting, timeout=DRAIN_S)
                     for flight in flights:
                         flight.cancel()

@@ -7,8 +7,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -51,6 +50,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {', '.join(near)}?" if near else f"known ones: {', '.join(known)}"
 
 
+def meant(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """`` (meant X?)``, to stand behind an unknown word; empty where none is like it."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f" (meant {near[0]}?)" if near else ""
+
+
 def load_extra(module: str, extra: str, purpose: str) -> ModuleType:
     """Imports a module; GplanError names the extra that brings it, "For <purpose> install ..."."""
     try:
@@ -63,18 +68,6 @@ def require_extra(modules: Iterable[str], extra: str, purpose: str) -> None:
     """Checks that modules are installed, without importing them; otherwise as ``load_extra``."""
     if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
         raise GplanError(_mend(missing, extra, purpose))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keeps OpenMP to one thread; the estimator must be made before, so that OpenMP is loaded.
-
-    On a few hundred rows, threads that wait for each other on a busy machine take 100 times longer.
-    """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    with threadpool_limits(limits=1):
-        yield
 
 
 def _mend(modules: Iterable[str], extra: str, purpose: str) -> str:

@@ -6,7 +6,6 @@ Whatever program wrote the file, a cell is the text that the writer meant, or it
 from __future__ import annotations
 
 import csv
-import difflib
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from gplan_jax.foundation.errors import GplanError, RowError, load_extra
+from gplan_jax.foundation.errors import GplanError, RowError, load_extra, meant
 from gplan_jax.foundation.faulty_rows import SKIP_HINT
 from gplan_jax.foundation.files import json_lines
 
@@ -71,11 +70,7 @@ def read_rows(
         if missing:
             problems.append(f"missing columns: {', '.join(missing)}")
         if extra:
-            near = {c: difflib.get_close_matches(c, absent, n=1, cutoff=0.8) for c in extra}
-            hints = [
-                f"{c} (meant {near[c][0]}?)" if near[c] else c or "one without a name"
-                for c in extra
-            ]
+            hints = [(c or "one without a name") + meant(c, absent, cutoff=0.8) for c in extra]
             index = any(not column or column.startswith("__index_level_") for column in extra)
             problems.append(f"unknown columns: {', '.join(hints)}{_PANDAS_INDEX * index}")
         if twice:

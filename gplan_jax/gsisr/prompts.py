@@ -13,7 +13,6 @@ in. The sandbox is there because a template may come with somebody else's model 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import jinja2
 from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.errors import GplanError, meant
 from gplan_jax.foundation.files import write_text
 from gplan_jax.foundation.paths import local_path
 from gplan_jax.gsisr.facts import Facts, facts_of, place_kind
@@ -143,8 +142,7 @@ class PromptTemplate:
                 owner = node.node.name if isinstance(node.node, nodes.Name) else ""
                 name = node.attr if isinstance(node, nodes.Getattr) else _constant(node.arg)
                 if owner in known and name is not None and name not in known[owner]:
-                    near = difflib.get_close_matches(str(name), known[owner], n=1)
-                    hint = f" (meant {near[0]}?)" if near else ""
+                    hint = meant(str(name), known[owner])
                     raise GplanError(
                         f"Prompt template {self.name}, {file}, line {node.lineno}: there is no "
                         f"{owner}.{name}{hint}; {owner} has {', '.join(known[owner])}."

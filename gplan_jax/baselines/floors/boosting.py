@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from gplan_jax.baselines.floors.counting import Floor
-from gplan_jax.baselines.floors.tabular import TableEncoder, in_fixed_order
+from gplan_jax.baselines.floors.tabular import TableEncoder, in_fixed_order, one_thread
 from gplan_jax.baselines.rows.atoms import Atoms
 from gplan_jax.baselines.rows.features import InputMode
 from gplan_jax.baselines.rows.labelled_rows import labelled_rows
-from gplan_jax.foundation.errors import load_extra, one_thread
+from gplan_jax.foundation.errors import load_extra
 from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.gsisr.filter import PlanRules, plan_rules
 

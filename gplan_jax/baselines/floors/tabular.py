@@ -1,10 +1,13 @@
-"""A row as a fixed-width table of numbers and categories, for gradient boosting and neighbours."""
+"""A row as a fixed-width table of numbers and categories, for gradient boosting and neighbours;
+and one thread for their estimators.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,3 +120,15 @@ def _context(facts: Facts) -> dict[str, Value]:
         **{name: getattr(facts, name) for name in flags},
         "order_kind": place_kind(facts.order_category),
     }
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keeps OpenMP to one thread; the estimator must be made before, so that OpenMP is loaded.
+
+    On a few hundred rows, threads that wait for each other on a busy machine take 100 times longer.
+    """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with threadpool_limits(limits=1):
+        yield

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any
 
 from gplan_jax.evaluation.judge.judgement import (
@@ -156,7 +156,7 @@ def logic_findings(case: Case) -> Findings:
     lacking = (
         f"{case.words(i)} {one}" for i in range(len(plan)) for one in case.said(judge.depends, i)
     )
-    unmet += [one for _, one in zip(range(1), lacking, strict=False)]
+    unmet += islice(lacking, 1)
     if judge.filter:
         violations = check_plan(canonical_plan(plan, rules.library), rules.library)
         unmet += [
@@ -218,7 +218,7 @@ def fit_findings(case: Case) -> Findings:
         return Findings(positive=list(dict.fromkeys(one for found in reasons for one in found)))
     # One sign where an intent fits the order's place and state.
     fits = (f"{case.words(i)} fits: {why}" for i in every for why in case.said(judge.fits, i))
-    positive = [one for _, one in zip(range(1), fits, strict=False)]
+    positive = list(islice(fits, 1))
     # One sign where every offer of places suits this time of day or these surroundings.
     offers = [i for i in every if any(matches(one.intents, case.plan[i]) for one in judge.suits)]
     suits = [next(iter(case.said(judge.suits, i)), "") for i in offers]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gplan_jax.foundation.config import line_of, load_config
-from gplan_jax.foundation.errors import GplanError
+from gplan_jax.foundation.errors import GplanError, meant
 from gplan_jax.gsisr import IntentLibrary, check_plan
 from gplan_jax.gsisr.facts import Facts
 from gplan_jax.gsisr.plans import canonical_plan
@@ -47,8 +46,7 @@ def load_rules(path: Path, library: IntentLibrary) -> RuleFile:
 
 
 def _unknown(name: str, known: Iterable[object]) -> str:
-    near = difflib.get_close_matches(name, [str(k) for k in known], n=1)
-    return f"{name} is not defined" + (f" (meant {near[0]}?)" if near else "")
+    return f"{name} is not defined{meant(name, map(str, known))}"
 
 
 class _Checks:

@@ -17,8 +17,9 @@ T = TypeVar("T")
 class Draws:
     """Draws that are the same for the same user and question.
 
-    A hash of the user's own columns, never of time and place: so two contexts of one anchor differ
-    in plan only because time or place differs.
+    A hash of the user's own columns (and of the trigger's, where ``taste`` in rules.yaml says so),
+    never of time and place: so two contexts of one anchor differ in plan only because time or place
+    differs.
     """
 
     digest: bytes  # 32 bytes that decide between options of equal standing

@@ -10,7 +10,6 @@ reading takes away exactly what writing has added.
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import os
 import re
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from gplan_jax.foundation.errors import GplanError, RowError
+from gplan_jax.foundation.errors import GplanError, RowError, meant
 from gplan_jax.foundation.files import atomic_write, strict_json
 from gplan_jax.gsisr import IntentLibrary, canonical_plan
 from gplan_jax.synthesis.seeds.seed_candidates import (
@@ -264,9 +263,7 @@ def _decision(
         faults.append(fault(_WORDS, "the plan was changed in words only", mend))
     verdict = cells[_VERDICT].strip().lower()
     if verdict not in VERDICTS:
-        near = difflib.get_close_matches(verdict, VERDICTS, n=1)
-        hint = f" (meant {near[0]}?)" if near else ""
-        problem = f"{_excerpt(cells[_VERDICT])} is no verdict{hint}"
+        problem = f"{_excerpt(cells[_VERDICT])} is no verdict{meant(verdict, VERDICTS)}"
         raise fault(_VERDICT, problem, "Write accept, edit or reject, or leave it empty.")
     comment, reviewer = cells["comment"].strip(), cells["reviewer"].strip()
     return Decision(candidate.row, draft, verdict, comment, reviewer)
