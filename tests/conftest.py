@@ -207,14 +207,9 @@ def text_model_dir(tmp_path_factory: pytest.TempPathFactory, text_file: Path) ->
     from gplan_jax.cli.main import app
 
     folder = tmp_path_factory.mktemp("text-model")
-    script = REPOSITORY / "scripts" / "make_tiny_checkpoint.py"
-    small = ["--vocab=300", "--hidden=32", "--layers=1", "--heads=1", "--head-dim=32"]
-    subprocess.run(
-        [sys.executable, script, text_file, "--task=text", f"--out={folder / 'hf'}", *small],
-        check=True,
-    )
-    to, latents = f"--out={folder / 'model'}", f"--latents={text_file}"
-    arguments = ["convert", str(folder / "hf"), to, latents, "--latents-per-block=2"]
+    small = ["--vocab=300", "--hidden=32", "--layers=1", "--latents-per-block=2"]
+    rows, to = [f"--data={text_file}", f"--latents={text_file}"], f"--out={folder / 'model'}"
+    arguments = ["convert", "tiny", *rows, to, *small]
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     return folder / "model"
 

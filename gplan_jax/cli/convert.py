@@ -47,6 +47,9 @@ def convert(
     data: Annotated[
         Path | None, typer.Option(help="For tiny: rows whose words its tokenizer should know.")
     ] = None,
+    layers: Annotated[int, typer.Option(min=1, help="For tiny.")] = 3,
+    hidden: Annotated[int, typer.Option(min=2, help="For tiny: the size of a layer.")] = 128,
+    vocab: Annotated[int, typer.Option(min=259, help="For tiny: the most tokens.")] = 1024,
     service: Service = None,
 ) -> None:
     """Turn a Hugging Face Qwen3 checkpoint into a GPlan model directory.
@@ -59,7 +62,7 @@ def convert(
 
     Example: gplan convert Qwen/Qwen3-1.7B --adapter my-lora --out models/mine
 
-    Example: gplan convert tiny --data rows.csv --out models/tiny
+    Example: gplan convert tiny --data rows.csv --layers 2 --hidden 96 --out models/tiny
 
     Example: gplan convert tiny --data text.jsonl --latents text.jsonl --out models/tiny
     """
@@ -85,10 +88,20 @@ def convert(
             texts, split = training_texts(rows, found.template(COMPACT), found.library), SPLIT
         else:
             texts, split = texts_of_rows(data), SPACED_SPLIT
-        sizes = {"layers": 3, "heads": 2, "kv_heads": 1, "head_dim": 64, "split": split}
-        extra = {"latents": vocabulary.to_dict()}
         write_tiny_model(
-            out, texts, new_tokens=vocabulary.tokens, metadata=extra, seed=seed, **sizes
+            out,
+            texts,
+            new_tokens=vocabulary.tokens,
+            metadata={"latents": vocabulary.to_dict()},
+            seed=seed,
+            vocab_size=vocab,
+            hidden_size=hidden,
+            intermediate_size=3 * hidden,
+            layers=layers,
+            heads=2,
+            kv_heads=1,
+            head_dim=64,
+            split=split,
         )
         typer.echo(f"Made. A tiny Qwen3 of random weights is in {out}")
         return

@@ -17,7 +17,7 @@ def quickstart(
         bool, typer.Option("--full", help="Also Direct-SFT and vanilla DPO, for comparison.")
     ] = False,
 ) -> None:
-    """Simulate rows, make and convert a tiny checkpoint, train PICD, prefer, evaluate, show plans.
+    """Simulate rows, make a tiny Qwen3, train PICD, prefer, evaluate, show plans.
 
     Needs no download and no GPU. A run that was stopped continues when called again.
 

@@ -26,8 +26,7 @@ from gplan_jax.evaluation.significance.arm_summary import score_arm, summarize_a
 from gplan_jax.foundation.config import load_config
 from gplan_jax.foundation.files import read_json, read_jsonl, refuse_existing, write_text
 from gplan_jax.foundation.tables import plain_text
-from gplan_jax.models import convert_checkpoint
-from gplan_jax.models.checkpoints.tiny import write_tiny_checkpoint
+from gplan_jax.models.checkpoints.tiny import write_tiny_model
 from gplan_jax.reasoning import GSISR_LATENTS
 from gplan_jax.synthesis.pairs.counterfactuals import report_table, write_counterfactuals
 from gplan_jax.synthesis.world.simulation import simulate_rows
@@ -39,7 +38,7 @@ TITLES = {"direct_sft": "Direct-SFT", "picd": "PICD", "dpo": "vanilla DPO", "scd
 # Part -> its minutes on two idle cores with the default number of rows (docs/benchmarks.md).
 WORLD, CHECKPOINT, PAIRS, RESULTS = (
     "A small simulated world",
-    "A tiny Qwen3 checkpoint in Hugging Face format, converted",
+    "A tiny Qwen3 of random weights",
     "Other times, other places: pairs of contexts",
     "Results",
 )
@@ -77,17 +76,15 @@ def quickstart(out: Path, *, rows: int, seed: int, full: bool, console: Console)
 
     console.rule(next(parts))
     if not checkpoint.is_dir():
-        hugging_face = out / "checkpoint_hf"
-        if not hugging_face.is_dir():
-            template = gsisr.PromptTemplate.load(TEMPLATE)
-            texts = gsisr.training_texts(train_rows, template, library)
-            write_tiny_checkpoint(hugging_face, texts, layers=2, hidden_size=96, seed=seed)
-        convert_checkpoint(
-            hugging_face,
+        template = gsisr.PromptTemplate.load(TEMPLATE)
+        write_tiny_model(
             checkpoint,
+            gsisr.training_texts(train_rows, template, library),
             new_tokens=GSISR_LATENTS.tokens,
             metadata={"latents": GSISR_LATENTS.to_dict()},
             seed=seed,
+            layers=2,
+            hidden_size=96,
         )
     console.print(f"{checkpoint}, with {len(GSISR_LATENTS.tokens)} latent tokens")
 
