@@ -115,11 +115,17 @@ STUDIES: Mapping[str, TaskStudy] = {
 }
 
 
+def arms_of(study: TaskStudy) -> list[str]:
+    """All arms but chunks of 1, 2, 4 where two blocks make them PICD's own stages."""
+    return [arm for arm in ARMS if arm != "picd_log" or study.blocks > 2]
+
+
 def reproduce_task(
     name: str, out: Path, *, arms: Sequence[str] = (), seeds: int, workers: int = 2
 ) -> list[TextTable]:
     """Trains what is missing and writes OUT/NAME.md and .json; the figures and the verdicts."""
-    study, chosen = STUDIES[name], list(arms or ARMS)
+    study = STUDIES[name]
+    chosen = list(arms or arms_of(study))
     if unknown := sorted(set(chosen) - set(ARMS)):
         raise GplanError(f"There is no arm {unknown[0]}; there are {', '.join(ARMS)}.")
     folder = out / name

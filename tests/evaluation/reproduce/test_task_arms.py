@@ -11,9 +11,16 @@ import pytest
 from gplan_jax.evaluation.reproduce import task_arms
 from gplan_jax.evaluation.reproduce.latent_study import study_task
 from gplan_jax.evaluation.reproduce.tables import judge_claims
-from gplan_jax.evaluation.reproduce.task_arms import ARMS, CLAIMS, STUDIES, reproduce_task
+from gplan_jax.evaluation.reproduce.task_arms import (
+    ARMS,
+    CLAIMS,
+    STUDIES,
+    arms_of,
+    reproduce_task,
+)
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl
+from gplan_jax.objectives.curriculum import BlockOrder
 
 TINY = dataclasses.replace(
     STUDIES["multiplication-2"], rows=64, epochs_per_stage=1, epochs_after=1, layers=1,
@@ -30,6 +37,18 @@ def test_a_study_knows_its_longest_reasoning(name: str, tmp_path: Path) -> None:
     prompts = {row["prompt"] for row in rows}
     tests = list(read_jsonl(tmp_path / "rows" / "test.jsonl"))
     assert len(tests) == task_arms.TEST_ROWS and not prompts & {row["prompt"] for row in tests}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_no_two_arms_are_trained_alike(name: str) -> None:
+    study = STUDIES[name]
+    ways = set()
+    for arm in map(ARMS.__getitem__, arms_of(study)):
+        order = BlockOrder(**arm.curriculum)
+        stages = [order.hidden_blocks(stage, study.blocks) for stage in range(study.blocks + 1)]
+        ways.add((arm.mode, arm.width, tuple(stages)))
+    assert len(ways) == len(arms_of(study))
+    assert ("picd_log" in arms_of(study)) == (study.blocks > 2)
 
 
 def test_a_directory_of_other_settings_is_refused_with_the_difference(tmp_path: Path) -> None:
@@ -53,7 +72,7 @@ def test_arms_are_trained_once_compared_and_looked_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task_arms, "TEST_ROWS", 40)
-    monkeypatch.setitem(STUDIES, "multiplication-2", TINY)  # type: ignore[arg-type]
+    monkeypatch.setitem(STUDIES, "multiplication-2", TINY)
     tables = reproduce_task("multiplication-2", tmp_path, arms=["icot", "picd"], seeds=1, workers=1)
     assert [row[0] for row in tables[0].rows if row] == ["ICoT, blocks removed", "PICD, K = 3"]
     log = tmp_path / "multiplication-2" / "picd" / "seed_0" / "run" / "log.jsonl"
