@@ -5,7 +5,7 @@
 
 Own rows are written as somebody's database would, in CSV under the service's column names, with
 plans and without reasoning. Every step is a command that is shown before it is run; the first that
-fails ends the hour. The end is one JSON line: seconds a step, and the plan that the server gave.
+fails ends the hour. The end is one JSON line: seconds a command, and the plan that the server gave.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def main() -> None:
         print("$ gplan", *words, flush=True)
         started = time.monotonic()
         subprocess.run([sys.executable, "-m", "gplan_jax.cli.main", *map(str, words)], check=True)
-        seconds[str(words[0])] = round(time.monotonic() - started, 1)
+        took = seconds.get(str(words[0]), 0.0) + time.monotonic() - started
+        seconds[str(words[0])] = round(took, 1)
 
     service = options.service or str(out / "my_town")
     if options.service is None:
@@ -61,10 +62,12 @@ def main() -> None:
     gplan("counterfactuals", "--data", out / "explained.csv", "--out", out / "pairs.jsonl")
     gplan("train", "scdpo_small", f"model={picd / 'model'}", f"data.train={out / 'pairs.jsonl'}",
           f"output={scdpo}", "data.max_length=1024")  # fmt: skip
-    gplan("evaluate", "--model", scdpo / "model", "--data", out / "explained.csv",
-          "--out", out / "scores", "--mode", "drafted", "--limit", 60)  # fmt: skip
+    for run in (picd, scdpo):
+        gplan("evaluate", "--model", run / "model", "--data", out / "explained.csv",
+              "--out", run / "scores", "--limit", 60)  # fmt: skip
+    gplan("compare", picd / "scores", scdpo / "scores")
     gplan("judge", "--data", out / "explained.csv", "--out", out / "judged", "--limit", 60,
-          "--predictions", out / "scores" / "predictions.jsonl", "--labels")  # fmt: skip
+          "--predictions", scdpo / "scores" / "predictions.jsonl", "--labels")  # fmt: skip
     plan = serve(scdpo / "model", service)
     print(json.dumps({"seconds": seconds, "plan": plan}, ensure_ascii=False))
 

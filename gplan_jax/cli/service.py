@@ -106,6 +106,6 @@ def check_service(
     headings = ("column", "role", "filled", "what is odd", "for example")
     Console().print(TextTable(headings, table, words=5).rich())
     odd = Counter(bool(report.odd) for report in reports)[True]
-    typer.echo(f"{rows:,} rows of {data} were read; {odd} columns have something odd.")
+    typer.echo(f"{rows:,} rows of {data} were read; columns with something odd: {odd}.")
     if not odd:
         typer.echo(f"  next  gplan explain --service {directory} --data {data} --out explained.csv")
