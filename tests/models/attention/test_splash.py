@@ -2,7 +2,7 @@
 
 Run by hand in an environment with libtpu (``pip install libtpu``):
 
-    TPU_SKIP_MDS_QUERY=1 pytest -m slow tests/models/test_attention_splash.py
+    TPU_SKIP_MDS_QUERY=1 pytest -m slow tests/models/attention/test_splash.py
 
 libtpu loads once a machine; ALLOW_MULTIPLE_LIBTPU_LOAD=1 lets a second process compile beside it.
 """
