@@ -46,7 +46,8 @@ def reproduce(
         typer.Option(help="Tables: model directory to start from; random weights if left out."),
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Tables: key=value over a planner's settings.")
+        list[str] | None,
+        typer.Option("--set", help="key=value over a planner's settings; with tasks, a study's."),
     ] = None,
     task: Annotated[
         list[str] | None,
@@ -66,6 +67,8 @@ def reproduce(
 
     Example: gplan reproduce tasks --task parity --arm picd --arm pause --out runs/paper
 
+    Example: gplan reproduce tasks --task multiplication-2 --set epochs_per_stage=16 --out runs/slow
+
     Example: gplan reproduce all --scale paper --model qwen3-1.7b --data rows.csv --out runs/paper
     """
 
@@ -75,7 +78,8 @@ def reproduce(
     from gplan_jax.foundation.config import override, parse_config
 
     changed = override({}, set_ or [])
-    parse_config(PlannerSettings, changed, source="--set")
+    if what != "tasks":
+        parse_config(PlannerSettings, changed, source="--set")
     studies = task or TASKS[scale]
     if unknown := sorted(set(studies) - set(task_arms.STUDIES)):
         raise GplanError(
@@ -107,6 +111,7 @@ def reproduce(
     if what in ("tasks", "all"):
         for name in studies:
             options = {"arms": arm or (), "seeds": seeds, "workers": workers}
+            options |= {"changes": changed if what == "tasks" else {}}
             show(name, task_arms.reproduce_task(name, out, **options))
     if what in ("latents", "all"):
         for name in studies:

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,6 +29,7 @@ from gplan_jax.evaluation.reproduce.tables import judge_claims, verdict_table, w
 from gplan_jax.evaluation.scores.intervals import t_interval
 from gplan_jax.evaluation.scores.offline import PREDICTIONS
 from gplan_jax.foundation import GplanError
+from gplan_jax.foundation.config import Config, parse_config
 from gplan_jax.foundation.files import read_json, read_jsonl, write_json, write_jsonl
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.tables import NOTHING, TextTable
@@ -76,12 +79,11 @@ CLAIMS = (
 )
 
 
-@dataclass(frozen=True)
-class TaskStudy:
+class TaskStudy(Config):
     """Rows, model and training of one task."""
 
-    make: str  # which generator
-    options: Mapping[str, int]
+    make: Literal["parity", "multiplication", "prosqa"]
+    options: dict[str, int]
     blocks: int  # of its longest row: a curriculum of so many stages
     rows: int
     epochs_per_stage: int
@@ -101,16 +103,54 @@ class TaskStudy:
 
 
 STUDIES: Mapping[str, TaskStudy] = {
-    "parity": TaskStudy("parity", {"bits": 8, "k": 4}, 4, 4000, 3, 6),
-    "multiplication-2": TaskStudy("multiplication", {"digits": 2}, 2, 3000, 4, 8),
+    "parity": TaskStudy(
+        make="parity",
+        options={"bits": 8, "k": 4},
+        blocks=4,
+        rows=4000,
+        epochs_per_stage=3,
+        epochs_after=6,
+    ),
+    "multiplication-2": TaskStudy(
+        make="multiplication",
+        options={"digits": 2},
+        blocks=2,
+        rows=3000,
+        epochs_per_stage=4,
+        epochs_after=8,
+    ),
     "multiplication-3": TaskStudy(
-        "multiplication", {"digits": 3}, 3, 40_000, 2, 4, hidden_size=128, heads=4
+        make="multiplication",
+        options={"digits": 3},
+        blocks=3,
+        rows=40_000,
+        epochs_per_stage=2,
+        epochs_after=4,
+        hidden_size=128,
+        heads=4,
     ),
     "multiplication-4": TaskStudy(
-        "multiplication", {"digits": 4}, 4, 808_000, 1, 2, hidden_size=256, heads=4, head_dim=64
+        make="multiplication",
+        options={"digits": 4},
+        blocks=4,
+        rows=808_000,
+        epochs_per_stage=1,
+        epochs_after=2,
+        hidden_size=256,
+        heads=4,
+        head_dim=64,
     ),
     "prosqa": TaskStudy(
-        "prosqa", {}, 6, 17_886, 3, 6, hidden_size=256, heads=4, head_dim=64, max_length=512
+        make="prosqa",
+        options={},
+        blocks=6,
+        rows=17_886,
+        epochs_per_stage=3,
+        epochs_after=6,
+        hidden_size=256,
+        heads=4,
+        head_dim=64,
+        max_length=512,
     ),
 }
 
@@ -121,10 +161,20 @@ def arms_of(study: TaskStudy) -> list[str]:
 
 
 def reproduce_task(
-    name: str, out: Path, *, arms: Sequence[str] = (), seeds: int, workers: int = 2
+    name: str,
+    out: Path,
+    *,
+    arms: Sequence[str] = (),
+    seeds: int,
+    workers: int = 2,
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[TextTable]:
-    """Trains what is missing and writes OUT/NAME.md and .json; the figures and the verdicts."""
-    study = STUDIES[name]
+    """Trains what is missing and writes OUT/NAME.md and .json; the figures and the verdicts.
+
+    ``changes`` replace fields of the study. GplanError for an arm or a field that there is none,
+    and where OUT holds a study of other settings.
+    """
+    study = parse_config(TaskStudy, {**STUDIES[name].model_dump(), **changes}, source="--set")
     chosen = list(arms or arms_of(study))
     if unknown := sorted(set(chosen) - set(ARMS)):
         raise GplanError(f"There is no arm {unknown[0]}; there are {', '.join(ARMS)}.")
@@ -158,7 +208,11 @@ def reproduce_task(
         arm: {measure: values.mean(axis=1).tolist() for measure, values in found.items()}
         for arm, found in scores.items()
     }
-    found = {"study": asdict(study), "seeds": seeds_of, "verdicts": [asdict(v) for v in verdicts]}
+    found = {
+        "study": study.model_dump(),
+        "seeds": seeds_of,
+        "verdicts": [asdict(v) for v in verdicts],
+    }
     write_json(out / f"{name}.json", found)
     return tables
 
@@ -232,7 +286,7 @@ def cell_of(folder: Path, arm: str, seed: int) -> Path:
 
 
 def _open(folder: Path, study: TaskStudy) -> None:
-    settings = asdict(study)
+    settings = study.model_dump()
     path = folder / SETTINGS_FILE
     if path.is_file():
         before = read_json(path)

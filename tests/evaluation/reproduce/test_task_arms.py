@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +21,16 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.objectives.curriculum import BlockOrder
 
-TINY = dataclasses.replace(
-    STUDIES["multiplication-2"], rows=64, epochs_per_stage=1, epochs_after=1, layers=1,
-    hidden_size=32, heads=2, head_dim=16,
-)  # fmt: skip
+CHANGES = {
+    "rows": 64, "epochs_per_stage": 1, "epochs_after": 1, "layers": 1, "hidden_size": 32,
+    "heads": 2, "head_dim": 16,
+}  # fmt: skip
+TINY = STUDIES["multiplication-2"].model_copy(update=CHANGES)
 
 
 @pytest.mark.parametrize("name", ["parity", "multiplication-2", "multiplication-3"])
 def test_a_study_knows_its_longest_reasoning(name: str, tmp_path: Path) -> None:
-    study = dataclasses.replace(STUDIES[name], rows=20)
+    study = STUDIES[name].model_copy(update={"rows": 20})
     task_arms._open(tmp_path, study)
     rows = list(read_jsonl(tmp_path / "rows" / "train.jsonl"))
     assert max(len(row["blocks"]) for row in rows) == study.blocks
@@ -44,7 +44,7 @@ def test_no_two_arms_are_trained_alike(name: str) -> None:
     study = STUDIES[name]
     ways = set()
     for arm in map(ARMS.__getitem__, arms_of(study)):
-        order = BlockOrder(**arm.curriculum)
+        order = BlockOrder.model_validate(arm.curriculum)
         stages = [order.hidden_blocks(stage, study.blocks) for stage in range(study.blocks + 1)]
         ways.add((arm.mode, arm.width, tuple(stages)))
     assert len(ways) == len(arms_of(study))
@@ -54,7 +54,7 @@ def test_no_two_arms_are_trained_alike(name: str) -> None:
 def test_a_directory_of_other_settings_is_refused_with_the_difference(tmp_path: Path) -> None:
     task_arms._open(tmp_path, TINY)
     with pytest.raises(GplanError, match=r"epochs_after 1 \(now 3\); name a new --out"):
-        task_arms._open(tmp_path, dataclasses.replace(TINY, epochs_after=3))
+        task_arms._open(tmp_path, TINY.model_copy(update={"epochs_after": 3}))
 
 
 def test_claims_are_about_arms(tmp_path: Path) -> None:
@@ -65,6 +65,8 @@ def test_claims_are_about_arms(tmp_path: Path) -> None:
     assert verdicts[0].claim == "PICD, K = 3 above No reasoning, exact answers"
     with pytest.raises(GplanError, match="no arm cott; there are none, cot"):
         reproduce_task("parity", tmp_path, arms=["cott"], seeds=1)
+    with pytest.raises(GplanError, match="--set is not a valid config:\n  epochs_per_stag"):
+        reproduce_task("parity", tmp_path, seeds=1, changes={"epochs_per_stag": 2})
 
 
 @pytest.mark.slow
@@ -72,12 +74,15 @@ def test_arms_are_trained_once_compared_and_looked_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task_arms, "TEST_ROWS", 40)
-    monkeypatch.setitem(STUDIES, "multiplication-2", TINY)
-    tables = reproduce_task("multiplication-2", tmp_path, arms=["icot", "picd"], seeds=1, workers=1)
+    tables = reproduce_task(
+        "multiplication-2", tmp_path, arms=["icot", "picd"], seeds=1, workers=1, changes=CHANGES
+    )
     assert [row[0] for row in tables[0].rows if row] == ["ICoT, blocks removed", "PICD, K = 3"]
     log = tmp_path / "multiplication-2" / "picd" / "seed_0" / "run" / "log.jsonl"
     before = log.read_bytes()
-    again = reproduce_task("multiplication-2", tmp_path, arms=["icot", "picd"], seeds=1)
+    again = reproduce_task(
+        "multiplication-2", tmp_path, arms=["icot", "picd"], seeds=1, changes=CHANGES
+    )
     assert again == tables and log.read_bytes() == before
     found = read_json(tmp_path / "multiplication-2.json")
     assert [v["outcome"] for v in found["verdicts"]] == ["not told apart"]  # one seed
