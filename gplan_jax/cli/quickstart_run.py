@@ -35,7 +35,7 @@ from gplan_jax.training.steps.train_config import TrainConfig
 
 LOSSES = ("dpo", "scdpo")
 TITLES = {"direct_sft": "Direct-SFT", "picd": "PICD", "dpo": "vanilla DPO", "scdpo": "SC-DPO"}
-# Part -> its minutes on two idle cores with the default number of rows (docs/benchmarks.md).
+# Part -> its minutes on two idle cores with the default number of rows (docs/lab/planners.md).
 WORLD, CHECKPOINT, PAIRS, RESULTS = (
     "A small simulated world",
     "A tiny Qwen3 of random weights",

@@ -200,8 +200,10 @@ def plan_memory(
     progress(f"planning {config} on {topology}; compiling takes about a minute")
     plan = plan_of(settings)
     typer.echo(describe(plan))
-    if plan.fits or not plan.capacity or not search:
+    if plan.fits or not plan.capacity:
         return
+    if not search:
+        raise typer.Exit(1)
     result = search_fitting(settings, shape, devices.devices, plan_of, report=progress)
     if result.found is None:
         stopped = "" if result.complete else f" (stopped after {len(result.tried)} plans)"

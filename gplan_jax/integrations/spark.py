@@ -17,10 +17,11 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation.errors import GplanError, load_extra
 from gplan_jax.foundation.faulty_rows import FaultyRows, OnError
 from gplan_jax.foundation.paths import is_cloud, local_path
-from gplan_jax.gsisr.samples import COLUMNS
+from gplan_jax.gsisr.row_form import public_form
 from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.inference.prediction import predict as prediction
 from gplan_jax.synthesis.triggers.trigger_spec import TriggerSpec
@@ -106,7 +107,8 @@ def trigger_rows(
 
     # Times without a zone in a Parquet log are local ones.
     events.sparkSession.conf.set("spark.sql.session.timeZone", zone)
-    schema = ", ".join(f"{name} string" for name in (*COLUMNS, REPORT))
+    names = (*(spec.rows or public_form()).columns, REPORT)
+    schema = ", ".join(f"`{name.replace('`', '``')}` string" for name in names)
     grouped = dealt(events, spec.log.columns.user).groupBy(GROUP)
     if users is None:
         return grouped.applyInArrow(lambda table: found_in(table), schema)
@@ -124,9 +126,9 @@ def search_group(
     import pyarrow
     from pyarrow import parquet
 
-    names = [*COLUMNS, REPORT]
+    columns = list((spec.rows or public_form()).columns)
     if not events.num_rows:  # Users of whom no event is known.
-        return pyarrow.table({name: pyarrow.array([], "string") for name in names})
+        return pyarrow.table({name: pyarrow.array([], "string") for name in (*columns, REPORT)})
     # Without the progress of one search: there are thousands, side by side.
     with (
         tempfile.TemporaryDirectory() as name,
@@ -141,10 +143,10 @@ def search_group(
         report = write_contexts(
             [log], out, spec, users=known, memory_limit=memory_limit, faulty=faulty
         )
-        rows = parquet.read_table(out).select(COLUMNS).to_pydict()
+        rows = parquet.read_table(out).select(columns).to_pydict()
     last = json.dumps(report.to_dict(spec) | {"files": files}, ensure_ascii=False)
     return pyarrow.table(
-        {name: pyarrow.array([*rows[name], None], "string") for name in COLUMNS}
+        {name: pyarrow.array([*rows[name], None], "string") for name in columns}
         | {REPORT: pyarrow.array([None] * report.total + [last], "string")}
     )
 
@@ -197,16 +199,18 @@ def plan_partitions(
 
     A Python worker loads the model once, and plans the rows of its partitions so many at a time.
     ``row`` numbers the rows of the whole DataFrame, without holes inside a partition. Columns of
-    the public schema may lack but for ``id``; others are not looked at. Every worker must be able
-    to read ``model``, and ``template`` and ``service`` of the options, which are those of
-    ``Planner.load``; plans are drafted unless a ``mode`` is given.
+    the model's service may lack but for the id; others are not looked at. This process and every
+    worker must be able to read ``model``, and ``template`` and ``service`` of the options, which
+    are those of ``Planner.load``; plans are drafted unless a ``mode`` is given.
 
     Raises:
         GplanError: there is no id. What is wrong with a row is told by whatever Spark is asked for.
     """
     functions = load_extra("pyspark.sql.functions", "spark", "planning in Spark")
-    names = [name for name in contexts.columns if name in COLUMNS]
-    prediction.contexts_of(dict.fromkeys(names, ()))
+    of_task = {name: options.get(name) for name in prediction.OF_TASK}
+    form = GsisrTask.load(Path(model), **of_task).library.form
+    names = [name for name in contexts.columns if name in form.columns]
+    prediction.contexts_of(dict.fromkeys(names, ()), form=form)
     # Its own names, for ``row`` may be a column of the DataFrame.
     number = (functions.monotonically_increasing_id() + 1).alias(LINE)
     several = ("rank bigint", "exact boolean") if options.get("best") else ()
@@ -227,7 +231,8 @@ def plan_partitions(
                 )
                 yield from prediction.answer_table(planner, records).to_batches()
 
-    return contexts.select(number, *names).mapInArrow(plan, ", ".join(schema))
+    cells = [functions.col(f"`{name.replace('`', '``')}`") for name in names]
+    return contexts.select(number, *cells).mapInArrow(plan, ", ".join(schema))
 
 
 @functools.cache

@@ -49,6 +49,8 @@ def test_a_setting_that_does_not_fit_is_answered_with_one_that_does(gplan: Gplan
     proposed = line.partition(": ")[2].split()
     assert proposed and all("=" in override for override in proposed)
     assert "trying" in err
+    code, out, _ = gplan(*arguments, "--no-search", "--topology", "h100:1")
+    assert code == 1 and "fits: no (estimate)" in out and "nearest" not in out
     # What is proposed is what fits when it is asked for.
     code, out, _ = gplan(*arguments, *proposed, "--topology", "h100:1")
     assert code == 0 and "fits: yes (estimate)" in out

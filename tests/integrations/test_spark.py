@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 import random
 import shutil
@@ -13,13 +14,15 @@ from typing import Any
 
 import pytest
 
+from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation.errors import GplanError
-from gplan_jax.gsisr import Sample, read_samples, write_samples
+from gplan_jax.gsisr import Sample, Service, read_samples, write_samples
 from gplan_jax.inference.prediction.predict import predict
 from gplan_jax.integrations import spark
 from gplan_jax.synthesis.triggers.example_log import write_example_log
 from gplan_jax.synthesis.triggers.trigger_spec import TriggerSpec, load_triggers
 from gplan_jax.synthesis.triggers.write_contexts import write_contexts
+from gplan_jax.synthesis.world.data_world import simulate_service
 
 pytest.importorskip("pyspark", reason="the extra spark is not installed")
 pytest.importorskip("duckdb")
@@ -95,6 +98,28 @@ def test_rows_and_counts_are_those_of_one_machine(
     assert counted == one
 
 
+def test_rows_of_a_service_have_its_columns(
+    session: Any, logs: Path, spec: TriggerSpec, tmp_path: Path
+) -> None:
+    form = Service.load("city_guide").form
+    spec = spec.model_copy(update={"rows": form})
+    write_contexts([logs / "events.csv"], tmp_path / "rows.csv", spec)
+    found = spark.trigger_rows(spark.read_log(session, str(logs / "events.csv")), spec, groups=3)
+    spark.write_rows(found, str(tmp_path / "rows"))
+    rows = [
+        sorted((sample.id, sample.currenttime, repr(sample)) for sample in samples)
+        for samples in (
+            read_samples(tmp_path / "rows.csv", form=form),
+            (
+                sample
+                for path in (tmp_path / "rows").glob("*.parquet")
+                for sample in read_samples(path, form=form)
+            ),
+        )
+    ]
+    assert len(rows[0]) > 50 and rows[0] == rows[1]
+
+
 def test_what_is_wrong_is_named(
     session: Any, logs: Path, spec: TriggerSpec, tmp_path: Path
 ) -> None:
@@ -145,7 +170,26 @@ def test_plans_are_those_of_predict(
     texts = {row["id"]: row["text"] for row in halves.collect()}
     assert texts == dict(zip(expected["id"], expected["text"], strict=True))
     with pytest.raises(GplanError, match="no column id; it has"):
-        spark.plan_partitions(contexts.drop("id"), str(tiny_model_dir))
+        spark.plan_partitions(contexts.drop("id"), str(tiny_model_dir), **options)
+
+
+def test_contexts_of_a_service_are_read_by_its_columns(
+    session: Any, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    import pandas
+
+    service, model = Service.load("city_guide"), tmp_path / "model"
+    shutil.copytree(tiny_model_dir, model)
+    compact = service.template("compact")
+    GsisrTask(compact, service.library, prompt_length=512, response="plan").save(model)
+    rows = list(itertools.islice(simulate_service(service.library, 1), 6))
+    write_samples(tmp_path / "contexts.csv", rows)
+    predict(model, tmp_path / "contexts.csv", tmp_path / "out", part_rows=6, output="parquet")
+    [part] = (tmp_path / "out").glob("*.parquet")
+    frame = pandas.DataFrame([row.to_dict() for row in rows])
+    assert service.form.names["id"] in frame and "profile_feat_1" not in frame
+    planned = spark.plan_partitions(session.createDataFrame(frame).coalesce(1), str(model))
+    assert planned.toPandas().to_dict("records") == pandas.read_parquet(part).to_dict("records")
 
 
 def test_reports_add_up() -> None:

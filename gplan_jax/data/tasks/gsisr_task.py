@@ -96,21 +96,25 @@ class GsisrTask(Task):
         }
         stored = model_dir / LIBRARY_FILE
         library = IntentLibrary.load(stored) if stored.is_file() else None
-        if service is None and library is not None:
-            own = model_dir / PROMPT_FOLDER
-            return cls(PromptTemplate.load(template or own), library, **lengths)
-        if service is None and template is not None:
+        if service is None and library is None and template is not None:
             service = service_of_prompt(template)
-        if service is None:
-            if not model_dir.is_dir():
-                raise GplanError(f"{model_dir} is not a model directory: there is none.")
-            raise GplanError(f"{model_dir} does not say which service it plans for. {MEND}")
-        found = Service.load(service)
-        if library is not None and library.name != found.name:
+        found = Service.load(service) if service is not None else None
+        if library is None:
+            if found is None:
+                if not model_dir.is_dir():
+                    raise GplanError(f"{model_dir} is not a model directory: there is none.")
+                raise GplanError(f"{model_dir} does not say which service it plans for. {MEND}")
+            return cls(found.template(template), found.library, **lengths)
+        if found is not None and library.name != found.name:
             raise GplanError(
                 f"{model_dir} is a model of the service {library.name}, not of {found.name}."
             )
-        return cls(found.template(template), found.library, **lengths)
+        # Naming the service that it has changes nothing: its own prompt stays.
+        if found is None or template is None:
+            prompt = PromptTemplate.load(template or model_dir / PROMPT_FOLDER)
+        else:
+            prompt = found.template(template)
+        return cls(prompt, library, **lengths)
 
     @property
     def prompt_sources(self) -> list[Any]:

@@ -36,6 +36,12 @@ def test_a_task_reads_back(response: Response | None, tmp_path: Path) -> None:
     assert again.template.user == task().template.user and again.library == task().library
     assert GsisrTask.load(tmp_path, prompt_length=55).prompt_length == 55
     assert not (tmp_path / COUNTS_FILE).exists()
+    # Naming the service that it has already changes nothing, unless a prompt of it is named too.
+    assert GsisrTask.load(tmp_path, service="amap").template.user == again.template.user
+    other = GsisrTask.load(tmp_path, service="amap", template="amap_zh")
+    assert other.template.user == PromptTemplate.load("amap_zh").user != again.template.user
+    with pytest.raises(GplanError, match="is a model of the service amap, not of city_guide"):
+        GsisrTask.load(tmp_path, service="city_guide")
 
 
 def test_prompts_are_those_of_the_response_and_of_the_template_kept(
