@@ -27,6 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -127,14 +128,15 @@ def run(
 
 
 def run_part(part: Part, limit: float, out: Path, environment: Mapping[str, str]) -> dict[str, Any]:
-    """One part in a process group of its own, which is ended with all that it has started."""
+    """One part, which is ended with all that it has started, servers with their own session too."""
     started, files = time.monotonic(), [out / f"{part.name}.{name}" for name in ("out", "err")]
+    mark = f"GPLAN_DAY_PART={os.getpid()}.{part.name}"
     with files[0].open("wb") as said, files[1].open("wb") as errors:
         try:
             process = subprocess.Popen(
                 part.command,
                 cwd=REPOSITORY,
-                env={**environment, **part.environment},
+                env={**environment, **part.environment, **dict([mark.split("=")])},
                 stdout=said,
                 stderr=errors,
                 stdin=subprocess.DEVNULL,
@@ -147,15 +149,12 @@ def run_part(part: Part, limit: float, out: Path, environment: Mapping[str, str]
         except subprocess.TimeoutExpired:
             code = None
         for number in (signal.SIGTERM, signal.SIGKILL):
-            try:  # Also where it has ended: what it started may not have.
-                os.killpg(process.pid, number)
-            except ProcessLookupError:
-                break
-            if process.poll() is None:
-                try:
-                    process.wait(GRACE_SECONDS)
-                except subprocess.TimeoutExpired:
-                    continue
+            for pid in [*started_with(mark), *([process.pid] if process.poll() is None else [])]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            end = time.monotonic() + GRACE_SECONDS
+            while (process.poll() is None or started_with(mark)) and time.monotonic() < end:
+                time.sleep(0.05)
     text, tail = (file.read_text(errors="replace").strip() for file in files)
     result: dict[str, Any] = {
         "state": "cut" if code is None else "done" if code == 0 else "failed",
@@ -171,6 +170,16 @@ def run_part(part: Part, limit: float, out: Path, environment: Mapping[str, str]
     if code != 0:
         result["error"] = tail[-MOST_TEXT:]
     return result
+
+
+def started_with(mark: str) -> list[int]:
+    """The processes whose environment holds ``mark``, none where a system has no /proc."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # It has ended, or is another user's.
+            if mark.encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
 
 
 def parsed(text: str) -> dict[str, Any] | None:

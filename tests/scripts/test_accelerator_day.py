@@ -59,7 +59,8 @@ def test_a_part_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
     assert "| fails | failed |" in table and "RESOURCE_EXHAUSTED: no memory |" in table
 
 
-def test_a_part_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+@pytest.mark.parametrize("session", ["", "os.setsid() or "], ids=["same", "own session"])
+def test_a_part_that_hangs_is_ended_with_all_that_it_started(session: str, tmp_path: Path) -> None:
     child = tmp_path / "child"
     hangs = Part(
         "hangs",
@@ -67,7 +68,7 @@ def test_a_part_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> 
         python(
             "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
             "print('{\"early\": 1}', flush=True)\n"
-            f"if not os.fork(): open({str(child)!r}, 'w').write(str(os.getpid()))\n"
+            f"if not os.fork(): {session}open({str(child)!r}, 'w').write(str(os.getpid()))\n"
             "time.sleep(60)"
         ),
     )

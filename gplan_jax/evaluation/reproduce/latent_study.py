@@ -266,15 +266,18 @@ def token_accuracies(
 ) -> dict[str, float]:
     """How well one token of a block's text can be read from its triplet."""
     linear = load_extra("sklearn.linear_model", "baselines", "probes")
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     half = len(token_N) // 2
     kinds, counts = np.unique(token_N[:half], return_counts=True)
     frequency = float((token_N[half:] == kinds[counts.argmax()]).mean())
     probe = frequency
     if len(kinds) > 1:
-        regression = linear.LogisticRegression(max_iter=300)
-        probe = regression.fit(states_NxD[:half], token_N[:half]).score(
-            states_NxD[half:], token_N[half:]
-        )
+        # On states of unit spread the solver converges, whatever the layer's scale.
+        regression = make_pipeline(StandardScaler(), linear.LogisticRegression(max_iter=1000))
+        regression.fit(states_NxD[:half], token_N[:half])
+        probe = regression.score(states_NxD[half:], token_N[half:])
     lens, other = (
         float((lens_NxK == wanted_N[:, None]).any(axis=1).mean())
         for wanted_N in (token_N, np.roll(token_N, 1))
