@@ -51,8 +51,8 @@ def test_a_server_that_does_not_start_shows_the_end_of_its_log(tmp_path: Path) -
 
 def test_a_server_that_is_not_ready_in_time_is_named_with_what_it_said(tmp_path: Path) -> None:
     with (
-        pytest.raises(GplanError, match=r"not ready within 1 s: /readyz says 503"),
-        local_server(plain("--starts-after", "1000"), tmp_path / "log", start_timeout_s=0.8),
+        pytest.raises(GplanError, match=r"not ready within 3 s: /readyz says 503"),
+        local_server(plain("--starts-after", "1000"), tmp_path / "log", start_timeout_s=2.8),
     ):
         pass
 
