@@ -110,9 +110,9 @@ def test_executed_products_of_a_tree_are_those_of_its_segments(tiny_plan: Memory
     dense = 16 * 16 + PAIRS * (16 * 32 + 2 * 8 * 40 + 4 * 8 * 48)
     linear, pair = 3 * 3 * layer * tokens, 3 * 3 * 4 * 2 * 32
     assert tiny_plan.useful_flops == linear + 3 * logits + pair * causal
-    # The logits of a slice are computed again backwards.
-    executed = linear + 4 * logits + pair * dense
-    assert tiny_plan.costs.flops == pytest.approx(executed, rel=0.03)
+    # Backwards, attention is computed again; the logits too, unless the compiler has them still.
+    executed = linear + 3 * logits + pair * dense * 4 / 3
+    assert tiny_plan.costs.flops in (executed, executed + logits)
 
 
 def test_state_and_text_of_a_plan(tiny_plan: MemoryPlan) -> None:
@@ -137,8 +137,8 @@ def test_the_plain_layout_compiles_and_counts_whole_sequences() -> None:
     linear, pair = 3 * 3 * layer * PAIRS * 4 * 48, 3 * 3 * 4 * 2 * 32
     logits = 2 * 512 * 64 * PAIRS * 4 * 8
     assert plan.useful_flops == linear + 3 * logits + pair * PAIRS * 4 * (48 * 49 / 2)
-    executed = linear + 4 * logits + pair * PAIRS * 4 * 48 * 48
-    assert plan.costs.flops == pytest.approx(executed, rel=0.03)
+    executed = linear + 3 * logits + pair * PAIRS * 4 * 48 * 48 * 4 / 3
+    assert plan.costs.flops in (executed, executed + logits)
     assert plan.memory.gradients == plan.memory.weights
     assert "2 pairs in 2 part(s), 4 sequences each of 48 tokens, 8 supervised" in describe(plan)
 

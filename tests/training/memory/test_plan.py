@@ -58,7 +58,7 @@ def test_weights_and_optimizer_are_the_models_own(tiny_plan: MemoryPlan) -> None
 
 
 def test_executed_products_are_the_useful_ones_and_the_hidden_pairs(tiny_plan: MemoryPlan) -> None:
-    """Without remat a step multiplies forwards once and backwards twice; masks hide, not save."""
+    """A step multiplies forwards once and backwards twice; masks hide, not save."""
     assert tiny_plan.costs is not None
     assert tiny_plan.costs.unknown_loops == ()
     rows, own, prefix = 4, 32, 16
@@ -69,10 +69,10 @@ def test_executed_products_are_the_useful_ones_and_the_hidden_pairs(tiny_plan: M
     causal = rows * (own * (own + 1) / 2 + own * prefix) + prefix * (prefix + 1) / 2
     dense = rows * own * (own + prefix) + prefix**2
     assert useful == linear + pair * causal
-    # The logits of a slice are computed again backwards.
-    executed = linear + 2 * 512 * 64 * rows * 8 + pair * dense
-    # The gradient of the first layer's prefix attention and other unused ends may fall away.
-    assert tiny_plan.costs.flops == pytest.approx(executed, rel=0.03)
+    # Backwards, blocks of attention are computed again; the logits of a slice too, unless the
+    # compiler sees that they are there.
+    logits, executed = 2 * 512 * 64 * rows * 8, linear + pair * dense * 4 / 3
+    assert tiny_plan.costs.flops in (executed, executed + logits)
 
 
 def test_xla_counts_loop_bodies_once(tiny_plan: MemoryPlan) -> None:
