@@ -314,6 +314,10 @@ def parts_of(shapes: str, out: Path) -> list[Part]:
     # JAX would take three quarters of a GPU at its start, and torch's step runs beside ours.
     shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     training = python("bench_train.py", f"--shape {first} {train}")
+    tasks = [*gplan, "reproduce", "tasks"]
+    if tiny:
+        tasks += ["--task", "multiplication-2", "--arm", "picd", "--set", "rows=64"]
+        tasks += ["--set", "epochs_per_stage=1", "--set", "epochs_after=1"]
     return [
         Part("doctor", 4 if tiny else 2, (*gplan, "doctor", "--json"), doctor_figures),
         Part(f"train_{first}", 5, training, train_figures, shared),
@@ -325,11 +329,7 @@ def parts_of(shapes: str, out: Path) -> list[Part]:
         *chosen,
         Part("memory", 1, memory, memory_figures),
         Part("kernels", 1, (sys.executable, *kernels), environment={} if tiny else exact),
-        Part(
-            "evidence",
-            1,
-            (*gplan, "reproduce", "tasks", "--seeds", "1", "--out", str(out / "evidence")),
-        ),
+        Part("evidence", 1, (*tasks, "--seeds", "1", "--out", str(out / "evidence"))),
     ]
 
 
