@@ -35,6 +35,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FEWEST_SECONDS = 5.0  # less is not worth a start
+PART_VARIABLE = "GPLAN_DAY_PART"  # tells what a part has started
 GRACE_SECONDS = 3.0  # between being told to end and being ended
 MOST_TEXT, MOST_BYTES = 4_000, 2**16
 NEEDED = ("jax", "flax", "optax", "orbax", "grain", "pydantic", "typer", "rich", "tokenizers")
@@ -130,13 +131,13 @@ def run(
 def run_part(part: Part, limit: float, out: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     """One part, which is ended with all that it has started, servers with their own session too."""
     started, files = time.monotonic(), [out / f"{part.name}.{name}" for name in ("out", "err")]
-    mark = f"GPLAN_DAY_PART={os.getpid()}.{part.name}"
+    mark = f"{os.getpid()}.{part.name}"
     with files[0].open("wb") as said, files[1].open("wb") as errors:
         try:
             process = subprocess.Popen(
                 part.command,
                 cwd=REPOSITORY,
-                env={**environment, **part.environment, **dict([mark.split("=")])},
+                env={**environment, **part.environment, PART_VARIABLE: mark},
                 stdout=said,
                 stderr=errors,
                 stdin=subprocess.DEVNULL,
@@ -173,11 +174,11 @@ def run_part(part: Part, limit: float, out: Path, environment: Mapping[str, str]
 
 
 def started_with(mark: str) -> list[int]:
-    """The processes whose environment holds ``mark``, none where a system has no /proc."""
-    found = []
+    """The processes that a part has started, by its mark; none where a system has no /proc."""
+    found, entry = [], f"{PART_VARIABLE}={mark}".encode()
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):  # It has ended, or is another user's.
-            if mark.encode() in path.read_bytes().split(b"\0"):
+            if entry in path.read_bytes().split(b"\0"):
                 found.append(int(path.parent.name))
     return found
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from gplan_jax import gsisr
 from gplan_jax.baselines.fitting.arms import FLOORS
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
+from gplan_jax.evaluation.scores.intervals import p_text
 from gplan_jax.evaluation.scores.learning_curves import draw_learning_curves
 from gplan_jax.evaluation.scores.model_evaluation import evaluate_model
 from gplan_jax.evaluation.scores.offline import METRICS, PREDICTIONS
@@ -221,12 +222,11 @@ def _beside_the_floors(
     )
     floor = str(summary.reference).replace("_", " ")
     picd, best = (summary.arms[name]["acc1"].mean for name in (found.first, found.second))
-    p = f"= {found.p:.3f}" if found.p >= 0.001 else "< 0.001"
     return (
         f"Acc@1 of PICD is {100 * picd:.1f}, that of the best floor ({floor}) {100 * best:.1f}: "
         f"{100 * found.difference:+.1f} points ({100 * found.low:.1f} to {100 * found.high:.1f}, "
-        f"p {p}, paired over {len(rows)} rows that neither saw). One seed: other "
-        "weights would give other figures."
+        f"p {p_text(found.p, '= ')}, paired over {len(rows)} rows that neither saw). One seed: "
+        "other weights would give other figures."
     )
 
 

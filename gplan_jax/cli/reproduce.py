@@ -111,7 +111,7 @@ def reproduce(
     if what in ("tasks", "all"):
         for name in studies:
             options = {"arms": arm or (), "seeds": seeds, "workers": workers}
-            options |= {"changes": changed if what == "tasks" else {}}
+            options["changes"] = changed if what == "tasks" else {}
             show(name, task_arms.reproduce_task(name, out, **options))
     if what in ("latents", "all"):
         for name in studies:

@@ -87,7 +87,7 @@ def trigger_rows(
         if frame.columns == [LINE]:
             user = functions.get_json_object(LINE, f"$['{column}']")
         elif column in frame.columns:
-            user = functions.col(f"`{column}`").cast("string")
+            user = functions.col(_quoted(column)).cast("string")
         else:
             raise GplanError(
                 f"The DataFrame has no column {column!r} for the user; it has "
@@ -107,8 +107,7 @@ def trigger_rows(
 
     # Times without a zone in a Parquet log are local ones.
     events.sparkSession.conf.set("spark.sql.session.timeZone", zone)
-    names = (*(spec.rows or public_form()).columns, REPORT)
-    schema = ", ".join(f"`{name.replace('`', '``')}` string" for name in names)
+    schema = ", ".join(f"{_quoted(name)} string" for name in (*_columns(spec), REPORT))
     grouped = dealt(events, spec.log.columns.user).groupBy(GROUP)
     if users is None:
         return grouped.applyInArrow(lambda table: found_in(table), schema)
@@ -126,7 +125,7 @@ def search_group(
     import pyarrow
     from pyarrow import parquet
 
-    columns = list((spec.rows or public_form()).columns)
+    columns = _columns(spec)
     if not events.num_rows:  # Users of whom no event is known.
         return pyarrow.table({name: pyarrow.array([], "string") for name in (*columns, REPORT)})
     # Without the progress of one search: there are thousands, side by side.
@@ -231,8 +230,17 @@ def plan_partitions(
                 )
                 yield from prediction.answer_table(planner, records).to_batches()
 
-    cells = [functions.col(f"`{name.replace('`', '``')}`") for name in names]
-    return contexts.select(number, *cells).mapInArrow(plan, ", ".join(schema))
+    return contexts.select(number, *map(_quoted, names)).mapInArrow(plan, ", ".join(schema))
+
+
+def _columns(spec: TriggerSpec) -> list[str]:
+    """Those of the rows that triggers write."""
+    return list((spec.rows or public_form()).columns)
+
+
+def _quoted(column: str) -> str:
+    """A column's name as Spark takes it whatever stands in it."""
+    return f"`{column.replace('`', '``')}`"
 
 
 @functools.cache

@@ -17,6 +17,7 @@ import pytest
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.gsisr import Sample, Service, read_samples, write_samples
+from gplan_jax.gsisr.row_form import RowForm
 from gplan_jax.inference.prediction.predict import predict
 from gplan_jax.integrations import spark
 from gplan_jax.synthesis.triggers.example_log import write_example_log
@@ -71,11 +72,11 @@ def spec(logs: Path) -> TriggerSpec:
     return load_triggers(logs / "triggers.yaml")
 
 
-def rows_of(paths: Iterator[Path]) -> list[tuple[str, ...]]:
+def rows_of(paths: Iterator[Path], form: RowForm | None = None) -> list[tuple[str, ...]]:
     return sorted(
         (sample.id, sample.currenttime, repr(sample))
         for path in paths
-        for sample in read_samples(path)
+        for sample in read_samples(path, form=form)
     )
 
 
@@ -106,18 +107,8 @@ def test_rows_of_a_service_have_its_columns(
     write_contexts([logs / "events.csv"], tmp_path / "rows.csv", spec)
     found = spark.trigger_rows(spark.read_log(session, str(logs / "events.csv")), spec, groups=3)
     spark.write_rows(found, str(tmp_path / "rows"))
-    rows = [
-        sorted((sample.id, sample.currenttime, repr(sample)) for sample in samples)
-        for samples in (
-            read_samples(tmp_path / "rows.csv", form=form),
-            (
-                sample
-                for path in (tmp_path / "rows").glob("*.parquet")
-                for sample in read_samples(path, form=form)
-            ),
-        )
-    ]
-    assert len(rows[0]) > 50 and rows[0] == rows[1]
+    one = rows_of(iter([tmp_path / "rows.csv"]), form)
+    assert len(one) > 50 and rows_of((tmp_path / "rows").glob("*.parquet"), form) == one
 
 
 def test_what_is_wrong_is_named(

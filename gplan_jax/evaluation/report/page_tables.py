@@ -16,6 +16,7 @@ from rich.text import Text
 
 from gplan_jax.evaluation.comparison.results import ComparisonResults
 from gplan_jax.evaluation.report.row_scores import ArmRowScores, Slice, SliceMean
+from gplan_jax.evaluation.scores.intervals import p_text
 from gplan_jax.evaluation.significance.arm_summary import MEASURES, TITLES, ArmDifference
 from gplan_jax.evaluation.significance.metric_study import StudyRow, metric_study
 from gplan_jax.foundation.tables import NOTHING, TextTable
@@ -213,8 +214,8 @@ def pair_lines(results: ComparisonResults) -> list[dict[str, Any]]:
             if one.holds:
                 way: Standing = "better" if one.difference > 0 else "worse"
                 mark, words = MARKS[way][0], f"the first is {way}"
-            p = "p < 0.001" if one.p_holm < 0.001 else f"p = {one.p_holm:.3f}"
-            cells.append(TableCell(value, (f"{low} to {high} · {p}",), mark, words))
+            p = p_text(one.p_holm, "= ")
+            cells.append(TableCell(value, (f"{low} to {high} · p {p}",), mark, words))
         titles = {"first": results.title(first), "second": results.title(second)}
         lines.append({**titles, "cells": cells})
     return lines

@@ -324,7 +324,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> TextTable:
                 f"{v.difference:+.3f}",
                 interval(v.low, v.high),
                 interval(v.seed_low, v.seed_high),
-                f"{v.p:.3f}" if v.p >= 0.001 else "< 0.001",
+                intervals.p_text(v.p),
                 f"{v.detectable:.3f}",
             ]
             for v in verdicts

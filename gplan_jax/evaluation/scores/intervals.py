@@ -27,6 +27,11 @@ NO_SPREAD = 1e-8
 DRAWS_AT_ONCE = 10_000_000
 
 
+def p_text(p: float, equals: str = "") -> str:
+    """A p-value as tables and pages show it: never 0, which no test of so many draws can find."""
+    return f"{equals}{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
 def _load(module: str) -> ModuleType:
     """scipy and statsmodels are slow to import, and most commands need neither."""
     return load_extra(module, "baselines", "tests and intervals between arms")
