@@ -47,9 +47,13 @@ def convert(
     data: Annotated[
         Path | None, typer.Option(help="For tiny: rows whose words its tokenizer should know.")
     ] = None,
-    layers: Annotated[int, typer.Option(min=1, help="For tiny.")] = 3,
-    hidden: Annotated[int, typer.Option(min=2, help="For tiny: the size of a layer.")] = 128,
-    vocab: Annotated[int, typer.Option(min=259, help="For tiny: the most tokens.")] = 1024,
+    layers: Annotated[int | None, typer.Option(min=1, help="For tiny; else 3.")] = None,
+    hidden: Annotated[
+        int | None, typer.Option(min=2, help="For tiny: the size of a layer; else 128.")
+    ] = None,
+    vocab: Annotated[
+        int | None, typer.Option(min=259, help="For tiny: the most tokens; else 1,024.")
+    ] = None,
     service: Service = None,
 ) -> None:
     """Turn a Hugging Face Qwen3 checkpoint into a GPlan model directory.
@@ -74,12 +78,18 @@ def convert(
     from gplan_jax.models.checkpoints.tiny import SPACED_SPLIT, SPLIT, write_tiny_model
     from gplan_jax.reasoning import LatentVocabulary
 
+    tiny = hf_dir == Path(TINY) and not hf_dir.is_dir()
+    of_tiny = {"data": data, "layers": layers, "hidden": hidden, "vocab": vocab, "service": service}
+    misplaced = {"revision": revision, "adapter": adapter} if tiny else of_tiny
+    if given := [f"--{name}" for name, value in misplaced.items() if value is not None]:
+        kind = "a checkpoint" if tiny else TINY
+        raise GplanError(f"{', '.join(given)}: only for {kind}, and this converts {hf_dir}.")
     vocabulary = None
     if latents == "gsisr":
         vocabulary = LatentVocabulary(width=latents_per_block)
     elif latents != "none":
         vocabulary = text_latents(latents, width=latents_per_block)
-    if hf_dir == Path(TINY) and not hf_dir.is_dir():
+    if tiny:
         if data is None or vocabulary is None:
             raise GplanError(f"{TINY} is made for rows: give --data FILE, and latent tokens.")
         if latents == "gsisr":
@@ -94,10 +104,10 @@ def convert(
             new_tokens=vocabulary.tokens,
             metadata={"latents": vocabulary.to_dict()},
             seed=seed,
-            vocab_size=vocab,
-            hidden_size=hidden,
-            intermediate_size=3 * hidden,
-            layers=layers,
+            vocab_size=vocab or 1024,
+            hidden_size=hidden or 128,
+            intermediate_size=3 * (hidden or 128),
+            layers=layers or 3,
             heads=2,
             kv_heads=1,
             head_dim=64,

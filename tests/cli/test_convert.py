@@ -78,6 +78,15 @@ def test_problems_reach_the_caller_as_one_message(checkpoint: Path, tmp_path: Pa
         run("convert", checkpoint, "--out", checkpoint)
 
 
+def test_an_option_of_the_other_kind_of_model_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    with pytest.raises(GplanError, match=r"--layers, --vocab: only for tiny"):
+        run("convert", checkpoint, "--layers", "2", "--vocab", "300", "--out", out)
+    with pytest.raises(GplanError, match=r"--adapter: only for a checkpoint"):
+        run("convert", "tiny", "--adapter", tmp_path, "--out", out)
+    assert not out.exists()
+
+
 def test_a_model_with_a_library_is_exported_with_its_plan_grammars(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
