@@ -47,7 +47,6 @@ from gplan_jax.models import Qwen3, load_qwen3
 from gplan_jax.models.qwen3.model import LayeredContext
 from gplan_jax.reasoning import PLAN_SECTION, write_response
 
-INTERVENTIONS = ("as trained", "shuffled", "dropped", "one token", "transplanted")
 RESULT = "latents"
 PROBE_TITLES = {
     "probe": "Probe",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -186,14 +186,21 @@ def reproduce_task(
     with (
         ProgressBar(f"{name}: arms and seeds", len(cells), start=len(cells) - len(missing)) as bar,
         one_thread_a_process(),
-        ProcessPoolExecutor(
-            workers, context, become_worker, (folder / LOG,), max_tasks_per_child=1
-        ) as pool,
+        ProcessPoolExecutor(workers, context, become_worker, (folder / LOG,)) as pool,
     ):
-        running = {pool.submit(train_cell, study, folder, *cell): cell for cell in missing}
-        for done in as_completed(running):
-            exact = done.result()
-            bar.advance(f"{running[done][0]}, seed {running[done][1]}: exact {100 * exact:.1f}")
+        running: dict[Future[float], tuple[str, int]] = {}
+        try:
+            while missing or running:
+                # No more than are worked on: what a pool holds in advance can't be taken back.
+                for cell in missing[: workers - len(running)]:
+                    running[pool.submit(train_cell, study, folder, *cell)] = missing.pop(0)
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    arm, seed = running.pop(done)
+                    bar.advance(f"{arm}, seed {seed}: exact {100 * done.result():.1f}")
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()  # a training saves a checkpoint first
+            raise
 
     scores = {arm: _scores(folder, arm, seeds) for arm in chosen}
     ids = [

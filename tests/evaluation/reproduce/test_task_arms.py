@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,14 @@ from gplan_jax.evaluation.reproduce.task_arms import (
     ARMS,
     CLAIMS,
     STUDIES,
+    TaskStudy,
     arms_of,
+    cell_of,
     reproduce_task,
 )
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl
+from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.objectives.curriculum import BlockOrder
 
 CHANGES = {
@@ -67,6 +72,29 @@ def test_claims_are_about_arms(tmp_path: Path) -> None:
         reproduce_task("parity", tmp_path, arms=["cott"], seeds=1)
     with pytest.raises(GplanError, match="--set is not a valid config:\n  epochs_per_stag"):
         reproduce_task("parity", tmp_path, seeds=1, changes={"epochs_per_stag": 2})
+
+
+def quick_cell(study: TaskStudy, folder: Path, arm: str, seed: int) -> float:
+    (cell_of(folder, arm, seed) / "answers").mkdir(parents=True)
+    time.sleep(0.0 if arm == "none" else 5.0)
+    return 1.0
+
+
+def test_an_interrupt_ends_what_runs_and_begins_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(bar: ProgressBar, said: str) -> None:
+        assert said == "none, seed 0: exact 100.0"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(task_arms, "train_cell", quick_cell)
+    monkeypatch.setattr(ProgressBar, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce_task(
+            "parity", tmp_path, arms=["none", "cot", "icot"], seeds=1, workers=1, changes=CHANGES
+        )
+    assert not cell_of(tmp_path / "parity", "icot", 0).exists()
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.slow
