@@ -40,7 +40,7 @@ import httpx2
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation.progress import ProgressBar
-from gplan_jax.gsisr import Sample, check_plan, parse_plan, read_samples
+from gplan_jax.gsisr import IntentLibrary, Sample, check_plan, parse_plan, read_samples
 from gplan_jax.serving.latency.latency_report import machine, spread
 from gplan_jax.serving.latency.latency_study import (
     LoadPlan,
@@ -261,7 +261,7 @@ def main() -> None:
     if options.data:
         samples = list(islice(read_samples(options.data), wanted))
     else:
-        samples = simulated_contexts(LoadPlan(warmup=wanted, qps=()))
+        samples = simulated_contexts(LoadPlan(warmup=wanted, qps=()), IntentLibrary.load())
     prompts = Prompts(options.model, samples)
     grammar = options.export / "guided" / f"{prompts.form}.{options.grammar}"
     report = dict[str, Any]()

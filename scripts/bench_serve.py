@@ -49,7 +49,7 @@ from bench_serve_verdicts import flatness, recovery_seconds, sustains, verdicts
 from prometheus_client.parser import text_string_to_metric_families
 
 from gplan_jax.foundation.progress import ProgressBar
-from gplan_jax.gsisr import read_samples
+from gplan_jax.gsisr import IntentLibrary, read_samples
 from gplan_jax.serving.latency.latency_report import machine, summarize
 from gplan_jax.serving.latency.latency_study import (
     LoadPlan,
@@ -161,7 +161,7 @@ async def measure(server: LocalServer, options: argparse.Namespace) -> dict[str,
     samples = (
         list(islice(read_samples(options.data), options.contexts))
         if options.data
-        else simulated_contexts(LoadPlan(warmup=options.contexts, qps=()))
+        else simulated_contexts(LoadPlan(warmup=options.contexts, qps=()), IntentLibrary.load())
     )
     bodies = plan_bodies(samples, deadline_ms=options.deadline_ms)
     parts: dict[str, Callable[[Bench], Awaitable[dict[str, Any]]]] = {

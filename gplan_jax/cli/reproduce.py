@@ -99,13 +99,14 @@ def reproduce(
             options |= {"scale": scale, "seeds": seeds, "workers": workers}
             show(name, tables.reproduce_table(name, out, **options))
     if what in ("table5", "all"):
+        from gplan_jax.gsisr import IntentLibrary
         from gplan_jax.serving.latency import latency_study as latency
 
         console.rule("table5")
         # Response times of the models that table 2 has trained, its first seed's.
         models = {name: tables.trained_model(out, arm) for name, arm in LATENCY_ARMS.items()}
         plan = latency.LoadPlan(qps=(10.0,), duration_s=60.0, deadline_ms=None, seed=0, warmup=20)
-        samples = latency.simulated_contexts(plan)
+        samples = latency.simulated_contexts(plan, IntentLibrary.load())
         found = latency.compare_latency(models, samples, out / "table5", plan)
         console.print(latency.latency_view(found))
     if what in ("tasks", "all"):

@@ -173,8 +173,11 @@ def latency(
     url: Annotated[str | None, typer.Option(help="A running server, instead of --model.")] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Rows to plan for: .csv, .jsonl or .parquet; else simulated ones."),
+        typer.Option(
+            help="Rows to plan for: .csv, .jsonl or .parquet; else of the service's world."
+        ),
     ] = None,
+    service: options.Service = None,
     qps: Annotated[
         list[str] | None,
         typer.Option(help="Requests a second, a run each: 10, or 5,10,20; repeat as you like."),
@@ -217,9 +220,11 @@ def latency(
     Example: gplan bench latency --model direct=runs/direct/model --model cot=runs/cot/model
     --model picd=runs/picd/model --data test.csv --qps 10 --qps 20 --out runs/latency
 
-    Example: gplan bench latency --url http://127.0.0.1:8000 --qps 5,10,20 --out runs/latency
+    Example: gplan bench latency --url http://127.0.0.1:8000 --service amap --qps 5,10,20
+    --out runs/latency
     """
 
+    from gplan_jax.data.tasks.gsisr_task import GsisrTask
     from gplan_jax.gsisr import read_samples
 
     require_extra(("h11", "httpx2"), "serve", "the load generator")
@@ -245,10 +250,13 @@ def latency(
     named = named_paths("--model", model or [])
     models = {name: model_directory(path) for name, path in named.items()}
     modes = parse_modes(mode or [])
+    served = [GsisrTask.load(folder, service=service) for folder in models.values()]
+    library = served[0].library if served else options.service_of(service, data=data).library
     if data is None:
-        samples = study.simulated_contexts(plan)
+        samples = study.simulated_contexts(plan, library)
     else:
-        samples = list(islice(read_samples(data), study.contexts_needed(plan)))
+        rows = read_samples(data, form=library.rows)
+        samples = list(islice(rows, study.contexts_needed(plan)))
     if url:
         key = api_key(api_key_env)
         secret = key.get_secret_value() if key else None

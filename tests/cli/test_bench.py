@@ -58,6 +58,7 @@ def test_what_to_measure_must_be_named_and_there(tmp_path: Path) -> None:
     assert "absent.csv does not exist" in failure(
         *out, *address, "--data", str(tmp_path / "absent.csv")
     )
+    assert "It is not known which service" in failure(*out, *address)
     assert not (tmp_path / "out").exists()
 
 

@@ -29,7 +29,7 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import refuse_existing, write_json, write_jsonl, write_text
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.foundation.tables import plain_text
-from gplan_jax.gsisr import Sample
+from gplan_jax.gsisr import IntentLibrary, Sample
 from gplan_jax.inference.engine.requests import DecodingMode
 from gplan_jax.inference.prediction.predict import mode_of
 from gplan_jax.serving.latency import latency_report as report
@@ -135,7 +135,6 @@ def wait_until_ready(
 
 RESULTS, TABLES, LOG = "latency.json", "latency.txt", "server.log"
 FREE = "-free"  # after the name of a model that is also measured unconstrained
-FIRST_SIMULATED_ID = 9_000_001
 READY_S = 10.0  # a server that is said to run already must be ready at once, or nearly
 
 
@@ -284,12 +283,11 @@ def contexts_needed(plan: LoadPlan) -> int:
     return plan.warmup + sum(round(qps * plan.duration_s) for qps in plan.qps)
 
 
-def simulated_contexts(plan: LoadPlan, *, most: int = 5000) -> list[Sample]:
-    """Contexts of simulated users on the quickstart's map, enough that none comes twice."""
-    from gplan_jax.synthesis.world.simulation import simulate_rows
+def simulated_contexts(plan: LoadPlan, library: IntentLibrary, *, most: int = 5000) -> list[Sample]:
+    """Contexts of the service's world, enough that none comes twice; GplanError without one."""
+    from gplan_jax.synthesis.world.data_world import world_contexts
 
-    rows = min(most, contexts_needed(plan))
-    return list(simulate_rows(rows, seed=plan.seed, first_id=FIRST_SIMULATED_ID))
+    return list(islice(world_contexts(library, plan.seed), min(most, contexts_needed(plan))))
 
 
 def write_results(out: Path, results: Mapping[str, Any]) -> None:

@@ -215,9 +215,8 @@ def plan_bodies(samples: Iterable[Sample], *, deadline_ms: float | None = None) 
     extra = {} if deadline_ms is None else {"deadline_ms": round(deadline_ms)}
     bodies = []
     for sample in samples:
-        context = sample.to_dict()
-        del context["raw_labels"]
-        bodies.append(json.dumps({"context": context, **extra}, ensure_ascii=False).encode())
+        body = {"context": sample.context(), **extra}
+        bodies.append(json.dumps(body, ensure_ascii=False).encode())
     return bodies
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
-from functools import lru_cache, partial
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +33,7 @@ from gplan_jax.serving.planning.openai_routes import (
     describe_model,
     model_called,
 )
-from gplan_jax.synthesis.world.data_world import simulate_service
-from gplan_jax.synthesis.world.simulation import simulate_rows
+from gplan_jax.synthesis.world.data_world import world_contexts
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -219,13 +217,10 @@ def example_samples(count: int, library: IntentLibrary) -> list[Sample]:
     """
     if not count:
         return []
-    samples: Iterable[Sample] = ()
-    if library.rows is None:
-        samples = _world_rows()
-    elif library.folder is not None and (library.folder / WORLD).is_file():
-        samples = islice(simulate_service(library, EXAMPLE_SEED), EXAMPLE_ROWS)
     kinds: dict[tuple[str, str], Sample] = {}
-    for sample in samples:
+    has_world = library.folder is not None and (library.folder / WORLD).is_file()
+    worlds = [world_contexts(library, EXAMPLE_SEED)] if library.rows is None or has_world else []
+    for sample in islice(chain(*worlds), EXAMPLE_ROWS):
         kinds.setdefault((sample.trigger_1, sample.current_tag), sample)
     # One context of each order type first, then a second one of each, and so on.
     seen: Counter[str] = Counter()
@@ -234,8 +229,3 @@ def example_samples(count: int, library: IntentLibrary) -> list[Sample]:
         rounds.append((seen[sample.trigger_1], sample))
         seen[sample.trigger_1] += 1
     return [sample for _, sample in sorted(rounds, key=lambda entry: entry[0])[:count]]
-
-
-@lru_cache
-def _world_rows() -> tuple[Sample, ...]:
-    return tuple(simulate_rows(EXAMPLE_ROWS, EXAMPLE_SEED))

@@ -43,9 +43,8 @@ from gplan_jax.synthesis.factory.output_files import (
 from gplan_jax.synthesis.teachers.load import RULES, load_teacher, note_of, settings_of
 from gplan_jax.synthesis.teachers.seed_selection import read_seeds
 from gplan_jax.synthesis.teachers.teacher import RuleTeacher, Teacher, TeacherAnswer
-from gplan_jax.synthesis.world.data_world import simulate_service
+from gplan_jax.synthesis.world.data_world import world_contexts
 from gplan_jax.synthesis.world.faults import FAULTY_SHARE
-from gplan_jax.synthesis.world.simulation import simulate_contexts
 
 T = TypeVar("T")
 # A row to plan for: its number where it comes from, counted from 1, and its columns, unlabelled.
@@ -110,11 +109,7 @@ def synthesize(
 
     # The contexts. A file is read to its end first.
     if settings.data is None:
-        own = library.rows is not None
-        simulated = (
-            simulate_service(library, settings.seed) if own else simulate_contexts(settings.seed)
-        )
-        contexts, total = numbered(simulated), settings.rows
+        contexts, total = numbered(world_contexts(library, settings.seed)), settings.rows
     else:
         trial = FaultyRows(faulty.on_error)
         cut: dict[str, Any] = {"limit": settings.limit, "form": library.rows}

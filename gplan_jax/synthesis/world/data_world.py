@@ -21,6 +21,7 @@ from gplan_jax.gsisr.row_form import ROLES, TIME_FORMAT
 from gplan_jax.gsisr.service import WORLD
 from gplan_jax.synthesis.world.calibration import Shares
 from gplan_jax.synthesis.world.geography import Place
+from gplan_jax.synthesis.world.simulation import simulate_contexts
 
 Range = tuple[float, float]
 
@@ -77,6 +78,14 @@ def load_world(library: IntentLibrary) -> WorldFile:
     if faults:
         raise GplanError(f"{path} does not fit the service:\n  " + "\n  ".join(faults))
     return world
+
+
+def world_contexts(library: IntentLibrary, seed: int) -> Iterator[Sample]:
+    """Endless contexts of a service, without labels: of Amap's world, or of its world.yaml.
+
+    GplanError where the service has no world.
+    """
+    return simulate_contexts(seed) if library.rows is None else simulate_service(library, seed)
 
 
 def simulate_service(library: IntentLibrary, seed: int) -> Iterator[Sample]:

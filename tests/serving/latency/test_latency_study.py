@@ -151,7 +151,7 @@ def test_only_written_reasoning_decodes_without_the_grammar(tmp_path: Path) -> N
 
 
 def test_contexts_are_enough_that_none_comes_twice() -> None:
-    samples = simulated_contexts(PLAN)
+    samples = simulated_contexts(PLAN, IntentLibrary.load())
     assert len(samples) == contexts_needed(PLAN) == 2 + 10 + 20
     assert len({tuple(sample.to_dict().values()) for sample in samples}) == len(samples)
-    assert len(simulated_contexts(PLAN, most=5)) == 5
+    assert len(simulated_contexts(PLAN, IntentLibrary.load(), most=5)) == 5
