@@ -29,12 +29,14 @@ PLAIN_LINE_SECONDS, FIRST_LINE_SECONDS = 15.0, 4.0
 class ProgressBar:
     """A bar with a free text beside it; where stderr is no terminal, a line every 15 seconds.
 
-    The first of these comes after 4 seconds, whether or not anything is done yet.
+    The first of these comes after 4 seconds, whether or not anything is done yet, with ``note``.
     """
 
-    def __init__(self, description: str, total: int | None, *, start: int = 0) -> None:
+    def __init__(
+        self, description: str, total: int | None, *, start: int = 0, note: str = ""
+    ) -> None:
         console = Console(stderr=True)
-        self._description, self._total = description, total
+        self._description, self._total, self._note = description, total, note
         self._start = self._done = start
         self._live: Progress | None = None
         self._started = self._last_line = time.monotonic()
@@ -49,7 +51,7 @@ class ProgressBar:
                 _NoteColumn(),
                 console=console,
             )
-            self._task = self._live.add_task(description, total=total, completed=start, note="")
+            self._task = self._live.add_task(description, total=total, completed=start, note=note)
         self._console = console
         self._first = threading.Timer(FIRST_LINE_SECONDS, self._show_start)
         self._first.daemon = True
@@ -65,7 +67,8 @@ class ProgressBar:
 
     def _show_start(self) -> None:
         of = "" if self._total is None else f" of {self._total}"
-        line = f"{self._description}: {self._done}{of} so far"
+        said = f", {self._note}" if self._note else ""
+        line = f"{self._description}: {self._done}{of} so far{said}"
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def advance(self, note: Note = "", *, steps: int = 1) -> None:

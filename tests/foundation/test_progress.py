@@ -116,6 +116,6 @@ def test_a_first_line_comes_though_nothing_is_done_yet(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", 0.05)
-    with ProgressBar("Fits", 60, start=20):
+    with ProgressBar("Fits", 60, start=20, note="see workers.log"):
         time.sleep(0.5)
-    assert capsys.readouterr().err == "Fits: 20 of 60 so far\n"
+    assert capsys.readouterr().err == "Fits: 20 of 60 so far, see workers.log\n"

@@ -12,7 +12,7 @@ from gplan_jax import __version__
 from gplan_jax.evaluation.comparison import results
 from gplan_jax.evaluation.comparison.comparison_table import markdown_text, terminal_text
 from gplan_jax.evaluation.comparison.setup import ComparisonSetup, read_added
-from gplan_jax.evaluation.comparison.worker_pool import FitJob, all_jobs, run_jobs
+from gplan_jax.evaluation.comparison.worker_pool import LOG, FitJob, all_jobs, run_jobs
 from gplan_jax.evaluation.significance.arm_summary import (
     ArmScores,
     highest,
@@ -184,7 +184,8 @@ def _fit_all(setup: ComparisonSetup, workers: int) -> tuple[str, list[results.Fa
         return "", []
     hardware, failures = "", []
     best: dict[str, float] = {}
-    with ProgressBar("Fits", len(jobs), start=len(jobs) - len(pending)) as bar:
+    note = f"the steps are in {setup.out / LOG}"
+    with ProgressBar("Fits", len(jobs), start=len(jobs) - len(pending), note=note) as bar:
         for result in run_jobs(setup, pending, workers):
             job = result.job
             hardware = result.hardware or hardware

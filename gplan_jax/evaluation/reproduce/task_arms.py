@@ -184,7 +184,12 @@ def reproduce_task(
     missing = [cell for cell in cells if not (cell_of(folder, *cell) / ANSWERS).is_dir()]
     context = multiprocessing.get_context("spawn")
     with (
-        ProgressBar(f"{name}: arms and seeds", len(cells), start=len(cells) - len(missing)) as bar,
+        ProgressBar(
+            f"{name}: arms and seeds",
+            len(cells),
+            start=len(cells) - len(missing),
+            note=f"the steps are in {folder / LOG}",
+        ) as bar,
         one_thread_a_process(),
         ProcessPoolExecutor(workers, context, become_worker, (folder / LOG,)) as pool,
     ):
