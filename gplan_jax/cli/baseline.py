@@ -115,11 +115,13 @@ def baseline(
         ):
             typer.echo(f"  {what:<26} {out / name}")
         typer.echo(f"For a page with figures: gplan report --run {out} --out {out}/report.html")
+    failures: dict[tuple[str, str], list[str]] = {}
     for failed in outcome.about.failures:
-        typer.echo(
-            f"Failed: {failed.arm}, fold {failed.fold + 1}, seed {failed.seed}: {failed.reason}",
-            err=True,
-        )
+        where = f"fold {failed.fold + 1}, seed {failed.seed}"
+        failures.setdefault((failed.arm, failed.reason), []).append(where)
+    for (arm_name, reason), (first, *others) in failures.items():
+        more = f" and {len(others)} more" if others else ""
+        typer.echo(f"Failed: {arm_name}, {first}{more}: {reason}", err=True)
     if outcome.about.failures:
         typer.echo(
             f"{', '.join(outcome.about.unfinished)}: not in the table. {out / LOG} has the "
