@@ -284,10 +284,13 @@ def contexts_needed(plan: LoadPlan) -> int:
 
 
 def simulated_contexts(plan: LoadPlan, library: IntentLibrary, *, most: int = 5000) -> list[Sample]:
-    """Contexts of the service's world, enough that none comes twice; GplanError without one."""
+    """Contexts of the service's world, enough that none comes twice, of users that nothing was
+    trained on; GplanError where the service has no world.
+    """
     from gplan_jax.synthesis.world.data_world import world_contexts
 
-    return list(islice(world_contexts(library, plan.seed), min(most, contexts_needed(plan))))
+    contexts = world_contexts(library, plan.seed, others=True)
+    return list(islice(contexts, min(most, contexts_needed(plan))))
 
 
 def write_results(out: Path, results: Mapping[str, Any]) -> None:

@@ -21,9 +21,9 @@ from gplan_jax.gsisr.row_form import ROLES, TIME_FORMAT
 from gplan_jax.gsisr.service import WORLD
 from gplan_jax.synthesis.world.calibration import Shares
 from gplan_jax.synthesis.world.geography import Place
-from gplan_jax.synthesis.world.simulation import simulate_contexts
+from gplan_jax.synthesis.world.simulation import FIRST_ID, simulate_contexts
 
-Range = tuple[float, float]
+OTHERS = 9_000_001  # from where on seeds and ids are of other users
 
 
 class Order(Config):
@@ -80,12 +80,14 @@ def load_world(library: IntentLibrary) -> WorldFile:
     return world
 
 
-def world_contexts(library: IntentLibrary, seed: int) -> Iterator[Sample]:
+def world_contexts(library: IntentLibrary, seed: int, *, others: bool = False) -> Iterator[Sample]:
     """Endless contexts of a service, without labels: of Amap's world, or of its world.yaml.
 
-    GplanError where the service has no world.
+    ``others`` takes other users of the same places. GplanError where the service has no world.
     """
-    return simulate_contexts(seed) if library.rows is None else simulate_service(library, seed)
+    if library.rows is None:
+        return simulate_contexts(seed, first_id=OTHERS if others else FIRST_ID)
+    return simulate_service(library, seed + OTHERS if others else seed)
 
 
 def simulate_service(library: IntentLibrary, seed: int) -> Iterator[Sample]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.tables import plain_text
-from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample
+from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, Service
 from gplan_jax.inference.prediction.predict import mode_of
 from gplan_jax.serving.latency import latency_study as load_latency
 from gplan_jax.serving.latency.latency_study import (
@@ -24,7 +25,8 @@ from gplan_jax.serving.latency.latency_study import (
     measure_running,
     simulated_contexts,
 )
-from gplan_jax.serving.latency.load_generator import poisson_schedule
+from gplan_jax.serving.latency.load_generator import plan_bodies, poisson_schedule
+from gplan_jax.synthesis.world.data_world import world_contexts
 
 PLAIN_SERVER = Path(__file__).parents[1] / "plain_server.py"
 PLAN = LoadPlan(qps=(20.0, 40.0), duration_s=0.5, deadline_ms=5000.0, warmup=2, timeout_s=30.0)
@@ -155,3 +157,15 @@ def test_contexts_are_enough_that_none_comes_twice() -> None:
     assert len(samples) == contexts_needed(PLAN) == 2 + 10 + 20
     assert len({tuple(sample.to_dict().values()) for sample in samples}) == len(samples)
     assert len(simulated_contexts(PLAN, IntentLibrary.load(), most=5)) == 5
+
+
+@pytest.mark.parametrize("name", ["amap", "city_guide"])
+def test_contexts_are_of_other_users_of_the_service(name: str) -> None:
+    library = Service.load(name).library
+    samples = simulated_contexts(PLAN, library)
+    columns = set(library.form.columns) - {library.form.label}
+    bodies = [json.loads(body) for body in plan_bodies(samples)]
+    assert len(bodies) == contexts_needed(PLAN)
+    assert all(set(body["context"]) == columns for body in bodies)
+    known = [row.context() for row in islice(world_contexts(library, PLAN.seed), len(samples))]
+    assert not [body for body in bodies if body["context"] in known]
