@@ -295,7 +295,7 @@ def test_what_stops_a_command_from_outside(
     def stop(*_: Any, **__: Any) -> None:
         raise raised
 
-    monkeypatch.setattr("gplan_jax.synthesis.factory.synthesize.simulate_contexts", stop)
+    monkeypatch.setattr("gplan_jax.synthesis.factory.synthesize.world_contexts", stop)
     assert gplan("synthesize", "--service", "amap", "--rows", 1, "--out", "rows.csv")[0] == code
     assert said in gplan("synthesize", "--service", "amap", "--rows", 1, "--out", "rows.csv")[1]
 
