@@ -23,8 +23,7 @@ from pathlib import Path
 from gplan_jax.gsisr import Service, canonical_plan, parse_plan
 from gplan_jax.serving.latency.latency_study import free_port
 from gplan_jax.synthesis.rules.service_rules import ServiceRules
-from gplan_jax.synthesis.world.data_world import simulate_service
-from gplan_jax.synthesis.world.simulation import simulate_contexts
+from gplan_jax.synthesis.world.data_world import world_contexts
 
 
 def main() -> None:
@@ -75,8 +74,7 @@ def main() -> None:
 def write_rows(service: str, path: Path, count: int) -> None:
     """Rows as people have them: the service's columns, and a plan for each."""
     found = Service.load(service)
-    rules, own = ServiceRules(found.library), found.library.rows is not None
-    contexts = simulate_service(found.library, 1) if own else simulate_contexts(1)
+    rules, contexts = ServiceRules(found.library), world_contexts(found.library, 1)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(found.form.columns)

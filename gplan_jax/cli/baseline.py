@@ -119,9 +119,8 @@ def baseline(
     for failed in outcome.about.failures:
         where = f"fold {failed.fold + 1}, seed {failed.seed}"
         failures.setdefault((failed.arm, failed.reason), []).append(where)
-    for (arm_name, reason), (first, *others) in failures.items():
-        more = f" and {len(others)} more" if others else ""
-        typer.echo(f"Failed: {arm_name}, {first}{more}: {reason}", err=True)
+    for (arm_name, reason), places in failures.items():
+        typer.echo(f"Failed: {arm_name}, {'; '.join(places)}: {reason}", err=True)
     if outcome.about.failures:
         typer.echo(
             f"{', '.join(outcome.about.unfinished)}: not in the table. {out / LOG} has the "

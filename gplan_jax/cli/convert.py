@@ -98,6 +98,7 @@ def convert(
             texts, split = training_texts(rows, found.template(COMPACT), found.library), SPLIT
         else:
             texts, split = texts_of_rows(data), SPACED_SPLIT
+        hidden = hidden or 128
         write_tiny_model(
             out,
             texts,
@@ -105,8 +106,8 @@ def convert(
             metadata={"latents": vocabulary.to_dict()},
             seed=seed,
             vocab_size=vocab or 1024,
-            hidden_size=hidden or 128,
-            intermediate_size=3 * (hidden or 128),
+            hidden_size=hidden,
+            intermediate_size=3 * hidden,
             layers=layers or 3,
             heads=2,
             kv_heads=1,

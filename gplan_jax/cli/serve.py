@@ -250,8 +250,10 @@ def latency(
     named = named_paths("--model", model or [])
     models = {name: model_directory(path) for name, path in named.items()}
     modes = parse_modes(mode or [])
-    served = [GsisrTask.load(folder, service=service) for folder in models.values()]
-    library = served[0].library if served else options.service_of(service, data=data).library
+    if models:
+        library = GsisrTask.load(next(iter(models.values())), service=service).library
+    else:
+        library = options.service_of(service, data=data).library
     if data is None:
         samples = study.simulated_contexts(plan, library)
     else:

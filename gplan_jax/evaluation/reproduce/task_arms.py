@@ -197,8 +197,9 @@ def reproduce_task(
         try:
             while missing or running:
                 # No more than are worked on: what a pool holds in advance can't be taken back.
-                for cell in missing[: workers - len(running)]:
-                    running[pool.submit(train_cell, study, folder, *cell)] = missing.pop(0)
+                while missing and len(running) < workers:
+                    cell = missing.pop(0)
+                    running[pool.submit(train_cell, study, folder, *cell)] = cell
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
                     arm, seed = running.pop(done)
                     bar.advance(f"{arm}, seed {seed}: exact {100 * done.result():.1f}")

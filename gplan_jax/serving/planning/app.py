@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,12 +215,11 @@ def example_samples(count: int, library: IntentLibrary) -> list[Sample]:
 
     None where the service has no simulated world.
     """
-    if not count:
+    own_world = library.folder is not None and (library.folder / WORLD).is_file()
+    if not count or (library.rows is not None and not own_world):
         return []
     kinds: dict[tuple[str, str], Sample] = {}
-    has_world = library.folder is not None and (library.folder / WORLD).is_file()
-    worlds = [world_contexts(library, EXAMPLE_SEED)] if library.rows is None or has_world else []
-    for sample in islice(chain(*worlds), EXAMPLE_ROWS):
+    for sample in islice(world_contexts(library, EXAMPLE_SEED), EXAMPLE_ROWS):
         kinds.setdefault((sample.trigger_1, sample.current_tag), sample)
     # One context of each order type first, then a second one of each, and so on.
     seen: Counter[str] = Counter()
