@@ -8,6 +8,7 @@ Sequences are right-padded. A row of length 0 is empty: it fills up the last bat
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -41,6 +42,11 @@ class SampleRows:
     target_positions_BxR: Array
     sections_BxR: Array  # int8, 1 reasoning, 2 plan, 0 no target
 
+    @property
+    def tokens_a_row(self) -> int:
+        """How many the model runs over for one row, padding included."""
+        return int(self.tokens_BxS.shape[1])
+
 
 @struct.dataclass
 class PairTree:
@@ -64,6 +70,14 @@ class PairRows:
     supervised_Nx2x2xR: Array  # int8, 1 where there is a target
     reference_Nx2x2: Array  # float32, log-probabilities of the responses under the reference
     tree: PairTree | None = None  # None in the plain layout
+
+    @property
+    def tokens_a_row(self) -> int:
+        """How many the model runs over for one pair, padding included."""
+        tree = self.tree
+        parts = [self.tokens_Nx2x2xS]
+        parts += [tree.shared_tokens_NxH, tree.context_tokens_Nx2xC] if tree else []
+        return sum(math.prod(tokens.shape[1:]) for tokens in parts)
 
 
 @struct.dataclass

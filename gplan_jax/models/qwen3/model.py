@@ -34,6 +34,7 @@ CosSin = tuple[jax.Array, jax.Array]
 Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 _LAYER_INPUT = "layer_input"
+_UNROLLED_LAYERS = 4
 
 
 @jax.tree_util.register_dataclass
@@ -247,6 +248,8 @@ class Qwen3(nnx.Module):
             _rematerialised(one_layer, self.remat),
             _split_rows(embedded_BxSxD),
             (stacked, kv_by_layer),
+            # XLA fuses nothing over the ends of a loop's body; few layers compile as fast without.
+            unroll=self.remat == "none" and self.config.num_hidden_layers <= _UNROLLED_LAYERS,
         )
         hidden = rms_norm(hidden, self.final_norm[...], self.config.rms_norm_eps)
         return hidden, LayeredContext(kept[0], kept[1], lengths_B) if keep else None

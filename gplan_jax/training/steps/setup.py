@@ -45,6 +45,7 @@ from gplan_jax.training.steps.objectives import (
     make_objective,
 )
 from gplan_jax.training.steps.step import (
+    CACHED_TOKENS,
     Params,
     TrainState,
     TrainStep,
@@ -95,11 +96,13 @@ class Run:
         """The compiled step: (state, batch on devices) -> (state, metrics)."""
         graphdef, _, *frozen = nnx.split(self.model, *trained_filters(self.config))
         leaves, structure = jax.tree.flatten(self._state_shardings)
+        on_cpu = self.mesh.size == 1 and self.mesh.devices.flat[0].platform == "cpu"
         step = _step_of(
             graphdef,
             self.optimizer,
             make_objective(self.config),
             self.config.accumulation_steps,
+            CACHED_TOKENS if on_cpu else None,
             tuple(leaves),
             structure,
         )
@@ -127,6 +130,7 @@ def _step_of(
     optimizer: optax.GradientTransformation,
     objective: SectionObjective | PreferenceObjective,
     accumulation_steps: int,
+    most_tokens: int | None,
     shardings: tuple[NamedSharding, ...],
     structure: jax.tree_util.PyTreeDef,
 ) -> TrainStep:
@@ -137,6 +141,7 @@ def _step_of(
         optimizer,
         objective,
         accumulation_steps=accumulation_steps,
+        most_tokens=most_tokens,
         state_shardings=jax.tree.unflatten(structure, shardings),
     )
 

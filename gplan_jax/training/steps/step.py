@@ -30,6 +30,10 @@ from gplan_jax.objectives.curriculum import (
 from gplan_jax.training.steps.objectives import Metrics, Objective
 from gplan_jax.training.steps.train_config import OptimizerConfig
 
+# Of a micro-batch on a CPU: the states of more leave a core's cache, and the step waits for memory
+# (docs/lab/training.md).
+CACHED_TOKENS = 512
+
 Params = Any
 KeysValues = Sequence[tuple[Array, Array]]
 
@@ -135,6 +139,7 @@ def make_train_step(
     objective: Objective[Any, Any, Any],
     *,
     accumulation_steps: int = 1,
+    most_tokens: int | None = None,
     state_shardings: TrainState | None = None,
 ) -> TrainStep:
     """Builds the step of a run.
@@ -146,6 +151,7 @@ def make_train_step(
         objective: what is minimised.
         accumulation_steps: micro-batches that the rows are split into. Sums are added up and
             scaled once by what the whole batch says, so the loss does not depend on it.
+        most_tokens: splits further, until a micro-batch has no more tokens or is a single row.
         state_shardings: where the state lives, so that it stays there; None on one device.
 
     Returns:
@@ -178,10 +184,11 @@ def make_train_step(
                 return objective.loss(sums, scales), sums
 
         gradient_of = jax.grad(loss_of, argnums=(0, 1), has_aux=True)
-        if accumulation_steps == 1:
+        parts = micro_batches(batch.rows, accumulation_steps, most_tokens)
+        if parts == 1:
             (gradients, prefix_gradient), sums = gradient_of(state.params, prefix, batch.rows)
         else:
-            rows_by_part = jax.tree.map(lambda x: _split(x, accumulation_steps), batch.rows)
+            rows_by_part = jax.tree.map(lambda x: _split(x, parts), batch.rows)
 
             def add(carry: Any, rows: SampleRows | PairRows) -> tuple[Any, None]:
                 return jax.tree.map(jnp.add, carry, gradient_of(state.params, prefix, rows)), None
@@ -222,6 +229,17 @@ def prefix_contexts(model: Qwen3, prefix: SharedPrefix | None) -> list[LayeredCo
 def _length_1(prefix: SharedPrefix | None) -> Array:
     assert prefix is not None
     return prefix.length[None]
+
+
+def micro_batches(rows: SampleRows | PairRows, at_least: int, most_tokens: int | None) -> int:
+    """How many equal parts a batch's rows are taken in: the fewest, a multiple of ``at_least`` that
+    divides, of which none has more than ``most_tokens`` (padding counted) or more than one row.
+    """
+    if most_tokens is None:
+        return at_least
+    each = len(jax.tree.leaves(rows)[0]) // at_least
+    fit = max(1, min(each, most_tokens // rows.tokens_a_row))
+    return at_least * next(n for n in range(-(-each // fit), each + 1) if each % n == 0)
 
 
 def _split(x: Array, parts: int) -> Array:

@@ -61,7 +61,7 @@ def test_a_model_directory_gives_the_same_logits(low_precision: Path, tmp_path: 
     ids = np.arange(8)[None]
     loaded = load_qwen3(tmp_path / "model", remat="full")
     assert loaded.remat == "full"
-    np.testing.assert_array_equal(loaded(ids), load_qwen3(low_precision)(ids))
+    np.testing.assert_array_equal(loaded(ids), load_qwen3(low_precision, remat="full")(ids))
 
 
 def test_all_faults_of_a_checkpoint_reach_the_caller(low_precision: Path) -> None:

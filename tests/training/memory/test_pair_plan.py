@@ -32,7 +32,9 @@ from gplan_jax.training.memory.topologies import parse_topology
 from gplan_jax.training.steps.setup import prepare
 from gplan_jax.training.steps.train_config import TrainConfig
 
-TINY = Qwen3Config(512, 64, 192, 3, 2, 1, head_dim=32, tie_word_embeddings=True)
+# More layers than are unrolled: of the last one nothing would be computed that nobody reads.
+LAYERS = 5
+TINY = Qwen3Config(512, 64, 192, LAYERS, 2, 1, head_dim=32, tie_word_embeddings=True)
 # Of the sequence's 48 inputs 16 are of all rows, 16 of a pair, 8 of a context, 8 of a response.
 LENGTHS = RowLengths(sequence=49, prefix=16, context=9, response=8)
 PAIRS = 2
@@ -108,7 +110,7 @@ def test_executed_products_of_a_tree_are_those_of_its_segments(tiny_plan: Memory
         (16 * 17 / 2 + 16 * 16) + 2 * (8 * 9 / 2 + 8 * 32) + 4 * (8 * 9 / 2 + 8 * 40)
     )
     dense = 16 * 16 + PAIRS * (16 * 32 + 2 * 8 * 40 + 4 * 8 * 48)
-    linear, pair = 3 * 3 * layer * tokens, 3 * 3 * 4 * 2 * 32
+    linear, pair = 3 * LAYERS * layer * tokens, 3 * LAYERS * 4 * 2 * 32
     assert tiny_plan.useful_flops == linear + 3 * logits + pair * causal
     # Backwards, attention is computed again; the logits too, unless the compiler has them still.
     executed = linear + 3 * logits + pair * dense * 4 / 3
@@ -119,7 +121,7 @@ def test_state_and_text_of_a_plan(tiny_plan: MemoryPlan) -> None:
     memory = tiny_plan.memory
     assert memory is not None
     layer = 64 * 32 * 6 + 3 * 64 * 192 + 2 * 64 + 2 * 32
-    parameters = 512 * 64 + 64 + 3 * layer
+    parameters = 512 * 64 + 64 + LAYERS * layer
     assert memory.weights == 4 * parameters
     # Two moments and a few counters; the policy alone, no copy of the reference.
     assert 0 <= memory.optimizer - 8 * parameters < 64
@@ -134,7 +136,7 @@ def test_the_plain_layout_compiles_and_counts_whole_sequences() -> None:
     plan = plan_memory(settings, TINY, parse_topology("local"), LENGTHS)
     assert plan.costs is not None and plan.memory is not None
     layer = 2 * (64 * 32 * 6 + 3 * 64 * 192)
-    linear, pair = 3 * 3 * layer * PAIRS * 4 * 48, 3 * 3 * 4 * 2 * 32
+    linear, pair = 3 * LAYERS * layer * PAIRS * 4 * 48, 3 * LAYERS * 4 * 2 * 32
     logits = 2 * 512 * 64 * PAIRS * 4 * 8
     assert plan.useful_flops == linear + 3 * logits + pair * PAIRS * 4 * (48 * 49 / 2)
     executed = linear + 3 * logits + pair * PAIRS * 4 * 48 * 48 * 4 / 3

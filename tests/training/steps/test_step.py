@@ -10,12 +10,15 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gplan_jax.data import Batch, SampleRows
+from gplan_jax.data.batches import PairRows, PairTree
 from gplan_jax.models import Qwen3, Qwen3Config
 from gplan_jax.objectives import section_normalized_loss
 from gplan_jax.training.steps.objectives import SectionObjective
-from gplan_jax.training.steps.step import TrainState, make_train_step
+from gplan_jax.training.steps.step import TrainState, make_train_step, micro_batches
 from gplan_jax.training.steps.train_config import LossConfig
 
 CONFIG = Qwen3Config(
@@ -77,8 +80,12 @@ def model() -> Qwen3:
     return Qwen3(CONFIG, rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize("accumulation", [1, 2, 4])
-def test_loss_and_update_equal_full_logits(model: Qwen3, accumulation: int) -> None:
+@pytest.mark.parametrize(
+    ("accumulation", "most_tokens"), [(1, None), (2, None), (4, None), (1, 2 * LENGTH), (2, 1)]
+)
+def test_loss_and_update_equal_full_logits(
+    model: Qwen3, accumulation: int, most_tokens: int | None
+) -> None:
     loss = LossConfig(reasoning_weight=0.5, plan_weight=1.5, vocab_chunk=40)
     graphdef, params = nnx.split(model, nnx.Param)
     # With plain gradient descent at rate 1 the update is the gradient itself.
@@ -88,6 +95,7 @@ def test_loss_and_update_equal_full_logits(model: Qwen3, accumulation: int) -> N
         optimizer,
         SectionObjective(loss, "sections"),
         accumulation_steps=accumulation,
+        most_tokens=most_tokens,
     )
     for seed in (0, 1):
         batch = make_batch(seed)
@@ -103,6 +111,34 @@ def test_loss_and_update_equal_full_logits(model: Qwen3, accumulation: int) -> N
         ):
             np.testing.assert_allclose(old - np.asarray(new), gradient, rtol=1e-3, atol=1e-5)
         assert int(state.step) == 1
+
+
+@given(
+    size=st.integers(1, 12),
+    at_least=st.integers(1, 5),
+    width=st.integers(1, 40),
+    most_tokens=st.integers(1, 300),
+)
+def test_micro_batches_are_the_fewest_that_hold_no_more_tokens(
+    size: int, at_least: int, width: int, most_tokens: int
+) -> None:
+    rows = SampleRows(np.zeros((size * at_least, width)), *(np.zeros(size * at_least),) * 4)
+    assert micro_batches(rows, at_least, None) == at_least
+    found = micro_batches(rows, at_least, most_tokens)
+
+    def allowed(parts: int) -> bool:
+        each, rest = divmod(size * at_least, parts)
+        return rest == 0 and parts % at_least == 0 and (each == 1 or each * width <= most_tokens)
+
+    assert found == next(parts for parts in range(1, size * at_least + 1) if allowed(parts))
+
+
+def test_a_pair_has_the_tokens_of_all_its_segments() -> None:
+    n, whole = 3, np.zeros((3, 2, 2, 24))
+    tree = PairTree(np.zeros((n, 7)), np.zeros(n), np.zeros((n, 2, 5)), np.zeros((n, 2)))
+    pairs = PairRows(whole, *(np.zeros((n, 2, 2)),) * 5)
+    assert pairs.tokens_a_row == 4 * 24
+    assert pairs.replace(tree=tree).tokens_a_row == 7 + 2 * 5 + 4 * 24
 
 
 def test_token_average_is_the_mean_over_responses(model: Qwen3) -> None:
