@@ -186,7 +186,8 @@ class TrainConfig(Config):
     # rows an optimizer step, over all hosts; in SC-DPO a row is a context pair: two contexts,
     # each with both plans, so four sequences and two preferences
     batch_size: int = Field(32, gt=0)
-    accumulation_steps: int = Field(1, gt=0)  # micro-batches that a batch is split into
+    # micro-batches that a batch is split into; a CPU splits further, to what its cache holds
+    accumulation_steps: int = Field(1, gt=0)
     # epochs until more blocks turn latent (picd, icot); small data wants several
     epochs_per_stage: int = Field(1, gt=0)
     curriculum: BlockOrder = BlockOrder()
