@@ -1,10 +1,14 @@
-"""What prompts are cut to: decided once from data and config, and guarded when a run goes on."""
+"""What prompts are cut to, decided once from data and config and guarded when a run goes on; and
+what a step takes at once.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -14,8 +18,10 @@ from gplan_jax.data.tasks.task import TASK_FILE
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import write_json
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate
+from gplan_jax.training.hosts.mesh import put_batch
 from gplan_jax.training.resume.run_directory import UNCUT, changed_content
-from gplan_jax.training.steps.setup import with_prompt_length
+from gplan_jax.training.steps import setup
+from gplan_jax.training.steps.setup import prepare, with_prompt_length
 from gplan_jax.training.steps.train_config import TrainConfig
 
 
@@ -78,3 +84,19 @@ def test_a_run_of_an_older_version_goes_on_where_no_prompt_is_cut() -> None:
     [words] = changed_content(before, before | {"cut": "300"})
     assert "data.prompt_length" in words
     assert changed_content(before | {"cut": "301"}, before | {"cut": "300"}) == [words]
+
+
+def test_a_cpu_takes_no_more_tokens_at_once_than_its_cache_holds(
+    make_config: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepare(make_config(tmp_path), tmp_path)
+    assert run.mesh.size == 1
+
+    def loops(tokens: int) -> int:
+        monkeypatch.setattr(setup, "CACHED_TOKENS", tokens)
+        with jax.set_mesh(run.mesh):
+            batch = put_batch(next(iter(run.batches(0))).batch, run.mesh)
+            step = run.train_step().lower(run.initial_state(), batch)  # type: ignore[attr-defined]
+        return int(step.as_text().count("stablehlo.while"))
+
+    assert loops(1) > loops(10**9)
