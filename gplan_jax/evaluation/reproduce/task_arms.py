@@ -215,7 +215,8 @@ def reproduce_task(
     claims = [claim for claim in CLAIMS if {claim.first, claim.second} <= set(chosen)]
     titles = {arm: ARMS[arm].title for arm in chosen}
     verdicts = judge_claims(claims, scores, ids, titles) if claims else []
-    tables = [_figures(name, study, scores, seeds, len(ids)), verdict_table(verdicts)]
+    tables = [_figures(name, study, scores, seeds, len(ids))]
+    tables += [verdict_table(verdicts)] if verdicts else []
     write_tables(out / f"{name}.md", tables)
     seeds_of = {
         arm: {measure: values.mean(axis=1).tolist() for measure, values in found.items()}

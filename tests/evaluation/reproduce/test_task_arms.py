@@ -117,3 +117,5 @@ def test_arms_are_trained_once_compared_and_looked_into(
     answers, layers = study_task(tmp_path / "multiplication-2", seeds=1)
     assert next(row[0] for row in answers.rows if row) == "as trained" and layers.rows
     assert (tmp_path / "multiplication-2" / "picd" / "seed_0" / "latents.png").is_file()
+    alone = reproduce_task("multiplication-2", tmp_path, arms=["picd"], seeds=1, changes=CHANGES)
+    assert len(alone) == 1  # there is no claim about one arm
