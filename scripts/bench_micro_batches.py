@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ import jax
 from flax import nnx
 
 from gplan_jax.foundation.config import load_config
+from gplan_jax.foundation.streams import cores
 from gplan_jax.models.qwen3 import model as qwen3
 from gplan_jax.training.hosts.mesh import put_batch
 from gplan_jax.training.loop.reference import with_reference
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", help="a name in configs/")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    parser.add_argument("--tokens", default=str(CACHED_TOKENS), help="of a micro-batch, 512,1024")
+    parser.add_argument("--tokens", default=str(CACHED_TOKENS * cores()), help="of a micro-batch")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +52,7 @@ def main() -> None:
             [*options.overrides, f"output={folder}"],
         )
         found = measure(prepare(config, Path(folder)), options.tokens, options.rounds)
-    ran_on = f"{len(os.sched_getaffinity(0))} CPU cores, Python {platform.python_version()}"
+    ran_on = f"{cores()} CPU cores, Python {platform.python_version()}"
     print(json.dumps({"benchmark": "micro_batches", "batches": found, "ran_on": ran_on}))
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ from gplan_jax.foundation import GplanError, RowError, files
 from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.paths import alone_in
 from gplan_jax.foundation.progress import ProgressBar
-from gplan_jax.foundation.streams import map_in_processes
+from gplan_jax.foundation.streams import cores, map_in_processes
 from gplan_jax.objectives.curriculum import FORWARD, BlockOrder
 from gplan_jax.reasoning import PLAN_SECTION, REASONING_SECTION, Prompt, write_response
 
@@ -165,7 +164,7 @@ def _write(folder: Path, path: str | Path, tokenizer: _Tokenizer, faulty: Faulty
 
     rows = numbered()
     first = list(islice(rows, ALONE_UP_TO))
-    processes = min(os.cpu_count() or 1, MOST_PROCESSES)
+    processes = min(cores(), MOST_PROCESSES)
     rest = chain(first, rows)
     chunks = iter(lambda: list(islice(rest, CHUNK)), [])
     if len(first) == ALONE_UP_TO and processes > 1:

@@ -122,6 +122,12 @@ def map_in_processes(
         pool.shutdown(cancel_futures=True)
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    # macOS knows no affinity.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def end_with_parent() -> None:
     """Ends this process as soon as its parent has ended, however it did."""
     parent = multiprocessing.parent_process()

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 import gplan_jax
+from gplan_jax.foundation.streams import cores
 from gplan_jax.foundation.tables import NOTHING, Cell, TextTable
 from gplan_jax.serving.latency.load_generator import UNAVAILABLE, Exchange
 
@@ -232,9 +233,7 @@ def machine() -> dict[str, Any]:
         jax_version = version("jax")
     return {
         "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": cores(),
         "accelerator": accelerator,
         "load_before": round(os.getloadavg()[0], 2),
         "gplan_jax": gplan_jax.__version__,

@@ -7,6 +7,7 @@ calls them too, with shapes in place of weights and rows.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from gplan_jax.data.tasks.task import TASK_FILE, Mode, Task
 from gplan_jax.data.training_set import TrainingSet
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
+from gplan_jax.foundation.streams import cores
 from gplan_jax.models import Qwen3, load_qwen3
 from gplan_jax.models.attention.causal import Kernel, resolve_kernel
 from gplan_jax.models.attention.check import attention_fault
@@ -96,13 +98,15 @@ class Run:
         """The compiled step: (state, batch on devices) -> (state, metrics)."""
         graphdef, _, *frozen = nnx.split(self.model, *trained_filters(self.config))
         leaves, structure = jax.tree.flatten(self._state_shardings)
-        on_cpu = self.mesh.size == 1 and self.mesh.devices.flat[0].platform == "cpu"
+        most_tokens = None
+        if self.mesh.size == 1 and self.mesh.devices.flat[0].platform == "cpu":
+            most_tokens = CACHED_TOKENS * int(os.environ.get("NPROC") or cores())  # as XLA counts
         step = _step_of(
             graphdef,
             self.optimizer,
             make_objective(self.config),
             self.config.accumulation_steps,
-            CACHED_TOKENS if on_cpu else None,
+            most_tokens,
             tuple(leaves),
             structure,
         )

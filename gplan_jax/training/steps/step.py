@@ -30,8 +30,7 @@ from gplan_jax.objectives.curriculum import (
 from gplan_jax.training.steps.objectives import Metrics, Objective
 from gplan_jax.training.steps.train_config import OptimizerConfig
 
-# Of a micro-batch on a CPU: the states of more leave a core's cache, and the step waits for memory
-# (docs/lab/training.md).
+# Of a micro-batch, a CPU core: the states of more leave its cache (docs/lab/training.md).
 CACHED_TOKENS = 512
 
 Params = Any
