@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import time
@@ -43,6 +42,7 @@ from gplan_jax.data.tasks.gsisr_task import GsisrTask
 from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import write_json
 from gplan_jax.foundation.progress import ProgressBar
+from gplan_jax.foundation.streams import cores
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, Sample, check_plan, read_samples
 from gplan_jax.inference.engine.engine import PlanEngine
 from gplan_jax.inference.engine.requests import DecodingMode, EngineConfig, PlanRequest
@@ -147,7 +147,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "forms": figures,
         "machine": {
             "device": jax.devices()[0].device_kind,
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": cores(),
             "system": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(),
             "jax": version("jax"),

@@ -58,8 +58,9 @@ def main() -> None:
 
 def measure(run: Run, tokens: str, rounds: int) -> list[dict[str, Any]]:
     """The figures of each batch."""
-    ways: dict[str, tuple[int, int | None]] = {"whole, looped": (0, None), "whole": (4, None)}
-    ways |= {f"{count} tokens": (4, int(count)) for count in tokens.split(",")}
+    most = qwen3._UNROLLED_LAYERS
+    ways: dict[str, tuple[int, int | None]] = {"whole, looped": (0, None), "whole": (most, None)}
+    ways |= {f"{count} tokens": (most, int(count)) for count in tokens.split(",")}
     found = []
     with jax.set_mesh(run.mesh):
         run = with_reference(run)

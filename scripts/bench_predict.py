@@ -34,6 +34,7 @@ import jax
 
 from gplan_jax.data.tasks.task import Task
 from gplan_jax.foundation.faulty_rows import FaultyRows
+from gplan_jax.foundation.streams import cores
 from gplan_jax.gsisr import write_samples
 from gplan_jax.inference.engine.planner import Planner
 from gplan_jax.inference.prediction.predict import predict
@@ -74,7 +75,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "kills": kills(options),
         "machine": {
             "device": jax.devices()[0].device_kind,
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": cores(),
             "python": platform.python_version(),
             "jax": jax.__version__,
         },

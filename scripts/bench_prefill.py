@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import tempfile
 import threading
@@ -25,6 +24,7 @@ import numpy as np
 
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.gsisr_task import GsisrTask
+from gplan_jax.foundation.streams import cores
 from gplan_jax.gsisr import IntentLibrary, PromptTemplate, training_texts
 from gplan_jax.inference.engine.decoder_setup import any_context
 from gplan_jax.inference.engine.engine import PlanEngine
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "p99_over_alone_whole": round(whole["p99_ms"] / figures["alone"]["p99_ms"], 2),
         "machine": {
             "device": jax.devices()[0].device_kind,
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": cores(),
             "python": platform.python_version(),
             "jax": jax.__version__,
         },

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import time
 from importlib.metadata import version
@@ -43,6 +42,7 @@ from recsys_items import (
 from gplan_jax.baselines.sequential.arm import SequentialKind
 from gplan_jax.baselines.sequential.encoder import EncoderSettings
 from gplan_jax.foundation.files import atomic_write
+from gplan_jax.foundation.streams import cores
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
     figures["seconds"] = round(time.monotonic() - started, 1)
     figures["on"] = {
         "cpu": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "jax": version("jax"),
         "flax": version("flax"),
     }

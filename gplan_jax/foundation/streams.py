@@ -123,8 +123,7 @@ def map_in_processes(
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
-    # macOS knows no affinity.
+    """Processor cores that this process may use; on macOS, which knows no affinity, all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -88,7 +88,8 @@ def abstract_step(
 ) -> AbstractStep:
     """The step that ``Run.train_step`` would build on ``mesh``, and the shapes it is called with.
 
-    ``platform`` is that of the mesh's devices (tpu, gpu, cpu); it decides the attention kernel.
+    ``platform`` is that of the mesh's devices (tpu, gpu, cpu); it decides the attention kernel. The
+    further micro-batches of a single CPU are left out.
     """
     parts = config.accumulation_steps
     check_mesh(mesh, shape, batch_size=config.batch_size, accumulation_steps=parts)
