@@ -26,6 +26,7 @@ from gplan_jax.synthesis.world.orders import REFUEL_ORDERS
 CODES_TOGETHER = ((1,), (2, 3, 4, 11), (10, 12))  # Profile columns that depend on each other.
 LEAST_USERS = 2  # A category or code that fewer users have is left out.
 STYLES = 12
+GAPS = ("same", "hours", "day", "long")
 FEW_CODES = 4
 PSEUDO = 12.0  # Rows of all kinds that count beside those of one kind.
 HEADER = """\
@@ -38,15 +39,16 @@ def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--real", required=True)
+    print(HEADER + tables_of(read_samples(parser.parse_args().real)), end="")
+
+
+def tables_of(samples: Iterable[Sample]) -> str:
+    """The tables fitted to these rows, as YAML."""
     library = IntentLibrary.load()
-    rows = [take_apart(s, library) for s in read_samples(parser.parse_args().real)]
+    rows = [take_apart(sample, library) for sample in samples]
     tables = {**_orders(rows), **_places(rows), **_people(rows), **_histories(rows)}
-    print(
-        HEADER
-        + yaml.safe_dump(
-            tables, allow_unicode=True, sort_keys=False, width=100, default_flow_style=None
-        ),
-        end="",
+    return yaml.safe_dump(
+        tables, allow_unicode=True, sort_keys=False, width=100, default_flow_style=None
     )
 
 
@@ -58,14 +60,16 @@ def _shares(values: Iterable[Hashable], least: int = 1, most: int = 400) -> dict
 
 
 def _by(
-    pairs: Iterable[tuple[str, Hashable]], pseudo: float = PSEUDO
+    pairs: Iterable[tuple[str, Hashable]], pseudo: float = PSEUDO, keys: Iterable[str] = ()
 ) -> dict[str, dict[str, float]]:
-    """Shares per key, each drawn towards the shares of all."""
+    """Shares per key, each drawn towards the shares of all, which ``keys`` that no row has get."""
     pairs = [(key, str(value)) for key, value in pairs]
     whole = Counter(value for _, value in pairs)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for key, value in pairs:
         counts[key][value] += 1
+    for key in keys:
+        counts.setdefault(key, Counter())
     return {
         key: {
             value: share
@@ -382,10 +386,14 @@ def _short(rows: list[RowParts]) -> dict[str, object]:
             r.facts.place_recency for r in rows if r.facts.order_distance != "here"
         ),
         "latest_gap": _by(latest, 6),
-        "next_gap": _by(((before, after) for before, after, _ in gaps), 5),
+        "next_gap": _by(
+            ((before, after) for before, after, _ in gaps),
+            5,
+            [f"{s} {gap}" for s in sorted(set(styles.values())) for gap in ("start", *GAPS)],
+        ),
         "gap_hours": {
             kind: _quantiles(step for _, after, step in gaps if after == kind)
-            for kind in ("same", "hours", "day", "long")
+            for kind in GAPS
         },
         "behavior_kinds": _by(
             ((f"{r.facts.order_type} {b.locality}", place_kind(b.category)) for r, b in others), 15

@@ -272,8 +272,8 @@ def train_cell(study: TaskStudy, folder: Path, arm_name: str, seed: int) -> floa
                 "train": str(rows / "train.jsonl"),
                 "cache": str(folder / "tokens"),
                 "max_length": study.max_length,
-                "length_multiple": 32,
-                "response_multiple": 32,
+                "length_multiple": 8,
+                "response_multiple": 8,
             },
             # A constant rate for all: a schedule that knows the curriculum would favour its arms.
             "optimizer": {

@@ -127,6 +127,22 @@ def test_a_second_run_fits_nothing_and_changes_nothing(
     assert files == {name: (finished.out / name).read_bytes() for name in files}
 
 
+def test_more_seeds_are_fitted_beside_those_that_are_there(
+    finished: ComparisonSetup, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished.out, out)
+    before = {path: path.read_bytes() for path in out.glob("arms/toy/**/*.json")}
+    # An arm of which no fit succeeded may come with other settings.
+    more = dataclasses.replace(finished, out=out, seeds=3, overrides={"failing": {"log": "x"}})
+    outcome = compare(dataclasses.replace(more, names=("toy", "failing")), added={}, workers=1)
+    assert outcome.about.seeds == 3 and outcome.about.arms == ["toy", FLOOR]
+    assert before == {path: path.read_bytes() for path in before}
+    assert set(out.glob("arms/toy/**/*.json")) - set(before) == set(out.glob("**/seed_2.json"))
+    rows = (out / results.PREDICTIONS).read_text(encoding="utf-8").splitlines()
+    assert {len(json.loads(row)["arms"]["toy"]["free"]) for row in rows} == {3}
+
+
 def test_an_arm_predicted_elsewhere_stands_in_the_table(
     finished: ComparisonSetup, tmp_path: Path
 ) -> None:
@@ -159,7 +175,6 @@ def test_an_arm_predicted_elsewhere_stands_in_the_table(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seeds": 5}, r"made with --seeds 2 \(now 5\)"),
         ({"trials": 4, "mode": InputMode.HISTORY}, r"--mode full \(now history\), --trials 2"),
         ({"overrides": {"toy": {"log": "x"}}}, r"--set {} of toy \(now {'log': 'x'}\)"),
         ({"arms": RETUNED}, "made with other defaults or trials of toy"),
