@@ -1,6 +1,6 @@
 """A simulated world for each fold, fitted to the fold's training rows alone.
 
-    python scripts/clean_world.py gsisr_dev.csv --fold 0 --rows 48000 --out runs/clean/0
+    python scripts/clean_world.py gsisr_dev.csv --folds 2 --fold 0 --rows 48000 --out runs/clean/0
 
 The shipped world was fitted to all public rows, so a planner that learns from it has met something
 of any row it is scored on. Here calibration.yaml is fitted again, and the weights of the openings
@@ -25,7 +25,6 @@ from gplan_jax.synthesis.rules.service_rules import ServiceRules
 from gplan_jax.synthesis.world import calibration
 from gplan_jax.synthesis.world.simulation import simulate_contexts
 
-FOLDS = 5  # those of `gplan baseline`
 PRIOR = 0.5  # rows that each opening of a branch has before any is counted
 
 
@@ -35,12 +34,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=Path)
-    parser.add_argument("--fold", type=int, choices=range(FOLDS), required=True)
-    parser.add_argument("--rows", type=int, default=48_000)
+    parser.add_argument("--folds", type=int, default=5, help="by id, as gplan baseline deals them")
+    parser.add_argument("--fold", type=int, required=True, help="the one held out, from 0")
+    parser.add_argument("--rows", type=int, default=48_000, help="of the world")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     samples = list(read_samples(options.data))
-    fold = folds_by_id(samples, FOLDS)[options.fold]
+    fold = folds_by_id(samples, options.folds)[options.fold]
     train, test = ([samples[i] for i in part] for part in (fold.train, fold.test))
     options.out.mkdir(parents=True, exist_ok=True)
     write_samples(options.out / "train.csv", train)

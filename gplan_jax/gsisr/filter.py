@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.files import strict_json
@@ -63,35 +63,8 @@ def check_plan(text: str, library: IntentLibrary) -> list[Violation]:
             broken("format", "not_an_object", f"Intent {position} is {written}, not an object")
     intents = [(i, intent) for i, intent in enumerate(plan, start=1) if isinstance(intent, dict)]
 
-    # Schema: each intent by itself.
     for position, intent in intents:
-        if library.tool_key not in intent:
-            broken("schema", "missing_tool", f"Intent {position} has no {library.tool_key}")
-            continue
-        name = intent[library.tool_key]
-        tool = library.tools.get(name) if isinstance(name, str) else None
-        if tool is None:
-            known = ", ".join(library.tools)
-            message = f"Intent {position}: {name!r} is not a tool; known are {known}"
-            broken("schema", "unknown_tool", message)
-            continue
-        for key in tool.parameters:
-            if key not in intent:
-                broken("schema", "missing_parameter", f"Intent {position}: {name} needs {key}")
-        where = f"Intent {position}: {name}"
-        for key, value in intent.items():
-            if key == library.tool_key:
-                continue
-            if key not in tool.parameters and key not in tool.optional:
-                broken("schema", "extra_parameter", f"{where} takes no {key}")
-                continue
-            values = library.parameters[key].values
-            if not isinstance(value, str) or not value:
-                message = f"{where}: {key} must be text, not {value!r}"
-                broken("schema", "inadmissible_value", message)
-            elif values is not None and value not in values:
-                message = f"{where}: {key} can't be {value!r}; admissible are {', '.join(values)}"
-                broken("schema", "inadmissible_value", message)
+        found += schema_violations(intent, library, position)
 
     # Logic: what an intent needs of the others.
     place_known = False
@@ -115,6 +88,40 @@ def check_plan(text: str, library: IntentLibrary) -> list[Violation]:
             message = f"Only one of {', '.join(group)} may occur but the plan has {', '.join(used)}"
             broken("logic", "exclusive_group", message)
     return found
+
+
+def schema_violations(
+    intent: Mapping[str, Any], library: IntentLibrary, position: int = 1
+) -> Iterator[Violation]:
+    """The rules of the schema tier, which look at an intent by itself, that it breaks."""
+    if library.tool_key not in intent:
+        message = f"Intent {position} has no {library.tool_key}"
+        yield Violation("schema", "missing_tool", message)
+        return
+    name = intent[library.tool_key]
+    tool = library.tools.get(name) if isinstance(name, str) else None
+    if tool is None:
+        known = ", ".join(library.tools)
+        message = f"Intent {position}: {name!r} is not a tool; known are {known}"
+        yield Violation("schema", "unknown_tool", message)
+        return
+    where = f"Intent {position}: {name}"
+    for key in tool.parameters:
+        if key not in intent:
+            yield Violation("schema", "missing_parameter", f"{where} needs {key}")
+    for key, value in intent.items():
+        if key == library.tool_key:
+            continue
+        if key not in tool.parameters and key not in tool.optional:
+            yield Violation("schema", "extra_parameter", f"{where} takes no {key}")
+            continue
+        values = library.parameters[key].values
+        if not isinstance(value, str) or not value:
+            message = f"{where}: {key} must be text, not {value!r}"
+            yield Violation("schema", "inadmissible_value", message)
+        elif values is not None and value not in values:
+            message = f"{where}: {key} can't be {value!r}; admissible are {', '.join(values)}"
+            yield Violation("schema", "inadmissible_value", message)
 
 
 def admissible_intents(library: IntentLibrary) -> tuple[Intent, ...]:

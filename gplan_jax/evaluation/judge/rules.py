@@ -22,7 +22,8 @@ from gplan_jax.evaluation.judge.judgement import (
     Preference,
     score_of,
 )
-from gplan_jax.gsisr import Intent, IntentLibrary, Plan, Sample, canonical_plan, check_plan
+from gplan_jax.gsisr import IntentLibrary, Plan, Sample, canonical_plan, check_plan
+from gplan_jax.gsisr.filter import schema_violations
 from gplan_jax.synthesis.rules.rule_file import Match, Remark, holds, matches
 from gplan_jax.synthesis.rules.service_rules import ServiceRules, Told
 
@@ -73,22 +74,9 @@ class Case:
 def case_of(sample: Sample, plan: Plan, rules: ServiceRules) -> Case:
     """Sorts out the intents that the library does not admit, which the rules can't speak of."""
     library, told = rules.library, rules.tell(sample)
-    sound = [intent for intent in plan if admitted(intent, library)]
-    broken = [i for i in plan if not admitted(i, library)]
+    broken = [intent for intent in plan if any(schema_violations(intent, library))]
+    sound = [intent for intent in plan if intent not in broken]
     return Case(rules, told, sound, tuple(str(i.get(library.tool_key, "no tool")) for i in broken))
-
-
-def admitted(intent: Intent, library: IntentLibrary) -> bool:
-    """Whether the tool is known and has its parameters, each with an admissible value."""
-    tool = library.tools.get(intent.get(library.tool_key, ""))
-    if tool is None or not set(tool.parameters) <= set(intent):
-        return False
-    given = {key: value for key, value in intent.items() if key != library.tool_key}
-    return all(
-        key in (*tool.parameters, *tool.optional)
-        and value in (library.parameters[key].values or {value: ""})
-        for key, value in given.items()
-    )
 
 
 def flow_findings(case: Case) -> Findings:
