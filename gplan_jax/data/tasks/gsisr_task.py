@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.tasks.task import (
+    PROMPT_FOLDER,
     TASK_FILE,
     Example,
     ExamplePair,
@@ -46,7 +47,7 @@ from gplan_jax.gsisr.intent_counts import IntentCounts
 from gplan_jax.gsisr.service import MEND, service_of_prompt
 from gplan_jax.reasoning import GSISR_LATENTS, LatentVocabulary, Prompt, read_response
 
-PROMPT_FOLDER, LIBRARY_FILE, COUNTS_FILE = "prompt", "library.yaml", "intent_counts.json"
+LIBRARY_FILE, COUNTS_FILE = "library.yaml", "intent_counts.json"
 TIERS = ("format", "schema", "logic")
 UNREADABLE = ("not_json", "not_a_list")
 PLAN_MEASURES = (

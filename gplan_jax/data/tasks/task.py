@@ -22,7 +22,7 @@ from gplan_jax.foundation.faulty_rows import FaultyRows
 from gplan_jax.foundation.files import read_json, write_json
 from gplan_jax.reasoning import LatentVocabulary, Prompt
 
-TASK_FILE = "task.json"
+TASK_FILE, PROMPT_FOLDER = "task.json", "prompt"  # what a model directory keeps of its task
 # Models of before 2026-12 keep the tokens of prompt and answer together (2,048 where nothing is
 # kept); their prompts may have what `gplan serve` left them, and at least half.
 OLD_MAX_LENGTH, OLD_RESPONSE_ROOM = 2048, 160

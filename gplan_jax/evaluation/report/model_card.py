@@ -18,8 +18,8 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from gplan_jax import __version__
 from gplan_jax.data.encoding import ChatEncoder
-from gplan_jax.data.tasks.gsisr_task import COUNTS_FILE, LIBRARY_FILE, PROMPT_FOLDER
-from gplan_jax.data.tasks.task import TASK_FILE, read_task_file
+from gplan_jax.data.tasks.gsisr_task import COUNTS_FILE, LIBRARY_FILE
+from gplan_jax.data.tasks.task import PROMPT_FOLDER, TASK_FILE, read_task_file
 from gplan_jax.evaluation.judge.judging import RESULT
 from gplan_jax.evaluation.scores.offline import METRICS
 from gplan_jax.foundation.config import parse_yaml, yaml_text

@@ -25,9 +25,8 @@ from gplan_jax.data.batch_plan import BatchPlan
 from gplan_jax.data.encoding import ChatEncoder
 from gplan_jax.data.loaders import PreferenceLoader, SampleLoader, batch_iterator
 from gplan_jax.data.preference_set import PreferenceSet
-from gplan_jax.data.tasks.gsisr_task import PROMPT_FOLDER
 from gplan_jax.data.tasks.registry import load_task, make_task, service_of_run
-from gplan_jax.data.tasks.task import TASK_FILE, Mode, Task
+from gplan_jax.data.tasks.task import PROMPT_FOLDER, TASK_FILE, Mode, Task
 from gplan_jax.data.training_set import TrainingSet
 from gplan_jax.foundation.errors import GplanError
 from gplan_jax.foundation.faulty_rows import FaultyRows
