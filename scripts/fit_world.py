@@ -392,8 +392,7 @@ def _short(rows: list[RowParts]) -> dict[str, object]:
             [f"{s} {gap}" for s in sorted(set(styles.values())) for gap in ("start", *GAPS)],
         ),
         "gap_hours": {
-            kind: _quantiles(step for _, after, step in gaps if after == kind)
-            for kind in GAPS
+            kind: _quantiles(step for _, after, step in gaps if after == kind) for kind in GAPS
         },
         "behavior_kinds": _by(
             ((f"{r.facts.order_type} {b.locality}", place_kind(b.category)) for r, b in others), 15
