@@ -43,13 +43,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--real", required=True, help="a file of real rows")
+    parser.add_argument("--world", help="a file of simulated rows, else of the shipped world")
     parser.add_argument("--rows", type=int, default=1400, help="simulated rows of working days")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--views", nargs="*", default=list(VIEWS), choices=VIEWS)
     arguments = parser.parse_args()
     library = IntentLibrary.load()
     real = [take_apart(sample, library) for sample in read_samples(arguments.real)]
-    rows = filter(is_working_day, simulate_rows(ENDLESS, arguments.seed))
+    world = arguments.world
+    rows = filter(
+        is_working_day, read_samples(world) if world else simulate_rows(ENDLESS, arguments.seed)
+    )
     simulated = [take_apart(sample, library) for sample in islice(rows, arguments.rows)]
     found = distances(real, simulated)
     table = Table("aspect", "total variation distance")
