@@ -87,19 +87,15 @@ def count_openings(rules: ServiceRules, rows: Sequence[Sample]) -> int:
     """Sets the weights of the openings to how often the rows begin so; how many rows do."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
-        plan, branch = parse_plan(row.raw_labels, rules.library), _leaf(rules, row)
+        plan = parse_plan(row.raw_labels, rules.library)
+        branch = rules.branch(rules.file.openings, rules.tell(row))
+        assert branch is not None  # The last branch of amap has no condition.
         begun = [n for n in branch.open if plan and plan[: n.count("+") + 1] == rules.file.plan(n)]
         if begun:
             found[_key(branch)][max(begun, key=lambda name: name.count("+"))] += 1
     for branch, key in [(branch, _key(branch)) for branch in _leaves(rules.file.openings)]:
         branch.open.update({name: found[key][name] + PRIOR for name in branch.open})
     return sum(counts.total() for counts in found.values())
-
-
-def _leaf(rules: ServiceRules, row: Sample) -> Branch:
-    branch = rules._branch(rules.file.openings, rules.tell(row))
-    assert branch is not None  # The last branch of amap has no condition.
-    return branch
 
 
 def _leaves(branches: Sequence[Branch]) -> list[Branch]:

@@ -218,7 +218,7 @@ class ServiceRules:
     def openings(self, told: Told) -> list[tuple[Plan, float]]:
         """The openings of the first branch that holds, those that the facts support, and their
         weights; where they support none, the one for that."""
-        branch = self._branch(self.file.openings, told)
+        branch = self.branch(self.file.openings, told)
         plans = [(self.file.plan(n), weight) for n, weight in branch.open.items()] if branch else []
         likings = self._likings(told.known)
         supported = [
@@ -279,9 +279,10 @@ class ServiceRules:
             text = _filled(text, {**words, **told.phrases})
         return " ".join(text.split("\n"))
 
-    def _branch(self, branches: Sequence[Branch], told: Told) -> Branch | None:
+    def branch(self, branches: Sequence[Branch], told: Told) -> Branch | None:
+        """The branch that holds for a row, the first at every level; None where none does."""
         branch = next((one for one in branches if holds(one.when, told.known)), None)
-        return self._branch(branch.then, told) if branch and branch.then else branch
+        return self.branch(branch.then, told) if branch and branch.then else branch
 
     def _supported(self, intent: Intent, earlier: Plan, told: Told) -> bool:
         return bool(self.reasons(intent, told) or self.link(intent, earlier))
