@@ -37,14 +37,6 @@ class ComparisonOutcome:
     summary: results.ComparisonSummary | None
 
 
-@dataclass(frozen=True)
-class _Texts:
-    """An arm's plan texts, a line a seed [S][N]; the same twice where it can't be constrained."""
-
-    constrained: list[list[str]]
-    free: list[list[str]]
-
-
 def compare(
     setup: ComparisonSetup, *, added: Mapping[str, Path], workers: int, command: str = ""
 ) -> ComparisonOutcome:
@@ -215,29 +207,30 @@ def _write_results(
 ) -> ComparisonOutcome:
     """Writes predictions, curves, summary and tables of the arms that ``about`` names."""
     out, rows = setup.out, setup.rows
-    texts = {name: _Texts(given, given) for name, given in extra.items()}
+    # Arm -> plan texts [S][N]; the same in both where an arm can't be constrained.
+    constrained, free = dict(extra), dict(extra)
     costs: dict[str, results.ArmCost] = {}
     curves: dict[str, list[results.CurvePoint]] = {}
     for name in about.arms:
         if name not in extra:
-            texts[name], costs[name], curves[name] = _read_arm(setup, name)
+            constrained[name], free[name], costs[name], curves[name] = _read_arm(setup, name)
 
     # Scores of the constrained plans, and the means that stand beside what is tested.
     labels = [rows.scored[row].raw_labels for row in rows.order]
     scores: dict[str, ArmScores] = {}
     beside: dict[str, dict[str, float]] = {}
     for name in about.arms:
-        scores[name] = score_arm(texts[name].constrained, labels, setup.library)
-        free = scores[name]
-        if texts[name].free != texts[name].constrained:
-            free = score_arm(texts[name].free, labels, setup.library)
+        scores[name] = score_arm(constrained[name], labels, setup.library)
+        freely = scores[name]
+        if free[name] != constrained[name]:
+            freely = score_arm(free[name], labels, setup.library)
         beside[name] = {
             **{
                 measure: float(scores[name][measure].mean())
                 for measure in ("acc1_tool", "ndcg3_tool", "exact", "filter_pass")
             },
-            "free_acc1": float(free["acc1"].mean()),
-            "free_filter_pass": float(free["filter_pass"].mean()),
+            "free_acc1": float(freely["acc1"].mean()),
+            "free_filter_pass": float(freely["filter_pass"].mean()),
         }
     # The best floor by Acc@1, of equals by NES: so the first intents of `gradient_boosting` are not
     # told from `gradient_boosting_first`.
@@ -267,8 +260,8 @@ def _write_results(
             ),
             arms={
                 name: results.ArmTexts(
-                    constrained=[seed[place] for seed in texts[name].constrained],
-                    free=[seed[place] for seed in texts[name].free],
+                    constrained=[seed[place] for seed in constrained[name]],
+                    free=[seed[place] for seed in free[name]],
                 )
                 for name in about.arms
             },
@@ -290,8 +283,8 @@ def _write_results(
 
 def _read_arm(
     setup: ComparisonSetup, name: str
-) -> tuple[_Texts, results.ArmCost, list[results.CurvePoint]]:
-    """An arm's predictions in the order of the scored rows, its costs and its curves.
+) -> tuple[list[list[str]], list[list[str]], results.ArmCost, list[results.CurvePoint]]:
+    """An arm's constrained and free plan texts, its costs and its curves.
 
     The curves are those of the chosen trials, one a fold, which show a validation loss; without
     trials those of the fits that predict. The size is the largest over the folds, whose
@@ -306,7 +299,7 @@ def _read_arm(
         trials = results.read_part(results.FoldTrials, results.trials_path(setup.out, name, fold))
         curves += points(fold, 0, trials.trials[trials.chosen].curve)
     of_trials = bool(curves)
-    texts, fits = _Texts([], []), []
+    constrained_S, free_S, fits = [], [], []
     for seed in range(setup.seeds_of(name)):
         constrained: dict[int, str] = {}
         free: dict[int, str] = {}
@@ -319,10 +312,10 @@ def _read_arm(
             free |= dict(zip(fit.rows, fit.free, strict=True))
             curves += [] if of_trials else points(fold, seed, fit.curve)
             fits.append(fit)
-        texts.constrained.append([constrained[row] for row in setup.rows.order])
-        texts.free.append([free[row] for row in setup.rows.order])
+        constrained_S.append([constrained[row] for row in setup.rows.order])
+        free_S.append([free[row] for row in setup.rows.order])
     cost = results.ArmCost(
         parameters=max(fit.parameters or 0 for fit in fits),
         seconds=median(fit.seconds or 0.0 for fit in fits),
     )
-    return texts, cost, curves
+    return constrained_S, free_S, cost, curves

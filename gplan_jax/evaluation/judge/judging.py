@@ -64,19 +64,17 @@ def judge_plans(
             for judge in judges:
                 streak = Streak(f"judge {judge.name}")
                 answers = _answers(judge, ask_of(judge), plans)
-                for plan, told in zip(plans, answers, strict=True):
-                    told_or_none = told or Judgement({})
-                    status: aggregate.Status = "scored"
-                    if told is None:
-                        status = "no_plan" if not plan.plan else "filtered"
+                for plan, answer in zip(plans, answers, strict=True):
+                    told = answer or Judgement({})
+                    status: aggregate.Status = "scored" if told.unscored is None else "unscored"
+                    if answer is None:
+                        status = "filtered" if plan.plan else "no_plan"
                     else:
                         streak.add(told.unscored)
-                        status = "scored" if told.unscored is None else "unscored"
-                    values = None
-                    if told and status == "scored":
+                    values, user = None, plan.sample.id
+                    if status == "scored":
                         values = tuple(float(told.scores[axis].score) for axis in axes)
-                    why = told_or_none.unscored or ""
-                    user = plan.sample.id
+                    why = told.unscored or ""
                     row = aggregate.Judged(plan.source, plan.row, user, status, values, why)
                     judged[judge.name].append(row)
                     record = {
@@ -87,14 +85,14 @@ def judge_plans(
                         "status": status,
                         "scores": {
                             axis: {"reason": score.reason, "score": score.score}
-                            for axis, score in told_or_none.scores.items()
+                            for axis, score in told.scores.items()
                         },
-                        "unscored": told_or_none.unscored,
+                        "unscored": told.unscored,
                         "filter_pass": plan.filter_pass,
-                        "origin": dict(told_or_none.origin),
+                        "origin": dict(told.origin),
                     }
                     file.write(json_text(record) + "\n")
-                    if origin := told_or_none.origin:
+                    if origin := told.origin:
                         spent[judge.name].add([origin["key"]], origin)
         result = {
             "rows": len({plan.row for plan in plans}),

@@ -13,7 +13,8 @@ of their latent tokens. Nothing is tuned for any of them.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -199,7 +200,7 @@ def reproduce_task(
                 # No more than are worked on: what a pool holds in advance can't be taken back.
                 while missing and len(running) < workers:
                     cell = missing.pop(0)
-                    running[pool.submit(train_cell, study, folder, *cell)] = cell
+                    running[pool.submit(_in_worker, train_cell, study, folder, *cell)] = cell
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
                     arm, seed = running.pop(done)
                     bar.advance(f"{arm}, seed {seed}: exact {100 * done.result():.1f}")
@@ -209,9 +210,8 @@ def reproduce_task(
             raise
 
     scores = {arm: _scores(folder, arm, seeds) for arm in chosen}
-    ids = [
-        record["id"] for record in read_jsonl(cell_of(folder, chosen[0], 0) / ANSWERS / PREDICTIONS)
-    ]
+    answered = read_jsonl(cell_of(folder, chosen[0], 0) / ANSWERS / PREDICTIONS)
+    ids = [record["id"] for record in answered]
     claims = [claim for claim in CLAIMS if {claim.first, claim.second} <= set(chosen)]
     titles = {arm: ARMS[arm].title for arm in chosen}
     verdicts = judge_claims(claims, scores, ids, titles) if claims else []
@@ -292,6 +292,17 @@ def train_cell(study: TaskStudy, folder: Path, arm_name: str, seed: int) -> floa
         model, rows / "test.jsonl", cell / ANSWERS, batch_size=128, max_new_tokens=96
     )
     return float(metrics["model"]["exact"])
+
+
+def _in_worker(work: Callable[..., float], *given: Any) -> float:
+    """What ``work`` returns. A signal that stops it ends the process: the pool's own SIGTERM to a
+    worker, sent once, is lost on one that writes its checkpoint, and both would wait forever.
+    """
+    try:
+        return work(*given)
+    except SystemExit as stopped:
+        print(stopped, flush=True)
+        os._exit(1)
 
 
 def cell_of(folder: Path, arm: str, seed: int) -> Path:

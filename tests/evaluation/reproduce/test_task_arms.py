@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from gplan_jax.foundation import GplanError
 from gplan_jax.foundation.files import read_json, read_jsonl
 from gplan_jax.foundation.progress import ProgressBar
 from gplan_jax.objectives.curriculum import BlockOrder
+from gplan_jax.training.resume.preemption import StopSignals
 
 CHANGES = {
     "rows": 64, "epochs_per_stage": 1, "epochs_after": 1, "layers": 1, "hidden_size": 32,
@@ -95,6 +99,40 @@ def test_an_interrupt_ends_what_runs_and_begins_nothing(
         )
     assert not cell_of(tmp_path / "parity", "icot", 0).exists()
     assert not multiprocessing.active_children()
+
+
+def stopped_cell(study: TaskStudy, folder: Path, arm: str, seed: int) -> float:
+    with StopSignals() as stop:
+        (folder / f"{arm}.began").touch()
+        while not stop.received:
+            time.sleep(0.01)
+        if arm == "cot":  # Its checkpoint takes longer, and a second SIGTERM comes meanwhile.
+            time.sleep(2.0)
+        raise stop.stopped(1, 2)
+
+
+def test_a_stop_waits_for_checkpoints_and_then_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop() -> None:
+        while len(list(tmp_path.rglob("*.began"))) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def give_up() -> None:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+
+    monkeypatch.setattr(task_arms, "train_cell", stopped_cell)
+    threading.Thread(target=stop, daemon=True).start()
+    patience = threading.Timer(30, give_up)
+    patience.start()
+    with pytest.raises(KeyboardInterrupt):
+        reproduce_task("parity", tmp_path, arms=["none", "cot"], seeds=1, changes=CHANGES)
+    assert patience.is_alive(), "the stop ended only when the workers were killed"
+    patience.cancel()
+    log = (tmp_path / "parity" / "workers.log").read_text()
+    assert log.count("the checkpoint of step 1 is written") == 2
 
 
 @pytest.mark.slow
