@@ -221,16 +221,16 @@ def _write_results(
     beside: dict[str, dict[str, float]] = {}
     for name in about.arms:
         scores[name] = score_arm(constrained[name], labels, setup.library)
-        freely = scores[name]
+        free_scores = scores[name]
         if free[name] != constrained[name]:
-            freely = score_arm(free[name], labels, setup.library)
+            free_scores = score_arm(free[name], labels, setup.library)
         beside[name] = {
             **{
                 measure: float(scores[name][measure].mean())
                 for measure in ("acc1_tool", "ndcg3_tool", "exact", "filter_pass")
             },
-            "free_acc1": float(freely["acc1"].mean()),
-            "free_filter_pass": float(freely["filter_pass"].mean()),
+            "free_acc1": float(free_scores["acc1"].mean()),
+            "free_filter_pass": float(free_scores["filter_pass"].mean()),
         }
     # The best floor by Acc@1, of equals by NES: so the first intents of `gradient_boosting` are not
     # told from `gradient_boosting_first`.
@@ -284,7 +284,7 @@ def _write_results(
 def _read_arm(
     setup: ComparisonSetup, name: str
 ) -> tuple[list[list[str]], list[list[str]], results.ArmCost, list[results.CurvePoint]]:
-    """An arm's constrained and free plan texts, its costs and its curves.
+    """An arm's constrained and free plan texts [S][N], its costs and its curves.
 
     The curves are those of the chosen trials, one a fold, which show a validation loss; without
     trials those of the fits that predict. The size is the largest over the folds, whose
